@@ -1,0 +1,105 @@
+"""What flows between rooms: examples (text and image references), encoded rows, and batches of arrays.
+
+Letters: b rows, n tokens, m images per row, p patch tokens per image, t scored targets per row.
+
+A row of a :class:`VLMBatch` holds one conversation, one preference pair that shares image and prompt,
+or a group of responses to one prompt. What may see what is said by two integer arrays:
+
+* ``segments``: 0 is padding; tokens with different segments never see each other.
+* ``branches``: 0 is the shared prompt, 1, 2, ... are alternative responses (1 = chosen, 2 = rejected).
+  A token sees branch 0 and its own branch only; ``positions`` restart behind the prompt in each branch.
+
+What is scored is an explicit list, not a shifted mask: target ``targets[b, t]`` is predicted from the hidden
+state at token ``sources[b, t]``. So the first token of *each* branch is predicted from the prompt's last
+token, and the vocabulary projection runs over targets only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flax import struct
+
+CHOSEN, REJECTED = 1, 2
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. ``content`` holds ``<image>`` once per image, where the image goes."""
+
+    role: str  # "system" | "user" | "assistant"
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One source row in the common form, before tokenisation.
+
+    Conversation rows end with an assistant turn. Preference rows end with a user turn, and ``chosen`` and
+    ``rejected`` are the two answers. Evaluation rows end with a user turn and have neither.
+    ``images`` are file paths, encoded bytes, or uint8 arrays [height, width, 3].
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    images: tuple[Any, ...] = ()
+    chosen: str | None = None
+    rejected: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)  # answer, choices, category, mask, ...
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One tokenised row, not padded: 1-D numpy arrays as in :class:`VLMBatch`, and the row's images still as references."""
+
+    id: str
+    tokens: np.ndarray
+    image_slots: np.ndarray
+    positions: np.ndarray
+    branches: np.ndarray
+    sources: np.ndarray
+    targets: np.ndarray
+    target_branches: np.ndarray
+    images: tuple[Any, ...] = ()
+
+
+@struct.dataclass
+class VLMBatch:
+    """Arrays of one training batch. Images are uint8 RGB, already resized; the model normalises them."""
+
+    images: Any  # uint8 [b, m, height, width, 3]; zeros where a row has fewer than m images
+    tokens: Any  # int32 [b, n]; image places hold the image token's id
+    image_slots: Any  # int32 [b, n]; index into the row's m*p image features, -1 at text
+    positions: Any  # int32 [b, n]; rotary positions
+    segments: Any  # int32 [b, n]; 0 padding
+    branches: Any  # int32 [b, n]; 0 shared prompt
+    sources: Any  # int32 [b, t]; token index whose hidden state predicts the target
+    targets: Any  # int32 [b, t]
+    weights: Any  # float32 [b, t]; 0 where there is no target
+    target_branches: Any  # int32 [b, t]; 0 counts for every branch
+    row_index: Any  # int32 [b]; index of the row in the loader's data set, -1 for a masked row
+    ref_logps: Any = None  # float32 [b, 2]; stored reference log-probs of chosen and rejected, or None
+
+
+@struct.dataclass
+class ContrastiveBatch:
+    """Image-text pairs for stage 0 (SigLIP's sigmoid loss)."""
+
+    images: Any  # uint8 [b, height, width, 3]
+    tokens: Any  # int32 [b, n]; right padded with the pad id, last token is taken as the text feature
+    weights: Any  # float32 [b]; 0 for a masked row
+    row_index: Any  # int32 [b]
+
+
+@struct.dataclass
+class PromptBatch:
+    """Prompts to answer; right padded."""
+
+    images: Any  # uint8 [b, m, height, width, 3]
+    tokens: Any  # int32 [b, n]
+    image_slots: Any  # int32 [b, n]
+    positions: Any  # int32 [b, n]
+    segments: Any  # int32 [b, n]; 1 at prompt tokens, 0 at padding
+    row_index: Any  # int32 [b]
