@@ -1,0 +1,27 @@
+"""What a run is: every key (:mod:`.base`), what may stand there (:mod:`.check`), files and overrides (:mod:`.load`)."""
+
+from pivot_jax.config.base import base
+from pivot_jax.config.check import validate
+from pivot_jax.config.load import (
+    differences,
+    fingerprint,
+    flatten,
+    from_json,
+    include,
+    load,
+    merge,
+    to_json,
+)
+
+__all__ = [
+    "base",
+    "differences",
+    "fingerprint",
+    "flatten",
+    "from_json",
+    "include",
+    "load",
+    "merge",
+    "to_json",
+    "validate",
+]

@@ -1,0 +1,167 @@
+"""Every key of a run's config, with its default, unit and meaning.
+
+Config files (``configs/**.py``) hold only what differs from here. Values are plain: bool, int, float, str, tuples,
+dicts. Which strings and ranges are allowed stands in :mod:`pivot_jax.config.check`, so that a wrong value is refused
+before anything is built.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """The documented defaults: a small SFT run with random weights. Locked: new keys cannot be added."""
+    config = ConfigDict(
+        {
+            "name": "run",  # shown in logs and reports; does not change the result
+            "seed": 0,  # root of every random key: weights, row order, sampling
+            "stage": "sft",  # contrastive (stage 0) | sft (stages 1a, 1b, 2, 3) | preference (stage 2)
+            "model": _model(),
+            # Where weights come from, by parameter prefix ("vision", "projector/fc1", "" for all):
+            # "run:WORKDIR[@STEP]", "pack:DIR" or "hf:DIR", each with an optional ":PREFIX" inside the source.
+            # The longest prefix wins; what no prefix names is random from the seed.
+            "init": {},
+            "tokenizer": _tokenizer(),
+            "data": _data(),
+            "objective": _objective(),
+            "optimizer": _optimizer(),
+            "parallel": {
+                # Devices along each mesh axis; their product is the number of devices. -1 (one axis only): the rest.
+                "data": -1,  # rows split, weights copied
+                "fsdp": 1,  # rows split, weights split too and gathered where they are used
+                "tensor": 1,  # heads and MLP columns split; must divide heads, kv_heads and mlp_dim
+            },
+            "train": _train(),
+            "eval": _eval(),
+        }
+    )
+    return config.lock()
+
+
+def _model() -> dict[str, Any]:
+    return {
+        "dtype": "float32",  # float32 | bfloat16: matmuls; weights, norms, softmax and log-probs are always float32
+        "vision": {
+            "name": "",  # a name of models.zoo, which then sets the dimensions; "" takes them from below
+            "image_size": 32,  # pixels, square; equal to data.image.size
+            "patch_size": 8,  # pixels; divides image_size
+            "width": 64,
+            "depth": 4,  # blocks; an MLLM computes depth - 1 of them (penultimate features)
+            "heads": 4,  # divides width
+            "mlp_dim": 256,
+            "eps": 1e-6,  # layer norm
+            "activation": "gelu_tanh",  # gelu_tanh (SigLIP) | gelu (exact) | quick_gelu (CLIP)
+            "pool_head": True,  # attention-pool head: stage 0 and exported SigLIP towers need it
+            "remat": "none",  # none | dots (keep matmul results) | full (recompute each block in the backward pass)
+            "scan_layers": True,  # one compiled block for all layers; False unrolls (slower to compile)
+        },
+        "projector": {
+            "layers": 2,  # new Linear layers, GELU between; hidden width is the decoder's
+            "reuse": 0,  # frozen layers taken from a pack and put in front of the new ones: 0 | 1 | 2
+        },
+        "decoder": {
+            "name": "",  # a name of models.zoo, or "" for the dimensions below
+            "vocab_size": 512,  # rows of the embedding; at least the tokenizer's size
+            "width": 64,
+            "depth": 4,
+            "heads": 4,  # query heads
+            "kv_heads": 2,  # key/value heads; divides heads
+            "head_dim": 0,  # 0: width / heads
+            "mlp_dim": 192,
+            "rope_theta": 1e6,
+            "eps": 1e-6,  # RMS norm
+            "tied": True,  # output head is the embedding
+            "qkv_bias": True,  # Qwen2 has biases on q, k and v
+            "remat": "none",  # as for vision
+            "scan_layers": True,
+        },
+        "text": {  # text tower of stage 0 only; its vocabulary is the tokenizer's
+            "width": 64,
+            "depth": 3,
+            "heads": 4,
+            "mlp_dim": 256,
+            "max_length": 32,  # tokens of a caption, longer ones are cut
+        },
+    }
+
+
+def _tokenizer() -> dict[str, Any]:
+    return {
+        "path": "",  # folder that transformers.AutoTokenizer reads
+        "image_token": "<|image_pad|>",  # the token that stands once per image feature; must be in the vocabulary
+        "chat": "qwen",  # qwen (ChatML) | plain: markup of the turns
+        "system": "You are a helpful assistant.",  # LLaVA's system text, not Qwen2.5's own default
+    }
+
+
+def _data() -> dict[str, Any]:
+    return {
+        # One dict per source: {"format": "llava" | "llava_yaml" | "mmpr" | "trl" | "scienceqa" | "tfds" | ..., "path":
+        # file or folder, "image_root": folder, "sampling": "all" | "first:N" | "first:P%" | "end:N" | "random:N",
+        # "split": ...}; data.sources documents each format's keys.
+        "sources": (),
+        "template": "chat",  # chat | plain (stage 1a: image, caption, newline; no turns)
+        "loss_mask": "response_only",  # response_only | pivot (turn headers and newlines too, as in the paper's code)
+        "max_length": 2048,  # tokens of a row after image expansion; text is cut on the right, an image never
+        # Static shapes, ascending: ((tokens, scored targets), ...). A row goes into the first that holds it.
+        # (): one bucket (max_length, max_length).
+        "buckets": (),
+        "images_per_row": 1,  # image slots of a row; a row with more images is a bad row
+        "image": {
+            "preset": "siglip",  # a key of data.images.PRESETS: resize, crop, interpolation, mean and std of an encoder
+            "size": 32,  # pixels, square
+        },
+        "batch_size": 16,  # rows (sft, contrastive) or pairs (preference) per optimizer step, over all processes
+        "shuffle": True,  # order from (seed, epoch); False keeps the files' order
+        "workers": 2,  # threads that read and decode images; does not change the result
+        "prefetch": 2,  # batches prepared ahead; does not change the result
+        "max_bad_share": 0.01,  # the run stops when a larger share of the rows is bad (0 to 1)
+    }
+
+
+def _objective() -> dict[str, Any]:
+    return {
+        "name": "sft",  # sft | dpo | mpo; a contrastive stage has its own loss (SigLIP) and does not read it
+        "beta": 0.1,  # dpo, mpo: scale of the log-ratio
+        "gamma": 0.0,  # dpo: weight of the chosen answer's NLL; 0 is the paper's DPO
+        "label_smoothing": 0.0,  # dpo: share of pairs taken as mislabelled, 0 to below 0.5
+        "reference": "stored",  # stored (log-probs computed once before training) | step (frozen model in each step)
+    }
+
+
+def _optimizer() -> dict[str, Any]:
+    return {
+        # ((regex over parameter paths, peak learning rate or "frozen"), ...): first full match wins, a parameter that
+        # no regex matches is an error.
+        "rules": ((".*", 1e-3),),
+        "b1": 0.9,  # AdamW
+        "b2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "clip": 1.0,  # global gradient norm over what is trained; 0 does not clip
+        "warmup_ratio": 0.03,  # share of all steps with linear warm-up from 0
+        "schedule": "cosine",  # cosine (to 0) | constant, after the warm-up
+    }
+
+
+def _train() -> dict[str, Any]:
+    return {
+        "epochs": 1.0,  # passes over the data, may be a fraction
+        "steps": 0,  # optimizer steps; 0: from epochs
+        "accumulate": 1,  # micro-batches per optimizer step; divides data.batch_size
+        "log_every": 10,  # steps between lines of metrics.jsonl
+        "checkpoint_every": 500,  # steps between checkpoints; the last step is always saved
+        "keep": 2,  # newest checkpoints kept
+        "best_metric": "",  # a logged metric: its best checkpoint is kept too ("-name": smaller is better); "": none
+    }
+
+
+def _eval() -> dict[str, Any]:
+    return {
+        "batch_size": 16,  # questions answered together
+        "max_new_tokens": 64,  # an answer is cut here
+        "temperature": 0.0,  # 0: greedy
+    }

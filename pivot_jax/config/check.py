@@ -1,0 +1,187 @@
+"""What may stand at each key. Every refusal is one line: the full key, what was given, what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pivot_jax.errors import UserError
+
+# (regex over the dotted key, allowed values)
+CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    (r"stage", ("contrastive", "sft", "preference")),
+    (r"model\.dtype", ("float32", "bfloat16")),
+    (r"model\.(vision|decoder)\.remat", ("none", "dots", "full")),
+    (r"model\.vision\.activation", ("gelu_tanh", "gelu", "quick_gelu")),
+    (r"model\.projector\.reuse", (0, 1, 2)),
+    (r"tokenizer\.chat", ("qwen", "plain")),
+    (r"data\.template", ("chat", "plain")),
+    (r"data\.loss_mask", ("response_only", "pivot")),
+    (r"objective\.name", ("sft", "dpo", "mpo")),
+    (r"objective\.reference", ("stored", "step")),
+    (r"optimizer\.schedule", ("cosine", "constant")),
+)
+# (regex over the dotted key, test, words for the range)
+RANGES: tuple[tuple[str, Any, str], ...] = (
+    (r"model\.(vision|decoder|text)\.(image_size|patch_size|width|depth|heads|kv_heads|mlp_dim|vocab_size|max_length)",
+     lambda x: x >= 1, "at least 1"),
+    (r"model\.projector\.layers", lambda x: x >= 1, "at least 1"),
+    (r"model\.decoder\.head_dim", lambda x: x >= 0 and x % 2 == 0, "0 or an even number"),
+    (r".*\.eps", lambda x: x > 0, "above 0"),
+    (r"data\.(max_length|images_per_row|batch_size|workers|prefetch|image\.size)", lambda x: x >= 1, "at least 1"),
+    (r"data\.max_bad_share|optimizer\.warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1"),
+    (r"objective\.beta", lambda x: x > 0, "above 0"),
+    (r"objective\.gamma|optimizer\.(weight_decay|clip)|eval\.temperature", lambda x: x >= 0, "at least 0"),
+    (r"objective\.label_smoothing", lambda x: 0 <= x < 0.5, "at least 0 and below 0.5"),
+    (r"optimizer\.b[12]", lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    (r"parallel\..*", lambda x: x == -1 or x >= 1, "at least 1, or -1 for the devices that are left"),
+    (r"train\.epochs", lambda x: x > 0, "above 0"),
+    (r"train\.steps|seed", lambda x: x >= 0, "at least 0"),
+    (r"train\.(accumulate|log_every|checkpoint_every|keep)|eval\.(batch_size|max_new_tokens)", lambda x: x >= 1,
+     "at least 1"),
+)  # fmt: skip
+FREE = ("init",)  # dicts whose keys the user chooses
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or ``""`` when nothing known is near ``word``."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def coerce(key: str, value: Any, default: Any) -> Any:
+    """``value`` as the type of ``default``: int → float and list → tuple are taken, anything else must fit.
+
+    Raises:
+      UserError: another type.
+    """
+    if isinstance(default, bool):
+        ok = isinstance(value, bool)
+    elif isinstance(default, float):
+        ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+        value = float(value) if ok else value
+    elif isinstance(default, tuple):
+        ok = isinstance(value, (list, tuple))
+        value = _tuples(value) if ok else value
+    else:
+        ok = isinstance(value, type(default)) and not (isinstance(default, int) and isinstance(value, bool))
+    if not ok:
+        given, wanted = type(value).__name__, type(default).__name__
+        raise UserError(f"{key}: {value!r} ({given}) is not allowed; it must be of type {wanted}, such as {default!r}")
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, Mapping):
+        return {k: _tuples(v) for k, v in value.items()}
+    return value
+
+
+def check_value(key: str, value: Any) -> None:
+    """Refuse a value that no run could use, whatever the other keys say.
+
+    Raises:
+      UserError: not one of the choices, or out of range.
+    """
+    for pattern, allowed in CHOICES:
+        if re.fullmatch(pattern, key) and value not in allowed:
+            words = ", ".join(map(str, allowed))
+            raise UserError(
+                f"{key}: {value!r} is not allowed (allowed: {words}){suggest(str(value), map(str, allowed))}"
+            )
+    for pattern, test, words in RANGES:
+        if re.fullmatch(pattern, key) and not test(value):
+            raise UserError(f"{key}: {value!r} is not allowed; it must be {words}")
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuse keys that contradict each other. Types, choices and ranges were checked when each key was set.
+
+    Raises:
+      UserError: names the keys and the mend.
+    """
+    _check_stage(config)
+    _check_shapes(config)
+    _check_sources(config)
+    _check_rules(config.optimizer.rules)
+    for prefix, source in config.init.items():
+        if not isinstance(source, str) or not re.match(r"(run|pack|hf):.", source):
+            raise UserError(
+                f"init.{prefix}: {source!r} is not a source of weights; write run:WORKDIR[@STEP][:prefix], "
+                "pack:DIR[:prefix] or hf:DIR[:prefix]"
+            )
+
+
+def _check_stage(config: ConfigDict) -> None:
+    stage, objective = config.stage, config.objective.name
+    fits = {"sft": ("sft",), "preference": ("dpo", "mpo")}
+    if stage in fits and objective not in fits[stage]:
+        raise UserError(
+            f"objective.name: {objective!r} does not fit stage '{stage}' (allowed: {', '.join(fits[stage])}); "
+            "set stage and objective.name together"
+        )
+
+
+def _check_shapes(config: ConfigDict) -> None:
+    data, vision = config.data, config.model.vision
+    if data.batch_size % config.train.accumulate:
+        raise UserError(
+            f"train.accumulate: {config.train.accumulate} does not divide data.batch_size={data.batch_size}"
+        )
+    if not vision.name:
+        if vision.image_size % vision.patch_size:
+            raise UserError(
+                f"model.vision.patch_size: {vision.patch_size} does not divide "
+                f"model.vision.image_size={vision.image_size}"
+            )
+        if data.image.size != vision.image_size:
+            raise UserError(
+                f"data.image.size: {data.image.size} differs from model.vision.image_size={vision.image_size}; "
+                "images are resized to what the encoder takes, so set both"
+            )
+    previous = (0, 0)
+    for bucket in data.buckets:
+        good = isinstance(bucket, tuple) and len(bucket) == 2 and all(type(x) is int and x > 0 for x in bucket)
+        if not good:
+            raise UserError(f"data.buckets: {bucket!r} is not a pair (tokens, scored targets) of whole numbers above 0")
+        if bucket[0] <= previous[0] or bucket[1] < previous[1]:
+            raise UserError(f"data.buckets: {bucket} follows {previous}; list them from small to large")
+        previous = bucket
+    if previous[0] > data.max_length:
+        raise UserError(f"data.buckets: {previous[0]} tokens are more than data.max_length={data.max_length}")
+    negative = [axis for axis, size in config.parallel.items() if size == -1]
+    if len(negative) > 1:
+        raise UserError(f"parallel: {' and '.join(negative)} are -1; only one axis can take the devices that are left")
+
+
+def _check_sources(config: ConfigDict) -> None:
+    for i, source in enumerate(config.data.sources):
+        if not isinstance(source, Mapping) or not isinstance(source.get("format"), str):
+            raise UserError(
+                f"data.sources.{i}: {source!r} is not a dict with a 'format', such as {{'format': 'llava', …}}"
+            )
+
+
+def _check_rules(rules: tuple[Any, ...]) -> None:
+    if not rules:
+        raise UserError(
+            "optimizer.rules: empty; give at least ((regex, learning rate or 'frozen'),), such as (('.*', 1e-5),)"
+        )
+    for rule in rules:
+        if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
+            raise UserError(f"optimizer.rules: {rule!r} is not a pair (regex, peak learning rate or 'frozen')")
+        pattern, rate = rule
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"optimizer.rules: '{pattern}' is not a regular expression ({error})") from None
+        if rate != "frozen" and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate < 0):
+            raise UserError(
+                f"optimizer.rules: '{pattern}' has {rate!r}; allowed: a learning rate of at least 0, or 'frozen'"
+            )

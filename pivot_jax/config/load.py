@@ -1,0 +1,239 @@
+"""Configs from files and the command line, and their written form.
+
+``load("configs/demo/sft.py:arg", {"data.batch_size": "32"})`` = defaults, then what the file says, then the overrides.
+A config file is Python with ``get_config(arg="")`` that returns only what differs from the defaults, as nested plain
+values; a run's ``config.json`` is read as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pivot_jax.config.base import base
+from pivot_jax.config.check import FREE, check_value, coerce, suggest, validate
+from pivot_jax.errors import UserError
+
+# Keys that say how a run is executed, not what it computes: a workdir may be continued with other values. (A different
+# mesh or accumulation changes results by rounding only.)
+EXECUTION = (
+    r"name",
+    r"data\.(workers|prefetch)",
+    r"parallel\..*",
+    r"model\.(vision|decoder)\.(remat|scan_layers)",
+    r"train\.(accumulate|log_every|checkpoint_every|keep|best_metric)",
+    r"eval\..*",
+)
+
+
+def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Config of ``FILE[:arg]`` with ``overrides`` ({"dotted.key": value or its text}), checked and locked.
+
+    Raises:
+      UserError: file missing or broken, unknown key, wrong type, value not allowed, keys that contradict each other.
+    """
+    config = base()
+    merge(config, read_file(spec), where=spec)
+    for key, value in (overrides or {}).items():
+        set_key(config, key, value)
+    validate(config)
+    return config
+
+
+def read_file(spec: str) -> Mapping[str, Any]:
+    """What the file ``FILE[:arg]`` says, unchecked."""
+    match = re.fullmatch(r"(.+?\.(?:py|json))(?::(.*))?", spec)
+    if not match:
+        raise UserError(f"{spec}: not a config; give FILE.py[:argument] or the config.json of a run")
+    path, arg = Path(match[1]), match[2] or ""
+    if not path.is_file():
+        siblings = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such config file{suggest(str(path), siblings)}")
+    if path.suffix == ".json":
+        return _read_json(path.read_text(encoding="utf-8"), str(path))
+    return _call_get_config(path, arg)
+
+
+def include(here: str, spec: str) -> dict[str, Any]:
+    """For config files: what the file ``spec`` beside ``here`` (pass ``__file__``) says, as a plain nested dict."""
+    content = read_file(str(Path(here).parent / spec))
+    return content.to_dict() if isinstance(content, ConfigDict) else dict(content)
+
+
+def _call_get_config(path: Path, arg: str) -> Mapping[str, Any]:
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{path}:{error.lineno}: {error.msg}") from None
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise UserError(f"{path}: no function get_config(arg=''); a config file must define it")
+    takes_arg = bool(inspect.signature(get_config).parameters)
+    if arg and not takes_arg:
+        raise UserError(f"{path}: takes no argument, but ':{arg}' was given")
+    try:
+        content = get_config(arg) if takes_arg else get_config()
+    except (AttributeError, KeyError) as error:  # a misspelt key of a locked ConfigDict
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, (Mapping, ConfigDict)):
+        raise UserError(f"{path}: get_config returned a {type(content).__name__}; a dict or ConfigDict is wanted")
+    return content
+
+
+def merge(config: ConfigDict, content: Mapping[str, Any], where: str = "", prefix: str = "") -> None:
+    """Set every value of the nested ``content`` in ``config``, in place.
+
+    Raises:
+      UserError: unknown key or value that is not allowed; ``where`` stands in front of the message.
+    """
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        try:
+            if isinstance(value, (Mapping, ConfigDict)) and key not in FREE and _is_group(config, key):
+                merge(config, value, "", f"{key}.")
+            elif key in FREE:
+                for free_name, free_value in value.items():
+                    set_key(config, f"{key}.{free_name}", free_value)
+            else:
+                set_key(config, key, value)
+        except UserError as error:
+            raise (UserError(f"{where}: {error}") if where else error) from None
+
+
+def _is_group(config: ConfigDict, key: str) -> bool:
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, ConfigDict) or part not in node:
+            return False
+        node = node[part]
+    return isinstance(node, ConfigDict)
+
+
+def set_key(config: ConfigDict, key: str, value: Any) -> None:
+    """Set one dotted key in place. Text is read as the key's type (``"1e-5"``, ``"true"``, ``"((64, 32),)"``).
+
+    ``data.sources.0.path`` reaches into a tuple; ``init.PREFIX`` may be new.
+
+    Raises:
+      UserError: unknown key, wrong type, value not allowed.
+    """
+    *parents, last = key.split(".")
+    node: Any = config
+    for depth, part in enumerate(parents):
+        if isinstance(node, ConfigDict) and isinstance(node.get(part), tuple):
+            _set_in_tuple(node, part, key, key.split(".")[depth + 1 :], value)
+            return
+        if not isinstance(node, ConfigDict) or part not in node:
+            raise _unknown(config, key)
+        node = node[part]
+    if ".".join(parents) in FREE:
+        with node.unlocked():
+            node[last] = value
+        return
+    if not isinstance(node, ConfigDict) or last not in node:
+        raise _unknown(config, key)
+    if isinstance(node[last], ConfigDict):
+        raise UserError(
+            f"{key}: a group of keys, not a value (keys in it: {', '.join(node[last]) or 'yours to choose'})"
+        )
+    if isinstance(value, str) and not isinstance(node[last], str):
+        value = _parse(key, value, node[last])
+    value = coerce(key, value, node[last])
+    check_value(key, value)
+    node[last] = value
+
+
+def _set_in_tuple(node: ConfigDict, name: str, key: str, rest: list[str], value: Any) -> None:
+    items = list(node[name])
+    index = rest[0]
+    if len(rest) != 2 or not index.isdigit() or int(index) >= len(items) or not isinstance(items[int(index)], Mapping):
+        raise UserError(f"{key}: no such entry; {name} has {len(items)} (write …{name}.NUMBER.KEY, from 0)")
+    items[int(index)] = {**items[int(index)], rest[1]: value}
+    node[name] = tuple(items)
+
+
+def _unknown(config: ConfigDict, key: str) -> UserError:
+    known = flatten(config)
+    parent = key.rpartition(".")[0]
+    while parent and not _is_group(config, parent):
+        parent = parent.rpartition(".")[0]
+    node = config
+    for part in filter(None, parent.split(".")):
+        node = node[part]
+    return UserError(f"{key}: unknown key{suggest(key, known)} (keys of {parent or 'a config'}: {', '.join(node)})")
+
+
+def _parse(key: str, text: str, default: Any) -> Any:
+    words = {"true": True, "false": False}
+    if isinstance(default, bool):
+        return words.get(text.lower(), text)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text  # coerce says what is wrong with it
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """``{"model.vision.width": 64, ...}`` sorted within each group."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat.update({f"{name}.{inner}": leaf for inner, leaf in flatten(value).items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def to_json(config: ConfigDict) -> str:
+    """Readable JSON of all keys; :func:`from_json` gives an equal config back."""
+    return json.dumps(config.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, where: str = "config.json") -> ConfigDict:
+    """Config from :func:`to_json`'s text, checked like a file."""
+    config = base()
+    merge(config, _read_json(text, where), where=where)
+    validate(config)
+    return config
+
+
+def _read_json(text: str, where: str) -> Mapping[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}:{error.lineno}: not JSON ({error.msg})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: a JSON object is wanted, not a {type(content).__name__}")
+    return content
+
+
+def _result_keys(config: ConfigDict) -> dict[str, Any]:
+    return {k: v for k, v in flatten(config).items() if not any(re.fullmatch(p, k) for p in EXECUTION)}
+
+
+def fingerprint(config: ConfigDict) -> str:
+    """16 hex digits that two configs share when they compute the same thing (``EXECUTION``: what is left out)."""
+    text = json.dumps(_result_keys(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Lines ``key: old → new`` for the keys that make the fingerprints differ."""
+    a, b = _result_keys(old), _result_keys(new)
+    lines = []
+    for key in [*a, *(k for k in b if k not in a)]:
+        if a.get(key) != b.get(key):
+            lines.append(f"{key}: {a.get(key, '(absent)')!r} → {b.get(key, '(absent)')!r}")
+    return lines

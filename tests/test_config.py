@@ -1,0 +1,141 @@
+"""Config files, overrides and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pivot_jax import config
+from pivot_jax.errors import UserError
+
+
+def write(tmp_path: Path, body: str, head: str = "def get_config(arg=''):") -> str:
+    path = tmp_path / "run.py"
+    path.write_text(f"{head}\n    {body}\n")
+    return str(path)
+
+
+def test_base_is_valid_and_locked():
+    base = config.base()
+    config.validate(base)
+    with pytest.raises(AttributeError):
+        base.model.vision.widht = 3
+
+
+def test_file_argument_and_override_order(tmp_path):
+    spec = write(tmp_path, "return {'seed': 3, 'name': arg, 'data': {'batch_size': 8}}")
+    loaded = config.load(f"{spec}:hello", {"data.batch_size": "32", "optimizer.clip": "2", "data.shuffle": "false"})
+    assert (loaded.seed, loaded.name, loaded.data.batch_size) == (3, "hello", 32)
+    assert loaded.optimizer.clip == 2.0 and isinstance(loaded.optimizer.clip, float)
+    assert loaded.data.shuffle is False
+
+
+def test_file_may_return_the_whole_base(tmp_path):
+    spec = write(tmp_path, "c = base(); c.seed = 5; return c", "from pivot_jax.config import base\ndef get_config():")
+    assert config.load(spec).seed == 5
+
+
+def test_include_reads_a_neighbour(tmp_path):
+    (tmp_path / "common.py").write_text(
+        "def get_config(arg=''):\n    return {'model': {'decoder': {'depth': int(arg)}}}\n"
+    )
+    head = "from pivot_jax.config import include\ndef get_config():"
+    assert config.load(write(tmp_path, "return include(__file__, 'common.py:7')", head)).model.decoder.depth == 7
+
+
+def test_tuples_free_keys_and_entries(tmp_path):
+    spec = write(tmp_path, "return {'data': {'sources': ({'format': 'llava', 'path': 'a'},)}}")
+    loaded = config.load(
+        spec,
+        {
+            "data.buckets": "((64, 32), (128, 64))",
+            "init.vision": "hf:/models/siglip:vision",
+            "init.projector/fc1": "pack:/p",
+            "data.sources.0.path": "b",
+            "optimizer.rules": "(('vision/.*', 'frozen'), ('.*', 1e-4))",
+        },
+    )
+    assert loaded.data.buckets == ((64, 32), (128, 64))
+    assert loaded.init.to_dict() == {"vision": "hf:/models/siglip:vision", "projector/fc1": "pack:/p"}
+    assert loaded.data.sources == ({"format": "llava", "path": "b"},)
+    again = config.from_json(config.to_json(loaded))
+    assert again == loaded and config.fingerprint(again) == config.fingerprint(loaded)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("train.stepz", "5", r"train.stepz: unknown key; did you mean 'train.steps'\?"),
+        ("modle.vision.width", "5", r"modle.vision.width: unknown key; did you mean 'model.vision.width'\?"),
+        ("seed", "many", r"seed: 'many' \(str\) is not allowed; it must be of type int, such as 0"),
+        ("seed", "1.5", r"seed: 1.5 \(float\) is not allowed"),
+        ("data.shuffle", "1", r"data.shuffle: '1' \(str\) is not allowed; it must be of type bool"),
+        (
+            "stage",
+            "sftt",
+            r"stage: 'sftt' is not allowed \(allowed: contrastive, sft, preference\); did you mean 'sft'",
+        ),
+        ("train.accumulate", "0", "train.accumulate: 0 is not allowed; it must be at least 1"),
+        ("train.accumulate", "3", "train.accumulate: 3 does not divide data.batch_size=16"),
+        ("model", "x", "model: a group of keys, not a value"),
+        ("stage", "preference", "objective.name: 'sft' does not fit stage 'preference'"),
+        ("data.image.size", "64", "data.image.size: 64 differs from model.vision.image_size=32"),
+        ("model.vision.patch_size", "5", "model.vision.patch_size: 5 does not divide"),
+        ("data.buckets", "((128, 8), (64, 8))", "list them from small to large"),
+        ("data.buckets", "((4096, 8),)", "more than data.max_length=2048"),
+        ("data.buckets", "(64, 8)", "64 is not a pair"),
+        ("data.sources", "({'path': 'x'},)", "data.sources.0: .* is not a dict with a 'format'"),
+        ("data.sources.0.path", "x", "data.sources.0.path: no such entry; sources has 0"),
+        ("optimizer.rules", "(('vision/(', 1.0),)", "not a regular expression"),
+        ("optimizer.rules", "(('.*', 'freeze'),)", "allowed: a learning rate of at least 0, or 'frozen'"),
+        ("optimizer.rules", "()", "optimizer.rules: empty"),
+        ("init.vision", "/models/siglip", "init.vision: '/models/siglip' is not a source of weights"),
+        ("parallel.fsdp", "-1", "parallel: data and fsdp are -1"),
+    ],
+)
+def test_refusals_name_key_value_and_mend(tmp_path, key, value, says):
+    with pytest.raises(UserError, match=says) as caught:
+        config.load(write(tmp_path, "return {}"), {key: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return {'data': {'batchsize': 3}}", "run.py: data.batchsize: unknown key; did you mean 'data.batch_size'"),
+        ("return 3", "get_config returned a int"),
+        ("return {", "run.py:2: "),
+        ("from pivot_jax.config import base; c = base(); c.sed = 3", "run.py: .*sed"),
+    ],
+)
+def test_broken_files(tmp_path, body, says):
+    with pytest.raises(UserError, match=says) as caught:
+        config.load(write(tmp_path, body))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_unwanted_argument(tmp_path):
+    spec = write(tmp_path, "return {}", "def get_config():")
+    with pytest.raises(UserError, match="takes no argument, but ':7' was given"):
+        config.load(f"{spec}:7")
+    with pytest.raises(UserError, match="no such config file; did you mean '.*run.py'"):
+        config.load(str(tmp_path / "rum.py"))
+    with pytest.raises(UserError, match="not a config"):
+        config.load("demo")
+    (tmp_path / "none.py").write_text("x = 1\n")
+    with pytest.raises(UserError, match="no function get_config"):
+        config.load(str(tmp_path / "none.py"))
+    with pytest.raises(UserError, match="config.json:1: not JSON"):
+        config.from_json("{")
+
+
+def test_fingerprint_ignores_execution_only(tmp_path):
+    spec = write(tmp_path, "return {}")
+    plain = config.load(spec)
+    same = {"train.log_every": 1, "parallel.fsdp": 2, "train.accumulate": 4, "model.vision.remat": "full", "name": "x"}
+    assert config.fingerprint(plain) == config.fingerprint(config.load(spec, same))
+    other = config.load(spec, {"optimizer.clip": 0.5, "init.vision": "run:a"})
+    assert config.fingerprint(plain) != config.fingerprint(other)
+    assert config.differences(plain, other) == ["optimizer.clip: 1.0 → 0.5", "init.vision: '(absent)' → 'run:a'"]
+    assert config.differences(plain, config.load(spec, same)) == []
