@@ -1,0 +1,50 @@
+# Each target sets up what it needs: a virtual environment in .venv and the packages, once.
+# Needs Python >= 3.11 with venv, make and a C compiler. Another interpreter: make PYTHON=python3.12 test
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+JOBS ?= 2
+
+.PHONY: help demo test test-all lint format clean
+
+help:
+	@echo "make demo      the whole pipeline in miniature, then runs/demo/report.html"
+	@echo "make test      ruff, mypy and the tests, without the ones marked heavy"
+	@echo "make test-all  the same with the heavy tests"
+	@echo "make lint      ruff and mypy only"
+	@echo "make format    let ruff rewrite the layout of the code"
+	@echo "make clean     remove .venv and the caches (runs/ stays)"
+
+demo: .venv/.installed
+	$(BIN)/pivot-jax demo --workdir runs/demo
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not heavy"
+
+test-all: lint
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+lint: .venv/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.installed-test
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; install one, or say make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "$(PYTHON) -m venv failed; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+
+# The stamps keep a second run from installing again; a change of pyproject.toml installs again.
+.venv/.installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/.installed-test: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@ .venv/.installed
+
+clean:
+	rm -rf .venv .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
