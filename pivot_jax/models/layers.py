@@ -1,0 +1,166 @@
+"""Arithmetic of the models as pure functions of arrays, and the few modules that name their parameters.
+
+Letters: b rows, n tokens, h heads, c head width, d width, f hidden. Norms and rotary angles are computed in
+float32 whatever the compute dtype is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Array = jax.Array
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "silu": jax.nn.silu,
+}
+
+
+def linear(x: Array, kernel: Array, bias: Array | None = None) -> Array:
+    """x [..., i] times kernel [i, o]. Leading axes are flattened first: one large matmul is faster on CPUs."""
+    flat = x.reshape(-1, x.shape[-1])
+    out = jnp.einsum("ti,io->to", flat, kernel.astype(x.dtype))
+    if bias is not None:
+        out = out + bias.astype(x.dtype)
+    return out.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
+    """Normalises the last axis in float32; result in x's dtype."""
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    centred = wide - mean
+    var = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(var + eps) * scale + bias).astype(x.dtype)
+
+
+def rms_norm(x: Array, scale: Array, eps: float) -> Array:
+    """Root-mean-square norm in float32, cast to x's dtype before the scale is applied, as Qwen2 does."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return wide.astype(x.dtype) * scale.astype(x.dtype)
+
+
+def rotary_angles(positions: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
+    """cos and sin, float32 [b, n, 1, head_dim], for the half-split layout."""
+    inverse = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = positions.astype(jnp.float32)[..., None] * inverse
+    angles = jnp.concatenate([angles, angles], axis=-1)[:, :, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
+    """Rotary embedding of x [b, n, h, c]; pairs are (i, i + c/2)."""
+    cos, sin = angles
+    first, second = jnp.split(x, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    return (x * cos + turned * sin).astype(x.dtype)
+
+
+def patchify(images: Array, patch: int) -> Array:
+    """[b, H, W, 3] → [b, patches, patch*patch*3]; patches row by row, pixels in order row, column, channel."""
+    b, height, width, channels = images.shape
+    rows, cols = height // patch, width // patch
+    grid = images.reshape(b, rows, patch, cols, patch, channels).transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(b, rows * cols, patch * patch * channels)
+
+
+def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: Any) -> Array:
+    """uint8 images → (x / 255 - mean) / std; floating-point images are taken as normalised already."""
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        scaled = images.astype(jnp.float32) / 255.0
+        images = (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+    return images.astype(dtype)
+
+
+class Linear(nn.Module):
+    """Parameters ``kernel`` [in, out] and, if asked, ``bias`` [out]."""
+
+    features: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        return linear(x, kernel, bias)
+
+
+class LayerNorm(nn.Module):
+    """Parameters ``scale`` and ``bias`` [d]."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return layer_norm(x, scale, bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """Parameter ``scale`` [d]."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return rms_norm(x, self.param("scale", nn.initializers.ones, (x.shape[-1],)), self.eps)
+
+
+class MLP(nn.Module):
+    """fc2(activation(fc1(x)))."""
+
+    hidden: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        inner = ACTIVATIONS[self.activation](Linear(self.hidden, name="fc1")(x))
+        return Linear(x.shape[-1], name="fc2")(inner)
+
+
+@struct.dataclass
+class Collect:
+    """Whether a block hands its per-layer output to the scan; static, so that what is not asked for is not stored."""
+
+    on: bool = struct.field(pytree_node=False, default=False)
+
+
+REMAT_POLICIES = {
+    # matmul results are kept, everything cheap is computed again; attention is computed again too
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    # only layer inputs are kept
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def stack(block: type[nn.Module], length: int, *, remat: str, scan: bool, axes: tuple[Any, ...]) -> Any:
+    """``block`` repeated ``length`` times with parameters stacked on a leading axis.
+
+    Args:
+      block: its ``__call__(carry, *inputs)`` returns ``(carry, output)``.
+      remat: "none", or a key of ``REMAT_POLICIES``.
+      scan: one compiled layer in a loop; False unrolls (larger program, sometimes faster). Parameters and
+        checkpoints are the same either way.
+      axes: for each of ``inputs``: 0 if it has a leading layer axis, ``nn.broadcast`` if all layers share it.
+    """
+    if remat != "none":
+        if remat not in REMAT_POLICIES:
+            raise ValueError(f"remat '{remat}' is unknown; there are: none, {', '.join(REMAT_POLICIES)}")
+        block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=axes,
+        length=length,
+        unroll=1 if scan else length,
+    )

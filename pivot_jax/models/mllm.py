@@ -1,0 +1,149 @@
+"""LLaVA-style multimodal LLM: vision encoder → projector → decoder.
+
+Letters: b rows, m images per row, p patches per image, n tokens, d width, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pivot_jax.models import layers
+from pivot_jax.models.decoder import Decoder, DecoderConfig, KVCache
+from pivot_jax.models.vit import ViT, ViTConfig
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class ProjectorConfig:
+    """``reused`` Linear layers taken (frozen) from an earlier projector, then ``layers`` new ones; GELU between.
+
+    PIVOT's variants: "0" is (reused 0, layers 2), "1+1" is (1, 1), "2+2" is (2, 2).
+    """
+
+    layers: int = 2
+    reused: int = 0
+
+
+@dataclass(frozen=True)
+class MLLMConfig:
+    vision: ViTConfig
+    projector: ProjectorConfig
+    decoder: DecoderConfig
+    dtype: str = "float32"
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens that one image takes in a row."""
+        return self.vision.patches
+
+
+class Projector(nn.Module):
+    """Linear layers ``fc1``, ``fc2``, ... with exact GELU between, all to the decoder's width."""
+
+    config: ProjectorConfig
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        count = self.config.reused + self.config.layers
+        for index in range(1, count + 1):
+            x = layers.Linear(self.width, name=f"fc{index}")(x)
+            if index < count:
+                x = layers.ACTIVATIONS["gelu"](x)
+        return x
+
+
+class MLLM(nn.Module):
+    """Use through ``mllm.apply({"params": params}, ..., method="...")``; see each method."""
+
+    config: MLLMConfig
+
+    def setup(self) -> None:
+        cfg = self.config
+        self.vision = ViT(cfg.vision, cfg.dtype)
+        self.projector = Projector(cfg.projector, cfg.decoder.width)
+        self.decoder = Decoder(cfg.decoder, cfg.dtype)
+
+    def encode_images(self, images: Array) -> Array:
+        """[b, m, H, W, 3] → vision features [b, m*p, d_vision], computed once per image."""
+        return self._per_row(self.vision.features(_flat(images)), images)
+
+    def encode_images_with_taps(self, images: Array, taps: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
+        """:meth:`encode_images` and named intermediates of the encoder (see ``ViT.features_with_taps``)."""
+        features, found = self.vision.features_with_taps(_flat(images), taps)
+        return self._per_row(features, images), {tap: self._per_row(x, images) for tap, x in found.items()}
+
+    def _per_row(self, features: Array, images: Array) -> Array:
+        b, m = images.shape[:2]
+        return features.reshape(b, m * features.shape[1], features.shape[2])
+
+    def project(self, features: Array) -> Array:
+        """Vision features [..., d_vision] → image tokens [..., d]."""
+        return self.projector(features)
+
+    def embed(self, batch: Any, image_features: Array | None = None) -> Array:
+        """Decoder input [b, n, d]: token embeddings, with projected features at image places."""
+        x = self.decoder.embed_tokens(batch.tokens)
+        if batch.images.shape[1] == 0:
+            return x
+        if image_features is None:
+            image_features = self.encode_images(batch.images)
+        image_tokens = self.project(image_features)
+        placed = jnp.take_along_axis(image_tokens, jnp.maximum(batch.image_slots, 0)[:, :, None], axis=1)
+        return jnp.where((batch.image_slots >= 0)[:, :, None], placed, x)
+
+    def hidden(self, batch: Any, image_features: Array | None = None) -> Array:
+        """Closing-norm states [b, n, d] of a ``VLMBatch`` or ``PromptBatch``.
+
+        Args:
+          image_features: [b, m*p, d_vision] to use instead of encoding ``batch.images``.
+        """
+        branches = getattr(batch, "branches", None)
+        return self.decoder.hidden(self.embed(batch, image_features), batch.positions, batch.segments, branches)
+
+    def prefill(self, batch: Any, max_new: int, image_features: Array | None = None) -> tuple[KVCache, Array]:
+        """Reads the prompts: cache with room for ``max_new`` answers, and the last prompt token's state [b, d]."""
+        slots = batch.tokens.shape[1] + max_new
+        cache, hidden = self.decoder.prefill(self.embed(batch, image_features), batch.positions, batch.segments, slots)
+        places = jnp.arange(batch.tokens.shape[1])[None, :]
+        last = jnp.max(jnp.where(batch.segments > 0, places, 0), axis=1)
+        return cache, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+    def decode_step(self, cache: KVCache, tokens: Array) -> tuple[KVCache, Array]:
+        """Appends one text token per row, int32 [b]; returns the cache and its state [b, d]."""
+        cache, hidden = self.decoder.decode_step(cache, self.decoder.embed_tokens(tokens[:, None]))
+        return cache, hidden[:, 0]
+
+    def touch_all(self, images: Array, tokens: Array) -> Array:
+        """Runs every part once, also what :meth:`hidden` leaves out, so that ``init`` creates all parameters."""
+        vision = self.vision.pooled if self.config.vision.pool_head else self.vision.last_hidden
+        x = self.decoder.embed_tokens(tokens)
+        ones = jnp.ones_like(tokens)
+        return (
+            self.decoder.hidden(x, ones, ones).sum()
+            + vision(images).sum()
+            + self.project(self.vision.features(images)).sum()
+        )
+
+
+def init_params(mllm: MLLM, key: Array) -> dict[str, Any]:
+    """Random float32 parameters of the whole model; a nested dict (tree in ARCHITECTURE.md)."""
+    vision = mllm.config.vision
+    images = jnp.zeros((1, vision.image_size, vision.image_size, 3))
+    return mllm.init(key, images, jnp.zeros((1, 2), jnp.int32), method="touch_all")["params"]
+
+
+def head_matrix(params: dict[str, Any]) -> Array:
+    """Output matrix [v, d]: the head, or the embedding table where they are tied."""
+    decoder = params["decoder"]
+    return decoder["head"] if "head" in decoder else decoder["embed"]
+
+
+def _flat(images: Array) -> Array:
+    return images.reshape(-1, *images.shape[2:])
