@@ -1,0 +1,141 @@
+"""Reading an answer out of a model's text: letters, numbers, normalised strings, and whether the format was kept.
+
+Two readings of a multiple-choice answer stand side by side. ``letter`` is Cambrian's, which the paper's numbers come
+from: it takes the first character, so "Apples are red" is read as A. ``strict_letter`` takes a letter only where one
+was given. The share of answers that need no guessing is ``complies``; a drop there is format drift, not blindness.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+
+LETTERS = string.ascii_uppercase
+_MARKERS = ("answer is:", "answer is", "answer:")
+_BARE_LETTER = re.compile(r"\s*\(?([A-Za-z])[).:]*\s*")
+_LED_LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Z])[.):,])(?:\s|$)")
+_SAID_LETTER = re.compile(r"(?:answer|option|choice)\s*(?:is|:)*\s*\**\(?([A-Z])\)?(?![A-Za-z])")
+_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?%?")
+
+# EvalAI's answer normaliser (VQA v2, TextVQA): contractions, articles, number words, punctuation.
+_ARTICLES = {"a", "an", "the"}
+_NUMBER_WORDS = {
+    word: str(value)
+    for value, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    )
+} | {"none": "0"}
+_PUNCTUATION = list(';/[]"{}()=+\\_-><@`,?!')
+_PERIOD = re.compile(r"\.(?!\d)")
+_COMMA_IN_NUMBER = re.compile(r"(\d),(\d)")
+_CONTRACTED = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
+he'd've he's how'd how'll how's I'd've I'm I've isn't it'd it'd've it'll let's ma'am mightn't mightn't've
+might've mustn't must've needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've
+somebody'd somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd
+something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're
+they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've
+who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've
+you'd you'd've you'll you're you've
+"""
+_CONTRACTIONS = {full.replace("'", ""): full for full in _CONTRACTED.split()}
+
+
+def after_marker(text: str) -> str:
+    """What stands behind the last "answer is" / "answer:", lower case."""
+    text = (text or "").lower().strip()
+    for marker in _MARKERS:
+        text = text.split(marker)[-1]
+    return text.strip()
+
+
+def cambrian_text(text: str) -> str:
+    """Answer text as Cambrian's scorers compare it: marker cut, trailing ``.:,`` and brackets around it removed."""
+    return after_marker(text).rstrip(".:,").lstrip("(").rstrip(")")
+
+
+def letter(text: str) -> str:
+    """Cambrian's letter: the first character of :func:`cambrian_text`, upper case; "" for an empty answer."""
+    return cambrian_text(text)[:1].upper()
+
+
+def strict_letter(text: str, choices: int | Sequence[str]) -> str:
+    """The option letter that the answer names, or "" where it names none.
+
+    Read in this order: a bare letter, a letter that leads ("B. Closed", "(B) Closed"), a letter behind
+    "answer"/"option" (the last one counts), the whole text equal to one option's text.
+
+    Args:
+      choices: the options' texts, or their number.
+    """
+    text = (text or "").strip()
+    options = [] if isinstance(choices, int) else [normalise(choice) for choice in choices]
+    allowed = LETTERS[: choices if isinstance(choices, int) else len(options)]
+    for candidate in (text, after_marker(text)):
+        if (bare := _BARE_LETTER.fullmatch(candidate)) and bare[1].upper() in allowed:
+            return bare[1].upper()
+    led = _LED_LETTER.match(text)
+    if led and (found := (led[1] or led[2]).upper()) in allowed:
+        return found
+    said = [found for found in _SAID_LETTER.findall(text) if found in allowed]
+    if said:
+        return said[-1]
+    body = normalise(after_marker(text))
+    return LETTERS[options.index(body)] if body and options.count(body) == 1 else ""
+
+
+def normalise(text: str) -> str:
+    """Lower case without punctuation (Cambrian's ScienceQA comparison)."""
+    return (text or "").translate(str.maketrans("", "", string.punctuation)).lower().strip()
+
+
+def plain(text: str) -> str:
+    """Lower case, surrounding blanks and trailing full stops removed (MME, GQA)."""
+    return (text or "").lower().strip().rstrip(".")
+
+
+def number(text: str) -> float | None:
+    """The text as a number ("1,234" and "12%" too), or None where it is not one number."""
+    cleaned = (text or "").strip().rstrip(".").replace(",", "")
+    percent = cleaned.endswith("%")
+    try:
+        value = float(cleaned.rstrip("%"))
+    except ValueError:
+        return None
+    return value / 100 if percent else value
+
+
+def evalai(text: str) -> str:
+    """EvalAI's VQA normalisation: punctuation, number words, articles and contractions."""
+    text = (text or "").lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    kept = text
+    for mark in _PUNCTUATION:
+        bordered = mark + " " in text or " " + mark in text
+        kept = kept.replace(mark, "" if bordered or _COMMA_IN_NUMBER.search(text) else " ")
+    kept = _PERIOD.sub("", kept)
+    words = [_NUMBER_WORDS.get(word, word) for word in kept.split()]
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def complies(text: str, expected: str, choices: int | Sequence[str] = ()) -> bool:
+    """Whether the answer has the asked form, right or wrong.
+
+    Args:
+      expected: "letter" (nothing but an option's letter), "number", "yes_no", or "short" (at most 5 words, one line).
+    """
+    text = (text or "").strip()
+    if not text:
+        return False
+    if expected == "letter":
+        count = choices if isinstance(choices, int) else len(choices)
+        bare = _BARE_LETTER.fullmatch(text)
+        return bare is not None and bare[1].upper() in LETTERS[: count or 26]
+    if expected == "number":
+        return _NUMBER.fullmatch(text.rstrip(".")) is not None
+    if expected == "yes_no":
+        return plain(text) in ("yes", "no")
+    if expected == "short":
+        return "\n" not in text and len(text.split()) <= 5
+    raise ValueError(f"complies: expected is '{expected}'; known are letter, number, yes_no, short")
