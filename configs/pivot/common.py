@@ -1,0 +1,41 @@
+"""What all full-size stages share: SigLIP2-So400m/16-384, a 2-layer MLP and Qwen2.5-1.5B-Instruct.
+
+Paths are relative to the working directory (checkpoints/, data/, runs/), and every one is a key that the command line
+can set. Evidence for the numbers: [P] the paper (arXiv 2510.16333v2), [C] the authors' released code, [U] LLaVA-NeXT,
+from which that code comes.
+"""
+
+
+def get_config():
+    return {
+        # [C] trains in fp16; bfloat16 needs no loss scaling. Weights, optimizer state, softmax, norms and log-probs are
+        # float32.
+        "model.dtype": "bfloat16",
+        # SigLIP2-So400m/16-384: 27 blocks, of which 26 are computed (features of the penultimate block) [C].
+        "model.vision.image_size": 384,
+        "model.vision.patch_size": 16,
+        "model.vision.width": 1152,
+        "model.vision.depth": 27,
+        "model.vision.heads": 16,
+        "model.vision.mlp_dim": 4304,
+        "model.vision.remat": "full",  # gradient checkpointing, as in [C]
+        "model.decoder.vocab_size": 151936,
+        "model.decoder.width": 1536,
+        "model.decoder.depth": 28,
+        "model.decoder.heads": 12,
+        "model.decoder.kv_heads": 2,
+        "model.decoder.mlp_dim": 8960,
+        "model.decoder.tied": True,
+        "model.decoder.remat": "full",
+        "tokenizer.path": "checkpoints/Qwen2.5-1.5B-Instruct",
+        # One square 384 x 384 picture, squashed, no tiles: 576 tokens. [P] names finetune_si.sh of [U], which tiles,
+        # but the released scripts [C] do not, and the reported DocVQA and ChartQA levels fit one tile.
+        "data.image.preset": "siglip",
+        "data.image.size": 384,
+        "data.max_length": 2048,
+        "data.batch_size": 256,
+        "data.workers": 8,
+        # AdamW (0.9, 0.999, 1e-8), weight decay 0, clip 1.0, 3 % warm-up, cosine to 0 [C] are the defaults.
+        "train.log_every": 1,
+        "train.checkpoint_every": 200,
+    }

@@ -1,0 +1,30 @@
+"""Stage 3, first half: a new Qwen2.5 and projector for an extracted encoder; only new projector layers are trained.
+
+``stage3_projector.py:REUSE[,PACK]``: REUSE is how many frozen layers of the pack's projector stand in front of the new
+ones: 0, 1 ("1+1", the paper's choice [P B.7] and the default) or 2 ("2+2"). PACK is what ``pivot-jax extract`` wrote.
+The baseline with the original encoder: ``stage3_projector.py:0 --config.init.vision=hf:FOLDER``.
+"""
+
+from pivot_jax.config import include
+
+
+def get_config(arg=""):
+    common = include(__file__, f"stage3_common.py:{arg}")
+    return common | {
+        "name": "stage3_projector",
+        "init": common["init"] | {"decoder": "hf:checkpoints/Qwen2.5-1.5B-Instruct"},
+        "data.sources": (
+            {
+                "format": "llava",
+                "path": "data/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json",
+                "image_root": "data/LLaVA-Pretrain/images",
+            },
+        ),
+        "data.template": "plain",
+        "data.buckets": ((640, 64), (1024, 448), (2048, 1472)),
+        "optimizer.rules": (
+            *common["optimizer.rules"],
+            ("projector/.*", 1e-3),  # as in stage 1a
+            (".*", "frozen"),
+        ),
+    }
