@@ -7,7 +7,7 @@ def get_config():
     return include(__file__, "common.py") | {
         "name": "stage1b",
         "init": {"": "run:runs/pivot/stage1a"},
-        # The mixture of [U] scripts/.../single_image.yaml. Some of its parts were never released, so that 3.2M rows must
+        # The mixture of [U] scripts/.../single_image.yaml. Some of its parts were never released, so the 3.2M rows must
         # be put together from what was.
         "data.sources": (
             {
