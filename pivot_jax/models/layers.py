@@ -134,6 +134,8 @@ class Collect:
     on: bool = struct.field(pytree_node=False, default=False)
 
 
+COLLECT_NOTHING = Collect(False)
+
 REMAT_POLICIES = {
     # matmul results are kept, everything cheap is computed again; attention is computed again too
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

@@ -97,7 +97,7 @@ class Block(nn.Module):
     activation: str
 
     @nn.compact
-    def __call__(self, x: Array, collect: layers.Collect = layers.Collect()) -> tuple[Array, Array | None]:
+    def __call__(self, x: Array, collect: layers.Collect = layers.COLLECT_NOTHING) -> tuple[Array, Array | None]:
         x = x + SelfAttention(self.heads, name="attn")(layers.LayerNorm(self.eps, name="ln1")(x))
         x = x + layers.MLP(self.mlp_dim, self.activation, name="mlp")(layers.LayerNorm(self.eps, name="ln2")(x))
         return x, x if collect.on else None
@@ -162,7 +162,7 @@ class ViT(nn.Module):
 
     def features(self, images: Array) -> Array:
         """Output of the penultimate block, no closing norm: [b, p, d] (PIVOT's visual features)."""
-        return self.blocks(self.embed_patches(images), layers.Collect())[0]
+        return self.blocks(self.embed_patches(images), layers.COLLECT_NOTHING)[0]
 
     def features_with_taps(self, images: Array, taps: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
         """:meth:`features` and the named intermediates.
@@ -209,7 +209,7 @@ class TextTower(nn.Module):
         places = self.param("pos_embed", nn.initializers.normal(0.02), (cfg.max_length, cfg.width))
         x = (table[tokens] + places).astype(self.dtype)
         blocks = layers.stack(Block, cfg.depth, remat=cfg.remat, scan=cfg.scan_layers, axes=(nn.broadcast,))
-        x, _ = blocks(cfg.heads, cfg.mlp_dim, cfg.eps, cfg.activation, name="blocks")(x, layers.Collect())
+        x, _ = blocks(cfg.heads, cfg.mlp_dim, cfg.eps, cfg.activation, name="blocks")(x, layers.COLLECT_NOTHING)
         return layers.Linear(cfg.output, name="head")(layers.LayerNorm(cfg.eps, name="norm")(x)[:, -1])
 
 
