@@ -8,14 +8,7 @@ def get_config():
         "name": "stage2_dpo",
         "stage": "preference",
         "init": {"": "run:runs/pivot/stage1b"},  # the policy's start and, frozen, the reference
-        "data.sources": (
-            {
-                "format": "mmpr",
-                "path": "data/MMPR-v1.2/meta.json",
-                "image_root": "data/MMPR-v1.2",
-                "sampling": "random:20000",
-            },
-        ),
+        "data.sources": ({"format": "mmpr", "path": "data/MMPR-v1.2/meta.json", "sampling": "random:20000"},),
         # One row holds image, question and both answers, so it may be longer than [C]'s 2,048 tokens for one answer.
         "data.max_length": 3520,
         "data.buckets": ((1024, 448), (1536, 960), (2048, 1472), (3520, 2944)),

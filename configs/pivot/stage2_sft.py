@@ -17,14 +17,7 @@ def get_config(arg=""):
         "name": "stage2_sft",
         "init": {"": "run:runs/pivot/stage1b"},
         # The authors' 20K ids are not published; random:20000 takes the same rows as stage2_dpo.py.
-        "data.sources": (
-            {
-                "format": "mmpr",
-                "path": "data/MMPR-v1.2/meta.json",
-                "image_root": "data/MMPR-v1.2",
-                "sampling": "random:20000",
-            },
-        ),
+        "data.sources": ({"format": "mmpr", "path": "data/MMPR-v1.2/meta.json", "sampling": "random:20000"},),
         "data.loss_mask": "pivot",
         "data.buckets": ((768, 192), (1024, 448), (1536, 960), (2048, 1472)),
         "optimizer.rules": (("vision/final/.*", "frozen"), (".*", RATES[arg])),  # one rate for all parts [C]

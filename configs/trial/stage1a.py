@@ -1,0 +1,27 @@
+"""Stage 1a's data and template: 500 image-caption rows of LLaVA-Pretrain.
+
+At full size only the projector is trained. Nothing here is pretrained, so by default everything is; with
+``stage1a.py:projector`` it is the projector alone, as at full size, and the loss falls little.
+"""
+
+import os
+
+from pivot_jax.config import include
+from pivot_jax.errors import UserError
+
+DATA = os.environ.get("PIVOT_SHARED_DATA", "../shared/data")
+RULES = {"": ((".*", 3e-3),), "projector": (("projector/.*", 3e-3), (".*", "frozen"))}
+
+
+def get_config(arg=""):
+    if arg not in RULES:
+        raise UserError(f"stage1a.py: unknown argument '{arg}' (allowed: none, projector)")
+    return include(__file__, "common.py") | {
+        "name": "trial_stage1a",
+        "data.sources": ({"format": "llava", "path": f"{DATA}/llava_pretrain_mini/data.json"},),
+        "data.template": "plain",
+        "data.max_length": 192,
+        "data.buckets": ((192, 48),),
+        "optimizer.rules": RULES[arg],
+        "train.epochs": 4.0,
+    }

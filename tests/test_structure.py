@@ -1,0 +1,134 @@
+"""The project's shape: import order between rooms, what may be imported where, names, sizes, configs that load."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from pivot_jax import config
+from pivot_jax.data.sources import COMMON, FORMATS
+from pivot_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+ORDER = (
+    "errors", "rules", "config", "data", "kernels", "models", "hub", "parallel", "optim", "objectives", "steps",
+    "train", "eval", "probe", "report", "study", "cli",
+)  # fmt: skip
+FORBIDDEN_NAMES = re.compile(r"manager|engine|helper|utils?$|registry", re.IGNORECASE)
+SOURCES = sorted((ROOT / "pivot_jax").rglob("*.py"))
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if p.stem not in ("__init__",) and "common" not in p.stem)
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "pivot_jax").parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> list[tuple[str, int]]:
+    """(dotted module, line) of every import in the file, those inside functions included."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: relative import; write the full name"
+            found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return found
+
+
+def test_every_room_has_a_place_in_the_order():
+    rooms = {room(p) for p in SOURCES} - {"__init__"}
+    assert rooms <= set(ORDER), f"rooms without a place in the order: {rooms - set(ORDER)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports(path):
+    """A module imports its own room or rooms before it; Linen stands in models only, torch nowhere."""
+    here = room(path)
+    for module, line in imported(path):
+        where = f"{path.relative_to(ROOT)}:{line}"
+        parts = module.split(".")
+        if parts[0] == "pivot_jax" and len(parts) > 1 and parts[1] in ORDER and here in ORDER:
+            assert ORDER.index(parts[1]) <= ORDER.index(here), f"{where}: '{here}' imports the later '{parts[1]}'"
+        assert parts[0] not in ("torch", "torchvision", "tensorflow"), f"{where}: imports {parts[0]}"
+        if module.startswith("flax.linen") and here != "models":
+            pytest.fail(f"{where}: flax.linen outside models")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_sizes_and_names(path):
+    """Files up to 400 lines, functions up to 70, and names that say what a thing does."""
+    text = path.read_text(encoding="utf-8")
+    where = path.relative_to(ROOT)
+    assert len(text.splitlines()) <= 400, f"{where}: {len(text.splitlines())} lines"
+    assert not FORBIDDEN_NAMES.search(path.stem), f"{where}: name"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= 70, f"{where}:{node.lineno}: {node.name} has {length} lines"
+        if isinstance(node, ast.ClassDef):
+            assert not FORBIDDEN_NAMES.search(node.name), f"{where}:{node.lineno}: class {node.name}"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{where}:{node.lineno}: bare except"
+
+
+def unfinished(text: str) -> list[str]:
+    return re.findall(r"\b(?:TO" + r"DO|FIX" + r"ME|raise Not" + r"ImplementedError)\b", text)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_is_left_for_later(path):
+    assert not unfinished(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_config_loads(path):
+    """Every config loads, round-trips, and names source formats and keys that exist."""
+    loaded = config.load(str(path))
+    assert config.from_json(config.to_json(loaded)) == loaded
+    assert loaded.data.sources, "a config in the repository names its data"
+    for source in loaded.data.sources:
+        allowed = {*COMMON, *inspect.signature(FORMATS[source["format"]]).parameters}
+        assert set(source) <= allowed, f"unknown source keys {set(source) - allowed}"
+
+
+@pytest.mark.parametrize(
+    "spec", ["stage2_sft.py:script", "stage3.py:0", "stage3.py:2", "stage3_projector.py:2,some/pack"]
+)
+def test_config_arguments(spec):
+    config.load(str(ROOT / "configs" / "pivot" / spec))
+
+
+@pytest.mark.parametrize("spec", ["stage2_sft.py:fast", "stage3.py:3", "stage3.py:1,pack", "stage1a.py:x"])
+def test_unknown_config_arguments_are_refused(spec):
+    with pytest.raises(UserError):
+        config.load(str(ROOT / "configs" / "pivot" / spec))
+
+
+def test_pivot_configs_are_the_papers():
+    """C2, as far as a config says it: rates per part, batch, epochs, warm-up, decay, clip."""
+    load = lambda spec: config.load(str(ROOT / "configs" / "pivot" / spec))  # noqa: E731
+    rates = {
+        "stage1a.py": (("projector/.*", 1e-3), (".*", "frozen")),
+        "stage1b.py": (("vision/final/.*", "frozen"), ("vision/.*", 2e-6), (".*", 1e-5)),
+        "stage2_sft.py": (("vision/final/.*", "frozen"), (".*", 5e-6)),
+        "stage2_sft.py:script": (("vision/final/.*", "frozen"), (".*", 1e-5)),
+        "stage2_dpo.py": (("vision/final/.*", "frozen"), (".*", 1e-6)),
+        "stage3_projector.py:1": (
+            ("vision/.*", "frozen"), ("projector/fc1/.*", "frozen"), ("projector/.*", 1e-3), (".*", "frozen"),
+        ),
+        "stage3.py:1": (("vision/.*", "frozen"), ("projector/fc1/.*", "frozen"), (".*", 1e-5)),
+    }  # fmt: skip
+    for spec, rules in rates.items():
+        loaded = load(spec)
+        assert loaded.optimizer.rules == rules, spec
+        assert loaded.data.batch_size == 256 and loaded.train.epochs == (3.0 if "stage2" in spec else 1.0), spec
+        optimizer = loaded.optimizer
+        assert (optimizer.b1, optimizer.b2, optimizer.eps, optimizer.weight_decay) == (0.9, 0.999, 1e-8, 0.0)
+        assert (optimizer.clip, optimizer.warmup_ratio, optimizer.schedule) == (1.0, 0.03, "cosine")
+    dpo, sft = load("stage2_dpo.py"), load("stage2_sft.py")
+    assert (dpo.objective.beta, dpo.objective.gamma, dpo.objective.label_smoothing) == (0.1, 0.0, 0.0)
+    assert dpo.data.sources == sft.data.sources and dpo.init == sft.init
