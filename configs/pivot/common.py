@@ -11,21 +11,10 @@ def get_config():
         # [C] trains in fp16; bfloat16 needs no loss scaling. Weights, optimizer state, softmax, norms and log-probs are
         # float32.
         "model.dtype": "bfloat16",
-        # SigLIP2-So400m/16-384: 27 blocks, of which 26 are computed (features of the penultimate block) [C].
-        "model.vision.image_size": 384,
-        "model.vision.patch_size": 16,
-        "model.vision.width": 1152,
-        "model.vision.depth": 27,
-        "model.vision.heads": 16,
-        "model.vision.mlp_dim": 4304,
+        # 27 blocks, of which 26 are computed: features come from the penultimate one [C].
+        "model.vision.name": "google/siglip2-so400m-patch16-384",
         "model.vision.remat": "full",  # gradient checkpointing, as in [C]
-        "model.decoder.vocab_size": 151936,
-        "model.decoder.width": 1536,
-        "model.decoder.depth": 28,
-        "model.decoder.heads": 12,
-        "model.decoder.kv_heads": 2,
-        "model.decoder.mlp_dim": 8960,
-        "model.decoder.tied": True,
+        "model.decoder.name": "Qwen/Qwen2.5-1.5B-Instruct",
         "model.decoder.remat": "full",
         "tokenizer.path": "checkpoints/Qwen2.5-1.5B-Instruct",
         # One square 384 x 384 picture, squashed, no tiles: 576 tokens. [P] names finetune_si.sh of [U], which tiles,
