@@ -81,7 +81,7 @@ def test_tuples_free_keys_and_entries(tmp_path):
         ("model", "x", "model: a group of keys, not a value"),
         ("stage", "preference", "objective.name: 'sft' does not fit stage 'preference'"),
         ("data.image.size", "64", "data.image.size: 64 differs from model.vision.image_size=32"),
-        ("model.vision.patch_size", "5", "model.vision.patch_size: 5 does not divide"),
+        ("model.vision.patch_size", "50", "model.vision.patch_size: 50 is larger than"),
         ("data.buckets", "((128, 8), (64, 8))", "list them from small to large"),
         ("data.buckets", "((4096, 8),)", "more than data.max_length=2048"),
         ("data.buckets", "(64, 8)", "64 is not a pair"),

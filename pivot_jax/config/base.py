@@ -47,7 +47,7 @@ def _model() -> dict[str, Any]:
         "vision": {
             "name": "",  # a name of models.zoo, which then sets the dimensions; "" takes them from below
             "image_size": 32,  # pixels, square; equal to data.image.size
-            "patch_size": 8,  # pixels; divides image_size
+            "patch_size": 8,  # pixels; the last pixels of a row that fill no patch are left out, as a convolution does
             "width": 64,
             "depth": 4,  # blocks; an MLLM computes depth - 1 of them (penultimate features)
             "heads": 4,  # divides width

@@ -135,9 +135,9 @@ def _check_shapes(config: ConfigDict) -> None:
             f"train.accumulate: {config.train.accumulate} does not divide data.batch_size={data.batch_size}"
         )
     if not vision.name:
-        if vision.image_size % vision.patch_size:
+        if vision.patch_size > vision.image_size:
             raise UserError(
-                f"model.vision.patch_size: {vision.patch_size} does not divide "
+                f"model.vision.patch_size: {vision.patch_size} is larger than "
                 f"model.vision.image_size={vision.image_size}"
             )
         if data.image.size != vision.image_size:
