@@ -1,0 +1,122 @@
+"""Answers from an MLLM: batched greedy or sampled decoding with a KV cache, in one compiled program per shape.
+
+Letters: b rows, n prompt tokens, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pivot_jax.models.mllm import MLLM, head_matrix
+
+Array = jax.Array
+
+
+class Generated(NamedTuple):
+    """What was generated."""
+
+    tokens: np.ndarray  # int32 [b, max_new]; the pad id behind the end
+    lengths: np.ndarray  # int32 [b]; tokens before the end token, which is not counted
+    finished: np.ndarray  # bool [b]; False where the limit cut the answer
+    logps: np.ndarray  # float32 [b, max_new]; log-prob of each token (the end token's too), 0 behind the end
+
+    def ids(self, row: int) -> list[int]:
+        """Tokens of one answer, without end and padding."""
+        return self.tokens[row, : self.lengths[row]].tolist()
+
+
+def generate(
+    mllm: MLLM,
+    params: Any,
+    prompts: Any,
+    *,
+    max_new_tokens: int,
+    eos_ids: tuple[int, ...],
+    pad_id: int = 0,
+    temperature: float = 0.0,
+    key: Array | None = None,
+    image_features: Array | None = None,
+) -> Generated:
+    """Answers each prompt until an end token, or for ``max_new_tokens``.
+
+    Args:
+      prompts: ``PromptBatch`` (right padded).
+      eos_ids: any of these ends a row; the loop stops when all rows ended.
+      temperature: 0 takes the most likely token (the first of equals), above 0 samples with ``key``.
+      image_features: [b, m*p, d_vision] to use instead of encoding ``prompts.images``.
+
+    Raises:
+      ValueError: sampling without a key, a negative temperature, or no room for a single token.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it takes at least 1")
+    if temperature < 0:
+        raise ValueError(f"temperature is {temperature}; it is 0 (greedy) or above")
+    if temperature > 0 and key is None:
+        raise ValueError("sampling (temperature > 0) needs a random key")
+    if key is None:
+        key = jax.random.key(0)
+    ends = jnp.asarray(eos_ids or (-1,), jnp.int32)
+    out = _generate(
+        mllm, max_new_tokens, temperature > 0, params, prompts, ends, pad_id, temperature, key, image_features
+    )
+    return Generated(*(np.asarray(x) for x in out))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _generate(
+    mllm: MLLM,
+    max_new: int,
+    sample: bool,
+    params: Any,
+    prompts: Any,
+    ends: Array,
+    pad_id: int,
+    temperature: float,
+    key: Array,
+    image_features: Array | None,
+) -> tuple[Array, ...]:
+    variables = {"params": params}
+    head = head_matrix(params)
+    b = prompts.tokens.shape[0]
+
+    def choose(hidden: Any, step: Array) -> tuple[Array, Array]:
+        logits = jnp.einsum("bd,vd->bv", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        if sample:
+            token = jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
+        else:
+            token = jnp.argmax(logits, axis=-1)
+        logps = jax.nn.log_softmax(logits, axis=-1)
+        return token.astype(jnp.int32), jnp.take_along_axis(logps, token[:, None], axis=-1)[:, 0]
+
+    def record(step: Array, hidden: Any, tokens: Array, done: Array, logps: Array) -> tuple[Array, ...]:
+        token, logp = choose(hidden, step)
+        tokens = tokens.at[:, step].set(jnp.where(done, pad_id, token))
+        logps = logps.at[:, step].set(jnp.where(done, 0.0, logp))
+        return token, tokens, done | jnp.isin(token, ends), logps
+
+    def going_on(state: tuple) -> Array:
+        step, _, _, _, done, _ = state
+        return (step < max_new) & ~jnp.all(done)
+
+    def one_token(state: tuple) -> tuple:
+        step, cache, token, tokens, done, logps = state
+        cache, hidden = mllm.apply(variables, cache, token, method="decode_step")
+        return step + 1, cache, *record(step, hidden, tokens, done, logps)
+
+    cache, hidden = mllm.apply(variables, prompts, max_new, image_features, method="prefill")
+    # A padding row of the batch (no prompt token at all) has nothing to say and must not keep the loop going.
+    empty = ~jnp.any(prompts.segments > 0, axis=1)
+    blank = jnp.full((b, max_new), pad_id, jnp.int32)
+    first = record(jnp.int32(0), hidden, blank, empty, jnp.zeros((b, max_new), jnp.float32))
+    _, _, _, tokens, done, logps = jax.lax.while_loop(going_on, one_token, (jnp.int32(1), cache, *first))
+    is_end = jnp.isin(tokens, ends)
+    first_end = jnp.where(jnp.any(is_end, axis=1), jnp.argmax(is_end, axis=1), max_new)
+    lengths = jnp.where(empty, 0, first_end).astype(jnp.int32)
+    behind = jnp.arange(max_new)[None, :] >= lengths[:, None]
+    return jnp.where(behind, pad_id, tokens), lengths, done, logps

@@ -1,0 +1,184 @@
+"""Decoding with the cache equals decoding by whole forwards; rows end, batches pad, options rank."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pivot_jax.data.batch import EncodedRow, PromptBatch, VLMBatch
+from pivot_jax.eval import rank
+from pivot_jax.eval.generate import generate
+from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, head_matrix, init_params
+from pivot_jax.models.vit import ViTConfig
+
+PATCHES, VOCAB, NEW = 4, 31, 7
+
+
+@pytest.fixture(scope="module")
+def model():
+    vision = ViTConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=12, pool_head=False)
+    decoder = DecoderConfig(vocab_size=VOCAB, width=16, depth=2, heads=4, kv_heads=2, mlp_dim=24)
+    mllm = MLLM(MLLMConfig(vision, ProjectorConfig(), decoder))
+    params = init_params(mllm, jax.random.key(0))
+    # Larger weights than the usual start make the answers vary, so that a wrong cache would show.
+    return mllm, jax.tree.map(lambda x: x * 3.0, params)
+
+
+def prompts(lengths, seed=0, n=None):
+    """Random prompts, each with an image at places 1..4."""
+    generator = np.random.default_rng(seed)
+    n = n or max(lengths)
+    b = len(lengths)
+    tokens = np.zeros((b, n), np.int32)
+    slots = np.full((b, n), -1, np.int32)
+    segments = np.zeros((b, n), np.int32)
+    for row, length in enumerate(lengths):
+        tokens[row, :length] = generator.integers(0, VOCAB, length)
+        segments[row, :length] = 1
+        if length:
+            slots[row, 1 : 1 + PATCHES] = np.arange(PATCHES)
+    images = generator.integers(0, 255, (b, 1, 8, 8, 3)).astype(np.uint8)
+    positions = np.broadcast_to(np.arange(n, dtype=np.int32), (b, n))
+    return PromptBatch(images, tokens, slots, positions, segments, np.arange(b, dtype=np.int32))
+
+
+def by_whole_forwards(mllm, params, batch, row, steps):
+    """Greedy continuation of one row, each token from a forward over everything so far."""
+    length = int(batch.segments[row].sum())
+    tokens, slots = list(batch.tokens[row, :length]), list(batch.image_slots[row, :length])
+    out, logps = [], []
+    forward = jax.jit(lambda p, x: mllm.apply({"params": p}, x, method="hidden"))
+    room = length + steps
+    for _ in range(steps):
+        n = len(tokens)
+        whole = PromptBatch(
+            batch.images[row : row + 1],
+            np.array([tokens + [0] * (room - n)], np.int32),
+            np.array([slots + [-1] * (room - n)], np.int32),
+            np.arange(room, dtype=np.int32)[None],
+            np.array([[1] * n + [0] * (room - n)], np.int32),
+            np.zeros(1, np.int32),
+        )
+        logits = forward(params, whole)[0, n - 1] @ head_matrix(params).T
+        out.append(int(jnp.argmax(logits)))
+        logps.append(float(jax.nn.log_softmax(logits)[out[-1]]))
+        tokens.append(out[-1])
+        slots.append(-1)
+    return out, logps
+
+
+def test_greedy_with_cache_equals_whole_forwards(model):
+    mllm, params = model
+    batch = prompts([6, 9, 7])
+    out = generate(mllm, params, batch, max_new_tokens=NEW, eos_ids=())
+    assert out.lengths.tolist() == [NEW] * 3 and not out.finished.any()
+    for row in range(3):
+        tokens, logps = by_whole_forwards(mllm, params, batch, row, NEW)
+        assert out.ids(row) == tokens
+        np.testing.assert_allclose(out.logps[row], logps, atol=2e-4)
+    assert len({tuple(out.ids(row)) for row in range(3)}) > 1
+
+
+def test_rows_end_at_their_own_end_token(model):
+    mllm, params = model
+    batch = prompts([6, 9, 7])
+    free = generate(mllm, params, batch, max_new_tokens=NEW, eos_ids=())
+    ends = (int(free.tokens[0, 2]), int(free.tokens[1, 4]))
+    out = generate(mllm, params, batch, max_new_tokens=NEW, eos_ids=ends, pad_id=30)
+    for row in range(3):
+        whole = free.ids(row)
+        stop = next((i for i, token in enumerate(whole) if token in ends), NEW)
+        assert out.lengths[row] == stop and out.ids(row) == whole[:stop]
+        assert out.finished[row] == (stop < NEW)
+        assert (out.tokens[row, stop:] == 30).all()
+
+
+def test_padding_changes_nothing(model):
+    mllm, params = model
+    short = generate(mllm, params, prompts([6, 9]), max_new_tokens=NEW, eos_ids=())
+    padded = prompts([6, 9, 0], n=14)
+    same = prompts([6, 9])
+    padded = padded.replace(images=np.concatenate([same.images, padded.images[2:]]))
+    wide = generate(mllm, params, padded, max_new_tokens=NEW, eos_ids=(), pad_id=3)
+    assert np.array_equal(short.tokens, wide.tokens[:2])
+    assert wide.lengths[2] == 0 and (wide.tokens[2] == 3).all()
+
+
+def test_sampling_is_seeded_and_follows_the_distribution(model):
+    mllm, params = model
+    one = prompts([6])
+    many = jax.tree.map(lambda x: np.repeat(x, 4000, 0), one)
+    first = generate(mllm, params, many, max_new_tokens=1, eos_ids=(), temperature=1.3, key=jax.random.key(1))
+    again = generate(mllm, params, many, max_new_tokens=1, eos_ids=(), temperature=1.3, key=jax.random.key(1))
+    assert np.array_equal(first.tokens, again.tokens)
+    hidden = mllm.apply({"params": params}, one, method="hidden")[0, 5]
+    expected = np.asarray(jax.nn.softmax(hidden @ head_matrix(params).T / 1.3))
+    counts = np.bincount(first.tokens[:, 0], minlength=VOCAB) / 4000
+    assert np.abs(counts - expected).max() < 0.03
+    cold = generate(mllm, params, one, max_new_tokens=NEW, eos_ids=(), temperature=1e-4, key=jax.random.key(2))
+    greedy = generate(mllm, params, one, max_new_tokens=NEW, eos_ids=())
+    assert np.array_equal(cold.tokens, greedy.tokens)
+
+
+def test_bad_arguments_say_what_is_wrong(model):
+    mllm, params = model
+    batch = prompts([6])
+    with pytest.raises(ValueError, match="random key"):
+        generate(mllm, params, batch, max_new_tokens=2, eos_ids=(), temperature=1.0)
+    with pytest.raises(ValueError, match="at least 1"):
+        generate(mllm, params, batch, max_new_tokens=0, eos_ids=())
+    with pytest.raises(ValueError, match="0 \\(greedy\\) or above"):
+        generate(mllm, params, batch, max_new_tokens=2, eos_ids=(), temperature=-1)
+
+
+def encoded(batch, row):
+    length = int(batch.segments[row].sum())
+    empty = np.zeros(0, np.int32)
+    return EncodedRow(
+        str(row), batch.tokens[row, :length], batch.image_slots[row, :length], batch.positions[row, :length],
+        np.zeros(length, np.int32), empty, empty, empty,
+    )  # fmt: skip
+
+
+def collated(rows, images):
+    """Right padded VLMBatch of encoded rows."""
+
+    def pad(field, value):
+        arrays = [getattr(row, field) for row in rows]
+        width = max(map(len, arrays))
+        return np.stack([np.concatenate([a, np.full(width - len(a), value)]) for a in arrays]).astype(np.int32)
+
+    widths = [len(row.targets) for row in rows]
+    weights = np.stack([np.arange(max(widths)) < w for w in widths]).astype(np.float32)
+    segments = np.stack([np.arange(max(len(r.tokens) for r in rows)) < len(r.tokens) for r in rows]).astype(np.int32)
+    return VLMBatch(
+        images, pad("tokens", 0), pad("image_slots", -1), pad("positions", 0), segments, pad("branches", 0),
+        pad("sources", 0), pad("targets", 0), weights, pad("target_branches", 0), np.arange(len(rows), dtype=np.int32),
+    )  # fmt: skip
+
+
+def test_option_logps_equal_separate_forwards(model):
+    mllm, params = model
+    batch = prompts([6, 9])
+    options = [[[3, 4], [5], [6, 7, 8]], [[9], [10, 11]]]
+    rows = [rank.option_row(encoded(batch, row), options[row]) for row in range(2)]
+    sums, counts = rank.option_logps(mllm, params, collated(rows, batch.images), max_options=3)
+    assert counts.tolist() == [[2, 1, 3], [1, 2, 0]] and sums[1, 2] == -np.inf
+    for row in range(2):
+        for index, option in enumerate(options[row]):
+            alone = rank.option_row(encoded(batch, row), [option])
+            single, _ = rank.option_logps(mllm, params, collated([alone], batch.images[row : row + 1]), 1)
+            assert sums[row, index] == pytest.approx(single[0, 0], abs=2e-4)
+
+
+def test_rank_normalisations():
+    sums = np.array([[-4.0, -3.0, -np.inf]])
+    counts = np.array([[4, 1, 0]])
+    assert rank.rank(sums, counts, "sum").tolist() == [1]
+    assert rank.rank(sums, counts, "mean").tolist() == [0]
+    assert rank.rank(sums, counts, "prior", np.array([[-9.0, -3.5, -np.inf]])).tolist() == [0]
+    with pytest.raises(ValueError, match="at least one token"):
+        rank.option_row(EncodedRow("x", *[np.zeros(1, np.int32)] * 7), [[1], []])
