@@ -1,0 +1,5 @@
+"""The command line: ``pivot-jax COMMAND …`` (:mod:`.main`), one function per command (:mod:`.commands`)."""
+
+from pivot_jax.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,104 @@
+"""The command line: help, wrong usage, overrides, exit codes and one-line reasons."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pivot_jax import cli
+from pivot_jax.cli import commands
+from pivot_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGE1A = str(ROOT / "configs" / "pivot" / "stage1a.py")
+
+
+def usage_error(*argv: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(argv)
+    return stopped.value.code
+
+
+def test_help_comes_fast_and_without_jax():
+    """Under a second in a process of its own (the best of three, as the machine may be busy)."""
+    code = (
+        "import sys\nfrom pivot_jax.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit as stop: code = stop.code\n"
+        "assert code == 0 and 'jax' not in sys.modules and 'flax' not in sys.modules"
+    )
+    times = []
+    for _ in range(3):
+        begin = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        times.append(time.monotonic() - begin)
+        assert done.returncode == 0, done.stderr
+    assert min(times) < 1.0, times
+    assert "COMMAND" in done.stdout and "train" in done.stdout
+
+
+def test_wrong_usage_is_two(capsys):
+    assert usage_error() == 2
+    assert usage_error("fly") == 2
+    assert usage_error("train") == 2
+    assert usage_error("train", "--config", STAGE1A, "--workdir", "w", "--wrokdir", "v") == 2
+    assert usage_error("train", "--config", STAGE1A, "--workdir", "w", "--config.seed") == 2
+    assert usage_error("demo", "--config.seed=3") == 2
+    assert "takes no config" in capsys.readouterr().err
+
+
+def test_print_config_shows_overrides(capsys, tmp_path):
+    argv = ["train", "--config", STAGE1A, "--workdir", str(tmp_path / "w"), "--print-config"]
+    argv += ["--config.seed=7", "--config.optimizer.clip", "0.5", "--config.init.vision=hf:a=b"]
+    assert cli.main(argv) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["seed"], shown["optimizer"]["clip"], shown["init"]["vision"]) == (7, 0.5, "hf:a=b")
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("--config.sed=1", "pivot-jax train: sed: unknown key; did you mean 'seed'?"),
+        ("--config.data.batch_size=many", "pivot-jax train: data.batch_size: 'many' (str) is not allowed"),
+    ],
+)
+def test_bad_config_is_one_line_and_code_one(capsys, override, says):
+    assert cli.main(["train", "--config", STAGE1A, "--workdir", "w", override]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(says) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (UserError("row '7': the answer is empty"), 1, "pivot-jax demo: row '7': the answer is empty\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/d/x"),
+            1,
+            "pivot-jax demo: /d/x: No space left on device\n",
+        ),
+    ],
+)
+def test_failures_are_one_line(monkeypatch, capsys, error, code, says):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(commands, "demo", fail)
+    assert cli.main(["demo"]) == code
+    assert capsys.readouterr().err == says
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(commands, "demo", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["demo"])
