@@ -34,16 +34,19 @@ format: .venv/.installed-test
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; install one, or say make PYTHON=/path/to/python" >&2; exit 1; }
-	$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	@echo "setting up .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
 	  echo "$(PYTHON) -m venv failed; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
 
 # The stamps keep a second run from installing again; a change of pyproject.toml installs again.
 .venv/.installed: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable .
+	@echo "installing pivot-jax and what it needs into .venv (minutes, the first time)"
+	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 .venv/.installed-test: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@echo "installing pivot-jax and what its tests need into .venv (minutes, the first time)"
+	@$(BIN)/python -m pip install --quiet --editable ".[test]"
 	@touch $@ .venv/.installed
 
 clean:
