@@ -1,0 +1,96 @@
+"""Tokenizers: loading a folder through ``transformers``, and training a small byte-level BPE for the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pivot_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PAD, START, END, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>"
+SPECIAL = (PAD, START, END, IMAGE)
+BYTES = 256
+
+# Qwen2's pre-tokenizer: a word with its leading space, single digits, punctuation with the newlines behind it.
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+CHATML = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CHAT_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: str | Path) -> Path:
+    """Trains a byte-level BPE with Qwen2's pre-tokenizer and special tokens and writes a tokenizer folder.
+
+    The folder loads with :func:`load_tokenizer` and with ``transformers.AutoTokenizer``; it knows ChatML as its chat
+    template, ends a turn with ``<|im_end|>`` and pads with ``<|endoftext|>``. Same texts, same folder. Small corpora
+    may give fewer than ``vocab_size`` tokens.
+
+    Raises:
+      UserError: ``vocab_size`` has no room for the 256 bytes and the special tokens.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocab_size < BYTES + len(SPECIAL):
+        raise UserError(f"tokenizer: vocab_size {vocab_size} is too small; at least {BYTES + len(SPECIAL)} are needed")
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([CHAT_WORDS, *texts], trainer)
+    # Behind the ordinary tokens, as in Qwen2, so that special ids do not move with the alphabet.
+    bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[START, IMAGE],
+        clean_up_tokenization_spaces=False,
+        model_max_length=32768,
+    )
+    tokenizer.chat_template = CHATML
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(out))
+    return out
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer folder (a trained one or a Hugging Face checkpoint's), never from the network.
+
+    Raises:
+      UserError: the folder is missing or holds no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(path)
+    if not str(path) or not folder.is_dir():
+        raise UserError(f"tokenizer.path: no folder at '{path}'; name a folder with tokenizer.json")
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"tokenizer.path: '{path}' holds no tokenizer that transformers can load ({reason})") from error
+    return tokenizer
