@@ -1,0 +1,75 @@
+"""Matmul FLOPs by counting, for throughput and cost tables. A multiply-add is 2; padding is not counted as work.
+
+Causal attention counts the half that is visible. Training costs three forwards of what is trained; in front of the
+first trained part only the forward is done.
+"""
+
+from __future__ import annotations
+
+from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.mllm import MLLMConfig
+from pivot_jax.models.vit import TextConfig, ViTConfig
+
+
+def _encoder_block(tokens: float, width: int, mlp: int) -> float:
+    return 2 * tokens * (4 * width * width + 2 * width * mlp) + 4 * tokens * tokens * width
+
+
+def vision(config: ViTConfig, *, whole: bool = False) -> float:
+    """Forward of one image through the penultimate block (``whole``: all blocks and the pooling head)."""
+    p, d = config.patches, config.width
+    blocks = config.depth if whole else config.depth - 1
+    pool = 2 * (2 * p * d * d + 2 * d * d + 2 * d * config.mlp_dim) if whole and config.pool_head else 0
+    return 2 * p * 3 * config.patch_size**2 * d + blocks * _encoder_block(p, d, config.mlp_dim) + pool
+
+
+def text(config: TextConfig) -> float:
+    """Forward of one caption through the text tower."""
+    return config.depth * _encoder_block(config.max_length, config.width, config.mlp_dim)
+
+
+def projector(config: MLLMConfig) -> float:
+    """Forward of one image's features."""
+    out, layers = config.decoder.width, config.projector.layers + config.projector.reused
+    return 2 * config.image_tokens * (config.vision.width * out + (layers - 1) * out * out)
+
+
+def decoder(config: DecoderConfig, tokens: float) -> float:
+    """Forward of one row of ``tokens`` tokens through the blocks."""
+    heads = config.heads * config.head_width
+    projections = config.width * (2 * heads + 2 * config.kv_heads * config.head_width)
+    per_token = 2 * (projections + 3 * config.width * config.mlp_dim)
+    return config.depth * (tokens * per_token + 2 * tokens * tokens * heads)
+
+
+def head(config: DecoderConfig, targets: float) -> float:
+    """Vocabulary projection of the scored targets."""
+    return 2 * targets * config.width * config.vocab_size
+
+
+def forward(config: MLLMConfig, images: float, tokens: float, targets: float) -> dict[str, float]:
+    """Forward FLOPs by part of one row with ``images`` images and ``tokens`` tokens, image places included."""
+    return {
+        "vision": images * vision(config.vision),
+        "projector": images * projector(config),
+        "decoder": decoder(config.decoder, tokens),
+        "head": head(config.decoder, targets),
+    }
+
+
+def train_step(parts: dict[str, float], trained: set[str], reference_in_step: bool = False) -> float:
+    """Forward and backward of one row: 3 forwards where a part and something in front of it is trained.
+
+    A part that is frozen but stands behind a trained one still passes gradients on (2 forwards); a frozen part in
+    front of everything trained costs its forward only. ``parts`` is in the data's order.
+    """
+    total, behind_trained = 0.0, False
+    for name, cost in parts.items():
+        own = "decoder" if name == "head" else name
+        total += cost
+        if behind_trained:
+            total += cost  # gradient to the part's input
+        if own in trained:
+            total += cost  # gradient to its parameters
+            behind_trained = True
+    return total + (sum(parts.values()) if reference_in_step else 0.0)

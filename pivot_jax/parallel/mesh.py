@@ -1,0 +1,86 @@
+"""The device mesh and where arrays lie on it.
+
+Axes: ``data`` splits rows; ``fsdp`` splits rows and parameters; ``tensor`` splits heads, hidden units and vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+
+from pivot_jax import rules
+from pivot_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = P(("data", "fsdp"))
+
+# Kernels are [in, out]. What reads the residual stream is split over its outputs (tensor) and its input width
+# (fsdp), what writes it the other way round, so that a block needs one reduction. Stacked blocks have a leading
+# layer axis that is never split.
+_READS, _WRITES = P("fsdp", "tensor"), P("tensor", "fsdp")
+PARAM_RULES: rules.Rules = [
+    (r"(decoder|text)/(embed|head)", P("tensor", "fsdp")),
+    (r".*/blocks/attn/(q|k|v)/kernel|.*/blocks/mlp/(gate|up|fc1)/kernel", P(None, *_READS)),
+    (r".*/blocks/attn/out/kernel|.*/blocks/mlp/(down|fc2)/kernel", P(None, *_WRITES)),
+    (r".*/blocks/attn/(q|k|v)/bias|.*/blocks/mlp/fc1/bias", P(None, "tensor")),
+    (r"vision/final/.*/(q|k|v|fc1)/kernel", _READS),
+    (r"vision/final/.*/(out|fc2)/kernel", _WRITES),
+    (r"(vision/embed|text/head|projector/fc\d+)/kernel", P(None, "fsdp")),
+    (r".*", P()),
+]
+
+
+def make_mesh(section: Any, devices: Any = None) -> Mesh:
+    """Mesh of ``config.parallel`` over all devices; one axis may be -1 and takes what is left.
+
+    Raises:
+      UserError: the axes' product is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [section[axis] for axis in AXES]
+    rest = [i for i, size in enumerate(sizes) if size == -1]
+    fixed = math.prod(size for size in sizes if size != -1)
+    if len(rest) > 1 or fixed < 1 or len(devices) % fixed or (not rest and fixed != len(devices)):
+        shape = ", ".join(f"parallel.{axis}={section[axis]}" for axis in AXES)
+        raise UserError(f"{shape} does not give {len(devices)} devices; set at most one axis to -1 for the rest")
+    if rest:
+        sizes[rest[0]] = len(devices) // fixed
+    if len(devices) == len(jax.devices()) and devices[0].platform != "cpu":
+        # knows the interconnect's topology
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def check_rows(rows: int, what: str, mesh: Mesh) -> None:
+    """Refuses a number of rows that the mesh's row axes do not divide."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % shards:
+        raise UserError(f"{what} is {rows}, no multiple of parallel.data x parallel.fsdp = {shards}; change either")
+
+
+def param_shardings(params: Any, mesh: Mesh) -> Any:
+    """Tree of NamedSharding by :data:`PARAM_RULES`; an axis that does not divide its dimension is left whole."""
+    flat = rules.flatten(params)
+    specs = {path: fit(rules.match(PARAM_RULES, path, "sharding"), leaf.shape, mesh) for path, leaf in flat.items()}
+    return rules.unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
+
+
+def fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """``spec`` without the axes whose size does not divide the array's dimension."""
+    entries = tuple(spec) + (None,) * (len(shape) - len(spec))
+    kept = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(entries, shape, strict=True)]
+    return P(*kept)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def place_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's rows of a batch (numpy) → global arrays split over the row axes."""
+    sharding = NamedSharding(mesh, ROWS)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)

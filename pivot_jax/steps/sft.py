@@ -1,0 +1,31 @@
+"""SFT on scored tokens: stages 1a, 1b, 2-SFT and 3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from pivot_jax.models.mllm import MLLM
+from pivot_jax.objectives import sft
+from pivot_jax.objectives.terms import weighted
+from pivot_jax.steps.objective import Objective
+from pivot_jax.steps.scored import score
+
+
+def build(mllm: MLLM) -> Objective:
+    """Token-mean NLL over the global batch; metrics as TRL's SFTTrainer names them."""
+
+    def totals(batch: Any) -> dict[str, Any]:
+        return {"tokens": jnp.sum(batch.weights)}
+
+    def loss(params, batch, totals, memory, reference):
+        stats = score(mllm, params, batch)
+        term = sft.nll(stats.logps, batch.weights)
+        metrics = {
+            "mean_token_accuracy": weighted(stats.correct, batch.weights),
+            "entropy": weighted(stats.entropy, batch.weights),
+        }
+        return term.sum / jnp.maximum(totals["tokens"], 1.0), metrics
+
+    return Objective(totals, loss)

@@ -1,0 +1,159 @@
+"""Checkpoints of a run (orbax) and parameter packs.
+
+A checkpoint holds the train state and, as JSON, everything else that a resumed run needs (data iterator, running
+means). Orbax writes into a temporary folder and renames it, so a killed or failed save leaves the one before intact.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from pivot_jax import rules
+from pivot_jax.errors import UserError
+
+
+class Checkpoints:
+    """The ``checkpoints/`` folder of a workdir: newest ``keep``, and the best by a metric if one is named."""
+
+    def __init__(self, workdir: Path, *, keep: int = 2, best_metric: str = ""):
+        self.folder = (workdir / "checkpoints").absolute()
+        smaller = best_metric.startswith("-")
+        name = best_metric.lstrip("-")
+        preservation = [ocp.checkpoint_managers.LatestN(n=keep)]
+        if name:
+            preservation.append(
+                ocp.checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[name],
+                    n=1,
+                    reverse=smaller,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self._best = name
+        self._orbax = ocp.CheckpointManager(
+            self.folder,
+            item_names=("state", "progress"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(preservation),
+                best_fn=(lambda metrics: metrics[name]) if name else None,
+                best_mode="min" if smaller else "max",
+                create=True,
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """Newest complete step."""
+        return self._orbax.latest_step()
+
+    def steps(self) -> list[int]:
+        return sorted(self._orbax.all_steps())
+
+    def save(self, step: int, state: Any, progress: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
+        """Copies the arrays off the device, then writes in the background.
+
+        Raises:
+          UserError: this save or the one before could not be written (disk full, no permission).
+        """
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
+        best = {self._best: metrics[self._best]} if self._best and metrics and self._best in metrics else None
+        with _disk_errors(self.folder, step):
+            self._orbax.save(step, args=items, metrics=best, force=True)
+
+    def wait(self) -> None:
+        """Blocks until everything is on disk. Raises as :meth:`save`."""
+        with _disk_errors(self.folder, self.latest()):
+            self._orbax.wait_until_finished()
+            self._orbax.check_for_errors()
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, progress) of ``step``; ``like`` is a tree of ShapeDtypeStruct with shardings."""
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
+        restored = self._orbax.restore(step, args=items)
+        return restored["state"], restored["progress"]
+
+    def close(self) -> None:
+        self._orbax.close()
+
+
+class _disk_errors:
+    """Turns a failed write into one line that says what is still there."""
+
+    def __init__(self, folder: Path, step: int | None):
+        self.folder, self.step = folder, step
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (OSError, ValueError)):
+            complete = [p.name for p in self.folder.glob("*") if p.name.isdigit()]
+            left = f"complete checkpoints: {', '.join(sorted(complete, key=int))}" if complete else "none before it"
+            reason = str(error).splitlines()[0][:300]
+            raise UserError(
+                f"checkpoint {self.step} could not be written to {self.folder}: {reason}; {left}. "
+                "Free disk space and run the same command again"
+            ) from error
+
+
+def load_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
+    """All parameters (trained and frozen) of a run's checkpoint as host arrays.
+
+    Raises:
+      UserError: no checkpoint there, or not that step.
+    """
+    folder = (workdir / "checkpoints").absolute()
+    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit()) if folder.is_dir() else []
+    if not steps or (step is not None and step not in steps):
+        there = f"steps {steps}" if steps else "none"
+        wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+        raise UserError(f"no {wanted} in {workdir} (there is: {there}); train that run first")
+    state = load_tree(folder / str(steps[-1] if step is None else step) / "state", ("trained", "frozen"))
+    return rules.unflatten(rules.flatten(state.get("trained", {})) | rules.flatten(state.get("frozen", {})))
+
+
+def load_tree(folder: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A saved tree (of it only the top-level ``keys``, if any are named) as host arrays."""
+    with ocp.PyTreeCheckpointer() as reader:
+        whole = reader.metadata(folder).item_metadata.tree
+        wanted = {key: whole[key] for key in keys if key in whole} if keys else whole
+        like = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=_numpy()), wanted)
+        return reader.restore(folder, args=ocp.args.PyTreeRestore(item=wanted, restore_args=like, partial_restore=True))
+
+
+def _numpy() -> Any:
+    import numpy
+
+    return numpy.ndarray
+
+
+def save_pack(folder: Path, params: dict[str, Any], about: dict[str, Any]) -> None:
+    """Writes parameters and a description as a pack: ``params/`` (orbax) and ``pack.json``.
+
+    Replaces a pack at ``folder`` only once the new one is complete.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as writer:
+        writer.save((partial / "params").absolute(), params)
+    (partial / "pack.json").write_text(json.dumps(about, indent=1, sort_keys=True))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def load_pack(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(parameters as host arrays, description) of a pack.
+
+    Raises:
+      UserError: no pack at ``folder``.
+    """
+    if not (folder / "pack.json").is_file():
+        raise UserError(f"no pack at {folder} (pack.json is missing); write one with `pivot-jax extract`")
+    return load_tree((folder / "params").absolute()), json.loads((folder / "pack.json").read_text())
