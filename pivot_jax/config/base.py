@@ -107,7 +107,7 @@ def _data() -> dict[str, Any]:
         "loss_mask": "response_only",  # response_only | pivot (turn headers and newlines too, as in the paper's code)
         "max_length": 2048,  # tokens of a row after image expansion; text is cut on the right, an image never
         # Static shapes, ascending: ((tokens, scored targets), ...). A row goes into the first that holds it.
-        # (): one bucket (max_length, max_length).
+        # (): one bucket, as large as the longest row (rounded up).
         "buckets": (),
         "images_per_row": 1,  # image slots of a row; a row with more images is a bad row
         "image": {
@@ -118,6 +118,9 @@ def _data() -> dict[str, Any]:
         "shuffle": True,  # order from (seed, epoch); False keeps the files' order
         "workers": 2,  # threads that read and decode images; does not change the result
         "prefetch": 2,  # batches prepared ahead; does not change the result
+        "cache_rows_mib": 256,  # memory for tokenised rows, MiB; what does not fit is tokenised again in each epoch
+        "cache_images_mib": 512,  # preprocessed pictures are kept in memory if all of them fit here, MiB; 0: never
+        "check_images": True,  # look for every image file before training; turn off on slow network disks
         "max_bad_share": 0.01,  # the run stops when a larger share of the rows is bad (0 to 1)
     }
 

@@ -40,7 +40,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"optimizer\.b[12]", lambda x: 0 <= x < 1, "at least 0 and below 1"),
     (r"parallel\..*", lambda x: x == -1 or x >= 1, "at least 1, or -1 for the devices that are left"),
     (r"train\.epochs", lambda x: x > 0, "above 0"),
-    (r"train\.steps|seed", lambda x: x >= 0, "at least 0"),
+    (r"train\.steps|seed|data\.cache_(rows|images)_mib", lambda x: x >= 0, "at least 0"),
     (r"train\.(accumulate|log_every|checkpoint_every|keep)|eval\.(batch_size|max_new_tokens)", lambda x: x >= 1,
      "at least 1"),
 )  # fmt: skip

@@ -52,7 +52,7 @@ class Example:
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """One tokenised row, not padded: 1-D numpy arrays as in :class:`VLMBatch`, and the row's images still as references."""
+    """One tokenised row, not padded: 1-D int32 arrays as in :class:`VLMBatch`; its images are still references."""
 
     id: str
     tokens: np.ndarray

@@ -1,0 +1,182 @@
+"""Pictures: read anything as RGB, make it what an encoder was trained on, normalise.
+
+Preprocessing ends in uint8 (a batch moves a quarter of the bytes to the device); the model normalises with the
+preset's mean and std. Rules and numbers per encoder: dossier §1.2.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pivot_jax.errors import UserError
+
+HALF = (0.5, 0.5, 0.5)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
+# What Pillow's decoders raise on broken files.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How an encoder sees a picture.
+
+    ``squash`` resizes both sides to the size. Otherwise the shorter side becomes ``resize(size)`` and the centre is
+    cropped. ``torchvision_crop`` is the rounding of an odd margin: Hugging Face's processors take the floor,
+    torchvision and timm round half to even.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    squash: bool = False
+    interpolation: Image.Resampling = BICUBIC
+    scale: float = 1.0  # shorter side = floor(size * scale), then a crop of size
+    torchvision_crop: bool = False
+
+    def shorter_side(self, size: int) -> int:
+        return math.floor(size * self.scale + 1e-6)
+
+
+PRESETS = {
+    "siglip": Preset(HALF, HALF, squash=True),  # SigLIP and SigLIP2
+    "clip": Preset(CLIP_MEAN, CLIP_STD),
+    "dinov2": Preset(IMAGENET_MEAN, IMAGENET_STD),
+    # timm's evaluation transform of vit_huge_patch14_224.{mae, orig_in21k}: crop_pct 0.9, bicubic
+    "mae": Preset(IMAGENET_MEAN, IMAGENET_STD, scale=1 / 0.9, torchvision_crop=True),
+    "sup": Preset(HALF, HALF, scale=1 / 0.9, torchvision_crop=True),
+    "moco": Preset(IMAGENET_MEAN, IMAGENET_STD, interpolation=BILINEAR, scale=256 / 224, torchvision_crop=True),
+}
+
+
+def preset_of(name: str) -> Preset:
+    """Raises UserError for a name that is not in :data:`PRESETS`."""
+    if name not in PRESETS:
+        raise UserError(f"data.image.preset: {name!r} is not known (allowed: {', '.join(PRESETS)})")
+    return PRESETS[name]
+
+
+def patches(size: int, patch_size: int) -> int:
+    """Patch tokens of a square picture: floor(size / patch)², as a convolution without padding counts them."""
+    return (size // patch_size) ** 2
+
+
+def describe(reference: Any) -> str:
+    """Words for an image reference in a message."""
+    if isinstance(reference, (str, Path)):
+        return str(reference)
+    if isinstance(reference, (bytes, bytearray)):
+        return f"encoded image of {len(reference)} bytes"
+    return f"{type(reference).__name__} image"
+
+
+def load(reference: Any) -> Image.Image:
+    """RGB picture of a path, encoded bytes, ``{"bytes", "path"}``, uint8 array [h, w(, c)] or PIL image.
+
+    Camera rotation (EXIF) is applied, transparency is laid over white (dropping it would show whatever colour lies
+    under it, often black on black), 16-bit grey is scaled to 8.
+
+    Raises:
+      UserError: missing, truncated, or not an image; the message names the file.
+    """
+    if isinstance(reference, dict):
+        reference = reference.get("bytes") or reference.get("path")
+    try:
+        return _as_rgb(_open(reference))
+    except FileNotFoundError:
+        raise UserError(f"image file {describe(reference)} does not exist; check image_root in data.sources") from None
+    except _BROKEN as error:
+        words = " ".join(str(error).split())
+        if isinstance(reference, (bytes, bytearray)) and "BytesIO" in words:
+            words = "not an image"
+        raise UserError(f"image {describe(reference)} cannot be read ({type(error).__name__}: {words})") from None
+
+
+def _open(reference: Any) -> Image.Image:
+    if isinstance(reference, Image.Image):
+        return reference
+    if isinstance(reference, np.ndarray):
+        if reference.dtype != np.uint8 or reference.ndim not in (2, 3):
+            raise ValueError(f"array of {reference.dtype} {reference.shape}, not uint8 [h, w] or [h, w, c]")
+        return Image.fromarray(reference[..., 0] if reference.ndim == 3 and reference.shape[2] == 1 else reference)
+    if isinstance(reference, (bytes, bytearray)):
+        return Image.open(io.BytesIO(reference))
+    if isinstance(reference, (str, Path)):
+        with open(reference, "rb") as file:  # read at once: Pillow keeps lazily opened files open
+            return Image.open(io.BytesIO(file.read()))
+    raise ValueError(f"{type(reference).__name__} is no path, bytes, array or picture")
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return _from_deep(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] == 255:
+            return image.convert("RGB")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    image.load()  # a truncated file fails here, whatever its mode
+    return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def _from_deep(image: Image.Image) -> Image.Image:
+    """16-bit, 32-bit and float grey as 8-bit. Pillow's own conversion clips at 255 and shows white."""
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":
+        scaled = values * 255 if values.max(initial=0) <= 1 else values
+    else:
+        scaled = values / 257 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else values
+    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def preprocess(image: Image.Image, preset: str = "siglip", size: int = 384) -> np.ndarray:
+    """The picture as the encoder's own processor would resize and crop it: uint8 [size, size, 3].
+
+    Equal to Hugging Face's ``SiglipImageProcessorPil``, ``CLIPImageProcessorPil`` and (shortest edge = crop)
+    ``BitImageProcessorPil`` before their normalisation, and to torchvision's evaluation transform for the others.
+    """
+    rule = preset_of(preset)
+    if rule.squash:
+        if image.size != (size, size):
+            image = image.resize((size, size), rule.interpolation)
+        return np.asarray(image)
+    short = rule.shorter_side(size)
+    width, height = image.size
+    if width <= height:
+        target = (short, int(short * height / width))
+    else:
+        target = (int(short * width / height), short)
+    if target != image.size:
+        image = image.resize(target, rule.interpolation)
+    left, top = ((side - size) / 2 for side in target)
+    x, y = (round(left), round(top)) if rule.torchvision_crop else (math.floor(left), math.floor(top))
+    return np.asarray(image)[y : y + size, x : x + size]
+
+
+def pad_to_square(image: Image.Image, preset: str = "siglip") -> Image.Image:
+    """The picture in the middle of a square of the preset's mean colour: what LLaVA does in rows of several images."""
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    color = tuple(int(x * 255) for x in preset_of(preset).mean)
+    square = Image.new("RGB", (side, side), color)
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+def normalise(images: Any, preset: str = "siglip") -> Any:
+    """uint8 [..., 3] → float32 ``(x / 255 - mean) / std``; NumPy and JAX arrays alike (also under jit)."""
+    rule = preset_of(preset)
+    mean, std = np.asarray(rule.mean, np.float32), np.asarray(rule.std, np.float32)
+    return (images.astype(np.float32) / np.float32(255) - mean) / std

@@ -1,0 +1,106 @@
+"""The pass over all rows before training: which are usable, how long they are, and why the others are not.
+
+Texts are tokenised, pictures are not opened (only looked for). Large data sets keep the result in the workdir, keyed
+by everything it depends on, so that a resumed run does not tokenise millions of rows again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pivot_jax.data.batch import EncodedRow, Example
+from pivot_jax.data.sources import Source
+from pivot_jax.errors import RowError
+
+log = logging.getLogger(__name__)
+STORE_FROM = 50_000  # rows; smaller sets are read again in seconds
+SHOW_FROM = 5_000  # rows; a progress bar for less would only flicker
+
+
+@dataclass(frozen=True)
+class Index:
+    """Usable rows in source order, and the bad ones."""
+
+    source_rows: np.ndarray  # int64 [rows]; place in the source
+    lengths: np.ndarray  # int32 [rows]; tokens
+    targets: np.ndarray  # int32 [rows]; scored targets
+    bad: tuple[tuple[int, str, str], ...]  # place in the source, row id, reason
+
+    def __len__(self) -> int:
+        return len(self.source_rows)
+
+
+def build_index(
+    source: Source,
+    encode: Callable[[Example], EncodedRow],
+    check_files: bool,
+    keep: Callable[[int, EncodedRow], None],
+) -> Index:
+    """Reads and encodes every row once. ``keep(usable row number, encoded row)`` may store it for later."""
+    from rich.progress import track
+
+    places: list[int] = []
+    lengths: list[int] = []
+    targets: list[int] = []
+    bad: list[tuple[int, str, str]] = []
+    size = len(source)
+    for place in track(range(size), f"Reading {source.name}", transient=True, disable=size < SHOW_FROM):
+        try:
+            row = encode(source[place])
+            if check_files:
+                _look_for(row)
+        except RowError as error:
+            bad.append((place, error.row_id, error.reason))
+            continue
+        keep(len(places), row)
+        places.append(place)
+        lengths.append(len(row.tokens))
+        targets.append(len(row.targets))
+    return Index(np.asarray(places, np.int64), np.asarray(lengths, np.int32), np.asarray(targets, np.int32), tuple(bad))
+
+
+def _look_for(row: EncodedRow) -> None:
+    for image in row.images:
+        if isinstance(image, str) and not os.path.exists(image):
+            raise RowError(row.id, f"image file {image} does not exist")
+
+
+def stored_index(
+    folder: Path | None, source: Source, settings: dict[str, Any], tokenizer: Any, build: Callable[[], Index]
+) -> Index:
+    """``build()``, or what an earlier run stored for the same rows, settings and tokenizer."""
+    if folder is None or len(source) < STORE_FROM or not source.fingerprint:
+        return build()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    content = json.dumps([source.fingerprint, len(source), settings, vocabulary], sort_keys=True, default=str)
+    path = folder / f"index-{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
+    if path.is_file():
+        log.info("index of %s taken from %s", source.name, path)
+        return _load(path)
+    index = build()
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(index, path)
+    return index
+
+
+def _save(index: Index, path: Path) -> None:
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
+    arrays = {"source_rows": index.source_rows, "lengths": index.lengths, "targets": index.targets}
+    np.savez(partial, allow_pickle=False, bad=np.asarray(json.dumps(index.bad)), **arrays)
+    partial.replace(path)  # a killed process leaves no half index behind
+
+
+def _load(path: Path) -> Index:
+    with np.load(path) as stored:
+        bad = tuple((int(place), str(row_id), str(reason)) for place, row_id, reason in json.loads(str(stored["bad"])))
+        return Index(stored["source_rows"], stored["lengths"], stored["targets"], bad)

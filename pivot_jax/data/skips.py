@@ -1,0 +1,79 @@
+"""Bad rows: counted, written to ``skipped.jsonl``, and a reason to stop when there are too many."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pivot_jax.errors import RowError, UserError
+
+
+class SkipLog:
+    """Rows that were left out, each once, with the reason.
+
+    Args:
+      path: ``skipped.jsonl`` to write, or None for memory only. What an earlier run wrote there is taken over, so a
+        resumed run neither forgets nor repeats.
+      total: rows of the data set, good and bad.
+      limit: the largest share of bad rows that is borne.
+      name: the data set, for the message.
+    """
+
+    def __init__(self, path: Path | None, total: int, limit: float, name: str):
+        self.path, self.total, self.limit, self.name = path, total, limit, name
+        self._lock = threading.Lock()
+        self.entries: dict[int, dict[str, Any]] = {}
+        if path is not None and path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                self._take(line)
+
+    def _take(self, line: str) -> None:
+        try:
+            entry = json.loads(line)
+            if entry["source"] == self.name:
+                self.entries[int(entry["row"])] = entry
+        except (ValueError, KeyError, TypeError):
+            return  # a line cut off by a kill; the row is met again
+
+    @property
+    def count(self) -> int:
+        return len(self.entries)
+
+    @property
+    def share(self) -> float:
+        return self.count / max(self.total, 1)
+
+    def add(self, row: int, error: RowError) -> None:
+        """Notes a bad row (``row`` is its place in the source).
+
+        Raises:
+          UserError: the share of bad rows has passed the limit.
+        """
+        self.add_all([(row, error.row_id, error.reason)])
+
+    def add_all(self, bad: Sequence[tuple[int, str, str]]) -> None:
+        """Notes bad rows (place in the source, row id, reason): all are written before the limit is looked at."""
+        with self._lock:
+            new = [entry for entry in bad if entry[0] not in self.entries]
+            lines = []
+            for row, row_id, reason in new:
+                self.entries[row] = {"id": row_id, "reason": reason, "row": row, "source": self.name}
+                lines.append(json.dumps(self.entries[row], ensure_ascii=False) + "\n")
+            if self.path is not None and lines:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write("".join(lines))
+        self.check()
+
+    def check(self) -> None:
+        """Raises UserError when the share of bad rows is above the limit."""
+        if self.share > self.limit:
+            last = next(reversed(self.entries.values()))
+            where = f"; all are in {self.path}" if self.path is not None else ""
+            raise UserError(
+                f"{self.count} of {self.total} rows of {self.name} are bad, more than data.max_bad_share={self.limit}"
+                f"{where}; the last is row '{last['id']}': {last['reason']}"
+            )

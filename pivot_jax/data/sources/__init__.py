@@ -1,0 +1,75 @@
+"""Random-access sources of examples: one reader per format, and what chooses among their rows.
+
+A source in the config is a dict: ``format`` (a key of :data:`FORMATS`), the reader's own arguments (see its
+docstring), and for every format ``sampling`` (:func:`choose.sample`), ``filter`` (:func:`choose.keep`), ``seed``.
+The filter comes first, so ``{"filter": "under30", "sampling": "random:20000"}`` draws 20,000 of the short rows.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pivot_jax.data.sources import choose
+from pivot_jax.data.sources.base import Joined, Source
+from pivot_jax.data.sources.llava import llava, llava_yaml, next_dpo
+from pivot_jax.data.sources.mmpr import mmpr
+from pivot_jax.data.sources.qa import preference_pairs, qa, scienceqa
+from pivot_jax.data.sources.tfds import tfds
+from pivot_jax.data.sources.trl import trl
+from pivot_jax.errors import UserError
+
+FORMATS: dict[str, Callable[..., Source]] = {
+    "llava": llava,
+    "llava_yaml": llava_yaml,
+    "next_dpo": next_dpo,
+    "mmpr": mmpr,
+    "trl": trl,
+    "tfds": tfds,
+    "qa": qa,
+    "scienceqa": scienceqa,
+    "preference_pairs": preference_pairs,
+}
+COMMON = ("format", "sampling", "filter", "seed")
+
+
+def read(source: Mapping[str, Any]) -> Source:
+    """The source that one entry of ``data.sources`` describes.
+
+    Raises:
+      UserError: unknown format or key, or whatever the reader refuses.
+    """
+    options = dict(source)
+    name = options.get("format")
+    if name not in FORMATS:
+        raise UserError(f"data.sources: format {name!r} is not known (allowed: {', '.join(FORMATS)})")
+    allowed = tuple(inspect.signature(FORMATS[name]).parameters)
+    if unknown := [key for key in options if key not in (*COMMON, *allowed)]:
+        raise UserError(
+            f"data.sources: format '{name}' has no key '{unknown[0]}' (allowed: {', '.join((*COMMON, *allowed))})"
+        )
+    seed = int(options.get("seed", 0))
+    arguments = {key: options[key] for key in allowed if key in options}
+    try:
+        out = FORMATS[name](**arguments)
+    except TypeError as error:
+        raise UserError(f"data.sources: format '{name}': {error}") from None
+    if rule := options.get("filter"):
+        out = choose.keep(out, rule, seed)
+    return choose.sample(out, str(options.get("sampling", "all")), seed, f"data.sources, format '{name}'")
+
+
+def read_all(sources: Iterable[Mapping[str, Any]]) -> Source:
+    """All entries of ``data.sources``, one after the other.
+
+    Raises:
+      UserError: there is none, or one cannot be read.
+    """
+    parts = [read(source) for source in sources]
+    if not parts:
+        raise UserError("data.sources: empty; name at least one, such as ({'format': 'llava', 'path': 'data.json'},)")
+    return parts[0] if len(parts) == 1 else Joined(parts)
+
+
+__all__ = ["FORMATS", "Source", "read", "read_all"]

@@ -1,0 +1,139 @@
+"""Random-access sources of examples, and the views that choose among their rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pivot_jax.data.batch import Example
+from pivot_jax.data.sources.rows import Rows, row_id_of
+from pivot_jax.errors import RowError
+
+IMAGE = "<image>"
+_NUMBERED = re.compile(r"<image\s?\d+>")
+
+
+class Source(Protocol):
+    """Examples by index; ``source[i]`` raises RowError for a bad row. ``fingerprint`` "" means: not known."""
+
+    name: str
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class Mapped:
+    """Rows of a file, each made an example by ``convert(row, row_id)``."""
+
+    def __init__(
+        self, rows: Rows, convert: Callable[[dict[str, Any], str], Example], options: str = "", id_key: str = "id"
+    ):
+        self.rows, self.convert, self.id_key = rows, convert, id_key
+        self.name = rows.name
+        self.fingerprint = f"{rows.fingerprint}|{options}" if rows.fingerprint else ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[index]
+        return self.convert(row, row_id_of(row, self.rows, index, self.id_key))
+
+
+class Selected:
+    """Some rows of a source, in the order of ``indices``; an index may occur more than once."""
+
+    def __init__(self, source: Source, indices: np.ndarray, options: str):
+        self.source, self.indices = source, np.asarray(indices, np.int64)
+        self.name = source.name
+        self.fingerprint = f"{source.fingerprint}|{options}" if source.fingerprint else ""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[int(self.indices[index])]
+
+
+class Joined:
+    """Several sources, one after the other."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources = tuple(sources)
+        self.name = "+".join(source.name for source in self.sources)
+        known = all(source.fingerprint for source in self.sources)
+        self.fingerprint = "\n".join(source.fingerprint for source in self.sources) if known else ""
+        self._ends = np.cumsum([len(source) for source in self.sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        return self.sources[which][index - (int(self._ends[which - 1]) if which else 0)]
+
+
+def listed(images: Any) -> list[Any]:
+    """None → [], one image → [image], a list as it is."""
+    if images is None or images == "":
+        return []
+    return list(images) if isinstance(images, (list, tuple)) else [images]
+
+
+def root_of(path: Any, image_root: str | None) -> str:
+    """Folder that a file's image paths are relative to: ``image_root``, or the file's own folder."""
+    if image_root is not None:
+        return str(image_root)
+    return str(Path(path).parent) if isinstance(path, (str, Path)) else ""
+
+
+def rooted(images: Any, root: str, row_id: str) -> tuple[Any, ...]:
+    """Image references of a row; relative paths are taken from ``root``.
+
+    Raises:
+      RowError: something that can be no image reference.
+    """
+    out = []
+    for image in listed(images):
+        if isinstance(image, dict):  # datasets.Image: {"bytes": ..., "path": ...}
+            image = image.get("bytes") or image.get("path")
+        if isinstance(image, (str, Path)):
+            image = str(Path(root) / image) if root else str(image)
+        elif image is None or isinstance(image, (int, float, bool)):
+            raise RowError(row_id, f"image reference {image!r} is no path, bytes or picture")
+        out.append(image)
+    return tuple(out)
+
+
+def front_image(text: str) -> str:
+    """A single ``<image>`` inside the text goes to its front, followed by a newline, as in LLaVA's preprocessing.
+
+    Text with several images keeps them where they are.
+    """
+    if text.count(IMAGE) == 1 and not text.startswith(IMAGE):
+        text = f"{IMAGE}\n{text.replace(IMAGE, '').strip()}".strip()
+    return text
+
+
+def with_images(text: str, count: int) -> str:
+    """The question with one ``<image>`` per image; where there is none, they are put in front.
+
+    Numbered marks ``<image1>`` become ``<image>`` if each image has one. Otherwise they point at parts of one stitched
+    picture (MATH-Vision): they are left out, and the pictures go in front.
+    """
+    marks = _NUMBERED.findall(text)
+    if marks and len(set(marks)) == len(marks) == count:
+        text = _NUMBERED.sub(IMAGE, text)
+    else:
+        text = _NUMBERED.sub("", text).strip() if marks else text
+    if text.count(IMAGE) == 1:
+        return f"{IMAGE}\n{text.replace(IMAGE, '').strip()}"
+    return f"{IMAGE}\n" * count + text if IMAGE not in text else text

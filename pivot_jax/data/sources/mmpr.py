@@ -1,0 +1,88 @@
+"""MMPR (InternVL): preference rows in JSON Lines, with ``meta.json`` naming the subsets."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pivot_jax.data.batch import Example
+from pivot_jax.data.sources.base import Joined, Mapped, Selected, Source
+from pivot_jax.data.sources.llava import preference_example
+from pivot_jax.data.sources.rows import JsonLines
+from pivot_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def mmpr(path: str, root: str | None = None, image_root: str | None = None, subsets: Sequence[str] = ()) -> Source:
+    """MMPR from its ``meta.json``, or one annotation file (``.jsonl``) with ``image_root``.
+
+    Args:
+      path: ``meta.json`` (subset → {root, annotation, data_augment, repeat_time, length}) or an annotation file.
+      root: folder that the paths inside ``meta.json`` are relative to. Default: the folder of ``meta.json``, or the
+        one above it, whichever has the file.
+      subsets: names to take, in this order; () takes all.
+
+    ``repeat_time`` is honoured: 2 uses every row twice, 0.5 the first half of the rows, 1.5 all and then the first
+    half. ``data_augment`` (image augmentation of InternVL's tiling) has no counterpart here and is ignored.
+
+    Raises:
+      UserError: a file or subset that is not there, or a bad ``repeat_time``.
+    """
+    where = Path(path)
+    if not where.is_file():
+        raise UserError(f"{path}: no such file; check 'path' in data.sources")
+    if where.suffix == ".jsonl":
+        return _annotation(where, str(image_root if image_root is not None else where.parent))
+    try:
+        meta = json.loads(where.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(meta, dict) or not meta:
+        raise UserError(f"{path}: not an object of subset → {{root, annotation, ...}}")
+    missing = [name for name in subsets if name not in meta]
+    if missing:
+        raise UserError(f"{path}: no subset {missing[0]!r} (there are: {', '.join(meta)})")
+    return Joined([_subset(where, name, meta[name], root) for name in (subsets or meta)])
+
+
+def _subset(meta_path: Path, name: str, entry: Any, root: str | None) -> Source:
+    if not isinstance(entry, dict) or not isinstance(entry.get("annotation"), str) or "root" not in entry:
+        raise UserError(f"{meta_path}: subset '{name}' has no 'annotation' or no 'root'")
+    source: Source = _annotation(
+        _find(meta_path, entry["annotation"], root, name), str(_find(meta_path, entry["root"], root, None))
+    )
+    length = entry.get("length")
+    if isinstance(length, int) and length != len(source):
+        log.warning("%s: subset '%s' has %d rows, meta.json says %d", meta_path, name, len(source), length)
+    repeat = entry.get("repeat_time", 1)
+    if isinstance(repeat, bool) or not isinstance(repeat, (int, float)) or repeat <= 0:
+        raise UserError(f"{meta_path}: subset '{name}' has repeat_time {repeat!r}; it must be a number above 0")
+    if repeat == 1:
+        return source
+    indices = np.arange(int(len(source) * repeat)) % max(len(source), 1)
+    return Selected(source, indices, f"repeat {repeat}")
+
+
+def _find(meta_path: Path, relative: str, root: str | None, must_exist: str | None) -> Path:
+    """``relative`` under ``root``, or beside meta.json, or one folder up (as MMPR is published)."""
+    folders = [Path(root)] if root is not None else [meta_path.parent, meta_path.parent.parent, Path()]
+    found = next((folder / relative for folder in folders if (folder / relative).exists()), None)
+    if found is None and must_exist is not None:
+        raise UserError(
+            f"{meta_path}: annotation '{relative}' of subset '{must_exist}' is not under "
+            f"{' or '.join(str(folder) for folder in folders)}; set 'root' in data.sources"
+        )
+    return found if found is not None else folders[0] / relative
+
+
+def _annotation(path: Path, image_root: str) -> Source:
+    def convert(row: dict[str, Any], row_id: str) -> Example:
+        return preference_example(row, row_id, image_root, question_key="question")
+
+    return Mapped(JsonLines(path), convert, f"mmpr|{image_root}")

@@ -1,0 +1,165 @@
+"""Random access to the raw rows of a file, before their meaning is known.
+
+JSON Lines files are never read whole: an index of line starts is built once, and a row is parsed when asked for. A
+line that is not JSON is a bad *row*; a file that cannot be read at all is a bad *source*.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pivot_jax.errors import RowError, UserError
+
+READ_CHUNK = 1 << 24  # bytes
+
+
+class Rows(Protocol):
+    """Dicts by index. ``fingerprint`` changes when the content does; "" means it is not known."""
+
+    name: str
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+def file_fingerprint(path: str | Path) -> str:
+    """Path, size and time of change: cheap, and different whenever the file was written again."""
+    stat = os.stat(path)
+    return f"{Path(path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+
+
+class JsonLines:
+    """One JSON object a line; empty lines are passed over. Threads may read at the same time."""
+
+    def __init__(self, path: str | Path):
+        self.path, self.name = Path(path), Path(path).name
+        self.fingerprint = file_fingerprint(path)
+        self._file = open(path, "rb")  # noqa: SIM115 (lives as long as the source)
+        self._starts, self._ends, self._lines = _line_index(self._file.fileno())
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        start, end = int(self._starts[index]), int(self._ends[index])
+        where = f"{self.path}:{int(self._lines[index])}"
+        try:
+            row = json.loads(os.pread(self._file.fileno(), end - start, start))
+        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+            raise RowError(where, f"malformed JSON line ({error}); fix or delete the line") from None
+        return _as_row(row, where)
+
+
+def _line_index(descriptor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Starts, ends (bytes) and line numbers (from 1) of the lines that are not blank."""
+    breaks, offset = [], 0
+    while chunk := os.pread(descriptor, READ_CHUNK, offset):
+        breaks.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + offset)
+        offset += len(chunk)
+    ends = np.concatenate([*breaks, np.asarray([offset])]).astype(np.int64)
+    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
+    short = np.flatnonzero(ends - starts < 3)  # only a short line can be blank without being looked at
+    blank = [i for i in short if not os.pread(descriptor, int(ends[i] - starts[i]), int(starts[i])).strip()]
+    keep = np.ones(len(starts), bool)
+    keep[blank] = False
+    return starts[keep], ends[keep], np.flatnonzero(keep) + 1
+
+
+class MemoryRows:
+    """Rows that are already Python dicts."""
+
+    def __init__(self, rows: Sequence[Any], name: str = "rows", fingerprint: str = ""):
+        self.name, self.fingerprint = name, fingerprint
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return _as_row(self._rows[index], f"{self.name}:{index}")
+
+
+def _as_row(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise RowError(where, f"the row is {type(row).__name__}, not an object with named fields")
+    return dict(row)
+
+
+def open_rows(path: Any) -> Rows:
+    """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` file, a folder written by ``datasets.save_to_disk``, or a list.
+
+    A ``.json`` file may hold one list, or one object a line.
+
+    Raises:
+      UserError: no such file, or one that is not what its name says.
+    """
+    if isinstance(path, (list, tuple)):
+        return MemoryRows(path)
+    path = Path(path)
+    if path.is_dir():
+        return _from_datasets(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; check 'path' in data.sources")
+    if path.suffix == ".parquet":
+        return _from_parquet(path)
+    if path.suffix == ".jsonl" or _first_character(path) != "[":
+        return JsonLines(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            rows = json.load(file)
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON list ({error})") from None
+    return MemoryRows(rows, path.name, file_fingerprint(path))
+
+
+def _first_character(path: Path) -> str:
+    with open(path, "rb") as file:
+        return file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")[:1].decode("latin-1")
+
+
+def _optional(module: str, path: Path) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(f"{path}: reading it needs '{module.split('.')[0]}'; install it or convert to .jsonl") from None
+
+
+def _from_parquet(path: Path) -> Rows:
+    table = _optional("pyarrow.parquet", path).read_table(path)
+    return MemoryRows(table.to_pylist(), path.name, file_fingerprint(path))
+
+
+def _from_datasets(path: Path) -> Rows:
+    if not (path / "state.json").is_file():
+        raise UserError(f"{path}: a folder, but not one data set written by datasets.save_to_disk (no state.json)")
+    return MemoryRows(_optional("datasets", path).load_from_disk(str(path)), path.name, file_fingerprint(path))
+
+
+def need(row: Mapping[str, Any], key: str, kind: type | tuple[type, ...], row_id: str) -> Any:
+    """``row[key]``, which must be there and of the type.
+
+    Raises:
+      RowError: names the field and what is there instead.
+    """
+    value = row.get(key)
+    if value is None:
+        raise RowError(row_id, f"field '{key}' is missing (fields: {', '.join(map(str, row)) or 'none'})")
+    if not isinstance(value, kind):
+        wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        raise RowError(row_id, f"field '{key}' is {type(value).__name__}, not {wanted}")
+    return value
+
+
+def row_id_of(row: Mapping[str, Any], rows: Rows, index: int, key: str = "id") -> str:
+    """The row's own id, or ``file:index`` where it has none."""
+    own = row.get(key)
+    return f"{rows.name}:{index}" if own is None else str(own)

@@ -1,0 +1,123 @@
+"""TRL's data set types: language modelling, prompt-completion, prompt-only and preference, text or conversational."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pivot_jax.data.batch import Example, Message
+from pivot_jax.data.sources.base import IMAGE, Mapped, Source, listed, root_of, rooted
+from pivot_jax.data.sources.rows import need, open_rows
+from pivot_jax.errors import RowError
+
+Conversation = str | list[Any]
+_KNOWN = ("id", "messages", "prompt", "completion", "chosen", "rejected", "images", "image")
+
+
+def trl(path: Any, image_root: str | None = None) -> Source:
+    """Rows as TRL's trainers take them; which type a row has is read from its fields.
+
+    ``messages`` | ``prompt`` + ``completion`` | ``prompt`` | ``prompt`` + ``chosen`` + ``rejected`` | ``chosen`` +
+    ``rejected`` (implicit prompt: the longest common prefix). ``path`` is a file, a ``datasets.save_to_disk`` folder,
+    or a list of rows. Images: ``images`` or ``image``; paths, bytes, ``{"bytes", "path"}``, arrays or PIL pictures.
+    """
+    root = root_of(path, image_root)
+    return Mapped(open_rows(path), lambda row, row_id: trl_example(row, row_id, root), f"trl|{root}")
+
+
+def trl_example(row: dict[str, Any], row_id: str, image_root: str = "") -> Example:
+    """One TRL row → Example.
+
+    Raises:
+      RowError: fields that fit none of the types, or a completion that is not one assistant turn.
+    """
+    if "label" in row and "completion" in row:
+        raise RowError(row_id, "unpaired preference rows (prompt, completion, label) are not supported; pair them")
+    pictures = list(listed(row.get("images")) or listed(row.get("image")))
+    chosen = rejected = None
+    if "messages" in row:
+        turns = need(row, "messages", (list, tuple), row_id)
+    elif "chosen" in row or "rejected" in row:
+        turns, chosen, rejected = _preference(row, row_id)
+    else:
+        turns = _as_turns(need(row, "prompt", (str, list, tuple), row_id), "user")
+        if row.get("completion") is not None:
+            turns = [*turns, *_as_turns(need(row, "completion", (str, list, tuple), row_id), "assistant")]
+    messages, inline = _messages(turns, len(pictures), row_id)
+    images = rooted(inline or pictures, image_root, row_id)
+    extra = {k: v for k, v in row.items() if k not in _KNOWN}
+    return Example(row_id, messages, images, chosen, rejected, extra)
+
+
+def _as_turns(value: Conversation, role: str) -> list[Any]:
+    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
+
+
+def _preference(row: dict[str, Any], row_id: str) -> tuple[list[Any], str, str]:
+    chosen = need(row, "chosen", (str, list, tuple), row_id)
+    rejected = need(row, "rejected", (str, list, tuple), row_id)
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise RowError(row_id, "'chosen' and 'rejected' must both be text or both be conversations")
+    if row.get("prompt") is not None:
+        prompt = need(row, "prompt", (str, list, tuple), row_id)
+    else:
+        cut = common_prefix(chosen, rejected)
+        prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
+    return _as_turns(prompt, "user"), _answer(chosen, "chosen", row_id), _answer(rejected, "rejected", row_id)
+
+
+def common_prefix(chosen: Conversation, rejected: Conversation) -> int:
+    """Length of the implicit prompt, as TRL's ``extract_prompt``: a space before the difference goes to the answers."""
+    size = min(len(chosen), len(rejected))
+    cut = next((i for i in range(size) if chosen[i] != rejected[i]), size)
+    if isinstance(chosen, str) and cut and chosen[cut - 1] == " ":
+        cut -= 1
+    return cut
+
+
+def _answer(value: Conversation, field: str, row_id: str) -> str:
+    """The text of a completion."""
+    if isinstance(value, str):
+        return value.lstrip(" ")
+    turns = list(value)
+    if len(turns) != 1 or not isinstance(turns[0], dict) or turns[0].get("role") != "assistant":
+        raise RowError(row_id, f"'{field}' must add exactly one assistant turn to the prompt, it adds {len(turns)}")
+    text, pictures = _text(turns[0], row_id)
+    if pictures or IMAGE in text:
+        raise RowError(row_id, f"'{field}' holds an image; only prompts may")
+    return text
+
+
+def _messages(turns: Any, count: int, row_id: str) -> tuple[tuple[Message, ...], list[Any]]:
+    """Turns → messages with ``<image>`` where images go, and the pictures that stood inside typed parts."""
+    messages, inline = [], []
+    for turn in turns:
+        if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
+            role = turn.get("role") if isinstance(turn, dict) else turn
+            raise RowError(row_id, f"a turn has role {role!r}, not system, user or assistant")
+        text, pictures = _text(turn, row_id)
+        inline += pictures
+        messages.append(Message(turn["role"], text))
+    if count and not any(IMAGE in message.content for message in messages):
+        first = next((i for i, message in enumerate(messages) if message.role == "user"), None)
+        if first is not None:  # plain text content: TRL puts the images before the first user text
+            messages[first] = Message("user", f"{IMAGE}\n" * count + messages[first].content)
+    return tuple(messages), inline
+
+
+def _text(turn: dict[str, Any], row_id: str) -> tuple[str, list[Any]]:
+    """Content as text with ``<image>\\n`` for image parts, and the pictures those parts carry themselves."""
+    content = need(turn, "content", (str, list, tuple), row_id)
+    if isinstance(content, str):
+        return content, []
+    text, pictures = "", []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            text += need(part, "text", str, row_id)
+        elif kind == "image":
+            text += f"{IMAGE}\n"
+            if part.get("image") is not None:
+                pictures.append(part["image"])
+        else:
+            raise RowError(row_id, f"content part of type {kind!r}, not text or image")
+    return text, pictures
