@@ -1,0 +1,184 @@
+"""Our parameter tree → a folder that transformers loads: the encoder, the decoder, or the whole MLLM as LLaVA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from pivot_jax.errors import UserError
+from pivot_jax.hub import folder, tensors
+from pivot_jax.hub.configs import HubModel
+from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.mllm import MLLMConfig
+from pivot_jax.models.vit import ViTConfig
+
+SHARD_BYTES = 5 << 30
+_SYSTEM = "You are a helpful assistant."
+
+
+def export_encoder(
+    params: Mapping[str, Any],
+    cfg: ViTConfig | MLLMConfig,
+    out: str | Path,
+    *,
+    drop_last: bool = False,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    note: str = "",
+) -> Path:
+    """Writes ``params["vision"]`` as a SiglipVisionModel with its image processor.
+
+    An MLLM neither uses nor trains the last block, the closing norm and the pooling head (``vision/final``).
+    If they are there, the whole encoder is written. ``drop_last`` writes it without them: one layer less, no head,
+    and a closing norm of ones and zeros, which the class must have; the trained features are then
+    ``hidden_states[-1]`` instead of ``hidden_states[-2]``.
+
+    Raises:
+      UserError: ``vision/final`` is absent and ``drop_last`` is not set; see also :func:`export_mllm`.
+    """
+    vision = cfg.vision if isinstance(cfg, MLLMConfig) else cfg
+    has_final = _has_final(params)
+    if not has_final and not drop_last:
+        raise UserError(
+            "these parameters hold no vision/final (last block, closing norm, pooling head), so a whole "
+            f"SiglipVisionModel cannot be written; drop_last writes one of {vision.depth - 1} layers without it"
+        )
+    final = has_final and not drop_last
+    model = HubModel("siglip_vision_model", vision=vision, final=final)
+    state = "hidden_states[-2]" if final else "hidden_states[-1]"
+    lines = [
+        "A SigLIP vision encoder trained with PIVOT-JAX. It loads with `transformers.SiglipVisionModel`.",
+        "",
+        f"The features that training shaped are the patch tokens `{state}` (ask for `output_hidden_states=True`).",
+        "The last block, the closing norm and the pooling head behind them are those of the encoder that training "
+        "started from; they were not trained with it."
+        if final
+        else "The last block and the pooling head were left out, because training does not use them; "
+        "`post_layernorm` holds ones and zeros only because the class needs one.",
+    ]
+    raw = folder.vision_json(vision, final=final, dtype=dtype)
+
+    def beside(into: Path) -> None:
+        folder.write_json(into / "config.json", raw)
+        folder.write_image_processor(into, vision)
+        folder.write_card(into, "SigLIP vision encoder", "image-feature-extraction", [*lines, "", note])
+
+    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside)
+
+
+def export_decoder(
+    params: Mapping[str, Any],
+    cfg: DecoderConfig | MLLMConfig,
+    out: str | Path,
+    *,
+    tokenizer: Any = None,
+    dtype: str = "float32",
+    max_positions: int = 32768,
+    overwrite: bool = False,
+    note: str = "",
+) -> Path:
+    """Writes ``params["decoder"]`` as a Qwen2ForCausalLM, with the tokenizer if one is given."""
+    decoder = cfg.decoder if isinstance(cfg, MLLMConfig) else cfg
+    model = HubModel("qwen2", decoder=decoder)
+    raw = folder.decoder_json(decoder, dtype=dtype, max_positions=max_positions, tokenizer=tokenizer)
+
+    def beside(into: Path) -> None:
+        folder.write_json(into / "config.json", raw)
+        folder.write_generation(into, tokenizer)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(into)
+        lines = ["A decoder trained with PIVOT-JAX. It loads with `transformers.AutoModelForCausalLM`.", "", note]
+        folder.write_card(into, "Qwen2 language model", "text-generation", lines)
+
+    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside)
+
+
+def export_mllm(
+    params: Mapping[str, Any],
+    cfg: MLLMConfig,
+    out: str | Path,
+    *,
+    tokenizer: Any = None,
+    image_token: str | int = "<|image_pad|>",
+    system: str = _SYSTEM,
+    dtype: str = "float32",
+    max_positions: int = 32768,
+    overwrite: bool = False,
+    note: str = "",
+) -> Path:
+    """Writes everything as a LlavaForConditionalGeneration, with a LlavaProcessor if a tokenizer is given.
+
+    Where ``vision/final`` is absent, the tower has one layer less and ``vision_feature_layer`` is -1: the same
+    function, and no weights made up.
+
+    Args:
+      image_token: the placeholder; an id where there is no tokenizer.
+      dtype: "float32", "bfloat16" or "float16".
+
+    Raises:
+      UserError: a projector that LLaVA has no place for, parameters of another model, no image token, a folder
+        that is not empty, a disk that is full. The folder is written whole or not at all.
+    """
+    count = cfg.projector.layers + cfg.projector.reused
+    if count != 2:
+        raise UserError(f"Hugging Face's LLaVA has 2 projector layers, this model {count}; export its parts instead")
+    token_id = _image_token_id(tokenizer, image_token, cfg.decoder.vocab_size)
+    final = _has_final(params)
+    model = HubModel("llava", cfg.vision, cfg.decoder, cfg.projector, final, token_id)
+    text = folder.decoder_json(cfg.decoder, dtype=dtype, max_positions=max_positions, tokenizer=tokenizer)
+    vision = folder.vision_json(cfg.vision, final=final, dtype=dtype)
+
+    def beside(into: Path) -> None:
+        folder.write_json(into / "config.json", folder.llava_json(vision, text, token_id, cfg.vision.patches))
+        folder.write_generation(into, tokenizer)
+        folder.write_image_processor(into, cfg.vision)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(into)
+            folder.write_llava_processor(into, cfg.vision, tokenizer.convert_ids_to_tokens(token_id), system)
+        lines = [
+            "A multimodal LLM (SigLIP encoder, two-layer projector, Qwen2 decoder) trained with PIVOT-JAX. It loads "
+            "with `transformers.LlavaForConditionalGeneration` and `transformers.AutoProcessor`.",
+            "",
+            note,
+        ]
+        folder.write_card(into, "LLaVA-style multimodal LLM", "image-text-to-text", lines)
+
+    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside)
+
+
+def _export(out: Path, overwrite: bool, source: tensors.Tensors, beside: Callable[[Path], None]) -> Path:
+    """Weights, then what stands beside them, into a folder that appears only when all is written."""
+    gathered = iter(source)
+    if jax.process_index() != 0:
+        tensors.drain(gathered)
+        return out
+    try:
+        with folder.whole_or_nothing(out, overwrite) as into:
+            tensors.write_shards(into, source, gathered, SHARD_BYTES)
+            beside(into)
+    finally:
+        if jax.process_count() > 1:
+            tensors.drain(gathered)  # a failure here must not leave the other processes waiting
+    return out
+
+
+def _has_final(params: Mapping[str, Any]) -> bool:
+    vision = params.get("vision")
+    if vision is None:
+        raise UserError(f"the parameters hold no 'vision' (there is: {', '.join(sorted(params))})")
+    return "final" in vision
+
+
+def _image_token_id(tokenizer: Any, image_token: str | int, vocab_size: int) -> int:
+    if isinstance(image_token, int):
+        token_id: Any = image_token
+    elif tokenizer is None:
+        raise UserError("an export without a tokenizer needs the image token as an id")
+    else:
+        token_id = tokenizer.get_vocab().get(image_token)
+    if token_id is None or not 0 <= token_id < vocab_size:
+        raise UserError(f"image token {image_token!r} (id {token_id}) is not in the vocabulary of {vocab_size}")
+    return token_id

@@ -1,0 +1,241 @@
+"""Exported folders: bitwise back to us, the same function in transformers, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_hf as tiny
+import torch
+import transformers
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from pivot_jax import hub, rules
+from pivot_jax.data.batch import PromptBatch
+from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.errors import UserError
+from pivot_jax.eval.generate import generate
+from pivot_jax.models.mllm import MLLM, MLLMConfig
+
+SHAPES = {
+    "tied": {},
+    "untied, odd sizes": dict(
+        vision=dict(hidden_size=20, num_attention_heads=5, image_size=37, patch_size=7, vision_use_head=False),
+        text=dict(tie_word_embeddings=False, num_attention_heads=6, num_key_value_heads=3, head_dim=10),
+    ),
+}
+
+
+def same(a, b) -> None:
+    a, b = rules.flatten(a), rules.flatten(b)
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+
+
+def without_final(params):
+    return {**params, "vision": {key: value for key, value in params["vision"].items() if key != "final"}}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """An imported LLaVA: (params, configuration)."""
+    folder = tmp_path_factory.mktemp("start")
+    tiny.llava_model(seed=1).save_pretrained(folder)
+    return hub.load_params(folder), hub.read_config(folder).mllm
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    return load_tokenizer(train_bpe(["what colour is the circle? red", "how many? three"], 270, folder))
+
+
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("final", [True, False], ids=["whole", "last block left out"])
+def test_import_export_import_is_bitwise(tmp_path, changes, final):
+    tiny.llava_model(**changes).save_pretrained(tmp_path / "hf")
+    cfg, params = hub.read_config(tmp_path / "hf").mllm, hub.load_params(tmp_path / "hf", final=final)
+    if not final:
+        cfg = dataclasses.replace(cfg, vision=dataclasses.replace(cfg.vision, pool_head=False))
+    hub.export_mllm(params, cfg, tmp_path / "llava", image_token=tiny.IMAGE_TOKEN)
+    hub.export_encoder(params, cfg, tmp_path / "vision", drop_last=not final)
+    hub.export_decoder(params, cfg, tmp_path / "decoder")
+    assert hub.read_config(tmp_path / "llava").mllm == cfg
+    same(hub.load_params(tmp_path / "llava"), params)
+    for part in ("vision", "decoder"):
+        assert getattr(hub.read_config(tmp_path / part), part) == getattr(cfg, part)
+        same(hub.load_params(tmp_path / part), {part: params[part]})
+
+
+def test_shards_and_half_precision(start, tmp_path, monkeypatch):
+    params, cfg = start
+    monkeypatch.setattr(hub.save, "SHARD_BYTES", 20_000)
+    hub.export_mllm(params, cfg, tmp_path / "many", image_token=tiny.IMAGE_TOKEN)
+    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
+    files = sorted(p.name for p in (tmp_path / "many").glob("*.safetensors"))
+    assert files == sorted(set(index["weight_map"].values())) and len(files) > 3
+    same(hub.load_params(tmp_path / "many"), params)
+    transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "many")
+    hub.export_decoder(params, cfg, tmp_path / "half", dtype="bfloat16")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype="auto")
+    assert model.dtype == torch.bfloat16
+    with pytest.raises(UserError, match="dtype 'int8' is unknown"):
+        hub.export_decoder(params, cfg, tmp_path / "none", dtype="int8")
+
+
+def test_sharded_parameters_export_the_same_bytes(start, tmp_path):
+    params, cfg = start
+    mesh = jax.make_mesh((2, 2), ("fsdp", "tensor"), devices=jax.devices()[:4])
+    spread = jax.tree.map(
+        lambda x: jax.device_put(
+            x, NamedSharding(mesh, P(None, "fsdp") if x.ndim > 1 and x.shape[1] % 2 == 0 else P())
+        ),
+        params,
+    )
+    for name, tree in (("one", params), ("spread", spread)):
+        hub.export_mllm(tree, cfg, tmp_path / name, image_token=tiny.IMAGE_TOKEN)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "spread")]
+    assert weights[0] == weights[1]
+
+
+def test_encoder_in_transformers(start, tmp_path):
+    """Whole: states and pooled output; without the last block: the features are the last state."""
+    params, cfg = start
+    vision = cfg.vision
+    with pytest.raises(UserError, match=r"hold no vision/final .*; drop_last writes one of 2 layers"):
+        hub.export_encoder(without_final(params), cfg, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    hub.export_encoder(params, cfg, tmp_path / "whole", note="From a test.")
+    hub.export_encoder(params, vision, tmp_path / "dropped", drop_last=True)
+    images = np.random.default_rng(0).normal(size=(1, 24, 24, 3)).astype(np.float32)
+    features = jax.jit(lambda p: MLLM(cfg).apply({"params": p}, images[:, None], method="encode_images"))(params)
+    for name, layer, depth in (("whole", -2, 3), ("dropped", -1, 2)):
+        model = transformers.SiglipVisionModel.from_pretrained(tmp_path / name)
+        with torch.no_grad():
+            out = model(torch.tensor(images).permute(0, 3, 1, 2), output_hidden_states=True)
+        assert len(model.encoder.layers if hasattr(model, "encoder") else model.vision_model.encoder.layers) == depth
+        assert tiny.max_gap(features, out.hidden_states[layer]) <= 1e-4
+        card = (tmp_path / name / "README.md").read_text()
+        assert f"hidden_states[{layer}]" in card and ("From a test." in card) == (name == "whole")
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "whole")
+    picture = np.random.default_rng(1).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    assert processor(picture, return_tensors="np")["pixel_values"].shape == (1, 3, 24, 24)
+
+
+@pytest.fixture(scope="module")
+def talker(tokenizer, tmp_path_factory):
+    """A LLaVA with the tokenizer's vocabulary: (params, configuration)."""
+    folder = tmp_path_factory.mktemp("talker")
+    text = dict(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    tiny.llava_model(seed=5, text=text).save_pretrained(folder)
+    return hub.load_params(folder), hub.read_config(folder).mllm
+
+
+@pytest.mark.parametrize("final", [True, False], ids=["whole", "last block left out"])
+def test_mllm_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_path, final):
+    """The folder alone is enough for a PyTorch user: processor, chat template, model, generate."""
+    params, cfg = talker
+    out = hub.export_mllm(params if final else without_final(params), cfg, tmp_path / "out", tokenizer=tokenizer)
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(out)
+    processor = transformers.AutoProcessor.from_pretrained(out)
+    picture = np.random.default_rng(2).integers(0, 255, (cfg.vision.image_size,) * 2 + (3,), dtype=np.uint8)
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what colour is the circle?"}]}
+    text = processor.apply_chat_template([turn], add_generation_prompt=True)
+    assert text == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|image_pad|>\n"
+        "what colour is the circle?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    inputs = processor(images=[picture], text=[text], return_tensors="pt")
+    tokens = inputs["input_ids"].numpy().astype(np.int32)
+    is_image = tokens == tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert is_image.sum() == cfg.vision.patches
+    with torch.no_grad():
+        theirs = model.generate(**inputs, max_new_tokens=12)[0, tokens.shape[1] :].tolist()
+    ours = generate(
+        MLLM(cfg), params, _prompt(picture, tokens, is_image), max_new_tokens=12, eos_ids=(tokenizer.eos_token_id,)
+    )
+    expected = ours.ids(0) + ([tokenizer.eos_token_id] if ours.finished[0] else [])
+    assert theirs == expected and len(set(theirs)) > 1
+
+
+def _prompt(picture, tokens, is_image) -> PromptBatch:
+    slots = np.where(is_image, np.cumsum(is_image, axis=1) - 1, -1).astype(np.int32)
+    positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
+    return PromptBatch(picture[None, None], tokens, slots, positions, np.ones_like(tokens), np.zeros(1, np.int32))
+
+
+def test_decoder_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_path):
+    params, cfg = talker
+    out = hub.export_decoder(params, cfg, tmp_path / "out", tokenizer=tokenizer)
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    tokens = transformers.AutoTokenizer.from_pretrained(out)("how many circles?", return_tensors="np")["input_ids"]
+    tokens = tokens.astype(np.int32)
+    with torch.no_grad():
+        theirs = model.generate(torch.tensor(tokens, dtype=torch.long), max_new_tokens=12)[
+            0, tokens.shape[1] :
+        ].tolist()
+    images = np.zeros((1, 0, cfg.vision.image_size, cfg.vision.image_size, 3), np.uint8)
+    prompt = dataclasses.replace(_prompt(images[0], tokens, np.zeros_like(tokens, bool)), images=images)
+    ours = generate(MLLM(cfg), params, prompt, max_new_tokens=12, eos_ids=(tokenizer.eos_token_id,))
+    assert theirs == ours.ids(0) + ([tokenizer.eos_token_id] if ours.finished[0] else [])
+
+
+def test_projectors_and_models_that_do_not_fit(start, tokenizer, tmp_path):
+    params, cfg = start
+    out = tmp_path / "out"
+    for changes, message in (
+        (dict(projector=dataclasses.replace(cfg.projector, layers=2, reused=2)), "2 projector layers, this model 4"),
+        (
+            dict(decoder=dataclasses.replace(cfg.decoder, mlp_dim=41)),
+            r"mlp/gate/kernel' has shape \[2, 32, 40\], expected",
+        ),
+        (dict(decoder=dataclasses.replace(cfg.decoder, tied=False)), "hold no 'decoder/head'"),
+        (dict(decoder=dataclasses.replace(cfg.decoder, qkv_bias=False)), "Qwen2 has biases on q, k and v"),
+        (dict(vision=dataclasses.replace(cfg.vision, pool_head=False)), "'vision/final/pool/.*' has no place"),
+    ):
+        with pytest.raises(UserError, match=message):
+            hub.export_mllm(params, dataclasses.replace(cfg, **changes), out, image_token=tiny.IMAGE_TOKEN)
+    for token, given in (("<|image_pad|>", None), ("<nothing>", tokenizer), (10_000, None)):
+        with pytest.raises(UserError, match="image token"):
+            hub.export_mllm(params, cfg, out, image_token=token, tokenizer=given)
+    with pytest.raises(UserError, match=r"hold no 'vision' \(there is: decoder\)"):
+        hub.export_encoder({"decoder": params["decoder"]}, cfg, out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_reuse_1_plus_1_is_a_two_layer_projector(start, tmp_path):
+    params, cfg = start
+    reused = dataclasses.replace(cfg, projector=dataclasses.replace(cfg.projector, layers=1, reused=1))
+    assert isinstance(reused, MLLMConfig)
+    hub.export_mllm(params, reused, tmp_path / "out", image_token=tiny.IMAGE_TOKEN)
+    same(hub.load_params(tmp_path / "out"), params)
+
+
+def test_a_full_disk_leaves_the_old_folder_as_it_was(start, tmp_path, monkeypatch):
+    params, cfg = start
+    out = hub.export_decoder(params, cfg, tmp_path / "out")
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(UserError, match="is not empty; name another folder"):
+        hub.export_decoder(params, cfg, out)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    for place in ("save_file", "json.dumps"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pivot_jax.hub.{'tensors.save_file' if place == 'save_file' else 'folder.json.dumps'}", full)
+            with pytest.raises(UserError, match=r"export to .* failed .*No space left.*nothing was changed"):
+                hub.export_decoder(params, cfg, out, overwrite=True)
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+        assert [p.name for p in tmp_path.iterdir()] == ["out"], "a partial folder was left behind"
+    hub.export_decoder(params, cfg, out, overwrite=True, dtype="bfloat16")
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file; name a folder"):
+        hub.export_decoder(params, cfg, tmp_path / "file")

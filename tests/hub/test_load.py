@@ -1,0 +1,276 @@
+"""Reading checkpoints: every key layout, shards, sharded device arrays, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_hf as tiny
+import torch
+import transformers
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from safetensors.numpy import load_file, save_file
+
+from pivot_jax import hub, rules
+from pivot_jax.errors import UserError
+from pivot_jax.hub import configs, names
+from pivot_jax.models.mllm import MLLM, init_params
+
+
+def same(a, b) -> None:
+    a, b = rules.flatten(a), rules.flatten(b)
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llava")
+    tiny.llava_model(text=dict(tie_word_embeddings=False)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(llava, tmp_path):
+    """A copy of the LLaVA folder to damage."""
+    for path in llava.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def bare(key: str) -> str:
+    return re.sub(r"^vision_model\.", "", key)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "vision_model.", "vision_tower.", "vision_tower.vision_model.", "model.vision_tower.",
+     "model.vision_tower.vision_model.", "model.vision_tower.vision_tower.vision_model."],
+)  # fmt: skip
+def test_siglip_key_layouts(tmp_path, prefix):
+    tiny.vision_model().save_pretrained(tmp_path)
+    expected = hub.load_params(tmp_path)
+    tiny.rewrite(tmp_path, lambda key: prefix + bare(key))
+    same(hub.load_params(tmp_path), expected)
+
+
+def test_vision_half_of_a_dual_tower(tmp_path):
+    vision = tiny.vision_model()
+    text = dict(hidden_size=24, intermediate_size=20, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
+    config = transformers.SiglipConfig(text_config=text, vision_config=vision.config.to_dict())
+    dual = transformers.SiglipModel(config)
+    dual.vision_model.load_state_dict(vision.state_dict())
+    vision.save_pretrained(tmp_path / "vision")
+    dual.save_pretrained(tmp_path / "dual")
+    same(hub.load_params(tmp_path / "dual"), hub.load_params(tmp_path / "vision"))
+    assert hub.read_config(tmp_path / "dual").vision == hub.read_config(tmp_path / "vision").vision
+
+
+def next_code(key: str) -> str:
+    """The spelling of LLaVA-NeXT's own code."""
+    key = re.sub(r"^vision_tower\.(vision_model\.)?", "model.vision_tower.vision_tower.vision_model.", key)
+    for theirs, number in (("linear_1", "0"), ("linear_2", "2")):
+        key = key.replace(f"multi_modal_projector.{theirs}", f"model.mm_projector.{number}")
+    return key.removeprefix("language_model.")
+
+
+def in_memory(key: str) -> str:
+    """transformers 5 in memory."""
+    key = key.replace("language_model.model.", "language_model.").replace("vision_model.", "")
+    return key.removeprefix("language_model.") if "lm_head" in key else f"model.{key}"
+
+
+@pytest.mark.parametrize("spelling", [next_code, in_memory], ids=["llava-next", "transformers 5 in memory"])
+def test_llava_key_layouts(llava, copy, spelling):
+    tiny.rewrite(copy, spelling)
+    same(hub.load_params(copy), hub.load_params(llava))
+
+
+def test_in_memory_spelling_is_the_state_dict(llava):
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(llava)
+    assert {in_memory(key) for key in load_file(llava / "model.safetensors")} == set(model.state_dict())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tree_is_the_model_s_own(tmp_path, tied):
+    tiny.llava_model(text=dict(tie_word_embeddings=tied)).save_pretrained(tmp_path)
+    own = jax.eval_shape(lambda: init_params(MLLM(hub.read_config(tmp_path).mllm), jax.random.key(0)))
+    loaded = hub.load_params(tmp_path)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), own) == jax.tree.map(lambda x: (x.shape, x.dtype), loaded)
+
+
+def test_part_of_a_model(llava):
+    assert list(hub.load_params(llava, prefix="vision")) == ["vision"]
+    assert "final" not in hub.load_params(llava, final=False)["vision"]
+    assert list(hub.load_params(llava, prefix="decoder/blocks/mlp")["decoder"]["blocks"]) == ["mlp"]
+    with pytest.raises(UserError, match="no parameters at 'text'"):
+        hub.load_params(llava, prefix="text")
+
+
+def test_half_precision_file_and_result(tmp_path):
+    model = tiny.text_model().to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    params = hub.load_params(tmp_path)["decoder"]
+    assert params["embed"].dtype == jnp.float32
+    np.testing.assert_array_equal(params["embed"], model.model.embed_tokens.weight.detach().float().numpy())
+    assert hub.load_params(tmp_path, dtype=jnp.bfloat16)["decoder"]["embed"].dtype == jnp.bfloat16
+
+
+SPECS = [
+    (r".*/blocks/.*/(q|k|v|gate|up|fc1)/kernel", P(None, "fsdp", "tensor")),
+    (r".*/blocks/attn/out/kernel", P(None, "tensor", "fsdp")),
+    (r"vision/embed/kernel", P("fsdp")),
+    (r"vision/blocks/ln1/scale", P("tensor")),
+    (r"decoder/embed", P(None, "fsdp")),
+    (r".*", P()),
+]
+
+
+def test_sharded_arrays_equal_and_each_device_reads_its_slice(llava, monkeypatch):
+    """Values are those of an unsharded read; the transposed kernels are read by slices and never whole."""
+    whole = hub.load_params(llava)
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    specs = rules.map_rules(SPECS, whole)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P))
+    read: dict[str, int] = {}
+    original = hub.load.Shards.read
+
+    def counting(self, key, index):
+        block = original(self, key, index)
+        read[key] = max(read.get(key, 0), block.size)
+        return block
+
+    monkeypatch.setattr(hub.load.Shards, "read", counting)
+    loaded = hub.load_params(llava, shardings)
+    same(loaded, whole)
+    kernel = loaded["decoder"]["blocks"]["mlp"]["gate"]["kernel"]
+    assert kernel.sharding.spec == P(None, "fsdp", "tensor")
+    assert read["language_model.model.layers.0.mlp.gate_proj.weight"] == 32 * 40 // 4
+
+
+def test_a_tree_of_shardings_says_what_is_wanted(llava):
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[1])
+    loaded = hub.load_params(llava, {"decoder": {"norm": {"scale": one}}})
+    assert list(rules.flatten(loaded)) == ["decoder/norm/scale"]
+    assert loaded["decoder"]["norm"]["scale"].devices() == {jax.devices()[1]}
+    with pytest.raises(UserError, match=r"no parameter 'decoder/norms/scale'; nearest: 'decoder/norm/scale'"):
+        hub.load_params(llava, {"decoder": {"norms": {"scale": one}}})
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    with pytest.raises(UserError, match="does not divide"):
+        hub.load_params(llava, {"decoder": {"embed": NamedSharding(mesh, P("x"))}})
+
+
+def test_shards(llava, copy):
+    tensors = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    keys = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": keys[::2], "model-00002-of-00002.safetensors": keys[1::2]}
+    for name, part in parts.items():
+        save_file({key: tensors[key] for key in part}, copy / name)
+    weight_map = {key: name for name, part in parts.items() for key in part}
+    index = copy / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    same(hub.load_params(copy), hub.load_params(llava))
+    index.write_text(json.dumps({"weight_map": {**weight_map, keys[0]: "model-00002-of-00002.safetensors"}}))
+    with pytest.raises(UserError, match=f"places '{re.escape(keys[0])}' in model-00002"):
+        hub.load_params(copy)
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    (copy / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model-00002-of-00002.safetensors is missing"):
+        hub.load_params(copy)
+    index.write_text("{}")
+    with pytest.raises(UserError, match="is not a shard index"):
+        hub.load_params(copy)
+
+
+Q0 = "language_model.model.layers.0.self_attn.q_proj.weight"
+
+
+def test_missing_key_names_the_nearest(copy):
+    tiny.rewrite(copy, lambda key: key.replace("q_proj", "q_prj") if key == Q0 else key)
+    message = (
+        rf"'{re.escape(Q0)}' .* is missing; nearest: '{re.escape(Q0.replace('q_proj', 'q_prj'))}' in .*\.safetensors"
+    )
+    with pytest.raises(UserError, match=message):
+        hub.load_params(copy)
+
+
+def test_extra_key(copy):
+    text = json.loads((copy / "config.json").read_text())["text_config"]
+    tiny.rewrite(copy, config={"text_config": {**text, "num_hidden_layers": 1}})
+    with pytest.raises(UserError, match=r"layers\.1\..* is not a parameter of this model; nearest known: .*layers\.0"):
+        hub.load_params(copy)
+
+
+def test_shape_mismatch_says_what_config_says(copy):
+    tensors = load_file(copy / "model.safetensors")
+    tensors[Q0] = tensors[Q0][:-1]
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(UserError, match=r"q_proj.weight' has shape \[31, 32\], expected \[32, 32\]; config.json says"):
+        hub.load_params(copy)
+
+
+def test_one_parameter_under_two_names(copy):
+    tensors = load_file(copy / "model.safetensors")
+    tensors[in_memory(Q0)] = tensors[Q0]
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(UserError, match="are the same parameter twice"):
+        hub.load_params(copy)
+
+
+def test_quantised_truncated_and_foreign_files(copy):
+    tensors = load_file(copy / "model.safetensors")
+    save_file({**tensors, Q0: tensors[Q0].astype(np.int8)}, copy / "model.safetensors")
+    with pytest.raises(UserError, match="stored as I8; quantised"):
+        hub.load_params(copy)
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model.safetensors is truncated or no safetensors file"):
+        hub.load_params(copy)
+    path.unlink()
+    (copy / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds no model.safetensors .* pytorch_model.bin: convert it"):
+        hub.load_params(copy)
+
+
+def test_tied_model_passes_a_stored_head_over_and_untied_needs_it(tmp_path):
+    tiny.text_model().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}, tmp_path / "model.safetensors")
+    assert "head" not in hub.load_params(tmp_path)["decoder"]
+    tiny.rewrite(tmp_path, drop=lambda key: key == "lm_head.weight", config={"tie_word_embeddings": False})
+    with pytest.raises(UserError, match=r"'lm_head.weight' \(our decoder/head\) is missing"):
+        hub.load_params(tmp_path)
+
+
+def test_every_pattern_reads_back_what_it_wrote():
+    """Each row of each table, on arrays whose axes all differ: to theirs and back is the identity."""
+    sizes = {
+        "vision": dict(d=6, e=6, f=10, n=4, c=3, y=2, x=2, s=1, layers=2, final=1, pool=1),
+        "decoder": dict(d=6, v=11, f=10, q=8, k=4, layers=2, untied=1),
+        "projector": dict(i=5, d=6, e=6),
+    }
+    for layout in names.LAYOUTS.values():
+        found, _ = names.entries(layout, sizes)
+        for entry in found:
+            ours = np.arange(np.prod(entry.our_shape)).reshape(entry.our_shape)
+            theirs = hub.tensors._theirs(entry, ours)
+            assert theirs.shape == entry.part_shape
+            order = [axis for group in entry.groups for axis in group]
+            np.testing.assert_array_equal(theirs.transpose(order).reshape(entry.our_shape), ours)
+
+
+def test_sizes_of_the_paper_s_projector():
+    """B2's parameter count, from the table alone."""
+    vision = configs.ViTConfig(384, 16, 1152, 27, 16, 4304)
+    decoder = configs.DecoderConfig(151936, 1536, 28, 12, 2, 8960)
+    model = hub.HubModel("llava", vision, decoder, configs.ProjectorConfig())
+    found, _ = names.entries(names.LAYOUTS["llava"], configs.sizes(model))
+    count = sum(int(np.prod(e.shape)) for e in found if e.path.startswith("projector/"))
+    assert count == 4_131_840

@@ -1,0 +1,70 @@
+"""The whole MLLM against transformers' LLaVA (SigLIP and Qwen2), live."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_hf as tiny
+import torch
+
+from pivot_jax import hub
+from pivot_jax.data.batch import PromptBatch
+from pivot_jax.models.mllm import MLLM, head_matrix
+
+SHAPES = {
+    "tied": {},
+    "untied, odd sizes": dict(
+        vision=dict(hidden_size=20, num_attention_heads=5, image_size=37, patch_size=7, num_hidden_layers=2),
+        text=dict(tie_word_embeddings=False, hidden_size=30, num_attention_heads=5, num_key_value_heads=1),
+    ),
+    "features of the last block": dict(vision_feature_layer=-1),
+    "layer counted from the front": dict(vision_feature_layer=2, text=dict(num_key_value_heads=4)),
+}
+TEXT = ((4, 2, 3), (1, 5, 1))  # text tokens before, between and behind the two images of each row
+
+
+def prompts(cfg, seed: int = 0, size: int = 0) -> tuple[PromptBatch, np.ndarray]:
+    """Two rows with two images each, right padded, and the images as pixel values [4, 3, H, W]."""
+    rng = np.random.default_rng(seed)
+    m, p = 2, cfg.vision.patches
+    images = rng.normal(size=(2, m, cfg.vision.image_size, cfg.vision.image_size, 3)).astype(np.float32)
+    length = max(sum(text) for text in TEXT) + m * p
+    tokens, slots, segments = (np.full((2, length), fill, np.int32) for fill in (0, -1, 0))
+    for row, text in enumerate(TEXT):
+        ids, places = [], []
+        for i, count in enumerate(text):
+            ids += [*rng.integers(tiny.IMAGE_TOKEN + 1, cfg.decoder.vocab_size, count)]
+            places += [-1] * count
+            if i < m:
+                ids += [tiny.IMAGE_TOKEN] * p
+                places += range(i * p, (i + 1) * p)
+        tokens[row, : len(ids)], slots[row, : len(ids)], segments[row, : len(ids)] = ids, places, 1
+    positions = np.maximum(np.cumsum(segments, axis=1) - 1, 0)
+    batch = PromptBatch(images, tokens, slots, positions, segments, np.arange(2, dtype=np.int32))
+    return batch, images.reshape(-1, *images.shape[2:]).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+def test_logits(tmp_path, changes):
+    model = tiny.llava_model(**changes)
+    model.save_pretrained(tmp_path)
+    cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
+    batch, pixels = prompts(cfg)
+    mllm = MLLM(cfg)
+
+    @jax.jit
+    def run(params, batch):
+        hidden = mllm.apply({"params": params}, batch, method="hidden")
+        return jnp.einsum("bnd,vd->bnv", hidden, head_matrix(params))
+
+    ours = np.asarray(run(params, batch))
+    with torch.no_grad():
+        theirs = model(
+            input_ids=torch.tensor(batch.tokens, dtype=torch.long),
+            pixel_values=torch.tensor(pixels),
+            attention_mask=torch.tensor(batch.segments),
+        ).logits.numpy()
+    real = batch.segments > 0
+    assert np.max(np.abs(ours[real] - theirs[real])) <= 1e-4

@@ -1,0 +1,66 @@
+"""SigLIP's vision tower against transformers, live (acceptance test B1)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_hf as tiny
+import torch
+
+from pivot_jax import hub
+from pivot_jax.models.vit import ViT
+
+SHAPES = {
+    "plain": {},
+    "odd grid, image not a multiple of the patch": dict(
+        image_size=37, patch_size=7, hidden_size=20, num_attention_heads=5
+    ),
+    "two layers, exact gelu": dict(num_hidden_layers=2, hidden_act="gelu", intermediate_size=17),
+    "no head": dict(vision_use_head=False, num_hidden_layers=4),
+}
+
+
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+def test_b1_hidden_states_and_pooled_output(tmp_path, changes):
+    model = tiny.vision_model(**changes)
+    model.save_pretrained(tmp_path)
+    cfg = hub.read_config(tmp_path).vision
+    params = hub.load_params(tmp_path)
+    size = cfg.image_size
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = model(torch.tensor(images).permute(0, 3, 1, 2), output_hidden_states=True)
+    vit = ViT(cfg)
+
+    @jax.jit
+    def ours(params, images):
+        variables = {"params": params["vision"]}
+        out = [vit.apply(variables, images, method=name) for name in ("features", "last_hidden")]
+        return [*out, vit.apply(variables, images, method="pooled")] if cfg.pool_head else out
+
+    features, last, *pooled = ours(params, images)
+    assert tiny.max_gap(features, theirs.hidden_states[-2]) <= 1e-4
+    assert tiny.max_gap(last, theirs.hidden_states[-1]) <= 1e-4
+    if cfg.pool_head:
+        assert tiny.max_gap(pooled[0], theirs.pooler_output) <= 1e-4
+
+
+def test_b1_features_need_and_train_all_blocks_but_the_last(tmp_path):
+    tiny.vision_model(num_hidden_layers=4).save_pretrained(tmp_path)
+    cfg = hub.read_config(tmp_path).vision
+    params = hub.load_params(tmp_path)["vision"]
+    vit = ViT(cfg)
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 24, 24, 3)), jnp.float32)
+
+    def loss(params):
+        return jnp.sum(vit.apply({"params": params}, images, method="features") ** 2)
+
+    grads = jax.jit(jax.grad(loss))(params)
+    assert params["blocks"]["ln1"]["scale"].shape[0] == 3
+    trained = grads["blocks"]["mlp"]["fc1"]["kernel"]
+    assert bool(jnp.all(jnp.max(jnp.abs(trained), axis=(1, 2)) > 0)), "a block in the stack gets no gradient"
+    assert all(not np.any(np.asarray(g)) for g in jax.tree.leaves(grads["final"]))
+    without = {key: value for key, value in params.items() if key != "final"}
+    np.testing.assert_array_equal(jax.jit(loss)(without), jax.jit(loss)(params))

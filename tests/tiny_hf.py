@@ -1,0 +1,74 @@
+"""Tiny random Hugging Face models and folders that the hub and parity tests share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+IMAGE_TOKEN = 3
+
+
+def vision_config(**changes: Any) -> transformers.SiglipVisionConfig:
+    sizes = dict(hidden_size=24, intermediate_size=36, num_hidden_layers=3, num_attention_heads=3)
+    return transformers.SiglipVisionConfig(**{**sizes, "image_size": 24, "patch_size": 8, **changes})
+
+
+def text_config(**changes: Any) -> transformers.Qwen2Config:
+    sizes = dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, vocab_size=61)
+    heads = dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
+    return transformers.Qwen2Config(**{**sizes, **heads, **changes})
+
+
+def vision_model(seed: int = 0, **changes: Any) -> transformers.SiglipVisionModel:
+    return _random(transformers.SiglipVisionModel(vision_config(**changes)), seed)
+
+
+def text_model(seed: int = 0, **changes: Any) -> transformers.Qwen2ForCausalLM:
+    return _random(transformers.Qwen2ForCausalLM(text_config(**changes)), seed)
+
+
+def llava_model(seed: int = 0, vision: dict | None = None, text: dict | None = None, **changes: Any):
+    config = transformers.LlavaConfig(
+        vision_config=vision_config(**(vision or {})),
+        text_config=text_config(**(text or {})),
+        image_token_index=IMAGE_TOKEN,
+        vision_feature_select_strategy="full",
+        **changes,
+    )
+    return _random(transformers.LlavaForConditionalGeneration(config), seed)
+
+
+def _random(model: torch.nn.Module, seed: int) -> Any:
+    """Weights of a size at which every one of them matters: also biases and norms, which start at 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            around = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            weight.copy_(around + noise * (0.1 if weight.ndim < 2 else weight.shape[-1] ** -0.5))
+    return model.eval()
+
+
+def rewrite(folder: Path, rename: Any = None, drop: Any = None, config: dict | None = None) -> None:
+    """Changes a saved folder in place: keys of the weights, and config.json (None deletes a key)."""
+    path = folder / "model.safetensors"
+    tensors = {(rename(k) if rename else k): v for k, v in load_file(path).items() if not (drop and drop(k))}
+    save_file(tensors, path, metadata={"format": "pt"})
+    if config is not None:
+        raw = json.loads((folder / "config.json").read_text())
+        raw.update(config)
+        raw = {key: value for key, value in raw.items() if value is not None}
+        (folder / "config.json").write_text(json.dumps(raw))
+
+
+def max_gap(ours: Any, theirs: torch.Tensor) -> float:
+    return float(np.max(np.abs(np.asarray(ours) - theirs.detach().numpy())))
