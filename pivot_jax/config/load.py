@@ -27,7 +27,7 @@ from pivot_jax.errors import UserError
 # mesh or accumulation changes results by rounding only.)
 EXECUTION = (
     r"name",
-    r"data\.(workers|prefetch)",
+    r"data\.(workers|prefetch|cache_rows_mib|cache_images_mib)",
     r"parallel\..*",
     r"model\.(vision|decoder)\.(remat|scan_layers)",
     r"train\.(accumulate|log_every|checkpoint_every|keep|best_metric)",
