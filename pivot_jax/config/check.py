@@ -35,7 +35,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"data\.(max_length|images_per_row|batch_size|workers|prefetch|image\.size)", lambda x: x >= 1, "at least 1"),
     (r"data\.max_bad_share|optimizer\.warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1"),
     (r"objective\.beta", lambda x: x > 0, "above 0"),
-    (r"objective\.gamma|optimizer\.(weight_decay|clip)|eval\.temperature|data\.cache_.*", lambda x: x >= 0, "at least 0"),
+    (r"objective\.gamma|optimizer\.(weight_decay|clip)|eval\.temperature", lambda x: x >= 0, "at least 0"),
     (r"objective\.label_smoothing", lambda x: 0 <= x < 0.5, "at least 0 and below 0.5"),
     (r"optimizer\.b[12]", lambda x: 0 <= x < 1, "at least 0 and below 1"),
     (r"parallel\..*", lambda x: x == -1 or x >= 1, "at least 1, or -1 for the devices that are left"),
