@@ -71,7 +71,7 @@ def option_logps(mllm: MLLM, params: Any, batch: Any, max_options: int) -> tuple
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _option_logps(mllm: MLLM, max_options: int, params: Any, batch: Any) -> tuple[Array, Array]:
-    hidden = mllm.apply({"params": params}, batch, method="hidden")
+    hidden: Any = mllm.apply({"params": params}, batch, method="hidden")
     picked = jnp.take_along_axis(hidden, batch.sources[:, :, None], axis=1)
     b, t, d = picked.shape
     stats = token_logprobs(picked.reshape(b * t, d), head_matrix(params), batch.targets.reshape(-1))
@@ -89,7 +89,7 @@ def rank(
 
     Args:
       normalisation: "sum" log p(option); "mean" per token (long options are not punished); "prior" is
-        log p(option | image) − log p(option | blank image), with ``prior`` the sums for the blank image: what seeing adds.
+        log p(option | image) − log p(option | blank image), with ``prior`` the latter's sums.
     """
     if normalisation not in NORMALISATIONS:
         raise ValueError(f"normalisation '{normalisation}' is unknown; there are {', '.join(NORMALISATIONS)}")

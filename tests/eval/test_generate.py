@@ -22,7 +22,7 @@ def model():
     vision = ViTConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=12, pool_head=False)
     decoder = DecoderConfig(vocab_size=VOCAB, width=16, depth=2, heads=4, kv_heads=2, mlp_dim=24)
     mllm = MLLM(MLLMConfig(vision, ProjectorConfig(), decoder))
-    params = init_params(mllm, jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(mllm, jax.random.key(0))
     # Larger weights than the usual start make the answers vary, so that a wrong cache would show.
     return mllm, jax.tree.map(lambda x: x * 3.0, params)
 
@@ -110,14 +110,14 @@ def test_padding_changes_nothing(model):
 def test_sampling_is_seeded_and_follows_the_distribution(model):
     mllm, params = model
     one = prompts([6])
-    many = jax.tree.map(lambda x: np.repeat(x, 4000, 0), one)
+    many = jax.tree.map(lambda x: np.repeat(x, 1000, 0), one)
     first = generate(mllm, params, many, max_new_tokens=1, eos_ids=(), temperature=1.3, key=jax.random.key(1))
     again = generate(mllm, params, many, max_new_tokens=1, eos_ids=(), temperature=1.3, key=jax.random.key(1))
     assert np.array_equal(first.tokens, again.tokens)
     hidden = mllm.apply({"params": params}, one, method="hidden")[0, 5]
     expected = np.asarray(jax.nn.softmax(hidden @ head_matrix(params).T / 1.3))
-    counts = np.bincount(first.tokens[:, 0], minlength=VOCAB) / 4000
-    assert np.abs(counts - expected).max() < 0.03
+    counts = np.bincount(first.tokens[:, 0], minlength=VOCAB) / 1000
+    assert np.abs(counts - expected).max() < 0.05
     cold = generate(mllm, params, one, max_new_tokens=NEW, eos_ids=(), temperature=1e-4, key=jax.random.key(2))
     greedy = generate(mllm, params, one, max_new_tokens=NEW, eos_ids=())
     assert np.array_equal(cold.tokens, greedy.tokens)

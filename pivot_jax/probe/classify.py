@@ -1,0 +1,171 @@
+"""What a linear classifier can read from an encoder's mean patch features: logistic probe and class prototypes.
+
+The paper fits scikit-learn's logistic regression with C ≤ 3.16 on unit-length features and picks C by the accuracy it
+reports. Unit-length features with so small a C are heavily regularised, so the grid goes on to 1e4 here; and C is
+chosen on a split that is not the reported one. What departs from that is flagged in the result.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from pivot_jax.errors import UserError
+from pivot_jax.eval import intervals
+from pivot_jax.eval.intervals import Interval
+
+PAPER_GRID = (0.01, 0.03, 0.1, 0.316, 1.0, 3.16)
+GRID = (*PAPER_GRID, 10.0, 31.6, 100.0, 316.0, 1e3, 3.16e3, 1e4)
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One probe's outcome. Shares are 0..1."""
+
+    accuracy: float
+    interval: Interval  # of ``accuracy``, over test images
+    C: float  # inverse regularisation strength that was chosen; NaN for prototypes
+    correct: np.ndarray  # bool [n_test]; for paired comparisons between encoders
+    predictions: np.ndarray  # [n_test], in the labels' type
+    grid: tuple[tuple[float, float], ...] = ()  # (C, accuracy on the choosing split)
+    flags: tuple[str, ...] = ()  # what makes the number less than a clean held-out result
+
+
+def probe(
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    val_x: np.ndarray,
+    val_y: np.ndarray,
+    test_x: np.ndarray,
+    test_y: np.ndarray,
+    *,
+    grid: tuple[float, ...] = GRID,
+    max_iter: int = 1000,
+    l2: bool = True,
+    seed: int = 0,
+) -> ProbeResult:
+    """Logistic regression on ``train``, C by accuracy on ``val`` (smallest C of equals), accuracy on ``test``.
+
+    Args:
+      *_x: [n, d] features; *_y: [n] labels.
+      l2: scale features to unit length first, as the paper does.
+      seed: of the bootstrap (the fit itself is deterministic).
+
+    Raises:
+      UserError: shapes that do not fit, a single class, or features that are not finite.
+    """
+    splits = {"train": (train_x, train_y), "val": (val_x, val_y), "test": (test_x, test_y)}
+    for name, (x, y) in splits.items():
+        _check(name, x, y)
+    if len(np.unique(train_y)) < 2:
+        raise UserError(f"classification probe: the training split has one class only ({np.unique(train_y)[0]})")
+    flags = _overlap_flags(train_x, val_x, test_x)
+    if l2:
+        train_x, val_x, test_x = (_unit(x) for x in (train_x, val_x, test_x))
+    # C is 1 / (strength of the penalty); the smallest C of equal accuracy is the most regularised model.
+    scored, best = [], None
+    for C in sorted(grid):
+        model, converged = fit(train_x, train_y, C, max_iter)
+        accuracy = float((model.predict(val_x) == val_y).mean())
+        scored.append((C, accuracy))
+        if best is None or accuracy > best[1]:
+            best = (C, accuracy, model, converged)
+    assert best is not None
+    C, _, model, converged = best
+    if max(grid) == C and len(grid) > 1:
+        flags.append(f"C = {C:g} is the end of the grid; a larger one may do better")
+    if not converged:
+        flags.append(f"the solver did not converge in {max_iter} steps at C = {C:g}")
+    predictions = model.predict(test_x)
+    return _result(predictions, test_y, C, tuple(scored), flags, seed)
+
+
+def fit(x: np.ndarray, y: np.ndarray, C: float, max_iter: int = 1000):
+    """scikit-learn's multinomial logistic regression (L2, lbfgs, random_state 0) and whether it converged."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=C, solver="lbfgs", max_iter=max_iter, random_state=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        model.fit(x, y)
+    return model, not any(issubclass(one.category, ConvergenceWarning) for one in caught)
+
+
+def prototypes(
+    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, seed: int = 0
+) -> ProbeResult:
+    """Nearest class mean by cosine: means of unit features of ``train``, scored on ``test``.
+
+    The paper's fast mode builds the means on the very images it scores; doing so here is allowed, is flagged in the
+    result, and warns.
+    """
+    _check("train", train_x, train_y)
+    _check("test", test_x, test_y)
+    flags = []
+    if _shared_rows(train_x, test_x) > 0:
+        share = _shared_rows(train_x, test_x)
+        flags.append(f"TRAIN IS TEST: {share:.0%} of the scored images also built the prototypes")
+        warnings.warn(f"prototype probe: {flags[0]}; the accuracy is not a held-out one", stacklevel=2)
+    classes = np.unique(train_y)
+    features = _unit(train_x)
+    means = _unit(np.stack([features[train_y == label].mean(axis=0) for label in classes]))
+    predictions = classes[(_unit(test_x) @ means.T).argmax(axis=1)]
+    return _result(predictions, test_y, float("nan"), (), flags, seed)
+
+
+def balanced(labels: np.ndarray, per_class: int, *, seed: int = 0) -> np.ndarray:
+    """Indices of ``per_class`` examples of every class, drawn without replacement, in mixed order.
+
+    Raises:
+      UserError: a class has fewer than ``per_class`` examples; the message names it.
+    """
+    labels = np.asarray(labels)
+    generator = np.random.default_rng(seed)
+    picked = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < per_class:
+            raise UserError(
+                f"balanced sample: class {label} has {len(members)} examples, {per_class} are asked; ask for fewer"
+            )
+        picked.append(generator.choice(members, per_class, replace=False))
+    return generator.permutation(np.concatenate(picked))
+
+
+def _result(predictions, test_y, C, grid, flags, seed) -> ProbeResult:
+    correct = np.asarray(predictions == test_y)
+    interval = intervals.mean(correct.astype(float), seed=seed)
+    return ProbeResult(float(correct.mean()), interval, C, correct, predictions, grid, tuple(flags))
+
+
+def _overlap_flags(train_x: np.ndarray, val_x: np.ndarray, test_x: np.ndarray) -> list[str]:
+    flags = []
+    if (share := _shared_rows(val_x, test_x)) > 0:
+        flags.append(f"CHOSEN ON TEST: {share:.0%} of the reported images also chose C")
+    if (share := _shared_rows(train_x, test_x)) > 0:
+        flags.append(f"TRAIN IS TEST: {share:.0%} of the reported images were trained on")
+    for flag in flags:
+        warnings.warn(f"classification probe: {flag}; the accuracy is not a held-out one", stacklevel=3)
+    return flags
+
+
+def _shared_rows(first: np.ndarray, second: np.ndarray) -> float:
+    """Share of ``second``'s rows that also stand in ``first``, bit for bit."""
+    known = {row.tobytes() for row in np.ascontiguousarray(first)}
+    return float(np.mean([row.tobytes() in known for row in np.ascontiguousarray(second)]))
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _check(name: str, x: np.ndarray, y: np.ndarray) -> None:
+    if x.ndim != 2 or y.shape != (len(x),) or len(x) == 0:
+        raise UserError(
+            f"classification probe: {name} split has features {x.shape} and labels {y.shape}; need [n, d] and [n]"
+        )
+    if not np.isfinite(x).all():
+        raise UserError(f"classification probe: {name} features hold NaN or infinity; the encoder is broken")

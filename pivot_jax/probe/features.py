@@ -1,0 +1,95 @@
+"""Features of an encoder over a set of images, batched and compiled once.
+
+An *encoder* here is a function ``encode(params, images[b, H, W, 3]) -> patch features [b, p, d]``. ``vit_encoder`` and
+``projector_encoder`` make one of an MLLM: the ViT alone, or the ViT and what the decoder would see of it.
+Letters: n images, b batch, p patches, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pivot_jax.progress import progress
+from pivot_jax.models.mllm import MLLM
+
+Array = jax.Array
+Encoder = Callable[[Any, Any], Any]
+POOLS = ("mean", "none")
+
+
+def vit_encoder(mllm: MLLM) -> Encoder:
+    """Penultimate patch features of the ViT alone."""
+    return partial(_vit, mllm)
+
+
+def projector_encoder(mllm: MLLM) -> Encoder:
+    """ViT and projector: the image tokens that the decoder reads (the paper's main probe)."""
+    return partial(_vit_projector, mllm)
+
+
+def _vit(mllm: MLLM, params: Any, images: Any) -> Any:
+    return mllm.apply({"params": params}, images[:, None], method="encode_images")
+
+
+def _vit_projector(mllm: MLLM, params: Any, images: Any) -> Any:
+    return mllm.apply({"params": params}, _vit(mllm, params, images), method="project")
+
+
+def extract(
+    encode: Encoder,
+    params: Any,
+    images: np.ndarray | Sequence[np.ndarray],
+    *,
+    batch_size: int = 64,
+    pool: str = "mean",
+    l2: bool = False,
+    label: str = "features",
+    show: bool = True,
+) -> np.ndarray:
+    """Features of every image, in order.
+
+    Args:
+      images: uint8 [n, H, W, 3], or a sequence that gives one such image per index (read batch by batch, so that a
+        large set need not be in memory).
+      pool: "mean" over patch tokens, or "none" for every patch.
+      l2: scale each feature vector to length 1 (after pooling).
+
+    Returns:
+      float32 [n, d], or [n, p, d] without pooling.
+    """
+    if pool not in POOLS:
+        raise ValueError(f"pool '{pool}' is unknown; there are {', '.join(POOLS)}")
+    total = len(images)
+    if total == 0:
+        raise ValueError("no images to extract features from")
+    size = min(batch_size, total)
+    out: list[np.ndarray] = []
+    with progress(label, total, show=show) as advance:
+        for start in range(0, total, size):
+            stop = min(start + size, total)
+            chunk = np.asarray(images[start:stop] if isinstance(images, np.ndarray) else _stacked(images, start, stop))
+            # The last batch is filled up with its last image, so that one compiled program serves all.
+            filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
+            out.append(np.asarray(_features(encode, pool, l2, params, filled))[: len(chunk)])
+            advance(len(chunk))
+    return np.concatenate(out)
+
+
+def _stacked(images: Sequence[np.ndarray], start: int, stop: int) -> np.ndarray:
+    return np.stack([images[index] for index in range(start, stop)])
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _features(encode: Encoder, pool: str, l2: bool, params: Any, images: Array) -> Array:
+    features = encode(params, images).astype(jnp.float32)
+    if pool == "mean":
+        features = features.mean(axis=1)
+    if l2:
+        features = features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    return features

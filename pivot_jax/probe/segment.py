@@ -1,0 +1,217 @@
+"""What a small head can read from single patches: per-patch semantic segmentation on frozen features.
+
+Protocol of patch-seg (Covert et al. 2025), which the paper used: an MLP d → 1024 → C on patch tokens, *union* labels
+(every class present in the patch; id 0 only where it is alone), BCE with logits, macro recall over classes with
+positives. Next to it the same head on *majority* labels with cross-entropy, scored by mean IoU over patches, which
+false positives lower too. The epoch is chosen on a split that is not the reported one.
+
+Letters: n images, p patches, d width, c classes, r seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pivot_jax.errors import UserError
+from pivot_jax.eval import intervals
+from pivot_jax.eval.intervals import Interval
+from pivot_jax.probe import heads
+from pivot_jax.probe.heads import Training
+
+IGNORE = -1
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """Outcome over all seeds. Shares are 0..1."""
+
+    miou: float  # mean over seeds
+    recall: float
+    per_class: dict[str, float]  # IoU, mean over seeds; classes that are in neither labels nor predictions are left out
+    interval: Interval  # of ``miou``, over test images; every draw averages the seeds
+    recall_interval: Interval
+    seeds: dict[str, tuple[float, ...]]  # "miou" and "recall" of each seed
+    # Sums per seed and image, for paired comparisons between encoders (see ``difference``).
+    overlap: np.ndarray  # float32 [r, n, c, 3] majority labels: patches rightly predicted, true, predicted
+    hits: np.ndarray  # float32 [r, n, c, 2] union labels: patches found, patches with the class
+    flags: tuple[str, ...] = field(default=())
+
+
+def probe(
+    train_x: np.ndarray,
+    train_masks: np.ndarray,
+    val_x: np.ndarray,
+    val_masks: np.ndarray,
+    test_x: np.ndarray,
+    test_masks: np.ndarray,
+    *,
+    classes: Sequence[str],
+    head: str = "mlp",
+    seeds: Sequence[int] = (0, 1, 2),
+    ignore: int | None = None,
+    training: Training | None = None,
+    bootstrap_seed: int = 0,
+) -> SegmentResult:
+    """Trains a head per seed on patch features and scores it on ``test``.
+
+    Args:
+      *_x: [n, p, d] patch features. *_masks: integer [n, H, W] class ids in 0..c-1, at the encoder's input size.
+      classes: class names in id order. ignore: an id that means "no label" (CamVid's 11).
+      head: "mlp" (d → 1024, GELU, → c) or "linear".
+
+    Raises:
+      UserError: shapes that do not fit or ids outside ``classes``.
+    """
+    count = len(classes)
+    splits = {"train": (train_x, train_masks), "val": (val_x, val_masks), "test": (test_x, test_masks)}
+    labels = {name: patch_labels(x, masks, count, ignore, name) for name, (x, masks) in splits.items()}
+    training = training or Training()
+    flags = ["CHOSEN ON TEST: the epoch was chosen on the reported images"] if val_x is test_x else []
+    data = {name: (np.asarray(x, np.float32), *labels[name]) for name, (x, _) in splits.items()}
+    majority, union = heads.train(data, count, head, tuple(seeds), training)
+    overlap = overlaps(majority, labels["test"][0], count)
+    hits = union_hits(union, labels["test"][1])
+    ious = per_class_iou(overlap.sum(1))
+    mious = mean_iou(overlap.sum(1))
+    recalls = recall_of(hits.sum(1))
+    named = {name: float(iou) for name, iou in zip(classes, _nanmean(ious), strict=True) if np.isfinite(iou)}
+    return SegmentResult(
+        miou=float(mious.mean()),
+        recall=float(recalls.mean()),
+        per_class=named,
+        interval=_over_images(overlap, mean_iou, bootstrap_seed),
+        recall_interval=_over_images(hits, recall_of, bootstrap_seed),
+        seeds={"miou": tuple(map(float, mious)), "recall": tuple(map(float, recalls))},
+        overlap=overlap,
+        hits=hits,
+        flags=tuple(flags),
+    )
+
+
+def difference(first: SegmentResult, second: SegmentResult, metric: str = "miou", *, seed: int = 0) -> Interval:
+    """``first`` − ``second`` on the same test images, resampling images jointly (paired bootstrap)."""
+    if first.overlap.shape[1:] != second.overlap.shape[1:]:
+        raise ValueError("a paired difference needs the same test images and classes in both results")
+    score = {"miou": mean_iou, "recall": recall_of}[metric]
+    name = {"miou": "overlap", "recall": "hits"}[metric]
+    one, two = getattr(first, name), getattr(second, name)
+    stacked = np.concatenate([one, two])  # seeds of both, resampled by the same images
+    cut = len(one)
+    return _over_images(stacked, score, seed, combine=lambda x: x[..., :cut].mean(-1) - x[..., cut:].mean(-1))
+
+
+def patch_labels(
+    features: np.ndarray, masks: np.ndarray, classes: int, ignore: int | None = None, name: str = "a"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Majority and union labels of every patch.
+
+    Returns:
+      int32 [n, p] majority class, ``IGNORE`` where no pixel is labelled; bool [n, p, c] union labels.
+
+    Raises:
+      UserError: see :func:`probe`.
+    """
+    masks = np.asarray(masks)
+    if features.ndim != 3 or masks.ndim != 3 or len(features) != len(masks) or len(features) == 0:
+        raise UserError(
+            f"segmentation probe: {name} split has features {features.shape} and masks {masks.shape}; "
+            "need [n, p, d] and [n, H, W]"
+        )
+    if not np.isfinite(features).all():
+        raise UserError(f"segmentation probe: {name} features hold NaN or infinity; the encoder is broken")
+    known = masks if ignore is None else masks[masks != ignore]
+    if known.size and (known.min() < 0 or known.max() >= classes):
+        raise UserError(
+            f"segmentation probe: {name} masks hold class {known.max() if known.max() >= classes else known.min()}, "
+            f"but there are {classes} classes (0..{classes - 1}); name it as ignore= if it means unlabelled"
+        )
+    counts = pixel_counts(masks, features.shape[1], classes)
+    return majority_labels(counts), union_labels(counts)
+
+
+def pixel_counts(masks: np.ndarray, patches: int, classes: int) -> np.ndarray:
+    """Pixels of each class in each patch: int32 [n, p, c]; ids outside 0..c-1 count for none."""
+    side = round(patches**0.5)
+    n, height, width = masks.shape
+    tall, wide = height // side, width // side
+    if side * side != patches or not tall or not wide or height // tall != side or width // wide != side:
+        raise UserError(
+            f"segmentation probe: masks of {height}x{width} have no {patches} square patches; "
+            "resize them (nearest) to the encoder's input"
+        )
+    cut = masks[:, : side * tall, : side * wide]
+    pixels = cut.reshape(n, side, tall, side, wide).transpose(0, 1, 3, 2, 4).reshape(n, patches, tall * wide)
+    return np.stack([(pixels == label).sum(-1, dtype=np.int32) for label in range(classes)], axis=-1)
+
+
+def majority_labels(counts: np.ndarray) -> np.ndarray:
+    """Most frequent class per patch (the smallest id of equals), ``IGNORE`` where none is labelled: int32 [n, p]."""
+    return np.where(counts.sum(-1) > 0, counts.argmax(-1), IGNORE).astype(np.int32)
+
+
+def union_labels(counts: np.ndarray) -> np.ndarray:
+    """Every class present: bool [n, p, c]. Id 0 ("other") stands only where it is alone: {0, 5} → {5}, {0} → {0}."""
+    present = counts > 0
+    present[..., 0] &= ~present[..., 1:].any(-1)
+    return present
+
+
+def overlaps(predicted: np.ndarray, true: np.ndarray, classes: int) -> np.ndarray:
+    """Patches of each class per seed and image: rightly predicted, true, predicted. Ignored patches are left out.
+
+    Args:
+      predicted: int [r, n, p]. true: int [n, p].
+
+    Returns:
+      float32 [r, n, c, 3].
+    """
+    kept = (true != IGNORE)[None]
+    out = np.zeros((*predicted.shape[:2], classes, 3), np.float32)
+    for label in range(classes):
+        here, said = (true == label)[None] & kept, (predicted == label) & kept
+        out[:, :, label, 0] = (here & said).sum(-1)
+        out[:, :, label, 1] = here.sum(-1)
+        out[:, :, label, 2] = said.sum(-1)
+    return out
+
+
+def union_hits(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Patches where each class was found, and where it is: bool [r, n, p, c] and [n, p, c] → [r, n, c, 2]."""
+    found = (predicted & true[None]).sum(2)
+    there = np.broadcast_to(true.sum(1)[None], found.shape)
+    return np.stack([found, there], axis=-1).astype(np.float32)
+
+
+def per_class_iou(overlap: np.ndarray) -> np.ndarray:
+    """Intersection over union [..., c] of :func:`overlaps` sums; NaN for a class neither true nor predicted."""
+    both = overlap[..., 0]
+    either = overlap[..., 1] + overlap[..., 2] - both
+    return np.divide(both, either, out=np.full(both.shape, np.nan), where=either > 0)
+
+
+def mean_iou(overlap: np.ndarray) -> np.ndarray:
+    """Mean of :func:`per_class_iou` over the classes that occur: [..., c, 3] → [...]."""
+    return _nanmean(per_class_iou(overlap), axis=-1)
+
+
+def recall_of(hits: np.ndarray) -> np.ndarray:
+    """Macro recall [...] of hits [..., c, 2]: mean over the classes that have positives."""
+    found, there = hits[..., 0], hits[..., 1]
+    recall = np.divide(found, there, out=np.full(found.shape, np.nan), where=there > 0)
+    return _nanmean(recall, axis=-1)
+
+
+def _over_images(per_image: np.ndarray, score, seed: int, combine=lambda values: values.mean(-1)) -> Interval:
+    """Bootstrap over images of a score averaged over seeds: [r, n, ...] → interval. Images are shared by the seeds."""
+    by_image = np.moveaxis(per_image, 1, 0)
+    return intervals.bootstrap(by_image, lambda sums: combine(score(sums)), draws=1000, seed=seed)
+
+
+def _nanmean(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Mean of what is not NaN; NaN (without a warning) where nothing is left."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0.0).sum(axis)
+    return np.divide(total, known.sum(axis), out=np.full(np.shape(total), np.nan), where=known.sum(axis) > 0)
