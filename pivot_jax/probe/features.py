@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pivot_jax.progress import progress
 from pivot_jax.models.mllm import MLLM
+from pivot_jax.progress import progress
 
 Array = jax.Array
 Encoder = Callable[[Any, Any], Any]
