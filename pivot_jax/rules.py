@@ -19,7 +19,7 @@ Rules = Sequence[tuple[str, Any]]
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dict → ``{"a/b/c": leaf}``; the order of keys is kept."""
-    return traverse_util.flatten_dict(tree, sep="/")  # type: ignore[return-value]
+    return traverse_util.flatten_dict(tree, sep="/")
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:

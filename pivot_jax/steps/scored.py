@@ -16,7 +16,7 @@ def score(mllm: MLLM, params: dict[str, Any], batch: Any, image_features: Any = 
     Args:
       image_features: [b, m*p, d] to use instead of encoding the images (gradient maps differentiate in them).
     """
-    hidden = mllm.apply({"params": params}, batch, image_features, method="hidden")
+    hidden: Any = mllm.apply({"params": params}, batch, image_features, method="hidden")
     picked = jnp.take_along_axis(hidden, batch.sources[:, :, None], axis=1)
     stats = token_logprobs(picked.reshape(-1, picked.shape[-1]), head_matrix(params), batch.targets.reshape(-1))
     shape = batch.targets.shape

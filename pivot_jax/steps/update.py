@@ -27,12 +27,13 @@ class TrainState:
     healthy: Any  # bool []; False from the first step with a loss or gradient that is not finite
 
 
-def init_state(trained: Any, frozen: Any, tx: optax.GradientTransformation, objective: Objective) -> TrainState:
+def init_state(trained: Any, frozen: Any, opt_state: Any, objective: Objective) -> TrainState:
+    """State of step 0."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         trained=trained,
         frozen=frozen,
-        opt_state=tx.init(trained),
+        opt_state=opt_state,
         memory=objective.memory,
         healthy=jnp.ones((), jnp.bool_),
     )

@@ -1,0 +1,125 @@
+"""Starting weights of a run: from other runs, packs or Hugging Face folders by parameter prefix, the rest random."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pivot_jax import rules
+from pivot_jax.errors import UserError
+from pivot_jax.hub.load import load_params as load_hub
+from pivot_jax.train import checkpoint
+
+_SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<place>[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
+_OPTIONAL = "vision/final/"  # an MLLM does without it, so a source may too
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of ``config.init``: ``run:WORKDIR[@STEP]``, ``pack:DIR`` or ``hf:DIR``, each with ``[:PREFIX]``.
+
+    Without a prefix the source's parameters are taken from the same paths as in the target.
+    """
+
+    kind: str
+    place: Path
+    step: int | None
+    prefix: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        found = _SOURCE.fullmatch(text)
+        if not found or (found["step"] and found["kind"] != "run"):
+            raise UserError(
+                f"init: '{text}' is no source; write run:WORKDIR[@STEP], pack:DIR or hf:DIR, then [:PREFIX]"
+            )
+        step = int(found["step"]) if found["step"] else None
+        return cls(found["kind"], Path(found["place"]).expanduser(), step, found["prefix"])
+
+    def read(self, shardings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        """Flat ``{path: array}`` of the whole source; of a Hugging Face folder only what lies below ``prefix``."""
+        if self.kind == "hf":
+            return rules.flatten(load_hub(self.place, prefix=prefix))
+        if self.kind == "pack":
+            return rules.flatten(checkpoint.load_pack(self.place)[0])
+        return rules.flatten(checkpoint.load_run(self.place, self.step))
+
+
+def load_params(source: str) -> dict[str, Any]:
+    """Parameters of one source (see :class:`Source`) as a nested dict of arrays, for evaluation and export.
+
+    With a prefix, the subtree at it.
+    """
+    parsed = Source.parse(source)
+    return rules.select(rules.unflatten(parsed.read({}, parsed.prefix or "")), parsed.prefix or "")
+
+
+def initial_params(init: Mapping[str, str], create: Callable[[Any], Any], key: Any, shardings: Any) -> dict[str, Any]:
+    """The parameter tree on its devices.
+
+    Args:
+      init: target prefix → source; the longest prefix of a path wins.
+      create: key → random parameters (traced; only what no source gives is computed).
+      shardings: tree like ``create``'s result.
+
+    Raises:
+      UserError: a source lacks a parameter or has it in another shape: the checkpoint of another model.
+    """
+    like = rules.flatten(jax.eval_shape(create, key))
+    placed = rules.flatten(shardings)
+    owner = {path: _longest(init, path) for path in like}
+    for prefix in init:
+        if prefix not in owner.values():
+            raise UserError(f"init: no parameter lies under '{prefix}' (or a longer prefix covers all of them)")
+    params: dict[str, Any] = {}
+    for prefix, text in init.items():
+        wanted = {path: leaf for path, leaf in like.items() if owner[path] == prefix}
+        params |= _from_source(prefix, Source.parse(text), wanted, placed)
+    random = {path for path in like if owner[path] is None}
+    if random:
+        made = jax.jit(
+            lambda key: {path: leaf for path, leaf in rules.flatten(create(key)).items() if path in random},
+            out_shardings={path: placed[path] for path in random},
+        )
+        params |= made(key)
+    return rules.unflatten({path: params[path] for path in like if path in params})
+
+
+def _longest(init: Mapping[str, str], path: str) -> str | None:
+    fitting = [p for p in init if p == "" or path == p or path.startswith(p + "/")]
+    return max(fitting, key=len) if fitting else None
+
+
+def _from_source(prefix: str, source: Source, wanted: dict[str, Any], shardings: dict[str, Any]) -> dict[str, Any]:
+    inside = prefix if source.prefix is None else source.prefix
+    found = source.read(shardings, inside)
+    place = f"{source.kind}:{source.place}"
+    result = {}
+    for path, leaf in wanted.items():
+        origin = (inside + path[len(prefix) :]).strip("/")
+        if origin not in found:
+            if path.startswith(_OPTIONAL) and not any(name.startswith(_OPTIONAL) for name in found):
+                continue
+            there = sorted({"/".join(name.split("/")[:2]) for name in found})
+            raise UserError(f"init: {place} has no parameter '{origin}' (it has: {', '.join(there)})")
+        array = found[origin]
+        if tuple(array.shape) != tuple(leaf.shape):
+            raise UserError(
+                f"init: '{origin}' is {tuple(array.shape)} in {place} but {tuple(leaf.shape)} in this config; "
+                "it is the checkpoint of another model"
+            )
+        result[path] = jax.device_put(_float32(array), shardings[path])
+    return result
+
+
+def _float32(array: Any) -> Any:
+    if isinstance(array, np.ndarray):
+        return array.astype(np.float32, copy=False)
+    return array.astype(jnp.float32)

@@ -1,0 +1,189 @@
+"""The training loop: steps, log lines, checkpoints, and every way to end before the last step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from pivot_jax.errors import UserError
+from pivot_jax.parallel.hosts import is_first
+from pivot_jax.parallel.mesh import place_batch
+from pivot_jax.progress import progress
+from pivot_jax.train.checkpoint import Checkpoints
+from pivot_jax.train.metrics import MetricsWriter, Window
+from pivot_jax.train.setup import Setup
+from pivot_jax.train.speed import Speed
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and saved a checkpoint; the same command continues it."""
+
+    def __init__(self, step: int, signum: int):
+        super().__init__(f"stopped at step {step}; checkpoint saved, run the same command again to continue")
+        self.step, self.signum = step, signum
+
+
+class StopSignals:
+    """While entered, SIGTERM and SIGINT ask the loop to save and stop instead of killing the process."""
+
+    def __enter__(self) -> StopSignals:
+        self.received = 0
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the checkpoint
+        self.received = number
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agreed(self, step: int) -> bool:
+        """Whether to stop after ``step``. Over several processes all answer the same, asked every tenth step."""
+        if jax.process_count() == 1:
+            return bool(self.received)
+        if step % 10:
+            return False
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(self.received)))))
+
+
+def train(setup: Setup, state: Any, place: dict[str, Any] | None, reference: Any, workdir: Path) -> tuple[Any, dict]:
+    """Trains from ``state`` to the last step.
+
+    Args:
+      place: the ``progress`` item of the checkpoint that ``state`` came from, or None at the start.
+      reference: reference parameters for a preference step that computes log-probs itself, or None.
+
+    Returns:
+      (state, metrics of the last log line).
+
+    Raises:
+      UserError: loss or gradient not finite, disk full, too many bad rows.
+      Interrupted: SIGTERM or Ctrl-C; the state is saved.
+    """
+    run = _Run(setup, workdir, place, int(state.step))
+    try:
+        with StopSignals() as stop, jax.set_mesh(setup.mesh):
+            return run.steps(state, reference, stop)
+    finally:
+        run.close()
+
+
+class _Pending(NamedTuple):
+    """A step that was handed to the device and not read yet."""
+
+    step: int  # steps done before it
+    batch: Any
+    metrics: dict[str, Any]
+    place: dict[str, Any]  # of the data iterator, before the batch
+    waited: float  # seconds for the batch
+
+
+class _Run:
+    """What changes beside the train state: the place in the data, running means, counters."""
+
+    def __init__(self, setup: Setup, workdir: Path, place: dict[str, Any] | None, step: int):
+        train = setup.config.train
+        self.setup, self.step = setup, step
+        self.total = setup.loader.total_steps
+        self.checkpoints = Checkpoints(workdir, keep=train.keep, best_metric=train.best_metric)
+        self.writer = MetricsWriter(workdir, step) if is_first() else None
+        self.batches = iter(setup.loader)
+        self.window, self.tokens = Window(), 0
+        if place is not None:
+            self.batches.set_state(place["data"])
+            self.window, self.tokens = Window(place["window"]), place["num_tokens"]
+        self.last: dict[str, float] = dict(place["last"]) if place else {}
+        self.speed = Speed(setup)
+
+    logging = saving = stopping = False
+
+    def place(self, data: dict[str, Any]) -> dict[str, Any]:
+        return {"data": data, "window": self.window.state(), "num_tokens": self.tokens, "last": self.last}
+
+    def steps(self, state: Any, reference: Any, stop: StopSignals) -> tuple[Any, dict[str, float]]:
+        compute = self.setup.compiled_step()
+        pending: _Pending | None = None
+        with progress(self.setup.config.name, self.total, done=self.step, show=is_first()) as advance:
+            while self.step < self.total:
+                place = self.batches.get_state()
+                started = time.perf_counter()
+                batch = next(self.batches)
+                waited = time.perf_counter() - started
+                state, metrics = compute(state, place_batch(batch, self.setup.mesh), reference)
+                # The step before is read only now, so that the device always has one step in its queue.
+                if pending is not None:
+                    self._account(pending, state)
+                pending = _Pending(self.step, batch, metrics, place, waited)
+                self.step += 1
+                advance(1)
+                if not self._due(stop):
+                    continue
+                self._account(pending, state)
+                pending = None
+                self._end_of_step(state, stop)
+        self.checkpoints.wait()
+        return state, self.last
+
+    def _due(self, stop: StopSignals) -> bool:
+        """Whether this step logs, saves or stops, for which it must have finished."""
+        train = self.setup.config.train
+        self.stopping = stop.agreed(self.step) and self.step < self.total
+        ends = self.step == self.total or self.stopping
+        self.logging = self.step % train.log_every == 0 or self.step == self.total
+        self.saving = self.step % train.checkpoint_every == 0 or ends
+        return self.logging or self.saving
+
+    def _end_of_step(self, state: Any, stop: StopSignals) -> None:
+        if self.logging:
+            epoch = self.step / max(1, self.setup.loader.steps_per_epoch)
+            self.last = self.window.take() | {"epoch": epoch, "num_tokens": self.tokens} | self.speed.line()
+            if self.writer:
+                self.writer.write(self.step, self.last)
+        if self.saving:
+            self._save(state, self.batches.get_state())
+        if self.stopping:
+            self.checkpoints.wait()
+            raise Interrupted(self.step, stop.received or signal.SIGTERM)
+
+    def _account(self, done: _Pending, state: Any) -> None:
+        """Reads a finished step's metrics; refuses a loss that is not finite."""
+        metrics = {name: float(value) for name, value in jax.device_get(done.metrics).items()}
+        if not metrics.pop("healthy"):
+            self._refuse(done, metrics, state)
+        metrics["learning_rate"] = float(self.setup.curve(done.step)) * self.setup.highest_rate
+        self.tokens += self.speed.note(done.batch, done.waited)
+        self.window.add(metrics)
+
+    def _save(self, state: Any, data: dict[str, Any]) -> None:
+        self.checkpoints.save(self.step, state, self.place(data), self.last)
+
+    def _refuse(self, done: _Pending, metrics: dict[str, float], state: Any) -> None:
+        """Saves the last good state, with the bad batch still to come, and names the batch's rows."""
+        self.step = done.step
+        if self.step not in self.checkpoints.steps():
+            self._save(state.replace(healthy=~state.healthy), done.place)
+        self.checkpoints.wait()
+        rows = [self.setup.loader.row_id(int(row)) for row in np.asarray(done.batch.row_index) if row >= 0]
+        shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        raise UserError(
+            f"step {self.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']} (rows {shown}); "
+            f"no parameter was changed, step {self.step} is saved; lower the learning rate or remove the row"
+        )
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
+        self.checkpoints.close()

@@ -1,0 +1,66 @@
+"""A run's model from its config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pivot_jax.errors import UserError
+from pivot_jax.models import flops, zoo
+from pivot_jax.models.mllm import MLLM, init_params
+from pivot_jax.models.vit import SigLIP
+
+
+class Model(NamedTuple):
+    """A Linen module and how its random parameters are made."""
+
+    module: Any  # SigLIP in stage 0, else MLLM
+    create: Callable[[Any], dict[str, Any]]  # key → float32 parameters
+
+
+def build_model(config: Any, vocabulary: int) -> Model:
+    """Module of ``config.model``; ``vocabulary`` is the tokenizer's size.
+
+    Raises:
+      UserError: the decoder's embedding is smaller than the vocabulary, or image sizes differ.
+    """
+    parts = zoo.build(config.model)
+    if parts.vision.image_size != config.data.image.size:
+        sizes = f"{config.data.image.size} but the encoder takes {parts.vision.image_size}"
+        raise UserError(f"data.image.size is {sizes}; make them equal")
+    if config.stage == "contrastive":
+        text = zoo.build_text(config.model.text, vocabulary, parts.vision.width)
+        towers = SigLIP(parts.vision, text, parts.dtype)
+        images = jnp.zeros((1, parts.vision.image_size, parts.vision.image_size, 3))
+        tokens = jnp.zeros((1, text.max_length), jnp.int32)
+        return Model(towers, lambda key: towers.init(key, images, tokens)["params"])
+    if parts.decoder.vocab_size < vocabulary:
+        raise UserError(
+            f"model.decoder.vocab_size is {parts.decoder.vocab_size} but the tokenizer has {vocabulary} tokens; "
+            "set it to at least that"
+        )
+    module = MLLM(parts)
+    return Model(module, lambda key: init_params(module, key))
+
+
+def step_flops(config: Any, module: Any, loader_shape: tuple[float, float], trained: set[str]) -> float:
+    """Training FLOPs of one row by counting (padding not counted).
+
+    Args:
+      loader_shape: mean tokens and mean scored targets of a row.
+      trained: rooms ("vision", "projector", "decoder") that get gradients.
+    """
+    if isinstance(module, SigLIP):
+        return 3 * (flops.vision(module.vision_config, whole=True) + flops.text(module.text_config))
+    tokens, targets = loader_shape
+    parts = flops.forward(module.config, config.data.images_per_row, tokens, targets)
+    in_step = config.stage == "preference" and config.objective.reference == "step"
+    return flops.train_step(parts, trained, reference_in_step=in_step)
+
+
+def root_key(config: Any) -> Any:
+    """Every random key of a run is folded in from this one."""
+    return jax.random.key(config.seed)

@@ -1,0 +1,131 @@
+"""One training run: from a config and a workdir to a trained checkpoint. Run again, it continues."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from pivot_jax import config as configs
+from pivot_jax.errors import UserError
+from pivot_jax.optim import partition
+from pivot_jax.parallel.hosts import is_first
+from pivot_jax.progress import progress
+from pivot_jax.train import loop, reference
+from pivot_jax.train.checkpoint import Checkpoints
+from pivot_jax.train.reference import weights_hash
+from pivot_jax.train.setup import Setup, build, starting_params
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run leaves."""
+
+    workdir: Path
+    step: int
+    metrics: dict[str, float]  # of the last log line
+    seconds: float  # of this call, compilation included; 0 if the run was finished before
+
+
+def run(config: Any, workdir: Path | str) -> Result:
+    """Trains ``config`` in ``workdir``; continues from its newest checkpoint, returns at once if it is finished.
+
+    Writes ``config.json, trained_parameters.json, metrics.jsonl, tensorboard/, skipped.jsonl, checkpoints/`` and, at
+    the end, ``result.json``.
+
+    Raises:
+      UserError: bad config, data or checkpoint; a workdir of another config.
+      loop.Interrupted: stopped by a signal, state saved.
+    """
+    workdir = Path(workdir)
+    _claim(config, workdir)
+    started = time.perf_counter()
+    setup = build(config, workdir)
+    with jax.set_mesh(setup.mesh):
+        state, place, starting = _state(setup, workdir)
+        frozen_before = weights_hash(state.frozen)
+        ref_params = _reference(setup, starting, workdir)
+    if is_first():
+        _announce(setup, workdir)
+    resumed = int(state.step)
+    if resumed < setup.loader.total_steps:
+        state, metrics = loop.train(setup, state, place, ref_params, workdir)
+    else:
+        metrics = dict(place["last"]) if place else {}
+    if weights_hash(state.frozen) != frozen_before:
+        raise AssertionError("a frozen parameter moved during training: this is a bug")
+    seconds = time.perf_counter() - started if resumed < setup.loader.total_steps else 0.0
+    result = Result(workdir, int(state.step), metrics, seconds)
+    if is_first() and seconds:
+        record = {"step": result.step, "metrics": metrics, "seconds": seconds, "resumed_from": resumed}
+        (workdir / "result.json").write_text(json.dumps(record, indent=1))
+    return result
+
+
+def _claim(config: Any, workdir: Path) -> None:
+    """Writes the config, or refuses a workdir that belongs to another one."""
+    path = workdir / "config.json"
+    if path.exists():
+        old = configs.from_json(path.read_text())
+        if configs.fingerprint(old) != configs.fingerprint(config):
+            changed = "; ".join(configs.differences(old, config)[:6])
+            raise UserError(f"{workdir} belongs to another config ({changed}); take another --workdir or delete it")
+    if is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(configs.to_json(config))
+
+
+def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any]:
+    """(state, place, starting parameters or None): restored if there is a checkpoint, else fresh.
+
+    The starting parameters are also needed after a restore, where the reference model is made from them.
+    """
+    checkpoints = Checkpoints(workdir)
+    try:
+        step = checkpoints.latest()
+        restored = None
+        if step is not None:
+            try:
+                restored = checkpoints.restore(step, setup.state_like())
+            except (ValueError, KeyError, TypeError) as error:
+                reason = str(error).splitlines()[0][:300]
+                raise UserError(f"checkpoint {step} in {workdir} does not fit this config: {reason}") from error
+    finally:
+        checkpoints.close()
+    if restored is not None:
+        return (*restored, starting_params(setup) if setup.config.stage == "preference" else None)
+    starting = starting_params(setup)
+    return setup.fresh_state(starting), None, starting
+
+
+def _reference(setup: Setup, starting: Any, workdir: Path) -> Any:
+    """Prepares the reference of a preference run: stored log-probs go into the loader, else its parameters."""
+    if setup.config.stage != "preference":
+        return None
+    if setup.config.objective.reference == "step":
+        # the state's own buffers are donated, so the reference needs arrays of its own
+        return jax.tree.map(lambda x: x.copy(), starting)
+
+    def show(batches: Any, count: int, label: str) -> Any:
+        with progress(label, count, show=is_first()) as advance:
+            for batch in batches:
+                yield batch
+                advance(1)
+
+    setup.loader.set_ref_logps(reference.stored(setup.model.module, starting, setup.loader, setup.mesh, workdir, show))
+    return None
+
+
+def _announce(setup: Setup, workdir: Path) -> None:
+    """Prints and writes what is trained, with parameter counts and peak learning rates."""
+    rows = partition.table(setup.like, setup.rates)
+    (workdir / "trained_parameters.json").write_text(json.dumps(rows, indent=1))
+    config, loader = setup.config, setup.loader
+    print(f"{config.name}: {loader.total_steps} steps of {config.data.batch_size} rows, {loader.rows} rows in all")
+    for row in rows:
+        rate = row["rate"] if row["rate"] == partition.FROZEN else f"learning rate {row['rate']:g}"
+        print(f"  {row['group']:<24} {row['parameters']:>14,}  {rate}")

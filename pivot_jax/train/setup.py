@@ -1,0 +1,136 @@
+"""Everything a run needs, built from its config: data, model, optimizer, compiled step, places of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from pivot_jax import rules
+from pivot_jax.data.loader import Loader, build_loader
+from pivot_jax.data.tokenizer import load_tokenizer
+from pivot_jax.errors import UserError
+from pivot_jax.optim import adamw, partition, schedule
+from pivot_jax.parallel.mesh import check_rows, make_mesh, param_shardings, replicated
+from pivot_jax.steps import build as steps
+from pivot_jax.steps.objective import Objective
+from pivot_jax.steps.update import TrainState, build_step, init_state
+from pivot_jax.train.initialise import initial_params
+from pivot_jax.train.model import Model, build_model, root_key
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Parts of a run; nothing here changes while it trains."""
+
+    config: Any
+    mesh: Mesh
+    loader: Loader
+    model: Model
+    rates: dict[str, float | str]  # parameter path → peak learning rate or "frozen"
+    objective: Objective
+    optimizer: Any
+    curve: Callable[[Any], Any]  # step → learning-rate multiplier
+    shardings: Any  # tree of the parameters
+    like: Any  # parameters as ShapeDtypeStruct
+
+    @property
+    def trained_rooms(self) -> set[str]:
+        return {path.split("/")[0] for path, rate in self.rates.items() if rate != partition.FROZEN}
+
+    @property
+    def highest_rate(self) -> float:
+        """The largest peak learning rate; logged as ``learning_rate`` times the schedule."""
+        return max(float(rate) for rate in self.rates.values() if rate != partition.FROZEN)
+
+    def fresh_state(self, params: dict[str, Any]) -> TrainState:
+        """State of step 0, on its devices."""
+        trained, frozen = partition.split(params, self.rates)
+        places = self.state_shardings()
+        opt_state = jax.jit(self.optimizer.init, out_shardings=places.opt_state)(trained)
+        return jax.device_put(init_state(trained, frozen, opt_state, self.objective), places)
+
+    def state_shardings(self) -> TrainState:
+        trained, frozen = partition.split(self.shardings, self.rates)
+        trained_like, _ = partition.split(self.like, self.rates)
+        whole = replicated(self.mesh)
+        return TrainState(
+            step=whole,
+            trained=trained,
+            frozen=frozen,
+            opt_state=adamw.state_shardings(self.optimizer, trained_like, trained, self.mesh),
+            memory=jax.tree.map(lambda _: whole, self.objective.memory),
+            healthy=whole,
+        )
+
+    def state_like(self) -> TrainState:
+        """The state as ShapeDtypeStruct with shardings, for restoring and ahead-of-time compilation."""
+        trained, frozen = partition.split(self.like, self.rates)
+        shapes = jax.eval_shape(lambda t, f: init_state(t, f, self.optimizer.init(t), self.objective), trained, frozen)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.state_shardings()
+        )
+
+    def compiled_step(self) -> Callable[..., Any]:
+        """Jitted step with the state donated; the first call of each batch shape compiles."""
+        config = self.config
+        step = build_step(
+            self.objective, self.optimizer, clip=config.optimizer.clip, accumulate=config.train.accumulate
+        )
+        whole = replicated(self.mesh)
+        return jax.jit(step, donate_argnums=0, out_shardings=(self.state_shardings(), whole))
+
+
+def build(config: Any, workdir: Path | None, devices: Any = None) -> Setup:
+    """All parts of a run; reads and checks the data, allocates no parameters.
+
+    Raises:
+      UserError: anything in the config that does not fit together.
+    """
+    mesh = make_mesh(config.parallel, devices)
+    check_rows(config.data.batch_size, "data.batch_size", mesh)
+    if config.data.batch_size % config.train.accumulate:
+        raise UserError(
+            f"data.batch_size {config.data.batch_size} is no multiple of train.accumulate {config.train.accumulate}"
+        )
+    check_rows(config.data.batch_size // config.train.accumulate, "data.batch_size / train.accumulate", mesh)
+    tokenizer = load_tokenizer(config.tokenizer.path)
+    model = build_model(config, len(tokenizer))
+    loader = build_loader(
+        config, tokenizer, process_index=jax.process_index(), process_count=jax.process_count(), workdir=workdir
+    )
+    return assemble(config, mesh, loader, model)
+
+
+def assemble(config: Any, mesh: Mesh, loader: Any, model: Model) -> Setup:
+    """The parts that follow from model and mesh; ``loader`` needs only ``total_steps``."""
+    like = jax.eval_shape(model.create, root_key(config))
+    rates = partition.peak_rates(_rules(config), like)
+    return Setup(
+        config=config,
+        mesh=mesh,
+        loader=loader,
+        model=model,
+        rates=rates,
+        objective=steps.build(model.module, config),
+        optimizer=adamw.build(config.optimizer, rates, loader.total_steps),
+        curve=schedule.multiplier(config.optimizer, loader.total_steps),
+        shardings=param_shardings(like, mesh),
+        like=like,
+    )
+
+
+def starting_params(setup: Setup) -> dict[str, Any]:
+    """Parameters before step 0: from ``config.init``, the rest random from the seed."""
+    key = jax.random.fold_in(root_key(setup.config), 0)
+    return initial_params(dict(setup.config.init), setup.model.create, key, setup.shardings)
+
+
+def _rules(config: Any) -> rules.Rules:
+    """The config's rules; in an MLLM, what no stage computes is frozen first."""
+    given = [tuple(rule) for rule in config.optimizer.rules]
+    return given if config.stage == "contrastive" else [partition.UNUSED_BY_MLLM, *given]

@@ -1,0 +1,81 @@
+"""Throughput of a run, in the units that users of other trainers know."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from pivot_jax.train.model import step_flops
+from pivot_jax.train.setup import Setup
+
+# Dense bf16 peak of one device, FLOP/s, from the makers' data sheets. Where a device is not listed, `mfu` is left out.
+PEAK_FLOPS = {
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA A100": 312e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+class Speed:
+    """Counts work and time between log lines. ``perf/*`` of the first line contains compilation."""
+
+    def __init__(self, setup: Setup):
+        self._setup = setup
+        self._start()
+
+    def _start(self) -> None:
+        self._since = time.perf_counter()
+        self._steps, self._tokens, self._images, self._waited, self._flops = 0, 0, 0, 0.0, 0.0
+
+    def note(self, batch: Any, waited: float) -> int:
+        """Adds one step, scaled from this process's rows to all; returns its tokens without padding."""
+        processes = jax.process_count()
+        rows = int(np.sum(np.asarray(batch.row_index) >= 0))
+        ids = batch.segments if hasattr(batch, "segments") else batch.tokens
+        tokens = int(np.sum(np.asarray(ids) > 0)) * processes
+        images = rows * (batch.images.shape[1] if batch.images.ndim == 5 else 1) * processes
+        targets = float(np.sum(batch.weights)) / max(rows, 1)
+        shape = (tokens / max(rows * processes, 1), targets)
+        config, model = self._setup.config, self._setup.model
+        flops = rows * processes * step_flops(config, model.module, shape, self._setup.trained_rooms)
+        self._steps, self._waited = self._steps + 1, self._waited + waited
+        self._tokens, self._images, self._flops = self._tokens + tokens, self._images + images, self._flops + flops
+        return tokens
+
+    def line(self) -> dict[str, float]:
+        """``perf/*`` since the last call."""
+        seconds = time.perf_counter() - self._since
+        steps = max(1, self._steps)
+        line = {
+            "perf/tokens_per_s": self._tokens / seconds,
+            "perf/images_per_s": self._images / seconds,
+            "perf/step_time_s": seconds / steps,
+            "perf/data_wait_s": self._waited / steps,
+            "perf/tflops_per_s": self._flops / seconds / 1e12,
+            "perf/peak_mem_gib": peak_memory_gib(),
+        }
+        peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+        if peak:
+            line["perf/mfu"] = self._flops / seconds / (peak * jax.device_count())
+        self._start()
+        return line
+
+
+def peak_memory_gib() -> float:
+    """Most memory in use so far: of the fullest local device, or of this process on a CPU."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    used = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
+    if used:
+        return max(used) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
