@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+torch.set_num_threads(1)  # tests run side by side; threads that wait for each other are slower than one
 
 IMAGE_TOKEN = 3
 
