@@ -1,0 +1,159 @@
+"""From examples to answers: prompts are encoded, batched to few shapes, answered or ranked, decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from pivot_jax.data.batch import EncodedRow, Example
+from pivot_jax.data.chat import Chat
+from pivot_jax.data.collate import prompt_batch, vlm_batch
+from pivot_jax.data.images import preset_of
+from pivot_jax.data.pictures import Pictures
+from pivot_jax.errors import UserError
+from pivot_jax.eval import rank as ranking
+from pivot_jax.eval.generate import generate
+from pivot_jax.models.mllm import MLLM
+
+LENGTH_STEP = 64  # prompts are padded to a multiple of this, so that few shapes are compiled
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer."""
+
+    text: str
+    finished: bool = True  # False where the token limit cut it
+
+
+class Answerer:
+    """Answers examples with an MLLM.
+
+    Args:
+      chat: encodes prompts; its ``end_id`` (and ``eos_ids``) end an answer.
+      batch_size: questions answered together; the last batch is filled up with masked rows.
+      temperature, seed: 0 is greedy; above, each call samples with keys from the seed.
+      blank_images: show a picture of the preset's mean colour instead (0 after normalisation): the control that says
+        what the language prior alone is worth.
+    """
+
+    def __init__(
+        self,
+        mllm: MLLM,
+        params: Any,
+        chat: Chat,
+        *,
+        preset: str = "siglip",
+        batch_size: int = 16,
+        temperature: float = 0.0,
+        seed: int = 0,
+        eos_ids: tuple[int, ...] = (),
+        blank_images: bool = False,
+        workers: int = 2,
+    ):
+        self.mllm, self.params, self.chat = mllm, params, chat
+        self.preset, self.batch_size = preset, batch_size
+        self.temperature, self.blank_images = temperature, blank_images
+        self.eos_ids = tuple(dict.fromkeys((chat.end_id, *eos_ids)))
+        self._key = jax.random.key(seed)
+        self._calls = 0
+        # Every picture is used once, so none is kept (a cache of 0 MiB).
+        self._pictures = Pictures(1, chat.max_images, preset, mllm.config.vision.image_size, workers, cache_mib=0)
+
+    def answer(
+        self, examples: Sequence[Example], max_new_tokens: int, done: Callable[[int], Any] = lambda count: None
+    ) -> list[Reply]:
+        """An answer to each example, in order; ``done(count)`` is called behind every batch.
+
+        Raises:
+          UserError: an example that cannot be asked (image missing, prompt too long); the message names it. A benchmark
+            with unasked questions has no score.
+        """
+        replies: list[Reply] = []
+        for rows, images, count in self._batches(examples):
+            batch = prompt_batch(rows, images, _index(count, len(rows)), _length(rows), self.chat.pad_id)
+            self._calls += 1
+            out = generate(
+                self.mllm,
+                self.params,
+                batch,
+                max_new_tokens=max_new_tokens,
+                eos_ids=self.eos_ids,
+                pad_id=self.chat.pad_id,
+                temperature=self.temperature,
+                key=jax.random.fold_in(self._key, self._calls),
+            )
+            texts = [self.chat.decode(out.ids(row)) for row in range(count)]
+            replies += [Reply(text, bool(end)) for text, end in zip(texts, out.finished, strict=False)]
+            done(count)
+        return replies
+
+    def option_logps(
+        self, examples: Sequence[Example], options: Sequence[Sequence[str]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probability of every option (with the end of the turn behind it) and its token count.
+
+        Returns:
+          float32 [n, o] sums (-inf where an example has fewer than o options), int32 [n, o] counts.
+        """
+        widest = max(len(texts) for texts in options)
+        sums, counts, start = [], [], 0
+        for rows, images, count in self._batches(examples):
+            full = [
+                ranking.option_row(row, [self._option_ids(text) for text in options[start + index]])
+                if row is not None
+                else None
+                for index, row in enumerate(rows)
+            ]
+            targets = max(len(row.targets) for row in full if row is not None)
+            bucket = (_length(full), _round_up(targets, LENGTH_STEP // 4))
+            batch = vlm_batch(full, images, _index(count, len(rows)), bucket, self.chat.pad_id)
+            found = ranking.option_logps(self.mllm, self.params, batch, widest)
+            sums.append(found[0][:count])
+            counts.append(found[1][:count])
+            start += count
+        return np.concatenate(sums), np.concatenate(counts)
+
+    def choose(
+        self, examples: Sequence[Example], options: Sequence[Sequence[str]], normalisation: str = "mean"
+    ) -> list[int]:
+        """Index of each example's most likely option (see ``rank.rank``)."""
+        sums, counts = self.option_logps(examples, options)
+        return [int(best) for best in ranking.rank(sums, counts, normalisation)]
+
+    def _option_ids(self, text: str) -> list[int]:
+        return [*self.chat.tokenizer(text, add_special_tokens=False)["input_ids"], self.chat.end_id]
+
+    def _batches(self, examples: Sequence[Example]) -> Iterator[tuple[list[EncodedRow | None], np.ndarray, int]]:
+        """Encoded rows (None: fills the batch up), their pictures uint8 [b, m, H, W, 3], and how many are real."""
+        for start in range(0, len(examples), self.batch_size):
+            chunk = examples[start : start + self.batch_size]
+            rows: list[EncodedRow | None] = [self.chat.encode(example, "prompt") for example in chunk]
+            masked = self.batch_size - len(chunk)
+            yield [*rows, *[None] * masked], self._images(chunk, masked), len(chunk)
+
+    def _images(self, chunk: Sequence[Example], masked: int) -> np.ndarray:
+        if self.blank_images:
+            mean = np.rint(255 * np.asarray(preset_of(self.preset).mean)).astype(np.uint8)
+            return np.broadcast_to(mean, (len(chunk) + masked, *self._pictures.shape)).copy()
+        places = np.asarray([*range(len(chunk)), *[-1] * masked])
+        images, errors = self._pictures.batch(places, lambda row: (chunk[row].id, chunk[row].images))
+        if bad := next((error for error in errors if error is not None), None):
+            raise UserError(f"{bad}; mend the file, every question of a benchmark has to be asked")
+        return images
+
+
+def _length(rows: Sequence[EncodedRow | None]) -> int:
+    return _round_up(max(len(row.tokens) for row in rows if row is not None), LENGTH_STEP)
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _index(count: int, size: int) -> np.ndarray:
+    return np.where(np.arange(size) < count, np.arange(size), -1)

@@ -1,0 +1,234 @@
+"""Benchmarks: what is asked, how it is scored; running one into a predictions file, and scoring such a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pivot_jax.data.batch import Example
+from pivot_jax.errors import UserError
+from pivot_jax.eval import aggregate, answers, mathematics, predictions, questions, scorers
+from pivot_jax.eval.answerer import Reply
+from pivot_jax.eval.intervals import Interval
+from pivot_jax.eval.scorers import Gold, Scorer
+from pivot_jax.progress import progress
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark."""
+
+    read: Callable[[str | Path], questions.Questions]  # from the path of its files
+    scorer: Scorer
+    expected: str  # form of a good answer, for the compliance rate (see ``answers.complies``)
+    max_new_tokens: int
+    ranked: str = ""  # "letter" | "text": options can also be ranked by likelihood; "" they cannot
+    together: bool = False  # the score counts units (pairs) of which every answer is right
+    strict: Scorer | None = None  # a second scorer, reported beside the first
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "mmvp": Benchmark(
+        questions.mmvp, scorers.letter_or_text, "letter", 16, "letter", together=True, strict=scorers.strict_letter
+    ),
+    "scienceqa": Benchmark(
+        questions.scienceqa, scorers.scienceqa, "letter", 16, "letter", strict=scorers.strict_letter
+    ),
+    "mathvision": Benchmark(questions.mathvision, mathematics.mathvision, "short", 512),
+    "scenes": Benchmark(questions.scenes, scorers.exact, "short", 32, "text"),
+}
+
+
+class Answers(Protocol):
+    """What a benchmark needs of a model; ``Answerer`` is one."""
+
+    def answer(
+        self, examples: Sequence[Example], max_new_tokens: int, done: Callable[[int], Any] = ...
+    ) -> list[Reply]: ...
+
+    def choose(
+        self, examples: Sequence[Example], options: Sequence[Sequence[str]], normalisation: str = ...
+    ) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of one benchmark. Shares are 0..1."""
+
+    benchmark: str
+    metric: str  # "accuracy" | "pair_accuracy"
+    value: Interval
+    compliance: float  # share of answers in the asked form, right or wrong
+    cut: float  # share of answers that the token limit cut
+    by_category: dict[str, Interval] = field(default_factory=dict)
+    also: dict[str, Interval] = field(default_factory=dict)  # "question_accuracy", "strict", "ranked"
+    ids: tuple[str, ...] = ()
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [n] in order of ``ids``
+    units: tuple[Any, ...] | None = None  # unit of each question, where they count together
+
+    def per_unit(self) -> np.ndarray:
+        """Scores of the independent units [u] (pairs: 1 where both are right), for paired comparisons of models."""
+        if self.units is None:
+            return self.scores
+        right: dict[Any, float] = {}
+        for unit, score in zip(self.units, self.scores, strict=True):
+            right[unit] = min(right.get(unit, 1.0), float(score >= 1.0))
+        return np.asarray(list(right.values()))
+
+
+def run_benchmark(
+    name: str,
+    path: str | Path,
+    answerer: Answers,
+    out: str | Path,
+    *,
+    model_id: str = "",
+    limit: int = 0,
+    max_new_tokens: int = 0,
+    ranked: bool = False,
+    chunk: int = 64,
+    show: bool = True,
+) -> Path:
+    """Asks the questions that ``out`` does not hold yet, and appends the answers as they come.
+
+    Args:
+      path: the benchmark's files. out: predictions file.
+      limit: only the first questions; 0 all. max_new_tokens: 0 the benchmark's own.
+      ranked: also rank the options by likelihood. chunk: questions between two writes.
+
+    Raises:
+      UserError: unknown benchmark, unreadable questions, or a file of another evaluation.
+    """
+    benchmark = find(name)
+    examples = benchmark.read(path)
+    total = min(limit or len(examples), len(examples))
+    chosen = [examples[index] for index in range(total)]
+    file = Path(out)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    prompts = {example.id: _prompt(example) for example in chosen}
+    if len(prompts) < len(chosen):
+        raise UserError(f"benchmark {name}: question ids in {path} are not unique")
+    there = predictions.resume(file, prompts, model_id)
+    pending = [example for example in chosen if example.id not in there]
+    with progress(name, total, done=total - len(pending), show=show) as advance:
+        for start in range(0, len(pending), chunk):
+            part = pending[start : start + chunk]
+            replies = answerer.answer(part, max_new_tokens or benchmark.max_new_tokens, advance)
+            best = _ranked(benchmark, answerer, part) if ranked and benchmark.ranked else [None] * len(part)
+            rows = [_row(name, model_id, *one) for one in zip(part, replies, best, strict=True)]
+            predictions.append(file, rows)
+    return file
+
+
+def score(path: str | Path, name: str = "", *, seed: int = 0) -> Score:
+    """Scores a predictions file; without ``name`` by the benchmark that its rows name.
+
+    Raises:
+      UserError: no answers, or rows of several benchmarks.
+    """
+    rows = predictions.read(Path(path))
+    names = {name} if name else {str(row.get("benchmark", "")) for row in rows}
+    if not rows or len(names) != 1:
+        found = ", ".join(sorted(names)) or "no answers"
+        raise UserError(f"{path}: cannot tell the benchmark (it holds {found}); name it")
+    return score_rows(names.pop(), rows, seed=seed)
+
+
+def score_rows(name: str, rows: Sequence[dict[str, Any]], *, seed: int = 0) -> Score:
+    """Score of the rows of a predictions file (see :func:`score`)."""
+    benchmark = find(name)
+    golds = [scorers.gold_from(row) for row in rows]
+    given = [str(row["answer"] or "") for row in rows]
+    values = np.asarray([benchmark.scorer(*pair) for pair in zip(given, golds, strict=True)])
+    units = tuple(row.get("unit", row["question_id"]) for row in rows) if benchmark.together else None
+    categories = [gold.category for gold in golds]
+    return Score(
+        benchmark=name,
+        metric="pair_accuracy" if benchmark.together else "accuracy",
+        value=_value(values, units, seed),
+        compliance=float(np.mean([_complies(benchmark, *pair) for pair in zip(given, golds, strict=True)])),
+        cut=float(np.mean([not row.get("finished", True) for row in rows])),
+        by_category=aggregate.by_category(list(values), categories) if len(set(categories)) > 1 else {},
+        also=_also(benchmark, rows, given, golds, values, units, seed),
+        ids=tuple(str(row["question_id"]) for row in rows),
+        scores=values,
+        units=units,
+    )
+
+
+def evaluate(
+    name: str, path: str | Path, answerer: Answers, out: str | Path, *, seed: int = 0, **options: Any
+) -> Score:
+    """:func:`run_benchmark` (its keywords in ``options``) and :func:`score`."""
+    return score(run_benchmark(name, path, answerer, out, **options), name, seed=seed)
+
+
+def find(name: str) -> Benchmark:
+    """Raises UserError for a name that is not in :data:`BENCHMARKS`."""
+    if name not in BENCHMARKS:
+        raise UserError(f"benchmark '{name}' is unknown; there are {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def _value(values: np.ndarray, units: tuple[Any, ...] | None, seed: int) -> Interval:
+    if units is None:
+        return aggregate.accuracy(list(values), seed=seed)
+    return aggregate.all_right(list(values), units, seed=seed)
+
+
+def _also(benchmark, rows, given, golds, values, units, seed) -> dict[str, Interval]:
+    out = {}
+    if units is not None:
+        out["question_accuracy"] = aggregate.accuracy(list(values), seed=seed)
+    if benchmark.strict is not None:
+        strict = np.asarray([benchmark.strict(*pair) for pair in zip(given, golds, strict=True)])
+        out["strict"] = _value(strict, units, seed)
+    if all(row.get("ranked") for row in rows):
+        right = [_matches(str(row["ranked"]), gold) for row, gold in zip(rows, golds, strict=True)]
+        out["ranked"] = _value(np.asarray(right, float), units, seed)
+    return out
+
+
+def _complies(benchmark: Benchmark, answer: str, gold: Gold) -> bool:
+    return answers.complies(answer, benchmark.expected, gold.choices)
+
+
+def _matches(option: str, gold: Gold) -> bool:
+    return any(answers.plain(option) == answers.plain(accepted) for accepted in gold.answers)
+
+
+def _ranked(benchmark: Benchmark, answerer: Answers, part: Sequence[Example]) -> list[str]:
+    """The most likely option of each example, as its letter or its text."""
+    texts = [[str(choice) for choice in example.extra["choices"]] for example in part]
+    options = [list(answers.LETTERS[: len(one)]) for one in texts] if benchmark.ranked == "letter" else texts
+    best = answerer.choose(part, options)
+    return [options[index][choice] for index, choice in enumerate(best)]
+
+
+def _prompt(example: Example) -> str:
+    messages = example.messages[:-1] if example.messages[-1].role == "assistant" else example.messages
+    return messages[-1].content
+
+
+def _row(name: str, model_id: str, example: Example, reply: Reply, ranked: str | None) -> dict[str, Any]:
+    extra = example.extra
+    row = {
+        "question_id": example.id,
+        "prompt": _prompt(example),
+        "answer": reply.text,
+        "gt_answer": extra.get("answer", ""),
+        "category": extra.get("category", ""),
+        "choices": list(extra.get("choices") or ()),
+        "finished": reply.finished,
+        "benchmark": name,
+        "model_id": model_id,
+    }
+    if "unit" in extra:
+        row["unit"] = extra["unit"]
+    if ranked is not None:
+        row["ranked"] = ranked
+    return row

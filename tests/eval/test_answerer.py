@@ -1,0 +1,71 @@
+"""A real (tiny) model answers and ranks examples with pictures, in batches that do not change the answers."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from pivot_jax.data.batch import Example, Message
+from pivot_jax.data.chat import Chat
+from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.errors import RowError, UserError
+from pivot_jax.eval.answerer import Answerer
+from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, init_params
+from pivot_jax.models.vit import ViTConfig
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = train_bpe(["What colour is it? red green blue yellow"] * 4, 300, tmp_path_factory.mktemp("tokenizer"))
+    chat = Chat(load_tokenizer(folder), image_tokens=4, max_length=128)
+    vision = ViTConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=12, pool_head=False)
+    decoder = DecoderConfig(vocab_size=300, width=16, depth=1, heads=2, kv_heads=1, mlp_dim=16)
+    mllm = MLLM(MLLMConfig(vision, ProjectorConfig(), decoder))
+    params = jax.jit(init_params, static_argnums=0)(mllm, jax.random.key(0))
+    return mllm, jax.tree.map(lambda x: 4 * x, params), chat
+
+
+def examples(count=5):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 255, (count, 20, 12, 3), dtype=np.uint8)
+    text = "<image>\nWhat colour is it?"
+    return [Example(f"q{i}", (Message("user", text + " red" * i),), (images[i],)) for i in range(count)]
+
+
+def test_answers_do_not_depend_on_the_batch(parts):
+    counted = []
+    together = Answerer(*parts, batch_size=4).answer(examples(), 5, counted.append)
+    alone = Answerer(*parts, batch_size=1).answer(examples(), 5)
+    assert together == alone and len(together) == 5 and counted == [4, 1]
+    assert not all(reply.finished for reply in together)
+
+
+def test_blank_images_blind_the_model(parts):
+    seeing, blind = Answerer(*parts), Answerer(*parts, blank_images=True)
+    same_text = [Example(e.id, examples()[0].messages, e.images) for e in examples()]
+    options = [["red", "green"]] * len(same_text)
+    assert np.ptp(blind.option_logps(same_text, options)[0], axis=0).max() < 1e-5
+    assert np.ptp(seeing.option_logps(same_text, options)[0], axis=0).min() > 1e-3
+
+
+def test_ranking_options(parts):
+    answerer = Answerer(*parts, batch_size=2)
+    options = [["red", "green"], ["blue", "red", "green"], ["red", "green"]]
+    sums, counts = answerer.option_logps(examples(3), options)
+    assert sums.shape == counts.shape == (3, 3)
+    assert np.isneginf(sums[0, 2]) and counts[0, 2] == 0 and (counts[1] >= 2).all()
+    swapped, _ = answerer.option_logps(examples(3), [option[::-1] for option in options])
+    np.testing.assert_allclose(swapped[1], sums[1][::-1], rtol=1e-4)
+    best = answerer.choose(examples(3), options)
+    assert best == [int((sums / np.maximum(counts, 1))[i].argmax()) for i in range(3)]
+
+
+def test_questions_that_cannot_be_asked_stop_the_evaluation(parts):
+    missing = Example("q9", examples()[0].messages, ("no/such.png",))
+    with pytest.raises(UserError, match="row 'q9'.*does not exist"):
+        Answerer(*parts).answer([missing], 2)
+    long = Example("q8", (Message("user", "<image>\n" + "colour " * 300),), examples()[0].images)
+    with pytest.raises(RowError, match="row 'q8'.*the limit is 128"):
+        Answerer(*parts).answer([long], 2)
