@@ -28,7 +28,7 @@ from pivot_jax.steps import build as objectives
 from pivot_jax.steps.update import build_step, init_state
 
 STEPS, ROWS, RATE = 5, 3, 2e-3
-WORDS = "red green blue circle square left right of the one two three a is there no yes".split()
+WORDS = ["red", "green", "circle", "square", "left", "right", "of", "the", "one", "two", "three", "is", "there", "yes"]
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def assert_same_end(ours, model, tmp_path) -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_sft(folder, tokenizer, rows, tmp_path, accumulate):
-    """Accumulation keeps the loss and norm those of the whole batch, with TRL's micro-batches of one row as with ours."""
+    """In one batch, and in micro-batches of one row on both sides."""
     model = transformers.LlavaForConditionalGeneration.from_pretrained(folder)
     arguments = trl_arguments(trl.SFTConfig, tmp_path, gradient_accumulation_steps=accumulate)
     arguments.per_device_train_batch_size = ROWS // accumulate
@@ -189,9 +189,10 @@ def test_dpo(folder, tokenizer, rows, tmp_path):
     assert_close(
         ours, theirs, ("loss", "grad_norm", "logps/chosen", "logps/rejected", "entropy", "mean_token_accuracy")
     )
-    assert_close(ours, theirs, ("logits/chosen", "logits/rejected"), absolute=1e-5)
-    # rewards are differences of log-probs of size 50 in float32, whose rounding is 4e-6; times beta
-    assert_close(ours, theirs, ("rewards/chosen", "rewards/rejected", "rewards/margins"), absolute=1e-5)
+    assert_close(ours, theirs, ("logits/chosen", "logits/rejected"), absolute=1e-6)
+    # rewards are differences of log-probs of size 50 in float32, whose rounding is 4e-6; times beta, 4e-7.
+    # At steps 1 and 2 (learning rate 0) they are rounding alone, and so is which one is larger.
+    assert_close(ours, theirs, ("rewards/chosen", "rewards/rejected", "rewards/margins"), absolute=1e-6)
     assert_close(ours[2:], theirs[2:], ("rewards/accuracies",))
     assert_same_end(params, model, tmp_path)
     assert torch.is_grad_enabled() and theirs[-1]["rewards/margins"] > 1e-3
