@@ -18,6 +18,6 @@ def get_config():
         ),
         "data.loss_mask": "pivot",  # also turn headers and newlines, as [C]
         "data.buckets": ((768, 192), (1024, 448), (1536, 960), (2048, 2048)),
-        # [C] gives the encoder 2e-6; [P] states 1e-5 only. Its last block and head are not used, so they stay.
-        "optimizer.rules": (("vision/final/.*", "frozen"), ("vision/.*", 2e-6), (".*", 1e-5)),
+        # [C] gives the encoder 2e-6; [P] states 1e-5 only.
+        "optimizer.rules": (("vision/.*", 2e-6), (".*", 1e-5)),
     }

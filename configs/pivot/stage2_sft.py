@@ -20,6 +20,6 @@ def get_config(arg=""):
         "data.sources": ({"format": "mmpr", "path": "data/MMPR-v1.2/meta.json", "sampling": "random:20000"},),
         "data.loss_mask": "pivot",
         "data.buckets": ((768, 192), (1024, 448), (1536, 960), (2048, 1472)),
-        "optimizer.rules": (("vision/final/.*", "frozen"), (".*", RATES[arg])),  # one rate for all parts [C]
+        "optimizer.rules": ((".*", RATES[arg]),),  # one rate for all parts [C]
         "train.epochs": 3.0,  # [C]; the paper does not print it
     }
