@@ -108,14 +108,20 @@ def load_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
     Raises:
       UserError: no checkpoint there, or not that step.
     """
-    folder = (workdir / "checkpoints").absolute()
+    folder, step = (workdir / "checkpoints").absolute(), newest(workdir, step)
+    state = load_tree(folder / str(step) / "state", ("trained", "frozen"))
+    return rules.unflatten(rules.flatten(state.get("trained", {})) | rules.flatten(state.get("frozen", {})))
+
+
+def newest(workdir: Path, step: int | None = None) -> int:
+    """The newest complete step of a run, or ``step`` if it is there. Raises as :func:`load_run`."""
+    folder = workdir / "checkpoints"
     steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit()) if folder.is_dir() else []
     if not steps or (step is not None and step not in steps):
         there = f"steps {steps}" if steps else "none"
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
         raise UserError(f"no {wanted} in {workdir} (there is: {there}); train that run first")
-    state = load_tree(folder / str(steps[-1] if step is None else step) / "state", ("trained", "frozen"))
-    return rules.unflatten(rules.flatten(state.get("trained", {})) | rules.flatten(state.get("frozen", {})))
+    return steps[-1] if step is None else step
 
 
 def load_tree(folder: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -154,6 +160,12 @@ def load_pack(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       UserError: no pack at ``folder``.
     """
+    about = describe_pack(folder)
+    return load_tree((folder / "params").absolute()), about
+
+
+def describe_pack(folder: Path) -> dict[str, Any]:
+    """``pack.json`` of a pack. Raises as :func:`load_pack`."""
     if not (folder / "pack.json").is_file():
         raise UserError(f"no pack at {folder} (pack.json is missing); write one with `pivot-jax extract`")
-    return load_tree((folder / "params").absolute()), json.loads((folder / "pack.json").read_text())
+    return json.loads((folder / "pack.json").read_text())

@@ -1,0 +1,114 @@
+"""Trained weights opened for use: a whole run to answer with, or an encoder to probe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from pivot_jax import config as configs
+from pivot_jax.data.chat import Chat
+from pivot_jax.data.images import PRESETS, preset_of
+from pivot_jax.data.tokenizer import load_tokenizer
+from pivot_jax.errors import UserError
+from pivot_jax.hub import configs as hub_configs
+from pivot_jax.models import zoo
+from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
+from pivot_jax.train import checkpoint
+from pivot_jax.train.extract import read_config
+from pivot_jax.train.initialise import Source, load_params
+
+LONGEST_PROMPT = 8192  # tokens; a prompt is padded to what it needs, so this costs nothing
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run's model with its weights of one step on the device, and its chat."""
+
+    name: str  # WORKDIR@STEP
+    config: Any
+    mllm: MLLM
+    params: dict[str, Any]
+    chat: Chat
+
+
+def open_run(workdir: str | Path, step: int | None = None, template: str = "chat") -> OpenRun:
+    """The newest (or the named) checkpoint of a run, ready to answer.
+
+    Args:
+      template: ``chat`` or ``plain``; "" takes the one that the run was trained with.
+
+    Raises:
+      UserError: no such run or checkpoint, or a run of stage 0, which has no language model.
+    """
+    workdir = Path(workdir)
+    config = read_config(workdir)
+    if config.stage == "contrastive":
+        raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; it can be probed only")
+    mllm = MLLM(zoo.build(config.model))
+    step = checkpoint.newest(workdir, step)
+    params = jax.device_put(checkpoint.load_run(workdir, step))
+    chat = Chat(
+        load_tokenizer(config.tokenizer.path),
+        image_tokens=mllm.config.image_tokens,
+        template=template or config.data.template,
+        system=config.tokenizer.system,
+        loss_mask=config.data.loss_mask,
+        image_token=config.tokenizer.image_token,
+        max_length=LONGEST_PROMPT,
+        max_images=config.data.images_per_row,
+    )
+    return OpenRun(f"{workdir}@{step}", config, mllm, params, chat)
+
+
+@dataclass(frozen=True)
+class OpenEncoder:
+    """An encoder (and its projector, if there is one) on the device, and how it sees pictures."""
+
+    name: str
+    mllm: MLLM  # only its vision and projector are to be used
+    params: dict[str, Any]
+    preset: str
+    size: int  # pixels
+
+
+def open_encoder(text: str) -> OpenEncoder:
+    """Encoder of ``run:WORKDIR[@STEP]``, ``pack:DIR`` or ``hf:DIR`` (a SigLIP or LLaVA folder).
+
+    Raises:
+      UserError: no such source, or one without an encoder.
+    """
+    source = Source.parse(text)
+    model, preset = _describe(source)
+    whole = load_params(text)
+    params = {part: whole[part] for part in ("vision", "projector") if part in whole}
+    if "vision" not in params:
+        raise UserError(f"{text} holds no vision encoder (it has: {', '.join(whole)})")
+    return OpenEncoder(text, MLLM(model), jax.device_put(params), preset, model.vision.image_size)
+
+
+def _describe(source: Source) -> tuple[MLLMConfig, str]:
+    """Model and preset name of a source."""
+    if source.kind == "hf":
+        found = hub_configs.read(source.place)
+        if found.vision is None:
+            raise UserError(f"{source.place} is a '{found.model_type}' folder, which holds no vision encoder")
+        plain = zoo.build(configs.base().model)
+        decoder, projector = found.decoder or plain.decoder, found.projector or ProjectorConfig()
+        return replace(plain, vision=found.vision, projector=projector, decoder=decoder), _preset(found.vision)
+    if source.kind == "pack":
+        about = checkpoint.describe_pack(source.place)
+        config = configs.base()
+        content = {"model": about["model"], "data": {"image": about["image"]}}
+        configs.merge(config, content, where=f"{source.place}/pack.json")
+    else:
+        config = read_config(source.place)
+    return zoo.build(config.model), config.data.image.preset
+
+
+def _preset(vision: Any) -> str:
+    """The preset with this encoder's normalisation; folders do not name one."""
+    same = [name for name in PRESETS if (preset_of(name).mean, preset_of(name).std) == (vision.mean, vision.std)]
+    return same[0] if same else "siglip"
