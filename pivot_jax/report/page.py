@@ -1,0 +1,78 @@
+"""One self-contained HTML page of a :class:`~pivot_jax.report.content.Report`: no script, no outside resource."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pivot_jax.report import format as text
+from pivot_jax.report.content import Cards, Column, Fact, Figure, Grid, Listing, Report, Table, Value
+from pivot_jax.report.plots import data_uri
+
+THUMBNAIL = 160  # pixels; smaller pictures are enlarged to at least this
+KINDS = {Table: "table", Figure: "figure", Cards: "cards", Grid: "grid", Listing: "listing", str: "prose"}
+
+
+def write(report: Report, path: str | Path) -> Path:
+    """Writes the page; the file appears whole or not at all."""
+    out = Path(path)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(out.name + ".part")
+    draft.write_text(render(report), encoding="utf-8")
+    os.replace(draft, out)
+    return out
+
+
+def render(report: Report) -> str:
+    """The page as text."""
+    anchors = _anchors([section.title for section in report.sections])
+    return _template().render(report=report, anchors=anchors)
+
+
+@lru_cache(maxsize=1)
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters |= {
+        "kind": lambda block: KINDS[type(block)],
+        "paragraphs": lambda block: [part.strip() for part in re.split(r"\n\s*\n", block) if part.strip()],
+        "cell": _cell,
+        "fact": lambda fact: _cell(fact.value, fact),
+        "heading_unit": lambda column: text.shown_unit(column.unit, column.signed),
+        "picture": lambda image: data_uri(image, least=THUMBNAIL),
+        "svg": Markup,  # made by plots, which escapes what it is given
+        "tone": _tone,
+    }
+    return environment.from_string((resources.files("pivot_jax.report") / "page.html.jinja").read_text("utf-8"))
+
+
+def _cell(value: Value, like: Column | Fact) -> dict[str, str]:
+    main, below = text.cell(value, unit=like.unit, digits=like.digits, signed=like.signed)
+    return {"main": main, "below": below}
+
+
+def _tone(value: Value, column: Column) -> str:
+    """A difference whose interval leaves zero out is set off, in words too (see the page's legend)."""
+    from pivot_jax.eval.intervals import Interval
+
+    if not column.signed or not isinstance(value, Interval) or not value.excludes_zero:
+        return ""
+    return "up" if value.value > 0 else "down"
+
+
+def _anchors(titles: list[str]) -> list[str]:
+    """A unique anchor per section."""
+    out: list[str] = []
+    for title in titles:
+        base = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
+        name, number = base, 2
+        while name in out:
+            name, number = f"{base}-{number}", number + 1
+        out.append(name)
+    return out
