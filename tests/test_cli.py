@@ -6,7 +6,6 @@ import errno
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,20 +25,18 @@ def usage_error(*argv: str) -> int:
 
 
 def test_help_comes_fast_and_without_jax():
-    """Under a second in a process of its own (the best of three, as the machine may be busy)."""
+    """Under a second in a process of its own: CPU time, so that a busy machine does not fail it."""
     code = (
-        "import sys\nfrom pivot_jax.cli import main\n"
+        "import sys, time\nfrom pivot_jax.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit as stop: code = stop.code\n"
-        "assert code == 0 and 'jax' not in sys.modules and 'flax' not in sys.modules"
+        "assert code == 0 and not {'jax', 'flax', 'numpy', 'ml_collections'} & set(sys.modules)\n"
+        "print(time.process_time())"
     )
-    times = []
-    for _ in range(3):
-        begin = time.monotonic()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-        times.append(time.monotonic() - begin)
-        assert done.returncode == 0, done.stderr
-    assert min(times) < 1.0, times
-    assert "COMMAND" in done.stdout and "train" in done.stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    *shown, seconds = done.stdout.splitlines()
+    assert any("COMMAND" in line for line in shown) and any("train" in line for line in shown)
+    assert float(seconds) < 1.0
 
 
 def test_wrong_usage_is_two(capsys):
@@ -49,7 +46,7 @@ def test_wrong_usage_is_two(capsys):
     assert usage_error("train", "--config", STAGE1A, "--workdir", "w", "--wrokdir", "v") == 2
     assert usage_error("train", "--config", STAGE1A, "--workdir", "w", "--config.seed") == 2
     assert usage_error("demo", "--config.seed=3") == 2
-    assert "takes no config" in capsys.readouterr().err
+    assert "takes no config keys" in capsys.readouterr().err
 
 
 def test_print_config_shows_overrides(capsys, tmp_path):

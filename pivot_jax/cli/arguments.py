@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from pivot_jax.cli import commands
+from pivot_jax.cli import commands, hugging_face, probing
 
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
 CONFIG_HELP = """\
@@ -23,7 +23,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pivot-jax {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _train):
+    for add in (_demo, _train, _extract, _eval, _score, _probe, _generate, _import_hf, _export_hf):
         add(subparsers)
     return parser
 
@@ -48,8 +48,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
                 parser.error(f"--config.{key}: no value; write --config.{key}=VALUE")
         overrides[key] = value
     args = parser.parse_args(rest)
-    if overrides and not hasattr(args, "config"):
-        parser.error(f"{args.command} takes no config, but --config.{next(iter(overrides))} was given")
+    if overrides and not hasattr(args, "takes_overrides"):
+        parser.error(f"{args.command} takes no config keys, but --config.{next(iter(overrides))} was given")
     return args, overrides
 
 
@@ -68,6 +68,7 @@ def _command(subparsers, name: str, run, summary: str, details: str = "") -> arg
 
 def _config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument("--config", metavar="FILE[:ARG]", required=required, help="config file, or a run's config.json")
+    parser.set_defaults(takes_overrides=True)
 
 
 def _workdir(parser: argparse.ArgumentParser, what: str, default: str | None = None) -> None:
@@ -91,3 +92,122 @@ def _train(subparsers) -> None:
     _config(parser)
     _workdir(parser, "where the run's checkpoints, metrics.jsonl and config.json go")
     parser.add_argument("--print-config", action="store_true", help="print the complete config as JSON and stop")
+
+
+def _extract(subparsers) -> None:
+    parser = _command(
+        subparsers, "extract", commands.extract,
+        "write a run's encoder and projector as a pack, which other runs start from as pack:DIR",
+    )  # fmt: skip
+    _workdir(parser, "the run")
+    _step(parser)
+    parser.add_argument("--out", metavar="DIR", required=True, help="where the pack goes")
+
+
+def _eval(subparsers) -> None:
+    parser = _command(
+        subparsers, "eval", commands.evaluate, "answer a benchmark's questions with a run, and score the answers",
+        "A stopped evaluation goes on where it was. --config.eval.batch_size=8 and the like set how it is done.",
+    )  # fmt: skip
+    _workdir(parser, "the run")
+    _step(parser)
+    parser.add_argument("--benchmark", metavar="NAME", required=True, help="mmvp, scienceqa, mathvision or scenes")
+    parser.add_argument("--data", metavar="DIR", required=True, help="the benchmark's files")
+    parser.add_argument("--out", metavar="FILE", help="predictions (default WORKDIR/eval/NAME.jsonl)")
+    parser.add_argument("--limit", type=_count, default=0, metavar="N", help="only the first N questions")
+    parser.add_argument("--max-new-tokens", type=_count, default=0, metavar="N", help="instead of the benchmark's own")
+    parser.add_argument("--ranked", action="store_true", help="also rank the options by likelihood")
+    parser.add_argument("--blank-images", action="store_true", help="the control: show a grey picture instead")
+    parser.set_defaults(takes_overrides=True)
+
+
+def _score(subparsers) -> None:
+    parser = _command(subparsers, "score", commands.score, "score a file of predictions again")
+    parser.add_argument("--predictions", metavar="FILE", required=True, help="what eval wrote, or another program")
+    parser.add_argument("--benchmark", metavar="NAME", default="", help="whose scorer (default: the file says)")
+
+
+def _generate(subparsers) -> None:
+    parser = _command(subparsers, "generate", commands.generate, "answer a prompt about an image")
+    _workdir(parser, "the run")
+    _step(parser)
+    parser.add_argument("--image", metavar="FILE", action="append", default=[], help="a picture; may be given again")
+    parser.add_argument("--prompt", metavar="TEXT", default="", help="the question (default: describe the picture)")
+    parser.add_argument("--max-new-tokens", type=_count, default=0, metavar="N", help="default: eval.max_new_tokens")
+    parser.set_defaults(takes_overrides=True)
+
+
+def _import_hf(subparsers) -> None:
+    parser = _command(
+        subparsers, "import-hf", hugging_face.import_hf,
+        "a Hugging Face folder as a run (LLaVA) or as a pack (SigLIP, Qwen2)",
+        "Training needs no import: hf:FOLDER in a config's init reads the folder itself.",
+    )  # fmt: skip
+    parser.add_argument("--folder", metavar="DIR", required=True, help="config.json and safetensors")
+    _workdir(parser, "where the run or pack goes")
+
+
+def _export_hf(subparsers) -> None:
+    parser = _command(
+        subparsers, "export-hf", hugging_face.export_hf, "write a run as a folder that transformers loads"
+    )
+    _workdir(parser, "the run")
+    _step(parser)
+    parser.add_argument("--what", choices=hugging_face.PARTS, default="llava", help="default llava: everything")
+    parser.add_argument("--out", metavar="DIR", required=True, help="where the folder goes")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--drop-last", action="store_true", help="encoder: leave out the block that no stage trains")
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that is not empty")
+
+
+def _probe(subparsers) -> None:
+    parser = _command(subparsers, "probe", None, "what can be read from an encoder, and where its gradients land")
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    classify = _command(
+        kinds, "classify", probing.classify, "logistic probe on mean patch features",
+        "Data: DIR/{train,val,test}/CLASS/*.jpg; without val a fifth of train is set aside to choose C on.",
+    )  # fmt: skip
+    _encoder(classify)
+    classify.add_argument("--per-class", type=_count, default=0, metavar="N", help="training images per class")
+    segment = _command(
+        kinds, "segment", probing.segment, "a head on frozen patch features: mean IoU and macro recall",
+        "Data: DIR/{train,val,test}/NAME.jpg with class ids in DIR/{train,val,test}annot/NAME.png.",
+    )  # fmt: skip
+    _encoder(segment)
+    segment.add_argument("--classes", metavar="NAMES", required=True, help="a,b,c in id order, or a file of lines")
+    segment.add_argument("--ignore", type=int, metavar="ID", help="id of unlabelled pixels")
+    segment.add_argument("--head", choices=("mlp", "linear"), default="mlp")
+    segment.add_argument("--seeds", type=_count, default=3, metavar="N", help="heads to train (default 3)")
+    gradmap = _command(kinds, "gradmap", probing.gradmap, "where the loss of an answer lands on the image")
+    _workdir(gradmap, "the run")
+    _step(gradmap)
+    for name, what in (("image", "picture"), ("prompt", "question"), ("answer", "answer, or the chosen one")):
+        gradmap.add_argument(f"--{name}", required=True, help=what)
+    gradmap.add_argument("--rejected", help="a rejected answer: the map of the preference loss")
+    gradmap.add_argument("--norm", choices=("l1", "l2"), default="l1")
+    gradmap.add_argument("--out", metavar="FILE.png", required=True)
+    align = _command(
+        kinds, "align", probing.align, "mutual-kNN alignment with a language model's features of the captions"
+    )
+    _encoder(align, features=False)
+    align.add_argument("--text-features", metavar="FILE.npy", required=True, help="float32 [items, layers, width]")
+    align.add_argument("--k", type=_count, default=10, help="neighbours (default 10)")
+
+
+def _encoder(parser: argparse.ArgumentParser, features: bool = True) -> None:
+    parser.add_argument("--encoder", metavar="SOURCE", required=True, help="run:DIR[@STEP], pack:DIR or hf:DIR")
+    parser.add_argument("--data", metavar="PATH", required=True, help="see below" if features else "LLaVA JSON")
+    parser.add_argument("--out", metavar="FILE.json", help="also write the numbers there")
+    if features:
+        parser.add_argument("--features", choices=("vision", "projector"), default="vision", help="default vision")
+        parser.add_argument("--seed", type=_count, default=0)
+
+
+def _step(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--step", type=_count, metavar="N", help="checkpoint (default: the newest)")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
+    return int(text)

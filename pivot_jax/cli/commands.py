@@ -1,12 +1,19 @@
-"""One function per command: from parsed options to the rooms that do the work. JAX is imported inside, late."""
+"""Training and answering: one function per command, from parsed options to the rooms that do the work.
+
+JAX is imported inside, late. ``probing`` and ``hugging_face`` hold the other commands.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from pivot_jax import config as configs
+from pivot_jax.errors import UserError
 
 Overrides = dict[str, str]
 
@@ -14,10 +21,12 @@ Overrides = dict[str, str]
 def demo(args: argparse.Namespace, overrides: Overrides) -> int:
     from pivot_jax.study import demo as study_demo
 
-    return _stoppable(lambda: study_demo.run(args.workdir))
+    return stoppable(lambda: study_demo.run(args.workdir))
 
 
 def train(args: argparse.Namespace, overrides: Overrides) -> int:
+    from pivot_jax import config as configs
+
     config = configs.load(args.config, overrides)
     if args.print_config:
         sys.stdout.write(configs.to_json(config))
@@ -33,10 +42,10 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
             print(f"{config.name}: step {result.step} in {args.workdir}; {numbers}")
 
-    return _stoppable(work)
+    return stoppable(work)
 
 
-def _stoppable(work: Callable[[], object]) -> int:
+def stoppable(work: Callable[[], object]) -> int:
     """Exit code of ``work``; one that saved and stopped at a signal ends with 128 + its number, as shells count."""
     from pivot_jax.train.loop import Interrupted
 
@@ -46,3 +55,94 @@ def _stoppable(work: Callable[[], object]) -> int:
         print(stop, file=sys.stderr, flush=True)
         return 128 + stop.signum
     return 0
+
+
+def extract(args: argparse.Namespace, overrides: Overrides) -> None:
+    from pivot_jax.train.extract import extract as write_pack
+
+    about = write_pack(Path(args.workdir), Path(args.out), args.step)
+    print(f"{args.out}: {' and '.join(about['sha256'])} of {args.workdir} (use it as pack:{args.out})")
+
+
+def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
+    from pivot_jax.eval import benchmarks
+    from pivot_jax.eval.answerer import Answerer
+    from pivot_jax.train.opened import open_run
+
+    benchmarks.find(args.benchmark)
+    run = open_run(args.workdir, args.step)
+    config = configured(run.config, overrides)
+    answerer = Answerer(
+        run.mllm,
+        run.params,
+        run.chat,
+        preset=config.data.image.preset,
+        batch_size=config.eval.batch_size,
+        temperature=config.eval.temperature,
+        seed=config.seed,
+        blank_images=args.blank_images,
+    )
+    control = "-blank" if args.blank_images else ""
+    out = Path(args.out or Path(args.workdir) / "eval" / f"{args.benchmark}{control}.jsonl")
+    benchmarks.run_benchmark(
+        args.benchmark, args.data, answerer, out,
+        model_id=f"{run.name}{control}", limit=args.limit, ranked=args.ranked, max_new_tokens=args.max_new_tokens,
+    )  # fmt: skip
+    show_score(benchmarks.score(out), out)
+
+
+def score(args: argparse.Namespace, overrides: Overrides) -> None:
+    from pivot_jax.eval import benchmarks
+
+    show_score(benchmarks.score(args.predictions, args.benchmark), Path(args.predictions))
+
+
+def show_score(found: Any, predictions: Path) -> None:
+    """Prints a score and writes it beside its predictions as ``.score.json``."""
+    print(f"{found.benchmark}: {len(found.ids)} questions, answers in {predictions}")
+    lines = {found.metric: found.value} | found.also | {f"  {name}": one for name, one in found.by_category.items()}
+    for name, interval in lines.items():
+        print(
+            f"  {name:<24} {100 * interval.value:6.2f} %   95 % [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+        )
+    print(f"  {'in the asked form':<24} {100 * found.compliance:6.2f} %")
+    print(f"  {'cut by the token limit':<24} {100 * found.cut:6.2f} %")
+    record = {name.strip(): dataclasses.asdict(interval) for name, interval in lines.items()}
+    record |= {"benchmark": found.benchmark, "compliance": found.compliance, "cut": found.cut}
+    predictions.with_suffix(".score.json").write_text(json.dumps(record, indent=1))
+
+
+def generate(args: argparse.Namespace, overrides: Overrides) -> None:
+    from pivot_jax.data.batch import Example, Message
+    from pivot_jax.eval.answerer import Answerer
+    from pivot_jax.train.opened import open_run
+
+    run = open_run(args.workdir, args.step, template="chat" if args.prompt else "")
+    if run.chat.plain and not args.image:
+        raise UserError("a run of stage 1a describes pictures; give --image")
+    config = configured(run.config, overrides)
+    answerer = Answerer(
+        run.mllm, run.params, run.chat, preset=config.data.image.preset, batch_size=1,
+        temperature=config.eval.temperature, seed=config.seed,
+    )  # fmt: skip
+    places = "<image>\n" * len(args.image)
+    text = args.prompt or ("" if run.chat.plain else "Describe the picture.")
+    example = Example("prompt", (Message("user", f"{places}{text}"),), tuple(args.image))
+    reply = answerer.answer([example], args.max_new_tokens or config.eval.max_new_tokens)[0]
+    print(reply.text)
+
+
+def configured(config: Any, overrides: Overrides) -> Any:
+    """A run's config with the command line's ``--config.key=value``; those that change the model are refused.
+
+    Raises:
+      UserError: unknown key, or one outside ``eval``, ``seed`` and ``data.image.preset``.
+    """
+    from pivot_jax import config as configs
+
+    changed = configs.from_json(configs.to_json(config))
+    for key, value in overrides.items():
+        configs.set_key(changed, key, value)
+        if not (key.startswith("eval.") or key == "seed"):
+            raise UserError(f"{key}: the run's own config holds here; only eval.* and seed can be set")
+    return changed

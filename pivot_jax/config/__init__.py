@@ -10,6 +10,7 @@ from pivot_jax.config.load import (
     include,
     load,
     merge,
+    set_key,
     to_json,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
     "include",
     "load",
     "merge",
+    "set_key",
     "to_json",
     "validate",
 ]

@@ -7,9 +7,9 @@ Letters: n images, b batch, p patches, d width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,14 @@ Encoder = Callable[[Any, Any], Any]
 POOLS = ("mean", "none")
 
 
+class Images(Protocol):
+    """uint8 [H, W, 3] by index, all of one size."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
+
+
 def vit_encoder(mllm: MLLM) -> Encoder:
     """Penultimate patch features of the ViT alone."""
     return partial(_vit, mllm)
@@ -31,6 +39,17 @@ def vit_encoder(mllm: MLLM) -> Encoder:
 def projector_encoder(mllm: MLLM) -> Encoder:
     """ViT and projector: the image tokens that the decoder reads (the paper's main probe)."""
     return partial(_vit_projector, mllm)
+
+
+def blocks_encoder(mllm: MLLM) -> Encoder:
+    """Mean over patches after each block that is computed: [b, blocks, d]; extract with ``pool="none"``."""
+    return partial(_blocks, mllm)
+
+
+def _blocks(mllm: MLLM, params: Any, images: Any) -> Any:
+    taps = tuple(f"blocks/{index}" for index in range(mllm.config.vision.depth - 1))
+    _, found = mllm.apply({"params": params}, images[:, None], taps, method="encode_images_with_taps")
+    return jnp.stack([found[tap].mean(axis=1) for tap in taps], axis=1)
 
 
 def _vit(mllm: MLLM, params: Any, images: Any) -> Any:
@@ -44,7 +63,7 @@ def _vit_projector(mllm: MLLM, params: Any, images: Any) -> Any:
 def extract(
     encode: Encoder,
     params: Any,
-    images: np.ndarray | Sequence[np.ndarray],
+    images: np.ndarray | Images,
     *,
     batch_size: int = 64,
     pool: str = "mean",
@@ -81,7 +100,7 @@ def extract(
     return np.concatenate(out)
 
 
-def _stacked(images: Sequence[np.ndarray], start: int, stop: int) -> np.ndarray:
+def _stacked(images: Images, start: int, stop: int) -> np.ndarray:
     return np.stack([images[index] for index in range(start, stop)])
 
 

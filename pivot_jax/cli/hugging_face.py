@@ -1,0 +1,96 @@
+"""``import-hf`` and ``export-hf``: Hugging Face folders in and out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from pivot_jax.errors import UserError
+
+Overrides = dict[str, str]
+PARTS = ("llava", "encoder", "decoder")
+
+
+def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
+    """A LLaVA folder becomes a run (config.json and a checkpoint of step 0); an encoder or decoder a pack."""
+    from pivot_jax import hub
+
+    model = hub.read_config(args.folder)
+    out = Path(args.workdir)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; name a new folder")
+    params = hub.load_params(args.folder)
+    if model.decoder is not None and model.vision is not None:
+        _write_run(Path(args.folder), model, params, out)
+        print(f"{out}: a run of {model.summary}; use it with --workdir, or as run:{out} in init")
+        return
+    from pivot_jax.train.checkpoint import save_pack
+
+    section = _model_section(model)
+    about = {"source": str(args.folder), "model_type": model.model_type, "model": section}
+    if model.vision is not None:
+        about["image"] = {"preset": "siglip", "size": model.vision.image_size}
+    save_pack(out, params, about)
+    print(f"{out}: a pack of {model.summary}; use it as pack:{out} in init")
+
+
+def _model_section(model: Any) -> dict[str, Any]:
+    """``config.model`` of what the folder holds, over the defaults."""
+    from pivot_jax import config as configs
+
+    section = configs.base().model.to_dict()
+    for part in ("vision", "decoder"):
+        found = getattr(model, part)
+        if found is not None:
+            values = dataclasses.asdict(found)
+            section[part] |= {key: value for key, value in values.items() if key in section[part]}
+    return section
+
+
+def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> None:
+    from pivot_jax import config as configs
+    from pivot_jax.data.tokenizer import load_tokenizer
+    from pivot_jax.train.checkpoint import Checkpoints
+
+    tokenizer = load_tokenizer(folder)
+    config = configs.base()
+    content = {
+        "name": folder.name,
+        "model": _model_section(model),
+        "tokenizer": {"path": str(folder), "image_token": tokenizer.convert_ids_to_tokens(model.image_token_id)},
+        "data": {"image": {"size": model.vision.image_size}},
+    }
+    configs.merge(config, content, where=str(folder))
+    configs.validate(config)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(out)
+    checkpoints.save(0, {"trained": params, "frozen": {}}, {})
+    checkpoints.wait()
+    checkpoints.close()
+    (out / "config.json").write_text(configs.to_json(config))
+
+
+def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
+    from pivot_jax import hub
+    from pivot_jax.data.tokenizer import load_tokenizer
+    from pivot_jax.models import zoo
+    from pivot_jax.train import checkpoint
+    from pivot_jax.train.extract import read_config
+
+    workdir = Path(args.workdir)
+    config = read_config(workdir)
+    model = zoo.build(config.model)
+    params = checkpoint.load_run(workdir, args.step)
+    common: dict[str, Any] = {"dtype": args.dtype, "overwrite": args.overwrite, "note": f"Run: {config.name}."}
+    if args.what == "encoder":
+        hub.export_encoder(params, model.vision, args.out, drop_last=args.drop_last, **common)
+    else:
+        tokenizer = load_tokenizer(config.tokenizer.path)
+        if args.what == "decoder":
+            hub.export_decoder(params, model.decoder, args.out, tokenizer=tokenizer, **common)
+        else:
+            words = {"image_token": config.tokenizer.image_token, "system": config.tokenizer.system}
+            hub.export_mllm(params, model, args.out, tokenizer=tokenizer, **words, **common)
+    print(f"{args.out}: {args.what} of {workdir}, for transformers")

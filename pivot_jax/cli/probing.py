@@ -1,0 +1,176 @@
+"""``probe classify | segment | gradmap | align``: what can be read from an encoder, and where its gradients land."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pivot_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Overrides = dict[str, str]
+
+
+def classify(args: argparse.Namespace, overrides: Overrides) -> None:
+    import numpy as np
+
+    from pivot_jax.probe import classify as probe
+    from pivot_jax.probe import folders
+    from pivot_jax.train.opened import open_encoder
+
+    splits, names = folders.classification(args.data, args.seed)
+    if args.per_class:
+        labels = np.asarray(splits["train"].labels)
+        splits["train"] = splits["train"].take(probe.balanced(labels, args.per_class, seed=args.seed))
+    encoder = open_encoder(args.encoder)
+    arrays: list[Any] = []
+    for split in ("train", "val", "test"):
+        features = _features(encoder, args.features, splits[split].images, "mean", split)
+        arrays += [features, np.asarray(splits[split].labels)]
+    found = probe.probe(*arrays, seed=args.seed)
+    print(f"{args.encoder}, {args.features} features: {len(names)} classes, {len(splits['test'])} test images")
+    _line("accuracy", found.accuracy, found.interval)
+    print(f"  C = {found.C:g}, chosen on {len(splits['val'])} images that are not the test's")
+    _flags(found.flags)
+    record = {"accuracy": found.accuracy, "low": found.interval.low, "high": found.interval.high, "C": found.C}
+    _write(args.out, record | {"grid": found.grid, "flags": found.flags, "encoder": args.encoder})
+
+
+def segment(args: argparse.Namespace, overrides: Overrides) -> None:
+
+    from pivot_jax.data.images import preset_of
+    from pivot_jax.probe import folders
+    from pivot_jax.probe import segment as probe
+    from pivot_jax.train.opened import open_encoder
+
+    classes = _class_names(args.classes)
+    splits = folders.segmentation(args.data, args.seed)
+    encoder = open_encoder(args.encoder)
+    if not preset_of(encoder.preset).squash:
+        raise UserError(f"the preset '{encoder.preset}' crops its pictures; masks are squashed, so only SigLIP's fits")
+    arrays: list[Any] = []
+    for split in ("train", "val", "test"):
+        files = splits[split]
+        arrays += [_features(encoder, args.features, files.images, "none", split)]
+        arrays += [folders.masks(files.labels, encoder.size)]  # type: ignore[arg-type]
+    found = probe.probe(*arrays, classes=classes, head=args.head, seeds=tuple(range(args.seeds)), ignore=args.ignore)
+    print(f"{args.encoder}, {args.features} features: {len(splits['test'])} test images, {args.seeds} seeds")
+    _line("mean IoU", found.miou, found.interval)
+    _line("macro recall", found.recall, found.recall_interval)
+    for name, value in found.per_class.items():
+        print(f"  {name:<14} IoU {100 * value:6.2f} %")
+    _flags(found.flags)
+    record = {"miou": found.miou, "low": found.interval.low, "high": found.interval.high, "recall": found.recall}
+    _write(args.out, record | {"per_class": found.per_class, "seeds": found.seeds, "encoder": args.encoder})
+
+
+def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
+    """Map of −log p(answer), or, with ``--rejected``, of −(log p(chosen) − log p(rejected)).
+
+    The second is DPO's gradient up to a positive factor (dossier A2), whatever the reference model.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from pivot_jax.data import images as pictures
+    from pivot_jax.probe import gradmap as probe
+    from pivot_jax.train.opened import open_run
+
+    run = open_run(args.workdir, args.step)
+    preset, size = run.config.data.image.preset, run.mllm.config.vision.image_size
+    image = pictures.preprocess(pictures.load(args.image), preset, size)
+    loss, features = _answer_loss(run, args, image)
+    grid = probe.gradient_map(loss, features, norm=args.norm)
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture = probe.overlay(np.asarray(Image.fromarray(image).resize((384, 384))), grid)
+    Image.fromarray(picture).save(out)
+    np.save(out.with_suffix(".npy"), grid)
+    print(f"{out}: {grid.shape[0]} x {grid.shape[1]} patches; the numbers are in {out.with_suffix('.npy')}")
+
+
+def _answer_loss(run: Any, args: argparse.Namespace, image: np.ndarray) -> tuple[Any, Any]:
+    """(loss of the image's features [1, p, d], those features)."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from pivot_jax.data.batch import CHOSEN, Example, Message
+    from pivot_jax.data.collate import vlm_batch
+    from pivot_jax.steps.scored import score
+
+    prompt = (Message("user", f"<image>\n{args.prompt}"),)
+    example = Example("gradmap", prompt, (args.image,), args.answer, args.rejected)
+    row = run.chat.encode(example, "preference" if args.rejected else "sft")
+    room = (len(row.tokens), len(row.targets))
+    batch = vlm_batch([row], image[None, None], np.zeros(1, np.int64), room, run.chat.pad_id)
+    sign = jnp.where(jnp.asarray(batch.target_branches) > CHOSEN, 1.0, -1.0) * batch.weights
+    features = run.mllm.apply({"params": run.params}, batch.images, method="encode_images")
+    loss = jax.jit(lambda x: jnp.sum(sign * score(run.mllm, run.params, batch, x).logps))
+    return loss, features
+
+
+def align(args: argparse.Namespace, overrides: Overrides) -> None:
+    """Mutual-kNN alignment of every encoder block with every layer of a language model's text features."""
+    import numpy as np
+
+    from pivot_jax.data import sources
+    from pivot_jax.probe import align as probe
+    from pivot_jax.probe import features, folders
+    from pivot_jax.train.opened import open_encoder
+
+    source = sources.read({"format": "llava", "path": args.data})
+    paths = tuple(Path(source[index].images[0]) for index in range(len(source)))
+    try:
+        text = np.load(args.text_features)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{args.text_features}: no .npy array ({error}); save float32 [items, layers, width]") from None
+    if text.ndim != 3 or len(text) != len(paths):
+        raise UserError(
+            f"{args.text_features}: shape {text.shape}; wanted [{len(paths)}, layers, width], as {args.data}"
+        )
+    encoder = open_encoder(args.encoder)
+    pictures = folders.Pictures(paths, encoder.preset, encoder.size)
+    layers = features.extract(features.blocks_encoder(encoder.mllm), encoder.params, pictures, pool="none")
+    found = probe.align(layers, text, k=args.k)
+    print(f"{args.encoder} and {args.text_features}: {len(paths)} items, k = {args.k}")
+    block, layer = found.layers
+    print(f"  alignment {found.score:.4f} (block {block}, text layer {layer}; chance {found.chance:.4f})")
+    record = {"score": found.score, "layers": found.layers, "chance": found.chance, "table": found.table.tolist()}
+    _write(args.out, record)
+
+
+def _features(encoder: Any, kind: str, paths: tuple[Path, ...], pool: str, label: str) -> np.ndarray:
+    from pivot_jax.probe import features, folders
+
+    if kind == "projector" and "projector" not in encoder.params:
+        raise UserError(f"{encoder.name} has no projector; use --features vision")
+    make = {"vision": features.vit_encoder, "projector": features.projector_encoder}[kind]
+    pictures = folders.Pictures(paths, encoder.preset, encoder.size)
+    return features.extract(make(encoder.mllm), encoder.params, pictures, pool=pool, label=label)
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    """``Sky,Building,…`` or a file with one name per line."""
+    if Path(text).is_file():
+        return tuple(line.strip() for line in Path(text).read_text().splitlines() if line.strip())
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _line(name: str, value: float, interval: Any) -> None:
+    print(f"  {name:<14} {100 * value:6.2f} %   95 % [{100 * interval.low:.2f}, {100 * interval.high:.2f}]")
+
+
+def _flags(flags: tuple[str, ...]) -> None:
+    for flag in flags:
+        print(f"  note: {flag}")
+
+
+def _write(out: str | None, record: dict[str, Any]) -> None:
+    if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(json.dumps(record, indent=1))
