@@ -63,6 +63,7 @@ class EncodedRow:
     targets: np.ndarray
     target_branches: np.ndarray
     images: tuple[Any, ...] = ()
+    cut: bool = False  # text was cut to the length limit
 
 
 @struct.dataclass

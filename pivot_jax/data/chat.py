@@ -83,7 +83,6 @@ class Chat:
         self._control = re.compile("|".join(map(re.escape, (START, END, image_token))))
         self._cache: dict[str, list[int]] = {}
         self._lock = threading.Lock()
-        self.cuts = 0  # rows whose text was cut to length so far
         self.image_id, self.start_id, self.end_id = (self._token(text) for text in (image_token, START, END))
         newline = self._ids("\n")
         if len(newline) != 1:
@@ -151,10 +150,7 @@ class Chat:
         if places != len(example.images):
             raise RowError(example.id, f"{places} '{IMAGE}' placeholders but {len(example.images)} images")
         if places > self.max_images:
-            raise RowError(
-                example.id,
-                f"{places} images, the limit is {self.max_images}; raise data.images_per_row or drop the row",
-            )
+            raise RowError(example.id, f"{places} images, more than data.images_per_row={self.max_images}")
         for text in (*texts, example.chosen or "", example.rejected or ""):
             if found := self._control.search(text):
                 raise RowError(example.id, f"the text holds the control token '{found.group()}'; remove it")
@@ -166,18 +162,14 @@ class Chat:
 
     # ---- templates
 
-    def _text(self, piece: _Piece, text: str) -> None:
-        """Adds text whose ``<image>`` become image tokens. In a pivot mask newlines are scored."""
-        for number, part in enumerate(text.split(IMAGE)):
-            if number:
-                piece.add([self.image_id] * self.image_tokens)
-            piece.add(self._ids(part))
-
-    def _header(self, piece: _Piece, role: str, text: str) -> None:
-        """``<|im_start|>role\\n{text}<|im_end|>\\n``."""
-        piece.add([self.start_id])
-        self._text(piece, f"{role}\n{text}")
-        piece.add([self.end_id, self.newline_id])
+    def _turn(self, role: str, text: str) -> list[int]:
+        """``<|im_start|>role\\n{text}<|im_end|>\\n``; every ``<image>`` becomes image tokens."""
+        first, *rest = f"{role}\n{text}".split(IMAGE)
+        ids = [self.start_id, *self._ids(first)]
+        for part in rest:
+            ids += [self.image_id] * self.image_tokens
+            ids += self._ids(part)
+        return [*ids, self.end_id, self.newline_id]
 
     def _open(self, piece: _Piece) -> None:
         piece.add([self.start_id, *self._ids("assistant\n")], scored=self.pivot_mask)
@@ -185,14 +177,14 @@ class Chat:
     def _turns(self, example: Example, messages: Sequence[Message]) -> _Piece:
         piece = _Piece()
         if self.system and (not messages or messages[0].role != "system"):
-            self._header(piece, "system", self.system)
+            piece.add(self._turn("system", self.system))
         for message in messages:
             if message.role == "assistant":
                 self._open(piece)
                 answer = self._answer(example, message.content, "answer")
                 piece.add([*answer, self.end_id, self.newline_id], answer=True)
             else:
-                self._header(piece, message.role, message.content)
+                piece.add(self._turn(message.role, message.content))
         if self.pivot_mask:
             anywhere = (self.start_id, self.newline_id)
             piece.scored = [s or i in anywhere for s, i in zip(piece.scored, piece.ids, strict=True)]
@@ -222,14 +214,14 @@ class Chat:
         if len(targets) > self.max_targets:
             length = min(length, int(targets[self.max_targets]))
         if length < len(ids):
-            self.cuts += 1
             self._check_cut(example, ids, length)
             if not answer[:length].any():
                 raise RowError(example.id, f"{len(ids)} tokens: the answer begins behind the limit of {length}")
             targets = targets[targets < length]
         positions = np.arange(length, dtype=np.int32)
         branches = np.zeros(length, np.int32)
-        return self._row(example, ids[:length], positions, branches, targets - 1, targets, branches[targets])
+        cut = length < len(ids)
+        return self._row(example, ids[:length], positions, branches, targets - 1, targets, branches[targets], cut)
 
     def _prompt(self, example: Example) -> EncodedRow:
         messages = example.messages
@@ -269,7 +261,6 @@ class Chat:
             )
         cap = _fair_cap(len(chosen), len(rejected), room)
         cut = chosen[:cap] != chosen or rejected[:cap] != rejected
-        self.cuts += cut
         if cut and chosen[:cap] == rejected[:cap]:
             raise RowError(example.id, f"chosen and rejected are the same when cut to {cap} tokens")
         chosen, rejected = chosen[:cap], rejected[:cap]
@@ -280,17 +271,17 @@ class Chat:
         targets = np.concatenate([scored, np.arange(p, p + c + r)])
         sources = targets - 1
         sources[targets == p + c] = p - 1  # the rejected answer too begins behind the prompt
-        return self._row(example, ids, positions, branches, sources, targets, branches[targets])
+        return self._row(example, ids, positions, branches, sources, targets, branches[targets], cut)
 
     def _caption(self, example: Example) -> EncodedRow:
         if len(example.images) != 1:
             raise RowError(example.id, f"a contrastive row needs one image, it has {len(example.images)}")
         text = next((message.content for message in example.messages if message.role == "assistant"), "")
         ids = np.asarray(self._answer(example, text, "caption"), np.int32)
-        self.cuts += len(ids) >= self.max_length
+        cut = len(ids) >= self.max_length
         ids = ids[: self.max_length - 1]
         none, positions = np.zeros(0, np.int32), np.arange(len(ids), dtype=np.int32)
-        return self._row(example, ids, positions, np.zeros_like(positions), none, none, none)
+        return self._row(example, ids, positions, np.zeros_like(positions), none, none, none, cut)
 
     def _check_cut(self, example: Example, ids: np.ndarray, length: int) -> None:
         if (ids[length:] == self.image_id).any():
@@ -305,6 +296,7 @@ class Chat:
         sources: np.ndarray,
         targets: np.ndarray,
         target_branches: np.ndarray,
+        cut: bool = False,
     ) -> EncodedRow:
         is_image = ids == self.image_id
         slots = np.where(is_image, np.cumsum(is_image) - 1, -1).astype(np.int32)
@@ -318,6 +310,7 @@ class Chat:
             targets=ids[targets].astype(np.int32),
             target_branches=target_branches.astype(np.int32),
             images=example.images,
+            cut=cut,
         )
 
 

@@ -9,20 +9,20 @@ import numpy as np
 from pivot_jax.data.batch import ContrastiveBatch, EncodedRow, PromptBatch, VLMBatch
 
 
-def _stack(rows: Sequence[EncodedRow | None], field: str, size: int, fill: int) -> np.ndarray:
-    """One field of all rows, right padded: int32 [b, size]."""
-    out = np.full((len(rows), size), fill, np.int32)
-    for index, row in enumerate(rows):
-        if row is not None:
-            values = getattr(row, field)
-            out[index, : len(values)] = values
-    return out
+class _Padding:
+    """Right padding of b rows to ``size``: which places are filled is worked out once for all fields of that length."""
 
+    def __init__(self, rows: Sequence[EncodedRow | None], field: str, size: int):
+        self.rows = [row for row in rows if row is not None]
+        lengths = [0 if row is None else len(getattr(row, field)) for row in rows]
+        self.filled = np.arange(size) < np.asarray(lengths)[:, None]  # bool [b, size]
 
-def _valid(rows: Sequence[EncodedRow | None], field: str, size: int) -> np.ndarray:
-    """Which places hold something: bool [b, size]."""
-    lengths = np.asarray([0 if row is None else len(getattr(row, field)) for row in rows])
-    return np.arange(size) < lengths[:, None]
+    def pad(self, field: str, fill: int) -> np.ndarray:
+        """One field of all rows, int32 [b, size]."""
+        out = np.full(self.filled.shape, fill, np.int32)
+        if self.rows:
+            out[self.filled] = np.concatenate([getattr(row, field) for row in self.rows])
+        return out
 
 
 def vlm_batch(
@@ -42,18 +42,18 @@ def vlm_batch(
       bucket: (n tokens, t targets).
       ref_logps: float32 [b, 2] or None.
     """
-    n, t = bucket
+    tokens, targets = _Padding(rows, "tokens", bucket[0]), _Padding(rows, "targets", bucket[1])
     return VLMBatch(
         images=images,
-        tokens=_stack(rows, "tokens", n, pad_id),
-        image_slots=_stack(rows, "image_slots", n, -1),
-        positions=_stack(rows, "positions", n, 0),
-        segments=_valid(rows, "tokens", n).astype(np.int32),
-        branches=_stack(rows, "branches", n, 0),
-        sources=_stack(rows, "sources", t, 0),
-        targets=_stack(rows, "targets", t, 0),
-        weights=_valid(rows, "targets", t).astype(np.float32),
-        target_branches=_stack(rows, "target_branches", t, 0),
+        tokens=tokens.pad("tokens", pad_id),
+        image_slots=tokens.pad("image_slots", -1),
+        positions=tokens.pad("positions", 0),
+        segments=tokens.filled.astype(np.int32),
+        branches=tokens.pad("branches", 0),
+        sources=targets.pad("sources", 0),
+        targets=targets.pad("targets", 0),
+        weights=targets.filled.astype(np.float32),
+        target_branches=targets.pad("target_branches", 0),
         row_index=row_index.astype(np.int32),
         ref_logps=ref_logps,
     )
@@ -63,12 +63,13 @@ def prompt_batch(
     rows: Sequence[EncodedRow | None], images: np.ndarray, row_index: np.ndarray, length: int, pad_id: int
 ) -> PromptBatch:
     """Prompts to answer, right padded to ``length`` tokens; arguments as for :func:`vlm_batch`."""
+    padding = _Padding(rows, "tokens", length)
     return PromptBatch(
         images=images,
-        tokens=_stack(rows, "tokens", length, pad_id),
-        image_slots=_stack(rows, "image_slots", length, -1),
-        positions=_stack(rows, "positions", length, 0),
-        segments=_valid(rows, "tokens", length).astype(np.int32),
+        tokens=padding.pad("tokens", pad_id),
+        image_slots=padding.pad("image_slots", -1),
+        positions=padding.pad("positions", 0),
+        segments=padding.filled.astype(np.int32),
         row_index=row_index.astype(np.int32),
     )
 
@@ -79,7 +80,7 @@ def contrastive_batch(
     """Image-caption pairs; ``images`` uint8 [b, 1, height, width, 3]."""
     return ContrastiveBatch(
         images=images[:, 0],
-        tokens=_stack(rows, "tokens", length, pad_id),
+        tokens=_Padding(rows, "tokens", length).pad("tokens", pad_id),
         weights=np.asarray([row is not None for row in rows], np.float32),
         row_index=row_index.astype(np.int32),
     )

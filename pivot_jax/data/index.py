@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Index:
     lengths: np.ndarray  # int32 [rows]; tokens
     targets: np.ndarray  # int32 [rows]; scored targets
     bad: tuple[tuple[int, str, str], ...]  # place in the source, row id, reason
+    cut: int = 0  # rows whose text was cut to length
 
     def __len__(self) -> int:
         return len(self.source_rows)
@@ -52,7 +53,7 @@ def build_index(
     lengths: list[int] = []
     targets: list[int] = []
     bad: list[tuple[int, str, str]] = []
-    size = len(source)
+    size, cut = len(source), 0
     for place in track(range(size), f"Reading {source.name}", transient=True, disable=size < SHOW_FROM):
         try:
             row = encode(source[place])
@@ -65,7 +66,9 @@ def build_index(
         places.append(place)
         lengths.append(len(row.tokens))
         targets.append(len(row.targets))
-    return Index(np.asarray(places, np.int64), np.asarray(lengths, np.int32), np.asarray(targets, np.int32), tuple(bad))
+        cut += row.cut
+    arrays = np.asarray(places, np.int64), np.asarray(lengths, np.int32), np.asarray(targets, np.int32)
+    return Index(*arrays, tuple(bad), cut)
 
 
 def _look_for(row: EncodedRow) -> None:
@@ -74,33 +77,76 @@ def _look_for(row: EncodedRow) -> None:
             raise RowError(row.id, f"image file {image} does not exist")
 
 
-def stored_index(
-    folder: Path | None, source: Source, settings: dict[str, Any], tokenizer: Any, build: Callable[[], Index]
-) -> Index:
-    """``build()``, or what an earlier run stored for the same rows, settings and tokenizer."""
-    if folder is None or len(source) < STORE_FROM or not source.fingerprint:
-        return build()
+class RowStore:
+    """Encoded rows kept in memory while there is room (bytes), with their pictures if these are paths or bytes."""
+
+    def __init__(self, room: int):
+        self.room, self._rows = room, dict[int, EncodedRow]()
+
+    def get(self, row: int) -> EncodedRow | None:
+        return self._rows.get(row)
+
+    def keep(self, row: int, encoded: EncodedRow) -> None:
+        pictures = sum(len(image) for image in encoded.images if isinstance(image, bytes))
+        size = 28 * len(encoded.tokens) + 1200 + pictures  # arrays and their objects, roughly
+        if size > self.room:
+            return
+        if not all(isinstance(image, (str, bytes)) for image in encoded.images):
+            encoded = replace(encoded, images=())
+        self.room -= size
+        self._rows[row] = encoded
+
+
+# What the last loaders of this process read: arms and seeds of one study use the same rows again and again.
+_RECENT: dict[str, tuple[Index, RowStore]] = {}
+RECENT = 6
+
+
+def read_index(
+    source: Source,
+    encode: Callable[[Example], EncodedRow],
+    settings: dict[str, Any],
+    tokenizer: Any,
+    check_files: bool,
+    room: int,
+    folder: Path | None,
+) -> tuple[Index, RowStore]:
+    """The index of a source and its kept rows: from memory, from ``folder``, or from a pass over all rows.
+
+    ``settings``: everything besides source and tokenizer that ``encode`` depends on.
+    """
+    store = RowStore(room)
+    if not source.fingerprint:
+        return build_index(source, encode, check_files, store.keep), store
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    content = json.dumps([source.fingerprint, len(source), settings, vocabulary], sort_keys=True, default=str)
-    path = folder / f"index-{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
-    if path.is_file():
+    content = json.dumps([source.fingerprint, len(source), settings, room, vocabulary], sort_keys=True, default=str)
+    key = hashlib.sha256(content.encode()).hexdigest()[:16]
+    if key in _RECENT:
+        return _RECENT[key]
+    path = None if folder is None or len(source) < STORE_FROM else folder / f"index-{key}.npz"
+    if path is not None and path.is_file():
         log.info("index of %s taken from %s", source.name, path)
-        return _load(path)
-    index = build()
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(index, path)
-    return index
+        return _load(path), store
+    index = build_index(source, encode, check_files, store.keep)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(index, path)
+    elif len(source) < STORE_FROM:
+        _RECENT[key] = index, store
+        while len(_RECENT) > RECENT:
+            del _RECENT[next(iter(_RECENT))]
+    return index, store
 
 
 def _save(index: Index, path: Path) -> None:
     partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
     arrays = {"source_rows": index.source_rows, "lengths": index.lengths, "targets": index.targets}
-    np.savez(partial, allow_pickle=False, bad=np.asarray(json.dumps(index.bad)), **arrays)
+    np.savez(partial, allow_pickle=False, bad=np.asarray(json.dumps(index.bad)), cut=np.asarray(index.cut), **arrays)
     partial.replace(path)  # a killed process leaves no half index behind
 
 
 def _load(path: Path) -> Index:
     with np.load(path) as stored:
         bad = tuple((int(place), str(row_id), str(reason)) for place, row_id, reason in json.loads(str(stored["bad"])))
-        return Index(stored["source_rows"], stored["lengths"], stored["targets"], bad)
+        return Index(stored["source_rows"], stored["lengths"], stored["targets"], bad, int(stored["cut"]))

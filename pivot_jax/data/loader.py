@@ -13,7 +13,6 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from pivot_jax.data.batch import ContrastiveBatch, EncodedRow, Example, PromptBa
 from pivot_jax.data.chat import Chat, Kind
 from pivot_jax.data.collate import contrastive_batch, prompt_batch, vlm_batch
 from pivot_jax.data.images import patches
-from pivot_jax.data.index import Index, build_index, stored_index
+from pivot_jax.data.index import Index, RowStore, read_index
 from pivot_jax.data.pictures import MIB, Pictures
 from pivot_jax.data.plan import Buckets, Plan, assign, local_slice
 from pivot_jax.data.skips import SkipLog
@@ -129,12 +128,10 @@ class Loader:
         self.source, self.chat, self.kind = source, chat, kind
         self.batch_size, self._slice = batch_size, local_slice(batch_size, *process)
         self._prefetch = cfg.data.prefetch
-        self._kept_rows: dict[int, EncodedRow] = {}
-        self._room = cfg.data.cache_rows_mib * MIB
         name = "skipped.jsonl" if process[0] == 0 else f"skipped-{process[0]}.jsonl"
         path = None if workdir is None else workdir / name
         self.skipped = SkipLog(path, len(source), cfg.data.max_bad_share, source.name)
-        self._index = self._read_rows(cfg, workdir)
+        self._index, self._store = self._read_rows(cfg, workdir)
         self.rows = len(self._index)
         self.buckets = _buckets(cfg.data.buckets, self._index, kind, cfg)
         bucket_of = assign(self._index.lengths, self._index.targets, self.buckets)
@@ -150,35 +147,25 @@ class Loader:
 
     # ---- rows
 
-    def _read_rows(self, cfg: Any, workdir: Path | None) -> Index:
-        chat, check_files = self.chat, cfg.data.check_images
+    def _read_rows(self, cfg: Any, workdir: Path | None) -> tuple[Index, RowStore]:
+        chat, data = self.chat, cfg.data
         settings = {
-            "kind": self.kind, "data": [cfg.data.template, cfg.data.loss_mask, cfg.data.images_per_row],
-            "tokenizer": cfg.tokenizer.to_dict(), "limits": [chat.max_length, chat.max_targets, chat.image_tokens],
-            "files": check_files,
-        }  # fmt: skip
-
-        def build() -> Index:
-            return build_index(self.source, lambda e: chat.encode(e, self.kind), check_files, self._keep)
-
-        index = stored_index(workdir, self.source, settings, chat.tokenizer, build)
+            "kind": self.kind,
+            "data": [data.template, data.loss_mask, data.images_per_row, data.check_images],
+            "tokenizer": cfg.tokenizer.to_dict(),
+            "limits": [chat.max_length, chat.max_targets, chat.image_tokens],
+        }
+        index, store = read_index(
+            self.source, lambda example: chat.encode(example, self.kind), settings, chat.tokenizer,
+            data.check_images, data.cache_rows_mib * MIB, workdir,
+        )  # fmt: skip
         self.skipped.add_all(index.bad)
         log.info(
-            "%s: %d usable rows, %d bad, %d cut to length", self.source.name, len(index), len(index.bad), chat.cuts
+            "%s: %d usable rows, %d bad, %d cut to length", self.source.name, len(index), len(index.bad), index.cut
         )
         if not len(index):
             raise UserError(f"{self.source.name}: none of its {len(self.source)} rows is usable")
-        return index
-
-    def _keep(self, row: int, encoded: EncodedRow) -> None:
-        """Keeps an encoded row while there is room; pictures held in memory are left to the source."""
-        size = 28 * len(encoded.tokens) + 1200  # arrays and their objects, roughly
-        if size > self._room:
-            return
-        if not all(isinstance(image, str) for image in encoded.images):
-            encoded = replace(encoded, images=())
-        self._room -= size
-        self._kept_rows[row] = encoded
+        return index, store
 
     def example(self, row: int) -> Example:
         """The example behind a usable row: its text, image references and extra fields."""
@@ -189,14 +176,14 @@ class Loader:
 
     def encoded(self, row: int) -> EncodedRow:
         """Tokens of a usable row; image references may be left out (they are in :meth:`example`)."""
-        found = self._kept_rows.get(row)
+        found = self._store.get(row)
         if found is None:
             found = self.chat.encode(self.example(row), self.kind)
-            self._keep(row, found)
+            self._store.keep(row, found)
         return found
 
     def _references(self, row: int) -> tuple[str, tuple[Any, ...]]:
-        kept = self._kept_rows.get(row)
+        kept = self._store.get(row)
         if kept is not None and kept.images:
             return kept.id, kept.images
         example = self.example(row)

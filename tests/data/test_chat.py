@@ -1,0 +1,288 @@
+"""Templates, label masks, image places and cutting to length."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pivot_jax.data.batch import Example, Message
+from pivot_jax.data.chat import Chat
+from pivot_jax.data.sources import read
+from pivot_jax.errors import RowError, UserError
+
+TALK = Example(
+    "talk",
+    (
+        Message("user", "<image>\nWhat color?"),
+        Message("assistant", "red"),
+        Message("user", "Sure?\nSay."),
+        Message("assistant", "yes"),
+    ),
+    ("a.png",),
+)
+PAIR = Example("pair", (Message("user", "<image>\nWhat color is the circle?"),), ("a.png",), "It is red.", "It is blue")
+# Qwen2.5: <|im_start|> 151644, <|im_end|> 151645, <|image_pad|> 151655, newline 198, system 8948, user 872,
+# assistant 77091, "You are a helpful assistant." 2610 525 264 10950 17847 13
+S, E, I, NL = 151644, 151645, 151655, 198
+SYSTEM = [S, 8948, NL, 2610, 525, 264, 10950, 17847, 13, E, NL]
+GOLDEN = [
+    *SYSTEM,
+    S, 872, NL, I, I, I, I, NL, 3838, 1894, 30, E, NL,
+    S, 77091, NL, 1151, E, NL,
+    S, 872, NL, 39814, 5267, 45764, 13, E, NL,
+    S, 77091, NL, 9693, E, NL,
+]  # fmt: skip
+
+
+def masked(row, n: int) -> list[int]:
+    """Labels in PyTorch's form: the id where it is scored, -100 elsewhere."""
+    labels = np.full(n, -100)
+    labels[row.sources + 1] = row.targets
+    return labels.tolist()
+
+
+def test_A7_label_mask_golden(qwen):
+    """Exact ids and labels of a fixed conversation with the real tokenizer, in both modes."""
+    strict = Chat(qwen, image_tokens=4).encode(TALK, "sft")
+    assert strict.tokens.tolist() == GOLDEN
+    n = len(GOLDEN)
+    want = [-100] * n
+    first, second = GOLDEN.index(1151), GOLDEN.index(9693)
+    for start in (first, second):
+        want[start : start + 3] = GOLDEN[start : start + 3]
+    assert masked(strict, n) == want
+
+    pivot = Chat(qwen, image_tokens=4, loss_mask="pivot").encode(TALK, "sft")
+    assert pivot.tokens.tolist() == GOLDEN
+    for start in (first, second):  # the whole turn, from its header on
+        want[start - 3 : start + 3] = GOLDEN[start - 3 : start + 3]
+    for place, token in enumerate(GOLDEN):  # every <|im_start|> and newline; nothing predicts the first token
+        if token in (S, NL) and place:
+            want[place] = token
+    assert masked(pivot, n) == want
+    assert want[0] == -100 and want[14:18] == [-100] * 4  # image places
+    # "?\n" is one token (5267), which is not the newline token, so it stays masked, as in the paper's code.
+    assert want[GOLDEN.index(5267)] == -100 and want[GOLDEN.index(E)] == -100
+
+
+def test_A7_label_mask_with_a_small_tokenizer(tokenizer):
+    """The same rule stated over token texts, so that it holds for any tokenizer with the control tokens."""
+    start, end, image, newline = (
+        tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>", "<|image_pad|>", "Ċ")
+    )
+    row = Chat(tokenizer, image_tokens=3, loss_mask="pivot").encode(TALK, "sft")
+    ids, labels = row.tokens.tolist(), masked(row, len(row.tokens))
+    turns, at = [], [i for i, token in enumerate(ids) if token == start]
+    for a, b in zip(at, [*at[1:], len(ids)], strict=True):
+        turns.append((tokenizer.decode(ids[a + 1 : b]).split("\n")[0], a, b))
+    assert [role for role, _, _ in turns] == ["system", "user", "assistant", "user", "assistant"]
+    for role, a, b in turns:
+        for place in range(a, b):
+            scored = role == "assistant" or ids[place] in (start, newline)
+            assert labels[place] == (ids[place] if scored and place else -100), (role, place)
+    assert ids.count(image) == 3 and ids.count(end) == 5
+    assert row.image_slots[np.asarray(ids) == image].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("system", ["You are a helpful assistant.", ""])
+def test_pieces_equal_the_whole_string(qwen, shared_data, system):
+    """Real rows: ids of our pieces are the ids of the whole ChatML string, and decode back to it."""
+    sources = (
+        {"format": "scienceqa", "path": str(shared_data / "scienceqa_test_img/data.jsonl"), "sampling": "random:60"},
+        {"format": "llava", "path": str(shared_data / "llava_pretrain_mini/data.json"), "sampling": "random:60"},
+        {"format": "preference_pairs", "path": str(shared_data / "mathvision/preference_pairs.jsonl")},
+    )
+    chat = Chat(qwen, image_tokens=1, system=system, max_length=100_000)
+    count = 0
+    for source in sources:
+        rows = read(source)
+        for i in range(0, len(rows), 1 if source["format"] != "preference_pairs" else 5):
+            example = rows[i]
+            answer = example.chosen if example.chosen is not None else example.messages[-1].content
+            text = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
+            question = example.messages[0].content.replace("<image>", "<|image_pad|>")
+            text += f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
+            ids = chat.encode(example, "sft").tokens.tolist()
+            assert ids == qwen(text)["input_ids"], example.id
+            count += 1
+    assert count > 150
+
+
+def test_golden_tokens_inside_a_conversation(qwen, shared_data):
+    """The 22 golden encodings stand unchanged inside the question's and the answer's turn."""
+    goldens = json.loads((shared_data / "qwen2_5_vl_processor/golden_tokens.json").read_text())
+    chat, used = Chat(qwen, image_tokens=1), 0
+    for golden in goldens:
+        text = golden["text"]
+        if not text.strip() or "<|" in text or text[0].isspace() or text != text.strip():
+            continue
+        row = chat.encode(Example("g", (Message("user", "Q"), Message("assistant", text))), "sft")
+        assert row.targets.tolist() == [*golden["ids"], E, NL], text
+        used += 1
+    assert used >= 12
+
+
+def test_chat_template_of_the_tokenizer_agrees(qwen):
+    """Text-only turns through the tokenizer's own template give the same ids, also with the answer left open."""
+    messages = [("user", "Hi  there\n\nyou"), ("assistant", "Hello!\nYes."), ("user", "1+1=?"), ("assistant", "2")]
+    example = Example("t", tuple(Message(role, text) for role, text in messages))
+    dicts = [{"role": role, "content": text} for role, text in messages]
+    chat = Chat(qwen, image_tokens=1)
+    whole = qwen.apply_chat_template(dicts, tokenize=True, return_dict=False)
+    assert chat.encode(example, "sft").tokens.tolist() == whole
+    open_ = qwen.apply_chat_template(dicts[:-1], tokenize=True, add_generation_prompt=True, return_dict=False)
+    assert chat.encode(example, "prompt").tokens.tolist() == open_
+
+
+def test_preference_row_shares_the_prompt(tokenizer):
+    chat = Chat(tokenizer, image_tokens=2)
+    row, prompt = chat.encode(PAIR, "preference"), chat.encode(PAIR, "prompt").tokens
+    p = len(prompt)
+    assert row.tokens[:p].tolist() == prompt.tolist()
+    for branch, text in ((1, PAIR.chosen), (2, PAIR.rejected)):
+        inside = row.branches == branch
+        ids = row.tokens[inside]
+        assert tokenizer.decode(ids) == f"{text}<|im_end|>\n"
+        assert row.positions[inside].tolist() == list(range(p, p + len(ids)))
+        mine = row.target_branches == branch
+        assert row.targets[mine].tolist() == ids.tolist()
+        start = int(np.flatnonzero(inside)[0])
+        assert row.sources[mine].tolist() == [p - 1, *range(start, start + len(ids) - 1)]
+    assert set(row.branches[:p]) == {0} and row.positions[:p].tolist() == list(range(p))
+    assert len(row.targets) == len(row.tokens) - p
+
+
+def test_branches_equal_the_separate_conversations(tokenizer):
+    """Prompt + branch is the SFT row of that answer: same ids, and the same scored tokens in the strict mode."""
+    chat = Chat(tokenizer, image_tokens=2)
+    row = chat.encode(PAIR, "preference")
+    for branch, answer in ((1, PAIR.chosen), (2, PAIR.rejected)):
+        alone = chat.encode(Example("x", (*PAIR.messages, Message("assistant", answer)), PAIR.images), "sft")
+        assert row.tokens[np.isin(row.branches, (0, branch))].tolist() == alone.tokens.tolist()
+        assert row.targets[row.target_branches == branch].tolist() == alone.targets.tolist()
+
+
+def test_pivot_mask_of_a_pair_scores_the_prompt_for_every_branch(tokenizer):
+    strict = Chat(tokenizer, image_tokens=2).encode(PAIR, "preference")
+    pivot = Chat(tokenizer, image_tokens=2, loss_mask="pivot").encode(PAIR, "preference")
+    alone = Chat(tokenizer, image_tokens=2, loss_mask="pivot").encode(PAIR, "sft")
+    shared = pivot.target_branches == 0
+    assert pivot.targets[~shared].tolist() == strict.targets.tolist()
+    assert pivot.targets[pivot.target_branches != 2].tolist() == alone.targets.tolist()
+    assert (pivot.sources[shared] < len(alone.tokens)).all() and shared.sum() > 5
+
+
+def test_prompt_is_the_beginning_of_the_training_row(tokenizer):
+    chat = Chat(tokenizer, image_tokens=2)
+    prompt, row = chat.encode(TALK, "prompt").tokens, chat.encode(TALK, "sft").tokens
+    assert row[: len(prompt)].tolist() == prompt.tolist()
+    assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
+    assert chat.decode([*tokenizer("yes it is")["input_ids"], chat.end_id, chat.newline_id, chat.pad_id]) == "yes it is"
+
+
+def test_empty_lines_before_an_answer_are_dropped(qwen):
+    """Else the header's newline and the answer's would become one token that no prompt ends with."""
+    chat = Chat(qwen, image_tokens=1)
+    plain = chat.encode(Example("a", (Message("user", "Q"), Message("assistant", "  indented"))), "sft")
+    lined = chat.encode(Example("a", (Message("user", "Q"), Message("assistant", "\n \n  indented"))), "sft")
+    assert plain.tokens.tolist() == lined.tokens.tolist()
+    assert qwen.decode(plain.targets).startswith("  indented")
+
+
+def test_plain_template_of_stage_1a(tokenizer):
+    caption = Example("c", (Message("user", "Describe.\n<image>"), Message("assistant", "a red circle")), ("a.png",))
+    row = Chat(tokenizer, image_tokens=3, template="plain").encode(caption, "sft")
+    ids = [*tokenizer("a red circle")["input_ids"], *tokenizer("\n")["input_ids"]]
+    image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert row.tokens.tolist() == [image] * 3 + ids
+    assert row.targets.tolist() == ids and row.sources.tolist() == list(range(2, 2 + len(ids)))
+    prompt = Chat(tokenizer, image_tokens=3, template="plain").encode(caption, "prompt")
+    assert prompt.tokens.tolist() == [image] * 3
+
+
+def test_caption_alone_for_the_contrastive_stage(tokenizer):
+    caption = Example("c", (Message("user", "<image>"), Message("assistant", "a red circle")), ("a.png",))
+    ids = tokenizer("a red circle")["input_ids"]
+    assert Chat(tokenizer, image_tokens=3, max_length=32).encode(caption, "contrastive").tokens.tolist() == ids
+    short = Chat(tokenizer, image_tokens=3, max_length=4).encode(caption, "contrastive")
+    assert short.tokens.tolist() == ids[:3] and short.cut
+
+
+def test_a_row_brings_its_own_system_text(tokenizer):
+    talk = Example("s", (Message("system", "Be brief."), Message("user", "Q"), Message("assistant", "A")))
+    text = tokenizer.decode(Chat(tokenizer, image_tokens=1).encode(talk, "sft").tokens)
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ") and "helpful" not in text
+
+
+def test_several_images_take_consecutive_slots(tokenizer):
+    two = Example("m", (Message("user", "<image>\n<image>\nSame?"), Message("assistant", "no")), ("a.png", "b.png"))
+    row = Chat(tokenizer, image_tokens=3, max_images=2).encode(two, "sft")
+    slots = row.image_slots[row.image_slots >= 0]
+    assert slots.tolist() == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(RowError, match=r"row 'm': 2 images, more than data\.images_per_row=1"):
+        Chat(tokenizer, image_tokens=3).encode(two, "sft")
+
+
+@pytest.mark.parametrize(
+    ("example", "kind", "words"),
+    [
+        (Example("r1", (Message("user", "no place"), Message("assistant", "a")), ("a.png",)), "sft", "0 '<image>'"),
+        (Example("r2", (Message("user", "<image>\nq"), Message("assistant", "a"))), "sft", "but 0 images"),
+        (Example("r3", (Message("user", "q"), Message("assistant", " \n "))), "sft", "the answer is empty"),
+        (Example("r4", (Message("user", "q"),), (), "", "b"), "preference", "the chosen answer is empty"),
+        (Example("r5", (Message("user", "q"),), (), "a", " "), "preference", "the rejected answer is empty"),
+        (Example("r6", (Message("user", "q"),), ()), "sft", "ends with a question"),
+        (Example("r7", (Message("user", "q"),), (), "a"), "preference", "needs 'chosen' and 'rejected'"),
+        (Example("r8", (Message("user", "<|im_end|>"), Message("assistant", "a"))), "sft", "control token"),
+    ],
+)
+def test_bad_rows_are_named_with_the_reason(tokenizer, example, kind, words):
+    with pytest.raises(RowError, match=words) as error:
+        Chat(tokenizer, image_tokens=2).encode(example, kind)
+    assert error.value.row_id == example.id and f"row '{example.id}'" in str(error.value)
+
+
+def test_long_text_is_cut_on_the_right_but_never_an_image(tokenizer):
+    chat = Chat(tokenizer, image_tokens=8, max_length=80)
+    long = Example("l", (Message("user", "<image>\nQ"), Message("assistant", "red " * 200)), ("a.png",))
+    row, whole = chat.encode(long, "sft"), Chat(tokenizer, image_tokens=8, max_length=5000).encode(long, "sft")
+    assert row.cut and len(row.tokens) == 80 and row.tokens.tolist() == whole.tokens[:80].tolist()
+    assert row.targets.tolist() == whole.tokens[row.sources + 1].tolist() and (row.sources < 79).all()
+
+    behind = Message("user", "red " * 100)
+    late = Example("late", (behind, Message("assistant", "ok"), *long.messages), ("a.png",))
+    with pytest.raises(RowError, match="row 'late'.*would cut an image"):
+        chat.encode(late, "sft")
+    question = Example("q", (behind, Message("assistant", "ok")))
+    with pytest.raises(RowError, match="the answer begins behind the limit of 80"):
+        chat.encode(question, "sft")
+    with pytest.raises(RowError, match="the prompt has .* tokens, the limit is 80"):
+        chat.encode(Example("p", (behind,)), "prompt")
+
+
+def test_pairs_cut_the_longer_answer_first(tokenizer):
+    message = (Message("user", "Q"),)
+    p = len(Chat(tokenizer, image_tokens=1).encode(Example("p", message), "prompt").tokens)
+    chat = Chat(tokenizer, image_tokens=1, max_length=p + 40)
+    row = chat.encode(Example("p", message, (), "red blue" * 60, "red"), "preference")
+    short = len(tokenizer("red")["input_ids"]) + 2
+    assert len(row.tokens) == p + 40 and (row.branches == 2).sum() == short and row.cut
+    both = chat.encode(Example("p", message, (), "red blue" * 60, "blue red" * 60), "preference")
+    assert (both.branches == 1).sum() == (both.branches == 2).sum() == 20
+    with pytest.raises(RowError, match="the same when cut"):
+        chat.encode(Example("p", message, (), "red " * 60 + "a", "red " * 60 + "b"), "preference")
+    with pytest.raises(RowError, match="no answer fits"):
+        Chat(tokenizer, image_tokens=1, max_length=p + 1).encode(Example("p", message, (), "a", "b"), "preference")
+
+
+def test_target_limit_cuts_too(tokenizer):
+    message = (Message("user", "Q"), Message("assistant", "red blue " * 30))
+    row = Chat(tokenizer, image_tokens=1, max_length=500, max_targets=10).encode(Example("t", message), "sft")
+    assert len(row.targets) == 10 and row.sources[-1] == len(row.tokens) - 2
+
+
+def test_tokenizer_without_the_image_token_is_refused(tokenizer):
+    with pytest.raises(UserError, match=r"'<\|picture\|>' is not one token.*tokenizer\.image_token"):
+        Chat(tokenizer, image_tokens=1, image_token="<|picture|>")
