@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
 
-from pivot_jax.data.batch import ContrastiveBatch, EncodedRow, Example, PromptBatch, VLMBatch
+from pivot_jax.data.ahead import Batch, LoaderIterator, read_ahead
+from pivot_jax.data.batch import EncodedRow, Example
 from pivot_jax.data.chat import Chat, Kind
 from pivot_jax.data.collate import contrastive_batch, prompt_batch, vlm_batch
 from pivot_jax.data.images import patches
@@ -31,7 +31,6 @@ from pivot_jax.data.sources import Source, read_all
 from pivot_jax.errors import UserError
 
 log = logging.getLogger(__name__)
-Batch = VLMBatch | PromptBatch | ContrastiveBatch
 KINDS: dict[str, Kind] = {"contrastive": "contrastive", "sft": "sft", "preference": "preference"}  # stage → kind
 TOKEN_STEP, TARGET_STEP = 16, 8  # a bucket made from the data is rounded up to these
 
@@ -172,7 +171,8 @@ class Loader:
         return self.source[int(self._index.source_rows[row])]
 
     def row_id(self, row: int) -> str:
-        return self.example(row).id
+        kept = self._store.get(row)
+        return self.example(row).id if kept is None else kept.id
 
     def encoded(self, row: int) -> EncodedRow:
         """Tokens of a usable row; image references may be left out (they are in :meth:`example`)."""
@@ -240,12 +240,12 @@ class Loader:
                 f"{self.source.name} has {self.rows} usable rows, fewer than data.batch_size={self.batch_size}; "
                 "make the batch smaller"
             )
-        return LoaderIterator(self)
+        return LoaderIterator(self.total_steps, self.batch_at, self._prefetch, self.fingerprint())
 
     def ordered(self) -> Iterator[Batch]:
         """All usable rows once, in order, in batches of ``batch_size``; the last one is filled with masked rows."""
         count = -(-self.rows // self.batch_size)
-        return iter(_ahead(_Steps(count, self._ordered_batch), self._prefetch))
+        return read_ahead(count, self._ordered_batch, self._prefetch)
 
     def _ordered_batch(self, number: int) -> Batch:
         rows = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
@@ -260,55 +260,6 @@ class Loader:
         for part in (self._index.source_rows, self._index.lengths, self._index.targets):
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()[:16]
-
-
-class LoaderIterator:
-    """This process's training batches, up to ``total_steps``. Its state is JSON-able; save it before ``next()``."""
-
-    def __init__(self, loader: Loader):
-        self._loader, self._fingerprint = loader, loader.fingerprint()
-        self._inner = iter(_ahead(_Steps(loader.total_steps, loader.batch_at), loader._prefetch))
-
-    def __iter__(self) -> LoaderIterator:
-        return self
-
-    def __next__(self) -> Batch:
-        return next(self._inner)
-
-    def get_state(self) -> dict[str, Any]:
-        """Where the next batch stands."""
-        return {"grain": self._inner.get_state(), "data": self._fingerprint}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes to a saved place.
-
-        Raises:
-          UserError: the state is of other data, batch size or seed.
-        """
-        if state.get("data") != self._fingerprint:
-            raise UserError(
-                "the saved place in the data does not fit this data set (rows, lengths, batch size, buckets or seed "
-                "have changed since the checkpoint); restore the data, or start a new workdir"
-            )
-        self._inner.set_state(dict(state["grain"]))
-
-
-class _Steps:
-    """Batches by number, as grain reads them."""
-
-    def __init__(self, count: int, load: Any):
-        self._count, self._load = count, load
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, step: int) -> Batch:
-        return self._load(int(step))
-
-
-def _ahead(steps: _Steps, prefetch: int) -> Any:
-    options = grain.ReadOptions(num_threads=min(prefetch, 4), prefetch_buffer_size=prefetch)
-    return grain.MapDataset.source(steps).to_iter_dataset(options)
 
 
 def _buckets(given: Any, index: Index, kind: Kind, cfg: Any) -> Buckets:

@@ -179,7 +179,17 @@ def test_prompt_is_the_beginning_of_the_training_row(tokenizer):
     prompt, row = chat.encode(TALK, "prompt").tokens, chat.encode(TALK, "sft").tokens
     assert row[: len(prompt)].tolist() == prompt.tolist()
     assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
-    assert chat.decode([*tokenizer("yes it is")["input_ids"], chat.end_id, chat.newline_id, chat.pad_id]) == "yes it is"
+    assert (
+        chat.decode([*tokenizer("yes it is")["input_ids"], chat.end_id, chat.template.newline_id, chat.pad_id])
+        == "yes it is"
+    )
+
+
+def test_prompt_needs_no_answer_to_be_there(tokenizer):
+    chat = Chat(tokenizer, image_tokens=2)
+    wanted = chat.encode(TALK, "prompt").tokens.tolist()
+    for last in ((), (Message("assistant", ""),), (Message("assistant", "other"),)):
+        assert chat.encode(Example("p", (*TALK.messages[:3], *last), ("a.png",)), "prompt").tokens.tolist() == wanted
 
 
 def test_empty_lines_before_an_answer_are_dropped(qwen):

@@ -155,6 +155,19 @@ def test_preference_batch_with_stored_reference(pairs, tokenizer):
         loader.set_ref_logps(ref[:39])
 
 
+def test_D1_both_arms_train_on_the_same_rows_in_the_same_batches(pairs, tokenizer, tmp_path, pictures):
+    """SFT and DPO loaders over one preference file agree on usable rows and on who stands in which batch."""
+    bad = [preference_row(40, image="0.png", rejected=" "), preference_row(41, image="1.png", chosen="")]
+    path = write_jsonl(tmp_path / "mixed.jsonl", [*(preference_row(i) for i in range(40)), *bad])
+    entry = {"format": "mmpr", "path": path, "image_root": str(pictures)}
+    sft, dpo = (load(config(entry, max_bad_share=0.1), tokenizer, kind) for kind in ("sft", "preference"))
+    assert sft.rows == dpo.rows == 40
+    assert [sft.row_id(i) for i in range(40)] == [dpo.row_id(i) for i in range(40)] == [f"row{i}" for i in range(40)]
+    for a, b in zip(sft, dpo, strict=True):
+        np.testing.assert_array_equal(a.row_index, b.row_index)
+        np.testing.assert_array_equal(a.images, b.images)
+
+
 def test_contrastive_and_prompt_batches(rows, tokenizer):
     contrastive = next(iter(load(config(rows), tokenizer, "contrastive")))
     assert isinstance(contrastive, ContrastiveBatch) and contrastive.images.shape == (8, 8, 8, 3)

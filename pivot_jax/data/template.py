@@ -1,0 +1,144 @@
+"""Templates: turns of text to token ids, image places, and which tokens are scored.
+
+Qwen's ChatML as the paper uses it (dossier §1.3)::
+
+    <|im_start|>system\\n{system}<|im_end|>\\n<|im_start|>user\\n<image>\\n{q}<|im_end|>\\n<|im_start|>assistant\\n{a}<|im_end|>\\n
+
+and ``plain`` for stage 1a: ``<image>{caption}\\n``. Each ``<image>`` becomes N copies of the image token.
+
+Text is tokenised in the pieces between control tokens, which gives the same ids as the whole string because
+tokenizers cut there first. The answer is a piece of its own behind ``assistant\\n``, so that a prompt to be answered is
+exactly the beginning of the row that was trained on; for that, empty lines before an answer are dropped (a tokenizer
+would merge them with the header's newline).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pivot_jax.data.batch import Message
+from pivot_jax.data.sources.base import IMAGE
+from pivot_jax.errors import UserError
+
+START, END, NEWLINE = "<|im_start|>", "<|im_end|>", "\n"
+KEPT_LENGTH, KEPT_PIECES = 80, 20_000  # characters of a piece whose ids are kept, and how many pieces
+_EMPTY_LINES = re.compile(r"\A\s*[\r\n]+")
+
+
+@dataclass
+class Piece:
+    """A growing row: ids, which of them are an answer, and which are scored (answers among them)."""
+
+    ids: list[int] = field(default_factory=list)
+    answer: list[bool] = field(default_factory=list)
+    scored: list[bool] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], answer: bool = False, scored: bool = False) -> None:
+        self.ids.extend(ids)
+        self.answer.extend([answer] * len(ids))
+        self.scored.extend([answer or scored] * len(ids))
+
+
+class Template:
+    """Token ids of turns.
+
+    Args:
+      tokenizer: a ``transformers`` tokenizer with ``<|im_start|>``, ``<|im_end|>`` and the image token.
+      plain: the template of stage 1a in place of ChatML.
+      pivot_mask: the paper's label mask in place of answers only.
+      others: as for :class:`chat.Chat`.
+
+    Raises:
+      UserError: the tokenizer lacks a control token, or writes a newline as several tokens.
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, image_tokens: int, plain: bool, system: str, pivot_mask: bool, image_token: str
+    ):
+        self.tokenizer, self.system, self.plain = tokenizer, system, plain
+        self.image_tokens, self.pivot_mask = image_tokens, pivot_mask
+        self._cache: dict[str, list[int]] = {}
+        self._lock = threading.Lock()
+        self.image_id, self.start_id, self.end_id = (self._token(text) for text in (image_token, START, END))
+        newline = self.text(NEWLINE)
+        if len(newline) != 1:
+            raise UserError(f"tokenizer: a newline is {len(newline)} tokens; ChatML needs it to be one")
+        self.newline_id = newline[0]
+
+    def _token(self, text: str) -> int:
+        ids = self.text(text)
+        if len(ids) != 1:
+            raise UserError(
+                f"tokenizer: '{text}' is not one token (it becomes {len(ids)}); add it as a special token, "
+                "or set tokenizer.image_token to one that is"
+            )
+        return ids[0]
+
+    def text(self, text: str) -> list[int]:
+        """Ids of a piece between control tokens. Short pieces (headers, stock questions) are kept."""
+        if not text:
+            return []
+        found = self._cache.get(text)
+        if found is None:
+            with self._lock:  # fast tokenizers refuse use by two threads at once ("Already borrowed")
+                found = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            if len(text) <= KEPT_LENGTH and len(self._cache) < KEPT_PIECES:
+                self._cache[text] = found
+        return found
+
+    def answer(self, text: str) -> list[int]:
+        """Ids of an answer with its end: ``<|im_end|>\\n``, or ``\\n`` in the plain template."""
+        end = [self.newline_id] if self.plain else [self.end_id, self.newline_id]
+        return [*self.text(_EMPTY_LINES.sub("", text)), *end]
+
+    def turn(self, role: str, text: str) -> list[int]:
+        """``<|im_start|>role\\n{text}<|im_end|>\\n``; every ``<image>`` becomes image tokens."""
+        first, *rest = f"{role}\n{text}".split(IMAGE)
+        ids = [self.start_id, *self.text(first)]
+        for part in rest:
+            ids += [self.image_id] * self.image_tokens
+            ids += self.text(part)
+        return [*ids, self.end_id, self.newline_id]
+
+    def conversation(self, messages: Sequence[Message]) -> Piece:
+        """A conversation that ends with an answer."""
+        return self._plain(messages, answered=True) if self.plain else self._turns(messages)
+
+    def prompt(self, messages: Sequence[Message]) -> Piece:
+        """A conversation up to the header of the answer that is to come (plain: up to the pictures)."""
+        if self.plain:
+            return self._plain(messages, answered=False)
+        piece = self._turns(messages)
+        self._open(piece)
+        return piece
+
+    def _turns(self, messages: Sequence[Message]) -> Piece:
+        piece = Piece()
+        if self.system and (not messages or messages[0].role != "system"):
+            piece.add(self.turn("system", self.system))
+        for message in messages:
+            if message.role == "assistant":
+                self._open(piece)
+                piece.add(self.answer(message.content), answer=True)
+            else:
+                piece.add(self.turn(message.role, message.content))
+        if self.pivot_mask:
+            anywhere = (self.start_id, self.newline_id)
+            piece.scored = [s or i in anywhere for s, i in zip(piece.scored, piece.ids, strict=True)]
+        return piece
+
+    def _open(self, piece: Piece) -> None:
+        piece.add([self.start_id, *self.text("assistant\n")], scored=self.pivot_mask)
+
+    def _plain(self, messages: Sequence[Message], answered: bool) -> Piece:
+        """Pictures, then the caption and a newline, which are scored. The question's words are left out."""
+        piece = Piece()
+        count = sum(message.content.count(IMAGE) for message in messages)
+        piece.add([self.image_id] * (self.image_tokens * count))
+        if answered:
+            piece.add(self.answer(messages[-1].content), answer=True)
+        return piece
