@@ -48,20 +48,21 @@ class Chat:
         max_targets: int = 0,
         max_images: int = 1,
     ):
-        self.tokenizer = tokenizer
+        self.tokenizer, self.plain = tokenizer, template == "plain"
         self.template = Template(
-            tokenizer, image_tokens=image_tokens, plain=template == "plain", system=system,
+            tokenizer, image_tokens=image_tokens, plain=self.plain, system=system,
             pivot_mask=loss_mask == "pivot", image_token=image_token,
         )  # fmt: skip
         self.image_tokens, self.max_images = image_tokens, max_images
         self.max_length, self.max_targets = max_length, max_targets or 2 * max_length
-        self.image_id, self.end_id = self.template.image_id, self.template.end_id
+        self.image_id = self.template.image_id
+        self.end_id = self.template.newline_id if self.plain else self.template.end_id  # ends an answer
         pad = getattr(tokenizer, "pad_token_id", None)
-        self.pad_id = self.end_id if pad is None else int(pad)
+        self.pad_id = self.template.end_id if pad is None else int(pad)
         self._control = re.compile("|".join(map(re.escape, (START, END, image_token))))
 
     def decode(self, ids: Any) -> str:
-        """Text of an answer: up to the first ``<|im_end|>``, control tokens left out."""
+        """Text of an answer: up to the token that ends it, control tokens left out."""
         ids = [int(i) for i in ids]
         if self.end_id in ids:
             ids = ids[: ids.index(self.end_id)]

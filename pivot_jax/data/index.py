@@ -20,6 +20,7 @@ import numpy as np
 from pivot_jax.data.batch import EncodedRow, Example
 from pivot_jax.data.sources import Source
 from pivot_jax.errors import RowError
+from pivot_jax.progress import progress
 
 log = logging.getLogger(__name__)
 STORE_FROM = 50_000  # rows; smaller sets are read again in seconds
@@ -47,26 +48,26 @@ def build_index(
     keep: Callable[[int, EncodedRow], None],
 ) -> Index:
     """Reads and encodes every row once. ``keep(usable row number, encoded row)`` may store it for later."""
-    from rich.progress import track
-
     places: list[int] = []
     lengths: list[int] = []
     targets: list[int] = []
     bad: list[tuple[int, str, str]] = []
     size, cut = len(source), 0
-    for place in track(range(size), f"Reading {source.name}", transient=True, disable=size < SHOW_FROM):
-        try:
-            row = encode(source[place])
-            if check_files:
-                _look_for(row)
-        except RowError as error:
-            bad.append((place, error.row_id, error.reason))
-            continue
-        keep(len(places), row)
-        places.append(place)
-        lengths.append(len(row.tokens))
-        targets.append(len(row.targets))
-        cut += row.cut
+    with progress(f"reading {source.name}", size, show=size >= SHOW_FROM) as advance:
+        for place in range(size):
+            advance()
+            try:
+                row = encode(source[place])
+                if check_files:
+                    _look_for(row)
+            except RowError as error:
+                bad.append((place, error.row_id, error.reason))
+                continue
+            keep(len(places), row)
+            places.append(place)
+            lengths.append(len(row.tokens))
+            targets.append(len(row.targets))
+            cut += row.cut
     arrays = np.asarray(places, np.int64), np.asarray(lengths, np.int32), np.asarray(targets, np.int32)
     return Index(*arrays, tuple(bad), cut)
 

@@ -210,6 +210,8 @@ def test_plain_template_of_stage_1a(tokenizer):
     assert row.targets.tolist() == ids and row.sources.tolist() == list(range(2, 2 + len(ids)))
     prompt = Chat(tokenizer, image_tokens=3, template="plain").encode(caption, "prompt")
     assert prompt.tokens.tolist() == [image] * 3
+    chat = Chat(tokenizer, image_tokens=3, template="plain")
+    assert chat.end_id == ids[-1] and chat.decode([*ids, *ids]) == "a red circle"
 
 
 def test_caption_alone_for_the_contrastive_stage(tokenizer):

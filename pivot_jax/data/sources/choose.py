@@ -16,10 +16,12 @@ import numpy as np
 from pivot_jax.data.batch import Example
 from pivot_jax.data.sources.base import Selected, Source
 from pivot_jax.errors import RowError, UserError
+from pivot_jax.progress import progress
 
 # Marks of a reasoning-style answer: "<think>", "<review>" and their like in MMPR (dossier §2.2).
 REASONING_TAGS = ("think", "thinking", "thought", "reason", "reasoning", "review", "reflect", "reflection", "rethink")
 _TAG = re.compile(rf"</?({'|'.join(REASONING_TAGS)})>", re.IGNORECASE)
+SHOW_FROM = 5_000  # rows; a progress bar for less would only flicker
 LONG_WORDS, NO_THINK_WORDS, SHORT_WORDS = 100, 60, 30
 STRATEGIES = "all, first:N, first:P%, end:N, end:P%, random:N, random:P%"
 
@@ -99,11 +101,13 @@ FILTERS = (*KEEP, "shift:R:N", "shift_only:R:N")
 def _matches(source: Source, test: Callable[[str], bool], bad: bool) -> np.ndarray:
     """Whether each row's answer passes; a row that cannot be read gets ``bad``."""
     out = np.empty(len(source), bool)
-    for index in range(len(source)):
-        try:
-            out[index] = test(answer_text(source[index]))
-        except RowError:
-            out[index] = bad
+    with progress(f"filtering {source.name}", len(source), show=len(source) >= SHOW_FROM) as advance:
+        for index in range(len(source)):
+            advance()
+            try:
+                out[index] = test(answer_text(source[index]))
+            except RowError:
+                out[index] = bad
     return out
 
 
