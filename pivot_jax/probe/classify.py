@@ -17,6 +17,7 @@ from pivot_jax.eval import intervals
 from pivot_jax.eval.intervals import Interval
 
 PAPER_GRID = (0.01, 0.03, 0.1, 0.316, 1.0, 3.16)
+ONE_THREAD = 50_000_000  # features x images x classes below which more threads only wait for each other
 GRID = (*PAPER_GRID, 10.0, 31.6, 100.0, 316.0, 1e3, 3.16e3, 1e4)
 
 
@@ -83,14 +84,20 @@ def probe(
 
 
 def fit(x: np.ndarray, y: np.ndarray, C: float, max_iter: int = 1000):
-    """scikit-learn's multinomial logistic regression (L2, lbfgs, random_state 0) and whether it converged."""
+    """scikit-learn's multinomial logistic regression (L2, lbfgs, random_state 0) and whether it converged.
+
+    Small problems are solved by one thread: the hand-over between threads costs more than the products (on two busy
+    cores it made a fit a hundred times slower), and the result then does not depend on the number of cores.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
+    threads = 1 if x.size * len(np.unique(y)) < ONE_THREAD else None
     model = LogisticRegression(C=C, solver="lbfgs", max_iter=max_iter, random_state=0)
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, threadpool_limits(threads):
         warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(x, y)
+        model.fit(np.asarray(x, np.float64), y)
     return model, not any(issubclass(one.category, ConvergenceWarning) for one in caught)
 
 
@@ -159,6 +166,7 @@ def _shared_rows(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
+    x = np.asarray(x, np.float64)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 

@@ -25,7 +25,7 @@ def splits():
 
 
 def unit(x):
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+    return x.astype(np.float64) / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("C", classify.PAPER_GRID)
