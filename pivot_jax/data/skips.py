@@ -26,8 +26,11 @@ class SkipLog:
         self.path, self.total, self.limit, self.name = path, total, limit, name
         self._lock = threading.Lock()
         self.entries: dict[int, dict[str, Any]] = {}
+        self._start = ""  # what must stand before the next line
         if path is not None and path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            self._start = "\n" if text and not text.endswith("\n") else ""
+            for line in text.splitlines():
                 self._take(line)
 
     def _take(self, line: str) -> None:
@@ -65,7 +68,8 @@ class SkipLog:
             if self.path is not None and lines:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with open(self.path, "a", encoding="utf-8") as file:
-                    file.write("".join(lines))
+                    file.write(self._start + "".join(lines))
+                self._start = ""
         self.check()
 
     def check(self) -> None:

@@ -313,6 +313,19 @@ def test_bad_rows_are_counted_listed_and_left_out(tmp_path, pictures, tokenizer)
     assert again.skipped.count == 6 and len((work / "skipped.jsonl").read_text().splitlines()) == 6
 
 
+def test_skip_log_survives_a_kill_while_writing(tmp_path, pictures, tokenizer):
+    work = tmp_path / "work"
+    cfg = config(bad_source(tmp_path, pictures), max_bad_share=0.2)
+    load(cfg, tokenizer, workdir=work)
+    path = work / "skipped.jsonl"
+    path.write_text(path.read_text()[:-40])
+    assert load(cfg, tokenizer, workdir=work).skipped.count == 6
+    *whole, torn, last = path.read_text().splitlines()
+    assert [json.loads(line)["id"] for line in (*whole, last)][-1] == "long" and len(whole) == 5
+    with pytest.raises(ValueError):
+        json.loads(torn)
+
+
 def test_too_many_bad_rows_stop_the_run(tmp_path, pictures, tokenizer):
     source = bad_source(tmp_path, pictures)
     with pytest.raises(UserError, match=r"6 of 36 rows .* more than data\.max_bad_share=0\.1.*skipped\.jsonl") as error:
