@@ -15,12 +15,12 @@ from pivot_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
-    "errors", "rules", "progress", "config", "data", "kernels", "models", "hub", "parallel", "optim", "objectives", "steps",
-    "train", "eval", "probe", "report", "study", "cli",
+    "errors", "rules", "progress", "config", "data", "kernels", "models", "hub", "parallel", "optim", "objectives",
+    "steps", "train", "eval", "probe", "report", "study", "cli",
 )  # fmt: skip
 FORBIDDEN_NAMES = re.compile(r"manager|engine|helper|utils?$|registry", re.IGNORECASE)
 SOURCES = sorted((ROOT / "pivot_jax").rglob("*.py"))
-CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if p.stem not in ("__init__",) and "common" not in p.stem)
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if p.stem != "study" and "common" not in p.stem)
 
 
 def room(path: Path) -> str:

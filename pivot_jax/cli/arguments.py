@@ -82,6 +82,7 @@ def _demo(subparsers) -> None:
         "Stopped and started again it continues.",
     )  # fmt: skip
     _workdir(parser, "where runs and report.html go (default runs/demo)", "runs/demo")
+    parser.add_argument("--configs", metavar="DIR", help="another folder of stages and study.py than configs/demo")
 
 
 def _train(subparsers) -> None:

@@ -21,7 +21,7 @@ Overrides = dict[str, str]
 def demo(args: argparse.Namespace, overrides: Overrides) -> int:
     from pivot_jax.study import demo as study_demo
 
-    return stoppable(lambda: study_demo.run(args.workdir))
+    return stoppable(lambda: study_demo.run(args.workdir, Path(args.configs) if args.configs else None))
 
 
 def train(args: argparse.Namespace, overrides: Overrides) -> int:
