@@ -1,0 +1,215 @@
+"""Every command once, on a run of a few steps: what it prints, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pivot_jax import cli
+from pivot_jax.data.tokenizer import train_bpe
+
+COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
+QUESTION = "<image>\nWhich colour is it?"
+
+
+def run(*argv: object) -> int:
+    return cli.main([str(word) for word in argv])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Folder with pictures, a LLaVA file, a question file, a class folder, masks, a tokenizer and a config."""
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    rows, questions = [], []
+    for index in range(12):
+        name = list(COLOURS)[index % 3]
+        noise = rng.integers(-20, 20, (16, 16, 3))
+        picture = Image.fromarray(np.clip(np.asarray(COLOURS[name]) + noise, 0, 255).astype(np.uint8))
+        path = root / f"{index}.png"
+        picture.save(path)
+        turns = [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": f"It is {name}."}]
+        rows.append({"id": str(index), "image": path.name, "conversations": turns})
+        choices = list(COLOURS)
+        questions.append(
+            {"id": str(index), "image": path.name, "question": "Which colour?", "choices": choices, "hint": "",
+             "answer": "ABC"[index % 3]}
+        )  # fmt: skip
+        for split in ("train", "test"):
+            (root / "classes" / split / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(picture)[:, ::-1] if split == "test" else np.asarray(picture)).save(
+                root / "classes" / split / name / f"{index}.png"
+            )
+            (root / "masks" / split).mkdir(parents=True, exist_ok=True)
+            (root / "masks" / f"{split}annot").mkdir(parents=True, exist_ok=True)
+            picture.save(root / "masks" / split / f"{index}.png")
+            Image.fromarray(np.full((16, 16), index % 3, np.uint8)).save(
+                root / "masks" / f"{split}annot" / f"{index}.png"
+            )
+    (root / "data.json").write_text(json.dumps(rows))
+    (root / "questions.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    tokenizer = train_bpe([QUESTION, *(row["conversations"][1]["value"] for row in rows)], 320, root / "tokenizer")
+    config = {
+        "name": "tiny",
+        "model.vision": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 3, "heads": 2, "mlp_dim": 32},
+        "model.decoder": {"vocab_size": 330, "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "mlp_dim": 48},
+        "tokenizer.path": str(tokenizer),
+        "data.sources": ({"format": "llava", "path": str(root / "data.json")},),
+        "data.image.size": 16,
+        "data.batch_size": 8,
+        "data.max_length": 128,
+        "train.steps": 3,
+        "train.log_every": 1,
+        "eval.max_new_tokens": 4,
+    }
+    (root / "tiny.py").write_text(f"def get_config():\n    return {config!r}\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(world):
+    workdir = world / "run"
+    assert run("train", "--config", world / "tiny.py", "--workdir", workdir) == 0
+    return workdir
+
+
+def test_train_writes_and_does_not_run_twice(world, trained, capsys):
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert run("train", "--config", world / "tiny.py", "--workdir", trained) == 0
+    assert "tiny: step 3 in" in capsys.readouterr().out
+    assert len((trained / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_workdir_of_another_config_is_refused(world, trained, capsys):
+    argv = ["train", "--config", world / "tiny.py", "--workdir", trained, "--config.optimizer.clip=0.5"]
+    assert run(*argv) == 1
+    err = capsys.readouterr().err
+    assert "belongs to another config (optimizer.clip: 1.0 → 0.5)" in err and err.count("\n") == 1
+
+
+def test_eval_resumes_and_score_agrees(world, trained, capsys):
+    base = ["eval", "--workdir", trained, "--benchmark", "scienceqa", "--data", world / "questions.jsonl"]
+    assert run(*base, "--limit", 4, "--ranked", "--config.eval.batch_size=4") == 0
+    capsys.readouterr()
+    assert run(*base, "--ranked", "--config.eval.batch_size=4") == 0
+    shown = capsys.readouterr().out
+    predictions = trained / "eval" / "scienceqa.jsonl"
+    assert "scienceqa: 12 questions" in shown and "accuracy" in shown and "ranked" in shown
+    assert len(predictions.read_text().splitlines()) == 12
+    assert run("score", "--predictions", predictions) == 0
+    assert capsys.readouterr().out == shown
+    assert "accuracy" in json.loads(predictions.with_suffix(".score.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (["--benchmark", "mmpv"], "benchmark 'mmpv' is unknown"),
+        (["--benchmark", "scienceqa", "--step", "7"], "no checkpoint of step 7"),
+        (["--benchmark", "scienceqa", "--config.model.vision.width=8"], "only eval.* and seed can be set"),
+    ],
+)
+def test_eval_refusals(world, trained, capsys, extra, says):
+    assert run("eval", "--workdir", trained, "--data", world / "questions.jsonl", *extra) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_generate_answers(world, trained, capsys):
+    argv = ["generate", "--workdir", trained, "--image", world / "0.png", "--prompt", "Which colour is it?"]
+    assert run(*argv) == 0
+    first = capsys.readouterr().out
+    assert run(*argv) == 0
+    assert capsys.readouterr().out == first
+    assert run("generate", "--workdir", trained, "--image", world / "none.png", "--prompt", "x") == 1
+    assert "none.png does not exist" in capsys.readouterr().err
+
+
+def test_extract_and_probe(world, trained, capsys):
+    pack = world / "pack"
+    assert run("extract", "--workdir", trained, "--out", pack) == 0
+    numbers = {}
+    for source in (f"run:{trained}", f"pack:{pack}"):
+        out = world / "classify.json"
+        argv = ["probe", "classify", "--encoder", source, "--data", world / "classes", "--out", out]
+        assert run(*argv) == 0
+        numbers[source] = json.loads(out.read_text())["accuracy"]
+    assert len(set(numbers.values())) == 1
+    assert (
+        run("probe", "classify", "--encoder", f"pack:{pack}", "--data", world / "classes", "--features", "projector")
+        == 0
+    )
+    argv = ["probe", "segment", "--encoder", f"pack:{pack}", "--data", world / "masks", "--classes", "red,green,blue"]
+    assert run(*argv, "--seeds", 1) == 0
+    assert "mean IoU" in capsys.readouterr().out
+
+
+def test_align(world, trained, capsys):
+    features = np.random.default_rng(0).normal(size=(12, 2, 8)).astype(np.float32)
+    np.save(world / "text.npy", features)
+    argv = ["probe", "align", "--encoder", f"run:{trained}", "--data", world / "data.json"]
+    assert run(*argv, "--text-features", world / "text.npy", "--k", 3) == 0
+    assert "alignment 0." in capsys.readouterr().out
+    np.save(world / "text.npy", features[:5])
+    assert run(*argv, "--text-features", world / "text.npy") == 1
+    assert "[12, layers, width]" in capsys.readouterr().err
+
+
+def test_gradient_maps_of_both_losses_differ(world, trained):
+    base = ["probe", "gradmap", "--workdir", trained, "--image", world / "0.png", "--prompt", "Which colour is it?"]
+    assert run(*base, "--answer", "It is red.", "--out", world / "sft.png") == 0
+    assert run(*base, "--answer", "It is red.", "--rejected", "It is blue.", "--out", world / "dpo.png") == 0
+    sft, dpo = (np.load(world / f"{name}.npy") for name in ("sft", "dpo"))
+    assert sft.shape == dpo.shape == (2, 2) and not np.allclose(sft / sft.sum(), dpo / dpo.sum())
+    assert Image.open(world / "dpo.png").size == (384, 384)
+
+
+def test_export_and_import_give_the_same_weights(world, trained, capsys):
+    folder, again = world / "hf", world / "imported"
+    assert run("export-hf", "--workdir", trained, "--out", folder) == 0
+    assert run("import-hf", "--folder", folder, "--workdir", again) == 0
+    argv = ["--image", world / "0.png", "--prompt", "Which colour is it?", "--max-new-tokens", 6]
+    capsys.readouterr()
+    answers = []
+    for workdir in (trained, again):
+        assert run("generate", "--workdir", workdir, *argv) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+    assert run("export-hf", "--workdir", trained, "--what", "encoder", "--out", world / "siglip") == 0
+    assert run("import-hf", "--folder", world / "siglip", "--workdir", world / "siglip_pack") == 0
+    assert run("probe", "classify", "--encoder", f"hf:{world / 'siglip'}", "--data", world / "classes") == 0
+    assert run("import-hf", "--folder", folder, "--workdir", again) == 1
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(world, tmp_path):
+    """Exit code 143 and a checkpoint; run again, the run ends as if nothing had happened."""
+    argv = ["train", "--config", str(world / "tiny.py"), "--workdir", str(tmp_path / "run"), "--config.train.steps=400"]
+    command = [sys.executable, "-m", "pivot_jax.cli", *argv]
+    log = tmp_path / "run" / "metrics.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=_env()) as process:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert "run the same command again to continue" in err
+    stopped = json.loads(log.read_text().splitlines()[-1])["step"]
+    assert stopped < 400
+    assert subprocess.run(command, capture_output=True, timeout=300, env=_env()).returncode == 0
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == list(range(1, 401))
+
+
+def _env() -> dict[str, str]:
+    return dict(os.environ, XLA_FLAGS="", PYTHONPATH=str(Path(__file__).resolve().parents[1]))
