@@ -419,13 +419,13 @@ def test_tfds_mistakes(prepared):
 def test_scenes_are_read_as_any_tfds_set(tmp_path):
     from pivot_jax.data.scenes import World, prepare
 
-    folders = prepare(tmp_path, World(), sizes={"vqa": 3, "preference": 3, "caption": 2, "test": 2})
-    vqa = read({"format": "tfds", "path": folders["vqa"], "split": "vqa"})[0]
+    folder = prepare(tmp_path, World(), sizes={"vqa": 3, "preference": 3, "caption": 2, "test": 2})
+    vqa = read({"format": "tfds", "path": folder, "split": "vqa"})[0]
     assert vqa.messages[0].content.startswith("<image>\n") and vqa.messages[-1].role == "assistant"
-    pair = read({"format": "tfds", "path": folders["vqa"], "split": "preference"})[0]
+    pair = read({"format": "tfds", "path": folder, "split": "preference"})[0]
     assert pair.chosen != pair.rejected and pair.messages[-1].role == "user" and pair.id.startswith("preference-")
     assert isinstance(pair.extra["things"], list)
-    test = read({"format": "tfds", "path": folders["vqa"], "split": "test"})[0]
+    test = read({"format": "tfds", "path": folder, "split": "test"})[0]
     assert test.messages[-1] == Message("assistant", test.extra["answer"])
     assert test.extra["answer"] in test.extra["choices"]
 
