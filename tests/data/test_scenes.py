@@ -215,15 +215,13 @@ def test_prepared_data_reads_back_without_tensorflow(tmp_path):
     code = f"""
 import sys
 from pivot_jax.data import scenes
-folders = scenes.prepare({str(tmp_path)!r}, scenes.World(), {{"vqa": 12, "probe_train": 9}}, seed=4)
-assert set(folders) == {{"vqa", "probe_train"}}
-assert scenes.prepare({str(tmp_path)!r}, scenes.World(), {{"vqa": 12, "probe_train": 9}}, seed=4) == folders
-rows = scenes.open_split(folders["vqa"], "vqa")
+folder = scenes.prepare({str(tmp_path)!r}, scenes.World(), {{"vqa": 12, "probe_train": 9}}, seed=4)
+rows = scenes.open_split(folder, "vqa")
 assert len(rows) == 12 and [r["id"] for r in rows] == [b"vqa-%06d" % i for i in range(12)]
 assert "tensorflow" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-    folder = scenes.prepare(tmp_path, World(), {"vqa": 12, "probe_train": 9}, seed=4)["vqa"]
+    folder = scenes.prepare(tmp_path, World(), {"vqa": 12, "probe_train": 9}, seed=4)
     made = list(make_rows(World(), "probe_train", 9, 4))
     split = scenes.probe_split(folder, "probe_train", World())
     np.testing.assert_array_equal(split.images, [decode(r["image"]) for r in made])
@@ -232,6 +230,14 @@ assert "tensorflow" not in sys.modules
     np.testing.assert_array_equal(split.masks, masks)
     with pytest.raises(UserError, match="no split 'nothing'"):
         scenes.open_split(folder, "nothing")
+
+
+def test_a_name_is_not_used_for_two_worlds(tmp_path):
+    folder = scenes.prepare(tmp_path, World(), {"vqa": 3}, name="mine")
+    assert folder == str(tmp_path / "scenes" / "mine" / "1.0.0")
+    assert scenes.prepare(tmp_path, World(), {"vqa": 3}, name="mine") == folder
+    with pytest.raises(UserError, match="holds another world"):
+        scenes.prepare(tmp_path, World(noise=1.0), {"vqa": 3}, name="mine")
 
 
 def test_impossible_worlds_are_refused_in_one_line():

@@ -90,17 +90,25 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(
-    data_dir: str | Path, world: World, sizes: Mapping[str, int] | None = None, seed: int = 0
-) -> dict[str, str]:
-    """Writes the data set under ``data_dir`` unless it is there; returns split → folder for ``tfds`` sources.
+    data_dir: str | Path, world: World, sizes: Mapping[str, int] | None = None, seed: int = 0, name: str = ""
+) -> str:
+    """Writes the data set unless it is there; returns its folder, for ``tfds`` sources and :func:`open_split`.
 
-    Every split lies in one folder; read a split with ``tfds.builder_from_directory(folder).as_data_source(split)``.
+    Args:
+      data_dir: the folder becomes ``data_dir/scenes/NAME/1.0.0``.
+      name: default is a fingerprint of world, sizes and seed.
+
+    Raises:
+      UserError: a data set of that name with another content is there already.
     """
-    config = scenes_config(world, sizes, seed)
+    config = scenes_config(world, sizes, seed, name)
     with _quiet():
         builder = Scenes(data_dir=str(data_dir), config=config, file_format="array_record")
+        described = Path(builder.data_dir) / "dataset_info.json"
+        if described.is_file() and json.loads(described.read_text()).get("configDescription") != config.description:
+            raise UserError(f"scenes: {builder.data_dir} holds another world, sizes or seed; delete it or rename")
         builder.download_and_prepare()
-    return {split: str(builder.data_dir) for split, n in config.sizes.items() if n}
+    return str(builder.data_dir)
 
 
 @contextlib.contextmanager
@@ -124,7 +132,8 @@ def open_split(folder: str | Path, split: str) -> Any:
       UserError: nothing prepared there, or no such split.
     """
     try:
-        return tfds.builder_from_directory(str(folder)).as_data_source(split)
+        with _quiet():
+            return tfds.builder_from_directory(str(folder)).as_data_source(split)
     except (ValueError, KeyError, FileNotFoundError, tfds.core.DatasetNotFoundError) as error:
         raise UserError(f"scenes: no split '{split}' in '{folder}' ({str(error).splitlines()[0]})") from error
 

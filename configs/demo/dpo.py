@@ -1,0 +1,17 @@
+"""Stage 2, DPO arm: the same pairs with their rejected answers, three epochs from stage 1b, which is the reference."""
+
+from pivot_jax.config import include
+
+
+def get_config(arg=""):
+    folder = arg or "runs/demo/seed0"
+    return include(__file__, f"common.py:{arg}") | {
+        "name": "dpo",
+        "stage": "preference",
+        "init": {"": f"run:{folder}/stage1b"},
+        "data.sources.0.split": "preference",
+        "objective.name": "dpo",
+        "objective.beta": 0.1,
+        "optimizer.rules": ((".*", 3e-4),),
+        "train.epochs": 3.0,
+    }

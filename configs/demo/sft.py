@@ -1,0 +1,14 @@
+"""Stage 2, SFT arm: the chosen answers of the pairs, three epochs from stage 1b."""
+
+from pivot_jax.config import include
+
+
+def get_config(arg=""):
+    folder = arg or "runs/demo/seed0"
+    return include(__file__, f"common.py:{arg}") | {
+        "name": "sft",
+        "init": {"": f"run:{folder}/stage1b"},
+        "data.sources.0.split": "preference",
+        "optimizer.rules": ((".*", 3e-4),),
+        "train.epochs": 3.0,
+    }

@@ -1,0 +1,14 @@
+"""Stage 0: the encoder from random weights, by SigLIP's sigmoid loss on pictures and their captions."""
+
+from pivot_jax.config import include
+
+
+def get_config(arg=""):
+    return include(__file__, f"common.py:{arg}") | {
+        "name": "stage0",
+        "stage": "contrastive",
+        "data.sources.0.split": "caption",
+        "data.batch_size": 128,
+        "optimizer.rules": ((".*", 1e-3),),
+        "train.steps": 500,
+    }

@@ -1,0 +1,17 @@
+"""Stage 3, first half: a new decoder and projector behind an extracted encoder; new projector layers on captions.
+
+Argument as in stage3_common.py: FOLDER,ARM,REUSE.
+"""
+
+from pivot_jax.config import include
+
+
+def get_config(arg=""):
+    common = include(__file__, f"stage3_common.py:{arg}")
+    return common | {
+        "name": "stage3_projector",
+        "data.sources.0.split": "caption",
+        "data.template": "plain",
+        "optimizer.rules": (*common["optimizer.rules"], ("projector/.*", 1e-3), (".*", "frozen")),
+        "train.steps": 40,
+    }

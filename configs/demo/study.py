@@ -1,0 +1,38 @@
+"""What `make demo` studies: the world of its pictures, how many, the seeds, and how the encoders are examined."""
+
+
+def get_config():
+    return {
+        # Chosen such that a model of 0.3M parameters learns to see it within minutes. Fields: data.scenes.World.
+        "world": {
+            "image_size": 32,
+            "grid": 2,
+            "min_objects": 1,
+            "max_objects": 2,
+            "colors": ("red", "green", "blue", "yellow"),
+            "shapes": ("circle", "square", "triangle"),
+            "digit_share": 0.1,
+            "noise": 8.0,
+            "turns": 4,
+            "sentence_share": 0.15,
+            "describe_share": 0.05,
+        },
+        "sizes": {
+            "caption": 4000,
+            "vqa": 6000,
+            "stage3": 2000,
+            "preference": 1200,
+            "preference_test": 400,
+            "probe_train": 800,
+            "probe_val": 300,
+            "probe_test": 800,
+            "test": 600,
+        },
+        "data_seed": 0,  # pictures and texts are the same for all training seeds
+        # A training seed changes everything from stage 0 on: weights, order of rows, heads of the probes.
+        "seeds": (0, 1),
+        "vocabulary": 512,
+        "max_new_tokens": 16,
+        "segmentation_seeds": 2,
+        "map_pairs": 48,  # pairs whose gradient maps are scored
+    }

@@ -1,0 +1,97 @@
+"""What the demo's seeds have left, as arrays and intervals for the report."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pivot_jax.eval import predictions
+from pivot_jax.eval.benchmarks import score
+from pivot_jax.eval.intervals import Interval, bootstrap
+from pivot_jax.probe import segment
+from pivot_jax.report import stats
+from pivot_jax.study.language import majority_answers
+from pivot_jax.study.settings import ARMS, Study
+from pivot_jax.study.tasks import result
+
+COMPARISONS = (("dpo", "sft"), ("sft", "stage1"), ("dpo", "stage1"))
+
+
+class Results:
+    """Reads a finished study. Scores are [seeds, items]; items are the same for all arms, so comparisons are paired."""
+
+    def __init__(self, study: Study):
+        self.study, self.seeds = study, study.settings.seeds
+
+    def marker(self, name: str) -> list[dict[str, Any]]:
+        """What a task kept, per seed."""
+        return [result(self.study, seed, name) for seed in self.seeds]
+
+    def predictions(self, seed: int, run: str) -> list[dict[str, Any]]:
+        return predictions.read(self.study.folder(seed) / "answers" / f"{run}.jsonl")
+
+    def answers(self, run: str, ranked: bool = False) -> np.ndarray:
+        """1 where a test question was answered right: [seeds, questions]."""
+        out = []
+        for seed in self.seeds:
+            rows = self.predictions(seed, run)
+            if ranked:
+                out.append([float(row["ranked"] == row["gt_answer"]) for row in rows])
+            else:
+                out.append(list(score(self.study.folder(seed) / "answers" / f"{run}.jsonl", "scenes").scores))
+        return np.asarray(out, float)
+
+    def by_kind(self, run: str) -> dict[str, Interval]:
+        """Accuracy per kind of question."""
+        kinds = [row["category"] for row in self.predictions(self.seeds[0], run)]
+        scores = self.answers(run)
+        order = dict.fromkeys(kind for kind, _ in self.study.settings.world.questions if kind in kinds)
+        return {kind: stats.over_seeds(scores[:, [k == kind for k in kinds]]) for kind in order}
+
+    @cached_property
+    def prior(self) -> np.ndarray:
+        """1 where the training data's most frequent answer to the same question is right: [questions]."""
+        rows = self.predictions(self.seeds[0], "stage1b")
+        known = majority_answers(self.study)
+        return np.asarray([float(known(row["prompt"]) == row["gt_answer"]) for row in rows])
+
+    @cached_property
+    def _probes(self) -> dict[str, list[dict[str, np.ndarray]]]:
+        out: dict[str, list[dict[str, np.ndarray]]] = defaultdict(list)
+        for arm in ARMS:
+            for seed in self.seeds:
+                with np.load(self.study.folder(seed) / "probes" / f"{arm}.npz") as file:
+                    out[arm].append({name: file[name] for name in file.files})
+        return out
+
+    def classified(self, arm: str, kind: str) -> np.ndarray:
+        """1 where the probe named the class: [seeds, pictures]; kind is encoder | projector."""
+        return np.asarray([one[f"class_{kind}"] for one in self._probes[arm]], float)
+
+    def segmented(self, arm: str, less: str = "") -> Interval:
+        """Mean IoU over patches (minus that of ``less``): heads and seeds averaged, resampled over pictures."""
+        arms = (arm, less) if less else (arm,)
+        sums = np.concatenate([one["overlap"] for name in arms for one in self._probes[name]])
+        cut = len(sums) // len(arms)
+
+        def statistic(drawn: np.ndarray) -> np.ndarray:
+            values = segment.mean_iou(drawn)
+            return values[..., :cut].mean(-1) - (values[..., cut:].mean(-1) if less else 0.0)
+
+        return bootstrap(np.moveaxis(sums, 1, 0), statistic, draws=1000)
+
+    def pairs(self, arm: str, split: str) -> tuple[Interval, Interval]:
+        """Reward accuracy and margin of an arm on a split of pairs."""
+        margins = []
+        for seed in self.seeds:
+            with np.load(self.study.folder(seed) / "pairs" / f"{arm}.npz") as file:
+                margins.append(file[split][:, 0] - file[split][:, 1])
+        values = np.asarray(margins, float)
+        return stats.over_seeds((values > 0).astype(float)), stats.over_seeds(values)
+
+    def maps(self, seed: int) -> dict[str, np.ndarray]:
+        with np.load(self.study.folder(seed) / "maps.npz") as file:
+            return {name: file[name] for name in file.files}

@@ -1,0 +1,39 @@
+"""What language alone is worth: the answer that the training data gives most often to the same question."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+from pivot_jax.data import scenes
+from pivot_jax.data.scenes.language import IN_A_SENTENCE
+from pivot_jax.study.settings import Study
+
+
+def majority_answers(study: Study) -> Callable[[str], str]:
+    """Question → most frequent short answer to that question in stage 1b's data, else of questions like it.
+
+    No model that sees no picture can do better than this up to what it generalises between questions.
+    """
+    exact: dict[str, Counter[str]] = defaultdict(Counter)
+    similar: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in scenes.open_split(study.data, "vqa"):
+        turns = json.loads(record["conversations"])
+        for asked, given in zip(turns[::2], turns[1::2], strict=True):
+            text = asked["value"].removeprefix("<image>\n")
+            if not text.endswith(IN_A_SENTENCE):
+                exact[text][given["value"]] += 1
+                similar[_beginning(text)][given["value"]] += 1
+
+    def answer(question: str) -> str:
+        text = question.removeprefix("<image>\n")
+        found = exact.get(text) or similar.get(_beginning(text))
+        return found.most_common(1)[0][0] if found else ""
+
+    return answer
+
+
+def _beginning(question: str) -> str:
+    """The first two words tell the kinds apart."""
+    return " ".join(question.split()[:2])

@@ -1,0 +1,93 @@
+"""Gradient maps of the demo: where the SFT and the DPO loss of the same pairs pull on the picture's patches.
+
+Maps of both losses are taken at the *same* weights (stage 1b), where the published contrast would vanish for maps of
+the chosen branch alone (dossier §3, A6); the shared encoding of the picture shows what DPO's two branches leave.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pivot_jax.data import scenes
+from pivot_jax.data.loader import build_loader
+from pivot_jax.data.tokenizer import load_tokenizer
+from pivot_jax.probe import gradmap
+from pivot_jax.steps.preference import answer_logps
+from pivot_jax.steps.scored import score
+from pivot_jax.study.measure import save_arrays
+from pivot_jax.study.settings import Study
+from pivot_jax.train.opened import OpenRun, open_run
+
+# Which weights, which loss. At the reference weights DPO's gradient is a multiple of that of -(chosen - rejected).
+MAPS = {
+    "SFT loss at stage 1b": ("stage1b", False),
+    "DPO loss at stage 1b": ("stage1b", True),
+    "SFT loss after SFT": ("sft", False),
+    "DPO loss after DPO": ("dpo", True),
+}
+ATTRIBUTE = {"color": "color", "shape": "shape", "digit": "value", "place": "place"}
+
+
+def gradient_maps(study: Study, seed: int) -> dict[str, Any]:
+    """Maps [k, s, s] of every kind of :data:`MAPS`, pictures, object masks and texts, into ``maps.npz``."""
+    chosen = asked_things(study)
+    models = {run: open_run(study.folder(seed) / run) for run in dict.fromkeys(run for run, _ in MAPS.values())}
+    kept: dict[str, np.ndarray] = {}
+    numbers: dict[str, Any] = {}
+    masks = np.stack([mask for _, mask, _ in chosen])
+    for title, (run, both) in MAPS.items():
+        grids = _grids(study, models[run], [row for row, _, _ in chosen], both)
+        kept[title] = grids
+        found = [gradmap.localise(grid, mask) for grid, mask in zip(grids, masks, strict=True)]
+        numbers[title] = {
+            "hit": [float(one.hit) for one in found],
+            "energy": [one.energy for one in found],
+            "entropy": [one.entropy for one in found],
+        }
+    numbers["area"] = [float(mask.mean()) for mask in masks]
+    texts = np.array([text for _, _, text in chosen])
+    images = np.stack([scenes.open_split(study.data, "preference_test")[row]["image"] for row, _, _ in chosen])
+    arrays = {"masks": masks, "texts": texts, "images": images, **kept}
+    save_arrays(study.folder(seed) / "maps.npz", arrays)
+    return numbers
+
+
+def asked_things(study: Study) -> list[tuple[int, np.ndarray, str]]:
+    """Unseen pairs that ask about one thing: row, its mask bool [s, s], and the pair as text."""
+    out = []
+    for row, record in enumerate(scenes.open_split(study.data, "preference_test")):
+        kind, answer = record["kind"].decode(), record["answer"].decode()
+        if kind not in ATTRIBUTE:
+            continue
+        fits = [i for i, thing in enumerate(scenes.things(record)) if str(thing[ATTRIBUTE[kind]]) == answer]
+        if len(fits) != 1:
+            continue
+        mask = record["instances"][..., 0] == fits[0] + 1
+        question = record["prompt"].decode().removeprefix("<image>\n")
+        if mask.any():
+            text = f"{question} {record['chosen'].decode()} / {record['rejected'].decode()}"
+            out.append((row, mask, text))
+        if len(out) == study.settings.map_pairs:
+            break
+    return out
+
+
+def _grids(study: Study, model: OpenRun, rows: list[int], both: bool) -> np.ndarray:
+    """Sizes of the loss gradient per patch: float32 [k, s, s]."""
+    source = {"format": "tfds", "path": str(study.data), "split": "preference_test"}
+    tokenizer = load_tokenizer(model.config.tokenizer.path)
+    loader = build_loader(model.config, tokenizer, kind="preference", sources=[source], batch_size=len(rows))
+    batch = loader.load(np.asarray(rows), len(loader.buckets) - 1)
+    mllm, params = model.mllm, model.params
+    features = mllm.apply({"params": params}, batch.images, method="encode_images")
+
+    def loss(features: Any) -> Any:
+        logps = answer_logps(score(mllm, params, batch, features), batch)
+        return -jnp.sum(logps[:, 0] - logps[:, 1] if both else logps[:, 0])
+
+    gradients = np.asarray(jax.jit(jax.grad(loss))(features))
+    return np.stack([gradmap.token_map(gradient) for gradient in gradients])

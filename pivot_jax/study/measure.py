@@ -1,0 +1,100 @@
+"""What the demo measures of one seed's models: answers, implicit rewards on pairs, probes of the encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from pivot_jax.data import scenes
+from pivot_jax.data.loader import build_loader
+from pivot_jax.data.tokenizer import load_tokenizer
+from pivot_jax.eval.answerer import Answerer
+from pivot_jax.eval.benchmarks import evaluate
+from pivot_jax.probe import classify, features, heads, segment
+from pivot_jax.steps.preference import answer_logps
+from pivot_jax.steps.scored import score
+from pivot_jax.study.settings import RUN_OF_ARM, Study
+from pivot_jax.train.opened import OpenRun, open_encoder, open_run
+
+
+def answers(study: Study, seed: int, run: str, blank: bool) -> dict[str, Any]:
+    """Answers to the test questions, into ``answers/RUN.jsonl``; ``blank`` shows no picture."""
+    model = open_run(study.folder(seed) / run)
+    name = f"{run}_blank" if blank else run
+    out = study.folder(seed) / "answers" / f"{name}.jsonl"
+    size = model.config.eval.batch_size
+    answerer = Answerer(model.mllm, model.params, model.chat, batch_size=size, blank_images=blank)
+    found = evaluate(
+        "scenes", study.data, answerer, out, model_id=name, ranked=True, chunk=size, show=False,
+        max_new_tokens=study.settings.max_new_tokens,
+    )  # fmt: skip
+    kinds = {kind: interval.value for kind, interval in found.by_category.items()}
+    return {"accuracy": found.value.value, "ranked": found.also["ranked"].value, "kinds": kinds}
+
+
+def pairs(study: Study, seed: int, arm: str) -> dict[str, Any]:
+    """β-scaled log-ratios of an arm to stage 1b on training and on unseen pairs, into ``pairs/ARM.npz``."""
+    reference, policy = (open_run(study.folder(seed) / RUN_OF_ARM[name]) for name in ("stage1", arm))
+    beta = study.config("dpo", seed).objective.beta
+    rewards = {split: beta * (_logps(study, policy, split) - _logps(study, reference, split))
+               for split in ("preference", "preference_test")}  # fmt: skip
+    save_arrays(study.folder(seed) / "pairs" / f"{arm}.npz", rewards)
+    margins = {split: values[:, 0] - values[:, 1] for split, values in rewards.items()}
+    return {
+        split: {"accuracy": float((margin > 0).mean()), "margin": float(margin.mean())}
+        for split, margin in margins.items()
+    }
+
+
+def _logps(study: Study, model: OpenRun, split: str) -> np.ndarray:
+    """Summed log-probs of chosen and rejected for all pairs of a split: float32 [n, 2]."""
+    source = {"format": "tfds", "path": str(study.data), "split": split}
+    tokenizer = load_tokenizer(model.config.tokenizer.path)
+    size = model.config.eval.batch_size
+    loader = build_loader(model.config, tokenizer, kind="preference", sources=[source], batch_size=size)
+    compute = jax.jit(lambda params, batch: answer_logps(score(model.mllm, params, batch), batch))
+    found = [(np.asarray(compute(model.params, batch)), batch.row_index) for batch in loader.ordered()]
+    return np.concatenate([values[index >= 0] for values, index in found])
+
+
+def probes(study: Study, seed: int, arm: str) -> dict[str, Any]:
+    """Classification (encoder, encoder and projector) and segmentation of an arm's encoder, into ``probes/ARM.npz``."""
+    encoder = open_encoder(f"pack:{study.folder(seed) / f'pack_{arm}'}")
+    world = study.settings.world
+    splits = {name: scenes.probe_split(study.data, f"probe_{name}", world) for name in ("train", "val", "test")}
+    labels = [splits[name].labels for name in splits]
+    kept: dict[str, np.ndarray] = {}
+    numbers: dict[str, Any] = {}
+    for kind, make in (("encoder", features.vit_encoder), ("projector", features.projector_encoder)):
+        encode = make(encoder.mllm)
+        patches = [
+            features.extract(encode, encoder.params, split.images, pool="none", batch_size=100, show=False)
+            for split in splits.values()
+        ]
+        pooled = [x.mean(axis=1) for x in patches]
+        inputs = [item for pair in zip(pooled, labels, strict=True) for item in pair]
+        found = classify.probe(*inputs, seed=seed)
+        kept[f"class_{kind}"] = found.correct
+        numbers[f"class_{kind}"] = {"accuracy": found.accuracy, "C": found.C, "flags": found.flags}
+        if kind == "encoder":
+            masks = [split.masks for split in splits.values()]
+            inputs = [item for pair in zip(patches, masks, strict=True) for item in pair]
+            classes = ("background", *world.nouns)
+            seeds = range(study.settings.segmentation_seeds)
+            training = heads.Training(hidden=256)
+            parts = segment.probe(*inputs, classes=classes, seeds=[100 * seed + i for i in seeds], training=training)
+            kept |= {"overlap": parts.overlap, "hits": parts.hits}
+            numbers["segment"] = {"miou": parts.miou, "recall": parts.recall, "classes": parts.per_class}
+    save_arrays(study.folder(seed) / "probes" / f"{arm}.npz", kept)
+    return numbers
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Named arrays as one file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part.npz")
+    np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
+    draft.rename(path)

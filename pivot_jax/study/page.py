@@ -1,0 +1,325 @@
+"""The demo's report: what the study found, laid out with ``report``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from pivot_jax.eval.intervals import Interval
+from pivot_jax.probe import gradmap
+from pivot_jax.report import format as text
+from pivot_jax.report import page, plots, stats, tables
+from pivot_jax.report.content import (
+    Answer,
+    Card,
+    Cards,
+    Column,
+    Fact,
+    Figure,
+    Grid,
+    Listing,
+    Picture,
+    Report,
+    Section,
+    Table,
+    Value,
+)
+from pivot_jax.study.collect import COMPARISONS, Results
+from pivot_jax.study.maps import MAPS
+from pivot_jax.study.settings import ARMS, RUN_OF_ARM, STAGES, Study
+
+SHOWN = 8  # example questions and gradient maps on the page
+GENERATED, RANKED = "answers (generated)", "answers (options ranked)"
+
+
+def write_report(study: Study, seconds: float) -> Path:
+    """Writes ``report.html`` and, for machines, ``results.json``."""
+    results = Results(study)
+    measured = {arm: _encoder(results, arm) for arm in ARMS}
+    report = Report(
+        title="Does preference RL make a multimodal LLM see better than SFT? The study in miniature",
+        subtitle="PIVOT-JAX demo: rendered scenes, a 32-pixel encoder, stages 0 to 3",
+        facts=_facts(results, seconds),
+        summary=_summary(results),
+        sections=(
+            _learning(results),
+            _stage2(results),
+            _encoders(results, measured),
+            _examples(results),
+            _gradients(results),
+            _costs(results, seconds),
+        ),
+        scope=(
+            "Pictures are rendered and tiny, the models have a few hundred thousand parameters and the decoder is not "
+            "pretrained: what is found here says nothing about the paper's models.",
+            f"{len(study.settings.seeds)} training seeds: intervals over seeds are rough.",
+            "SFT and DPO have one learning rate each, not an equal search of rates.",
+        ),
+        provenance=_provenance(study),
+    )
+    (study.root / "results.json").write_text(json.dumps(_numbers(results, measured), indent=1, sort_keys=True))
+    return page.write(report, study.root / "report.html")
+
+
+def _facts(results: Results, seconds: float) -> tuple[Fact, ...]:
+    gap = stats.difference(results.answers("stage1b"), results.answers("stage1b_blank"))
+    seen, unseen = (results.pairs("dpo", split)[0] for split in ("preference", "preference_test"))
+    third = stats.difference(results.answers("stage3_dpo"), results.answers("stage3_sft"))
+    return (
+        Fact("Stage 1b over its zero-image control", gap, "%", "accuracy on unseen questions", signed=True),
+        Fact("DPO reward accuracy, training pairs", seen, "%"),
+        Fact("DPO reward accuracy, unseen pairs", unseen, "%"),
+        Fact("DPO − SFT encoder in a new MLLM", third, "%", "stage 3 accuracy on unseen questions", signed=True),
+        Fact("Whole study", text.duration(seconds)),
+    )
+
+
+def _summary(results: Results) -> str:
+    """What the numbers allow to say about DPO against SFT, and no more."""
+    lines = []
+    for what, gap in _gaps(results, "dpo", "sft").items():
+        word = "no clear difference"
+        if gap.excludes_zero:
+            word = "DPO is ahead" if gap.value > 0 else "SFT is ahead"
+        low, high = (text.number(end, unit="%", signed=True) for end in (gap.low, gap.high))
+        lines.append(f"{what}: {word} ({text.number(gap.value, unit='%', signed=True)} points, {low} to {high})")
+    return "DPO's encoder against SFT's, from one stage 1b per seed and the same pairs. " + "; ".join(lines) + "."
+
+
+def _encoder(results: Results, arm: str) -> dict[str, Interval]:
+    """What is measured of an arm's encoder."""
+    return {
+        "class, encoder": stats.over_seeds(results.classified(arm, "encoder")),
+        "class, projector": stats.over_seeds(results.classified(arm, "projector")),
+        "segmentation mIoU": results.segmented(arm),
+        "stage 3 answers": stats.over_seeds(results.answers(f"stage3_{arm}")),
+        "stage 3, ranked": stats.over_seeds(results.answers(f"stage3_{arm}", ranked=True)),
+    }
+
+
+def _gaps(results: Results, first: str, second: str) -> dict[str, Interval]:
+    """First arm minus second, on the same items."""
+
+    def answers(ranked: bool) -> Interval:
+        one, two = (results.answers(f"stage3_{arm}", ranked) for arm in (first, second))
+        return stats.difference(one, two)
+
+    def classified(kind: str) -> Interval:
+        return stats.difference(results.classified(first, kind), results.classified(second, kind))
+
+    return {
+        "class, encoder": classified("encoder"),
+        "class, projector": classified("projector"),
+        "segmentation mIoU": results.segmented(first, less=second),
+        "stage 3 answers": answers(False),
+        "stage 3, ranked": answers(True),
+    }
+
+
+def _learning(results: Results) -> Section:
+    """Stages 0 to 1b: does it see at all?"""
+    rows = {
+        "Stage 1b": {
+            "accuracy": stats.over_seeds(results.answers("stage1b")),
+            "options ranked": stats.over_seeds(results.answers("stage1b", ranked=True)),
+            **results.by_kind("stage1b"),
+        },
+        "Stage 1b, zero image": {
+            "accuracy": stats.over_seeds(results.answers("stage1b_blank")),
+            "options ranked": stats.over_seeds(results.answers("stage1b_blank", ranked=True)),
+            **results.by_kind("stage1b_blank"),
+        },
+        "Most frequent answer": {"accuracy": stats.mean(results.prior)},
+    }
+    runs = {stage: _metrics(results, stage) for stage in ("stage0", "stage1a", "stage1b")}
+    return Section(
+        "Learning to see",
+        "Before anything is compared, the model must look at the picture: its accuracy on unseen questions (new "
+        "combinations of things, new handwriting) against the same model shown a grey picture, and against the most "
+        "frequent answer to each question in the training data.",
+        (
+            tables.scores("Test questions", rows, row_title="Model"),
+            Figure("Training loss", plots.training_curves(runs, ("loss", "mean_token_accuracy"))),
+        ),
+    )
+
+
+def _stage2(results: Results) -> Section:
+    """The arms on their pairs, and what they answer."""
+    columns = (
+        Column("accuracy, training pairs", "%"),
+        Column("margin, training pairs", digits=2),
+        Column("accuracy, unseen pairs", "%"),
+        Column("margin, unseen pairs", digits=2),
+    )
+    rows = []
+    for arm in ("sft", "dpo"):
+        values = [v for split in ("preference", "preference_test") for v in results.pairs(arm, split)]
+        rows.append((ARMS[arm], tuple(values)))
+    answered = {
+        ARMS[arm]: {
+            GENERATED: stats.over_seeds(results.answers(run)),
+            RANKED: stats.over_seeds(results.answers(run, ranked=True)),
+        }
+        for arm, run in RUN_OF_ARM.items()
+    }
+    curves = {arm: _metrics(results, arm) for arm in ("sft", "dpo")}
+    metrics = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "grad_norm")
+    return Section(
+        "Stage 2: SFT and DPO on the same pairs",
+        "Implicit reward: β times the log-ratio to stage 1b of the chosen and the rejected answer; a pair counts as "
+        "right where the chosen one's is larger. SFT's is computed the same way, though it never sees a rejected "
+        "answer.",
+        (
+            Table("Implicit rewards", columns, tuple(rows), row_title="Arm"),
+            tables.scores("The arms' own answers to the test questions", answered, row_title="Arm"),
+            Figure("Training", plots.training_curves(curves, metrics)),
+        ),
+    )
+
+
+def _encoders(results: Results, measured: dict[str, dict[str, Interval]]) -> Section:
+    """The main question."""
+    gaps = {f"{ARMS[a]} − {ARMS[b]}": _gaps(results, a, b) for a, b in COMPARISONS}
+    named = {ARMS[arm]: values for arm, values in measured.items()}
+    return Section(
+        "Which encoder sees better?",
+        "Each arm's encoder is taken out and frozen. Logistic regression on its mean patch features names the colour "
+        "and shape of the one large shape (regularisation chosen on a separate split); a small head segments patches; "
+        "and a new decoder is trained on its features (stage 3, one projector layer reused and frozen).",
+        (
+            tables.scores("Encoders", named),
+            tables.differences("Differences on the same items", gaps),
+            Figure("Differences in points", plots.forest(gaps, zero=True)),
+        ),
+    )
+
+
+def _examples(results: Results) -> Section:
+    from pivot_jax.data import scenes
+
+    seed = results.seeds[0]
+    runs = {
+        **{ARMS[arm]: run for arm, run in RUN_OF_ARM.items()},
+        **{f"Stage 3, {ARMS[a]}": f"stage3_{a}" for a in ARMS},
+    }
+    given = {title: results.predictions(seed, run) for title, run in runs.items()}
+    rows = scenes.open_split(results.study.data, "test")
+    first = next(iter(given.values()))
+    picked = [
+        k for kind in dict.fromkeys(r["category"] for r in first) for k, r in enumerate(first) if r["category"] == kind
+    ][:: max(1, len(first) // SHOWN)]
+    cards = []
+    for index in picked[:SHOWN]:
+        answers = tuple(
+            Answer(title, answer[index]["answer"], answer[index]["answer"] == answer[index]["gt_answer"])
+            for title, answer in given.items()
+        )
+        question = first[index]["prompt"].removeprefix("<image>\n")
+        cards.append(Card(rows[index]["image"], question, first[index]["gt_answer"], answers))
+    return Section("Example answers", f"Seed {seed}; every kind of question.", (Cards("Test questions", tuple(cards)),))
+
+
+def _gradients(results: Results) -> Section:
+    """Maps as pictures, and how they lie on the object that is asked about."""
+    found = results.marker("maps")
+    area = np.asarray(found[0]["area"])
+    rows: list[tuple[str, tuple[Value, ...]]] = []
+    for title in MAPS:
+        hit, energy, entropy = (
+            np.asarray([one[title][name] for one in found]) for name in ("hit", "energy", "entropy")
+        )
+        rows.append((title, (stats.over_seeds(hit), stats.over_seeds(energy), stats.over_seeds(entropy))))
+    rows.append(("even map (chance)", (float(area.mean()), float(area.mean()), 1.0)))
+    columns = (
+        Column("peak on the object", "%"),
+        Column("energy on the object", "%"),
+        Column("entropy", digits=2, note="1 is an even map"),
+    )
+    kept = results.maps(results.seeds[0])
+    shown = range(min(SHOWN, len(kept["images"])))
+    grid = tuple(
+        (
+            str(kept["texts"][i]),
+            (
+                Picture(kept["images"][i]),
+                *(Picture(gradmap.overlay(_enlarged(kept["images"][i]), kept[t][i], border=False)) for t in MAPS),
+            ),
+        )
+        for i in shown
+    )
+    return Section(
+        "Gradient maps",
+        "How strongly each patch's features pull on the loss, for unseen pairs that ask about one thing. The first two "
+        "columns use the same weights: they differ by the loss alone.",
+        (
+            Table("Maps against the object asked about", columns, tuple(rows), row_title="Map"),
+            Grid("Maps", ("picture", *MAPS), grid, note="question, chosen / rejected answer"),
+        ),
+    )
+
+
+def _enlarged(image: np.ndarray, factor: int = 6) -> np.ndarray:
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def _costs(results: Results, seconds: float) -> Section:
+    costs, trained = [], []
+    for stage in STAGES:
+        found = results.marker(stage)
+        sums = {key: sum(one[key] for one in found) for key in ("steps", "samples", "seconds", "flops")}
+        costs.append(
+            tables.Cost(stage, len(found), int(sums["steps"]), sums["seconds"], sums["flops"], int(sums["samples"]))
+        )
+        for row in found[0]["trained"]:
+            rate = None if isinstance(row["rate"], str) else row["rate"]
+            trained.append(tables.Trained(stage, row["group"], row["parameters"], rate))
+    return Section(
+        "What was trained, and what it took",
+        f"Seeds run side by side, one core each; the whole study took {text.duration(seconds)} of wall time.",
+        (
+            tables.costs("Time and operations, sums over seeds", costs),
+            tables.trained_parameters("Trained parameters and peak learning rates", trained),
+            Listing("Settings", results.study.describe()),
+        ),
+    )
+
+
+def _metrics(results: Results, stage: str) -> list[list[dict]]:
+    return [plots.read_metrics(results.study.folder(seed) / stage / "metrics.jsonl") for seed in results.seeds]
+
+
+def _numbers(results: Results, measured: dict[str, dict[str, Interval]]) -> dict[str, object]:
+    """All numbers that do not depend on time, so that two runs can be compared."""
+    runs = ["stage1b", "stage1b_blank", "sft", "dpo", *(f"stage3_{arm}" for arm in ARMS)]
+
+    def kept(name: str) -> list[dict]:
+        return [{key: value for key, value in one.items() if key != "seconds"} for one in results.marker(name)]
+
+    return {
+        "answers": {run: kept(f"answers_{run}") for run in runs},
+        "pairs": {arm: kept(f"pairs_{arm}") for arm in ("sft", "dpo")},
+        "probes": {arm: kept(f"probe_{arm}") for arm in ARMS},
+        "maps": kept("maps"),
+        "encoders": {
+            arm: {name: [v.value, v.low, v.high] for name, v in values.items()} for arm, values in measured.items()
+        },
+        "losses": {stage: [one["metrics"]["loss"] for one in results.marker(stage)] for stage in STAGES},
+    }
+
+
+def _provenance(study: Study) -> dict[str, str]:
+    packages = ("pivot-jax", "jax", "flax", "optax", "transformers", "tensorflow-datasets")
+    return {
+        "folder": str(study.root),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "data seed": str(study.settings.data_seed),
+        "training seeds": ", ".join(map(str, study.settings.seeds)),
+    }

@@ -1,0 +1,121 @@
+"""What the demo studies, from ``configs/demo``: settings, the stages of one seed and where their files lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pivot_jax
+from pivot_jax import config as configs
+from pivot_jax.config.load import read_file
+from pivot_jax.data.scenes import World
+from pivot_jax.errors import UserError
+
+ARMS = {"stage1": "Stage 1 only", "sft": "+ SFT", "dpo": "+ DPO"}
+RUN_OF_ARM = {"stage1": "stage1b", "sft": "sft", "dpo": "dpo"}
+# Stages of one seed in order: run's folder → config file (and what its argument adds).
+STAGES = {
+    "stage0": "stage0.py",
+    "stage1a": "stage1a.py",
+    "stage1b": "stage1b.py",
+    "sft": "sft.py",
+    "dpo": "dpo.py",
+    **{f"stage3_{arm}_projector": f"stage3_projector.py,{arm}" for arm in ARMS},
+    **{f"stage3_{arm}": f"stage3.py,{arm}" for arm in ARMS},
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The content of ``configs/demo/study.py``; see there."""
+
+    world: World
+    sizes: Mapping[str, int]
+    data_seed: int
+    seeds: tuple[int, ...]
+    vocabulary: int
+    max_new_tokens: int
+    segmentation_seeds: int
+    map_pairs: int
+
+    @classmethod
+    def read(cls, spec: str) -> Settings:
+        """Settings of a study file.
+
+        Raises:
+          UserError: unknown or missing key.
+        """
+        content = dict(read_file(spec))
+        names = {field.name for field in dataclasses.fields(cls)}
+        if names != set(content):
+            odd = sorted(names.symmetric_difference(content))
+            raise UserError(f"{spec}: keys {odd} are unknown or missing (wanted: {', '.join(sorted(names))})")
+        try:
+            world = World(**content.pop("world"))
+        except TypeError as error:
+            raise UserError(f"{spec}: world: {error}") from None
+        content["seeds"] = tuple(content["seeds"])
+        return cls(world=world, **content)
+
+
+def config_folder() -> Path:
+    """Where ``configs/demo`` lies: beside the package (a checkout), or under the working directory."""
+    beside = Path(pivot_jax.__file__).resolve().parents[1]
+    for folder in (Path.cwd(), beside):
+        if (folder / "configs" / "demo" / "study.py").is_file():
+            return folder / "configs" / "demo"
+    raise UserError("configs/demo/study.py is missing; run this command in a checkout of the project")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study in its folder: ``ROOT/{scenes, tokenizer, seed0, seed1, ...}``."""
+
+    root: Path
+    configs: Path
+    settings: Settings
+
+    @classmethod
+    def open(cls, root: Path, folder: Path | None = None) -> Study:
+        """The study in ``root`` as ``folder`` (default ``configs/demo``) describes it."""
+        folder = folder or config_folder()
+        return cls(root, folder, Settings.read(str(folder / "study.py")))
+
+    @property
+    def data(self) -> Path:
+        return self.root / "scenes" / "demo" / "1.0.0"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer"
+
+    def folder(self, seed: int) -> Path:
+        return self.root / f"seed{seed}"
+
+    def config(self, stage: str, seed: int) -> Any:
+        """Config of one stage of one seed."""
+        file, _, more = STAGES[stage].partition(",")
+        arg = ",".join(filter(None, (str(self.folder(seed)), more)))
+        return configs.load(f"{self.configs / file}:{arg}", {"seed": seed, "name": f"{stage}, seed {seed}"})
+
+    def describe(self) -> str:
+        """Text that two studies share exactly if they compute the same numbers (paths apart)."""
+        settings = dataclasses.asdict(self.settings)
+        stages = {stage: json.loads(configs.to_json(self.config(stage, 0))) for stage in STAGES}
+        return json.dumps({"settings": settings, "stages": stages}, indent=1, sort_keys=True)
+
+    def claim(self) -> None:
+        """Writes ``study.json``, or refuses a folder that holds another study.
+
+        Raises:
+          UserError: the folder's study has other settings or stages.
+        """
+        path, text = self.root / "study.json", self.describe()
+        if path.exists() and path.read_text() != text:
+            raise UserError(f"{self.root} holds a study with other settings; take another --workdir or delete it")
+        self.root.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)

@@ -1,0 +1,87 @@
+"""The work of one seed as a list of tasks, each done once: trains, extracts, evaluates, probes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pivot_jax.study.settings import ARMS, RUN_OF_ARM, STAGES, Study
+
+# Seconds of each task on one core of the machine where the demo was sized; they only weigh the progress bar.
+COSTS = {
+    "stage0": 90, "stage1a": 15, "stage1b": 200, "sft": 30, "dpo": 50, "stage3": 60, "projector": 12,
+    "answers": 8, "pairs": 10, "extract": 3, "probe": 20, "maps": 10,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """``work()`` returns what is kept in the task's marker."""
+
+    name: str
+    title: str
+    cost: float
+    work: Callable[[], dict[str, Any]]
+    run: Path | None = None  # workdir whose metrics.jsonl says how far a training task is
+
+
+def build(study: Study, seed: int) -> list[Task]:
+    """All tasks of a seed in order."""
+    from pivot_jax.study import maps, measure, training
+
+    folder = study.folder(seed)
+
+    def train(stage: str, cost: str) -> Task:
+        work = partial(training.train, study, stage, seed)
+        return Task(stage, f"train {stage}", COSTS[cost], work, folder / stage)
+
+    def answers(run: str, blank: bool = False) -> Task:
+        name = f"answers_{run}{'_blank' if blank else ''}"
+        return Task(name, name.replace("_", " "), COSTS["answers"], partial(measure.answers, study, seed, run, blank))
+
+    tasks = [train("stage0", "stage0"), train("stage1a", "stage1a"), train("stage1b", "stage1b")]
+    tasks += [answers("stage1b"), answers("stage1b", blank=True), train("sft", "sft"), train("dpo", "dpo")]
+    tasks += [answers("sft"), answers("dpo")]
+    tasks += [
+        Task(f"pairs_{arm}", f"rewards of {arm}", COSTS["pairs"], partial(measure.pairs, study, seed, arm))
+        for arm in ("sft", "dpo")
+    ]
+    for arm in ARMS:
+        run, pack = folder / RUN_OF_ARM[arm], folder / f"pack_{arm}"
+        tasks.append(Task(f"extract_{arm}", f"extract {arm}", COSTS["extract"], partial(training.extract, run, pack)))
+        tasks.append(Task(f"probe_{arm}", f"probe {arm}", COSTS["probe"], partial(measure.probes, study, seed, arm)))
+    tasks.append(Task("maps", "gradient maps", COSTS["maps"], partial(maps.gradient_maps, study, seed)))
+    for arm in ARMS:
+        tasks += [train(f"stage3_{arm}_projector", "projector"), train(f"stage3_{arm}", "stage3")]
+        tasks.append(answers(f"stage3_{arm}"))
+    assert {task.name for task in tasks} >= set(STAGES)
+    return tasks
+
+
+def marker(study: Study, seed: int, name: str) -> Path:
+    return study.folder(seed) / "done" / f"{name}.json"
+
+
+def result(study: Study, seed: int, name: str) -> dict[str, Any]:
+    """What a finished task left."""
+    return json.loads(marker(study, seed, name).read_text())
+
+
+def perform(study: Study, seed: int) -> None:
+    """Does what is not done yet."""
+    for task in build(study, seed):
+        done = marker(study, seed, task.name)
+        if done.exists():
+            continue
+        started = time.perf_counter()
+        kept = task.work()
+        kept.setdefault("seconds", time.perf_counter() - started)
+        done.parent.mkdir(parents=True, exist_ok=True)
+        draft = done.with_suffix(".part")
+        draft.write_text(json.dumps(kept, indent=1))
+        draft.rename(done)

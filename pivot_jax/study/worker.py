@@ -1,0 +1,30 @@
+"""One seed of the demo in a process of its own: ``python -m pivot_jax.study.worker ROOT SEED CONFIGS``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pivot_jax.errors import UserError
+
+FAILED = "error: "  # begins the line of a worker's log that says why it stopped
+
+
+def main(arguments: list[str]) -> int:
+    root, seed, configs = arguments
+    from pivot_jax.study.settings import Study
+    from pivot_jax.study.tasks import perform
+    from pivot_jax.train.loop import Interrupted
+
+    try:
+        perform(Study.open(Path(root), Path(configs)), int(seed))
+    except UserError as error:
+        print(f"{FAILED}{error}", flush=True)
+        return 1
+    except Interrupted as stop:
+        return 128 + stop.signum
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
