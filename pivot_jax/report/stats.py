@@ -8,7 +8,7 @@ Letters: s seeds, n items.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from pivot_jax.eval.intervals import DRAWS, LEVEL, Interval, bootstrap, mean, wi
 __all__ = [
     "Interval",
     "bootstrap",
+    "crossed",
     "difference",
     "holm",
     "mcnemar",
@@ -88,6 +89,33 @@ def _crossed(values: np.ndarray, units: Sequence[Hashable] | None, draws: int, l
     estimates = np.einsum("ds,sn,dn->d", seeds, sums, items, optimize=True) / (s * (items @ sizes))
     low, high = np.percentile(estimates, [50 * (1 - level), 50 * (1 + level)])
     return Interval(float(values.mean()), float(low), float(high), level, n)
+
+
+def crossed(
+    per_unit: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    draws: int = 1000,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """:func:`over_seeds` for a statistic of sums (mean IoU of overlap counts): its mean over seeds.
+
+    Args:
+      per_unit: [s, n, ...] sums of each seed and item. For a paired difference of two arms put them in a last axis and
+        take the difference in ``statistic``.
+      statistic: sums over items [..., *rest] → values [...].
+    """
+    per_unit = np.asarray(per_unit, float)
+    s, n = per_unit.shape[:2]
+    point = float(np.mean(statistic(per_unit.sum(axis=1))))
+    generator = np.random.default_rng(seed)
+    seeds = generator.multinomial(s, np.full(s, 1 / s), size=draws) / s
+    items = generator.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    values = [statistic((items @ one.reshape(n, -1)).reshape(draws, *one.shape[1:])) for one in per_unit]
+    estimates = np.einsum("ds,sd->d", seeds, np.asarray(values))
+    low, high = np.nanpercentile(estimates, [50 * (1 - level), 50 * (1 + level)])
+    return Interval(point, float(low), float(high), level, n)
 
 
 def seed_spread(values: np.ndarray) -> tuple[float, float]:

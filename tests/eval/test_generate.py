@@ -14,7 +14,8 @@ from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, head_matrix, init_params
 from pivot_jax.models.vit import ViTConfig
 
-PATCHES, VOCAB, NEW = 4, 31, 7
+PATCHES, VOCAB, NEW = 4, 31, 5
+NO_END = (-1, -2)
 
 
 @pytest.fixture(scope="module")
@@ -45,82 +46,96 @@ def prompts(lengths, seed=0, n=None):
     return PromptBatch(images, tokens, slots, positions, segments, np.arange(b, dtype=np.int32))
 
 
-def by_whole_forwards(mllm, params, batch, row, steps):
-    """Greedy continuation of one row, each token from a forward over everything so far."""
-    length = int(batch.segments[row].sum())
-    tokens, slots = list(batch.tokens[row, :length]), list(batch.image_slots[row, :length])
-    out, logps = [], []
-    forward = jax.jit(lambda p, x: mllm.apply({"params": p}, x, method="hidden"))
-    room = length + steps
-    for _ in range(steps):
+def last_logits(model, room):
+    """Logits behind the n-th token of one row of ``room`` places, from a forward over the whole row."""
+    mllm, params = model
+
+    @jax.jit
+    def compute(batch, n):
+        hidden = mllm.apply({"params": params}, batch, method="hidden")
+        return hidden[0, n - 1] @ head_matrix(params).T
+
+    def logits(images, tokens, slots):
         n = len(tokens)
-        whole = PromptBatch(
-            batch.images[row : row + 1],
+        batch = PromptBatch(
+            images,
             np.array([tokens + [0] * (room - n)], np.int32),
             np.array([slots + [-1] * (room - n)], np.int32),
             np.arange(room, dtype=np.int32)[None],
             np.array([[1] * n + [0] * (room - n)], np.int32),
             np.zeros(1, np.int32),
         )
-        logits = forward(params, whole)[0, n - 1] @ head_matrix(params).T
-        out.append(int(jnp.argmax(logits)))
-        logps.append(float(jax.nn.log_softmax(logits)[out[-1]]))
-        tokens.append(out[-1])
-        slots.append(-1)
-    return out, logps
+        return compute(batch, n)
+
+    return logits
 
 
-def test_greedy_with_cache_equals_whole_forwards(model):
-    mllm, params = model
+def by_whole_forwards(logits, batch, row, steps):
+    """Greedy continuation of one row, each token from a forward over everything so far."""
+    length = int(batch.segments[row].sum())
+    tokens, slots = batch.tokens[row, :length].tolist(), batch.image_slots[row, :length].tolist()
+    logps = []
+    for _ in range(steps):
+        found = logits(batch.images[row : row + 1], tokens, slots)
+        tokens, slots = [*tokens, int(jnp.argmax(found))], [*slots, -1]
+        logps.append(float(jax.nn.log_softmax(found)[tokens[-1]]))
+    return tokens[length:], logps
+
+
+@pytest.fixture(scope="module")
+def free(model):
+    """Three prompts and their unended greedy answers."""
     batch = prompts([6, 9, 7])
-    out = generate(mllm, params, batch, max_new_tokens=NEW, eos_ids=())
+    return batch, generate(*model, batch, max_new_tokens=NEW, eos_ids=NO_END)
+
+
+def test_greedy_with_cache_equals_whole_forwards(model, free):
+    batch, out = free
     assert out.lengths.tolist() == [NEW] * 3 and not out.finished.any()
+    logits = last_logits(model, 9 + NEW)
     for row in range(3):
-        tokens, logps = by_whole_forwards(mllm, params, batch, row, NEW)
+        tokens, logps = by_whole_forwards(logits, batch, row, NEW)
         assert out.ids(row) == tokens
         np.testing.assert_allclose(out.logps[row], logps, atol=2e-4)
     assert len({tuple(out.ids(row)) for row in range(3)}) > 1
 
 
-def test_rows_end_at_their_own_end_token(model):
-    mllm, params = model
-    batch = prompts([6, 9, 7])
-    free = generate(mllm, params, batch, max_new_tokens=NEW, eos_ids=())
-    ends = (int(free.tokens[0, 2]), int(free.tokens[1, 4]))
-    out = generate(mllm, params, batch, max_new_tokens=NEW, eos_ids=ends, pad_id=30)
+def test_rows_end_at_their_own_end_token(model, free):
+    batch, unended = free
+    ends = (int(unended.tokens[0, 2]), int(unended.tokens[1, 3]))
+    out = generate(*model, batch, max_new_tokens=NEW, eos_ids=ends, pad_id=30)
     for row in range(3):
-        whole = free.ids(row)
+        whole = unended.ids(row)
         stop = next((i for i, token in enumerate(whole) if token in ends), NEW)
         assert out.lengths[row] == stop and out.ids(row) == whole[:stop]
         assert out.finished[row] == (stop < NEW)
         assert (out.tokens[row, stop:] == 30).all()
 
 
-def test_padding_changes_nothing(model):
-    mllm, params = model
-    short = generate(mllm, params, prompts([6, 9]), max_new_tokens=NEW, eos_ids=())
-    padded = prompts([6, 9, 0], n=14)
-    same = prompts([6, 9])
-    padded = padded.replace(images=np.concatenate([same.images, padded.images[2:]]))
-    wide = generate(mllm, params, padded, max_new_tokens=NEW, eos_ids=(), pad_id=3)
-    assert np.array_equal(short.tokens, wide.tokens[:2])
-    assert wide.lengths[2] == 0 and (wide.tokens[2] == 3).all()
+def test_padding_and_masked_rows_change_nothing(model, free):
+    batch, unended = free
+    wide = prompts([6, 9, 7], n=14)
+    masked = wide.replace(segments=wide.segments * np.array([[1], [1], [0]], np.int32))
+    out = generate(*model, masked, max_new_tokens=NEW, eos_ids=NO_END, pad_id=3)
+    assert np.array_equal(batch.tokens, wide.tokens[:, :9])
+    assert np.array_equal(unended.tokens[:2], out.tokens[:2])
+    assert out.lengths[2] == 0 and (out.tokens[2] == 3).all()
 
 
 def test_sampling_is_seeded_and_follows_the_distribution(model):
-    mllm, params = model
     one = prompts([6])
     many = jax.tree.map(lambda x: np.repeat(x, 1000, 0), one)
-    first = generate(mllm, params, many, max_new_tokens=1, eos_ids=(), temperature=1.3, key=jax.random.key(1))
-    again = generate(mllm, params, many, max_new_tokens=1, eos_ids=(), temperature=1.3, key=jax.random.key(1))
-    assert np.array_equal(first.tokens, again.tokens)
-    hidden = mllm.apply({"params": params}, one, method="hidden")[0, 5]
-    expected = np.asarray(jax.nn.softmax(hidden @ head_matrix(params).T / 1.3))
-    counts = np.bincount(first.tokens[:, 0], minlength=VOCAB) / 1000
-    assert np.abs(counts - expected).max() < 0.05
-    cold = generate(mllm, params, one, max_new_tokens=NEW, eos_ids=(), temperature=1e-4, key=jax.random.key(2))
-    greedy = generate(mllm, params, one, max_new_tokens=NEW, eos_ids=())
-    assert np.array_equal(cold.tokens, greedy.tokens)
+
+    def sample(temperature, seed):
+        key = jax.random.key(seed)
+        return generate(*model, many, max_new_tokens=1, eos_ids=NO_END, temperature=temperature, key=key).tokens[:, 0]
+
+    first = sample(1.3, 1)
+    assert np.array_equal(first, sample(1.3, 1)) and not np.array_equal(first, sample(1.3, 2))
+    logits = last_logits(model, 6)(one.images, one.tokens[0].tolist(), one.image_slots[0].tolist())
+    expected = np.asarray(jax.nn.softmax(logits / 1.3))
+    assert np.abs(np.bincount(first, minlength=VOCAB) / 1000 - expected).max() < 0.05
+    assert (sample(1e-4, 1) == expected.argmax()).all()
 
 
 def test_bad_arguments_say_what_is_wrong(model):
@@ -167,11 +182,11 @@ def test_option_logps_equal_separate_forwards(model):
     rows = [rank.option_row(encoded(batch, row), options[row]) for row in range(2)]
     sums, counts = rank.option_logps(mllm, params, collated(rows, batch.images), max_options=3)
     assert counts.tolist() == [[2, 1, 3], [1, 2, 0]] and sums[1, 2] == -np.inf
-    for row in range(2):
-        for index, option in enumerate(options[row]):
-            alone = rank.option_row(encoded(batch, row), [option])
-            single, _ = rank.option_logps(mllm, params, collated([alone], batch.images[row : row + 1]), 1)
-            assert sums[row, index] == pytest.approx(single[0, 0], abs=2e-4)
+    places = [(row, index) for row in range(2) for index in range(len(options[row]))]
+    alone = [rank.option_row(encoded(batch, row), [options[row][index]]) for row, index in places]
+    images = batch.images[[row for row, _ in places]]
+    single, _ = rank.option_logps(mllm, params, collated(alone, images), max_options=1)
+    np.testing.assert_allclose([sums[place] for place in places], single[:, 0], atol=2e-4)
 
 
 def test_rank_normalisations():

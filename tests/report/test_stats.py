@@ -77,6 +77,22 @@ def test_over_seeds_covers_the_methods_mean():
     assert hits / 150 > 0.87 > alone / 150
 
 
+def test_crossed_of_means_equals_over_seeds():
+    values = np.random.default_rng(6).normal(0.3, 1, (4, 80)) + np.array([[0.0], [0.4], [-0.3], [0.1]])
+    sums = np.stack([values, np.ones_like(values)], axis=-1)
+    found = stats.crossed(sums, lambda drawn: drawn[..., 0] / drawn[..., 1], draws=4000)
+    plain = stats.over_seeds(values, draws=4000)
+    assert found.value == pytest.approx(plain.value)
+    assert (found.low, found.high) == (pytest.approx(plain.low, abs=0.03), pytest.approx(plain.high, abs=0.03))
+
+
+def test_crossed_paired_difference():
+    first = np.random.default_rng(7).random((2, 50))
+    pair = np.stack([first + 0.1, first], axis=-1)
+    gap = stats.crossed(pair, lambda drawn: (drawn[..., 0] - drawn[..., 1]) / 50)
+    assert gap.value == pytest.approx(0.1) and gap.low == pytest.approx(0.1) and gap.n == 50
+
+
 def test_over_seeds_of_one_seed_is_the_plain_interval():
     values = np.random.default_rng(5).random(200)
     one, plain = stats.over_seeds(values[None]), stats.mean(values)
