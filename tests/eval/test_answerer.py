@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import pytest
 
@@ -11,20 +10,14 @@ from pivot_jax.data.chat import Chat
 from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval.answerer import Answerer
-from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, init_params
-from pivot_jax.models.vit import ViTConfig
+from tests.tiny_mllm import tiny_mllm
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = train_bpe(["What colour is it? red green blue yellow"] * 4, 300, tmp_path_factory.mktemp("tokenizer"))
     chat = Chat(load_tokenizer(folder), image_tokens=4, max_length=128)
-    vision = ViTConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=12, pool_head=False)
-    decoder = DecoderConfig(vocab_size=300, width=16, depth=1, heads=2, kv_heads=1, mlp_dim=16)
-    mllm = MLLM(MLLMConfig(vision, ProjectorConfig(), decoder))
-    params = jax.jit(init_params, static_argnums=0)(mllm, jax.random.key(0))
-    return mllm, jax.tree.map(lambda x: 4 * x, params), chat
+    return *tiny_mllm(300, gain=2.0), chat
 
 
 def examples(count=5):

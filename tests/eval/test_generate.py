@@ -10,22 +10,16 @@ import pytest
 from pivot_jax.data.batch import EncodedRow, PromptBatch, VLMBatch
 from pivot_jax.eval import rank
 from pivot_jax.eval.generate import generate
-from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, head_matrix, init_params
-from pivot_jax.models.vit import ViTConfig
+from pivot_jax.models.mllm import head_matrix
+from tests.tiny_mllm import PATCHES, tiny_mllm
 
-PATCHES, VOCAB, NEW = 4, 31, 5
+VOCAB, NEW = 31, 5
 NO_END = (-1, -2)
 
 
 @pytest.fixture(scope="module")
 def model():
-    vision = ViTConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=12, pool_head=False)
-    decoder = DecoderConfig(vocab_size=VOCAB, width=16, depth=2, heads=4, kv_heads=2, mlp_dim=24)
-    mllm = MLLM(MLLMConfig(vision, ProjectorConfig(), decoder))
-    params = jax.jit(init_params, static_argnums=0)(mllm, jax.random.key(0))
-    # Larger weights than the usual start make the answers vary, so that a wrong cache would show.
-    return mllm, jax.tree.map(lambda x: x * 3.0, params)
+    return tiny_mllm(VOCAB, gain=2.0)
 
 
 def prompts(lengths, seed=0, n=None):

@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, init_params
-from pivot_jax.models.vit import ViTConfig
 from pivot_jax.probe import features
+from tests.tiny_mllm import tiny_mllm
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (11, 8, 8, 3), dtype=np.uint8)
 traces = []
@@ -37,10 +35,7 @@ def test_pooling_batches_and_sequences_agree():
 
 
 def test_encoders_of_a_model():
-    vision = ViTConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=12, pool_head=False)
-    decoder = DecoderConfig(vocab_size=11, width=16, depth=1, heads=2, kv_heads=1, mlp_dim=8)
-    mllm = MLLM(MLLMConfig(vision, ProjectorConfig(), decoder))
-    params = jax.jit(init_params, static_argnums=0)(mllm, jax.random.key(0))
+    mllm, params = tiny_mllm(11)
     vit = features.extract(features.vit_encoder(mllm), params, IMAGES, pool="none", batch_size=8, show=False)
     seen = features.extract(features.projector_encoder(mllm), params, IMAGES, pool="none", batch_size=8, show=False)
     assert vit.shape == (11, 4, 8) and seen.shape == (11, 4, 16)
