@@ -17,6 +17,8 @@ from pivot_jax.objectives.terms import Term, weighted
 from pivot_jax.steps.objective import Objective
 from pivot_jax.steps.scored import branch_weights, score
 
+_ROUNDING = 1e-6  # relative; sums of a few thousand float32 log-probs agree to this
+
 
 def build(mllm: MLLM, section: Any) -> Objective:
     """Objective of ``config.objective``; metrics as TRL's DPOTrainer names them.
@@ -46,7 +48,7 @@ def build(mllm: MLLM, section: Any) -> Objective:
         term = sft.nll(stats.logps, batch.weights * (batch.target_branches == 1))
         if mixture.nll:
             share += mixture.nll * term.sum / jnp.maximum(totals["tokens"], 1.0)
-        metrics = _metrics(stats, batch, policy, beta * chosen, beta * rejected, valid)
+        metrics = _metrics(stats, batch, policy, ref, beta, valid)
         return share, {"losses/dpo": weighted(pairs, valid), "nll_loss": term} | metrics
 
     def remember(memory: Any, metrics: dict[str, Term]) -> Any:
@@ -67,14 +69,18 @@ def _valid(batch: Any) -> Any:
     return (batch.row_index >= 0).astype(jnp.float32)
 
 
-def _metrics(stats: TokenStats, batch: Any, policy: Any, chosen: Any, rejected: Any, valid: Any) -> dict[str, Term]:
-    """``chosen`` and ``rejected`` are rewards, β times the log-ratio."""
+def _metrics(stats: TokenStats, batch: Any, policy: Any, ref: Any, beta: float, valid: Any) -> dict[str, Term]:
     tokens = [batch.weights * (batch.target_branches == branch) for branch in (1, 2)]
+    rewards = beta * (policy - ref)
+    margins = rewards[:, 0] - rewards[:, 1]
+    # Strictly greater, beyond float32 rounding of the sums: at the reference itself policy and reference come from two
+    # compiled programs, and a last bit of difference is no preference.
+    rounding = _ROUNDING * beta * jnp.sum(jnp.abs(policy) + jnp.abs(ref), axis=1)
     return {
-        "rewards/chosen": weighted(chosen, valid),
-        "rewards/rejected": weighted(rejected, valid),
-        "rewards/margins": weighted(chosen - rejected, valid),
-        "rewards/accuracies": weighted((chosen > rejected).astype(jnp.float32), valid),
+        "rewards/chosen": weighted(rewards[:, 0], valid),
+        "rewards/rejected": weighted(rewards[:, 1], valid),
+        "rewards/margins": weighted(margins, valid),
+        "rewards/accuracies": weighted((margins > rounding).astype(jnp.float32), valid),
         "logps/chosen": weighted(policy[:, 0], valid),
         "logps/rejected": weighted(policy[:, 1], valid),
         "logits/chosen": weighted(stats.mean_logit, tokens[0]),

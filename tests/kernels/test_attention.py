@@ -1,0 +1,127 @@
+"""Attention backends against the dense reference in float64 and against closed forms."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pivot_jax.kernels.attention import BACKENDS, attention
+from pivot_jax.kernels.attention_xla import _BLOCK
+
+
+def draw(b, n, h, kv, c, *, seed=0, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    q, k, v = (jnp.asarray(rng.normal(size=(b, n, heads, c)), dtype) for heads in (h, kv, kv))
+    segments = np.sort(rng.integers(0, 3, (b, n)), axis=1)[:, ::-1].copy()  # padding (0) on the right
+    branches = np.where(np.arange(n) < n // 3, 0, rng.integers(1, 3, (b, n)))
+    return q, k, v, jnp.asarray(segments), jnp.asarray(branches)
+
+
+def loss(backend, causal, q, k, v, segments, branches, probe):
+    ids = {}
+    if segments is not None:
+        ids = {"q_segments": segments, "kv_segments": segments}
+    if branches is not None:
+        ids |= {"q_branches": branches, "kv_branches": branches}
+    return jnp.sum(attention(q, k, v, causal=causal, backend=backend, **ids) * probe)
+
+
+def compare(q, k, v, segments, branches, causal, tolerance):
+    probe = jnp.asarray(np.random.default_rng(9).normal(size=q.shape), q.dtype)
+    both = jax.jit(jax.value_and_grad(loss, argnums=(2, 3, 4)), static_argnums=(0, 1))
+    value, grads = both("xla", causal, q, k, v, segments, branches, probe)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v)]
+        expected, expected_grads = both("reference", causal, *wide, segments, branches, jnp.asarray(probe, jnp.float64))
+    np.testing.assert_allclose(value, expected, rtol=tolerance, atol=tolerance * np.abs(probe).sum() ** 0.5)
+    for got, want in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(np.asarray(got, np.float64), want, atol=tolerance * (1 + np.abs(want).max()))
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    n=st.sampled_from([1, 2, 7, 33, 64]),
+    heads=st.sampled_from([(1, 1), (4, 2), (6, 1), (3, 3)]),
+    c=st.sampled_from([4, 9, 16]),
+    causal=st.booleans(),
+    masks=st.sampled_from(["none", "segments", "branches"]),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_reference_forward_and_backward(n, heads, c, causal, masks, seed):
+    q, k, v, segments, branches = draw(2, n, *heads, c, seed=seed)
+    segments = None if masks == "none" else segments
+    branches = branches if masks == "branches" else None
+    compare(q, k, v, segments, branches, causal, 2e-6)
+
+
+@pytest.mark.parametrize("n", [257, 577, 729])
+@pytest.mark.parametrize("causal", [False, True])
+def test_lengths_that_blocks_do_not_divide(n, causal):
+    assert n > _BLOCK
+    q, k, v, segments, branches = draw(1, n, 2, 1, 8)
+    compare(q, k, v, segments, branches, causal, 5e-6)
+
+
+def test_bfloat16_stays_within_its_rounding():
+    q, k, v, segments, _ = draw(2, 40, 4, 2, 16, dtype=jnp.bfloat16)
+    compare(q, k, v, segments, None, True, 2e-2)
+
+
+@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_a_row_that_sees_nothing_gives_zeros_and_zero_gradients(backend):
+    q, k, v, *_ = draw(1, 5, 2, 2, 4)
+    segments = jnp.asarray([[1, 1, 0, 0, 2]])
+    ids = {"q_segments": segments, "kv_segments": segments}
+    out, pull = jax.vjp(lambda *x: attention(*x, causal=True, backend=backend, **ids), q, k, v)
+    grads = pull(jnp.ones_like(out))
+    assert np.all(np.asarray(out)[:, 2:4] == 0)
+    assert all(np.all(np.asarray(g)[:, 2:4] == 0) and np.all(np.isfinite(g)) for g in grads)
+
+
+def test_huge_scores_stay_finite():
+    q, k, v, *_ = draw(1, 6, 1, 1, 4)
+    out, grads = jax.value_and_grad(lambda q: jnp.sum(attention(q * 1e4, k, v, causal=True) ** 2))(q)
+    assert np.isfinite(out) and np.all(np.isfinite(grads))
+
+
+def test_padding_content_changes_nothing():
+    q, k, v, *_ = draw(2, 8, 2, 1, 4)
+    segments = jnp.asarray([[1] * 6 + [0] * 2] * 2)
+    ids = {"q_segments": segments, "kv_segments": segments}
+    out = attention(q, k, v, causal=False, **ids)
+    dirty = [x.at[:, 6:].set(1e9) for x in (q, k, v)]
+    np.testing.assert_array_equal(attention(*dirty, causal=False, **ids), out)
+
+
+def test_a_branch_does_not_see_the_other_branch():
+    q, k, v, *_ = draw(1, 9, 2, 2, 4)
+    segments, branches = jnp.ones((1, 9), int), jnp.asarray([[0, 0, 0, 1, 1, 1, 2, 2, 2]])
+    ids = {"q_segments": segments, "kv_segments": segments, "q_branches": branches, "kv_branches": branches}
+    out = attention(q, k, v, causal=True, **ids)
+    changed = [x.at[:, 3:6].add(1.0) for x in (k, v)]
+    again = attention(q, *changed, causal=True, **ids)
+    np.testing.assert_array_equal(out[:, 6:], again[:, 6:])
+    assert np.abs(np.asarray(out - again)[:, 3:6]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": (2, 8, 2, 5)}, "differ in rows or head width"),
+        ({"k": (2, 8, 3, 4)}, "no multiple of 3"),
+        ({"k": (2, 7, 2, 4)}, "as many queries as keys"),
+        ({"segments": (2, 7)}, "segment ids have shape"),
+        ({"backend": "magic"}, "unknown; there are: auto, xla, reference"),
+    ],
+)
+def test_bad_requests_say_what_is_wrong(change, message):
+    q = jnp.zeros((2, 8, 4, 4))
+    k = jnp.zeros(change.get("k", (2, 8, 2, 4)))
+    segments = jnp.ones(change["segments"], int) if "segments" in change else None
+    with pytest.raises(ValueError, match=message):
+        backend = change.get("backend", "auto")
+        attention(q, k, k, causal=True, q_segments=segments, kv_segments=segments, backend=backend)

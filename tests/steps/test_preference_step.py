@@ -1,0 +1,198 @@
+"""Acceptance tests A1-A6 on the whole model: tiny random MLLM, random shared-prompt pairs."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from pivot_jax import rules
+from pivot_jax.models.mllm import MLLM
+from pivot_jax.objectives.preference import RewardMean, bco
+from pivot_jax.probe import gradmap
+from pivot_jax.steps import preference, sft
+from pivot_jax.steps.scored import score
+
+MODEL = MLLM(tiny.CONFIG)
+SECTION = {"name": "dpo", "beta": 0.1, "gamma": 0.0, "label_smoothing": 0.0}
+
+
+def dpo(**changes):
+    return preference.build(MODEL, SECTION | changes)
+
+
+def run(objective, params, batch, reference=None, memory=None):
+    """(loss, gradients, metrics) over the whole batch."""
+
+    @jax.jit
+    def compute(params, batch, reference):
+        def loss(params):
+            return objective.loss(params, batch, objective.totals(batch), memory or objective.memory, reference)
+
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return value, grads, {name: term.mean() for name, term in metrics.items()}
+
+    return compute(params, batch, reference)
+
+
+def close(a, b, tolerance):
+    for (path, x), y in zip(rules.flatten(a).items(), rules.flatten(b).values(), strict=True):
+        np.testing.assert_allclose(x, y, atol=tolerance * (1 + float(jnp.abs(y).max())), err_msg=path)
+
+
+def vision_gradient(grads):
+    used = [v for k, v in rules.flatten(grads["vision"]).items() if not k.startswith("final/")]
+    return max(float(jnp.abs(leaf).max()) for leaf in used)
+
+
+def test_A1_at_the_reference():
+    params, batch = tiny.params(), tiny.pairs(ref=False)
+    loss, grads, metrics = run(dpo(), params, batch, reference=params)
+    np.testing.assert_allclose(loss, np.log(2), atol=1e-6)
+    np.testing.assert_allclose(metrics["rewards/margins"], 0.0, atol=1e-6)
+    assert float(metrics["rewards/accuracies"]) == 0.0  # strictly greater
+    assert vision_gradient(grads) > 1e-6
+
+
+def test_A1_no_gradient_where_chosen_equals_rejected():
+    params = tiny.params()
+    row = tiny.pairs(1, ref=False)
+    half = np.where(row.branches[0] == 1)[0]
+    prompt = int(half[0])
+    size = len(half)
+    same = jax.tree.map(np.copy, row)
+    for name in ("tokens", "positions"):
+        values = getattr(same, name)
+        values[0, prompt + size : prompt + 2 * size] = values[0, prompt : prompt + size]
+    same.segments[0] = np.arange(24) < prompt + 2 * size
+    same.branches[0] = np.select([np.arange(24) < prompt, np.arange(24) < prompt + size], [0, 1], 2)
+    answers = [np.arange(prompt, prompt + size), np.arange(prompt + size, prompt + 2 * size)]
+    sources = np.concatenate([np.r_[prompt - 1, a[:-1]] for a in answers])
+    count = 2 * size
+    same.weights[0] = np.arange(12) < count
+    same.sources[0, :count], same.targets[0, :count] = sources, same.tokens[0, np.concatenate(answers)]
+    same.target_branches[0, :count] = np.repeat([1, 2], size)
+    loss, grads, _ = run(dpo(), params, same, reference=params)
+    np.testing.assert_allclose(loss, np.log(2), atol=1e-6)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-6
+
+
+def test_A2_gradient_equals_the_closed_form():
+    params, batch = tiny.params(), tiny.pairs(1)
+    _, grads, _ = run(dpo(), params, batch)
+
+    def logp(params, answer):
+        return preference.answer_logps(score(MODEL, params, batch), batch)[0, answer]
+
+    values, parts = zip(*(jax.jit(jax.value_and_grad(logp), static_argnums=1)(params, a) for a in (0, 1)), strict=True)
+    delta = (values[0] - batch.ref_logps[0, 0]) - (values[1] - batch.ref_logps[0, 1])
+    factor = -0.1 * jax.nn.sigmoid(-0.1 * delta)
+    close(grads, jax.tree.map(lambda c, r: factor * (c - r), *parts), 1e-5)
+
+
+def test_A2_log_probs_are_summed_not_averaged():
+    params, batch = tiny.params(), tiny.pairs(2)
+    stats = score(MODEL, params, batch)
+    sums = preference.answer_logps(stats, batch)
+    for row in range(2):
+        for answer in (0, 1):
+            chosen = (batch.target_branches[row] == answer + 1) & (batch.weights[row] > 0)
+            np.testing.assert_allclose(sums[row, answer], np.asarray(stats.logps)[row, chosen].sum(), rtol=1e-5)
+
+
+def test_A2_halving_beta_at_the_reference_halves_the_gradient():
+    params, batch = tiny.params(), tiny.pairs(2, ref=False)
+    _, whole, _ = run(dpo(beta=0.2), params, batch, reference=params)
+    _, half, _ = run(dpo(beta=0.1), params, batch, reference=params)
+    close(jax.tree.map(lambda g: g / 2, whole), half, 1e-6)
+
+
+def test_A3_prompt_targets_change_sft_but_not_dpo():
+    params = tiny.params()
+    masked, unmasked = tiny.pairs(ref=False), tiny.pairs(ref=False, prompt_targets=True)
+    # the same rows: only the label mask differs
+    np.testing.assert_array_equal(masked.tokens, unmasked.tokens)
+    reference = tiny.params(1)
+    a = run(dpo(), params, masked, reference)
+    b = run(dpo(), params, unmasked, reference)
+    np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
+    close(a[1], b[1], 1e-5)
+    nll = [run(sft.build(MODEL), params, tiny.single(batch, 1))[0] for batch in (masked, unmasked)]
+    assert abs(float(nll[0] - nll[1])) > 1e-3
+
+
+def test_A4_gamma_adds_the_mean_nll_of_the_chosen():
+    params, batch = tiny.params(), tiny.pairs()
+    plain, plain_grads, metrics = run(dpo(), params, batch)
+    mixed, mixed_grads, _ = run(dpo(gamma=0.7), params, batch)
+    nll, nll_grads, _ = run(sft.build(MODEL), params, tiny.single(batch, 1))
+    np.testing.assert_allclose(metrics["nll_loss"], nll, rtol=1e-5)
+    np.testing.assert_allclose(mixed, plain + 0.7 * nll, rtol=1e-5)
+    close(mixed_grads, jax.tree.map(lambda d, n: d + 0.7 * n, plain_grads, nll_grads), 1e-5)
+
+
+def test_A4_mpo_on_the_model():
+    params, batch = tiny.params(), tiny.pairs()
+    objective = dpo(name="mpo")
+    memory = RewardMean(jnp.float32(0.4), jnp.float32(8))
+    loss, _, metrics = run(objective, params, batch, memory=memory)
+    plain, _, _ = run(dpo(), params, batch)
+    sums = preference.answer_logps(score(MODEL, params, batch), batch) - batch.ref_logps
+    quality = jnp.mean(bco(sums[:, 0], sums[:, 1], 0.1, 0.4))
+    np.testing.assert_allclose(loss, 0.8 * plain + 0.2 * quality + metrics["nll_loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["shared prompt, image once", "two sequences, image encoded once"])
+def test_A5_image_once_equals_image_twice(layout):
+    """Plain two-sequence computation, every image encoded per sequence, against ours."""
+    params, batch = tiny.params(), tiny.pairs()
+    sequences = [tiny.single(batch, branch) for branch in (1, 2)]
+
+    def logps(params, features):
+        sums = [jnp.sum(score(MODEL, params, s, f).logps * s.weights, 1) for s, f in zip(sequences, features, strict=True)]
+        return jnp.stack(sums, 1) - batch.ref_logps
+
+    def twice(params):
+        ratios = logps(params, (None, None))
+        return jnp.mean(-jax.nn.log_sigmoid(0.1 * (ratios[:, 0] - ratios[:, 1])))
+
+    def once(params):
+        features = MODEL.apply({"params": params}, batch.images, method="encode_images")
+        ratios = logps(params, (features, features))
+        return jnp.mean(-jax.nn.log_sigmoid(0.1 * (ratios[:, 0] - ratios[:, 1])))
+
+    want, want_grads = jax.jit(jax.value_and_grad(twice))(params)
+    if layout.startswith("shared"):
+        got, got_grads, _ = run(dpo(), params, batch)
+    else:
+        got, got_grads = jax.jit(jax.value_and_grad(once))(params)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    close(got_grads, want_grads, 1e-6)
+
+
+def test_A6_chosen_copy_of_dpo_gives_sfts_map():
+    """The paper's map looks at the chosen copy of the image only, so it equals SFT's; the shared image's does not."""
+    params, batch = tiny.params(), tiny.pairs(1)
+    chosen, rejected = tiny.single(batch, 1), tiny.single(batch, 2)
+    features = MODEL.apply({"params": params}, batch.images, method="encode_images")
+
+    def logp(sequence, features):
+        return jnp.sum(score(MODEL, params, sequence, features).logps * sequence.weights)
+
+    def dpo_loss(chosen_features, rejected_features):
+        ratios = logp(chosen, chosen_features) - logp(rejected, rejected_features)
+        return -jax.nn.log_sigmoid(0.1 * (ratios - (batch.ref_logps[0, 0] - batch.ref_logps[0, 1])))
+
+    def sft_loss(features):
+        return -logp(chosen, features) / jnp.sum(chosen.weights)
+
+    def scores(gradient):
+        return gradmap.normalised(gradmap.token_map(np.asarray(gradient)), gamma=1.0)
+
+    sft_map = scores(jax.grad(sft_loss)(features))
+    copy_map = scores(jax.grad(dpo_loss, 0)(features, features))
+    shared_map = scores(jax.grad(lambda f: dpo_loss(f, f))(features))
+    np.testing.assert_allclose(copy_map, sft_map, atol=1e-5)
+    assert np.abs(shared_map - sft_map).max() > 1e-2

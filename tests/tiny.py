@@ -1,0 +1,113 @@
+"""Tiny random models and batches that tests share."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+
+from pivot_jax.data.batch import VLMBatch
+from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, init_params
+from pivot_jax.models.vit import ViTConfig
+
+VOCABULARY = 96
+CONFIG = MLLMConfig(
+    ViTConfig(image_size=16, patch_size=8, width=16, depth=3, heads=2, mlp_dim=32),
+    ProjectorConfig(),
+    DecoderConfig(vocab_size=VOCABULARY, width=32, depth=2, heads=4, kv_heads=2, mlp_dim=48, tied=False),
+)
+
+
+def config(**changes: Any) -> MLLMConfig:
+    """CONFIG with ``remat`` and ``scan_layers`` of both towers, or ``dtype``, changed."""
+    towers = {name: changes.pop(name) for name in ("remat", "scan_layers") if name in changes}
+    return dataclasses.replace(
+        CONFIG,
+        vision=dataclasses.replace(CONFIG.vision, **towers),
+        decoder=dataclasses.replace(CONFIG.decoder, **towers),
+        **changes,
+    )
+
+
+@lru_cache
+def params(seed: int = 0) -> dict[str, Any]:
+    """Random parameters with noise on what starts at zero or one, so that every gradient is alive."""
+    tree = init_params(MLLM(CONFIG), jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), tree)
+
+
+def pairs(rows: int = 4, *, seed: int = 0, ref: bool = True, prompt_targets: bool = False) -> VLMBatch:
+    """Random preference pairs: 4 image tokens, a prompt, two answers of different lengths, padding."""
+    rng = np.random.default_rng(seed)
+    n, t = 24, 12
+    whole = {
+        "tokens": np.zeros((rows, n), np.int32),
+        "image_slots": np.full((rows, n), -1, np.int32),
+        "positions": np.zeros((rows, n), np.int32),
+        "segments": np.zeros((rows, n), np.int32),
+        "branches": np.zeros((rows, n), np.int32),
+        "sources": np.zeros((rows, t), np.int32),
+        "targets": np.zeros((rows, t), np.int32),
+        "weights": np.zeros((rows, t), np.float32),
+        "target_branches": np.zeros((rows, t), np.int32),
+    }
+    for row in range(rows):
+        one = pair_row(rng, prompt_targets)
+        for name, values in one.items():
+            whole[name][row, : len(values)] = values
+    images = rng.integers(0, 256, (rows, 1, 16, 16, 3)).astype(np.uint8)
+    ref_logps = rng.normal(-20, 3, (rows, 2)).astype(np.float32) if ref else None
+    return VLMBatch(images=images, row_index=np.arange(rows, dtype=np.int32), ref_logps=ref_logps, **whole)
+
+
+def pair_row(rng: np.random.Generator, prompt_targets: bool) -> dict[str, np.ndarray]:
+    """One unpadded row: 2 text tokens, 4 image places, 3 text tokens, then answers of 3..6 and 3..6 tokens."""
+    prompt = 9
+    lengths = rng.integers(3, 7, 2)
+    total = prompt + lengths.sum()
+    tokens = rng.integers(1, VOCABULARY, total)
+    starts = (prompt, prompt + lengths[0])
+    sources = [np.r_[prompt - 1, start : start + size - 1] for start, size in zip(starts, lengths, strict=True)]
+    places = [np.arange(start, start + size) for start, size in zip(starts, lengths, strict=True)]
+    branches = [np.full(size, i + 1) for i, size in enumerate(lengths)]
+    if prompt_targets:  # as the paper's label mask has them in front of the answer
+        sources, places, branches = [[0], *sources], [[1], *places], [[0], *branches]
+    places = np.concatenate(places)
+    slots = np.full(total, -1)
+    slots[2:6] = np.arange(4)
+    return {
+        "tokens": tokens,
+        "image_slots": slots,
+        "positions": np.concatenate([np.arange(prompt), *(prompt + np.arange(size) for size in lengths)]),
+        "segments": np.ones(total),
+        "branches": np.concatenate([np.zeros(prompt), np.ones(lengths[0]), np.full(lengths[1], 2)]),
+        "sources": np.concatenate(sources),
+        "targets": tokens[places],
+        "weights": np.ones(len(places)),
+        "target_branches": np.concatenate(branches),
+    }
+
+
+def single(batch: VLMBatch, branch: int) -> VLMBatch:
+    """The plain sequences image, prompt, one answer, cut out of shared-prompt pairs: what other trainers compute."""
+    out = jax.tree.map(np.copy, batch).replace(ref_logps=None)
+    other = (out.branches != 0) & (out.branches != branch)
+    order = np.argsort(other, axis=1, kind="stable")  # the other answer goes behind this one, and becomes padding
+    where = np.argsort(order, axis=1, kind="stable")
+    rows = np.arange(len(out.tokens))[:, None]
+    moved = {name: getattr(out, name)[rows, order] for name in ("tokens", "image_slots", "positions", "segments")}
+    hidden = other[rows, order]
+    moved["segments"] = np.where(hidden, 0, moved["segments"])
+    keep = (out.target_branches == branch) | (out.target_branches == 0)
+    return out.replace(
+        **moved,
+        branches=np.zeros_like(out.branches),
+        sources=np.where(keep, where[rows, out.sources], 0).astype(np.int32),
+        weights=out.weights * keep,
+        target_branches=np.where(keep, 1, 0).astype(np.int32),
+    )
