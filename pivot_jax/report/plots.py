@@ -136,6 +136,7 @@ def forest(
     unit: str = "%",
     zero: bool = False,
     xlabel: str = "",
+    columns: int = 3,
 ) -> str:
     """Estimates with their intervals, one panel per metric, one line per name.
 
@@ -148,9 +149,13 @@ def forest(
         raise ValueError("a forest plot needs at least one interval")
     factor = 100.0 if unit == "%" else 1.0
     names, styles = list(rows), _styles(rows, order)
-    height = 0.34 * len(names) + 0.95
-    with _figure(2.3 * len(metrics) + 1.3, height, 1, len(metrics), sharey=True) as (figure, axes):
-        for axis, metric in zip(axes.flat, metrics, strict=True):
+    columns = min(columns, len(metrics))
+    lines = -(-len(metrics) // columns)
+    height = (0.34 * len(names) + 0.95) * lines
+    with _figure(2.3 * columns + 1.3, height, lines, columns, sharey=True) as (figure, axes):
+        for axis in axes.flat[len(metrics) :]:
+            axis.set_visible(False)
+        for axis, metric in zip(axes.flat, metrics, strict=False):
             for line, name in enumerate(names):
                 interval = rows[name].get(metric)
                 if interval is not None:
