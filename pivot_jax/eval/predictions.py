@@ -25,7 +25,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"predictions file {path} does not exist")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         row = _parsed(line)
@@ -49,9 +49,9 @@ def resume(path: Path, prompts: dict[str, str], model_id: str) -> dict[str, dict
     if not path.exists():
         return {}
     text = path.read_text(encoding="utf-8")
-    lines = text.splitlines(keepends=True)
-    if lines and (not lines[-1].endswith("\n") or _parsed(lines[-1]) is None):
-        path.write_text("".join(lines[:-1]), encoding="utf-8")
+    whole, _, cut = text.rpartition("\n")
+    if cut:
+        path.write_text(whole and whole + "\n", encoding="utf-8")
     rows = {str(row["question_id"]): row for row in read(path)}
     for question_id, row in rows.items():
         if row.get("model_id", "") != model_id:
@@ -65,7 +65,8 @@ def resume(path: Path, prompts: dict[str, str], model_id: str) -> dict[str, dict
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes rows behind the file's end and hands them to the system at once."""
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        # ASCII only: an answer may hold line separators that readers split at, or halves of surrogate pairs.
+        file.writelines(json.dumps(row) + "\n" for row in rows)
         file.flush()
 
 

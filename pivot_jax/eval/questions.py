@@ -86,7 +86,7 @@ def mathvision(path: str | Path) -> list[Example]:
     file = Path(path) / "data.jsonl" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(f"MATH-Vision: {file} does not exist")
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     return [_mathvision_example(row, file.parent) for row in rows]
 
 

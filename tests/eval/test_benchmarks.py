@@ -90,6 +90,15 @@ def test_answers_of_another_evaluation_are_refused(toy, tmp_path):
         benchmarks.run_benchmark("mmvp", ".", Scripted(lambda e: "A"), file, model_id="sft", show=False)
 
 
+def test_odd_answers_survive_the_file(toy, tmp_path):
+    odd = "a\u2028b\x85c\n\ud83d \x00 é"
+    file = benchmarks.run_benchmark("mmvp", ".", Scripted(lambda e: odd), tmp_path / "p.jsonl", show=False)
+    assert [row["answer"] for row in predictions.read(file)] == [odd] * 6
+    again = Scripted(lambda e: "A")
+    benchmarks.run_benchmark("mmvp", ".", again, file, show=False)
+    assert again.asked == [] and benchmarks.score(file).value.value == 0
+
+
 def test_ranked_options_are_scored_beside_the_text(toy, tmp_path):
     chatty = Scripted(lambda e: "Well, that is hard to say.", option=0)
     found = benchmarks.evaluate("mmvp", ".", chatty, tmp_path / "p.jsonl", ranked=True, show=False)
