@@ -193,7 +193,7 @@ def test_export_and_import_give_the_same_weights(world, trained, capsys):
 
 def test_sigterm_saves_and_the_same_command_goes_on(world, tmp_path):
     """Exit code 143 and a checkpoint; run again, the run ends as if nothing had happened."""
-    argv = ["train", "--config", str(world / "tiny.py"), "--workdir", str(tmp_path / "run"), "--config.train.steps=400"]
+    argv = ["train", "--config", str(world / "tiny.py"), "--workdir", str(tmp_path / "run"), "--config.train.steps=150"]
     command = [sys.executable, "-m", "pivot_jax.cli", *argv]
     log = tmp_path / "run" / "metrics.jsonl"
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=_env()) as process:
@@ -205,10 +205,10 @@ def test_sigterm_saves_and_the_same_command_goes_on(world, tmp_path):
     assert process.returncode == 143, err
     assert "run the same command again to continue" in err
     stopped = json.loads(log.read_text().splitlines()[-1])["step"]
-    assert stopped < 400
+    assert stopped < 150
     assert subprocess.run(command, capture_output=True, timeout=300, env=_env()).returncode == 0
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-    assert steps == list(range(1, 401))
+    assert steps == list(range(1, 151))
 
 
 def _env() -> dict[str, str]:

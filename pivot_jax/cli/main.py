@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = arguments.parse(parser, sys.argv[1:] if argv is None else list(argv))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pivot_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and TFDS warn of what no user can mend
     try:
         return run(args.run, args, overrides)
     except UserError as error:
