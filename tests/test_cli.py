@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pivot_jax import cli
-from pivot_jax.cli import commands
+from pivot_jax import cli, config
+from pivot_jax.cli import arguments, commands
 from pivot_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +39,28 @@ def test_help_comes_fast_and_without_jax():
     *shown, seconds = done.stdout.splitlines()
     assert any("COMMAND" in line for line in shown) and any("train" in line for line in shown)
     assert float(seconds) < 1.0
+
+
+def documented_commands() -> list[str]:
+    """``pivot-jax …`` lines of the code blocks in the pages, continued lines joined."""
+    found = []
+    for page in ("README.md", "launch/tpu.md"):
+        blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+        for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+            for command in re.findall(r"pivot-jax [a-z-]+ .*$", line.split(" && ")[-1]):
+                # inside a quoted remote command the last quote is not ours
+                found.append(command.removesuffix('"') if command.count('"') % 2 else command)
+    return found
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_parse(command, monkeypatch):
+    """Every command in the pages is one that the program takes; its config loads with its overrides."""
+    monkeypatch.chdir(ROOT)
+    parser = arguments.build_parser("0")
+    args, overrides = arguments.parse(parser, shlex.split(command)[1:])
+    if getattr(args, "config", None):
+        config.load(args.config, overrides)
 
 
 def test_wrong_usage_is_two(capsys):
