@@ -14,6 +14,6 @@ def get_config():
         "data.sources": ({"format": "scienceqa", "path": f"{DATA}/scienceqa_test_img/data.jsonl"},),
         "data.max_length": 768,
         "data.buckets": ((320, 16), (448, 16), (768, 16)),
-        "optimizer.rules": ((".*", 1e-3),),
+        "optimizer.rules": ((".*", 3e-3),),
         "train.epochs": 2.0,
     }
