@@ -71,6 +71,7 @@ class TorchSide:
         import transformers
 
         torch.set_num_threads(threads)
+        transformers.logging.disable_progress_bar()
         self.torch, self.task = torch, task
         load = transformers.LlavaForConditionalGeneration.from_pretrained
         self.model = load(folder, dtype=torch.float32, attn_implementation="sdpa").train()
@@ -201,31 +202,32 @@ class JaxSide:
 
 
 def serve(side: type, pipe: Any, *arguments: Any) -> None:
-    """Child process: a step each time the parent asks; answers (seconds, loss); at the end its peak memory in MiB."""
+    """Child process: a step when asked; answers (seconds, CPU seconds, loss), at the end its peak in MiB."""
     worker = side(*arguments)
     while pipe.recv():
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.process_time()
         loss = worker.step()
-        pipe.send((time.perf_counter() - begin, loss))
+        pipe.send((time.perf_counter() - begin, time.process_time() - busy, loss))
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def compare(task: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     spawn = multiprocessing.get_context("spawn")
-    sides, times, losses, peaks = {}, {}, {}, {}
+    sides: dict[str, Any] = {}
+    times, busy, losses, peaks = ({"pytorch": [], "ours": []} for _ in range(4))
     for name, side in (("pytorch", TorchSide), ("ours", JaxSide)):
         here, there = spawn.Pipe()
         process = spawn.Process(target=serve, args=(side, there, folder, task, args.rows, args.threads), daemon=True)
         process.start()
         sides[name] = (here, process)
-        times[name], losses[name] = [], []
     for turn in range(args.warmup + args.rounds):
         for name, (pipe, _) in sides.items():
             pipe.send(True)
-            seconds, loss = pipe.recv()
+            seconds, cpu_seconds, loss = pipe.recv()
             losses[name].append(loss)
             if turn >= args.warmup:
                 times[name].append(seconds)
+                busy[name].append(cpu_seconds)
     for name, (pipe, process) in sides.items():
         pipe.send(False)
         peaks[name] = pipe.recv()
@@ -237,6 +239,7 @@ def compare(task: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]
     return {
         "rows_per_step": args.rows,
         "seconds": times,
+        "cpu_seconds": busy,  # of all threads; what stays comparable if something else used the machine
         "median_seconds": {name: statistics.median(values) for name, values in times.items()},
         "samples_per_second": {name: args.rows / statistics.median(values) for name, values in times.items()},
         "ratio": statistics.median(ratios),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from pivot_jax.hub import configs, names
 from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import Shards
 
+Choose = Callable[[str, tuple[int, ...]], Sharding | None]
+
 
 def load_params(
     folder: str | Path,
-    target_shardings: Sharding | Mapping[str, Any] | None = None,
+    target_shardings: Sharding | Mapping[str, Any] | Choose | None = None,
     dtype: Any = jnp.float32,
     *,
     prefix: str = "",
@@ -36,7 +38,8 @@ def load_params(
     Args:
       folder: holds config.json and safetensors, whole or in shards. See ``names.LAYOUTS`` for the families.
       target_shardings: one sharding for all; or a nested dict of shardings, which also says what is wanted:
-        a parameter that it does not name is not read. None: the first device.
+        a parameter that it does not name is not read; or a function of (path, shape) that gives a sharding, or
+        None for what is not wanted. None: all on the first device.
       dtype: of the result, whatever the file's.
       prefix: only what is below it ("vision", "decoder/blocks"); the result still starts at the root.
       final: False leaves ``vision/final`` (last block, closing norm, pooling head) out.
@@ -146,12 +149,18 @@ def _nearest(key: str, candidates: Sequence[str]) -> str | None:
 
 
 def _shardings(
-    target: Sharding | Mapping[str, Any] | None, wanted: Mapping[str, Entry], known: Mapping[str, Entry], folder: Path
+    target: Sharding | Mapping[str, Any] | Choose | None,
+    wanted: Mapping[str, Entry],
+    known: Mapping[str, Entry],
+    folder: Path,
 ) -> dict[str, Sharding]:
     if target is None:
         target = SingleDeviceSharding(jax.local_devices()[0])
     if isinstance(target, Sharding):
         return dict.fromkeys(wanted, target)
+    if callable(target):
+        chosen = {path: target(path, entry.shape) for path, entry in wanted.items()}
+        return {path: sharding for path, sharding in chosen.items() if sharding is not None}
     flat = rules.flatten(target)
     for path in flat:
         if path not in known:

@@ -14,6 +14,7 @@ import numpy as np
 
 from pivot_jax import rules
 from pivot_jax.errors import UserError
+from pivot_jax.hub.load import Choose
 from pivot_jax.hub.load import load_params as load_hub
 from pivot_jax.train import checkpoint
 
@@ -43,10 +44,13 @@ class Source:
         step = int(found["step"]) if found["step"] else None
         return cls(found["kind"], Path(found["place"]).expanduser(), step, found["prefix"])
 
-    def read(self, shardings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        """Flat ``{path: array}`` of the whole source; of a Hugging Face folder only what lies below ``prefix``."""
+    def read(self, prefix: str, choose: Choose | None = None) -> dict[str, Any]:
+        """Flat ``{path: array}`` of the whole source; of a Hugging Face folder only what lies below ``prefix``.
+
+        ``choose`` lets a folder be read straight to its devices, and only what is wanted (see ``hub.load_params``).
+        """
         if self.kind == "hf":
-            return rules.flatten(load_hub(self.place, prefix=prefix))
+            return rules.flatten(load_hub(self.place, choose, prefix=prefix))
         if self.kind == "pack":
             return rules.flatten(checkpoint.load_pack(self.place)[0])
         return rules.flatten(checkpoint.load_run(self.place, self.step))
@@ -58,7 +62,7 @@ def load_params(source: str) -> dict[str, Any]:
     With a prefix, the subtree at it.
     """
     parsed = Source.parse(source)
-    return rules.select(rules.unflatten(parsed.read({}, parsed.prefix or "")), parsed.prefix or "")
+    return rules.select(rules.unflatten(parsed.read(parsed.prefix or "")), parsed.prefix or "")
 
 
 def initial_params(init: Mapping[str, str], create: Callable[[Any], Any], key: Any, shardings: Any) -> dict[str, Any]:
@@ -99,24 +103,36 @@ def _longest(init: Mapping[str, str], path: str) -> str | None:
 
 def _from_source(prefix: str, source: Source, wanted: dict[str, Any], shardings: dict[str, Any]) -> dict[str, Any]:
     inside = prefix if source.prefix is None else source.prefix
-    found = source.read(shardings, inside)
     place = f"{source.kind}:{source.place}"
+    origins = {path: (inside + path[len(prefix) :]).strip("/") for path in wanted}
+    targets = {origin: path for path, origin in origins.items()}
+
+    def sharding(origin: str, shape: tuple[int, ...]) -> Any:
+        if origin not in targets:
+            return None
+        _check_shape(origin, shape, wanted[targets[origin]].shape, place)
+        return shardings[targets[origin]]
+
+    found = source.read(inside, sharding)
     result = {}
     for path, leaf in wanted.items():
-        origin = (inside + path[len(prefix) :]).strip("/")
+        origin = origins[path]
         if origin not in found:
             if path.startswith(_OPTIONAL) and not any(name.startswith(_OPTIONAL) for name in found):
                 continue
             there = sorted({"/".join(name.split("/")[:2]) for name in found})
             raise UserError(f"init: {place} has no parameter '{origin}' (it has: {', '.join(there)})")
-        array = found[origin]
-        if tuple(array.shape) != tuple(leaf.shape):
-            raise UserError(
-                f"init: '{origin}' is {tuple(array.shape)} in {place} but {tuple(leaf.shape)} in this config; "
-                "it is the checkpoint of another model"
-            )
-        result[path] = jax.device_put(_float32(array), shardings[path])
+        _check_shape(origin, found[origin].shape, leaf.shape, place)
+        result[path] = jax.device_put(_float32(found[origin]), shardings[path])
     return result
+
+
+def _check_shape(origin: str, there: tuple[int, ...], expected: tuple[int, ...], place: str) -> None:
+    if tuple(there) != tuple(expected):
+        raise UserError(
+            f"init: '{origin}' is {tuple(there)} in {place} but {tuple(expected)} in this config; "
+            "it is the checkpoint of another model"
+        )
 
 
 def _float32(array: Any) -> Any:

@@ -166,6 +166,13 @@ def test_a_tree_of_shardings_says_what_is_wanted(llava):
         hub.load_params(llava, {"decoder": {"embed": NamedSharding(mesh, P("x"))}})
 
 
+def test_a_function_chooses_what_is_read_and_where(llava):
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[1])
+    loaded = hub.load_params(llava, lambda path, shape: one if path.endswith("norm/scale") and shape == (32,) else None)
+    assert list(rules.flatten(loaded)) == ["decoder/norm/scale"]
+    assert loaded["decoder"]["norm"]["scale"].devices() == {jax.devices()[1]}
+
+
 def test_shards(llava, copy):
     tensors = load_file(copy / "model.safetensors")
     (copy / "model.safetensors").unlink()
