@@ -151,7 +151,9 @@ def test_A5_image_once_equals_image_twice(layout):
     sequences = [tiny.single(batch, branch) for branch in (1, 2)]
 
     def logps(params, features):
-        sums = [jnp.sum(score(MODEL, params, s, f).logps * s.weights, 1) for s, f in zip(sequences, features, strict=True)]
+        sums = [
+            jnp.sum(score(MODEL, params, s, f).logps * s.weights, 1) for s, f in zip(sequences, features, strict=True)
+        ]
         return jnp.stack(sums, 1) - batch.ref_logps
 
     def twice(params):

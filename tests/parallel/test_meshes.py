@@ -1,0 +1,126 @@
+"""The same loss, gradients and parameters on every mesh, with accumulation and remat (acceptance tests G1, G2, G4)."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from jax.sharding import PartitionSpec as P
+
+from pivot_jax import config as configs
+from pivot_jax import rules
+from pivot_jax.errors import UserError
+from pivot_jax.parallel.mesh import check_rows, fit, make_mesh, param_shardings, place_batch
+from pivot_jax.train.model import build_model
+from pivot_jax.train.setup import assemble
+
+MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]
+STEPS = 3
+
+
+def run_config(mesh=(1, 1, 1), accumulate=1, remat="none", dtype="float32"):
+    """DPO with γ on the tiny model, so that both kinds of denominator take part."""
+    config = configs.base()
+    tower = {"width": 16, "depth": 3, "heads": 2, "mlp_dim": 32, "remat": remat}
+    decoder = {"vocab_size": tiny.VOCABULARY, "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "mlp_dim": 48}
+    content = {
+        "stage": "preference",
+        "model": {
+            "dtype": dtype,
+            "vision": {"image_size": 16, "patch_size": 8, **tower},
+            "decoder": {**decoder, "tied": False, "remat": remat},
+        },
+        "data": {"image": {"size": 16}, "batch_size": 32},
+        "objective": {"name": "dpo", "gamma": 0.3},
+        # Some gradients are zero but for rounding (key biases). With Adam's usual eps it would blow that rounding up to
+        # whole steps, and the comparison would be one of noise.
+        "optimizer": {"rules": ((".*", 1e-3),), "warmup_ratio": 0.0, "eps": 1e-5},
+        "parallel": dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)),
+        "train": {"accumulate": accumulate},
+    }
+    configs.merge(config, content)
+    return config
+
+
+def train(**changes):
+    """(losses, gradient norms, first moments, parameters) after three steps of 32 pairs."""
+    config = run_config(**changes)
+    devices = jax.devices()[: int(np.prod([config.parallel[a] for a in ("data", "fsdp", "tensor")]))]
+    mesh = make_mesh(config.parallel, devices)
+    setup = assemble(config, mesh, SimpleNamespace(total_steps=STEPS), build_model(config, tiny.VOCABULARY))
+    losses, norms = [], []
+    with jax.set_mesh(mesh):
+        state = setup.fresh_state(jax.tree.map(jax.device_put, tiny.params(), setup.shardings))
+        step = setup.compiled_step()
+        for seed in range(STEPS):
+            state, metrics = step(state, place_batch(tiny.pairs(32, seed=seed), mesh), None)
+            losses.append(float(metrics["loss"]))
+            norms.append(float(metrics["grad_norm"]))
+    host = jax.tree.map(np.asarray, (state.trained, state.opt_state[0].mu))
+    return losses, norms, *(rules.flatten(tree) for tree in host)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """One device, one batch, nothing computed twice."""
+    return train()
+
+
+def check(alone, other):
+    np.testing.assert_allclose(other[0], alone[0], rtol=1e-5)
+    np.testing.assert_allclose(other[1], alone[1], rtol=1e-5)
+    for mine, theirs in zip(other[2:], alone[2:], strict=True):
+        for path, value in mine.items():
+            np.testing.assert_allclose(value, theirs[path], atol=1e-5, err_msg=path)
+
+
+# Every mesh with and without accumulation and remat; the whole product runs as a heavy test.
+CHOSEN = [(mesh, 4 if i % 2 else 1, "full" if i % 2 else "none") for i, mesh in enumerate(MESHES)][1:]
+CHOSEN += [((1, 1, 1), 4, "none"), ((1, 1, 1), 1, "full"), ((1, 1, 1), 1, "dots"), ((2, 2, 2), 4, "dots")]
+
+
+@pytest.mark.parametrize(("mesh", "accumulate", "remat"), CHOSEN)
+def test_G1_G2_G4_mesh_accumulation_and_remat_change_nothing(alone, mesh, accumulate, remat):
+    check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("mesh", "accumulate", "remat"), [x for x in itertools.product(MESHES, (1, 4), ("none", "full")) if x not in CHOSEN]
+)
+def test_G1_G2_G4_every_combination(alone, mesh, accumulate, remat):
+    check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
+
+
+def test_G5_bfloat16_loss_is_within_2e_2(alone):
+    losses, *_ = train(dtype="bfloat16")
+    np.testing.assert_allclose(losses, alone[0], rtol=2e-2)
+
+
+def test_parameters_are_really_split():
+    config = run_config((1, 4, 2))
+    mesh = make_mesh(config.parallel)
+    shardings = rules.flatten(param_shardings(tiny.params(), mesh))
+    assert shardings["decoder/embed"].spec == P("tensor", "fsdp")
+    assert shardings["decoder/blocks/attn/q/kernel"].spec == P(None, "fsdp", "tensor")
+    assert shardings["vision/final/block/mlp/fc1/kernel"].spec == P("fsdp", "tensor")
+    placed = jax.device_put(tiny.params()["decoder"]["embed"], shardings["decoder/embed"])
+    assert placed.addressable_shards[0].data.shape == (48, 8)
+
+
+def test_an_axis_that_does_not_divide_is_left_whole():
+    mesh = make_mesh(run_config((1, 4, 2)).parallel)
+    assert fit(P("fsdp", "tensor"), (6, 4), mesh) == P(None, "tensor")
+
+
+def test_bad_meshes_are_refused():
+    with pytest.raises(UserError, match="does not give 8 devices"):
+        make_mesh({"data": 3, "fsdp": 1, "tensor": 1})
+    mesh = make_mesh({"data": -1, "fsdp": 2, "tensor": 1})
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    with pytest.raises(UserError, match=r"data.batch_size is 12, no multiple of .* = 8"):
+        check_rows(12, "data.batch_size", mesh)

@@ -1,0 +1,144 @@
+"""Ends before the last step: kills, signals, losses that are not finite, full disks (G3)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pivot_jax import config as configs
+from pivot_jax import rules
+from pivot_jax.errors import UserError
+from pivot_jax.train import checkpoint, loop
+from pivot_jax.train.metrics import read
+from pivot_jax.train.run import run
+
+SPEED = ("perf/", "seconds")
+ONE_DEVICE = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+def trace(workdir):
+    """Metrics that do not depend on the clock."""
+    return [{k: v for k, v in line.items() if not k.startswith(SPEED)} for line in read(workdir / "metrics.jsonl")]
+
+
+def same_bits(a, b):
+    a, b = (rules.flatten(checkpoint.load_run(workdir)) for workdir in (a, b))
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+
+
+def test_G3_a_stopped_run_continues_with_the_same_loss_trace(make_config, tmp_path, monkeypatch):
+    """Stopped by SIGTERM between two checkpoints and inside a window of averaged metrics."""
+    config = make_config(train__steps=7, train__log_every=3)
+    run(config, tmp_path / "whole")
+    account = loop._Run._account
+
+    def stop_at_five(self, done, state):
+        account(self, done, state)
+        if done.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop._Run, "_account", stop_at_five)
+    with pytest.raises(loop.Interrupted, match="checkpoint saved") as stopped:
+        run(config, tmp_path / "cut")
+    assert 5 <= stopped.value.step <= 6
+    monkeypatch.undo()
+    result = run(config, tmp_path / "cut")
+    assert result.step == 7
+    assert trace(tmp_path / "cut") == trace(tmp_path / "whole")
+    same_bits(tmp_path / "cut", tmp_path / "whole")
+    assert run(config, tmp_path / "cut").seconds == 0  # finished: nothing is done again
+
+
+def start(config_file: Path, workdir: Path) -> subprocess.Popen:
+    code = (
+        "import sys; from pathlib import Path; from pivot_jax import config as c; from pivot_jax.train.run import run; "
+        "run(c.from_json(Path(sys.argv[1]).read_text()), sys.argv[2])"
+    )
+    command = [sys.executable, "-c", code, str(config_file), str(workdir)]
+    return subprocess.Popen(command, env=ONE_DEVICE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def steps_logged(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    lines = read(path) if path.exists() else []
+    return lines[-1]["step"] if lines else 0
+
+
+@pytest.mark.parametrize("wanted", [2, pytest.param(5, marks=pytest.mark.heavy)])
+def test_G3_kill_9_at_random_moments_leaves_the_same_bits(make_config, tmp_path, wanted):
+    """24 rows in batches of 8: an epoch ends every third step, so the kills fall on both sides of its boundary."""
+    total, draw = 40, random.Random(7)
+    config = make_config(train__steps=total, train__checkpoint_every=3, stage="sft")
+    file = tmp_path / "config.json"
+    file.write_text(configs.to_json(config))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start(file, whole).wait(300) == 0
+    kills = 0
+    for at in sorted(draw.sample(range(3, total - 3), wanted)):
+        process = start(file, cut)
+        limit = time.monotonic() + 300
+        while steps_logged(cut) < at and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.03))
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.wait()
+    assert start(file, cut).wait(300) == 0
+    assert kills == wanted, "the run was over before it could be killed; make it longer"
+    same_bits(whole, cut)
+    assert trace(cut) == trace(whole)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_rows(make_config, tmp_path):
+    config = make_config(train__steps=6, optimizer__rules=((".*", 1e30),), optimizer__clip=0.0)
+    with pytest.raises(UserError, match=r"step \d+: loss .*rows row\d+.*no parameter was changed, step \d+ is saved"):
+        run(config, tmp_path / "run")
+    params = checkpoint.load_run(tmp_path / "run")
+    assert all(np.all(np.isfinite(leaf)) for leaf in rules.flatten(params).values())
+
+
+def test_a_workdir_of_another_config_is_refused_and_kept(make_config, tmp_path):
+    run(make_config(train__steps=1), tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match=r"belongs to another config \(optimizer.b1: 0.9 → 0.8"):
+        run(make_config(train__steps=1, optimizer__b1=0.8), tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(make_config, tmp_path):
+    """A file-size limit stands in for the full disk: writing fails half-way, as it does there."""
+    config = make_config(train__steps=8, train__checkpoint_every=4)
+    file = tmp_path / "config.json"
+    file.write_text(configs.to_json(config))
+    code = (
+        "import sys, resource, signal; from pathlib import Path; from pivot_jax import config as c\n"
+        "from pivot_jax.train import run as r, loop\n"
+        "save = loop.Checkpoints.save\n"
+        "def limited(self, step, *a, **k):\n"
+        "    if step == 8:\n"
+        "        self.wait(); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "    save(self, step, *a, **k)\n"
+        "loop.Checkpoints.save = limited\n"
+        "try: r.run(c.from_json(Path(sys.argv[1]).read_text()), sys.argv[2])\n"
+        "except c.load.__globals__['UserError'] as e: print('REFUSED', e)\n"
+    )
+    command = [sys.executable, "-c", code, str(file), str(tmp_path / "run")]
+    done = subprocess.run(command, env=ONE_DEVICE, capture_output=True, text=True, timeout=300)
+    assert "REFUSED checkpoint 8 could not be written" in done.stdout, done.stdout + done.stderr[-2000:]
+    assert "complete checkpoints: 4" in done.stdout
+    assert checkpoint.Checkpoints(tmp_path / "run").latest() == 4
+    assert start(file, tmp_path / "run").wait(300) == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["resumed_from"] == 4

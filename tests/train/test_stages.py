@@ -1,0 +1,136 @@
+"""The PIVOT stages on a tiny data set: what each trains, and that encoders survive the way (C1-C4)."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from pivot_jax import config as configs
+from pivot_jax import rules
+from pivot_jax.errors import UserError
+from pivot_jax.optim import partition, schedule
+from pivot_jax.train import checkpoint
+from pivot_jax.train.initialise import Source, initial_params, load_params
+from pivot_jax.train.metrics import read
+from pivot_jax.train.model import build_model
+from pivot_jax.train.reference import weights_hash
+from pivot_jax.train.run import run
+
+FINAL = "vision/final/"
+
+
+def changed(before, after):
+    """Rooms (``vision/final`` apart) in which any parameter differs."""
+    before, after = rules.flatten(before), rules.flatten(after)
+    assert before.keys() == after.keys()
+    rooms = {path: "vision/final" if path.startswith(FINAL) else path.split("/")[0] for path in before}
+    return {rooms[path] for path in before if not np.array_equal(before[path], after[path])}
+
+
+def test_C1_each_stage_moves_what_it_trains_and_nothing_else(chain):
+    params = {name: checkpoint.load_run(chain[name]) for name in ("1a", "1b", "sft", "dpo", "3")}
+    everything = {"vision", "projector", "decoder"}
+    assert changed(params["1a"], params["1b"]) == everything
+    assert changed(params["1b"], params["sft"]) == everything
+    assert changed(params["1b"], params["dpo"]) == everything
+    assert changed(checkpoint.load_run(chain["dpo"])["vision"], params["3"]["vision"]) == set()
+    for name in ("kernel", "bias"):
+        frozen = params["dpo"]["projector"]["fc1"][name], params["3"]["projector"]["fc1"][name]
+        np.testing.assert_array_equal(*frozen)
+    assert not np.array_equal(params["dpo"]["projector"]["fc2"]["kernel"], params["3"]["projector"]["fc2"]["kernel"])
+
+
+def test_C1_stage_1a_moves_the_projector_only(chain, make_config):
+    config = configs.from_json((chain["1a"] / "config.json").read_text())
+    model = build_model(config, 300)
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    start = jax.jit(model.create)(key)
+    assert changed(jax.tree.map(np.asarray, start), checkpoint.load_run(chain["1a"])) == {"projector"}
+
+
+def test_C2_full_size_learning_rates_and_schedule():
+    config = configs.load("configs/pivot/stage1b.py")
+    params = jax.eval_shape(build_model(config, 151665).create, jax.random.key(0))
+    rates = partition.peak_rates([partition.UNUSED_BY_MLLM, *config.optimizer.rules], params)
+    assert {rate for path, rate in rates.items() if path.startswith("vision/") and FINAL not in path} == {2e-6}
+    assert {rate for path, rate in rates.items() if path.startswith(FINAL)} == {"frozen"}
+    assert {rate for path, rate in rates.items() if not path.startswith("vision/")} == {1e-5}
+    for stage, rate in (("stage2_sft", 5e-6), ("stage2_dpo", 1e-6)):
+        section = configs.load(f"configs/pivot/{stage}.py").optimizer
+        assert {value for _, value in section.rules} == {rate}
+        assert (section.weight_decay, section.clip, section.warmup_ratio, section.schedule) == (0, 1.0, 0.03, "cosine")
+    curve = schedule.multiplier(config.optimizer, 234)
+    # 8 warm-up steps of 234; transformers' cosine schedule gives the same
+    golden = {0: 0.0, 4: 0.5, 8: 1.0, 121: 0.5, 233: 4.8310e-05}
+    np.testing.assert_allclose([curve(step) for step in golden], list(golden.values()), rtol=1e-4)
+
+
+def test_C2_schedule_equals_transformers():
+    torch = pytest.importorskip("torch")
+    from transformers import get_cosine_schedule_with_warmup
+
+    section = {"warmup_ratio": 0.03, "schedule": "cosine"}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_cosine_schedule_with_warmup(optimizer, 8, 234)
+    for step in range(234):
+        np.testing.assert_allclose(schedule.multiplier(section, 234)(step), theirs.get_last_lr()[0], atol=1e-6)
+        optimizer.step()
+        theirs.step()
+
+
+def test_C3_stage_2_starts_from_stage_1b_bit_for_bit(chain, make_config):
+    config = configs.from_json((chain["dpo"] / "config.json").read_text())
+    model = build_model(config, 300)
+    like = jax.eval_shape(model.create, jax.random.key(0))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    start = initial_params(dict(config.init), model.create, jax.random.key(9), jax.tree.map(lambda _: device, like))
+    stage_1b = checkpoint.load_run(chain["1b"])
+    for room in ("vision", "projector", "decoder"):
+        assert weights_hash(start[room]) == weights_hash(stage_1b[room])
+
+
+def test_C3_stored_reference_belongs_to_the_starting_weights(chain):
+    """At step 1 of DPO the policy is the reference: margins are 0 and the loss is ln 2."""
+    first = read(chain["dpo"] / "metrics.jsonl")[0]
+    np.testing.assert_allclose(first["loss"], np.log(2), atol=1e-5)
+    np.testing.assert_allclose(first["rewards/margins"], 0.0, atol=1e-5)
+    assert first["rewards/accuracies"] == 0.0
+
+
+def test_C4_a_pack_round_trips_bit_for_bit(chain, tmp_path):
+    params = checkpoint.load_run(chain["dpo"])
+    pack, about = checkpoint.load_pack(chain["pack"])
+    assert weights_hash(pack["vision"]) == weights_hash(params["vision"]) == about["sha256"]["vision"]
+    assert weights_hash(pack["projector"]) == weights_hash(params["projector"])
+    stage_3 = checkpoint.load_run(chain["3"])
+    assert weights_hash(stage_3["vision"]) == weights_hash(pack["vision"])
+
+
+@pytest.mark.parametrize(("reuse", "new", "names"), [(0, 2, 2), (1, 1, 2), (2, 2, 4)])
+def test_C4_projector_reuse_gives_the_documented_layers(make_config, reuse, new, names):
+    config = make_config(model__projector__reuse=reuse, model__projector__layers=new)
+    params = jax.eval_shape(build_model(config, 300).create, jax.random.key(0))
+    assert sorted(params["projector"]) == [f"fc{i}" for i in range(1, names + 1)]
+
+
+def test_a_checkpoint_of_another_model_is_refused(chain, make_config, tmp_path):
+    config = make_config(init={"": f"run:{chain['1b']}"}, model__vision__mlp_dim=40)
+    with pytest.raises(UserError, match=r"'vision/.*' is \(.*\) in run:.* but \(.*\) in this config"):
+        run(config, tmp_path / "run")
+    with pytest.raises(UserError, match="no parameter lies under 'visoin'"):
+        run(make_config(init={"visoin": f"run:{chain['1b']}"}), tmp_path / "other")
+    with pytest.raises(UserError, match="has no parameter 'decoder/"):
+        run(make_config(init={"decoder": f"pack:{chain['pack']}"}), tmp_path / "third")
+
+
+def test_sources_of_weights_are_parsed():
+    source = Source.parse("run:runs/a@30:vision")
+    assert (source.kind, str(source.place), source.step, source.prefix) == ("run", "runs/a", 30, "vision")
+    with pytest.raises(UserError, match="is no source"):
+        Source.parse("/somewhere")
+
+
+def test_one_source_gives_its_subtree(chain):
+    blocks = load_params(f"pack:{chain['pack']}:vision/blocks")
+    assert sorted(blocks) == ["attn", "ln1", "ln2", "mlp"]
