@@ -35,10 +35,10 @@ def config(**changes: Any) -> MLLMConfig:
 
 @lru_cache
 def params(seed: int = 0) -> dict[str, Any]:
-    """Random parameters with noise on what starts at zero or one, so that every gradient is alive."""
+    """Random host arrays with noise on what starts at zero or one, so that every gradient is alive."""
     tree = init_params(MLLM(CONFIG), jax.random.key(seed))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), tree)
+    return jax.tree.map(lambda x: np.asarray(x) + 0.05 * rng.normal(size=x.shape).astype(np.float32), tree)
 
 
 def pairs(rows: int = 4, *, seed: int = 0, ref: bool = True, prompt_targets: bool = False) -> VLMBatch:
