@@ -10,7 +10,7 @@ import numpy as np
 
 from pivot_jax.eval import predictions
 from pivot_jax.eval.benchmarks import score
-from pivot_jax.eval.intervals import Interval, bootstrap
+from pivot_jax.eval.intervals import Interval
 from pivot_jax.probe import segment
 from pivot_jax.report import stats
 from pivot_jax.study.language import majority_answers
@@ -72,16 +72,16 @@ class Results:
         return np.asarray([one[f"class_{kind}"] for one in self._probes[arm]], float)
 
     def segmented(self, arm: str, less: str = "") -> Interval:
-        """Mean IoU over patches (minus that of ``less``): heads and seeds averaged, resampled over pictures."""
+        """Mean IoU over patches (minus that of ``less``), heads averaged, seeds and pictures resampled."""
         arms = (arm, less) if less else (arm,)
-        sums = np.concatenate([one["overlap"] for name in arms for one in self._probes[name]])
-        cut = len(sums) // len(arms)
+        # [seeds, pictures, arms, heads, classes, 3]
+        sums = np.stack([[one["overlap"].swapaxes(0, 1) for one in self._probes[name]] for name in arms], axis=2)
 
         def statistic(drawn: np.ndarray) -> np.ndarray:
-            values = segment.mean_iou(drawn)
-            return values[..., :cut].mean(-1) - (values[..., cut:].mean(-1) if less else 0.0)
+            values = segment.mean_iou(drawn).mean(-1)
+            return values[..., 0] - values[..., 1] if less else values[..., 0]
 
-        return bootstrap(np.moveaxis(sums, 1, 0), statistic, draws=1000)
+        return stats.crossed(sums, statistic)
 
     def pairs(self, arm: str, split: str) -> tuple[Interval, Interval]:
         """Reward accuracy and margin of an arm on a split of pairs."""

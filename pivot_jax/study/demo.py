@@ -112,17 +112,20 @@ def _start(study: Study, seed: int) -> _Worker:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / LOG
     environment = {
-        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str((study.root / "compiled").absolute()),
+        **os.environ,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        "JAX_PLATFORMS": "cpu",  # a GPU would be slower at this size, and give other digits
         "XLA_FLAGS": ONE_THREAD,
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "JAX_COMPILATION_CACHE_DIR": str((study.root / "compiled").absolute()),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        # glibc asks the kernel for huge pages: XLA's buffers are new in every step, and a fifth of it went into faults
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }
     command = [sys.executable, "-m", "pivot_jax.study.worker", str(study.root), str(seed), str(study.configs)]
     with log.open("ab") as out:
         process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **environment}, start_new_session=True
+            command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
     return _Worker(seed, process, log)
 

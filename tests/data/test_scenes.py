@@ -21,7 +21,7 @@ from pivot_jax.errors import UserError
 
 WORLDS = {
     "easy": World(),
-    "free": World(image_size=48, grid=0, max_objects=4, noise=20.0, digit_share=0.3, max_overlap=0.5),
+    "free": World(image_size=48, grid=0, max_objects=4, noise=20.0, digit_share=0.3, max_overlap=0.5, turns=4),
     "nine": World(image_size=48, grid=3, min_objects=2, max_objects=5),
 }
 PHRASE = re.compile(r"a (?P<size>\w+) (?P<color>\w+) (?P<noun>\w+) at the (?P<place>\w+ \w+)")

@@ -4,7 +4,7 @@
 split                     folds   a row is
 ========================  ======  ==========================================================================
 caption                   0–4     a picture and its caption (stages 0 and 1a)
-vqa                       0–4     a conversation of ``world.turns`` questions (stage 1b)
+vqa                       0–4     ``world.turns`` questions and perhaps a description (stage 1b)
 stage3                    0–4     the same on other pictures (stage 3)
 preference                5, 6    a prompt with a true and a minimally wrong answer (stage 2)
 preference_test           7       the same, unseen layouts and handwriting
@@ -66,22 +66,20 @@ def _label(world: World, scene: Scene) -> int:
 
 
 def _conversation(world: World, scene: Scene, balance: Balance, rng: random.Random) -> dict[str, Any]:
-    turns: list[dict[str, str]] = []
-    used: frozenset[str] = frozenset()
+    """Questions, then sometimes a description; last, or it would answer the questions behind it."""
+    pairs: list[tuple[str, str]] = []
     for _ in range(world.turns):
-        if rng.random() < world.describe_share and DESCRIBE not in used:
-            text, answer = DESCRIBE, caption(scene)
-            used |= {DESCRIBE}
+        q = balance.pick(scene, rng, frozenset(text.removesuffix(IN_A_SENTENCE) for text, _ in pairs))
+        if q is None:
+            break
+        if q.sentence and rng.random() < world.sentence_share:
+            pairs.append((q.text + IN_A_SENTENCE, q.sentence.format(q.answer)))
         else:
-            q = balance.pick(scene, rng, used)
-            if q is None:
-                break
-            used |= {q.text}
-            text, answer = q.text, q.answer
-            if q.sentence and rng.random() < world.sentence_share:
-                text, answer = text + IN_A_SENTENCE, q.sentence.format(answer)
-        text = text if turns else f"<image>\n{text}"
-        turns += [{"from": "human", "value": text}, {"from": "gpt", "value": answer}]
+            pairs.append((q.text, q.answer))
+    if not pairs or rng.random() < world.describe_share:
+        pairs.append((DESCRIBE, caption(scene)))
+    turns = [{"from": who, "value": text} for pair in pairs for who, text in zip(("human", "gpt"), pair, strict=True)]
+    turns[0]["value"] = f"<image>\n{turns[0]['value']}"
     return {"conversations": json.dumps(turns)}
 
 

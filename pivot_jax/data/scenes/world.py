@@ -71,9 +71,11 @@ class World:
     noise: float = 8.0
     jitter: float = 0.1
     max_overlap: float = 0.25
-    turns: int = 4  # questions per conversation
-    sentence_share: float = 0.25  # of the turns answered in a sentence
-    describe_share: float = 0.1  # of the turns that ask for a description
+    # Questions per conversation. With few things, earlier answers give later ones away: more than one question teaches
+    # to copy from the text rather than to look.
+    turns: int = 1
+    sentence_share: float = 0.2  # of the questions that are answered in a sentence
+    describe_share: float = 0.5  # of the conversations that end with a description: many scored words per picture
     questions: tuple[tuple[str, float], ...] = QUESTIONS
 
     def __post_init__(self) -> None:
@@ -126,7 +128,7 @@ class World:
 
     def diameter(self, size: str, shape: str) -> int:
         """Pixels across. Digits need more, or an 8-pixel one cannot be read."""
-        share = {"small": 0.5, "large": 0.85}[size]
+        share = {"small": 0.6, "large": 0.92}[size]
         return max(5, round(self.cell * (max(share, 0.8) if shape == DIGIT else share)))
 
 

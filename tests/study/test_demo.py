@@ -1,0 +1,166 @@
+"""The demo in a smaller miniature: stopped and continued it ends with a report; a folder holds one study only."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pivot_jax import config as configs
+from pivot_jax.data import scenes
+from pivot_jax.errors import UserError
+from pivot_jax.study import demo
+from pivot_jax.study.language import majority_answers
+from pivot_jax.study.maps import asked_things
+from pivot_jax.study.settings import ARMS, STAGES, Settings, Study, config_folder
+from pivot_jax.study.tasks import build, marker
+from pivot_jax.study.watch import Watch
+
+SIZES = {
+    "caption": 40, "vqa": 40, "stage3": 40, "preference": 36, "preference_test": 40,
+    "probe_train": 60, "probe_val": 30, "probe_test": 30, "test": 40,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """configs/demo with few pictures, few steps and one seed."""
+    folder = tmp_path_factory.mktemp("configs") / "demo"
+    shutil.copytree(config_folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in folder.glob("*.py"):
+        text = re.sub(r'"train.steps": \d+', '"train.steps": 3', path.read_text())
+        text = re.sub(r'"data.batch_size": \d+', '"data.batch_size": 16', text)
+        text = re.sub(r'"train.epochs": [\d.]+', '"train.epochs": 1.0', text)
+        text = re.sub(r'"train.log_every": \d+', '"train.log_every": 1', text)
+        text = re.sub(r'"eval.batch_size": \d+', '"eval.batch_size": 40', text)
+        path.write_text(text)
+    text = (folder / "study.py").read_text()
+    text = re.sub(r'"sizes": \{.*?\}', f'"sizes": {SIZES}', text, flags=re.DOTALL)
+    text = re.sub(r'"seeds": \(.*?\)', '"seeds": (3,)', text)
+    text = re.sub(r'"map_pairs": \d+', '"map_pairs": 4', text)
+    (folder / "study.py").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(small, tmp_path_factory):
+    study = Study.open(tmp_path_factory.mktemp("study"), small)
+    demo.prepare(study)
+    return study
+
+
+def test_every_stage_has_a_config_and_every_reuse_a_layout(tmp_path):
+    study = Study.open(tmp_path)
+    for stage in STAGES:
+        assert study.config(stage, 1).seed == 1
+    for reuse, layers in ((0, (2, 0)), (1, (1, 1)), (2, (2, 2))):
+        config = configs.load(f"{study.configs}/stage3.py:{tmp_path}/seed0,sft,{reuse}")
+        assert (config.model.projector.layers, config.model.projector.reuse) == layers
+        assert sum(rate == "frozen" for _, rate in config.optimizer.rules) == 1 + reuse
+    with pytest.raises(UserError, match="reuse of 0, 1 or 2"):
+        configs.load(f"{study.configs}/stage3.py:{tmp_path},sft,3")
+
+
+def test_settings_say_which_key_is_odd(tmp_path):
+    path = tmp_path / "study.py"
+    path.write_text(f"def get_config():\n    return {{'seed': 1}} | {dict(Settings.__annotations__)!r}".split("|")[0])
+    with pytest.raises(UserError, match="unknown or missing"):
+        Settings.read(str(path))
+
+
+def test_a_folder_holds_one_study(small, tmp_path):
+    Study.open(tmp_path, small).claim()
+    Study.open(tmp_path, small).claim()
+    with pytest.raises(UserError, match="other settings"):
+        Study.open(tmp_path).claim()
+
+
+def test_language_prior_knows_the_training_questions(prepared):
+    answer = majority_answers(prepared)
+    turns = json.loads(scenes.open_split(prepared.data, "vqa")[0]["conversations"])
+    asked = [t["value"] for t in turns[::2] if "sentence" not in t["value"]]
+    assert all(answer(question) for question in asked)
+    assert answer("<image>\nHow many unicorns are there?").isdigit()
+    assert answer("Why?") == ""
+
+
+def test_gradient_maps_look_at_the_thing_asked_about(prepared):
+    rows = scenes.open_split(prepared.data, "preference_test")
+    found = asked_things(prepared)
+    assert len(found) == prepared.settings.map_pairs
+    for row, mask, text in found:
+        things = scenes.things(rows[row])
+        inside = set(np.unique(rows[row]["instances"][..., 0][mask]))
+        assert len(inside) == 1
+        thing = things[inside.pop() - 1]
+        kind, answer = rows[row]["kind"].decode(), rows[row]["answer"].decode()
+        assert answer in text
+        assert str(thing["value" if kind == "digit" else kind]) == answer
+
+
+def test_progress_counts_markers_and_logged_steps(prepared, capsys):
+    seed, run = 3, prepared.folder(3) / "stage1a"
+    watch = Watch(prepared)
+    total = sum(task.cost for task in build(prepared, seed))
+    stage0 = marker(prepared, seed, "stage0")
+    stage0.parent.mkdir(parents=True)
+    stage0.write_text("{}")
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    costs = {task.name: task.cost for task in build(prepared, seed)}
+    watch.update(last=True)
+    share = (costs["stage0"] + costs["stage1a"] * 2 / 3) / total
+    assert f"seed 3: {share:.0%} train stage1a 2/3" in capsys.readouterr().err
+    shutil.rmtree(prepared.folder(3))
+
+
+def test_a_failed_seed_is_explained(small, tmp_path):
+    study = Study.open(tmp_path, small)
+    study.claim()
+    demo.prepare(study)
+    shutil.rmtree(study.tokenizer)
+    (study.tokenizer).mkdir()
+    (study.tokenizer / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="seed 3 stopped: tokenizer.path"):
+        demo.run(tmp_path, small)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_stopped_and_continued_the_demo_writes_its_report(small, tmp_path):
+    command = [sys.executable, "-m", "pivot_jax.cli", "demo", "--configs", str(small), "--workdir", str(tmp_path)]
+    cache = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
+    first = subprocess.Popen(command, env={**os.environ, **cache}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 600
+    while not (tmp_path / "seed3" / "stage1b").exists() and time.monotonic() < deadline:
+        assert first.poll() is None, (tmp_path / "seed3" / "log.txt").read_text()
+        time.sleep(0.2)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(120) == 128 + signal.SIGINT
+    kept = marker(Study.open(tmp_path, small), 3, "stage0").read_text()
+    again = subprocess.run(command, env={**os.environ, **cache}, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr + (tmp_path / "seed3" / "log.txt").read_text()
+    assert marker(Study.open(tmp_path, small), 3, "stage0").read_text() == kept  # not done again
+    _check_report(tmp_path)
+
+
+def _check_report(root: Path) -> None:
+    page = (root / "report.html").read_text()
+    for word in ("zero image", "Implicit rewards", "Gradient maps", "Trained parameters", *ARMS.values()):
+        assert word in page, word
+    results = json.loads((root / "results.json").read_text())
+    assert set(results["encoders"]) == set(ARMS)
+    assert np.isfinite(results["pairs"]["dpo"][0]["preference_test"]["margin"])
+    assert all(np.isfinite(loss).all() for loss in results["losses"].values())
+    assert (
+        not (root / "seed3" / "sft" / "skipped.jsonl").exists()
+        or not (root / "seed3" / "sft" / "skipped.jsonl").read_text()
+    )
