@@ -1,0 +1,48 @@
+"""Which checkpoints are kept, and packs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pivot_jax.errors import UserError
+from pivot_jax.steps.update import TrainState
+from pivot_jax.train import checkpoint
+
+
+def state(value: float) -> TrainState:
+    weights = {"a": {"w": np.full((2, 3), value, np.float32)}}
+    return TrainState(np.int32(0), weights, {}, {"mu": weights}, None, np.bool_(True))
+
+
+@pytest.mark.parametrize(("metric", "best"), [("-loss", 2), ("accuracy", 3), ("", None)])
+def test_the_newest_and_the_best_are_kept(tmp_path, metric, best):
+    saved = checkpoint.Checkpoints(tmp_path, keep=1, best_metric=metric)
+    for step, (loss, accuracy) in enumerate([(3.0, 0.1), (1.0, 0.2), (2.0, 0.9), (2.5, 0.5), (2.6, 0.4)], start=1):
+        saved.save(step, state(step), {"data": step}, {"loss": loss, "accuracy": accuracy})
+    saved.wait()
+    assert saved.steps() == sorted({5} | ({best} if best else set()))
+    saved.close()
+    kept = best or 5
+    np.testing.assert_array_equal(checkpoint.load_run(tmp_path, kept)["a"]["w"], np.full((2, 3), kept, np.float32))
+
+
+def test_a_missing_step_names_what_is_there(tmp_path):
+    saved = checkpoint.Checkpoints(tmp_path)
+    saved.save(4, state(1), {})
+    saved.wait()
+    with pytest.raises(UserError, match=r"no checkpoint of step 7 .*steps \[4\]"):
+        checkpoint.load_run(tmp_path, 7)
+    with pytest.raises(UserError, match="train that run first"):
+        checkpoint.load_run(tmp_path / "nothing")
+
+
+def test_a_pack_is_replaced_only_when_the_new_one_is_whole(tmp_path):
+    folder = tmp_path / "pack"
+    with pytest.raises(UserError, match=r"pack.json is missing"):
+        checkpoint.load_pack(folder)
+    for value in (1.0, 2.0):
+        checkpoint.save_pack(folder, {"vision": {"w": np.float32([value])}}, {"value": value})
+    params, about = checkpoint.load_pack(folder)
+    assert (params["vision"]["w"].tolist(), about) == ([2.0], {"value": 2.0})
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
