@@ -81,7 +81,7 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
 
     workdir = Path(args.workdir)
     config = read_config(workdir)
-    model = zoo.build(config.model)
+    model = zoo.build(config.model, config.data.image.preset)
     params = checkpoint.load_run(workdir, args.step)
     common: dict[str, Any] = {"dtype": args.dtype, "overwrite": args.overwrite, "note": f"Run: {config.name}."}
     if args.what == "encoder":

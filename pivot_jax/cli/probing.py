@@ -71,7 +71,7 @@ def segment(args: argparse.Namespace, overrides: Overrides) -> None:
 def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
     """Map of −log p(answer), or, with ``--rejected``, of −(log p(chosen) − log p(rejected)).
 
-    The second is DPO's gradient up to a positive factor (dossier A2), whatever the reference model.
+    The second is DPO's gradient up to a positive factor (closed form of the gradient), whatever the reference model.
     """
     import numpy as np
     from PIL import Image

@@ -92,7 +92,6 @@ def _tokenizer() -> dict[str, Any]:
     return {
         "path": "",  # folder that transformers.AutoTokenizer reads
         "image_token": "<|image_pad|>",  # the token that stands once per image feature; must be in the vocabulary
-        "chat": "qwen",  # qwen (ChatML) | plain: markup of the turns
         "system": "You are a helpful assistant.",  # LLaVA's system text, not Qwen2.5's own default
     }
 

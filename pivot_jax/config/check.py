@@ -18,7 +18,6 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"model\.(vision|decoder)\.remat", ("none", "dots", "full")),
     (r"model\.vision\.activation", ("gelu_tanh", "gelu", "quick_gelu")),
     (r"model\.projector\.reuse", (0, 1, 2)),
-    (r"tokenizer\.chat", ("qwen", "plain")),
     (r"data\.template", ("chat", "plain")),
     (r"data\.loss_mask", ("response_only", "pivot")),
     (r"objective\.name", ("sft", "dpo", "mpo")),

@@ -25,7 +25,7 @@ class Chat:
       template: ``chat`` (ChatML) or ``plain`` (stage 1a); see :mod:`template`.
       system: system text; "" leaves the system turn out. A row's own system turn comes in its place.
       loss_mask: ``response_only`` scores answers with their ``<|im_end|>`` and newline. ``pivot`` scores also the
-        header ``<|im_start|>assistant\\n``, every ``<|im_start|>`` and every newline token anywhere (dossier §1.3);
+        header ``<|im_start|>assistant\\n``, every ``<|im_start|>`` and every newline token anywhere (PIVOT's code);
         in a preference row these belong to the prompt and count for both branches.
       max_length: tokens of a row after image expansion.
       max_targets: scored tokens of a row; 0 is no limit of its own.

@@ -1,7 +1,7 @@
 """Pictures: read anything as RGB, make it what an encoder was trained on, normalise.
 
 Preprocessing ends in uint8 (a batch moves a quarter of the bytes to the device); the model normalises with the
-preset's mean and std. Rules and numbers per encoder: dossier §1.2.
+preset's mean and std. Rules and numbers per encoder are those of PIVOT's code.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _chat(cfg: Any, tokenizer: Any, kind: Kind, image_tokens: int) -> Chat:
     return Chat(
         tokenizer,
         image_tokens=image_tokens,
-        template="plain" if "plain" in (data.template, words.chat) else "chat",
+        template=data.template,
         system=words.system,
         loss_mask=data.loss_mask,
         image_token=words.image_token,

@@ -1,6 +1,6 @@
 """Templates: turns of text to token ids, image places, and which tokens are scored.
 
-Qwen's ChatML as the paper uses it (dossier §1.3)::
+Qwen's ChatML as the paper uses it (its released code)::
 
     <|im_start|>system\\n{system}<|im_end|>\\n<|im_start|>user\\n<image>\\n{q}<|im_end|>\\n<|im_start|>assistant\\n{a}<|im_end|>\\n
 

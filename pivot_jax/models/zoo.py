@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from pivot_jax.data.images import preset_of
 from pivot_jax.errors import UserError
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLMConfig, ProjectorConfig
@@ -39,17 +40,18 @@ DECODERS: dict[str, DecoderConfig] = {
 }
 
 
-def build(section: Any) -> MLLMConfig:
+def build(section: Any, preset: str) -> MLLMConfig:
     """``config.model`` (a mapping with ``vision``, ``projector``, ``decoder``, ``dtype``) → model config.
 
-    A section with a ``name`` takes that model's dimensions; its ``remat`` and ``scan_layers`` stay its own.
+    ``preset`` (``config.data.image.preset``) gives the encoder's mean and std. A section with a ``name`` takes that model's dimensions; its ``remat`` and ``scan_layers`` stay its own.
 
     Raises:
       UserError: unknown name, or dimensions that do not fit; the message names the key.
     """
-    projector = section["projector"]
+    projector, image = section["projector"], preset_of(preset)
+    vision = _part("model.vision", ViTConfig, VISION, section["vision"])
     return MLLMConfig(
-        vision=_part("model.vision", ViTConfig, VISION, section["vision"]),
+        vision=dataclasses.replace(vision, mean=image.mean, std=image.std),
         projector=ProjectorConfig(layers=projector["layers"], reused=projector["reuse"]),
         decoder=_part("model.decoder", DecoderConfig, DECODERS, section["decoder"]),
         dtype=section["dtype"],

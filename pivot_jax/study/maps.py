@@ -1,7 +1,7 @@
 """Gradient maps of the demo: where the SFT and the DPO loss of the same pairs pull on the picture's patches.
 
 Maps of both losses are taken at the *same* weights (stage 1b), where the published contrast would vanish for maps of
-the chosen branch alone (dossier §3, A6); the shared encoding of the picture shows what DPO's two branches leave.
+the chosen branch alone (acceptance test A6); the shared encoding of the picture shows what DPO's two branches leave.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
     config = read_config(workdir)
     if config.stage == "contrastive":
         raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; it can be probed only")
-    mllm = MLLM(zoo.build(config.model))
+    mllm = MLLM(zoo.build(config.model, config.data.image.preset))
     step = checkpoint.newest(workdir, step)
     params = jax.device_put(checkpoint.load_run(workdir, step))
     chat = Chat(
@@ -95,7 +95,7 @@ def _describe(source: Source) -> tuple[MLLMConfig, str]:
         found = hub_configs.read(source.place)
         if found.vision is None:
             raise UserError(f"{source.place} is a '{found.model_type}' folder, which holds no vision encoder")
-        plain = zoo.build(configs.base().model)
+        plain = zoo.build(configs.base().model, "siglip")
         decoder, projector = found.decoder or plain.decoder, found.projector or ProjectorConfig()
         return replace(plain, vision=found.vision, projector=projector, decoder=decoder), _preset(found.vision)
     if source.kind == "pack":
@@ -105,7 +105,8 @@ def _describe(source: Source) -> tuple[MLLMConfig, str]:
         configs.merge(config, content, where=f"{source.place}/pack.json")
     else:
         config = read_config(source.place)
-    return zoo.build(config.model), config.data.image.preset
+    preset = config.data.image.preset
+    return zoo.build(config.model, preset), preset
 
 
 def _preset(vision: Any) -> str:

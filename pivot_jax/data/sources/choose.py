@@ -18,7 +18,7 @@ from pivot_jax.data.sources.base import Selected, Source
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.progress import progress
 
-# Marks of a reasoning-style answer: "<think>", "<review>" and their like in MMPR (dossier §2.2).
+# Marks of a reasoning-style answer: "<think>", "<review>" and their like in MMPR (PIVOT's Shift-r).
 REASONING_TAGS = ("think", "thinking", "thought", "reason", "reasoning", "review", "reflect", "reflection", "rethink")
 _TAG = re.compile(rf"</?({'|'.join(REASONING_TAGS)})>", re.IGNORECASE)
 SHOW_FROM = 5_000  # rows; a progress bar for less would only flicker
@@ -80,17 +80,17 @@ def has_tags(text: str) -> bool:
 
 
 def under30(text: str) -> bool:
-    """Dossier §2.2, Under30: fewer than 30 words."""
+    """PIVOT appendix B.4, Under30: fewer than 30 words."""
     return words(text) < SHORT_WORDS
 
 
 def no_think(text: str) -> bool:
-    """Dossier §2.2, NoThink: no reasoning tags and fewer than 60 words."""
+    """PIVOT appendix B.4, NoThink: no reasoning tags and fewer than 60 words."""
     return not has_tags(text) and words(text) < NO_THINK_WORDS
 
 
 def shifted(text: str) -> bool:
-    """Dossier §2.2, what Shift-r adds: more than 100 words, or reasoning tags."""
+    """PIVOT appendix B.4, what Shift-r adds: more than 100 words, or reasoning tags."""
     return words(text) > LONG_WORDS or has_tags(text)
 
 

@@ -11,7 +11,7 @@ from pivot_jax.data.sources.rows import need, open_rows
 from pivot_jax.errors import RowError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# Cambrian's ScienceQA prompt (dossier §6).
+# Cambrian's ScienceQA prompt (its evaluation code).
 SCIENCEQA_TAIL = "\nPlease answer directly with only the letter of the correct option and nothing else."
 
 
