@@ -1,4 +1,4 @@
-"""Benchmark questions as examples: files as they are published → prompts as the paper's suite asks them (Cambrian's evaluation code).
+"""Benchmark questions as examples: published files → prompts as Cambrian's evaluation code asks them.
 
 Every example ends with a user turn; what it is scored against is in ``extra``: ``answer`` (text, or list of accepted
 texts), ``choices`` (option texts), ``category``, ``unit`` (what has to be right together, such as an MMVP pair).

@@ -43,7 +43,8 @@ DECODERS: dict[str, DecoderConfig] = {
 def build(section: Any, preset: str) -> MLLMConfig:
     """``config.model`` (a mapping with ``vision``, ``projector``, ``decoder``, ``dtype``) → model config.
 
-    ``preset`` (``config.data.image.preset``) gives the encoder's mean and std. A section with a ``name`` takes that model's dimensions; its ``remat`` and ``scan_layers`` stay its own.
+    ``preset`` (``config.data.image.preset``) gives the encoder's mean and std. A section with a ``name`` takes that
+    model's dimensions; its ``remat`` and ``scan_layers`` stay its own.
 
     Raises:
       UserError: unknown name, or dimensions that do not fit; the message names the key.
