@@ -8,7 +8,7 @@ def get_config(arg=""):
         "name": "stage0",
         "stage": "contrastive",
         "data.sources.0.split": "caption",
-        "data.batch_size": 128,
+        "data.batch_size": 64,
         "optimizer.rules": ((".*", 1e-3),),
-        "train.steps": 500,
+        "train.steps": 300,
     }
