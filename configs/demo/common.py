@@ -32,7 +32,7 @@ def get_config(arg=""):
         "tokenizer.system": "",  # a fixed text that would be a fifth of every row
         "data.sources": ({"format": "tfds", "path": str(root / "scenes/demo/1.0.0"), "split": "vqa"},),
         "data.image.size": 32,
-        "data.batch_size": 64,
+        "data.batch_size": 32,
         "data.workers": 1,
         "optimizer.b2": 0.99,
         "train.log_every": 10,

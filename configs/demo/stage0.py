@@ -10,5 +10,5 @@ def get_config(arg=""):
         "data.sources.0.split": "caption",
         "data.batch_size": 64,
         "optimizer.rules": ((".*", 1e-3),),
-        "train.steps": 300,
+        "train.steps": 250,
     }

@@ -14,5 +14,5 @@ def get_config(arg=""):
         "data.sources.0.split": "caption",
         "data.template": "plain",
         "optimizer.rules": (("projector/.*", 1e-3), (".*", "frozen")),
-        "train.steps": 60,
+        "train.steps": 30,
     }

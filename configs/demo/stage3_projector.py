@@ -13,5 +13,5 @@ def get_config(arg=""):
         "data.sources.0.split": "caption",
         "data.template": "plain",
         "optimizer.rules": (*common["optimizer.rules"], ("projector/.*", 1e-3), (".*", "frozen")),
-        "train.steps": 40,
+        "train.steps": 20,
     }

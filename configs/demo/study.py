@@ -3,11 +3,13 @@
 
 def get_config():
     return {
-        # Chosen such that a model of 0.3M parameters learns to see it within minutes. Fields: data.scenes.World.
+        # Chosen such that a model of 0.3M parameters learns to see it within minutes (trial on one core: 55 % of test
+        # answers after 900 steps of stage 1b, 20 % with a blank picture). Always two things: in a world with single
+        # ones there are so few layouts that a model learns which are missing. Fields: data.scenes.World.
         "world": {
             "image_size": 32,
             "grid": 2,
-            "min_objects": 1,
+            "min_objects": 2,
             "max_objects": 2,
             "colors": ("red", "green", "blue", "yellow"),
             "shapes": ("circle", "square", "triangle"),
@@ -16,10 +18,20 @@ def get_config():
             "turns": 1,
             "sentence_share": 0.15,
             "describe_share": 1.0,
+            "questions": (
+                ("color", 0.28),
+                ("shape", 0.24),
+                ("place", 0.2),
+                ("count", 0.08),
+                ("digit", 0.06),
+                ("compare", 0.06),
+                ("relation", 0.04),
+                ("exists", 0.04),
+            ),
         },
         "sizes": {
-            "caption": 6000,
-            "vqa": 14000,
+            "caption": 3000,
+            "vqa": 10000,
             "stage3": 4000,
             "preference": 1200,
             "preference_test": 400,
