@@ -66,7 +66,7 @@ def _corpus(study: Study) -> list[str]:
 
     texts = []
     for split in ("caption", "vqa", "preference"):
-        rows = scenes.open_split(study.data, split)
+        rows = scenes.open_split(study.data, split, pictures=False)
         for index in range(min(len(rows), 1000)):
             row = rows[index]
             if row["conversations"]:

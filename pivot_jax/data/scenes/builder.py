@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from PIL import Image
 
 from pivot_jax.data.scenes.draw import class_mask
 from pivot_jax.data.scenes.tasks import TASKS, make_rows
@@ -125,15 +126,45 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def open_split(folder: str | Path, split: str) -> Any:
-    """Random access to a prepared split's records (dicts of arrays and bytes).
+PICTURES = ("image", "instances")
+
+
+class Split:
+    """Records of a prepared split by index: dicts of bytes, numbers and, decoded, pictures.
+
+    Args:
+      pictures: decode ``image`` uint8 [s, s, 3] and ``instances`` uint8 [s, s, 1]; False leaves them out (texts only).
+    """
+
+    def __init__(self, source: Any, pictures: bool):
+        self._source, self._pictures = source, pictures
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = dict(self._source[index])
+        shown = {name: record.pop(name) for name in PICTURES}
+        if self._pictures:
+            arrays = {name: np.asarray(Image.open(io.BytesIO(encoded))) for name, encoded in shown.items()}
+            record |= {"image": arrays["image"], "instances": arrays["instances"][..., None]}
+        return record
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+
+def open_split(folder: str | Path, split: str, *, pictures: bool = True) -> Split:
+    """Random access to a prepared split's records.
 
     Raises:
       UserError: nothing prepared there, or no such split.
     """
+    encoded = {name: tfds.decode.SkipDecoding() for name in PICTURES}
     try:
         with _quiet():
-            return tfds.builder_from_directory(str(folder)).as_data_source(split)
+            builder = tfds.builder_from_directory(str(folder))
+            return Split(builder.as_data_source(split, decoders=encoded), pictures)
     except (ValueError, KeyError, FileNotFoundError, tfds.core.DatasetNotFoundError) as error:
         raise UserError(f"scenes: no split '{split}' in '{folder}' ({str(error).splitlines()[0]})") from error
 
