@@ -19,10 +19,10 @@ demo: .venv/.installed
 	$(BIN)/pivot-jax demo --workdir runs/demo
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not heavy"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not heavy"
 
 test-all: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .
