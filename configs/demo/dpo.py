@@ -1,4 +1,4 @@
-"""Stage 2, DPO arm: the same pairs with their rejected answers, three epochs from stage 1b, which is the reference."""
+"""Stage 2, DPO arm: the same pairs with their rejected answers, five epochs from stage 1b, which is the reference."""
 
 from pivot_jax.config import include
 
@@ -13,5 +13,5 @@ def get_config(arg=""):
         "objective.name": "dpo",
         "objective.beta": 0.1,
         "optimizer.rules": ((".*", 3e-4),),
-        "train.epochs": 3.0,
+        "train.epochs": 5.0,
     }

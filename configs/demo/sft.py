@@ -1,4 +1,4 @@
-"""Stage 2, SFT arm: the chosen answers of the pairs, three epochs from stage 1b."""
+"""Stage 2, SFT arm: the chosen answers of the pairs, five epochs from stage 1b."""
 
 from pivot_jax.config import include
 
@@ -10,5 +10,5 @@ def get_config(arg=""):
         "init": {"": f"run:{folder}/stage1b"},
         "data.sources.0.split": "preference",
         "optimizer.rules": ((".*", 3e-4),),
-        "train.epochs": 3.0,
+        "train.epochs": 5.0,
     }

@@ -14,5 +14,5 @@ def get_config(arg=""):
         "init": {"": f"run:{folder or 'runs/demo/seed0'}/stage3_{arm or 'dpo'}_projector"},
         "data.sources.0.split": "stage3",
         "optimizer.rules": (*common["optimizer.rules"], (".*", 2e-3)),
-        "train.steps": 300,
+        "train.steps": 450,
     }

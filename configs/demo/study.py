@@ -31,7 +31,7 @@ def get_config():
         },
         "sizes": {
             "caption": 3000,
-            "vqa": 10000,
+            "vqa": 16000,
             "stage3": 4000,
             "preference": 1200,
             "preference_test": 400,
