@@ -11,7 +11,7 @@ _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_le
 # Eight devices on two busy cores can take longer to meet than the 40 seconds after which XLA aborts the process.
 _FLAGS += " --xla_cpu_collective_call_terminate_timeout_seconds=300"
 # XLA runs independent collectives of one device at once, each holding a thread of a pool that is by default as large as
-# the device count. Eight devices that wait in different collectives then wait for ever; a larger pool leaves threads over.
+# the device count. Eight devices that wait in different collectives then wait for ever; a larger pool leaves threads.
 os.environ.setdefault("NPROC", "64")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".jax_cache"))
