@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from pivot_jax.kernels import attention_xla
+from pivot_jax.kernels.target import platform
+from pivot_jax.kernels.tpu.attention import attention_tpu
 
 Array = jax.Array
 _logged: set[str] = set()
@@ -59,7 +61,7 @@ def attention(
     """
     _check(q, k, v, causal, q_segments, kv_segments, q_branches, kv_branches)
     if backend == "auto":
-        backend = "xla"
+        backend = AUTO[platform()]
         _log_once(f"attention backend: {backend}")
     if backend not in BACKENDS:
         raise ValueError(f"attention backend '{backend}' is unknown; there are: auto, {', '.join(BACKENDS)}")
@@ -104,7 +106,8 @@ def reference(q: Array, k: Array, v: Array, masks: Any, *, causal: bool, scale: 
     return out.reshape(b, n, h, c).astype(q.dtype)
 
 
-BACKENDS = {"xla": attention_xla.blockwise, "reference": reference}
+BACKENDS = {"xla": attention_xla.blockwise, "pallas_tpu": attention_tpu, "reference": reference}
+AUTO = {"cpu": "xla", "gpu": "xla", "tpu": "pallas_tpu"}
 
 
 def _per_shard(compute: Any, q: Array, k: Array, v: Array, masks: Any) -> Array:

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pivot_jax.kernels.target import platform
+
 Array = jax.Array
 MASKED = -1e30  # finite, so that a fully masked row gives no NaN
 _BLOCK = 256  # queries per block
@@ -132,7 +134,7 @@ def _map(tile: Any, args: Any) -> Any:
     q, k = args[0], args[1]
     rows = q.shape[0]
     per_tile = 4 * q.shape[1] * min(q.shape[2], _BLOCK) * k.shape[1]
-    budget = _TILE_BYTES.get(jax.default_backend(), _TILE_BYTES_DEFAULT)
+    budget = _TILE_BYTES.get(platform(), _TILE_BYTES_DEFAULT)
     at_once = max(1, budget // per_tile)
     if at_once >= rows:
         return jax.vmap(tile)(args)

@@ -2,17 +2,27 @@
 
 The vocabulary is walked in chunks with a running log-sum-exp; the backward pass recomputes each chunk's
 logits. Each chunk of the head's gradient is written once, so no float32 copy of the head is accumulated.
+
+On a mesh every device walks its own part of the vocabulary for its own tokens. What is exchanged is four numbers a
+token over ``tensor`` and, where ``fsdp`` splits the head's width, one chunk of the head at a time.
+
 Letters: t tokens, d width, v vocabulary.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import PartitionSpec as P
+
+from pivot_jax.kernels.target import platform
 
 Array = jax.Array
 _CHUNK = {"cpu": 512}  # a chunk's logits stay in cache: 25 % faster there than 4096
@@ -29,6 +39,19 @@ class TokenStats:
     mean_logit: Array  # mean over the vocabulary
 
 
+@dataclass(frozen=True)
+class _Split:
+    """Mesh axes over which tokens, vocabulary and width are split; none without a mesh."""
+
+    tokens: tuple[str, ...] = ()
+    vocabulary: str | None = None
+    width: str | None = None
+
+    @property
+    def head(self) -> P:
+        return P(self.vocabulary, self.width)
+
+
 def token_logprobs(hidden: Array, head: Array, targets: Array, chunk: int = 0) -> TokenStats:
     """Statistics of ``softmax(hidden @ head.T)`` at ``targets``.
 
@@ -36,95 +59,146 @@ def token_logprobs(hidden: Array, head: Array, targets: Array, chunk: int = 0) -
       hidden: [t, d], compute dtype. head: [v, d]. targets: int32 [t], each in [0, v).
       chunk: vocabulary entries per step; temporaries are t * chunk float32. 0: the device's default.
     """
-    chunk = chunk or _CHUNK.get(jax.default_backend(), _CHUNK_DEFAULT)
-    logps, lse, entropy, correct, mean_logit = _logprobs(min(chunk, head.shape[0]), hidden, head, targets)
-    del lse
+    chunk = chunk or _CHUNK.get(platform(), _CHUNK_DEFAULT)
+    logps, _, entropy, correct, mean_logit = _logprobs(_split(hidden, head), chunk, hidden, head, targets)
     stop = jax.lax.stop_gradient
     return TokenStats(logps, stop(entropy), stop(correct), stop(mean_logit))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _logprobs(chunk: int, hidden: Array, head: Array, targets: Array):
-    size = head.shape[0]
-
-    def step(carry, index):
-        top, total, weighted, picked = carry
-        logits, start, fresh = _chunk_logits(hidden, head, index, chunk)
-        new_top = jnp.maximum(top, jnp.max(logits, axis=1))
-        scale = jnp.exp(top - new_top)
-        exp = jnp.exp(logits - new_top[:, None])
-        finite = jnp.where(fresh, logits, 0.0)  # -inf * 0 would be NaN
-        place = targets - start
-        here = (targets >= index * chunk) & (place < chunk)
-        found = jnp.take_along_axis(logits, jnp.clip(place, 0, chunk - 1)[:, None], axis=1)[:, 0]
-        return (
-            new_top,
-            total * scale + jnp.sum(exp, axis=1),
-            weighted * scale + jnp.sum(exp * finite, axis=1),
-            jnp.where(here, found, picked),
-        ), None
-
-    zero = jnp.zeros(hidden.shape[0], jnp.float32)
-    first = (jnp.full_like(zero, -jnp.inf), zero, zero, zero)
-    (top, total, weighted, picked), _ = jax.lax.scan(step, first, jnp.arange(-(-size // chunk)))
-    lse = top + jnp.log(total)
-    # the mean over the vocabulary is linear, so it needs no logits
-    mean_logit = hidden.astype(jnp.float32) @ jnp.mean(head.astype(jnp.float32), axis=0)
-    return picked - lse, lse, lse - weighted / total, (picked >= top).astype(jnp.float32), mean_logit
+def _split(hidden: Array, head: Array) -> _Split:
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = {} if mesh.empty else {a: n for a, n in zip(mesh.axis_names, mesh.axis_sizes, strict=True) if n > 1}
+    tokens = tuple(a for a in ("data", "fsdp") if a in sizes)
+    if hidden.shape[0] % math.prod(sizes[a] for a in tokens):
+        tokens = ()
+    vocabulary = "tensor" if head.shape[0] % sizes.get("tensor", head.shape[0] + 1) == 0 else None
+    width = "fsdp" if head.shape[1] % sizes.get("fsdp", head.shape[1] + 1) == 0 else None
+    return _Split(tokens, vocabulary, width)
 
 
-def _logprobs_fwd(chunk, hidden, head, targets):
-    out = _logprobs(chunk, hidden, head, targets)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _logprobs(split: _Split, chunk: int, hidden: Array, head: Array, targets: Array):
+    """logps, lse, entropy, correct, mean_logit; float32 [t] each."""
+    compute = functools.partial(_forward, split, chunk)
+    tokens = P(split.tokens or None)
+    return _per_shard(split, compute, (tokens, split.head, tokens), (tokens,) * 5)(hidden, head, targets)
+
+
+def _logprobs_fwd(split, chunk, hidden, head, targets):
+    out = _logprobs(split, chunk, hidden, head, targets)
     return out, (hidden, head, targets, out[1])
 
 
-def _logprobs_bwd(chunk, residuals, cotangents):
+def _logprobs_bwd(split, chunk, residuals, cotangents):
     hidden, head, targets, lse = residuals
-    d_logps = cotangents[0]
-    size, width = head.shape
-
-    def step(d_hidden, index):
-        logits, start, fresh = _chunk_logits(hidden, head, index, chunk)
-        # d logp / d logits = onehot - softmax
-        onehot = (start + jnp.arange(chunk) == targets[:, None]) & fresh
-        d_logits = (onehot - jnp.exp(logits - lse[:, None])) * d_logps[:, None]
-        d_logits = d_logits.astype(hidden.dtype)
-        rows = _chunk_rows(head, index, chunk)
-        d_hidden += jnp.einsum("tv,vd->td", d_logits, rows, preferred_element_type=jnp.float32)
-        d_rows = jnp.einsum("tv,td->vd", d_logits, hidden, preferred_element_type=jnp.float32)
-        return d_hidden, d_rows.astype(head.dtype)
-
-    d_hidden, d_chunks = jax.lax.scan(step, jnp.zeros(hidden.shape, jnp.float32), jnp.arange(-(-size // chunk)))
-    d_head = _unchunk(d_chunks, size, chunk).reshape(size, width)
-    return d_hidden.astype(hidden.dtype), d_head, np.zeros(targets.shape, jax.dtypes.float0)
+    compute = functools.partial(_backward, split, chunk)
+    tokens = P(split.tokens or None)
+    run = _per_shard(split, compute, (tokens, split.head, tokens, tokens, tokens), (tokens, split.head))
+    return *run(hidden, head, targets, lse, cotangents[0]), np.zeros(targets.shape, jax.dtypes.float0)
 
 
 _logprobs.defvjp(_logprobs_fwd, _logprobs_bwd)
 
 
-def _chunk_start(size: int, index: Array, chunk: int) -> Array:
-    # the last chunk is moved back to end at the vocabulary's end; the overlap is masked, so no padded copy is made
-    return jnp.minimum(index * chunk, size - chunk)
+def _per_shard(split: _Split, compute: Any, in_specs: Any, out_specs: Any) -> Any:
+    if split == _Split():
+        return compute
+    return jax.shard_map(compute, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def _chunk_rows(head: Array, index: Array, chunk: int) -> Array:
-    return jax.lax.dynamic_slice_in_dim(head, _chunk_start(head.shape[0], index, chunk), chunk)
+def _forward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Array):
+    chunks = _Chunks(split, chunk, head, hidden.dtype)
+    places = targets - chunks.first
+
+    def step(carry, index):
+        top, total, weighted, picked, summed = carry
+        logits, start, fresh, _ = chunks.logits(hidden, index)
+        new_top = jnp.maximum(top, jnp.max(logits, axis=1))
+        scale = jnp.exp(top - new_top)
+        exp = jnp.exp(logits - new_top[:, None])
+        finite = jnp.where(fresh, logits, 0.0)  # -inf * 0 would be NaN
+        place = places - start
+        here = (places >= index * chunks.size) & (place < chunks.size)
+        found = jnp.take_along_axis(logits, jnp.clip(place, 0, chunks.size - 1)[:, None], axis=1)[:, 0]
+        return (
+            new_top,
+            total * scale + jnp.sum(exp, axis=1),
+            weighted * scale + jnp.sum(exp * finite, axis=1),
+            jnp.where(here, found, picked),
+            summed + jnp.sum(finite, axis=1),
+        ), None
+
+    zero = jnp.zeros(hidden.shape[0], jnp.float32)
+    first = (jnp.full_like(zero, -jnp.inf), zero, zero, zero, zero)
+    (top, total, weighted, picked, summed), _ = jax.lax.scan(step, first, jnp.arange(chunks.count))
+    vocabulary = head.shape[0]
+    if split.vocabulary:
+        everywhere = functools.partial(jax.lax.psum, axis_name=split.vocabulary)
+        peak = jax.lax.pmax(top, split.vocabulary)
+        fade = jnp.exp(top - peak)
+        mine = (places >= 0) & (places < vocabulary)
+        total, weighted = everywhere(total * fade), everywhere(weighted * fade)
+        top, picked, summed = peak, everywhere(jnp.where(mine, picked, 0.0)), everywhere(summed)
+        vocabulary *= jax.lax.axis_size(split.vocabulary)
+    lse = top + jnp.log(total)
+    return picked - lse, lse, lse - weighted / total, (picked >= top).astype(jnp.float32), summed / vocabulary
 
 
-def _chunk_logits(hidden: Array, head: Array, index: Array, chunk: int) -> tuple[Array, Array, Array]:
-    """float32 logits [t, chunk], the chunk's first token, and which entries [1, chunk] no chunk before held.
+def _backward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Array, lse: Array, d_logps: Array):
+    chunks = _Chunks(split, chunk, head, hidden.dtype)
+    places = targets - chunks.first
 
-    Entries seen before are -inf.
-    """
-    start = _chunk_start(head.shape[0], index, chunk)
-    rows = _chunk_rows(head, index, chunk).astype(hidden.dtype)
-    logits = jnp.einsum("td,vd->tv", hidden, rows, preferred_element_type=jnp.float32)
-    fresh = (start + jnp.arange(chunk) >= index * chunk)[None, :]
-    return jnp.where(fresh, logits, -jnp.inf), start, fresh
+    def step(d_hidden, index):
+        logits, start, fresh, rows = chunks.logits(hidden, index)
+        # d logp / d logits = onehot - softmax
+        onehot = (start + jnp.arange(chunks.size) == places[:, None]) & fresh
+        d_logits = (onehot - jnp.exp(logits - lse[:, None])) * d_logps[:, None]
+        d_logits = d_logits.astype(hidden.dtype)
+        d_hidden += jnp.einsum("tv,vd->td", d_logits, rows, preferred_element_type=jnp.float32)
+        d_rows = jnp.einsum("tv,td->vd", d_logits, hidden, preferred_element_type=jnp.float32)
+        return d_hidden, chunks.reduced(d_rows).astype(head.dtype)
+
+    d_hidden, d_chunks = jax.lax.scan(step, jnp.zeros(hidden.shape, jnp.float32), jnp.arange(chunks.count))
+    if split.vocabulary:
+        d_hidden = jax.lax.psum(d_hidden, split.vocabulary)
+    return d_hidden.astype(hidden.dtype), chunks.joined(d_chunks)
 
 
-def _unchunk(chunks: Array, size: int, chunk: int) -> Array:
-    """Stacked chunk gradients [count, chunk, d] → [v, d], the masked overlap of the last one cut off."""
-    count, _, width = chunks.shape
-    whole = chunks[: count - 1].reshape(-1, width)
-    return jnp.concatenate([whole, chunks[count - 1, chunk * count - size :]], axis=0)
+class _Chunks:
+    """This device's rows of the head, ``size`` at a time; ``first`` is its first row's place in the vocabulary."""
+
+    def __init__(self, split: _Split, chunk: int, head: Array, dtype: Any):
+        self.split, self.head, self.dtype = split, head, dtype
+        self.size = min(chunk, head.shape[0])
+        self.count = -(-head.shape[0] // self.size)
+        self.first: Any = jax.lax.axis_index(split.vocabulary) * head.shape[0] if split.vocabulary else 0
+
+    def logits(self, hidden: Array, index: Array) -> tuple[Array, Array, Array, Array]:
+        """float32 logits [t, size], the chunk's first row, which entries [1, size] no chunk before held, its rows.
+
+        Entries seen before are -inf: the last chunk is moved back to end at the vocabulary's end, so that no padded
+        copy is made.
+        """
+        start = jnp.minimum(index * self.size, self.head.shape[0] - self.size)
+        rows = jax.lax.dynamic_slice_in_dim(self.head, start, self.size).astype(self.dtype)
+        if self.split.width:
+            rows = jax.lax.all_gather(rows, self.split.width, axis=1, tiled=True)
+        logits = jnp.einsum("td,vd->tv", hidden, rows, preferred_element_type=jnp.float32)
+        fresh = (start + jnp.arange(self.size) >= index * self.size)[None, :]
+        return jnp.where(fresh, logits, -jnp.inf), start, fresh, rows
+
+    def reduced(self, d_rows: Array) -> Array:
+        """A chunk's gradient [size, d], summed over the devices that hold other tokens, as the head is split."""
+        split = self.split
+        if split.width in split.tokens:
+            d_rows = jax.lax.psum_scatter(d_rows, split.width, scatter_dimension=1, tiled=True)
+        elif split.width:  # tokens are not split: every device has the whole sum
+            width = self.head.shape[1]
+            d_rows = jax.lax.dynamic_slice_in_dim(d_rows, jax.lax.axis_index(split.width) * width, width, axis=1)
+        others = tuple(axis for axis in split.tokens if axis != split.width)
+        return jax.lax.psum(d_rows, others) if others else d_rows
+
+    def joined(self, chunks: Array) -> Array:
+        """Stacked chunk gradients [count, size, d] → [v, d], the masked overlap of the last one cut off."""
+        whole = chunks[: self.count - 1].reshape(-1, chunks.shape[2])
+        return jnp.concatenate([whole, chunks[self.count - 1, self.size * self.count - self.head.shape[0] :]], axis=0)

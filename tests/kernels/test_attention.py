@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType
 
 from pivot_jax.kernels.attention import BACKENDS, attention
 from pivot_jax.kernels.attention_xla import _BLOCK
+from pivot_jax.kernels.tpu import backward
+
+FAST = [backend for backend in BACKENDS if backend != "reference"]
 
 
 def draw(b, n, h, kv, c, *, seed=0, dtype=np.float32):
@@ -30,10 +34,10 @@ def loss(backend, causal, q, k, v, segments, branches, probe):
     return jnp.sum(attention(q, k, v, causal=causal, backend=backend, **ids) * probe)
 
 
-def compare(q, k, v, segments, branches, causal, tolerance):
+def compare(q, k, v, segments, branches, causal, tolerance, backend="xla"):
     probe = jnp.asarray(np.random.default_rng(9).normal(size=q.shape), q.dtype)
     both = jax.jit(jax.value_and_grad(loss, argnums=(2, 3, 4)), static_argnums=(0, 1))
-    value, grads = both("xla", causal, q, k, v, segments, branches, probe)
+    value, grads = both(backend, causal, q, k, v, segments, branches, probe)
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v)]
         expected, expected_grads = both("reference", causal, *wide, segments, branches, jnp.asarray(probe, jnp.float64))
@@ -66,9 +70,87 @@ def test_lengths_that_blocks_do_not_divide(n, causal):
     compare(q, k, v, segments, branches, causal, 5e-6)
 
 
-def test_bfloat16_stays_within_its_rounding():
+@pytest.mark.parametrize("backend", FAST)
+def test_bfloat16_stays_within_its_rounding(backend):
     q, k, v, segments, _ = draw(2, 40, 4, 2, 16, dtype=jnp.bfloat16)
-    compare(q, k, v, segments, None, True, 2e-2)
+    compare(q, k, v, segments, None, True, 2e-2, backend)
+
+
+# Pallas kernels in JAX's interpreter: one tile and several; every mask; queries in groups; odd lengths and widths.
+PALLAS_CASES = [
+    ("pallas_tpu", 1, (1, 1), 8, True, "none"),
+    ("pallas_tpu", 200, (4, 2), 72, False, "none"),
+    ("pallas_tpu", 150, (4, 1), 64, True, "branches"),
+    ("pallas_tpu", 897, (2, 1), 8, True, "branches"),
+    ("pallas_tpu", 1025, (2, 2), 8, False, "segments"),
+]
+
+
+@pytest.mark.parametrize(("backend", "n", "heads", "c", "causal", "masks"), PALLAS_CASES)
+def test_pallas_kernels_equal_the_reference(backend, n, heads, c, causal, masks):
+    q, k, v, segments, branches = draw(1, n, *heads, c)
+    segments = None if masks == "none" else segments
+    compare(q, k, v, segments, branches if masks == "branches" else None, causal, 5e-6, backend)
+
+
+def test_heads_whose_dq_does_not_fit_together_are_taken_apart(monkeypatch):
+    """Six query heads of one key/value head: dk and dv of two groups of three are added up."""
+    monkeypatch.setattr(backward, "_DQ_BYTES", 3 * 80 * 8 * 4)
+    assert backward._heads_at_once(6, 80 * 8 * 4) == 3
+    q, k, v, segments, branches = draw(1, 80, 6, 1, 8)
+    compare(q, k, v, segments, branches, True, 5e-6, "pallas_tpu")
+
+
+@pytest.mark.heavy
+@settings(max_examples=40, deadline=None)
+@given(
+    backend=st.sampled_from(["pallas_tpu"]),
+    n=st.integers(1, 1025),
+    heads=st.sampled_from([(1, 1), (4, 2), (6, 1), (3, 3)]),
+    c=st.sampled_from([8, 64, 72, 80, 96, 128]),
+    causal=st.booleans(),
+    masks=st.sampled_from(["none", "segments", "branches"]),
+    half=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_pallas_kernels_equal_the_reference_on_wide_draws(backend, n, heads, c, causal, masks, half, seed):
+    q, k, v, segments, branches = draw(1, n, *heads, c, seed=seed, dtype=jnp.bfloat16 if half else np.float32)
+    segments = None if masks == "none" else segments
+    compare(q, k, v, segments, branches if masks == "branches" else None, causal, 2e-2 if half else 5e-6, backend)
+
+
+# Head counts, widths and lengths of the families that we have: SigLIP at 256 to 729 patches, Qwen2.5 0.5B, 1.5B and 7B.
+SHAPES = [
+    (577, 12, 12, 64, False),
+    (576, 16, 16, 72, False),
+    (729, 16, 16, 72, False),
+    (256, 16, 16, 96, False),
+    (1024, 14, 2, 64, True),
+    (2048, 12, 2, 128, True),
+    (4096, 28, 4, 128, True),
+]
+
+
+@pytest.mark.parametrize("masks", ["none", "segments", "branches"])
+@pytest.mark.parametrize(("n", "h", "kv", "c", "causal"), SHAPES)
+def test_tpu_kernels_lower_for_tpus_without_one(n, h, kv, c, causal, masks):
+    q, k, ids = (
+        jax.ShapeDtypeStruct((2, n, *x), t) for x, t in (((h, c), jnp.bfloat16), ((kv, c), jnp.bfloat16), ((), int))
+    )
+    segments = None if masks == "none" else ids
+    branches = ids if masks == "branches" else None
+    text = lowered_for(
+        "TPU v5 lite", "tpu", jax.grad(loss, (2, 3, 4)), (0, 1), "auto", causal, q, k, k, segments, branches, q
+    )
+    assert text.count("tpu_custom_call") == 2  # forward and backward
+
+
+def lowered_for(kind, platform, function, static, *args):
+    """StableHLO of ``function`` for a device that is not here."""
+    device = jax.sharding.AbstractDevice(kind, 1, platform)
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.jit(function, static_argnums=static).trace(*args).lower(lowering_platforms=(platform,)).as_text()
 
 
 @pytest.mark.parametrize("backend", list(BACKENDS))
@@ -82,19 +164,21 @@ def test_a_row_that_sees_nothing_gives_zeros_and_zero_gradients(backend):
     assert all(np.all(np.asarray(g)[:, 2:4] == 0) and np.all(np.isfinite(g)) for g in grads)
 
 
-def test_huge_scores_stay_finite():
+@pytest.mark.parametrize("backend", FAST)
+def test_huge_scores_stay_finite(backend):
     q, k, v, *_ = draw(1, 6, 1, 1, 4)
-    out, grads = jax.value_and_grad(lambda q: jnp.sum(attention(q * 1e4, k, v, causal=True) ** 2))(q)
+    out, grads = jax.value_and_grad(lambda q: jnp.sum(attention(q * 1e4, k, v, causal=True, backend=backend) ** 2))(q)
     assert np.isfinite(out) and np.all(np.isfinite(grads))
 
 
-def test_padding_content_changes_nothing():
+@pytest.mark.parametrize("backend", FAST)
+def test_padding_content_changes_nothing(backend):
     q, k, v, *_ = draw(2, 8, 2, 1, 4)
     segments = jnp.asarray([[1] * 6 + [0] * 2] * 2)
     ids = {"q_segments": segments, "kv_segments": segments}
-    out = attention(q, k, v, causal=False, **ids)
+    out = attention(q, k, v, causal=False, backend=backend, **ids)
     dirty = [x.at[:, 6:].set(1e9) for x in (q, k, v)]
-    np.testing.assert_array_equal(attention(*dirty, causal=False, **ids), out)
+    np.testing.assert_array_equal(attention(*dirty, causal=False, backend=backend, **ids), out)
 
 
 def test_a_branch_does_not_see_the_other_branch():
@@ -115,7 +199,7 @@ def test_a_branch_does_not_see_the_other_branch():
         ({"k": (2, 8, 3, 4)}, "no multiple of 3"),
         ({"k": (2, 7, 2, 4)}, "as many queries as keys"),
         ({"segments": (2, 7)}, "segment ids have shape"),
-        ({"backend": "magic"}, "unknown; there are: auto, xla, reference"),
+        ({"backend": "magic"}, "unknown; there are: auto, xla, pallas_tpu, reference"),
     ],
 )
 def test_bad_requests_say_what_is_wrong(change, message):

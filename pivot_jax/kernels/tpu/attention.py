@@ -1,0 +1,114 @@
+"""Attention on TPUs: Pallas kernels for Mosaic, forward and backward.
+
+A grid step holds one tile of queries and one of keys. Which tiles are visited comes from
+:mod:`pivot_jax.kernels.blocks` as prefetched scalars, so tiles that the mask empties are neither computed nor fetched,
+and tiles that are visible as a whole skip the mask. A row that fits one tile needs neither lists nor a running softmax.
+The backward pass is one kernel with five products instead of two kernels with seven: it walks the keys, keeps dk and dv
+of its tile, and adds to a dq that stays in VMEM for all queries of its heads.
+
+Letters as in :mod:`pivot_jax.kernels.attention`; arrays here are [b, h, n, c] and [b, k, m, c]. Exponents are to base
+2, with the scale folded in (``rate = scale * log2 e``), and ``lse`` is to base 2 too.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels.target import platform
+from pivot_jax.kernels.tpu.backward import backward
+from pivot_jax.kernels.tpu.forward import forward
+from pivot_jax.kernels.tpu.tile import LANES, Spec
+
+Array = jax.Array
+_ONE_TILE = 768  # tokens; up to here a row's scores fit one tile, and softmax needs no second look
+_ROWS = 16  # rows of a bfloat16 register
+
+
+def attention_tpu(
+    q: Array,
+    k: Array,
+    v: Array,
+    masks: Any,
+    *,
+    causal: bool,
+    scale: float,
+    q_block: int = 0,
+    k_block: int = 0,
+    interpret: bool | None = None,
+) -> Array:
+    """See :func:`pivot_jax.kernels.attention.attention`; ``masks`` are its four id arrays.
+
+    Args:
+      q_block, k_block: tile sides, multiples of 128; 0 takes :func:`block_size`.
+      interpret: run the kernels in JAX's interpreter, which is slow and right; default: on CPUs.
+
+    Raises:
+      ValueError: on a GPU.
+    """
+    target = platform()
+    if target == "gpu":
+        raise ValueError("attention backend 'pallas_tpu' does not run on GPUs; use 'auto'")
+    interpret = target == "cpu" if interpret is None else interpret
+    b, n, _, _ = q.shape
+    m = k.shape[1]
+    q_block, k_block = q_block or block_size(n), k_block or block_size(m)
+    padded_n, padded_m = _up(n, q_block), _up(m, k_block)
+    mask = "branches" if masks[2] is not None else "segments" if masks[0] is not None else "keys"
+    if mask == "keys" and (padded_m == m or causal):
+        mask = "none"  # causal: padded keys stand behind every query that counts
+    spec = Spec(causal, scale * math.log2(math.e), mask, q_block, k_block, interpret)
+    codes = blocks_lib.encode(masks, b, n, m, padded_n, padded_m)
+    some, every = blocks_lib.relation(codes, causal, q_block, k_block)
+    heads_first = lambda x, size: _pad(x.transpose(0, 2, 1, 3), size)  # noqa: E731
+    out = _attend(
+        spec, heads_first(q, padded_n), heads_first(k, padded_m), heads_first(v, padded_m), (codes, some, every)
+    )
+    return out[:, :, :n].transpose(0, 2, 1, 3)
+
+
+def block_size(length: int) -> int:
+    """The tile side with the least padding of ``length``, and of those the largest.
+
+    A short row is one tile, which needs no multiple of 128; else multiples of 128 up to 768.
+    """
+    if length <= _ONE_TILE:
+        return _up(length, _ROWS)
+    return min(range(LANES, 6 * LANES + 1, LANES), key=lambda size: (_up(length, size), -size))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(spec: Spec, q: Array, k: Array, v: Array, where: Any) -> Array:
+    return forward(spec, q, k, v, where)[0]
+
+
+def _attend_fwd(spec, q, k, v, where):
+    out, lse = forward(spec, q, k, v, where)
+    return out, (q, k, v, where, out, lse)
+
+
+def _attend_bwd(spec, residuals, d_out):
+    q, k, v, where, out, lse = residuals
+    dq, dk, dv = backward(spec, q, k, v, where, out, lse, d_out)
+    return dq, dk, dv, jax.tree.map(_no_gradient, where)
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _no_gradient(x: Array) -> Any:
+    return np.zeros(x.shape, jax.dtypes.float0)
+
+
+def _pad(x: Array, size: int) -> Array:
+    return jnp.pad(x, ((0, 0), (0, 0), (0, size - x.shape[2]), (0, 0)))
+
+
+def _up(x: int, step: int) -> int:
+    return -(-x // step) * step

@@ -1,0 +1,66 @@
+"""Lists of visited blocks against the mask itself."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pivot_jax.kernels import blocks
+from pivot_jax.kernels.attention import visible
+
+
+def pairs(masks, causal, n, q_block, k_block, padded_n, padded_m):
+    """The mask [b, padded_n, padded_m] as blocks [b, i, j, q_block, k_block]."""
+    mask = visible(causal, n, n, masks)
+    mask = np.ones((1, n, n), bool) if mask is None else np.asarray(mask)
+    mask = np.pad(mask, ((0, 0), (0, padded_n - n), (0, padded_m - n)))
+    return mask.reshape(-1, padded_n // q_block, q_block, padded_m // k_block, k_block).swapaxes(2, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.sampled_from([1, 7, 16, 29, 40]),
+    q_block=st.sampled_from([4, 8]),
+    k_block=st.sampled_from([4, 16]),
+    causal=st.booleans(),
+    kind=st.sampled_from(["none", "segments", "branches"]),
+    seed=st.integers(0, 999),
+)
+def test_no_visible_pair_is_skipped_and_no_hidden_one_is_whole(n, q_block, k_block, causal, kind, seed):
+    rng = np.random.default_rng(seed)
+    segments = jnp.asarray(np.sort(rng.integers(0, 4, (2, n)), axis=1)[:, ::-1].copy())
+    branches = jnp.asarray(np.sort(rng.integers(0, 3, (2, n)), axis=1))
+    masks = {"none": (None,) * 4, "segments": (segments, segments, None, None)}.get(
+        kind, (segments,) * 2 + (branches,) * 2
+    )
+    padded_n, padded_m = -(-n // q_block) * q_block, -(-n // k_block) * k_block
+    codes = blocks.encode(masks, 2, n, n, padded_n, padded_m)
+    some, every = (np.asarray(x) for x in blocks.relation(codes, causal, q_block, k_block))
+    mask = np.broadcast_to(
+        pairs(masks, causal, n, q_block, k_block, padded_n, padded_m), (2, *some.shape[1:], q_block, k_block)
+    )
+    assert not np.any(mask.any((-1, -2)) & ~some)
+    assert not np.any(every & ~mask.all((-1, -2)))
+    found = blocks.visits(jnp.asarray(some), jnp.asarray(every))
+    for b, i in np.ndindex(some.shape[:2]):
+        count = int(found.count[b, i])
+        np.testing.assert_array_equal(found.blocks[b, i, :count], np.nonzero(some[b, i])[0])
+        np.testing.assert_array_equal(found.whole[b, i, :count], every[b, i][some[b, i]])
+        assert np.all(
+            np.asarray(found.blocks[b, i, count:])
+            == (found.blocks[b, i, count - 1] if count else found.blocks[b, i, 0])
+        )
+
+
+def test_responses_that_share_a_prompt_skip_each_other():
+    """A prompt of two blocks and three responses of two: each response visits the prompt and itself."""
+    branches = jnp.repeat(jnp.asarray([[0, 1, 2, 3]]), 8, axis=1)
+    segments = jnp.ones_like(branches)
+    codes = blocks.encode((segments, segments, branches, branches), 1, 32, 32, 32, 32)
+    some, every = blocks.relation(codes, True, 4, 4)
+    found = blocks.visits(some, every)
+    np.testing.assert_array_equal(found.count[0], [1, 2, 3, 4, 3, 4, 3, 4])
+    np.testing.assert_array_equal(found.blocks[0, 5, :4], [0, 1, 4, 5])
+    np.testing.assert_array_equal(found.whole[0, 5, :4], [1, 1, 1, 0])
