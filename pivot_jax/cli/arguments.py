@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from pivot_jax.cli import commands, hugging_face, probing
+from pivot_jax.cli import commands, hugging_face, planning, probing
 
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
 CONFIG_HELP = """\
@@ -23,7 +23,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pivot-jax {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _train, _extract, _eval, _score, _probe, _generate, _import_hf, _export_hf):
+    for add in (_demo, _train, _plan, _extract, _eval, _score, _probe, _generate, _import_hf, _export_hf):
         add(subparsers)
     return parser
 
@@ -93,6 +93,24 @@ def _train(subparsers) -> None:
     _config(parser)
     _workdir(parser, "where the run's checkpoints, metrics.jsonl and config.json go")
     parser.add_argument("--print-config", action="store_true", help="print the complete config as JSON and stop")
+
+
+def _plan(subparsers) -> None:
+    parser = _command(
+        subparsers, "plan", planning.plan,
+        "compile a config's train step for a topology without the hardware: memory, FLOPs, traffic, what fits",
+        f"Topologies: ACCELERATOR-NUMBER as their makers name them ({planning.EXAMPLES}).",
+    )  # fmt: skip
+    _config(parser)
+    parser.add_argument("--topology", metavar="NAME", required=True, help="what to compile for, as v5e-16 or h200-8")
+    parser.add_argument("--rows", type=_count, default=0, help="global rows of a step (default: the config's)")
+    parser.add_argument("--search", action="store_true", help="look for the largest number of rows that fits")
+    parser.add_argument("--sharding", action="store_true", help="also print where each parameter lies")
+    parser.add_argument("--json", metavar="FILE", help="also write all figures")
+    parser.add_argument(
+        "--effort", choices=("O0", "O1", "full"), default="O1",
+        help="of the compiler: O1 (default) takes a third of the time of full and a little more memory",
+    )  # fmt: skip
 
 
 def _extract(subparsers) -> None:

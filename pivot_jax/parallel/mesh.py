@@ -42,18 +42,24 @@ def make_mesh(section: Any, devices: Any = None) -> Mesh:
       UserError: the axes' product is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(section, len(devices))
+    if len(devices) == len(jax.devices()) and devices[0].platform != "cpu":
+        # knows the interconnect's topology
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_sizes(section: Any, count: int) -> tuple[int, ...]:
+    """Devices along each of :data:`AXES`, ``count`` in all; raises as :func:`make_mesh`."""
     sizes = [section[axis] for axis in AXES]
     rest = [i for i, size in enumerate(sizes) if size == -1]
     fixed = math.prod(size for size in sizes if size != -1)
-    if len(rest) > 1 or fixed < 1 or len(devices) % fixed or (not rest and fixed != len(devices)):
+    if len(rest) > 1 or fixed < 1 or count % fixed or (not rest and fixed != count):
         shape = ", ".join(f"parallel.{axis}={section[axis]}" for axis in AXES)
-        raise UserError(f"{shape} does not give {len(devices)} devices; set at most one axis to -1 for the rest")
+        raise UserError(f"{shape} does not give {count} devices; set at most one axis to -1 for the rest")
     if rest:
-        sizes[rest[0]] = len(devices) // fixed
-    if len(devices) == len(jax.devices()) and devices[0].platform != "cpu":
-        # knows the interconnect's topology
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
-    return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+        sizes[rest[0]] = count // fixed
+    return tuple(sizes)
 
 
 def check_rows(rows: int, what: str, mesh: Mesh) -> None:

@@ -75,7 +75,7 @@ class Setup:
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.state_shardings()
         )
 
-    def compiled_step(self) -> Callable[..., Any]:
+    def compiled_step(self) -> Any:
         """Jitted step with the state donated; the first call of each batch shape compiles."""
         config = self.config
         step = build_step(

@@ -1,0 +1,41 @@
+"""`pivot-jax plan`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from pivot_jax.errors import UserError
+
+EXAMPLES = "v4-8, v5e-16, v5p-8, v6e-16, v6e-16x2 for two slices, 7x-8, h100-8, h200-1"
+
+
+def plan(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from pivot_jax import config as configs
+
+    config = configs.load(args.config, overrides)
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # nothing runs here; a real device is left alone
+    if args.effort != "full":
+        jax.config.update("jax_optimization_level", args.effort)
+    from pivot_jax.plan import page
+    from pivot_jax.plan import run as plans
+    from pivot_jax.plan.program import TooLarge, prepare
+    from pivot_jax.plan.topology import find
+
+    topology = find(args.topology)
+    try:
+        found = plans.plan(config, topology, rows=args.rows, search=args.search)
+    except TooLarge as error:
+        hint = "fewer rows (--rows), more devices, parallel.fsdp, model.*.remat=full"
+        raise UserError(f"{config.name} does not fit {args.topology}: a device {error}; try {hint}") from None
+    if args.sharding:
+        print(page.sharding_table(prepare(config, topology)))
+    for each in found:
+        print(page.text(each, topology))
+    if args.json:
+        content = [page.as_json(each, topology) for each in found]
+        Path(args.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(each.fits for each in found) else 1

@@ -1,0 +1,46 @@
+"""Memory of a step by counting, for where the compiler of a topology is not installed. A guide, not a proof."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from pivot_jax.models.vit import SigLIP
+from pivot_jax.plan.program import Program, device_bytes, held, step_arguments
+from pivot_jax.plan.work import traced_flops
+from pivot_jax.train.setup import Setup
+
+# Values kept per token and block, in units of the block's width: layer input; matmul results; everything.
+_KEPT = {"full": 1, "dots": 10, "none": 16}
+
+
+def estimate_step(setup: Setup, bucket: tuple[int, int], rows: int) -> Program:
+    """As ``program.compile_step``, with temporaries from :func:`_temporaries` and no traffic."""
+    arguments = step_arguments(setup, bucket, rows)
+    return Program(
+        **held(arguments),
+        arguments=device_bytes(arguments),
+        temporaries=_temporaries(setup, arguments[0].trained, bucket, rows),
+        flops=traced_flops(jax.make_jaxpr(setup.compiled_step())(*arguments)),
+        traffic={},
+    )
+
+
+def _temporaries(setup: Setup, trained: Any, bucket: tuple[int, int], rows: int) -> int:
+    """Gradients, what the blocks keep for the backward pass, and one block at work."""
+    module, config = setup.model.module, setup.config
+    size = np.dtype(config.model.dtype).itemsize if config.model.dtype != "bfloat16" else 2
+    here = rows // (setup.mesh.shape["data"] * setup.mesh.shape["fsdp"])
+    towers: list[tuple[Any, int]]
+    if isinstance(module, SigLIP):
+        towers = [(module.vision_config, module.vision_config.patches), (module.text_config, bucket[0])]
+    else:
+        images = config.data.images_per_row * module.config.vision.patches
+        towers = [(module.config.vision, images), (module.config.decoder, bucket[0])]
+    kept, work = 0, 0
+    for tower, tokens in towers:
+        kept += here * tokens * tower.width * tower.depth * _KEPT[getattr(tower, "remat", "none")] * size
+        work = max(work, here * tokens * (8 * tower.width + 4 * tower.mlp_dim) * size)
+    return device_bytes(trained) + kept + work

@@ -1,0 +1,69 @@
+"""Plans as text and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pivot_jax import rules
+from pivot_jax.plan.program import GIB
+from pivot_jax.plan.run import Plan
+from pivot_jax.plan.topology import Topology
+from pivot_jax.train.setup import Setup
+
+
+def text(plan: Plan, topology: Topology) -> str:
+    """One bucket's table: memory of a device, work, traffic, bounds of the step's time."""
+    program, (tokens, targets) = plan.program, plan.bucket
+    how = "compiled" if plan.compiled else f"estimated; pip install 'pivot-jax[{topology.missing}]' to compile"
+    shape = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+    lines = [f"{plan.rows} rows of {tokens} tokens, {targets} scored, on {plan.topology} ({shape}), {how}"]
+    parts = {
+        "parameters": program.parameters,
+        "optimizer state": program.optimizer,
+        "reference model": program.reference,
+        "batch and rest": program.arguments - program.parameters - program.optimizer - program.reference,
+        "temporaries": program.temporaries,
+    }
+    lines += [f"  {name:26}{size / GIB:10.2f} GiB" for name, size in parts.items() if size]
+    verdict = "fits" if plan.fits else f"too large by {program.peak / GIB - plan.hbm_gib:.2f} GiB"
+    lines.append(f"  {'in all, of ' + format(plan.hbm_gib, 'g'):26}{program.peak / GIB:10.2f} GiB  {verdict}")
+    if plan.largest_rows is not None:
+        lines.append(f"  {'largest rows that fit':26}{plan.largest_rows:10d}")
+    rows = max(plan.rows, 1)
+    lines.append(f"  {'FLOPs a row, needed':26}{plan.model_flops / rows / 1e12:10.2f} T")
+    lines.append(f"  {'FLOPs a row, traced':26}{program.flops / rows / 1e12:10.2f} T (recomputation, padding)")
+    for kind, (operations, size) in program.traffic.items():
+        lines.append(f"  {kind:26}{size / GIB:10.2f} GiB in {operations} operations")
+    lines.append(
+        "  lower bounds of the step: " + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in bounds(plan, topology).items())
+    )
+    return "\n".join(lines)
+
+
+def bounds(plan: Plan, topology: Topology) -> dict[str, float]:
+    """Seconds that a step takes at least: its FLOPs at peak, its state read and written once, its traffic."""
+    chip, program = topology.chip, plan.program
+    found = {
+        "compute": program.flops / plan.devices / chip.flops,
+        "memory": 2 * (program.parameters + program.optimizer) / chip.hbm_bytes,
+    }
+    if plan.compiled:
+        found["network"] = sum(x.bytes for x in program.traffic.values()) / chip.link_bytes
+    return found
+
+
+def sharding_table(setup: Setup) -> str:
+    """Where each parameter lies: its path, shape and mesh axes."""
+    shapes, places = rules.flatten(setup.like), rules.flatten(setup.shardings)
+    width = max(len(path) for path in shapes)
+    lines = []
+    for path, leaf in shapes.items():
+        axes = ", ".join(str(axis) if axis else "-" for axis in places[path].spec) or "whole"
+        lines.append(f"  {path:{width}}  {'x'.join(map(str, leaf.shape)):22}{axes}")
+    return "\n".join(lines)
+
+
+def as_json(plan: Plan, topology: Topology) -> dict[str, Any]:
+    """All figures; bytes are of one device, FLOPs of all."""
+    return dataclasses.asdict(plan) | {"bounds_s": bounds(plan, topology), "fits": plan.fits}

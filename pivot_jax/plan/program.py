@@ -1,0 +1,146 @@
+"""A run's train step, compiled ahead of time for devices that are not here."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+
+from pivot_jax.data.batch import ContrastiveBatch, VLMBatch
+from pivot_jax.parallel.mesh import AXES, ROWS, check_rows, mesh_sizes
+from pivot_jax.plan.collectives import Traffic, traffic
+from pivot_jax.plan.topology import Topology
+from pivot_jax.plan.work import traced_flops
+from pivot_jax.train.model import build_model
+from pivot_jax.train.setup import Setup, assemble
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled step; bytes of one device."""
+
+    parameters: int  # trained and frozen
+    optimizer: int
+    reference: int  # a second model, where the objective runs one in the step
+    arguments: int  # all that and the batch; the state is updated in place
+    temporaries: int
+    flops: float  # of all devices, as traced: recomputation and padding included
+    traffic: dict[str, Traffic]
+
+    @property
+    def peak(self) -> int:
+        return self.arguments + self.temporaries
+
+
+class TooLarge(Exception):
+    """The compiler refused: ``needed`` bytes of a device that has ``limit``."""
+
+    def __init__(self, needed: int, limit: int):
+        super().__init__(f"needs {needed / GIB:.2f} GiB of {limit / GIB:.2f}")
+        self.needed, self.limit = needed, limit
+
+
+def prepare(config: Any, topology: Topology) -> Setup:
+    """The run's parts without data, tokenizer and arrays.
+
+    Raises:
+      UserError: a config whose parts do not fit together or not on these devices.
+    """
+    sizes = mesh_sizes(config.parallel, topology.count)
+    mesh: Any
+    if topology.devices is None:
+        mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
+    else:
+        mesh = Mesh(np.asarray(topology.devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+    model = build_model(config, 1)  # the tokenizer is not read; a vocabulary that is too small shows in training
+    return assemble(config, mesh, SimpleNamespace(total_steps=1000), model)
+
+
+def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
+    """A global batch of ``rows`` rows as ShapeDtypeStruct."""
+    config, size = setup.config, setup.config.data.image.size
+    place = NamedSharding(setup.mesh, ROWS)
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=place)  # noqa: E731
+    if config.stage == "contrastive":
+        tokens = config.model.text.max_length
+        return ContrastiveBatch(
+            array(np.uint8, size, size, 3), array(np.int32, tokens), array(np.float32), array(np.int32)
+        )
+    n, t = bucket
+    ids, targets = array(np.int32, n), array(np.int32, t)
+    stored = config.stage == "preference" and config.objective.reference == "stored"
+    return VLMBatch(
+        images=array(np.uint8, config.data.images_per_row, size, size, 3),
+        tokens=ids, image_slots=ids, positions=ids, segments=ids, branches=ids,
+        sources=targets, targets=targets, weights=array(np.float32, t), target_branches=targets,
+        row_index=array(np.int32),
+        ref_logps=array(np.float32, 2) if stored else None,
+    )  # fmt: skip
+
+
+def compile_step(setup: Setup, bucket: tuple[int, int], rows: int) -> Program:
+    """The step on ``rows`` rows of one bucket, for the devices of the setup's mesh.
+
+    Raises:
+      UserError: rows that the mesh does not divide.
+      TooLarge: more memory than a device has (TPUs; for GPUs compare :attr:`Program.peak` yourself).
+    """
+    arguments, step = step_arguments(setup, bucket, rows), setup.compiled_step()
+    with jax.set_mesh(setup.mesh):
+        traced = step.trace(*arguments)
+        try:
+            compiled = traced.lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise _too_large(str(error)) or error from None
+    memory = compiled.memory_analysis()
+    return Program(
+        **held(arguments),
+        arguments=memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        flops=traced_flops(traced.jaxpr),
+        traffic=traffic(compiled.as_text()),
+    )
+
+
+def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[Any, Any, Any]:
+    """State, batch and reference of a step as ShapeDtypeStruct."""
+    check_rows(rows, "rows", setup.mesh)
+    config = setup.config
+    reference = None
+    if config.stage == "preference" and config.objective.reference == "step":
+        reference = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), setup.like, setup.shardings
+        )
+    return setup.state_like(), abstract_batch(setup, bucket, rows), reference
+
+
+def held(arguments: tuple[Any, Any, Any]) -> dict[str, int]:
+    """Bytes of one device that lie there before a step, by what they are."""
+    state, _, reference = arguments
+    return {
+        "parameters": device_bytes((state.trained, state.frozen)),
+        "optimizer": device_bytes(state.opt_state),
+        "reference": device_bytes(reference),
+    }
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes that one device holds of a tree of ShapeDtypeStruct with shardings."""
+    leaves = [x for x in jax.tree.leaves(tree) if hasattr(x, "sharding")]
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize for x in leaves)
+
+
+def _too_large(message: str) -> TooLarge | None:
+    found = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", message)
+    if not found:
+        return None
+    unit = {"K": 2**10, "M": 2**20, "G": GIB}
+    return TooLarge(int(float(found[1]) * unit[found[2]]), int(float(found[3]) * unit[found[4]]))

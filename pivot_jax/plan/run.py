@@ -1,0 +1,116 @@
+"""`pivot-jax plan`: what a config's step needs on a topology, without the hardware."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pivot_jax.errors import UserError
+from pivot_jax.plan import program as programs
+from pivot_jax.plan.estimate import estimate_step
+from pivot_jax.plan.program import GIB, Program, TooLarge
+from pivot_jax.plan.topology import Topology
+from pivot_jax.train.model import step_flops
+from pivot_jax.train.setup import Setup
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One bucket of a config on a topology."""
+
+    topology: str
+    devices: int
+    mesh: dict[str, int]
+    bucket: tuple[int, int]  # tokens, scored targets
+    rows: int  # of a global micro-batch
+    compiled: bool  # False: the estimate
+    program: Program
+    model_flops: float  # of all devices, by counting what the model needs: no recomputation, no padding
+    hbm_gib: float
+    largest_rows: int | None = None  # None: not searched
+
+    @property
+    def fits(self) -> bool:
+        return self.program.peak <= self.hbm_gib * GIB
+
+
+def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False) -> list[Plan]:
+    """Plans of every bucket of ``config.data.buckets`` for the rows of one micro-batch.
+
+    Args:
+      rows: global rows of a step; 0: the config's batch size over its accumulation.
+      search: look for the largest number of rows that fits, by compiling.
+
+    Raises:
+      UserError: no buckets, or parts of the config that do not fit the topology.
+    """
+    buckets = [tuple(bucket) for bucket in config.data.buckets]
+    if config.stage == "contrastive":
+        buckets = [(config.model.text.max_length, 1)]
+    if not buckets:
+        raise UserError("data.buckets is empty, so the longest row decides and the data would have to be read; set it")
+    rows = rows or config.data.batch_size // config.train.accumulate
+    setup = programs.prepare(config, topology)
+    plans = []
+    for bucket in buckets:
+        program = _program(setup, topology, bucket, rows)
+        found = Plan(
+            topology=topology.name,
+            devices=topology.count,
+            mesh=dict(setup.mesh.shape),
+            bucket=bucket,
+            rows=rows,
+            compiled=topology.devices is not None,
+            program=program,
+            model_flops=rows * _model_flops(setup, bucket),
+            hbm_gib=topology.chip.hbm_gib,
+            largest_rows=largest_rows(setup, topology, bucket) if search else None,
+        )
+        plans.append(found)
+    return plans
+
+
+def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> int:
+    """The most global rows that fit, 0 if not even one a shard does.
+
+    Memory is close to linear in the rows: two programs give the line, and the answer is what compiles at or below it.
+    """
+    shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+    limit = topology.chip.hbm_gib * GIB
+
+    def need(each: int) -> float:
+        try:
+            return _program(setup, topology, bucket, each * shards).peak
+        except TooLarge as refused:
+            return max(refused.needed, limit + 1)
+
+    one = need(1)
+    if one > limit:
+        return 0
+    fits, too_many, each = 1, 0, 4
+    known = {1: one}
+    while not too_many or too_many - fits > max(1, fits // 16):
+        known[each] = need(each)
+        if known[each] <= limit:
+            fits = each
+        else:
+            too_many = each
+        slope = (known[each] - one) / (each - 1)
+        line = int(1 + (limit - one) / slope) if slope > 0 else 2 * each
+        low, high = fits + 1, too_many - 1 if too_many else 4 * fits
+        if low > high:
+            break
+        each = min(max(line, low), high)
+        if each in known:
+            each = (low + high) // 2
+    return fits * shards
+
+
+def _program(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: int) -> Program:
+    if topology.devices is None:
+        return estimate_step(setup, bucket, rows)
+    return programs.compile_step(setup, bucket, rows)
+
+
+def _model_flops(setup: Setup, bucket: tuple[int, int]) -> float:
+    return step_flops(setup.config, setup.model.module, bucket, setup.trained_rooms)

@@ -1,0 +1,130 @@
+"""Accelerators by name, as compile-only devices: "v5e-16", "v5p-8", "v6e-16x2", "h200-8".
+
+The number counts as the maker's own names do: chips, but for v4, v5p and 7x TensorCores (two a chip). ``xN`` behind it
+means N slices joined by the data-centre network. TPU topologies need the libtpu wheel (extra ``tpu``), NVIDIA ones
+jax's cuda plugin (extra ``cuda``); neither needs the hardware.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pivot_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One device as a program sees it; figures are from the makers' data sheets."""
+
+    kind: str  # jax's device kind
+    hbm_gib: float  # memory
+    flops: float  # dense bf16 FLOP/s
+    hbm_bytes: float  # bytes/s
+    link_bytes: float  # bytes/s that a device sends to its peers over the fast network (ICI, NVLink)
+    dims: int = 2  # of a TPU's torus; 0: not a TPU
+    cores_per_chip: int = 1  # in the maker's counting
+
+
+CHIPS: dict[str, Chip] = {
+    # v4 and 7x: a core is a device, so half a chip
+    "v4": Chip("TPU v4", 16.0, 137.5e12, 6.1e11, 1.3e11, dims=3, cores_per_chip=2),
+    "v5e": Chip("TPU v5 lite", 16.0, 197e12, 8.2e11, 2.0e11),
+    "v5p": Chip("TPU v5", 95.0, 459e12, 2.77e12, 6.0e11, dims=3, cores_per_chip=2),
+    "v6e": Chip("TPU v6 lite", 32.0, 918e12, 1.64e12, 4.5e11),
+    "7x": Chip("TPU7x", 96.0, 1153e12, 3.7e12, 6.0e11, dims=3, cores_per_chip=2),
+    "h100": Chip("NVIDIA H100", 80.0, 989e12, 3.35e12, 4.5e11, dims=0),
+    "h200": Chip("NVIDIA H200", 141.0, 989e12, 4.8e12, 4.5e11, dims=0),
+}
+
+# Slices that are sold, by number of chips: the torus's sides.
+_FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+_CUBIC = {
+    4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"
+}  # fmt: skip
+_NAME = re.compile(r"(\w+)-(\d+)(?:x(\d+))?")
+# What libtpu otherwise asks the cloud's metadata server or prints; several compile-only processes may run at once.
+_QUIET = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """``devices`` is None where the plugin that compiles for them is not installed."""
+
+    name: str
+    chip: Chip
+    count: int
+    slices: int
+    devices: Any
+    missing: str = ""  # what to install
+
+
+def find(name: str) -> Topology:
+    """Topology of a name.
+
+    Raises:
+      UserError: unknown accelerator, or a number of chips that no slice has.
+    """
+    match = _NAME.fullmatch(name)
+    if not match or match[1] not in CHIPS:
+        raise UserError(f"topology '{name}' is unknown; write ACCELERATOR-NUMBER with one of: {', '.join(CHIPS)}")
+    chip, number, slices = CHIPS[match[1]], int(match[2]), int(match[3] or 1)
+    if not chip.dims:
+        if not 1 <= number <= 8:
+            raise UserError(f"topology '{name}': a machine has 1 to 8 GPUs; write {match[1]}-8xN for N machines")
+        return _with_devices(name, chip, number * slices, slices, "cuda", f"{slices}x1x{number}")
+    sides = _FLAT if chip.dims == 2 else _CUBIC
+    if number % chip.cores_per_chip or number // chip.cores_per_chip not in sides:
+        sold = ", ".join(f"{match[1]}-{n * chip.cores_per_chip}" for n in sides)
+        raise UserError(f"topology '{name}' does not exist; there are: {sold}")
+    chips = number // chip.cores_per_chip
+    family = "tpu7x" if match[1] == "7x" else match[1]
+    return _with_devices(name, chip, chips * slices, slices, "tpu", f"{family}:{sides[chips]}")
+
+
+def _with_devices(name: str, chip: Chip, count: int, slices: int, platform: str, layout: str) -> Topology:
+    modules = ("libtpu",) if platform == "tpu" else ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
+    if not any(_installed(module) for module in modules):
+        return Topology(name, chip, count, slices, None, "tpu" if platform == "tpu" else "cuda")
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    from jax.experimental import topologies
+
+    extra: dict[str, Any] = {"num_slices": slices} if platform == "tpu" and slices > 1 else {}
+    if platform == "cuda":
+        extra["target_config"] = gpu_target(chip)
+    devices = topologies.get_topology_desc(platform=platform, topology_name=layout, **extra).devices
+    return Topology(name, chip, len(devices), slices, devices)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent package is missing
+        return False
+
+
+def gpu_target(chip: Chip) -> str:
+    """XLA's description of an H100 or H200, which differ in memory only."""
+    return f"""
+gpu_device_info {{
+  threads_per_block_limit: 1024  threads_per_warp: 32  shared_memory_per_block: 49152  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048  core_count: 132  fpus_per_core: 128  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535  block_dim_limit_z: 65535  memory_bandwidth: {int(chip.hbm_bytes)}  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98  device_memory_size: {int(chip.hbm_gib * 2**30)}  shared_memory_per_block_optin: 232448
+  cuda_compute_capability {{ major: 9 minor: 0 }}  registers_per_core_limit: 65536  registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"  dnn_version_info {{ major: 9 minor: 12 patch: 0 }}
+runtime_version {{ major: 13 minor: 0 patch: 0 }}
+device_description_str: "{chip.kind}"
+"""
