@@ -10,7 +10,8 @@ from pivot_jax.cli import commands, hugging_face, planning, probing
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
 CONFIG_HELP = """\
 Keys of a config are set after the file: --config.optimizer.clip=0.5, --config.data.sources.0.path=FILE,
---config.init.vision=hf:FOLDER, --config.optimizer.rules="(('vision/.*', 'frozen'), ('.*', 1e-5))".
+--config.init.vision=hf:FOLDER, --config.init.=run:FOLDER (the whole model),
+--config.optimizer.rules="(('vision/.*', 'frozen'), ('.*', 1e-5))".
 pivot_jax/config/base.py says what each key means; an unknown key is refused."""
 
 

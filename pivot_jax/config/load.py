@@ -27,7 +27,7 @@ from pivot_jax.errors import UserError
 # mesh or accumulation changes results by rounding only.)
 EXECUTION = (
     r"name",
-    r"data\.(workers|prefetch|cache_rows_mib|cache_images_mib)",
+    r"data\.(workers|prefetch|cache_rows_mib|cache_images_mib|max_bad_share)",
     r"parallel\..*",
     r"model\.(vision|decoder)\.(remat|scan_layers)",
     r"train\.(accumulate|log_every|checkpoint_every|keep|best_metric)",
@@ -145,9 +145,10 @@ def set_key(config: ConfigDict, key: str, value: Any) -> None:
     if not isinstance(node, ConfigDict) or last not in node:
         raise _unknown(config, key)
     if isinstance(node[last], ConfigDict):
-        raise UserError(
-            f"{key}: a group of keys, not a value (keys in it: {', '.join(node[last]) or 'yours to choose'})"
-        )
+        inside = ", ".join(node[last]) or "yours to choose"
+        if key == "init":
+            inside = "parameter prefixes; the whole model is --config.init.=run:FOLDER"
+        raise UserError(f"{key}: a group of keys, not a value (keys in it: {inside})")
     if isinstance(value, str) and not isinstance(node[last], str):
         value = _parse(key, value, node[last])
     value = coerce(key, value, node[last])

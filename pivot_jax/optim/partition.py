@@ -5,6 +5,7 @@ Rules are ``config.optimizer.rules``: ``[(regex, peak learning rate or "frozen")
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -20,10 +21,18 @@ def peak_rates(rule_list: rules.Rules, params: Any) -> dict[str, float | str]:
     """Path → peak learning rate, or ``"frozen"``.
 
     Raises:
-      UserError: a path without a rule, or nothing to train.
+      UserError: a path without a rule, a rule without a path (a misspelt one would silently train what should be
+        frozen), or nothing to train.
     """
+    paths = rules.flatten(params)
+    for pattern, _ in rule_list:
+        if not any(re.fullmatch(pattern, path) for path in paths):
+            rooms = ", ".join(sorted({path.split("/")[0] for path in paths}))
+            raise UserError(
+                f"optimizer.rules: '{pattern}' matches no parameter (they are in: {rooms}); mend or remove it"
+            )
     try:
-        rates = {path: rules.match(rule_list, path, "optimizer.rules") for path in rules.flatten(params)}
+        rates = {path: rules.match(rule_list, path, "optimizer.rules") for path in paths}
     except ValueError as error:
         raise UserError(str(error)) from error
     if all(rate == FROZEN for rate in rates.values()):

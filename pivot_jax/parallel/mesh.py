@@ -56,7 +56,9 @@ def mesh_sizes(section: Any, count: int) -> tuple[int, ...]:
     fixed = math.prod(size for size in sizes if size != -1)
     if len(rest) > 1 or fixed < 1 or count % fixed or (not rest and fixed != count):
         shape = ", ".join(f"parallel.{axis}={section[axis]}" for axis in AXES)
-        raise UserError(f"{shape} does not give {count} devices; set at most one axis to -1 for the rest")
+        raise UserError(
+            f"{shape}: there are {count} devices, which this does not give; set one axis to -1 for the rest"
+        )
     if rest:
         sizes[rest[0]] = count // fixed
     return tuple(sizes)

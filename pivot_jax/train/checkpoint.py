@@ -143,7 +143,11 @@ def save_pack(folder: Path, params: dict[str, Any], about: dict[str, Any]) -> No
     """Writes parameters and a description as a pack: ``params/`` (orbax) and ``pack.json``.
 
     Replaces a pack at ``folder`` only once the new one is complete.
+
+    Raises:
+      UserError: there is something at ``folder`` that is no pack.
     """
+    check_pack_place(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -152,6 +156,19 @@ def save_pack(folder: Path, params: dict[str, Any], about: dict[str, Any]) -> No
     (partial / "pack.json").write_text(json.dumps(about, indent=1, sort_keys=True))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def check_pack_place(folder: Path) -> None:
+    """Refuses a place that holds anything but an earlier pack, because writing a pack there would delete it."""
+    if folder.is_dir():
+        others = {path.name for path in folder.iterdir()} - {"params", "pack.json"}
+        if not others:
+            return
+        raise UserError(
+            f"{folder} holds other things than a pack ({', '.join(sorted(others)[:3])}); choose a new folder"
+        )
+    if folder.exists():
+        raise UserError(f"{folder} is a file; choose a new folder")
 
 
 def load_pack(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

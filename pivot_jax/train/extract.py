@@ -18,8 +18,9 @@ def extract(workdir: Path, out: Path, step: int | None = None) -> dict[str, Any]
     so that it can be exported whole. A run of stage 0 has no projector.
 
     Raises:
-      UserError: no such run or checkpoint, or a run without an encoder.
+      UserError: no such run or checkpoint, a run without an encoder, or a place that holds something else.
     """
+    checkpoint.check_pack_place(out)
     run_config = read_config(workdir)
     params = checkpoint.load_run(workdir, step)
     parts: dict[str, Any] = {name: params[name] for name in ("vision", "projector") if name in params}

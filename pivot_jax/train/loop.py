@@ -120,7 +120,11 @@ class _Run:
             while self.step < self.total:
                 place = self.batches.get_state()
                 started = time.perf_counter()
-                batch = next(self.batches)
+                try:
+                    batch = next(self.batches)
+                except UserError:  # too many bad rows: what was computed is kept
+                    self._keep(pending, place, state)
+                    raise
                 waited = time.perf_counter() - started
                 state, metrics = compute(state, place_batch(batch, self.setup.mesh), reference)
                 # The step before is read only now, so that the device always has one step in its queue.
@@ -152,11 +156,17 @@ class _Run:
             self.last = self.window.take() | {"epoch": epoch, "num_tokens": self.tokens} | self.speed.line()
             if self.writer:
                 self.writer.write(self.step, self.last)
+            self._check_best()
         if self.saving:
             self._save(state, self.batches.get_state())
         if self.stopping:
             self.checkpoints.wait()
             raise Interrupted(self.step, stop.received or signal.SIGTERM)
+
+    def _check_best(self) -> None:
+        name = self.setup.config.train.best_metric.lstrip("-")
+        if name and name not in self.last:
+            raise UserError(f"train.best_metric: '{name}' is not logged; there are: {', '.join(sorted(self.last))}")
 
     def _account(self, done: _Pending, state: Any) -> None:
         """Reads a finished step's metrics; refuses a loss that is not finite."""
@@ -169,6 +179,14 @@ class _Run:
 
     def _save(self, state: Any, data: dict[str, Any]) -> None:
         self.checkpoints.save(self.step, state, self.place(data), self.last)
+
+    def _keep(self, pending: _Pending | None, place: dict[str, Any], state: Any) -> None:
+        """Saves ``state`` before an error ends the run; over several processes the others would not save along."""
+        if pending is not None:
+            self._account(pending, state)
+        if jax.process_count() == 1 and self.step and self.step not in self.checkpoints.steps():
+            self._save(state, place)
+            self.checkpoints.wait()
 
     def _refuse(self, done: _Pending, metrics: dict[str, float], state: Any) -> None:
         """Saves the last good state, with the bad batch still to come, and names the batch's rows."""

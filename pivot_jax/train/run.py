@@ -52,6 +52,9 @@ def run(config: Any, workdir: Path | str) -> Result:
     if is_first():
         _announce(setup, workdir)
     resumed = int(state.step)
+    if is_first() and resumed:
+        done = "is finished; nothing to do" if resumed >= setup.loader.total_steps else "goes on from there"
+        print(f"{config.name}: step {resumed} of {setup.loader.total_steps} is in {workdir}; the run {done}")
     if resumed < setup.loader.total_steps:
         state, metrics = loop.train(setup, state, place, ref_params, workdir)
     else:
@@ -61,19 +64,25 @@ def run(config: Any, workdir: Path | str) -> Result:
     seconds = time.perf_counter() - started if resumed < setup.loader.total_steps else 0.0
     result = Result(workdir, int(state.step), metrics, seconds)
     if is_first() and seconds:
-        record = {"step": result.step, "metrics": metrics, "seconds": seconds, "resumed_from": resumed}
+        bad = setup.loader.skipped.count
+        record = {"step": result.step, "metrics": metrics, "seconds": seconds, "resumed_from": resumed, "bad_rows": bad}
         (workdir / "result.json").write_text(json.dumps(record, indent=1))
+        if bad:
+            print(f"{config.name}: {bad} bad rows were left out; {workdir / 'skipped.jsonl'} says which and why")
     return result
 
 
 def _claim(config: Any, workdir: Path) -> None:
     """Writes the config, or refuses a workdir that belongs to another one."""
     path = workdir / "config.json"
-    if path.exists():
+    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):  # else nothing was computed that could be lost
         old = configs.from_json(path.read_text())
         if configs.fingerprint(old) != configs.fingerprint(config):
             changed = "; ".join(configs.differences(old, config)[:6])
-            raise UserError(f"{workdir} belongs to another config ({changed}); take another --workdir or delete it")
+            raise UserError(
+                f"{workdir} belongs to another config ({changed}); take another --workdir (to start from this run's "
+                f"weights add --config.init.=run:{workdir})"
+            )
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
         path.write_text(configs.to_json(config))

@@ -118,7 +118,7 @@ def test_an_axis_that_does_not_divide_is_left_whole():
 
 
 def test_bad_meshes_are_refused():
-    with pytest.raises(UserError, match="does not give 8 devices"):
+    with pytest.raises(UserError, match="there are 8 devices, which this does not give"):
         make_mesh({"data": 3, "fsdp": 1, "tensor": 1})
     mesh = make_mesh({"data": -1, "fsdp": 2, "tensor": 1})
     assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}

@@ -46,3 +46,12 @@ def test_a_pack_is_replaced_only_when_the_new_one_is_whole(tmp_path):
     params, about = checkpoint.load_pack(folder)
     assert (params["vision"]["w"].tolist(), about) == ([2.0], {"value": 2.0})
     assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+
+
+def test_a_pack_does_not_replace_what_is_no_pack(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"holds other things than a pack \(thesis.txt\); choose a new folder"):
+        checkpoint.save_pack(tmp_path, {"vision": {"w": np.float32([1.0])}}, {})
+    with pytest.raises(UserError, match="is a file"):
+        checkpoint.save_pack(tmp_path / "thesis.txt", {"vision": {"w": np.float32([1.0])}}, {})
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"

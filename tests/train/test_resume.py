@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,41 @@ def test_a_workdir_of_another_config_is_refused_and_kept(make_config, tmp_path):
     with pytest.raises(UserError, match=r"belongs to another config \(optimizer.b1: 0.9 → 0.8"):
         run(make_config(train__steps=1, optimizer__b1=0.8), tmp_path)
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_start_that_failed_does_not_claim_the_workdir(make_config, tmp_path):
+    config = make_config(train__steps=1)
+    broken = configs.from_json(configs.to_json(config))
+    configs.merge(broken, {"tokenizer.path": str(tmp_path / "nowhere")})
+    with pytest.raises(UserError, match="nowhere"):
+        run(broken, tmp_path / "run")
+    assert run(config, tmp_path / "run").step == 1
+
+
+def test_too_many_bad_rows_stop_the_run_but_lose_nothing(make_config, world, tmp_path, capsys):
+    """Pictures that break only when they are decoded; with a larger limit the same run goes on and says how many."""
+    data = tmp_path / "data"
+    shutil.copytree(world, data)
+    rows = json.loads((data / "chat.json").read_text())
+    rows = [row | {"id": f"{i}"} for i, row in enumerate(rows[:8] * 5 + rows[16:])]
+    (data / "chat.json").write_text(json.dumps(rows))
+    for name in ("22.png", "23.png"):  # of the sixth batch
+        (data / name).write_bytes((data / name).read_bytes()[:60])
+    source = {"format": "llava", "path": str(data / "chat.json"), "image_root": str(data)}
+    changes = {"data__sources": (source,), "data__shuffle": False, "data__cache_images_mib": 0, "train__steps": 9}
+    changes |= {"data__prefetch": 1, "data__workers": 1}
+    with pytest.raises(UserError, match="of 48 rows"):
+        run(make_config(**changes, data__max_bad_share=0.02), tmp_path / "run")
+    saved = checkpoint.newest(tmp_path / "run")
+    assert saved > 0
+    assert run(make_config(**changes, data__max_bad_share=0.5), tmp_path / "run").step == 9
+    assert f"step {saved} of 9" in (printed := capsys.readouterr().out)
+    assert "2 bad rows were left out" in printed
+
+
+def test_a_metric_that_is_not_logged_cannot_be_the_best(make_config, tmp_path):
+    with pytest.raises(UserError, match="'los' is not logged; there are: entropy"):
+        run(make_config(train__steps=1, train__best_metric="-los"), tmp_path)
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(make_config, tmp_path):

@@ -134,3 +134,12 @@ def test_sources_of_weights_are_parsed():
 def test_one_source_gives_its_subtree(chain):
     blocks = load_params(f"pack:{chain['pack']}:vision/blocks")
     assert sorted(blocks) == ["attn", "ln1", "ln2", "mlp"]
+
+
+def test_a_rule_that_matches_nothing_is_refused(make_config, tmp_path):
+    """One letter would turn a frozen encoder into a trained one."""
+    config = make_config(optimizer__rules=(("visio/.*", "frozen"), (".*", 1e-3)))
+    with pytest.raises(
+        UserError, match=r"'visio/\.\*' matches no parameter \(they are in: decoder, projector, vision\)"
+    ):
+        run(config, tmp_path)
