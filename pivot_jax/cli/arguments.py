@@ -127,7 +127,8 @@ def _extract(subparsers) -> None:
 def _eval(subparsers) -> None:
     parser = _command(
         subparsers, "eval", commands.evaluate, "answer a benchmark's questions with a run, and score the answers",
-        "A stopped evaluation goes on where it was. --config.eval.batch_size=8 and the like set how it is done.",
+        "A stopped evaluation goes on where it was. --config.eval.batch_size=8 and the like set how it is done. "
+        "Answers that\nwere made under other settings are not used again; they are kept in NAME.others.jsonl.",
     )  # fmt: skip
     _workdir(parser, "the run")
     _step(parser)

@@ -84,11 +84,11 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     )
     control = "-blank" if args.blank_images else ""
     out = Path(args.out or Path(args.workdir) / "eval" / f"{args.benchmark}{control}.jsonl")
-    benchmarks.run_benchmark(
+    found = benchmarks.evaluate(
         args.benchmark, args.data, answerer, out,
-        model_id=f"{run.name}{control}", limit=args.limit, ranked=args.ranked, max_new_tokens=args.max_new_tokens,
+        model_id=run.name, limit=args.limit, ranked=args.ranked, max_new_tokens=args.max_new_tokens,
     )  # fmt: skip
-    show_score(benchmarks.score(out), out)
+    show_score(found, out)
 
 
 def score(args: argparse.Namespace, overrides: Overrides) -> None:

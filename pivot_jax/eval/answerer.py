@@ -57,12 +57,25 @@ class Answerer:
     ):
         self.mllm, self.params, self.chat = mllm, params, chat
         self.preset, self.batch_size = preset, batch_size
-        self.temperature, self.blank_images = temperature, blank_images
+        self.temperature, self.blank_images, self.seed = temperature, blank_images, seed
         self.eos_ids = tuple(dict.fromkeys((chat.end_id, *eos_ids)))
         self._key = jax.random.key(seed)
         self._calls = 0
         # Every picture is used once, so none is kept (a cache of 0 MiB).
         self._pictures = Pictures(1, chat.max_images, preset, mllm.config.vision.image_size, workers, cache_mib=0)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the answers depend on beside model, question and their length; JSON values.
+
+        Seed and batch size count only where answers are sampled: a greedy answer is the same with any.
+        """
+        found: dict[str, Any] = {
+            "temperature": float(self.temperature),
+            "preset": self.preset,
+            "blank_images": self.blank_images,
+        }
+        return found | ({"seed": self.seed, "batch_size": self.batch_size} if self.temperature > 0 else {})
 
     def answer(
         self, examples: Sequence[Example], max_new_tokens: int, done: Callable[[int], Any] = lambda count: None

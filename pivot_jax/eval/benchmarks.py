@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,6 +45,9 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 class Answers(Protocol):
     """What a benchmark needs of a model; ``Answerer`` is one."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
 
     def answer(
         self, examples: Sequence[Example], max_new_tokens: int, done: Callable[[int], Any] = ...
@@ -95,42 +98,93 @@ def run_benchmark(
 ) -> Path:
     """Asks the questions that ``out`` does not hold yet, and appends the answers as they come.
 
+    Answers that are there are used again if they were made under the same settings (the answerer's, and the number of
+    new tokens); see :func:`predictions.resume`. Of those that lack the rank of their options, only that is computed.
+
     Args:
       path: the benchmark's files. out: predictions file.
+      model_id: what the answering model is; a file of another one is refused.
       limit: only the first questions; 0 all. max_new_tokens: 0 the benchmark's own.
       ranked: also rank the options by likelihood. chunk: questions between two writes.
 
     Raises:
       UserError: unknown benchmark, unreadable questions, or a file of another evaluation.
     """
+    return _ask(
+        name, _questions(name, path, limit), answerer, Path(out),
+        model_id=model_id, max_new_tokens=max_new_tokens, ranked=ranked, chunk=chunk, show=show,
+    )  # fmt: skip
+
+
+def evaluate(
+    name: str, path: str | Path, answerer: Answers, out: str | Path, *, seed: int = 0, limit: int = 0, **options: Any
+) -> Score:
+    """:func:`run_benchmark` (its keywords in ``options``), and :func:`score` of the questions that were chosen.
+
+    A file that holds answers to more questions than ``limit`` keeps them; they are not scored.
+    """
+    chosen = _questions(name, path, limit)
+    return score(_ask(name, chosen, answerer, Path(out), **options), name, seed=seed, ids=set(chosen))
+
+
+def _ask(
+    name: str,
+    chosen: dict[str, Example],
+    answerer: Answers,
+    file: Path,
+    *,
+    model_id: str = "",
+    max_new_tokens: int = 0,
+    ranked: bool = False,
+    chunk: int = 64,
+    show: bool = True,
+) -> Path:
+    """:func:`run_benchmark` for questions that are already read, by id."""
     benchmark = find(name)
-    examples = benchmark.read(path)
-    total = min(limit or len(examples), len(examples))
-    chosen = [examples[index] for index in range(total)]
-    file = Path(out)
+    settings = {"max_new_tokens": max_new_tokens or benchmark.max_new_tokens, **answerer.settings}
     file.parent.mkdir(parents=True, exist_ok=True)
-    prompts = {example.id: _prompt(example) for example in chosen}
-    if len(prompts) < len(chosen):
-        raise UserError(f"benchmark {name}: question ids in {path} are not unique")
-    there = predictions.resume(file, prompts, model_id)
-    pending = [example for example in chosen if example.id not in there]
-    with progress(name, total, done=total - len(pending), show=show) as advance:
-        for start in range(0, len(pending), chunk):
-            part = pending[start : start + chunk]
-            replies = answerer.answer(part, max_new_tokens or benchmark.max_new_tokens, advance)
-            best = _ranked(benchmark, answerer, part) if ranked and benchmark.ranked else [None] * len(part)
-            rows = [_row(name, model_id, *one) for one in zip(part, replies, best, strict=True)]
-            predictions.append(file, rows)
+    there = predictions.resume(file, {key: _prompt(example) for key, example in chosen.items()}, model_id, settings)
+    pending = [example for key, example in chosen.items() if key not in there]
+    ranked = ranked and bool(benchmark.ranked)
+    unranked = [chosen[key] for key, row in there.items() if ranked and key in chosen and not row.get("ranked")]
+    with progress(name, len(chosen), done=len(chosen) - len(pending) - len(unranked), show=show) as advance:
+        for part in _chunks(unranked, chunk):
+            for example, best in zip(part, _ranked(benchmark, answerer, part), strict=True):
+                there[example.id]["ranked"] = best
+            predictions.write(file, there.values())
+            advance(len(part))
+        for part in _chunks(pending, chunk):
+            replies = answerer.answer(part, settings["max_new_tokens"], advance)
+            options = _ranked(benchmark, answerer, part) if ranked else [None] * len(part)
+            rows = [_row(name, model_id, *one) for one in zip(part, replies, options, strict=True)]
+            predictions.append(file, [{**row, "settings": settings} for row in rows])
     return file
 
 
-def score(path: str | Path, name: str = "", *, seed: int = 0) -> Score:
+def _questions(name: str, path: str | Path, limit: int) -> dict[str, Example]:
+    """The first ``limit`` questions (0: all) by id."""
+    examples = find(name).read(path)
+    total = min(limit or len(examples), len(examples))
+    chosen = {example.id: example for example in (examples[index] for index in range(total))}
+    if len(chosen) < total:
+        raise UserError(f"benchmark {name}: question ids in {path} are not unique")
+    return chosen
+
+
+def _chunks(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
+    return (examples[start : start + size] for start in range(0, len(examples), size))
+
+
+def score(path: str | Path, name: str = "", *, seed: int = 0, ids: Collection[str] | None = None) -> Score:
     """Scores a predictions file; without ``name`` by the benchmark that its rows name.
+
+    Args:
+      ids: only these questions; None all that the file holds.
 
     Raises:
       UserError: no answers, or rows of several benchmarks.
     """
-    rows = predictions.read(Path(path))
+    rows = [row for row in predictions.read(Path(path)) if ids is None or str(row["question_id"]) in ids]
     names = {name} if name else {str(row.get("benchmark", "")) for row in rows}
     if not rows or len(names) != 1:
         found = ", ".join(sorted(names)) or "no answers"
@@ -158,13 +212,6 @@ def score_rows(name: str, rows: Sequence[dict[str, Any]], *, seed: int = 0) -> S
         scores=values,
         units=units,
     )
-
-
-def evaluate(
-    name: str, path: str | Path, answerer: Answers, out: str | Path, *, seed: int = 0, **options: Any
-) -> Score:
-    """:func:`run_benchmark` (its keywords in ``options``) and :func:`score`."""
-    return score(run_benchmark(name, path, answerer, out, **options), name, seed=seed)
 
 
 def find(name: str) -> Benchmark:
@@ -201,7 +248,7 @@ def _matches(option: str, gold: Gold) -> bool:
     return any(answers.plain(option) == answers.plain(accepted) for accepted in gold.answers)
 
 
-def _ranked(benchmark: Benchmark, answerer: Answers, part: Sequence[Example]) -> list[str]:
+def _ranked(benchmark: Benchmark, answerer: Answers, part: Sequence[Example]) -> Sequence[str | None]:
     """The most likely option of each example, as its letter or its text."""
     texts = [[str(choice) for choice in example.extra["choices"]] for example in part]
     options = [list(answers.LETTERS[: len(one)]) for one in texts] if benchmark.ranked == "letter" else texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,15 +11,16 @@ import pytest
 from pivot_jax.data.batch import Example, Message
 from pivot_jax.errors import UserError
 from pivot_jax.eval import benchmarks, predictions, questions
-from pivot_jax.eval.answerer import Reply
+from pivot_jax.eval.answerer import Answerer, Reply
 from pivot_jax.eval.benchmarks import Benchmark
 
 
 class Scripted:
     """Answers by a function of the example, and remembers what it was asked."""
 
-    def __init__(self, reply, option=0, fail_after=None):
+    def __init__(self, reply, option=0, fail_after=None, **settings):
         self.reply, self.option, self.fail_after, self.asked = reply, option, fail_after, []
+        self.settings, self.ranked = settings, []
 
     def answer(self, examples, max_new_tokens, done=lambda count: None):
         if self.fail_after is not None and len(self.asked) >= self.fail_after:
@@ -28,6 +30,7 @@ class Scripted:
         return [Reply(self.reply(example), finished=True) for example in examples]
 
     def choose(self, examples, options, normalisation="mean"):
+        self.ranked += [example.id for example in examples]
         return [self.option] * len(examples)
 
 
@@ -88,6 +91,64 @@ def test_answers_of_another_evaluation_are_refused(toy, tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match="question '1' was asked with another prompt"):
         benchmarks.run_benchmark("mmvp", ".", Scripted(lambda e: "A"), file, model_id="sft", show=False)
+
+
+def test_answers_under_other_settings_are_asked_again_and_kept(toy, tmp_path, caplog):
+    """Each file row says how it was made; another setting asks again, and coming back finds the old answers."""
+    caplog.set_level("INFO", logger="pivot_jax")
+    file, aside = tmp_path / "p.jsonl", tmp_path / "p.others.jsonl"
+
+    def ask(text, limit=0, max_new_tokens=0, **settings):
+        model = Scripted(lambda e: text, **settings)
+        benchmarks.run_benchmark("mmvp", ".", model, file, limit=limit, max_new_tokens=max_new_tokens, show=False)
+        return model.asked, [row["answer"] for row in predictions.read(file)]
+
+    assert ask("A", temperature=0.0) == ([*"123456"], ["A"] * 6)
+    assert ask("B", limit=2, temperature=1.0, seed=3) == ([*"12"], ["B"] * 2)
+    assert "6 answers were made under other settings (temperature 0.0 → 1.0, seed (none) → 3)" in caplog.text
+    assert ask("C", limit=2, temperature=1.0, seed=3) == ([], ["B"] * 2)
+    assert ask("D", limit=2, temperature=1.0, seed=4) == ([*"12"], ["D"] * 2)
+    assert ask("E", limit=2, max_new_tokens=5, temperature=0.0) == ([*"12"], ["E"] * 2)
+    assert "max_new_tokens 16 → 5" in caplog.text
+    assert ask("F", temperature=1.0, seed=3) == ([*"3456"], ["B"] * 2 + ["F"] * 4)
+    assert ask("G", limit=2, temperature=0.0) == ([], ["A"] * 6)
+    assert len(predictions.read(aside)) == 6 + 6 + 2 + 2
+    rows = predictions.read(file)  # a file from before settings were written down
+    file.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "settings"}) + "\n" for row in rows))
+    assert ask("H", temperature=0.5) == ([*"123456"], ["H"] * 6)
+    assert caplog.text.count("\n") == 6
+
+
+def test_an_answerer_says_what_its_answers_depend_on():
+    """A greedy answer does not depend on the seed; a sampled one on seed and batch."""
+    chat = SimpleNamespace(end_id=1, max_images=1)
+    mllm = SimpleNamespace(config=SimpleNamespace(vision=SimpleNamespace(image_size=8)))
+    greedy = [Answerer(mllm, {}, chat, seed=seed, batch_size=2 + seed).settings for seed in (0, 1)]
+    assert greedy[0] == greedy[1] == {"temperature": 0.0, "preset": "siglip", "blank_images": False}
+    sampled = [Answerer(mllm, {}, chat, seed=seed, temperature=0.5).settings for seed in (0, 1)]
+    assert sampled[0] != sampled[1]
+    assert Answerer(mllm, {}, chat, blank_images=True).settings != greedy[0]
+
+
+def test_a_limit_holds_for_the_score(toy, tmp_path):
+    right = Scripted(lambda e: "AB"[(int(e.id) - 1) % 2] if int(e.id) < 3 else "")
+    file = tmp_path / "p.jsonl"
+    assert benchmarks.evaluate("mmvp", ".", right, file, show=False).value.value == pytest.approx(1 / 3)
+    found = benchmarks.evaluate("mmvp", ".", right, file, limit=2, show=False)
+    assert found.ids == ("1", "2") and found.value.value == 1.0
+    assert len(predictions.read(file)) == 6
+
+
+def test_ranks_that_are_missing_are_computed_without_asking_again(toy, tmp_path):
+    file = tmp_path / "p.jsonl"
+    benchmarks.run_benchmark("mmvp", ".", Scripted(lambda e: "A"), file, limit=4, show=False)
+    again = Scripted(lambda e: "A", option=1)
+    found = benchmarks.evaluate("mmvp", ".", again, file, ranked=True, chunk=3, show=False)
+    assert again.asked == [*"56"] and again.ranked == [*"123456"]
+    assert found.also["ranked"].n == 3 and [row["ranked"] for row in predictions.read(file)] == ["B"] * 6
+    third = Scripted(lambda e: "A")
+    assert "ranked" in benchmarks.evaluate("mmvp", ".", third, file, ranked=True, show=False).also
+    assert third.asked == third.ranked == []
 
 
 def test_odd_answers_survive_the_file(toy, tmp_path):
