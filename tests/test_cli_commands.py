@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 
 from pivot_jax import cli
 from pivot_jax.data.tokenizer import train_bpe
+from pivot_jax.train.checkpoint import Checkpoints, content_mark
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 QUESTION = "<image>\nWhich colour is it?"
@@ -99,8 +101,8 @@ def test_workdir_of_another_config_is_refused(world, trained, capsys):
 
 def test_eval_resumes_and_score_agrees(world, trained, capsys):
     base = ["eval", "--workdir", trained, "--benchmark", "scienceqa", "--data", world / "questions.jsonl"]
-    assert run(*base, "--limit", 4, "--ranked", "--config.eval.batch_size=4") == 0
-    capsys.readouterr()
+    assert run(*base, "--limit", 4, "--config.eval.batch_size=4") == 0
+    assert "ranked" not in capsys.readouterr().out
     assert run(*base, "--ranked", "--config.eval.batch_size=4") == 0
     shown = capsys.readouterr().out
     predictions = trained / "eval" / "scienceqa.jsonl"
@@ -109,6 +111,46 @@ def test_eval_resumes_and_score_agrees(world, trained, capsys):
     assert run("score", "--predictions", predictions) == 0
     assert capsys.readouterr().out == shown
     assert "accuracy" in json.loads(predictions.with_suffix(".score.json").read_text())
+    assert run(*base, "--limit", 4) == 0
+    assert "scienceqa: 4 questions" in capsys.readouterr().out
+    assert run(*base, "--limit", 2, "--max-new-tokens", 3) == 0
+    shown = capsys.readouterr()
+    assert "scienceqa: 2 questions" in shown.out and len(predictions.read_text().splitlines()) == 2
+    assert run(*base, "--limit", 2) == 0
+    assert len(predictions.read_text().splitlines()) == 12
+
+
+def test_a_model_is_known_by_what_it_is_and_not_by_its_path(world, trained, tmp_path, monkeypatch):
+    """Another spelling or place of the same run goes on with its answers; the run trained anew does not."""
+    out = tmp_path / "p.jsonl"
+    base = ["eval", "--benchmark", "scienceqa", "--data", world / "questions.jsonl", "--limit", 2, "--out", out]
+    assert run(*base, "--workdir", trained) == 0
+    before = out.read_text()
+    moved = tmp_path / "moved"
+    shutil.copytree(trained, moved)
+    monkeypatch.chdir(trained.parent)
+    for spelling in (trained.name, f"./{trained.name}/", moved):
+        assert run(*base, "--workdir", spelling) == 0
+    assert out.read_text() == before
+    assert run("train", "--config", world / "tiny.py", "--workdir", tmp_path / "anew", "--config.seed=1") == 0
+    assert run(*base, "--workdir", tmp_path / "anew") == 1
+    assert out.read_text() == before
+
+
+def test_a_checkpoint_saved_again_has_another_mark(tmp_path):
+    """Also where step and config are the same."""
+
+    def save(place, value):
+        checkpoints = Checkpoints(place)
+        checkpoints.save(1, {"trained": {"w": np.full(4, value, np.float32)}, "frozen": {}}, {})
+        checkpoints.wait()
+        checkpoints.close()
+        return content_mark(place, 1)
+
+    first = save(tmp_path / "run", 0.0)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert content_mark(tmp_path / "moved", 1) == first
+    assert save(tmp_path / "run", 1.0) != first
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     out = Path(args.out or Path(args.workdir) / "eval" / f"{args.benchmark}{control}.jsonl")
     found = benchmarks.evaluate(
         args.benchmark, args.data, answerer, out,
-        model_id=run.name, limit=args.limit, ranked=args.ranked, max_new_tokens=args.max_new_tokens,
+        model_id=run.identity, limit=args.limit, ranked=args.ranked, max_new_tokens=args.max_new_tokens,
     )  # fmt: skip
     show_score(found, out)
 

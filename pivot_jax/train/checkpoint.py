@@ -6,6 +6,7 @@ means). Orbax writes into a temporary folder and renames it, so a killed or fail
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -122,6 +123,21 @@ def newest(workdir: Path, step: int | None = None) -> int:
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
         raise UserError(f"no {wanted} in {workdir} (there is: {there}); train that run first")
     return steps[-1] if step is None else step
+
+
+def content_mark(workdir: Path, step: int) -> str:
+    """16 hex digits of what a checkpoint holds, without reading the weights: they are the same after the run was moved
+    or copied, and others for any other save.
+
+    Taken are the index of the saved arrays and the names and sizes of their files; orbax names those at random.
+    """
+    folder = workdir / "checkpoints" / str(step) / "state"
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        if path.name in ("_METADATA", "manifest.ocdbt"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def load_tree(folder: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class OpenRun:
     mllm: MLLM
     params: dict[str, Any]
     chat: Chat
+    identity: str  # NAME@STEP-CONFIG-CONTENT: what the model is, wherever the run stands
 
 
 def open_run(workdir: str | Path, step: int | None = None, template: str = "chat") -> OpenRun:
@@ -60,7 +61,8 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
         max_length=LONGEST_PROMPT,
         max_images=config.data.images_per_row,
     )
-    return OpenRun(f"{workdir}@{step}", config, mllm, params, chat)
+    identity = f"{config.name}@{step}-{configs.fingerprint(config)}-{checkpoint.content_mark(workdir, step)}"
+    return OpenRun(f"{workdir}@{step}", config, mllm, params, chat, identity)
 
 
 @dataclass(frozen=True)
