@@ -87,10 +87,9 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     if args.what == "encoder":
         hub.export_encoder(params, model.vision, args.out, drop_last=args.drop_last, **common)
     else:
-        tokenizer = load_tokenizer(config.tokenizer.path)
+        common |= {"tokenizer": load_tokenizer(config.tokenizer.path), "system": config.tokenizer.system}
         if args.what == "decoder":
-            hub.export_decoder(params, model.decoder, args.out, tokenizer=tokenizer, **common)
+            hub.export_decoder(params, model.decoder, args.out, **common)
         else:
-            words = {"image_token": config.tokenizer.image_token, "system": config.tokenizer.system}
-            hub.export_mllm(params, model, args.out, tokenizer=tokenizer, **words, **common)
+            hub.export_mllm(params, model, args.out, image_token=config.tokenizer.image_token, **common)
     print(f"{args.out}: {args.what} of {workdir}, for transformers")

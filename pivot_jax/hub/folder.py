@@ -12,32 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from pivot_jax.errors import UserError
+from pivot_jax.hub import chat
 from pivot_jax.hub.configs import ACTIVATIONS
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.vit import ViTConfig
 
 _BICUBIC = 3  # PIL's code, as transformers writes it
-
-# ChatML with the image in front of the text; {token} is the image token and {system} the default system text
-_CHAT_TEMPLATE = """\
-{{%- if messages[0]['role'] != 'system' -%}}
-{{{{- '<|im_start|>system\\n{system}<|im_end|>\\n' -}}}}
-{{%- endif -%}}
-{{%- for message in messages -%}}
-{{{{- '<|im_start|>' + message['role'] + '\\n' -}}}}
-{{%- if message['content'] is string -%}}
-{{{{- message['content'] -}}}}
-{{%- else -%}}
-{{%- for item in message['content'] -%}}
-{{{{- '{token}\\n' if item['type'] == 'image' else item['text'] -}}}}
-{{%- endfor -%}}
-{{%- endif -%}}
-{{{{- '<|im_end|>\\n' -}}}}
-{{%- endfor -%}}
-{{%- if add_generation_prompt -%}}
-{{{{- '<|im_start|>assistant\\n' -}}}}
-{{%- endif -%}}
-"""
 
 
 def vision_json(cfg: ViTConfig, *, final: bool, dtype: str) -> dict[str, Any]:
@@ -152,7 +132,11 @@ def write_llava_processor(folder: Path, cfg: ViTConfig, image_token: str, system
         "vision_feature_select_strategy": "full",
     }
     write_json(folder / "processor_config.json", settings)
-    template = _CHAT_TEMPLATE.format(token=image_token, system=system)
+    write_chat_template(folder, chat.jinja(system, image_token))
+
+
+def write_chat_template(folder: Path, template: str) -> None:
+    """chat_template.jinja, in place of the one that came with the tokenizer."""
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from pivot_jax.errors import UserError
-from pivot_jax.hub import folder, tensors
+from pivot_jax.hub import chat, folder, tensors
 from pivot_jax.hub.configs import HubModel
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLMConfig
@@ -76,11 +76,12 @@ def export_decoder(
     *,
     tokenizer: Any = None,
     dtype: str = "float32",
+    system: str = _SYSTEM,
     max_positions: int = 32768,
     overwrite: bool = False,
     note: str = "",
 ) -> Path:
-    """Writes ``params["decoder"]`` as a Qwen2ForCausalLM, with the tokenizer if one is given."""
+    """Writes ``params["decoder"]`` as a Qwen2ForCausalLM, with the tokenizer and our chat template if one is given."""
     decoder = cfg.decoder if isinstance(cfg, MLLMConfig) else cfg
     model = HubModel("qwen2", decoder=decoder)
     raw = folder.decoder_json(decoder, dtype=dtype, max_positions=max_positions, tokenizer=tokenizer)
@@ -90,6 +91,7 @@ def export_decoder(
         folder.write_generation(into, tokenizer)
         if tokenizer is not None:
             tokenizer.save_pretrained(into)
+            folder.write_chat_template(into, chat.jinja(system))
         lines = ["A decoder trained with PIVOT-JAX. It loads with `transformers.AutoModelForCausalLM`.", "", note]
         folder.write_card(into, "Qwen2 language model", "text-generation", lines)
 
@@ -116,6 +118,7 @@ def export_mllm(
 
     Args:
       image_token: the placeholder; an id where there is no tokenizer.
+      system: the chat template's default system text; "" leaves the system turn out.
       dtype: "float32", "bfloat16" or "float16".
 
     Raises:

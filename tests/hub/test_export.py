@@ -15,7 +15,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pivot_jax import hub, rules
-from pivot_jax.data.batch import PromptBatch
+from pivot_jax.data.batch import Message, PromptBatch
+from pivot_jax.data.template import Template
 from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import UserError
 from pivot_jax.eval.generate import generate
@@ -167,6 +168,39 @@ def _prompt(picture, tokens, is_image) -> PromptBatch:
     slots = np.where(is_image, np.cumsum(is_image, axis=1) - 1, -1).astype(np.int32)
     positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
     return PromptBatch(picture[None, None], tokens, slots, positions, np.ones_like(tokens), np.zeros(1, np.int32))
+
+
+CONVERSATIONS = {
+    "question": [("user", "<image>\nwhat colour?")],
+    "own system turn": [("system", "Say {{ less }}."), ("user", "how many?")],
+    "several turns": [("user", "<image>\nhow <image>?"), ("assistant", " \n\r\n three\n\n"), ("user", "  so?\n")],
+    "answered": [("user", "how many?"), ("assistant", "  three")],
+    "blank answer": [("user", "how many?"), ("assistant", " \n ")],
+}
+
+
+@pytest.mark.parametrize("system", ["You are a helpful assistant.", "", 'It\'s "a" {{ b }}\\n %}\nc \U0001f600'])
+@pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_exported_chat_template_renders_what_ours_does(talker, tokenizer, tmp_path, system, turns):
+    """With a system text, without one, and with one full of quotes: text and token ids."""
+    params, cfg = talker
+    ours = Template(
+        tokenizer, image_tokens=1, plain=False, system=system, pivot_mask=False, image_token="<|image_pad|>"
+    )
+    messages = [Message(*turn) for turn in turns]
+    theirs = [{"role": role, "content": text} for role, text in turns]
+    out = hub.export_mllm(params, cfg, tmp_path / "mllm", tokenizer=tokenizer, system=system)
+    loaded = (load_tokenizer(out), transformers.AutoProcessor.from_pretrained(out))
+    for prompt in (True, False):
+        ids = (ours.prompt(messages) if prompt else ours._turns(messages)).ids
+        texts = {one.apply_chat_template(theirs, tokenize=False, add_generation_prompt=prompt) for one in loaded}
+        assert texts == {tokenizer.decode(ids)}
+        assert loaded[0](texts.pop(), add_special_tokens=False)["input_ids"] == ids
+    if system == "" and turns and turns[0][0] == "user":
+        assert tokenizer.decode(ids).startswith("<|im_start|>user")
+    out = hub.export_decoder(params, cfg, tmp_path / "decoder", tokenizer=tokenizer, system=system)
+    if not any("<image>" in text for _, text in turns):
+        assert load_tokenizer(out).apply_chat_template(theirs, tokenize=False) == tokenizer.decode(ids)
 
 
 def test_decoder_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_path):
