@@ -233,6 +233,24 @@ def test_export_and_import_give_the_same_weights(world, trained, capsys):
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("system", ["", "It's {brief}."])
+def test_import_keeps_the_system_text(world, trained, tmp_path, capsys, system):
+    """Of a folder that we exported; of one whose template is no ChatML, a line says what is used instead."""
+    run_again = tmp_path / "run"
+    shutil.copytree(trained, run_again)
+    config = json.loads((run_again / "config.json").read_text())
+    config["tokenizer"]["system"] = system
+    (run_again / "config.json").write_text(json.dumps(config))
+    assert run("export-hf", "--workdir", run_again, "--out", tmp_path / "hf") == 0
+    assert run("import-hf", "--folder", tmp_path / "hf", "--workdir", tmp_path / "back") == 0
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["tokenizer"]["system"] == system
+    assert "chat template" not in capsys.readouterr().err
+    (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert run("import-hf", "--folder", tmp_path / "hf", "--workdir", tmp_path / "other") == 0
+    err = capsys.readouterr().err
+    assert "no ChatML and is not taken over" in err and "'You are a helpful assistant.'" in err
+
+
 def test_sigterm_saves_and_the_same_command_goes_on(world, tmp_path):
     """Exit code 143 and a checkpoint; run again, the run ends as if nothing had happened."""
     argv = ["train", "--config", str(world / "tiny.py"), "--workdir", str(tmp_path / "run"), "--config.train.steps=150"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,25 @@ def _model_section(model: Any) -> dict[str, Any]:
 
 def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> None:
     from pivot_jax import config as configs
+    from pivot_jax import hub
     from pivot_jax.data.tokenizer import load_tokenizer
     from pivot_jax.train.checkpoint import Checkpoints
 
     tokenizer = load_tokenizer(folder)
     config = configs.base()
+    system = hub.system_text(tokenizer, folder)
+    if system is None:
+        system = config.tokenizer.system
+        print(
+            f"{folder}: its chat template is missing or no ChatML and is not taken over; the run asks in ChatML "
+            f"with the system text {system!r} (tokenizer.system in {out / 'config.json'})",
+            file=sys.stderr,
+        )
+    image_token = tokenizer.convert_ids_to_tokens(model.image_token_id)
     content = {
         "name": folder.name,
         "model": _model_section(model),
-        "tokenizer": {"path": str(folder), "image_token": tokenizer.convert_ids_to_tokens(model.image_token_id)},
+        "tokenizer": {"path": str(folder), "image_token": image_token, "system": system},
         "data": {"image": {"size": model.vision.image_size}},
     }
     configs.merge(config, content, where=str(folder))

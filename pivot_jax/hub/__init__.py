@@ -1,8 +1,9 @@
 """Hugging Face checkpoints in and out."""
 
+from pivot_jax.hub.chat import system_text
 from pivot_jax.hub.configs import HubModel
 from pivot_jax.hub.configs import read as read_config
 from pivot_jax.hub.load import load_params
 from pivot_jax.hub.save import export_decoder, export_encoder, export_mllm
 
-__all__ = ["HubModel", "export_decoder", "export_encoder", "export_mllm", "load_params", "read_config"]
+__all__ = ["HubModel", "export_decoder", "export_encoder", "export_mllm", "load_params", "read_config", "system_text"]

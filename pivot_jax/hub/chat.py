@@ -50,8 +50,8 @@ def system_text(tokenizer: Any, folder: Path) -> str | None:
     None if the folder has no template, or one that does not render a question as ChatML, which is all that we can
     render.
     """
-    template = tokenizer.chat_template or _legacy(folder)
-    if not template:
+    template = None if tokenizer.chat_template else _legacy(folder)  # None: the tokenizer's own
+    if not (tokenizer.chat_template or template):
         return None
     question = "How many?"
     for content in (question, [{"type": "text", "text": question}]):  # some templates know only one of the forms

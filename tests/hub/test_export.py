@@ -203,6 +203,35 @@ def test_exported_chat_template_renders_what_ours_does(talker, tokenizer, tmp_pa
         assert load_tokenizer(out).apply_chat_template(theirs, tokenize=False) == tokenizer.decode(ids)
 
 
+OLDER = "{% for m in messages %}{{ m['role'] + ' ' + m['content'] }}{% endfor %}"
+QWEN = (
+    "{%- if messages[0].role == 'system' %}{{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}"
+    "{%- else %}{{- '<|im_start|>system\\nYou are Qwen.<|im_end|>\\n' }}{%- endif %}{%- for m in messages %}"
+    "{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+ITEMS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% for i in m.content | selectattr('type', 'equalto', "
+    "'text') %}{{ i.text }}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}{{ '<|im_start|>assistant\\n' }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [(QWEN, "You are Qwen."), (ITEMS, ""), (OLDER, None), ("{{ raise_exception('no') }}", None), ("{% if", None)],
+)
+@pytest.mark.parametrize("legacy", [False, True], ids=["the tokenizer's", "chat_template.json"])
+def test_system_text_of_a_folder(tokenizer, tmp_path, template, expected, legacy):
+    """Found by rendering a question, whatever the template looks like; None where it is not ChatML."""
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    if legacy:
+        (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    else:
+        (tmp_path / "chat_template.jinja").write_text(template)
+    assert hub.system_text(load_tokenizer(tmp_path), tmp_path) == expected
+
+
 def test_decoder_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_path):
     params, cfg = talker
     out = hub.export_decoder(params, cfg, tmp_path / "out", tokenizer=tokenizer)
