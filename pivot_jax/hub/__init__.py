@@ -3,7 +3,17 @@
 from pivot_jax.hub.chat import system_text
 from pivot_jax.hub.configs import HubModel
 from pivot_jax.hub.configs import read as read_config
+from pivot_jax.hub.folder import check_place
 from pivot_jax.hub.load import load_params
 from pivot_jax.hub.save import export_decoder, export_encoder, export_mllm
 
-__all__ = ["HubModel", "export_decoder", "export_encoder", "export_mllm", "load_params", "read_config", "system_text"]
+__all__ = [
+    "HubModel",
+    "check_place",
+    "export_decoder",
+    "export_encoder",
+    "export_mllm",
+    "load_params",
+    "read_config",
+    "system_text",
+]

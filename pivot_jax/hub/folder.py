@@ -150,6 +150,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def check_place(folder: Path, overwrite: bool) -> None:
+    """Raises UserError where an export may not go: a file, or a folder with content that is not to be replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for the export")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise UserError(
+            f"{folder} is not empty; name another folder, or add --overwrite (overwrite=True) to replace it"
+        )
+
+
 @contextlib.contextmanager
 def whole_or_nothing(folder: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside ``folder`` that takes its place when the block ends well, and else goes away.
@@ -157,10 +167,7 @@ def whole_or_nothing(folder: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
       UserError: ``folder`` has content and ``overwrite`` is False; or writing failed (full disk, permissions).
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; name a folder for the export")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise UserError(f"{folder} is not empty; name another folder, or ask to overwrite it")
+    check_place(folder, overwrite)
     partial = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ def export_encoder(
     out: str | Path,
     *,
     drop_last: bool = False,
+    final_trained: bool = False,
     dtype: str = "float32",
     overwrite: bool = False,
     note: str = "",
@@ -34,7 +35,8 @@ def export_encoder(
     An MLLM neither uses nor trains the last block, the closing norm and the pooling head (``vision/final``).
     If they are there, the whole encoder is written. ``drop_last`` writes it without them: one layer less, no head,
     and a closing norm of ones and zeros, which the class must have; the trained features are then
-    ``hidden_states[-1]`` instead of ``hidden_states[-2]``.
+    ``hidden_states[-1]`` instead of ``hidden_states[-2]``. ``final_trained`` is for the card of a whole encoder that
+    was trained to its end, as stage 0 does.
 
     Raises:
       UserError: ``vision/final`` is absent and ``drop_last`` is not set; see also :func:`export_mllm`.
@@ -44,20 +46,26 @@ def export_encoder(
     if not has_final and not drop_last:
         raise UserError(
             "these parameters hold no vision/final (last block, closing norm, pooling head), so a whole "
-            f"SiglipVisionModel cannot be written; drop_last writes one of {vision.depth - 1} layers without it"
+            "SiglipVisionModel cannot be written; drop_last (--drop-last) writes one "
+            f"of {vision.depth - 1} layers without it"
         )
     final = has_final and not drop_last
     model = HubModel("siglip_vision_model", vision=vision, final=final)
     state = "hidden_states[-2]" if final else "hidden_states[-1]"
     lines = [
-        "A SigLIP vision encoder trained with PIVOT-JAX. It loads with `transformers.SiglipVisionModel`.",
-        "",
         f"The features that training shaped are the patch tokens `{state}` (ask for `output_hidden_states=True`).",
         "The last block, the closing norm and the pooling head behind them are those of the encoder that training "
         "started from; they were not trained with it."
         if final
         else "The last block and the pooling head were left out, because training does not use them; "
         "`post_layernorm` holds ones and zeros only because the class needs one.",
+    ]
+    if final and final_trained:
+        lines = ["All of it was trained, the last block, the closing norm and the pooling head too."]
+    lines = [
+        "A SigLIP vision encoder trained with PIVOT-JAX. It loads with `transformers.SiglipVisionModel`.",
+        "",
+        *lines,
     ]
     raw = folder.vision_json(vision, final=final, dtype=dtype)
 

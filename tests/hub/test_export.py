@@ -108,7 +108,7 @@ def test_encoder_in_transformers(start, tmp_path):
     """Whole: states and pooled output; without the last block: the features are the last state."""
     params, cfg = start
     vision = cfg.vision
-    with pytest.raises(UserError, match=r"hold no vision/final .*; drop_last writes one of 2 layers"):
+    with pytest.raises(UserError, match=r"hold no vision/final .*; drop_last \(--drop-last\) writes one of 2 layers"):
         hub.export_encoder(without_final(params), cfg, tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
     hub.export_encoder(params, cfg, tmp_path / "whole", note="From a test.")
@@ -283,7 +283,7 @@ def test_a_full_disk_leaves_the_old_folder_as_it_was(start, tmp_path, monkeypatc
     params, cfg = start
     out = hub.export_decoder(params, cfg, tmp_path / "out")
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    with pytest.raises(UserError, match="is not empty; name another folder"):
+    with pytest.raises(UserError, match=r"is not empty; name another folder, or add --overwrite"):
         hub.export_decoder(params, cfg, out)
 
     def full(*_, **__):
