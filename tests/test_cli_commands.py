@@ -251,6 +251,75 @@ def test_import_keeps_the_system_text(world, trained, tmp_path, capsys, system):
     assert "no ChatML and is not taken over" in err and "'You are a helpful assistant.'" in err
 
 
+@pytest.fixture(scope="module")
+def encoder_run(world):
+    """A run of stage 0."""
+    changes = ["--config.stage=contrastive", "--config.train.steps=1", "--config.name=zero"]
+    assert run("train", "--config", world / "tiny.py", "--workdir", world / "zero", *changes) == 0
+    return world / "zero"
+
+
+def test_export_of_stage_0_and_over_a_folder(world, trained, encoder_run, tmp_path, capsys):
+    out = tmp_path / "hf"
+    for extra in ((), ("--what", "decoder")):
+        assert run("export-hf", "--workdir", encoder_run, "--out", out, *extra) == 1
+        err = capsys.readouterr().err
+        assert "is a run of stage 0" in err and "--what encoder" in err and err.count("\n") == 1
+    argv = ["export-hf", "--workdir", encoder_run, "--what", "encoder", "--out", out]
+    assert run(*argv) == 0
+    assert "All of it was trained" in (out / "README.md").read_text()
+    assert run("probe", "classify", "--encoder", f"hf:{out}", "--data", world / "classes") == 0
+    capsys.readouterr()
+    assert run(*argv) == 1
+    assert "is not empty; name another folder, or add --overwrite" in capsys.readouterr().err
+    assert run(*argv, "--overwrite") == 0
+    shutil.copytree(trained, tmp_path / "in" / "run")
+    for place in (tmp_path / "in", tmp_path / "in" / "run"):
+        assert run("export-hf", "--workdir", tmp_path / "in" / "run", "--out", place, "--overwrite") == 1
+        assert "--overwrite would delete the run" in capsys.readouterr().err
+
+
+COMMANDS = {
+    "train": (["train", "--config", "{w}/tiny.py"], "--workdir"),
+    "demo": (["demo"], "--workdir"),
+    "eval": (["eval", "--workdir", "{w}/run", "--benchmark", "scienceqa", "--data", "{w}/questions.jsonl"], "--out"),
+    "extract": (["extract", "--workdir", "{w}/run"], "--out"),
+    "export": (["export-hf", "--workdir", "{w}/run"], "--out"),
+    "classify": (["probe", "classify", "--encoder", "run:{w}/run", "--data", "{w}/classes"], "--out"),
+    "segment": (
+        ["probe", "segment", "--encoder", "run:{w}/run", "--data", "{w}/masks", "--classes", "red,green,blue"], "--out"
+    ),
+    "gradmap": (
+        ["probe", "gradmap", "--workdir", "{w}/run", "--image", "{w}/0.png", "--prompt", "x", "--answer", "y"], "--out"
+    ),
+    "align": (
+        ["probe", "align", "--encoder", "run:{w}/run", "--data", "{w}/data.json", "--text-features", "x.npy"], "--out"
+    ),
+    "plan": (["plan", "--config", "{w}/tiny.py", "--topology", "h100-8"], "--json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_places_that_cannot_be_written_cost_one_line(world, trained, tmp_path, capsys, monkeypatch, command):
+    """A file above, a name that is too long, no permission, a file for a folder: known before anything is computed."""
+    words, option = COMMANDS[command]
+    argv = [word.format(w=world) for word in words]
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("mine")
+    link.symlink_to(tmp_path / "nowhere")
+    wants_folder = command in ("train", "demo", "extract", "export")
+    bad = [file / "x.png", tmp_path / ("x" * 300), file if wants_folder else tmp_path, link / "x.png"]
+    bad += [Path("/proc/q/x.png")] if sys.platform == "linux" else []
+    monkeypatch.setattr("pivot_jax.train.opened.open_run", None)  # so that a place that is tried late shows
+    monkeypatch.setattr("pivot_jax.train.opened.open_encoder", None)
+    before = sorted(tmp_path.iterdir())
+    for place in bad:
+        assert run(*argv, option, place) == 1, place
+        err = capsys.readouterr().err
+        assert f"{option} {place} " in err and "name a f" in err and err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before and file.read_text() == "mine"
+
+
 def test_sigterm_saves_and_the_same_command_goes_on(world, tmp_path):
     """Exit code 143 and a checkpoint; run again, the run ends as if nothing had happened."""
     argv = ["train", "--config", str(world / "tiny.py"), "--workdir", str(tmp_path / "run"), "--config.train.steps=150"]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pivot_jax.cli import places
 from pivot_jax.errors import UserError
 
 Overrides = dict[str, str]
@@ -21,6 +22,7 @@ Overrides = dict[str, str]
 def demo(args: argparse.Namespace, overrides: Overrides) -> int:
     from pivot_jax.study import demo as study_demo
 
+    places.folder(args.workdir, "--workdir")
     return stoppable(lambda: study_demo.run(args.workdir, Path(args.configs) if args.configs else None))
 
 
@@ -31,6 +33,7 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
     if args.print_config:
         sys.stdout.write(configs.to_json(config))
         return 0
+    places.folder(args.workdir, "--workdir")
     from pivot_jax.parallel import hosts
 
     hosts.start()
@@ -60,6 +63,7 @@ def stoppable(work: Callable[[], object]) -> int:
 def extract(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.train.extract import extract as write_pack
 
+    places.folder(args.out, "--out")
     about = write_pack(Path(args.workdir), Path(args.out), args.step)
     print(f"{args.out}: {' and '.join(about['sha256'])} of {args.workdir} (use it as pack:{args.out})")
 
@@ -67,9 +71,13 @@ def extract(args: argparse.Namespace, overrides: Overrides) -> None:
 def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval import benchmarks
     from pivot_jax.eval.answerer import Answerer
+    from pivot_jax.train.extract import read_config
     from pivot_jax.train.opened import open_run
 
     benchmarks.find(args.benchmark)
+    read_config(Path(args.workdir))
+    control = "-blank" if args.blank_images else ""
+    out = places.file(args.out or Path(args.workdir) / "eval" / f"{args.benchmark}{control}.jsonl", "--out")
     run = open_run(args.workdir, args.step)
     config = configured(run.config, overrides)
     answerer = Answerer(
@@ -82,8 +90,6 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
         seed=config.seed,
         blank_images=args.blank_images,
     )
-    control = "-blank" if args.blank_images else ""
-    out = Path(args.out or Path(args.workdir) / "eval" / f"{args.benchmark}{control}.jsonl")
     found = benchmarks.evaluate(
         args.benchmark, args.data, answerer, out,
         model_id=run.identity, limit=args.limit, ranked=args.ranked, max_new_tokens=args.max_new_tokens,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pivot_jax.cli import places
 from pivot_jax.errors import UserError
 
 Overrides = dict[str, str]
@@ -19,7 +20,7 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax import hub
 
     model = hub.read_config(args.folder)
-    out = Path(args.workdir)
+    out = places.folder(args.workdir, "--workdir")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a new folder")
     params = hub.load_params(args.folder)
@@ -92,11 +93,18 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
 
     workdir = Path(args.workdir)
     config = read_config(workdir)
+    if config.stage == "contrastive" and args.what != "encoder":
+        raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; add --what encoder")
+    out = places.folder(args.out, "--out")
+    if args.overwrite and workdir.resolve().is_relative_to(out.resolve()):
+        raise UserError(f"--overwrite would delete the run, for {out} holds {workdir}; name another folder")
+    hub.check_place(out, args.overwrite)
     model = zoo.build(config.model, config.data.image.preset)
     params = checkpoint.load_run(workdir, args.step)
     common: dict[str, Any] = {"dtype": args.dtype, "overwrite": args.overwrite, "note": f"Run: {config.name}."}
     if args.what == "encoder":
-        hub.export_encoder(params, model.vision, args.out, drop_last=args.drop_last, **common)
+        common |= {"drop_last": args.drop_last, "final_trained": config.stage == "contrastive"}
+        hub.export_encoder(params, model.vision, args.out, **common)
     else:
         common |= {"tokenizer": load_tokenizer(config.tokenizer.path), "system": config.tokenizer.system}
         if args.what == "decoder":

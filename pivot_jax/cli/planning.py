@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from pivot_jax.cli import places
 from pivot_jax.errors import UserError
 
 EXAMPLES = "v4-8, v5e-16, v5p-8, v6e-16, v6e-16x2 for two slices, 7x-8, h100-8, h200-1"
@@ -15,6 +16,8 @@ def plan(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from pivot_jax import config as configs
 
     config = configs.load(args.config, overrides)
+    if args.json:
+        places.file(args.json, "--json")
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # nothing runs here; a real device is left alone
@@ -37,5 +40,6 @@ def plan(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         print(page.text(each, topology))
     if args.json:
         content = [page.as_json(each, topology) for each in found]
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         Path(args.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0 if all(each.fits for each in found) else 1

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pivot_jax.cli import places
 from pivot_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def classify(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.probe import folders
     from pivot_jax.train.opened import open_encoder
 
+    _check(args.out)
     splits, names = folders.classification(args.data, args.seed)
     if args.per_class:
         labels = np.asarray(splits["train"].labels)
@@ -47,6 +49,7 @@ def segment(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.probe import segment as probe
     from pivot_jax.train.opened import open_encoder
 
+    _check(args.out)
     classes = _class_names(args.classes)
     splits = folders.segmentation(args.data, args.seed)
     encoder = open_encoder(args.encoder)
@@ -80,12 +83,12 @@ def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.probe import gradmap as probe
     from pivot_jax.train.opened import open_run
 
+    out = places.file(args.out, "--out")
     run = open_run(args.workdir, args.step)
     preset, size = run.config.data.image.preset, run.mllm.config.vision.image_size
     image = pictures.preprocess(pictures.load(args.image), preset, size)
     loss, features = _answer_loss(run, args, image)
     grid = probe.gradient_map(loss, features, norm=args.norm)
-    out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     picture = probe.overlay(np.asarray(Image.fromarray(image).resize((384, 384))), grid)
     Image.fromarray(picture).save(out)
@@ -123,6 +126,7 @@ def align(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.probe import features, folders
     from pivot_jax.train.opened import open_encoder
 
+    _check(args.out)
     source = sources.read({"format": "llava", "path": args.data})
     paths = tuple(Path(source[index].images[0]) for index in range(len(source)))
     try:
@@ -168,6 +172,11 @@ def _line(name: str, value: float, interval: Any) -> None:
 def _flags(flags: tuple[str, ...]) -> None:
     for flag in flags:
         print(f"  note: {flag}")
+
+
+def _check(out: str | None) -> None:
+    if out:
+        places.file(out, "--out")
 
 
 def _write(out: str | None, record: dict[str, Any]) -> None:
