@@ -48,4 +48,6 @@ def _try(place: Path, inside: Path, what: str, mend: str) -> None:
             os.lstat(place)  # a name that is too long shows here
         os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=above))
     except OSError as error:
-        raise UserError(f"{what} cannot be written: {above}: {error.strerror}; {mend}") from error
+        raise UserError(
+            f"{what} cannot be written (nothing can be made in {above}: {error.strerror}); {mend}"
+        ) from error
