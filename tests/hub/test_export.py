@@ -107,7 +107,7 @@ def test_encoder_in_transformers(start, tmp_path):
     """Whole: states and pooled output; without the last block: the features are the last state."""
     params, cfg = start
     vision = cfg.vision
-    with pytest.raises(UserError, match=r"hold no vision/final .*; drop_last writes one of 2 layers"):
+    with pytest.raises(UserError, match=r"hold no vision/final .*; drop_last \(--drop-last\) writes one of 2 layers"):
         hub.export_encoder(without_final(params), cfg, tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
     hub.export_encoder(params, cfg, tmp_path / "whole", note="From a test.")
