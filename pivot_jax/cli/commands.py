@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pivot_jax.cli import given
 from pivot_jax.errors import UserError
 
 Overrides = dict[str, str]
@@ -69,7 +70,11 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval.answerer import Answerer
     from pivot_jax.train.opened import open_run
 
+    if args.ranked and not benchmarks.find(args.benchmark).ranked:
+        can = ", ".join(name for name, one in benchmarks.BENCHMARKS.items() if one.ranked)
+        raise UserError(f"--ranked: {args.benchmark} asks for free answers, there are no options (it fits: {can})")
     benchmarks.find(args.benchmark)
+    given.output("--out", args.out)
     run = open_run(args.workdir, args.step)
     config = configured(run.config, overrides)
     answerer = Answerer(
@@ -94,7 +99,8 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
 def score(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval import benchmarks
 
-    show_score(benchmarks.score(args.predictions, args.benchmark), Path(args.predictions))
+    file = given.predictions(args.predictions)
+    show_score(benchmarks.score(file, args.benchmark), file)
 
 
 def show_score(found: Any, predictions: Path) -> None:
@@ -117,7 +123,15 @@ def generate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval.answerer import Answerer
     from pivot_jax.train.opened import open_run
 
+    for path in args.image:
+        given.picture("--image", path)
+    given.question(args.prompt)
     run = open_run(args.workdir, args.step, template="chat" if args.prompt else "")
+    if len(args.image) > (most := run.chat.max_images):
+        raise UserError(
+            f"--image: {len(args.image)} pictures, but this model was trained with at most {most} in a row "
+            f"(data.images_per_row); give --image {'once' if most == 1 else f'up to {most} times'}"
+        )
     if run.chat.plain and not args.image:
         raise UserError("a run of stage 1a describes pictures; give --image")
     config = configured(run.config, overrides)

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from pivot_jax.cli import given
 from pivot_jax.errors import UserError
 
 EXAMPLES = "v4-8, v5e-16, v5p-8, v6e-16, v6e-16x2 for two slices, 7x-8, h100-8, h200-1"
@@ -13,6 +14,8 @@ EXAMPLES = "v4-8, v5e-16, v5p-8, v6e-16, v6e-16x2 for two slices, 7x-8, h100-8, 
 
 def plan(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from pivot_jax import config as configs
+
+    given.output("--json", args.json)
 
     config = configs.load(args.config, overrides)
     import jax
