@@ -67,6 +67,7 @@ def test_wrong_usage_is_two(capsys):
     assert usage_error() == 2
     assert usage_error("fly") == 2
     assert usage_error("train") == 2
+    assert usage_error("train", "--config", STAGE1A) == 2
     assert usage_error("train", "--config", STAGE1A, "--workdir", "w", "--wrokdir", "v") == 2
     assert usage_error("train", "--config", STAGE1A, "--workdir", "w", "--config.seed") == 2
     assert usage_error("demo", "--config.seed=3") == 2
@@ -93,7 +94,9 @@ def test_counts_are_whole_numbers_from_one(command, bad, capsys):
 
 
 def test_print_config_shows_overrides(capsys, tmp_path):
-    argv = ["train", "--config", STAGE1A, "--workdir", str(tmp_path / "w"), "--print-config"]
+    argv = ["train", "--config", STAGE1A, "--print-config"]
+    assert cli.main([*argv, "--workdir", str(tmp_path / "w")]) == 0
+    capsys.readouterr()
     argv += ["--config.seed=7", "--config.optimizer.clip", "0.5", "--config.init.vision=hf:a=b"]
     assert cli.main(argv) == 0
     shown = json.loads(capsys.readouterr().out)

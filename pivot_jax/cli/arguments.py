@@ -51,6 +51,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
                 parser.error(f"--config.{key}: no value; write --config.{key}=VALUE")
         overrides[key] = value
     args = parser.parse_args(rest)
+    if args.command == "train" and not args.workdir and not args.print_config:
+        parser.error("train: --workdir is missing: where the run's checkpoints, metrics.jsonl and config.json go")
     if args.command == "export-hf" and args.drop_last and args.what != "encoder":
         given = "(the default)" if args.what == "llava" else ""
         parser.error(f"--drop-last does nothing for --what {args.what} {given}: say --what encoder, or leave it out")
@@ -97,7 +99,7 @@ def _train(subparsers) -> None:
         "train one stage from a config; resumes by itself if the workdir holds a checkpoint", CONFIG_HELP,
     )  # fmt: skip
     _config(parser)
-    _workdir(parser, "where the run's checkpoints, metrics.jsonl and config.json go")
+    _workdir(parser, "where the run's checkpoints, metrics.jsonl and config.json go", "")
     parser.add_argument("--print-config", action="store_true", help="print the complete config as JSON and stop")
 
 
