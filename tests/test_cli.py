@@ -67,14 +67,36 @@ def test_wrong_usage_is_two(capsys):
     assert usage_error() == 2
     assert usage_error("fly") == 2
     assert usage_error("train") == 2
+    assert usage_error("train", "--config", STAGE1A) == 2
     assert usage_error("train", "--config", STAGE1A, "--workdir", "w", "--wrokdir", "v") == 2
     assert usage_error("train", "--config", STAGE1A, "--workdir", "w", "--config.seed") == 2
     assert usage_error("demo", "--config.seed=3") == 2
     assert "takes no config keys" in capsys.readouterr().err
+    assert usage_error("export-hf", "--workdir", "w", "--out", "o", "--drop-last") == 2
+    assert "--drop-last does nothing for --what llava" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", ["0", "-1", "nan", "1.5", "²", "99999999999999999999"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "probe segment --encoder pack:p --data d --classes a,b --seeds",
+        "probe classify --encoder pack:p --data d --per-class",
+        "probe align --encoder pack:p --data d --text-features t.npy --k",
+        "generate --workdir w --max-new-tokens",
+        "eval --workdir w --benchmark mmvp --data d --limit",
+        "plan --config c.py --topology h100-1 --rows",
+    ],
+)
+def test_counts_are_whole_numbers_from_one(command, bad, capsys):
+    assert usage_error(*command.split(), bad) == 2
+    assert f"'{bad}' is not a whole number" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_print_config_shows_overrides(capsys, tmp_path):
-    argv = ["train", "--config", STAGE1A, "--workdir", str(tmp_path / "w"), "--print-config"]
+    argv = ["train", "--config", STAGE1A, "--print-config"]
+    assert cli.main([*argv, "--workdir", str(tmp_path / "w")]) == 0
+    capsys.readouterr()
     argv += ["--config.seed=7", "--config.optimizer.clip", "0.5", "--config.init.vision=hf:a=b"]
     assert cli.main(argv) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -173,7 +173,7 @@ def test_generate_answers(world, trained, capsys):
     assert run(*argv) == 0
     assert capsys.readouterr().out == first
     assert run("generate", "--workdir", trained, "--image", world / "none.png", "--prompt", "x") == 1
-    assert "none.png does not exist" in capsys.readouterr().err
+    assert "none.png: there is no such file" in capsys.readouterr().err
 
 
 def test_extract_and_probe(world, trained, capsys):
@@ -213,6 +213,52 @@ def test_gradient_maps_of_both_losses_differ(world, trained):
     sft, dpo = (np.load(world / f"{name}.npy") for name in ("sft", "dpo"))
     assert sft.shape == dpo.shape == (2, 2) and not np.allclose(sft / sft.sum(), dpo / dpo.sum())
     assert Image.open(world / "dpo.png").size == (384, 384)
+
+
+PICTURE = ["--image", "{world}/0.png"]
+GRADMAP = ["probe", "gradmap", "--workdir", "{world}/run", "--prompt", "Q", "--answer", "A"]
+SEGMENT = ["probe", "segment", "--encoder", "pack:nowhere", "--data", "{world}/masks"]
+ALIGN = ["probe", "align", "--encoder", "run:{world}/run", "--text-features", "{world}/texts.npy"]
+GENERATE = ["generate", "--workdir", "{world}/run"]
+EVAL = ["eval", "--workdir", "{world}/run", "--benchmark"]
+TRAIN = ["train", "--config", "{world}/tiny.py", "--workdir"]
+REFUSALS = [
+    ([*GRADMAP, *PICTURE, "--out", "g.xyz"], "written as .png, .jpg, .jpeg, .webp"),
+    ([*GRADMAP, *PICTURE, "--out", "{world}"], "--out {world} is a folder; name a file"),
+    ([*GRADMAP, "--out", "g.png", "--image", "missing.png"], "--image missing.png: there is no such file"),
+    ([*GRADMAP, "--out", "g.png", "--image", "{world}/tiny.py"], "tiny.py cannot be read (not a picture"),
+    ([*GRADMAP, *PICTURE, "--out", "g.png", "--rejected", "A"], "the same as --answer"),
+    ([*SEGMENT, "--classes", "{world}/tiny.pi"], "did you mean '{world}/tiny.py'?"),
+    ([*SEGMENT, "--classes", "{world}/0.png"], "not a text file"),
+    ([*SEGMENT, "--classes", "red,green,red"], "'red' is there twice"),
+    ([*SEGMENT, "--classes", "red,green", "--out", "{world}"], "is a folder; name a file"),
+    ([*ALIGN, "--data", "{world}/data.json", "--k", "12"], "an item has at most 11 others"),
+    ([*ALIGN, "--data", "{world}/dat.json"], "did you mean '{world}/data.json'?"),
+    ([*ALIGN, "--data", "{world}/questions.jsonl"], "'conversations' is missing"),
+    (["probe", "classify", "--encoder", "{world}/run", "--data", "{world}/classes"], "did you mean 'run:{world}/run'?"),
+    (["probe", "classify", "--encoder", "run:{world}/run:x", "--data", "{world}/classes"], "leave out ':x'"),
+    (["probe", "classify", "--encoder", "pack:{world}/run", "--data", "{world}/classes"], "it is a run"),
+    (["probe", "classify", "--encoder", "hf:{world}/run", "--data", "{world}/classes"], "it is a run"),
+    ([*GENERATE, "--image", "{world}/tiny.py"], "give a picture, such as a PNG"),
+    ([*GENERATE, *PICTURE, *PICTURE], "give --image once"),
+    ([*GENERATE, *PICTURE, "--prompt", "<image> Q"], "leave out '<image>'"),
+    (["generate", "--workdir", "{world}/runn"], "did you mean '{world}/run'?"),
+    ([*EVAL, "scienceqa", "--data", "{world}/classes"], "holds no data.jsonl (it holds: test, train)"),
+    ([*EVAL, "mathvision", "--data", "{world}/questions.jsonl", "--ranked"], "--ranked: mathvision"),
+    (["score", "--predictions", "{world}/tiny.py"], "no file of predictions"),
+    (["score", "--predictions", "{world}"], "this is a folder"),
+    ([*TRAIN, "{world}/0.png"], "is a file; name a folder"),
+    ([*TRAIN, "{world}/w", "--config.data.batch_size=16"], "12 usable rows"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argv", "says"), REFUSALS, ids=[f"{argv[0]}-{says[:30]}" for argv, says in REFUSALS])
+def test_what_was_given_is_refused_in_one_line(world, trained, capsys, argv, says):
+    np.save(world / "texts.npy", np.ones((12, 2, 8), np.float32))
+    assert run(*(word.format(world=world) for word in argv)) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert says.format(world=world) in err[-1] and err[-1].startswith(f"pivot-jax {argv[0]}: ")
+    assert not any("Traceback" in line or "BytesIO" in line for line in err)
 
 
 def test_export_and_import_give_the_same_weights(world, trained, capsys):

@@ -91,6 +91,10 @@ def test_tuples_free_keys_and_entries(tmp_path):
         ("optimizer.rules", "(('.*', 'freeze'),)", "allowed: a learning rate of at least 0, or 'frozen'"),
         ("optimizer.rules", "()", "optimizer.rules: empty"),
         ("init.vision", "/models/siglip", "init.vision: '/models/siglip' is not a source of weights"),
+        ("optimizer.rules", "(('.*', 1e999),)", "'.*' has inf; allowed"),
+        ("optimizer.clip", "1e999", "optimizer.clip: inf is not allowed; it must be a finite number"),
+        ("seed", "4294967296", "at least 0 and below 2\\^32"),
+        ("eval.max_new_tokens", "65537", "at most 65536"),
         ("parallel.fsdp", "-1", "parallel: data and fsdp are -1"),
     ],
 )

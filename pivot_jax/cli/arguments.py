@@ -8,6 +8,8 @@ import re
 from pivot_jax.cli import commands, hugging_face, planning, probing
 
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
+MOST_TOKENS = 1 << 16  # of an answer; as config.check allows eval.max_new_tokens
+LARGEST = (1 << 32) - 1  # of any other number: what a seed may be
 CONFIG_HELP = """\
 Keys of a config are set after the file: --config.optimizer.clip=0.5, --config.data.sources.0.path=FILE,
 --config.init.vision=hf:FOLDER, --config.init.=run:FOLDER (the whole model),
@@ -49,6 +51,11 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
                 parser.error(f"--config.{key}: no value; write --config.{key}=VALUE")
         overrides[key] = value
     args = parser.parse_args(rest)
+    if args.command == "train" and not args.workdir and not args.print_config:
+        parser.error("train: --workdir is missing: where the run's checkpoints, metrics.jsonl and config.json go")
+    if args.command == "export-hf" and args.drop_last and args.what != "encoder":
+        given = "(the default)" if args.what == "llava" else ""
+        parser.error(f"--drop-last does nothing for --what {args.what} {given}: say --what encoder, or leave it out")
     if overrides and not hasattr(args, "takes_overrides"):
         parser.error(f"{args.command} takes no config keys, but --config.{next(iter(overrides))} was given")
     return args, overrides
@@ -92,7 +99,7 @@ def _train(subparsers) -> None:
         "train one stage from a config; resumes by itself if the workdir holds a checkpoint", CONFIG_HELP,
     )  # fmt: skip
     _config(parser)
-    _workdir(parser, "where the run's checkpoints, metrics.jsonl and config.json go")
+    _workdir(parser, "where the run's checkpoints, metrics.jsonl and config.json go", "")
     parser.add_argument("--print-config", action="store_true", help="print the complete config as JSON and stop")
 
 
@@ -104,7 +111,9 @@ def _plan(subparsers) -> None:
     )  # fmt: skip
     _config(parser)
     parser.add_argument("--topology", metavar="NAME", required=True, help="what to compile for, as v5e-16 or h200-8")
-    parser.add_argument("--rows", type=_count, default=0, help="global rows of a step (default: the config's)")
+    parser.add_argument(
+        "--rows", type=_positive, default=0, metavar="N", help="global rows of a step (default: the config's)"
+    )
     parser.add_argument("--search", action="store_true", help="look for the largest number of rows that fits")
     parser.add_argument("--sharding", action="store_true", help="also print where each parameter lies")
     parser.add_argument("--json", metavar="FILE", help="also write all figures")
@@ -135,8 +144,8 @@ def _eval(subparsers) -> None:
     parser.add_argument("--benchmark", metavar="NAME", required=True, help="mmvp, scienceqa, mathvision or scenes")
     parser.add_argument("--data", metavar="DIR", required=True, help="the benchmark's files")
     parser.add_argument("--out", metavar="FILE", help="predictions (default WORKDIR/eval/NAME.jsonl)")
-    parser.add_argument("--limit", type=_count, default=0, metavar="N", help="only the first N questions")
-    parser.add_argument("--max-new-tokens", type=_count, default=0, metavar="N", help="instead of the benchmark's own")
+    parser.add_argument("--limit", type=_positive, default=0, metavar="N", help="only the first N questions")
+    parser.add_argument("--max-new-tokens", type=_tokens, default=0, metavar="N", help="instead of the benchmark's own")
     parser.add_argument("--ranked", action="store_true", help="also rank the options by likelihood")
     parser.add_argument("--blank-images", action="store_true", help="the control: show a grey picture instead")
     parser.set_defaults(takes_overrides=True)
@@ -154,7 +163,7 @@ def _generate(subparsers) -> None:
     _step(parser)
     parser.add_argument("--image", metavar="FILE", action="append", default=[], help="a picture; may be given again")
     parser.add_argument("--prompt", metavar="TEXT", default="", help="the question (default: describe the picture)")
-    parser.add_argument("--max-new-tokens", type=_count, default=0, metavar="N", help="default: eval.max_new_tokens")
+    parser.add_argument("--max-new-tokens", type=_tokens, default=0, metavar="N", help="default: eval.max_new_tokens")
     parser.set_defaults(takes_overrides=True)
 
 
@@ -189,30 +198,33 @@ def _probe(subparsers) -> None:
         "Data: DIR/{train,val,test}/CLASS/*.jpg; without val a fifth of train is set aside to choose C on.",
     )  # fmt: skip
     _encoder(classify)
-    classify.add_argument("--per-class", type=_count, default=0, metavar="N", help="training images per class")
+    classify.add_argument("--per-class", type=_positive, default=0, metavar="N", help="training images per class")
     segment = _command(
         kinds, "segment", probing.segment, "a head on frozen patch features: mean IoU and macro recall",
         "Data: DIR/{train,val,test}/NAME.jpg with class ids in DIR/{train,val,test}annot/NAME.png.",
     )  # fmt: skip
     _encoder(segment)
     segment.add_argument("--classes", metavar="NAMES", required=True, help="a,b,c in id order, or a file of lines")
-    segment.add_argument("--ignore", type=int, metavar="ID", help="id of unlabelled pixels")
+    segment.add_argument("--ignore", type=_count, metavar="ID", help="id of unlabelled pixels")
     segment.add_argument("--head", choices=("mlp", "linear"), default="mlp")
-    segment.add_argument("--seeds", type=_count, default=3, metavar="N", help="heads to train (default 3)")
+    segment.add_argument("--seeds", type=_positive, default=3, metavar="N", help="heads to train (default 3)")
     gradmap = _command(kinds, "gradmap", probing.gradmap, "where the loss of an answer lands on the image")
     _workdir(gradmap, "the run")
     _step(gradmap)
-    for name, what in (("image", "picture"), ("prompt", "question"), ("answer", "answer, or the chosen one")):
-        gradmap.add_argument(f"--{name}", required=True, help=what)
-    gradmap.add_argument("--rejected", help="a rejected answer: the map of the preference loss")
-    gradmap.add_argument("--norm", choices=("l1", "l2"), default="l1")
-    gradmap.add_argument("--out", metavar="FILE.png", required=True)
+    gradmap.add_argument("--image", metavar="FILE", required=True, help="a picture")
+    gradmap.add_argument("--prompt", metavar="TEXT", required=True, help="the question about it")
+    gradmap.add_argument("--answer", metavar="TEXT", required=True, help="the answer, or the chosen one of two")
+    gradmap.add_argument("--rejected", metavar="TEXT", help="a rejected answer: the map of the preference loss")
+    gradmap.add_argument("--norm", choices=("l1", "l2"), default="l1", help="size of a patch's gradient (default l1)")
+    gradmap.add_argument(
+        "--out", metavar="FILE.png", required=True, help="the picture; its numbers go beside it, as .npy"
+    )
     align = _command(
         kinds, "align", probing.align, "mutual-kNN alignment with a language model's features of the captions"
     )
     _encoder(align, features=False)
     align.add_argument("--text-features", metavar="FILE.npy", required=True, help="float32 [items, layers, width]")
-    align.add_argument("--k", type=_count, default=10, help="neighbours (default 10)")
+    align.add_argument("--k", type=_positive, default=10, metavar="N", help="neighbours (default 10)")
 
 
 def _encoder(parser: argparse.ArgumentParser, features: bool = True) -> None:
@@ -221,7 +233,7 @@ def _encoder(parser: argparse.ArgumentParser, features: bool = True) -> None:
     parser.add_argument("--out", metavar="FILE.json", help="also write the numbers there")
     if features:
         parser.add_argument("--features", choices=("vision", "projector"), default="vision", help="default vision")
-        parser.add_argument("--seed", type=_count, default=0)
+        parser.add_argument("--seed", type=_count, default=0, metavar="N", help="of what is drawn (default 0)")
 
 
 def _step(parser: argparse.ArgumentParser) -> None:
@@ -229,6 +241,21 @@ def _step(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
+    return _whole(text, 0)
+
+
+def _positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _tokens(text: str) -> int:
+    return _whole(text, 1, MOST_TOKENS)
+
+
+def _whole(text: str, least: int, most: int = LARGEST) -> int:
+    good = text.isascii() and text.isdigit()
+    if not good or int(text) < least or int(text) > most:
+        limit = f"of at least {least}" if most == LARGEST else f"between {least} and {most}"
+        large = f"; the largest is {most}" if good and int(text) > LARGEST else ""
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number {limit}{large}")
     return int(text)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pivot_jax.cli import places
+from pivot_jax.cli import given, places
 from pivot_jax.errors import UserError
 
 Overrides = dict[str, str]
@@ -74,7 +74,9 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.train.extract import read_config
     from pivot_jax.train.opened import open_run
 
-    benchmarks.find(args.benchmark)
+    if not benchmarks.find(args.benchmark).ranked and args.ranked:
+        can = ", ".join(name for name, one in benchmarks.BENCHMARKS.items() if one.ranked)
+        raise UserError(f"--ranked: {args.benchmark} asks for free answers, there are no options (it fits: {can})")
     read_config(Path(args.workdir))
     control = "-blank" if args.blank_images else ""
     out = places.file(args.out or Path(args.workdir) / "eval" / f"{args.benchmark}{control}.jsonl", "--out")
@@ -100,7 +102,8 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
 def score(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval import benchmarks
 
-    show_score(benchmarks.score(args.predictions, args.benchmark), Path(args.predictions))
+    file = given.predictions(args.predictions)
+    show_score(benchmarks.score(file, args.benchmark), file)
 
 
 def show_score(found: Any, predictions: Path) -> None:
@@ -123,7 +126,15 @@ def generate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval.answerer import Answerer
     from pivot_jax.train.opened import open_run
 
+    for path in args.image:
+        given.picture("--image", path)
+    given.question(args.prompt)
     run = open_run(args.workdir, args.step, template="chat" if args.prompt else "")
+    if len(args.image) > (most := run.chat.max_images):
+        raise UserError(
+            f"--image: {len(args.image)} pictures, but this model was trained with at most {most} in a row "
+            f"(data.images_per_row); give --image {'once' if most == 1 else f'up to {most} times'}"
+        )
     if run.chat.plain and not args.image:
         raise UserError("a run of stage 1a describes pictures; give --image")
     config = configured(run.config, overrides)

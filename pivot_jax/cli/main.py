@@ -18,7 +18,9 @@ from pivot_jax.cli import arguments
 from pivot_jax.errors import UserError
 
 INTERRUPTED, TERMINATED = 130, 143
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+DISK_ERRORS |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+IN_THE_WAY = "a file lies where a folder is needed; choose another place"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in DISK_ERRORS:
             where = f"{error.filename}: " if error.filename else ""
-            return say(f"pivot-jax {args.command}: {where}{error.strerror}", 1)
+            reason = IN_THE_WAY if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
+            return say(f"pivot-jax {args.command}: {where}{reason}", 1)
         raise
 
 

@@ -23,8 +23,12 @@ def folder(path: str | Path, option: str) -> Path:
     return Path(path)
 
 
-def file(path: str | Path, option: str) -> Path:
-    """The path of a file that can be written; as :func:`folder`."""
+def file(path: str | Path, option: str, suffixes: tuple[str, ...] = ()) -> Path:
+    """The path of a file that can be written; as :func:`folder`.
+
+    Raises:
+      UserError: also for another ending than ``suffixes``.
+    """
     place, what = Path(path), f"{option} {path}"
     if os.path.isdir(place):
         raise UserError(f"{what} is a folder; name a file")
@@ -32,6 +36,8 @@ def file(path: str | Path, option: str) -> Path:
         raise UserError(f"{what} is a file that may not be written; name another")
     if os.path.isfile(place) or not os.path.exists(place):  # else a device, such as /dev/stdout
         _try(place, place.parent, what, "name a file in a folder where you may write")
+    if suffixes and place.suffix.lower() not in suffixes:
+        raise UserError(f"{what}: pictures are written as {', '.join(suffixes)}; end the name with one of them")
     return place
 
 

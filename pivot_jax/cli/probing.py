@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pivot_jax.cli import places
-from pivot_jax.errors import UserError
+from pivot_jax.cli import given, places
+from pivot_jax.errors import RowError, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ def classify(args: argparse.Namespace, overrides: Overrides) -> None:
     _check(args.out)
     splits, names = folders.classification(args.data, args.seed)
     if args.per_class:
-        labels = np.asarray(splits["train"].labels)
+        labels = np.asarray(names)[np.asarray(splits["train"].labels)]  # names, so that a message can say them
         splits["train"] = splits["train"].take(probe.balanced(labels, args.per_class, seed=args.seed))
     encoder = open_encoder(args.encoder)
     arrays: list[Any] = []
@@ -43,14 +43,13 @@ def classify(args: argparse.Namespace, overrides: Overrides) -> None:
 
 
 def segment(args: argparse.Namespace, overrides: Overrides) -> None:
-
     from pivot_jax.data.images import preset_of
     from pivot_jax.probe import folders
     from pivot_jax.probe import segment as probe
     from pivot_jax.train.opened import open_encoder
 
     _check(args.out)
-    classes = _class_names(args.classes)
+    classes = given.class_names(args.classes)
     splits = folders.segmentation(args.data, args.seed)
     encoder = open_encoder(args.encoder)
     if not preset_of(encoder.preset).squash:
@@ -83,7 +82,10 @@ def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.probe import gradmap as probe
     from pivot_jax.train.opened import open_run
 
-    out = places.file(args.out, "--out")
+    out = places.file(args.out, "--out", given.PICTURES)
+    given.picture("--image", args.image)
+    given.question(args.prompt)
+    _check_answers(args.answer, args.rejected)
     run = open_run(args.workdir, args.step)
     preset, size = run.config.data.image.preset, run.mllm.config.vision.image_size
     image = pictures.preprocess(pictures.load(args.image), preset, size)
@@ -94,6 +96,14 @@ def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
     Image.fromarray(picture).save(out)
     np.save(out.with_suffix(".npy"), grid)
     print(f"{out}: {grid.shape[0]} x {grid.shape[1]} patches; the numbers are in {out.with_suffix('.npy')}")
+
+
+def _check_answers(answer: str, rejected: str | None) -> None:
+    for option, text in (("--answer", answer), ("--rejected", rejected)):
+        if text is not None and not text.strip():
+            raise UserError(f"{option}: empty; the map is of the loss of its words")
+    if answer == rejected:
+        raise UserError("--rejected: the same as --answer; their preference loss has no gradient, so there is no map")
 
 
 def _answer_loss(run: Any, args: argparse.Namespace, image: np.ndarray) -> tuple[Any, Any]:
@@ -127,15 +137,32 @@ def align(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.train.opened import open_encoder
 
     _check(args.out)
-    source = sources.read({"format": "llava", "path": args.data})
-    paths = tuple(Path(source[index].images[0]) for index in range(len(source)))
+    given.file("--text-features", args.text_features)
+    source = sources.read({"format": "llava", "path": str(given.file("--data", args.data))})
+    try:
+        examples = [source[index] for index in range(len(source))]
+    except RowError as error:
+        raise UserError(
+            f"--data {args.data}: {error}; LLaVA rows with 'image' and 'conversations' are needed"
+        ) from None
+    if bare := [example.id for example in examples if not example.images]:
+        raise UserError(
+            f"{args.data}: row '{bare[0]}' has no picture; every row needs one to be compared with its text"
+        )
+    paths = tuple(Path(example.images[0]) for example in examples)
     try:
         text = np.load(args.text_features)
     except (OSError, ValueError) as error:
-        raise UserError(f"{args.text_features}: no .npy array ({error}); save float32 [items, layers, width]") from None
+        raise UserError(
+            f"{args.text_features}: no .npy file of numbers; write one with numpy.save, float32 [items, layers, width]"
+        ) from error
     if text.ndim != 3 or len(text) != len(paths):
         raise UserError(
             f"{args.text_features}: shape {text.shape}; wanted [{len(paths)}, layers, width], as {args.data}"
+        )
+    if not args.k < len(paths):
+        raise UserError(
+            f"--k {args.k}: {args.data} has {len(paths)} items; an item has at most {len(paths) - 1} others"
         )
     encoder = open_encoder(args.encoder)
     pictures = folders.Pictures(paths, encoder.preset, encoder.size)
@@ -152,17 +179,10 @@ def _features(encoder: Any, kind: str, paths: tuple[Path, ...], pool: str, label
     from pivot_jax.probe import features, folders
 
     if kind == "projector" and "projector" not in encoder.params:
-        raise UserError(f"{encoder.name} has no projector; use --features vision")
+        raise UserError(f"--features projector: {encoder.name} has only the encoder; use --features vision")
     make = {"vision": features.vit_encoder, "projector": features.projector_encoder}[kind]
     pictures = folders.Pictures(paths, encoder.preset, encoder.size)
     return features.extract(make(encoder.mllm), encoder.params, pictures, pool=pool, label=label)
-
-
-def _class_names(text: str) -> tuple[str, ...]:
-    """``Sky,Building,…`` or a file with one name per line."""
-    if Path(text).is_file():
-        return tuple(line.strip() for line in Path(text).read_text().splitlines() if line.strip())
-    return tuple(name.strip() for name in text.split(","))
 
 
 def _line(name: str, value: float, interval: Any) -> None:

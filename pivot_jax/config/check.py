@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -39,7 +40,9 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"optimizer\.b[12]", lambda x: 0 <= x < 1, "at least 0 and below 1"),
     (r"parallel\..*", lambda x: x == -1 or x >= 1, "at least 1, or -1 for the devices that are left"),
     (r"train\.epochs", lambda x: x > 0, "above 0"),
-    (r"train\.steps|seed|data\.cache_(rows|images)_mib", lambda x: x >= 0, "at least 0"),
+    (r"train\.steps|data\.cache_(rows|images)_mib", lambda x: x >= 0, "at least 0"),
+    (r"seed", lambda x: 0 <= x < 1 << 32, "at least 0 and below 2^32"),
+    (r"eval\.max_new_tokens", lambda x: x <= 1 << 16, "at most 65536"),
     (r"train\.(accumulate|log_every|checkpoint_every|keep)|eval\.(batch_size|max_new_tokens)", lambda x: x >= 1,
      "at least 1"),
 )  # fmt: skip
@@ -94,6 +97,8 @@ def check_value(key: str, value: Any) -> None:
             raise UserError(
                 f"{key}: {value!r} is not allowed (allowed: {words}){suggest(str(value), map(str, allowed))}"
             )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}: {value!r} is not allowed; it must be a finite number")
     for pattern, test, words in RANGES:
         if re.fullmatch(pattern, key) and not test(value):
             raise UserError(f"{key}: {value!r} is not allowed; it must be {words}")
@@ -180,7 +185,9 @@ def _check_rules(rules: tuple[Any, ...]) -> None:
             re.compile(pattern)
         except re.error as error:
             raise UserError(f"optimizer.rules: '{pattern}' is not a regular expression ({error})") from None
-        if rate != "frozen" and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate < 0):
+        if rate != "frozen" and (
+            isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < math.inf
+        ):
             raise UserError(
                 f"optimizer.rules: '{pattern}' has {rate!r}; allowed: a learning rate of at least 0, or 'frozen'"
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pivot_jax.errors import UserError
 
@@ -75,8 +75,8 @@ def describe(reference: Any) -> str:
     if isinstance(reference, (str, Path)):
         return str(reference)
     if isinstance(reference, (bytes, bytearray)):
-        return f"encoded image of {len(reference)} bytes"
-    return f"{type(reference).__name__} image"
+        return f"of {len(reference)} encoded bytes"
+    return f"({type(reference).__name__})"
 
 
 def load(reference: Any) -> Image.Image:
@@ -93,12 +93,20 @@ def load(reference: Any) -> Image.Image:
     try:
         return _as_rgb(_open(reference))
     except FileNotFoundError:
-        raise UserError(f"image file {describe(reference)} does not exist; check image_root in data.sources") from None
+        raise UserError(
+            f"image file {describe(reference)} does not exist; relative paths start at image_root, or else at the "
+            "folder of the data file"
+        ) from None
     except _BROKEN as error:
-        words = " ".join(str(error).split())
-        if isinstance(reference, (bytes, bytearray)) and "BytesIO" in words:
-            words = "not an image"
-        raise UserError(f"image {describe(reference)} cannot be read ({type(error).__name__}: {words})") from None
+        raise UserError(f"image {describe(reference)} cannot be read ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own words name a buffer in memory
+        return "not a picture, or of an unknown format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _open(reference: Any) -> Image.Image:

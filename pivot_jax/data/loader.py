@@ -234,12 +234,17 @@ class Loader:
     def __len__(self) -> int:
         return self.total_steps
 
-    def __iter__(self) -> LoaderIterator:
+    def check_trainable(self) -> None:
+        """Raises UserError where there is not a single full batch: training would end at once, and well."""
         if not self.steps_per_epoch:
+            everywhere = " in every length bucket" if len(self.buckets) > 1 else ""
             raise UserError(
-                f"{self.source.name} has {self.rows} usable rows, fewer than data.batch_size={self.batch_size}; "
-                "make the batch smaller"
+                f"{self.source.name} has {self.rows} usable rows, fewer than data.batch_size={self.batch_size}"
+                f"{everywhere}; make the batch smaller"
             )
+
+    def __iter__(self) -> LoaderIterator:
+        self.check_trainable()
         return LoaderIterator(self.total_steps, self.batch_at, self._prefetch, self.fingerprint())
 
     def ordered(self) -> Iterator[Batch]:

@@ -81,7 +81,12 @@ class Pictures:
         """One row's pictures [m, size, size, 3]; several pictures in a row are padded to squares, as LLaVA does."""
         out = np.zeros(self.shape, np.uint8)
         for slot, reference in enumerate(images):
-            image = load(reference)
+            try:
+                image = load(reference)
+            except UserError as error:
+                raise (
+                    UserError(f"picture {slot + 1} of {len(images)}: {error}") if len(images) > 1 else error
+                ) from None
             if len(images) > 1:
                 image = pad_to_square(image, self.preset)
             out[slot] = preprocess(image, self.preset, self.size)

@@ -87,7 +87,10 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
     folder = Path(path)
     if not str(path) or not folder.is_dir():
-        raise UserError(f"tokenizer.path: no folder at '{path}'; name a folder with tokenizer.json")
+        raise UserError(
+            f"tokenizer.path: no folder at '{path}'; name a folder with tokenizer.json: a model's from Hugging Face "
+            "(hf download ORG/NAME --local-dir DIR), or for configs/demo the one that `pivot-jax demo` writes first"
+        )
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:

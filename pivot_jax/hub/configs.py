@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pivot_jax.config import places
 from pivot_jax.errors import UserError
 from pivot_jax.hub.fields import Fields, read_json, section
 from pivot_jax.hub.names import LAYOUTS
@@ -120,7 +121,9 @@ def read(folder: str | Path) -> HubModel:
     elif kind == "llava":
         model = _llava(raw, path)
     else:
-        raise UserError(f"{path}: model_type {kind!r} is not supported (supported: {', '.join(sorted(LAYOUTS))})")
+        known = ", ".join(sorted(LAYOUTS))
+        reason = f"model_type {kind!r} is not supported" if kind else "there is no model_type"
+        raise UserError(f"{path}: {reason} (supported: {known}){places.instead(folder, 'hf')}")
     return _with_normalisation(model, folder)
 
 

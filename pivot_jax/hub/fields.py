@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pivot_jax.config import places
 from pivot_jax.errors import UserError
 
 
@@ -46,7 +47,8 @@ class Fields:
 
 def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{path} is missing; is {path.parent} a Hugging Face model folder?")
+        mend = places.instead(path.parent, "hf") or f"; is {path.parent} a Hugging Face model folder?"
+        raise UserError(f"{path} is missing{mend}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -46,8 +46,8 @@ def export_encoder(
     if not has_final and not drop_last:
         raise UserError(
             "these parameters hold no vision/final (last block, closing norm, pooling head), so a whole "
-            "SiglipVisionModel cannot be written; drop_last (--drop-last) writes one "
-            f"of {vision.depth - 1} layers without it"
+            f"SiglipVisionModel cannot be written; drop_last (--drop-last) writes one of {vision.depth - 1} layers "
+            "without it"
         )
     final = has_final and not drop_last
     model = HubModel("siglip_vision_model", vision=vision, final=final)

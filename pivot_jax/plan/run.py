@@ -48,7 +48,10 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
     if config.stage == "contrastive":
         buckets = [(config.model.text.max_length, 1)]
     if not buckets:
-        raise UserError("data.buckets is empty, so the longest row decides and the data would have to be read; set it")
+        raise UserError(
+            "data.buckets is empty, so the longest row decides and the data would have to be read; set it, "
+            "as --config.data.buckets='((512, 128),)' (tokens, scored targets)"
+        )
     rows = rows or config.data.batch_size // config.train.accumulate
     setup = programs.prepare(config, topology)
     plans = []

@@ -79,6 +79,8 @@ def find(name: str) -> Topology:
     if not match or match[1] not in CHIPS:
         raise UserError(f"topology '{name}' is unknown; write ACCELERATOR-NUMBER with one of: {', '.join(CHIPS)}")
     chip, number, slices = CHIPS[match[1]], int(match[2]), int(match[3] or 1)
+    if not slices:
+        raise UserError(f"topology '{name}': x0 would be none at all; write {match[1]}-{number} for a single one")
     if not chip.dims:
         if not 1 <= number <= 8:
             raise UserError(f"topology '{name}': a machine has 1 to 8 GPUs; write {match[1]}-8xN for N machines")

@@ -126,7 +126,8 @@ def patch_labels(
     if known.size and (known.min() < 0 or known.max() >= classes):
         raise UserError(
             f"segmentation probe: {name} masks hold class {known.max() if known.max() >= classes else known.min()}, "
-            f"but there are {classes} classes (0..{classes - 1}); name it as ignore= if it means unlabelled"
+            f"but there are {classes} classes (0..{classes - 1}); name them all, or, "
+            "if it means unlabelled, say so (--ignore ID)"
         )
     counts = pixel_counts(masks, features.shape[1], classes)
     return majority_labels(counts), union_labels(counts)

@@ -16,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from pivot_jax import rules
+from pivot_jax.config import places
 from pivot_jax.errors import UserError
 
 
@@ -119,9 +120,9 @@ def newest(workdir: Path, step: int | None = None) -> int:
     folder = workdir / "checkpoints"
     steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit()) if folder.is_dir() else []
     if not steps or (step is not None and step not in steps):
-        there = f"steps {steps}" if steps else "none"
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-        raise UserError(f"no {wanted} in {workdir} (there is: {there}); train that run first")
+        mend = f" (there is: steps {steps}); choose one of them" if steps else places.instead(workdir, "run")
+        raise UserError(f"no {wanted} in {workdir}{mend or '; train that run first'}")
     return steps[-1] if step is None else step
 
 
@@ -200,5 +201,6 @@ def load_pack(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def describe_pack(folder: Path) -> dict[str, Any]:
     """``pack.json`` of a pack. Raises as :func:`load_pack`."""
     if not (folder / "pack.json").is_file():
-        raise UserError(f"no pack at {folder} (pack.json is missing); write one with `pivot-jax extract`")
+        mend = places.instead(folder, "pack") or "; write one with `pivot-jax extract`"
+        raise UserError(f"no pack at {folder} (pack.json is missing){mend}")
     return json.loads((folder / "pack.json").read_text())

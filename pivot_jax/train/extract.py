@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pivot_jax import config as configs
+from pivot_jax.config import places
 from pivot_jax.errors import UserError
 from pivot_jax.train import checkpoint
 from pivot_jax.train.reference import weights_hash
@@ -44,6 +45,7 @@ def read_config(workdir: Path) -> Any:
       UserError: no run there.
     """
     path = workdir / "config.json"
-    if not path.is_file():
-        raise UserError(f"{workdir} is no run's workdir (config.json is missing)")
+    if not path.is_file() or places.kind_of(workdir) == "hf":
+        lacks = "" if path.is_file() else " (config.json is missing)"
+        raise UserError(f"{workdir} is no run's workdir{lacks}{places.instead(workdir, 'run')}")
     return configs.from_json(path.read_text())

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pivot_jax import rules
+from pivot_jax.config import places
 from pivot_jax.errors import UserError
 from pivot_jax.hub.load import Choose
 from pivot_jax.hub.load import load_params as load_hub
@@ -38,9 +39,9 @@ class Source:
     def parse(cls, text: str) -> Source:
         found = _SOURCE.fullmatch(text)
         if not found or (found["step"] and found["kind"] != "run"):
-            raise UserError(
-                f"init: '{text}' is no source; write run:WORKDIR[@STEP], pack:DIR or hf:DIR, then [:PREFIX]"
-            )
+            kind = places.kind_of(text)
+            mend = f"; did you mean '{kind}:{text}'?" if kind else ""
+            raise UserError(f"'{text}' is no source of weights; write run:WORKDIR[@STEP], pack:DIR or hf:DIR{mend}")
         step = int(found["step"]) if found["step"] else None
         return cls(found["kind"], Path(found["place"]).expanduser(), step, found["prefix"])
 
@@ -60,9 +61,17 @@ def load_params(source: str) -> dict[str, Any]:
     """Parameters of one source (see :class:`Source`) as a nested dict of arrays, for evaluation and export.
 
     With a prefix, the subtree at it.
+
+    Raises:
+      UserError: no such source, or nothing at the prefix.
     """
     parsed = Source.parse(source)
-    return rules.select(rules.unflatten(parsed.read(parsed.prefix or "")), parsed.prefix or "")
+    found = parsed.read(parsed.prefix or "")
+    try:
+        return rules.select(rules.unflatten(found), parsed.prefix or "")
+    except KeyError:
+        there = sorted({name.split("/")[0] for name in found})
+        raise UserError(f"{source}: nothing at '{parsed.prefix}' (it has: {', '.join(there)})") from None
 
 
 def initial_params(init: Mapping[str, str], create: Callable[[Any], Any], key: Any, shardings: Any) -> dict[str, Any]:
@@ -121,10 +130,16 @@ def _from_source(prefix: str, source: Source, wanted: dict[str, Any], shardings:
             if path.startswith(_OPTIONAL) and not any(name.startswith(_OPTIONAL) for name in found):
                 continue
             there = sorted({"/".join(name.split("/")[:2]) for name in found})
-            raise UserError(f"init: {place} has no parameter '{origin}' (it has: {', '.join(there)})")
+            raise UserError(f"init: {place} has no parameter '{origin}' (it has: {', '.join(there)}){_mend(path)}")
         _check_shape(origin, found[origin].shape, leaf.shape, place)
         result[path] = jax.device_put(_float32(found[origin]), shardings[path])
     return result
+
+
+def _mend(path: str) -> str:
+    if path.startswith("vision/final/pool/"):
+        return "; this encoder has no attention-pool head: set model.vision.pool_head=false"
+    return ""
 
 
 def _check_shape(origin: str, there: tuple[int, ...], expected: tuple[int, ...], place: str) -> None:

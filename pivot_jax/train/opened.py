@@ -83,6 +83,8 @@ def open_encoder(text: str) -> OpenEncoder:
       UserError: no such source, or one without an encoder.
     """
     source = Source.parse(text)
+    if source.prefix is not None:
+        raise UserError(f"{text}: an encoder is read whole; leave out ':{source.prefix}'")
     model, preset = _describe(source)
     whole = load_params(text)
     params = {part: whole[part] for part in ("vision", "projector") if part in whole}

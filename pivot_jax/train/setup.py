@@ -103,6 +103,7 @@ def build(config: Any, workdir: Path | None, devices: Any = None) -> Setup:
     loader = build_loader(
         config, tokenizer, process_index=jax.process_index(), process_count=jax.process_count(), workdir=workdir
     )
+    loader.check_trainable()
     return assemble(config, mesh, loader, model)
 
 

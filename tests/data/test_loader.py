@@ -362,6 +362,20 @@ def test_bad_pictures_stop_the_run_above_the_limit(pictures, rows, tokenizer):
         list(loader)
 
 
+def test_broken_picture_bytes_are_named_by_their_row(tmp_path, tokenizer):
+    """Parquet rows carry encoded bytes: a message has no file to name, and must not name a buffer in memory."""
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    rows = [{**llava_row(i), "image": {"bytes": b"no picture", "path": None}} for i in range(2)]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    source = {"format": "llava", "path": str(tmp_path / "rows.parquet")}
+    with pytest.raises(UserError, match="row 'row[01]'") as caught:
+        list(load(config(source, batch_size=2), tokenizer, workdir=tmp_path / "work"))
+    listed = (tmp_path / "work" / "skipped.jsonl").read_text()
+    for words in (str(caught.value), listed):
+        assert "row" in words and "of 10 encoded bytes cannot be read (not a picture" in words
+        assert "BytesIO" not in words
+
+
 def test_missing_files_can_be_left_to_the_moment_of_reading(pictures, rows, tokenizer):
     (pictures / "7.png").unlink()
     early = load(config(rows, max_bad_share=0.5), tokenizer)

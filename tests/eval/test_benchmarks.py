@@ -206,6 +206,35 @@ def test_official_layout_of_mmvp(tmp_path):
         questions.mmvp(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["mmvp", "scienceqa", "mathvision", "scenes"])
+def test_the_wrong_place_says_what_lies_there(tmp_path, name):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "cat.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"it holds: cat\.png"):
+        benchmarks.BENCHMARKS[name].read(tmp_path / "pictures")
+    with pytest.raises(UserError, match=r"did you mean '.*/pictures'\?|does not exist"):
+        benchmarks.BENCHMARKS[name].read(tmp_path / "picture")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("# a page\n", "is no file of its questions .malformed JSON"),
+        ('{"id": 1, "answer": "A"}\n', "'?question'?"),
+        ("", "is empty"),
+    ],
+)
+def test_other_files_are_not_questions(tmp_path, content, says):
+    for name, file in (("scienceqa", "data.jsonl"), ("mathvision", "data.jsonl"), ("mmvp", "data.json")):
+        (tmp_path / file).write_text(content)
+        with pytest.raises(UserError, match=says):
+            benchmarks.BENCHMARKS[name].read(tmp_path)
+    (tmp_path / "data.json").unlink()
+    (tmp_path / "Questions.csv").write_text("Index,Question\n1,Why?\n")
+    with pytest.raises(UserError, match="no column 'Options'"):
+        questions.mmvp(tmp_path)
+
+
 def test_whole_mmvp(shared_data, tmp_path):
     examples = questions.mmvp(shared_data / "mmvp")
     assert len(examples) == 300 and len({example.extra["unit"] for example in examples}) == 150

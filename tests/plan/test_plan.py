@@ -45,6 +45,7 @@ def test_a_name_gives_its_devices(name, count):
         ("v5e-12", "does not exist; there are: v5e-1, v5e-4"),
         ("v5p-7", "does not exist"),
         ("h200-9", "1 to 8 GPUs"),
+        ("h200-8x0", "write h200-8 for a single one"),
     ],
 )
 def test_a_wrong_name_says_what_there_is(name, message):

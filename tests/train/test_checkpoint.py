@@ -33,8 +33,11 @@ def test_a_missing_step_names_what_is_there(tmp_path):
     saved.wait()
     with pytest.raises(UserError, match=r"no checkpoint of step 7 .*steps \[4\]"):
         checkpoint.load_run(tmp_path, 7)
-    with pytest.raises(UserError, match="train that run first"):
+    with pytest.raises(UserError, match="no checkpoint .* there is no such folder"):
         checkpoint.load_run(tmp_path / "nothing")
+    (tmp_path / "begun").mkdir()
+    with pytest.raises(UserError, match="train that run first"):
+        checkpoint.load_run(tmp_path / "begun")
 
 
 def test_a_pack_is_replaced_only_when_the_new_one_is_whole(tmp_path):

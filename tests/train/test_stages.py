@@ -131,7 +131,18 @@ def test_sources_of_weights_are_parsed():
         Source.parse("/somewhere")
 
 
+def test_an_encoder_without_pooling_head_says_what_to_set(make_config, chain, tmp_path):
+    """Stage 0 wants an attention-pool head; a tower that was made without one can be started from all the same."""
+    pack = checkpoint.load_pack(chain["pack"])
+    del pack[0]["vision"]["final"]["pool"]
+    checkpoint.save_pack(tmp_path / "headless", *pack)
+    with pytest.raises(UserError, match="no attention-pool head: set model.vision.pool_head=false"):
+        run(make_config(init={"vision": f"pack:{tmp_path / 'headless'}"}), tmp_path / "run")
+
+
 def test_one_source_gives_its_subtree(chain):
+    with pytest.raises(UserError, match=r"nothing at 'decoder' \(it has: projector, vision\)"):
+        load_params(f"pack:{chain['pack']}:decoder")
     blocks = load_params(f"pack:{chain['pack']}:vision/blocks")
     assert sorted(blocks) == ["attn", "ln1", "ln2", "mlp"]
 

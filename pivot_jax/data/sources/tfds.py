@@ -53,7 +53,7 @@ def tfds(
         raise UserError(f"tfds data set {path or name!r}, split {split!r}: {str(error).splitlines()[0]}") from None
     columns = _columns(dict(fields or {}), tuple(builder.info.features), path or name)
     fingerprint = f"{builder.data_dir}|{split}|{_stamp(builder.data_dir)}|{sorted(columns.items())}"
-    return _Records(data, columns, f"{builder.info.name}/{split}", fingerprint)
+    return _Records(data, columns, frozenset(pictures), f"{builder.info.name}/{split}", fingerprint)
 
 
 def _stamp(folder: Any) -> int:
@@ -73,16 +73,17 @@ def _columns(fields: dict[str, str], there: tuple[str, ...], where: str) -> dict
 class _Records:
     """Records of one split as examples."""
 
-    def __init__(self, data: Any, columns: dict[str, str], name: str, fingerprint: str):
+    def __init__(self, data: Any, columns: dict[str, str], pictures: frozenset[str], name: str, fingerprint: str):
         self.data, self.columns, self.name, self.fingerprint = data, columns, name, fingerprint
+        self.pictures = pictures  # columns whose bytes are never text, whatever is in them
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Example:
-        record = {key: _plain(value) for key, value in self.data[index].items()}
+        record = {key: value if key in self.pictures else _plain(value) for key, value in self.data[index].items()}
         row = {role: record.pop(column) for role, column in self.columns.items()}
-        row = {role: value for role, value in row.items() if value is not None and value != "" and value != []}
+        row = {role: value for role, value in row.items() if value is not None and value not in ("", b"", [])}
         row_id = str(row.pop("id", f"{self.name}:{index}"))
         extra = {key: _parsed(value) for key, value in record.items() if value != ""}
         return _example(row, row_id, extra)

@@ -1,0 +1,192 @@
+"""Our attention kernels compiled for TPUs that are not here: do they compile, and how long are their schedules.
+
+    pip install "pivot-jax[tpu]"; python benchmarks/tpu_schedule.py
+
+libtpu writes the final VLIW schedule of every kernel. Counted are a kernel's bundles in all (its code) and its hot
+ones, from the first to the last matmul bundle of each tile variant, beside JAX's splash attention for the same shape on
+v5p. Splash needs lengths that 128 divides, so 576 and 729 tokens are padded to 640 and 768 for it
+and masked by segment ids.
+
+This is a static figure. It leaves out memory stalls and how often a tile runs, and was not compared with a real TPU; it
+serves to compare two kernels that do the same work per tile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TARGETS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+# name: tokens, query heads, key/value heads, head width, causal, mask
+SHAPES: dict[str, tuple[int, int, int, int, bool, str]] = {
+    "SigLIP B/16 at 577": (577, 12, 12, 64, False, "none"),
+    "SigLIP2 So400m/16 at 576": (576, 16, 16, 72, False, "none"),
+    "SigLIP So400m/14 at 729": (729, 16, 16, 72, False, "none"),
+    "SigLIP2 giant-opt at 576": (576, 16, 16, 96, False, "none"),
+    "head width 80 at 1024": (1024, 16, 16, 80, False, "segments"),
+    "Qwen2.5 0.5B at 2048": (2048, 14, 2, 64, True, "segments"),
+    "Qwen2.5 1.5B at 2048": (2048, 12, 2, 128, True, "segments"),
+    "Qwen2.5 1.5B, a pair of 768": (768, 12, 2, 128, True, "branches"),
+    "Qwen2.5 7B at 4096": (4096, 28, 4, 128, True, "segments"),
+}
+KERNELS = ("attention_forward", "attention_backward", "splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv")
+_GAP = 60  # bundles without a matmul that part two tile variants
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "tpu_schedule.json")
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(args.child)
+        return
+    found = {}
+    for target in args.targets:
+        lines = subprocess.run(
+            [sys.executable, __file__, "--child", target],
+            env=quiet_environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        found[target] = json.loads(lines[-1])
+        for name, kernels in found[target].items():
+            print(f"{target:5}{name:30}{show(kernels)}", flush=True)
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+    content = {"command": "python benchmarks/tpu_schedule.py", "versions": versions, "results": found}
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"written: {args.json}")
+
+
+def show(kernels: dict[str, Any]) -> str:
+    if "error" in kernels:
+        return f"does not compile: {kernels['error']}"
+    return "  ".join(f"{name} {'/'.join(map(str, x['hot']))} of {x['all']}" for name, x in kernels.items())
+
+
+def quiet_environment() -> dict[str, str]:
+    """For a process that only compiles: no hardware is looked for, two may run at once."""
+    quiet = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    quiet |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
+    return os.environ | quiet | {"TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
+
+
+def child(target: str) -> None:
+    """Compiles everything for one target; prints one JSON line."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+        import jax
+        import numpy as np
+        from jax.experimental import topologies
+        from jax.sharding import AxisType, Mesh
+
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=TARGETS[target]).devices
+        mesh = Mesh(np.asarray(devices[:1]), ("data",), axis_types=(AxisType.Auto,))
+        found = {}
+        for name, shape in SHAPES.items():
+            sides = [ours] if target != "v5p" or shape[5] == "branches" else [ours, splash]
+            kernels: dict[str, Any] = {}
+            for side in sides:
+                try:
+                    compiled(side(shape), mesh)
+                except jax.errors.JaxRuntimeError as error:
+                    kernels["error"] = str(error).splitlines()[0]
+                kernels |= schedules(Path(folder))
+            found[name] = kernels
+    print(json.dumps(found))
+
+
+def compiled(step: tuple[Any, tuple[Any, ...]], mesh: Any) -> None:
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    function, arguments = step
+    place = NamedSharding(mesh, PartitionSpec())
+    with jax.set_mesh(mesh):
+        jax.jit(function).lower(*(jax.ShapeDtypeStruct(*x, sharding=place) for x in arguments)).compile()
+
+
+def ours(shape: tuple[int, int, int, int, bool, str]) -> tuple[Any, tuple[Any, ...]]:
+    """(forward and gradients, shapes of their arguments)."""
+    import jax
+    import jax.numpy as jnp
+
+    from pivot_jax.kernels.attention import attention
+
+    n, h, kv, c, causal, mask = shape
+
+    def step(q, k, v, ids, d_out):
+        masks = {} if mask == "none" else {"q_segments": ids, "kv_segments": ids}
+        if mask == "branches":
+            masks |= {"q_branches": ids, "kv_branches": ids}
+        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend="pallas_tpu", **masks), q, k, v)
+        return out, pull(d_out)
+
+    q, k = ((1, n, h, c), jnp.bfloat16), ((1, n, kv, c), jnp.bfloat16)
+    return step, (q, k, k, ((1, n), jnp.int32), q)
+
+
+def splash(shape: tuple[int, int, int, int, bool, str]) -> tuple[Any, tuple[Any, ...]]:
+    """The same with splash attention; keys and values repeated for grouped queries, tiles as large as ours."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    from pivot_jax.kernels.tpu.attention import block_size
+
+    n, h, _, c, causal, _ = shape
+    n = -(-n // 128) * 128
+    side = -(-block_size(n) // 128) * 128
+    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
+    sizes = kernel.BlockSizes(**dict.fromkeys((*names, "block_q_dq", "block_kv_dq"), side))
+    mask = masks.MultiHeadMask([masks.CausalMask((n, n)) if causal else masks.FullMask((n, n))] * h)
+    attend = kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
+
+    def step(q, k, v, ids, d_out):
+        out, pull = jax.vjp(lambda *x: attend(*x, kernel.SegmentIds(ids, ids)), q, k, v)
+        return out, pull(d_out)
+
+    q = ((h, n, c), jnp.bfloat16)
+    return step, (q, q, q, ((n,), jnp.int32), q)
+
+
+def schedules(folder: Path) -> dict[str, dict[str, Any]]:
+    """Bundles of the kernels dumped since the last call: in all, and hot ones per tile variant; clears the folder."""
+    found = {}
+    for path in sorted(folder.glob("*final_hlo-static-per-bundle-utilization.txt")):
+        kernel = next((name for name in KERNELS if name in path.name), None)
+        if kernel:
+            rows = [
+                line.split()
+                for line in path.read_text().split("== UTILIZATION:")[1].splitlines()
+                if re.match(r"\d", line)
+            ]
+            found[kernel] = {"all": len(rows), "hot": hot([int(row[0]) for row in rows])}
+    for path in folder.iterdir():
+        path.unlink()
+    return found
+
+
+def hot(matmuls: list[int]) -> list[int]:
+    """Lengths of the stretches of bundles from first to last matmul; a gap of :data:`_GAP` begins a new one."""
+    places = [i for i, used in enumerate(matmuls) if used]
+    ends = [i for i, (a, b) in enumerate(itertools.pairwise(places)) if b - a > _GAP]
+    starts = [0, *(i + 1 for i in ends)]
+    return [places[b] - places[a] + 1 for a, b in zip(starts, [*ends, len(places) - 1], strict=True)]
+
+
+if __name__ == "__main__":
+    main()

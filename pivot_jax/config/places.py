@@ -1,0 +1,41 @@
+"""What lies at a path that somebody named: for messages that say what it is, and the right way to name it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pivot_jax.config.check import suggest
+
+WORDS = {"run": "a run", "pack": "a pack", "hf": "a Hugging Face folder"}
+
+
+def kind_of(place: str | Path) -> str:
+    """``run``, ``pack`` or ``hf`` (as sources of weights are written), or "" for anything else."""
+    folder = Path(place)
+    if (folder / "pack.json").is_file():
+        return "pack"
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    if not isinstance(content, dict):
+        return ""
+    return "hf" if "model_type" in content else "run" if "stage" in content else ""
+
+
+def instead(place: str | Path, wanted: str) -> str:
+    """What else is at ``place``, or near it if nothing is: the end of a message that says it is not ``wanted``."""
+    found = kind_of(place)
+    if found and found != wanted:
+        return f"; it is {WORDS[found]}: as a source of weights {found}:{place}"
+    return "" if Path(place).exists() else f"; there is no such folder{nearest(place)}"
+
+
+def nearest(path: str | Path, files: bool = False) -> str:
+    """``"; did you mean 'PATH'?"`` with the folder (or file) beside ``path`` of the most similar name, or ""."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        return ""
+    near = suggest(Path(path).name, (one.name for one in folder.iterdir() if one.is_file() == files))
+    return near.replace("'", f"'{folder}/", 1) if near and str(folder) != "." else near
