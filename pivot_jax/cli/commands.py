@@ -34,8 +34,9 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
         sys.stdout.write(configs.to_json(config))
         return 0
     places.folder(args.workdir, "--workdir")
-    from pivot_jax.parallel import hosts
+    from pivot_jax.parallel import hosts, runtime
 
+    runtime.keep_freed_memory()
     hosts.start()
     from pivot_jax.train.run import run
 

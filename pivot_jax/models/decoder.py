@@ -124,7 +124,7 @@ class Decoder(nn.Module):
         table = nn.initializers.normal(0.02)
         self.embed = self.param("embed", table, (cfg.vocab_size, cfg.width))
         axes = (0, nn.broadcast, nn.broadcast, nn.broadcast)
-        self.blocks = layers.stack(DecoderBlock, cfg.depth, remat=cfg.remat, scan=cfg.scan_layers, axes=axes)(cfg)
+        self.blocks = layers.Stack(DecoderBlock, (cfg,), cfg.depth, cfg.remat, cfg.scan_layers, axes)
         self.norm = layers.RMSNorm(cfg.eps)
         if not cfg.tied:
             self.head = self.param("head", table, (cfg.vocab_size, cfg.width))

@@ -6,6 +6,7 @@ float32 whatever the compute dtype is.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -144,25 +145,78 @@ REMAT_POLICIES = {
 }
 
 
-def stack(block: type[nn.Module], length: int, *, remat: str, scan: bool, axes: tuple[Any, ...]) -> Any:
+class Stack(nn.Module):
     """``block`` repeated ``length`` times with parameters stacked on a leading axis.
 
-    Args:
-      block: its ``__call__(carry, *inputs)`` returns ``(carry, output)``.
+    Attributes:
+      block: its ``__call__(carry, *inputs)`` returns ``(carry, output)``; ``arguments`` are its constructor's.
       remat: "none", or a key of ``REMAT_POLICIES``.
-      scan: one compiled layer in a loop; False unrolls (larger program, sometimes faster). Parameters and
-        checkpoints are the same either way.
+      scan: one compiled layer in a loop; False unrolls: a larger program that takes longer to compile and stores no
+        stacked residuals, so it is faster on CPUs. Parameters and checkpoints are the same either way.
       axes: for each of ``inputs``: 0 if it has a leading layer axis, ``nn.broadcast`` if all layers share it.
     """
-    if remat != "none":
-        if remat not in REMAT_POLICIES:
-            raise ValueError(f"remat '{remat}' is unknown; there are: none, {', '.join(REMAT_POLICIES)}")
-        block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
-    return nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=axes,
-        length=length,
-        unroll=1 if scan else length,
-    )
+
+    block: type[nn.Module]
+    arguments: tuple[Any, ...]
+    length: int
+    remat: str
+    scan: bool
+    axes: tuple[Any, ...]
+
+    @nn.compact
+    def __call__(self, carry: Array, *inputs: Any) -> tuple[Array, Any]:
+        if self.remat != "none" and self.remat not in REMAT_POLICIES:
+            raise ValueError(f"remat '{self.remat}' is unknown; there are: none, {', '.join(REMAT_POLICIES)}")
+        scanned = self._scanned()
+        nn.share_scope(self, scanned)  # no name of its own in the parameters' paths
+        if self.scan or self.is_initializing():
+            return scanned(carry, *inputs)
+        return self._unrolled(carry, inputs)
+
+    def _scanned(self) -> nn.Module:
+        block = self.block
+        if self.remat != "none":
+            block = nn.remat(block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        over_layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=self.axes,
+            length=self.length,
+        )
+        return over_layers(*self.arguments)
+
+    def _unrolled(self, carry: Array, inputs: tuple[Any, ...]) -> tuple[Array, Any]:
+        module = self.block(*self.arguments, parent=None)
+
+        def layer(params: Any, carry: Array, inputs: tuple[Any, ...]) -> tuple[Array, Any]:
+            return module.apply({"params": params}, carry, *inputs)
+
+        if self.remat != "none":
+            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.remat])
+        outputs = []
+        for i, params in enumerate(_unstack(self.length, self.variables["params"])):
+            own = [
+                jax.tree.map(lambda leaf, i=i: leaf[i], x) if axis == 0 else x
+                for x, axis in zip(inputs, self.axes, strict=True)
+            ]
+            carry, output = layer(params, carry, tuple(own))
+            outputs.append(output)
+        return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _unstack(length: int, tree: Any) -> tuple[Any, ...]:
+    """The layers of a stacked tree. Its gradient is one stack; that of indexing would be a sum of padded arrays."""
+    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(length))
+
+
+def _unstack_fwd(length: int, tree: Any) -> tuple[tuple[Any, ...], None]:
+    return _unstack(length, tree), None
+
+
+def _unstack_bwd(length: int, _: None, gradients: tuple[Any, ...]) -> tuple[Any]:
+    return (jax.tree.map(lambda *leaves: jnp.stack(leaves), *gradients),)
+
+
+_unstack.defvjp(_unstack_fwd, _unstack_bwd)

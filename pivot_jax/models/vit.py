@@ -103,6 +103,11 @@ class Block(nn.Module):
         return x, x if collect.on else None
 
 
+def _blocks(cfg: ViTConfig | TextConfig, length: int, name: str | None = None) -> layers.Stack:
+    arguments = (cfg.heads, cfg.mlp_dim, cfg.eps, cfg.activation)
+    return layers.Stack(Block, arguments, length, cfg.remat, cfg.scan_layers, (nn.broadcast,), name=name)
+
+
 class AttentionPool(nn.Module):
     """SigLIP's pooling head: a learned query attends to all patches, then a residual MLP."""
 
@@ -147,8 +152,7 @@ class ViT(nn.Module):
         cfg = self.config
         self.embed = layers.Linear(cfg.width)
         self.pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), (cfg.patches, cfg.width))
-        blocks = layers.stack(Block, cfg.depth - 1, remat=cfg.remat, scan=cfg.scan_layers, axes=(nn.broadcast,))
-        self.blocks = blocks(cfg.heads, cfg.mlp_dim, cfg.eps, cfg.activation)
+        self.blocks = _blocks(cfg, cfg.depth - 1)
         self.final = Final(cfg)
 
     def embed_patches(self, images: Array) -> Array:
@@ -208,8 +212,7 @@ class TextTower(nn.Module):
         table = self.param("embed", nn.initializers.normal(0.02), (cfg.vocab_size, cfg.width))
         places = self.param("pos_embed", nn.initializers.normal(0.02), (cfg.max_length, cfg.width))
         x = (table[tokens] + places).astype(self.dtype)
-        blocks = layers.stack(Block, cfg.depth, remat=cfg.remat, scan=cfg.scan_layers, axes=(nn.broadcast,))
-        x, _ = blocks(cfg.heads, cfg.mlp_dim, cfg.eps, cfg.activation, name="blocks")(x, layers.COLLECT_NOTHING)
+        x, _ = _blocks(cfg, cfg.depth, name="blocks")(x, layers.COLLECT_NOTHING)
         return layers.Linear(cfg.output, name="head")(layers.LayerNorm(cfg.eps, name="norm")(x)[:, -1])
 
 

@@ -119,8 +119,6 @@ def _start(study: Study, seed: int) -> _Worker:
         "XLA_FLAGS": ONE_THREAD,
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # glibc asks the kernel for huge pages: XLA's buffers are new in every step, and a fifth of it went into faults
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }
     command = [sys.executable, "-m", "pivot_jax.study.worker", str(study.root), str(seed), str(study.configs)]
     with log.open("ab") as out:

@@ -12,6 +12,9 @@ FAILED = "error: "  # begins the line of a worker's log that says why it stopped
 
 def main(arguments: list[str]) -> int:
     root, seed, configs = arguments
+    from pivot_jax.parallel import runtime
+
+    runtime.keep_freed_memory()
     from pivot_jax.study.settings import Study
     from pivot_jax.study.tasks import perform
     from pivot_jax.train.loop import Interrupted

@@ -13,6 +13,7 @@ import jax
 from pivot_jax import config as configs
 from pivot_jax.errors import UserError
 from pivot_jax.optim import partition
+from pivot_jax.parallel import runtime
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.progress import progress
 from pivot_jax.train import loop, reference
@@ -43,6 +44,7 @@ def run(config: Any, workdir: Path | str) -> Result:
     """
     workdir = Path(workdir)
     _claim(config, workdir)
+    runtime.cache_programs()
     started = time.perf_counter()
     setup = build(config, workdir)
     with jax.set_mesh(setup.mesh):

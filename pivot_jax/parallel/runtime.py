@@ -1,0 +1,48 @@
+"""What a process sets for its platform, in one place, with the reason for each.
+
+XLA flags: none. On CPUs the vector width, fast-math, oneDNN, XNNPACK and YNNPACK flags of jaxlib 0.10 were tried and
+stayed within noise; for GPUs and TPUs none has been measured yet, and an unknown flag aborts the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+# mallopt(3) of glibc: parameter, value
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_CACHE = "jax_compilation_cache_dir"
+
+
+def keep_freed_memory() -> bool:
+    """Lets the C library keep memory that a step frees, for the next step. Call before JAX starts its threads.
+
+    XLA's CPU client allocates its temporaries anew in every step. glibc gives blocks of that size back to the kernel,
+    which then clears page by page what the next step asks for: a fifth of a small model's step. The memory of a GPU or
+    TPU is not touched by this.
+
+    Returns:
+      False where the C library is not glibc; nothing is changed then.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return False
+    wanted = {_MMAP_MAX: 0, _ARENA_MAX: 1, _TRIM_THRESHOLD: 2**31 - 1}
+    return all(mallopt(parameter, value) for parameter, value in wanted.items())
+
+
+def cache_programs() -> None:
+    """Keeps compiled programs of GPUs and TPUs in ``~/.cache/pivot-jax``, unless JAX was told a place.
+
+    Not on CPUs: a program compiled there is for that very processor, and home folders are shared between machines.
+    """
+    if jax.config.values[_CACHE] is None and jax.default_backend() != "cpu":
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update(_CACHE, str(root / "pivot-jax" / "programs"))
