@@ -1,0 +1,61 @@
+"""Layers stacked by a scan and unrolled give the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pivot_jax.models.mllm import MLLM, init_params
+from pivot_jax.steps.scored import score
+from tests import tiny
+
+
+def value_and_gradients(mllm: MLLM):
+    batch = tiny.pairs(2)
+
+    def loss(params):
+        return jnp.sum(score(mllm, params, batch).logps * batch.weights)
+
+    return jax.jit(jax.value_and_grad(loss))(tiny.params())
+
+
+@pytest.fixture(scope="module")
+def scanned():
+    return value_and_gradients(MLLM(tiny.config()))
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_unrolled_layers_give_the_scans_loss_and_gradients(scanned, remat):
+    found = value_and_gradients(MLLM(tiny.config(scan_layers=False, remat=remat)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, scanned)
+
+
+def test_unrolled_layers_have_no_loop_and_the_same_parameters():
+    mllm = MLLM(tiny.config(scan_layers=False))
+    models = mllm, MLLM(tiny.CONFIG)
+    shapes = [jax.eval_shape(lambda key, model=model: init_params(model, key), jax.random.key(0)) for model in models]
+    assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
+    images = np.zeros((1, 1, 16, 16, 3), np.uint8)
+
+    def program(model: MLLM) -> str:
+        encode = lambda params: model.apply({"params": params}, images, method="encode_images")  # noqa: E731
+        return str(jax.make_jaxpr(encode)(tiny.params()))
+
+    assert "scan" in program(MLLM(tiny.CONFIG)) and "scan" not in program(mllm)
+
+
+def test_intermediates_and_cache_of_unrolled_layers():
+    batch = tiny.pairs(2)
+    found = []
+    for mllm in (MLLM(tiny.CONFIG), MLLM(tiny.config(scan_layers=False))):
+        bound = mllm.bind({"params": tiny.params()})
+        _, taps = bound.encode_images_with_taps(batch.images, ("embed", "blocks/1"))
+        cache, logits = bound.prefill(batch.replace(branches=None), 2)
+        cache, after = bound.decode_step(cache, jnp.asarray([7, 8]))
+        found.append((taps, cache, logits, after))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *found)
+
+
+def test_an_unknown_remat_policy_is_refused():
+    with pytest.raises(ValueError, match="remat 'some' is unknown; there are: none, dots, full"):
+        value_and_gradients(MLLM(tiny.config(remat="some")))
