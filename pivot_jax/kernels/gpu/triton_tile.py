@@ -58,6 +58,12 @@ class Visits(NamedTuple):
     part: tuple[Any, Callable[[Any], Any]]
 
 
+def own_tile(spec: Spec) -> Any:
+    """A program's tile of queries. Causal: the longest walks start first, so that none is left over at the end."""
+    place = pl.program_id(0)
+    return pl.num_programs(0) - 1 - place if spec.causal else place
+
+
 def walk(visits: Visits, step, carry):
     """``step(masked, tile, carry)`` for every tile to visit."""
     for masked, (count, place) in ((False, visits.whole), (True, visits.part)):
@@ -69,7 +75,7 @@ def walk(visits: Visits, step, carry):
 def keys_to_visit(spec: Spec, tile: Tile, m: int, i, where) -> Visits:
     """Keys' tiles of a tile of queries: whole ones up to the diagonal, and those that it cuts or that overhang."""
     if where:
-        return _listed(where)
+        return _listed(i, *where)
     whole: Any = m // tile.other
     end: Any = pl.cdiv(m, tile.other)
     if spec.causal:
@@ -81,7 +87,7 @@ def keys_to_visit(spec: Spec, tile: Tile, m: int, i, where) -> Visits:
 def queries_to_visit(spec: Spec, tile: Tile, n: int, j, where) -> Visits:
     """Queries' tiles of a tile of keys: whole ones below the diagonal, and those that it cuts or that overhang."""
     if where:
-        return _listed(where)
+        return _listed(j, *where)
     whole, end = n // tile.other, pl.cdiv(n, tile.other)
     start: Any = 0
     below: Any = 0
@@ -95,10 +101,9 @@ def queries_to_visit(spec: Spec, tile: Tile, n: int, j, where) -> Visits:
     )
 
 
-def _listed(where) -> Visits:
-    order, counts = where[:2]
-    whole = counts[0]
-    return Visits((whole, lambda t: order[t]), (counts[1], lambda t: order[whole + t]))
+def _listed(own, order, counts) -> Visits:
+    whole = counts[own, 0]
+    return Visits((whole, lambda t: order[own, t]), (counts[own, 1], lambda t: order[own, whole + t]))
 
 
 def _chunks(c: int) -> list[tuple[int, int]]:
