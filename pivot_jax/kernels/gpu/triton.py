@@ -28,9 +28,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels import tuned
 from pivot_jax.kernels.gpu import triton_tile as tt
 from pivot_jax.kernels.gpu.triton_tile import EMPTY, LEAST, MASKED, Spec, Tile, Tiles
-from pivot_jax.kernels.target import platform
+from pivot_jax.kernels.target import kind, platform
 
 Array = jax.Array
 WIDEST = 128
@@ -64,7 +65,7 @@ def attention_triton(
     in float32.
 
     Args:
-      tiles: sides are powers of two from 16; default: :func:`choose_tiles`.
+      tiles: sides are powers of two from 16; default: what ``pivot-jax tune`` found, else :func:`choose_tiles`.
       interpret: run the kernels in JAX's interpreter, which is slow and right; default: on CPUs.
 
     Raises:
@@ -80,8 +81,11 @@ def attention_triton(
             "attention backend 'pallas_triton' needs q, k and v all in bfloat16, float16 or float32; "
             f"got {q.dtype}, {k.dtype}, {v.dtype}"
         )
-    tiles = tiles or choose_tiles(q.shape[1], k.shape[1], q.shape[-1], q.dtype)
     interpret = target == "cpu" if interpret is None else interpret
+    if tiles is None and not interpret:
+        found = tuned.tiles(kind(), "pallas_triton", tuned.case_of(q, k, masks, causal))
+        tiles = Tiles(*(Tile(*tile) for tile in found)) if found else None
+    tiles = tiles or choose_tiles(q.shape[1], k.shape[1], q.shape[-1], q.dtype)
     return _attend(Spec(causal, scale * math.log2(math.e), tiles, interpret), q, k, v, masks)
 
 
