@@ -44,7 +44,7 @@ def test_candidates_of_a_short_row_are_no_longer_than_it_needs(n):
     assert all(max(tile[:2]) < 2 * max(n, 16) for name in Tiles._fields for tile in tune.candidates(name, shape))
 
 
-@pytest.mark.parametrize("mask", ["none", "segments", "branches"])
+@pytest.mark.parametrize("mask", ["segments", "branches"])
 def test_the_timed_step_runs(mask):
     shape = tune.parse(f"1x40x2/1x16:causal:{mask}")
     assert tune.seconds(shape, Tiles(*[Tile(32, 32, 4, 1)] * 3)) > 0
