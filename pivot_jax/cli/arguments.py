@@ -26,7 +26,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pivot-jax {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _train, _plan, _extract, _eval, _score, _probe, _generate, _import_hf, _export_hf):
+    for add in (_demo, _train, _plan, _tune, _extract, _eval, _score, _probe, _generate, _import_hf, _export_hf):
         add(subparsers)
     return parser
 
@@ -120,6 +120,19 @@ def _plan(subparsers) -> None:
     parser.add_argument(
         "--effort", choices=("O0", "O1", "full"), default="O1",
         help="of the compiler: O1 (default) takes a third of the time of full and a little more memory",
+    )  # fmt: skip
+
+
+def _tune(subparsers) -> None:
+    parser = _command(
+        subparsers, "tune", planning.tune,
+        "time tile sizes of the attention kernels for GPUs on the one at hand; later runs on its kind take the best",
+        "The table is $PIVOT_TILES, or else pivot-jax/tiles.json in $XDG_CACHE_HOME (~/.cache).",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shape", metavar="SHAPE", action="append", required=True,
+        help="ROWSxTOKENSxHEADS[/KEY_VALUE_HEADS]xWIDTH[:causal|full][:none|segments|branches]; may be given again. "
+        "8x729x16x72 is a SigLIP So400m tower, 8x2048x14/2x64:causal:segments Qwen2.5 0.5B",
     )  # fmt: skip
 
 

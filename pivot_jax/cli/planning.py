@@ -1,4 +1,4 @@
-"""`pivot-jax plan`."""
+"""`pivot-jax plan` and `tune`."""
 
 from __future__ import annotations
 
@@ -43,3 +43,21 @@ def plan(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         Path(args.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0 if all(each.fits for each in found) else 1
+
+
+def tune(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from pivot_jax.kernels import tune as kernels
+    from pivot_jax.kernels import tuned
+    from pivot_jax.kernels.target import kind, platform
+
+    shapes = [kernels.parse(text) for text in args.shape]
+    if platform() != "gpu":
+        raise UserError(f"tune times the kernels for GPUs, and the device here is a {platform()}")
+    for text, shape in zip(args.shape, shapes, strict=True):
+        found = kernels.tune(shape)
+        entry = {"tiles": found.tiles, "ms": found.ms, "default_ms": found.default_ms}
+        tuned.record(kind(), "pallas_triton", found.case, entry)
+        tiles = ", ".join(f"{name} {tuple(tile)}" for name, tile in zip(found.tiles._fields, found.tiles, strict=True))
+        print(f"{text}: {found.ms:.3f} ms, {found.default_ms:.3f} with the defaults; {tiles}")
+    print(f"written to {tuned.place()}")
+    return 0

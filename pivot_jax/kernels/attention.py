@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from pivot_jax.kernels import attention_xla
+from pivot_jax.kernels.gpu.cudnn import attention_cudnn
+from pivot_jax.kernels.gpu.triton import attention_triton
 from pivot_jax.kernels.target import platform
 from pivot_jax.kernels.tpu.attention import attention_tpu
 
@@ -106,7 +108,13 @@ def reference(q: Array, k: Array, v: Array, masks: Any, *, causal: bool, scale: 
     return out.reshape(b, n, h, c).astype(q.dtype)
 
 
-BACKENDS = {"xla": attention_xla.blockwise, "pallas_tpu": attention_tpu, "reference": reference}
+BACKENDS = {
+    "xla": attention_xla.blockwise,
+    "pallas_tpu": attention_tpu,
+    "pallas_triton": attention_triton,
+    "cudnn": attention_cudnn,
+    "reference": reference,
+}
 AUTO = {"cpu": "xla", "gpu": "xla", "tpu": "pallas_tpu"}
 
 

@@ -91,7 +91,9 @@ def _core_bwd(causal, scale, residuals, d_out):
             dv_block = jnp.einsum(
                 "gnm,gnc->mc", weights.astype(q.dtype), d_out[block], preferred_element_type=jnp.float32
             )
-            dk, dv = dk.at[:seen].add(dk_block), dv.at[:seen].add(dv_block)
+            # Not dk.at[:seen].add: that is a scatter, and an empty index crashes the partitioner of JAX 0.11.
+            unseen = ((0, k.shape[0] - seen), (0, 0))
+            dk, dv = dk + jnp.pad(dk_block, unseen), dv + jnp.pad(dv_block, unseen)
         return jnp.concatenate(dqs, axis=1).astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
     dq, dk, dv = _map(tile, (q, k, v, masks, d_out, lse, delta))

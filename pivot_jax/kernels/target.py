@@ -11,7 +11,17 @@ def platform() -> str:
     The mesh's devices may be a topology that is not here (ahead-of-time compilation), so the default backend alone
     would be wrong.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    device = None if mesh.empty else mesh.abstract_device
+    device = _abstract_device()
     name = jax.default_backend() if device is None else device.platform
     return "gpu" if name in ("cuda", "rocm") else name
+
+
+def kind() -> str:
+    """JAX's name of the device, as "NVIDIA H200"; of the mesh's where one is set."""
+    device = _abstract_device()
+    return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
+def _abstract_device():
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh.abstract_device

@@ -10,9 +10,12 @@ from typing import NamedTuple
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_SENT = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
+_SENT = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_LAYOUT = re.compile(r"\{[^}]*\}")
+_ELEMENT = re.compile(r"\([^)]*\)|\w+\[[\d,]*\]")  # of a tuple: itself a tuple, or an array
 _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 _CONSTANT = re.compile(r"constant\((\d+)\)")
 
@@ -32,7 +35,7 @@ def traffic(hlo: str) -> dict[str, Traffic]:
         for line in computations[name]:
             if match := _SENT.search(line):
                 found[match[2]][0] += times
-                found[match[2]][1] += times * _result_bytes(match[1])
+                found[match[2]][1] += times * _result_bytes(*match.groups())
     return {kind: Traffic(*found[kind]) for kind in KINDS if kind in found}
 
 
@@ -56,7 +59,8 @@ def _runs(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
         runs[name] += times
         for line in computations[name]:
             if match := _WHILE.search(line):
-                visit(match[2], times * _trips(computations[match[1]]))
+                known = _TRIPS.search(line)
+                visit(match[2], times * (int(known[1]) if known else _trips(computations[match[1]])))
             for called in _CALLED.findall(line):
                 visit(called, times)
             if match := _BRANCHES.search(line):
@@ -72,10 +76,14 @@ def _trips(condition: list[str]) -> int:
     return max((int(x) for line in condition for x in _CONSTANT.findall(line)), default=1)
 
 
-def _result_bytes(shape: str) -> int:
-    """Bytes of a result; of an asynchronous start's tuple (operands, results, ...) the largest array."""
-    sizes = [_bytes(kind, dims) for kind, dims in _ARRAY.findall(shape)]
-    return max(sizes, default=0)
+def _result_bytes(shape: str, kind: str, start: str | None) -> int:
+    """Bytes of a result. Several arrays may share an operation. An asynchronous start, but for an all-reduce's, gives
+    (operands, results, ...), of which each may be an array or a tuple."""
+    shape = _LAYOUT.sub("", shape)
+    if not start or kind == "all-reduce":
+        return sum(_bytes(*array) for array in _ARRAY.findall(shape))
+    results = _ELEMENT.findall(shape[1:])[1]
+    return sum(_bytes(*array) for array in _ARRAY.findall(results))
 
 
 def _bytes(kind: str, dims: str) -> int:

@@ -11,6 +11,8 @@ from pivot_jax.plan.run import Plan
 from pivot_jax.plan.topology import Topology
 from pivot_jax.train.setup import Setup
 
+_PREALLOCATED = 0.75  # of a GPU's memory, by JAX's default
+
 
 def text(plan: Plan, topology: Topology) -> str:
     """One bucket's table: memory of a device, work, traffic, bounds of the step's time."""
@@ -28,6 +30,8 @@ def text(plan: Plan, topology: Topology) -> str:
     lines += [f"  {name:26}{size / GIB:10.2f} GiB" for name, size in parts.items() if size]
     verdict = "fits" if plan.fits else f"too large by {program.peak / GIB - plan.hbm_gib:.2f} GiB"
     lines.append(f"  {'in all, of ' + format(plan.hbm_gib, 'g'):26}{program.peak / GIB:10.2f} GiB  {verdict}")
+    if not topology.chip.dims and plan.fits and program.peak > _PREALLOCATED * plan.hbm_gib * GIB:
+        lines.append("  JAX takes three quarters of a GPU's memory; for this, set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95")
     if plan.largest_rows is not None:
         lines.append(f"  {'largest rows that fit':26}{plan.largest_rows:10d}")
     rows = max(plan.rows, 1)

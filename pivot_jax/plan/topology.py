@@ -102,10 +102,12 @@ def _with_devices(name: str, chip: Chip, count: int, slices: int, platform: str,
         os.environ.setdefault(key, value)
     from jax.experimental import topologies
 
-    extra: dict[str, Any] = {"num_slices": slices} if platform == "tpu" and slices > 1 else {}
+    options: dict[str, Any] = {"topology_name": layout} if platform == "tpu" else {"topology": layout}
     if platform == "cuda":
-        extra["target_config"] = gpu_target(chip)
-    devices = topologies.get_topology_desc(platform=platform, topology_name=layout, **extra).devices
+        options["target_config"] = gpu_target(chip)
+    elif slices > 1:
+        options["num_slices"] = slices
+    devices = topologies.get_topology_desc(platform=platform, **options).devices
     return Topology(name, chip, len(devices), slices, devices)
 
 

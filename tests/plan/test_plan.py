@@ -14,13 +14,17 @@ from pivot_jax import config as configs
 from pivot_jax.cli.main import main
 from pivot_jax.errors import UserError
 from pivot_jax.kernels import attention, token_logprobs
-from pivot_jax.plan import program, topology
+from pivot_jax.plan import page, program, topology
 from pivot_jax.plan.collectives import traffic
 from pivot_jax.plan.run import largest_rows, plan
 from pivot_jax.plan.work import traced_flops
 
 DPO = "configs/pivot/stage2_dpo.py"
 PAPER_PAIR = (768, 128)  # 576 image tokens, 64 of prompt, two answers of 64
+needs_cuda = pytest.mark.skipif(
+    not importlib.util.find_spec("jax_plugins") or not importlib.util.find_spec("jax_plugins.xla_cuda13"),
+    reason="jax's cuda plugin (extra cuda) is not installed",
+)
 needs_libtpu = pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu (extra tpu) is not installed")
 
 
@@ -87,6 +91,34 @@ ENTRY %main (a: f32[8]) -> f32[8] {
     assert found == {"all-gather": (26, 26 * 32 * 8 * 2), "all-reduce": (1, 4000)}
 
 
+def test_traffic_of_programs_for_gpus():
+    """Loops that say how often they run, double-buffered by XLA; operations that several arrays share."""
+    hlo = """HloModule m
+%cond (p: (s32[])) -> pred[] {
+  ROOT %lt = pred[] fusion(%i), kind=kLoop, calls=%compare
+}
+%compare (i: s32[]) -> pred[] {
+  %c = s32[] constant(51)
+}
+%body (p: (s32[])) -> (s32[]) {
+  %g = ((bf16[4,8]{1,0}, bf16[2]{0}), (bf16[32,8]{1,0}, /*index=1*/bf16[16]{0})) all-gather-start(%x, %y), channel_id=1
+  %s = ((f32[64,2]{1,0}), f32[8,2]{1,0}) reduce-scatter-start(%z)
+}
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %w = (s32[]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"13"}}
+  ROOT %r = (f32[10]{0}, f32[5]{0}) all-reduce-start(%a, %b), to_apply=%add
+}
+%add (x: f32[], y: f32[]) -> f32[] {
+  ROOT %s = f32[] add(%x, %y)
+}
+"""
+    assert traffic(hlo) == {
+        "all-gather": (13, 13 * (32 * 8 + 16) * 2),
+        "reduce-scatter": (13, 13 * 8 * 2 * 4),
+        "all-reduce": (1, 60),
+    }
+
+
 @pytest.mark.parametrize(("reference", "limit"), [("stored", 8.5e12), ("step", 11e12)])
 def test_a_pair_of_the_papers_size_by_hand_and_by_xla(reference, limit, monkeypatch):
     """XLA counts the dense program without loops; by hand only the visible half of causal attention counts."""
@@ -113,6 +145,15 @@ def test_the_estimate_grows_with_rows_and_shrinks_with_devices():
     assert many.parameters == few.parameters
     wide = plan(config, without_compiler("v5e-64"), rows=64)[-1].program
     assert abs(wide.parameters / few.parameters - 0.25) < 0.01
+
+
+def test_a_gpu_plan_says_what_jax_leaves_free():
+    config = configs.load(DPO, {"data.buckets": "((1024,448),)"})
+    where = without_compiler("h100-1")
+    few, many = (plan(config, where, rows=rows)[0] for rows in (1, 192))
+    assert few.program.peak < 60 * program.GIB < many.program.peak < 80 * program.GIB
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in page.text(few, where)
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95" in page.text(many, where)
 
 
 def test_the_largest_rows_are_the_last_that_fit():
@@ -150,3 +191,24 @@ def test_a_step_compiles_for_tpus_that_are_not_here():
     assert found.compiled
     assert found.program.temporaries > 0
     assert found.program.traffic["all-gather"].operations > 0
+
+
+@needs_cuda
+def test_a_step_compiles_for_gpus_that_are_not_here():
+    """One row a device: XLA's own choice of matmul does not compile for that without the GPU at hand."""
+    config = configs.load(DPO, {"parallel.fsdp": "8", "parallel.data": "1", "data.buckets": "((1024,448),)"})
+    found = plan(config, topology.find("h100-8"), rows=8)[0]
+    assert found.compiled
+    assert found.fits
+    assert found.program.temporaries > 0
+    gathered = found.program.traffic["all-gather"].bytes
+    # Every sharded matmul weight is gathered in bfloat16 at least twice, forward and backward.
+    assert gathered > 2 * (found.program.parameters * 8 / 4) * 2 * 0.9
+
+
+@needs_cuda
+def test_more_than_a_gpu_has_does_not_fit_though_it_compiles():
+    config = configs.load(DPO, {"data.buckets": "((1024,448),)", "model.decoder.name": "Qwen/Qwen2.5-7B-Instruct"})
+    found = plan(config, topology.find("h100-1"), rows=1)[0]
+    assert found.compiled
+    assert not found.fits

@@ -1,0 +1,144 @@
+"""`pivot-jax tune`: tile sizes of an attention kernel, timed on the device at hand."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pivot_jax.errors import UserError
+from pivot_jax.kernels import tuned
+from pivot_jax.kernels.gpu.triton import attention_triton, choose_tiles
+from pivot_jax.kernels.gpu.triton_tile import Tile, Tiles
+
+_SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)(?:/(\d+))?x(\d+)(?::(causal|full))?(?::(none|segments|branches))?")
+_SECONDS = 0.2  # that a candidate is timed for at least
+_ROUNDS = 3  # of which the fastest counts: what disturbs a device only ever slows it
+
+
+class Shape(NamedTuple):
+    rows: int
+    n: int
+    h: int
+    kv: int
+    c: int
+    causal: bool
+    mask: str
+
+
+class Found(NamedTuple):
+    """Milliseconds of a forward and backward pass with the best tiles, and with the defaults."""
+
+    case: tuned.Case
+    tiles: Tiles
+    ms: float
+    default_ms: float
+
+
+def parse(text: str) -> Shape:
+    """The shape of a text as 8x729x16x72 or 8x2048x14/2x64:causal:segments.
+
+    Raises:
+      UserError: another form, or heads that do not divide.
+    """
+    match = _SHAPE.fullmatch(text)
+    if not match:
+        raise UserError(
+            f"shape '{text}': write ROWSxTOKENSxHEADS[/KEY_VALUE_HEADS]xWIDTH[:causal|full][:none|segments|branches], "
+            "as 8x2048x14/2x64:causal:segments"
+        )
+    rows, n, h, c = (int(match[i]) for i in (1, 2, 3, 5))
+    kv = int(match[4] or h)
+    if not min(rows, n, h, kv, c) or h % kv:
+        raise UserError(f"shape '{text}': {h} heads are no multiple of {kv} key/value heads, or a number is 0")
+    return Shape(rows, n, h, kv, c, match[6] == "causal", match[7] or "none")
+
+
+def tune(shape: Shape, timer: Callable[[Shape, Tiles], float] | None = None) -> Found:
+    """The fastest tiles of the Triton kernels for a shape in bfloat16, kernel by kernel from their defaults.
+
+    Args:
+      timer: seconds of a forward and backward pass; raises JaxRuntimeError where the tiles do not compile.
+        Default: :func:`seconds`.
+    """
+    timer = timer or seconds
+    best = default = choose_tiles(shape.n, shape.n, shape.c, jnp.bfloat16)
+    fastest = usual = timer(shape, default)
+    for kernel in Tiles._fields:
+        for tile in candidates(kernel, shape):
+            tiles = best._replace(**{kernel: tile})
+            if tiles == best:
+                continue
+            try:
+                took = timer(shape, tiles)
+            except jax.errors.JaxRuntimeError as error:  # most often: more shared memory than there is
+                logging.getLogger("pivot_jax").info(
+                    f"{kernel} {tuple(tile)} does not run: {str(error).splitlines()[0]}"
+                )
+                continue
+            if took < fastest:
+                best, fastest = tiles, took
+    case = tuned.Case(shape.n, shape.n, shape.h // shape.kv, shape.c, "bfloat16", shape.causal, shape.mask)
+    return Found(case, best, 1e3 * fastest, 1e3 * usual)
+
+
+def candidates(kernel: str, shape: Shape) -> Iterator[Tile]:
+    """Tiles worth a try: eight warps for tiles of 128 rows, four also; keys and queries no longer than the row."""
+    longest = max(16, 1 << (shape.n - 1).bit_length())
+    for own in (64, 128):
+        for other in (32, 64, 128) if kernel == "forward" else (32, 64):
+            for warps in (4, 8) if own == 128 else (4,):
+                for stages in (2, 3):
+                    if max(own, other) <= longest:
+                        yield Tile(own, other, warps, stages)
+
+
+def seconds(shape: Shape, tiles: Tiles) -> float:
+    """Of one forward and backward pass on the default device, the fastest of some rounds."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    size = (shape.rows, shape.n, shape.h, shape.c)
+    q, probe = (jax.random.normal(key, size, jnp.bfloat16) for key in keys[:2])
+    k, v = (jax.random.normal(key, (*size[:2], shape.kv, shape.c), jnp.bfloat16) for key in keys[2:])
+    masks = _masks(shape)
+
+    @jax.jit
+    def step(q, k, v, probe):
+        compute = functools.partial(
+            attention_triton, masks=masks, causal=shape.causal, scale=shape.c**-0.5, tiles=tiles
+        )
+        out, pull = jax.vjp(compute, q, k, v)
+        return out, pull(probe)
+
+    def run(times):
+        for _ in range(times):
+            last = step(q, k, v, probe)
+        jax.block_until_ready(last)
+
+    run(1)
+    once = _clock(run, 1)
+    times = max(1, min(1000, int(_SECONDS / _ROUNDS / max(once, 1e-6))))
+    return min(_clock(run, times) / times for _ in range(_ROUNDS))
+
+
+def _clock(run: Callable[[int], Any], times: int) -> float:
+    start = time.perf_counter()
+    run(times)
+    return time.perf_counter() - start
+
+
+def _masks(shape: Shape) -> Any:
+    """Two packed conversations a row; with branches, one prompt and two answers."""
+    if shape.mask == "none":
+        return (None,) * 4
+    at = jnp.broadcast_to(jnp.arange(shape.n, dtype=jnp.int32), (shape.rows, shape.n))
+    if shape.mask == "segments":
+        ids = 1 + at * 2 // shape.n
+        return ids, ids, None, None
+    ones, branches = jnp.ones_like(at), jnp.maximum(0, at * 4 // shape.n - 1)
+    return ones, ones, branches, branches

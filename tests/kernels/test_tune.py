@@ -1,0 +1,95 @@
+"""Tuning with a made-up clock, and the table that kernels read."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pivot_jax.cli.main import main
+from pivot_jax.errors import UserError
+from pivot_jax.kernels import tune, tuned
+from pivot_jax.kernels.gpu import triton
+from pivot_jax.kernels.gpu.triton_tile import Tile, Tiles
+
+LM = "8x2048x14/2x64:causal:segments"
+BEST = Tiles(Tile(128, 128, 8, 2), Tile(64, 32, 4, 3), Tile(128, 32, 8, 2))
+
+
+@pytest.fixture(autouse=True)
+def table(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIVOT_TILES", str(tmp_path / "kernels" / "tiles.json"))
+    return tmp_path / "kernels" / "tiles.json"
+
+
+def clock(shape, tiles):
+    """Each kernel that has its best tile saves a second; one tile of forward does not compile."""
+    if tiles.forward == Tile(128, 128, 4, 2):
+        raise jax.errors.JaxRuntimeError("Shared memory size limit exceeded\nmore")
+    return 10.0 - sum(a == b for a, b in zip(tiles, BEST, strict=True))
+
+
+def test_every_kernel_gets_its_fastest_tile_and_what_does_not_compile_is_left_out():
+    found = tune.tune(tune.parse(LM), clock)
+    assert found.tiles == BEST
+    assert (found.ms, found.default_ms) == (7000.0, 10000.0)
+    assert str(found.case) == "2048x2048 group 7 width 64 bfloat16 causal segments"
+
+
+@pytest.mark.parametrize("n", [1, 40, 577])
+def test_candidates_of_a_short_row_are_no_longer_than_it_needs(n):
+    shape = tune.parse(f"2x{n}x4x64")
+    assert all(max(tile[:2]) < 2 * max(n, 16) for name in Tiles._fields for tile in tune.candidates(name, shape))
+
+
+@pytest.mark.parametrize("mask", ["segments", "branches"])
+def test_the_timed_step_runs(mask):
+    shape = tune.parse(f"1x40x2/1x16:causal:{mask}")
+    assert tune.seconds(shape, Tiles(*[Tile(32, 32, 4, 1)] * 3)) > 0
+
+
+def test_a_kernel_takes_what_was_measured_for_its_case_device_and_jax(table, monkeypatch):
+    q, k = (jax.ShapeDtypeStruct((8, 2048, heads, 64), jnp.bfloat16) for heads in (14, 2))
+    ids = jax.ShapeDtypeStruct((8, 2048), jnp.int32)
+    taken = []
+    monkeypatch.setattr(triton, "platform", lambda: "gpu")
+    monkeypatch.setattr(triton, "kind", lambda: "NVIDIA H200")
+    monkeypatch.setattr(triton, "_attend", lambda spec, q, k, v, masks: taken.append(spec.tiles) or q)
+
+    def take(masks):
+        jax.eval_shape(lambda *x: triton.attention_triton(*x, causal=True, scale=1.0), q, k, k, masks)
+        return taken.pop()
+
+    packed, dense = (ids, ids, None, None), (None,) * 4
+    default = take(packed)
+    found = tune.tune(tune.parse(LM), clock)
+    tuned.record("NVIDIA H100", "pallas_triton", found.case, {"tiles": found.tiles})
+    assert take(packed) == default  # another device
+    tuned.record("NVIDIA H200", "pallas_triton", found.case, {"tiles": found.tiles})
+    assert take(packed) == BEST
+    assert take(dense) == default  # another case
+    content = json.loads(table.read_text())
+    content["NVIDIA H200"]["pallas_triton"][str(found.case)]["jax"] = "0.1"
+    table.write_text(json.dumps(content))
+    tuned._table.cache_clear()
+    assert take(packed) == default  # another JAX
+
+
+@pytest.mark.parametrize("text", ["8x2048x64", "8x10x3/2x64", "0x10x2x64", "8x10x2x64:sideways"])
+def test_a_wrong_shape_says_how_to_write_one(text):
+    with pytest.raises(UserError, match=f"shape '{text}'"):
+        tune.parse(text)
+
+
+def test_a_spoilt_table_is_named(table):
+    table.parent.mkdir()
+    table.write_text('{"NVIDIA H200": [1]}')
+    with pytest.raises(UserError, match="no table of tile sizes"):
+        tuned.read(table)
+
+
+def test_the_command_refuses_a_cpu(capsys):
+    assert main(["tune", "--shape", LM]) == 1
+    assert "the device here is a cpu" in capsys.readouterr().err
