@@ -25,6 +25,10 @@ def get_config():
         "data.batch_size": 256,
         "data.workers": 8,
         # AdamW (0.9, 0.999, 1e-8), weight decay 0, clip 1.0, 3 % warm-up, cosine to 0 [C] are the defaults.
+        # The weights do not fit every device whole, so they are split over all of them.
+        "hardware": ("v5e-16", "h200-8"),
+        "parallel.data": 1,
+        "parallel.fsdp": -1,
         "train.log_every": 1,
         "train.checkpoint_every": 200,
     }

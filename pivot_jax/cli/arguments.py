@@ -110,7 +110,9 @@ def _plan(subparsers) -> None:
         f"Topologies: ACCELERATOR-NUMBER as their makers name them ({planning.EXAMPLES}).",
     )  # fmt: skip
     _config(parser)
-    parser.add_argument("--topology", metavar="NAME", required=True, help="what to compile for, as v5e-16 or h200-8")
+    parser.add_argument(
+        "--topology", metavar="NAME", help="what to compile for, as v5e-16 or h200-8 (default: the config's hardware)"
+    )
     parser.add_argument(
         "--rows", type=_positive, default=0, metavar="N", help="global rows of a step (default: the config's)"
     )

@@ -25,24 +25,24 @@ def plan(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         jax.config.update("jax_optimization_level", args.effort)
     from pivot_jax.plan import page
     from pivot_jax.plan import run as plans
-    from pivot_jax.plan.program import TooLarge, prepare
+    from pivot_jax.plan.program import prepare
     from pivot_jax.plan.topology import find
 
-    topology = find(args.topology)
-    try:
-        found = plans.plan(config, topology, rows=args.rows, search=args.search)
-    except TooLarge as error:
-        hint = "fewer rows (--rows), more devices, parallel.fsdp, model.*.remat=full"
-        raise UserError(f"{config.name} does not fit {args.topology}: a device {error}; try {hint}") from None
-    if args.sharding:
-        print(page.sharding_table(prepare(config, topology)))
-    for each in found:
-        print(page.text(each, topology))
+    names = [args.topology] if args.topology else config.hardware
+    if not names:
+        raise UserError(f"{args.config} names no hardware; give --topology ({EXAMPLES})")
+    content, fits = [], True
+    for topology in [find(name) for name in names]:
+        if args.sharding:
+            print(page.sharding_table(prepare(config, topology)))
+        for each in plans.plan(config, topology, rows=args.rows, search=args.search):
+            print(page.text(each, topology), flush=True)
+            content.append(page.as_json(each, topology))
+            fits &= each.fits
     if args.json:
-        content = [page.as_json(each, topology) for each in found]
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         Path(args.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(each.fits for each in found) else 1
+    return 0 if fits else 1
 
 
 def tune(args: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -28,6 +28,8 @@ def base() -> ConfigDict:
             "data": _data(),
             "objective": _objective(),
             "optimizer": _optimizer(),
+            # What mesh and batch are meant for, as `pivot-jax plan` names it: ("v5e-16", "h200-8"). Only plan reads it.
+            "hardware": (),
             "parallel": {
                 # Devices along each mesh axis; their product is the number of devices. -1 (one axis only): the rest.
                 "data": -1,  # rows split, weights copied

@@ -28,6 +28,7 @@ from pivot_jax.errors import UserError
 EXECUTION = (
     r"name",
     r"data\.(workers|prefetch|cache_rows_mib|cache_images_mib|max_bad_share)",
+    r"hardware",
     r"parallel\..*",
     r"model\.(vision|decoder)\.(remat|scan_layers)",
     r"train\.(accumulate|log_every|checkpoint_every|keep|best_metric)",

@@ -32,7 +32,9 @@ def text(plan: Plan, topology: Topology) -> str:
     lines.append(f"  {'in all, of ' + format(plan.hbm_gib, 'g'):26}{program.peak / GIB:10.2f} GiB  {verdict}")
     if not topology.chip.dims and plan.fits and program.peak > _PREALLOCATED * plan.hbm_gib * GIB:
         lines.append("  JAX takes three quarters of a GPU's memory; for this, set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95")
-    if plan.largest_rows is not None:
+    if plan.mend:
+        lines.append(f"  {plan.mend}")
+    elif plan.largest_rows is not None:
         lines.append(f"  {'largest rows that fit':26}{plan.largest_rows:10d}")
     rows = max(plan.rows, 1)
     lines.append(f"  {'FLOPs a row, needed':26}{plan.model_flops / rows / 1e12:10.2f} T")

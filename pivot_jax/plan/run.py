@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from pivot_jax.plan.program import GIB, Program, TooLarge
 from pivot_jax.plan.topology import Topology
 from pivot_jax.train.model import step_flops
 from pivot_jax.train.setup import Setup
+
+_MOST = 1 << 14  # rows a shard; nobody looks for more
 
 
 @dataclass(frozen=True)
@@ -28,21 +31,23 @@ class Plan:
     model_flops: float  # of all devices, by counting what the model needs: no recomputation, no padding
     hbm_gib: float
     largest_rows: int | None = None  # None: not searched
+    mend: str = ""  # what to do if it does not fit
 
     @property
     def fits(self) -> bool:
         return self.program.peak <= self.hbm_gib * GIB
 
 
-def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False) -> list[Plan]:
-    """Plans of every bucket of ``config.data.buckets`` for the rows of one micro-batch.
+def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False) -> Iterator[Plan]:
+    """Plans of every bucket of ``config.data.buckets`` for the rows of one micro-batch, one after the other.
 
     Args:
       rows: global rows of a step; 0: the config's batch size over its accumulation.
-      search: look for the largest number of rows that fits, by compiling.
+      search: look for the largest number of rows that fits, by compiling; done anyway where the rows do not fit.
 
     Raises:
-      UserError: no buckets, or parts of the config that do not fit the topology.
+      UserError: no buckets, parts of the config that do not fit the topology, or a step that the compiler refuses
+        because it is too large; says by how much, and how many rows would fit.
     """
     buckets = [tuple(bucket) for bucket in config.data.buckets]
     if config.stage == "contrastive":
@@ -54,10 +59,17 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
         )
     rows = rows or config.data.batch_size // config.train.accumulate
     setup = programs.prepare(config, topology)
-    plans = []
     for bucket in buckets:
-        program = _program(setup, topology, bucket, rows)
-        found = Plan(
+        try:
+            program = _program(setup, topology, bucket, rows)
+        except TooLarge as error:
+            what = (
+                f"{config.name} does not fit {topology.name}: with {rows} rows of {bucket[0]} tokens a device {error}"
+            )
+            raise UserError(f"{what}; {mend(setup, largest_rows(setup, topology, bucket))}") from None
+        fits = program.peak <= topology.chip.hbm_gib * GIB
+        most = largest_rows(setup, topology, bucket) if search or not fits else None
+        yield Plan(
             topology=topology.name,
             devices=topology.count,
             mesh=dict(setup.mesh.shape),
@@ -67,10 +79,19 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
             program=program,
             model_flops=rows * _model_flops(setup, bucket),
             hbm_gib=topology.chip.hbm_gib,
-            largest_rows=largest_rows(setup, topology, bucket) if search else None,
+            largest_rows=most,
+            mend="" if most is None or fits else mend(setup, most),
         )
-        plans.append(found)
-    return plans
+
+
+def mend(setup: Setup, most: int) -> str:
+    """What to set where at most ``most`` rows fit at once."""
+    others = "more devices, parallel.data=1 with parallel.fsdp=-1, model.*.remat=full"
+    if not most:
+        return f"not even one row a shard fits; take {others}"
+    batch, shards = setup.config.data.batch_size, setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+    parts = [k for k in range(1, batch + 1) if batch % (k * shards) == 0 and batch // k <= most]
+    return f"{most} rows fit; take {f'train.accumulate={parts[0]}, ' if parts else ''}{others}"
 
 
 def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> int:
@@ -92,7 +113,7 @@ def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> i
         return 0
     fits, too_many, each = 1, 0, 4
     known = {1: one}
-    while not too_many or too_many - fits > max(1, fits // 16):
+    while fits < _MOST and (not too_many or too_many - fits > max(1, fits // 16)):
         known[each] = need(each)
         if known[each] <= limit:
             fits = each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,14 @@ needs_cuda = pytest.mark.skipif(
     reason="jax's cuda plugin (extra cuda) is not installed",
 )
 needs_libtpu = pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu (extra tpu) is not installed")
+
+
+def first(*args, **settings):
+    return next(plan(*args, **settings))
+
+
+def last(*args, **settings):
+    return list(plan(*args, **settings))[-1]
 
 
 def without_compiler(name):
@@ -128,7 +137,7 @@ def test_a_pair_of_the_papers_size_by_hand_and_by_xla(reference, limit, monkeypa
     overrides |= {f"model.{tower}.{key}": value for tower in ("vision", "decoder") for key, value in
                   (("remat", "none"), ("scan_layers", "False"))}  # fmt: skip
     config = configs.load(DPO, overrides)
-    by_hand = plan(config, without_compiler("h200-1"), rows=1)[0].model_flops
+    by_hand = first(config, without_compiler("h200-1"), rows=1).model_flops
     here = topology.Topology("cpu", topology.CHIPS["h200"], 1, 1, jax.devices()[:1])
     setup = program.prepare(config, here)
     arguments, step = program.step_arguments(setup, PAPER_PAIR, 1), setup.compiled_step()
@@ -140,17 +149,17 @@ def test_a_pair_of_the_papers_size_by_hand_and_by_xla(reference, limit, monkeypa
 
 def test_the_estimate_grows_with_rows_and_shrinks_with_devices():
     config = configs.load(DPO, {"parallel.fsdp": "-1", "parallel.data": "1"})
-    few, many = (plan(config, without_compiler("v5e-16"), rows=n)[-1].program for n in (16, 64))
+    few, many = (last(config, without_compiler("v5e-16"), rows=n).program for n in (16, 64))
     assert many.temporaries > 2 * few.temporaries
     assert many.parameters == few.parameters
-    wide = plan(config, without_compiler("v5e-64"), rows=64)[-1].program
+    wide = last(config, without_compiler("v5e-64"), rows=64).program
     assert abs(wide.parameters / few.parameters - 0.25) < 0.01
 
 
 def test_a_gpu_plan_says_what_jax_leaves_free():
     config = configs.load(DPO, {"data.buckets": "((1024,448),)"})
     where = without_compiler("h100-1")
-    few, many = (plan(config, where, rows=rows)[0] for rows in (1, 192))
+    few, many = (first(config, where, rows=rows) for rows in (1, 192))
     assert few.program.peak < 60 * program.GIB < many.program.peak < 80 * program.GIB
     assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in page.text(few, where)
     assert "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95" in page.text(many, where)
@@ -162,7 +171,7 @@ def test_the_largest_rows_are_the_last_that_fit():
     setup = program.prepare(config, where)
     rows = largest_rows(setup, where, (1024, 448))
     assert rows % 16 == 0
-    fits = [plan(config, where, rows=n)[0].fits for n in (rows, 2 * rows)]
+    fits = [first(config, where, rows=n).fits for n in (rows, 2 * rows)]
     assert fits == [True, False]
 
 
@@ -170,6 +179,51 @@ def test_a_model_that_does_not_fit_has_no_largest_rows():
     config = configs.load(DPO, {"model.decoder.name": "Qwen/Qwen2.5-7B-Instruct"})
     where = without_compiler("v5e-1")
     assert largest_rows(program.prepare(config, where), where, (1024, 448)) == 0
+
+
+PIVOT = sorted(str(path) for path in Path("configs/pivot").glob("*.py") if "common" not in path.name)
+
+
+def test_full_size_configs_are_all_here():
+    assert len(PIVOT) >= 6
+
+
+@pytest.mark.parametrize("path", PIVOT)
+def test_every_full_size_config_fits_the_hardware_that_it_names(path):
+    config = configs.load(path)
+    assert config.hardware
+    for name in config.hardware:
+        for found in plan(config, without_compiler(name)):
+            assert found.fits, page.text(found, topology.find(name))
+
+
+@needs_libtpu
+@pytest.mark.parametrize("path", [pytest.param(path, marks=() if path == DPO else pytest.mark.heavy) for path in PIVOT])
+def test_every_full_size_config_compiles_for_the_tpu_that_it_names(path):
+    """The longest bucket, which needs the most."""
+    config = configs.load(path)
+    with config.unlocked():
+        config.data.buckets = config.data.buckets[-1:]
+    names = [name for name in config.hardware if not name.startswith("h")]
+    assert names
+    for name in names:
+        found = first(config, topology.find(name))
+        assert found.compiled and found.fits, page.text(found, topology.find(name))
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_would():
+    config = configs.load(DPO, {"data.batch_size": "4096"})
+    where = without_compiler("v5e-16")
+    found = last(config, where)
+    assert not found.fits and 0 < found.largest_rows < 4096
+    text = page.text(found, where)
+    assert "too large by" in text and f"{found.largest_rows} rows fit; take train.accumulate=" in text
+    assert last(config, where, rows=found.largest_rows).fits
+
+
+def test_no_topology_and_no_hardware_is_one_line(capsys):
+    assert main(["plan", "--config", DPO, "--config.hardware=()"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_the_command_prints_and_writes(tmp_path, capsys):
@@ -187,7 +241,7 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
 @needs_libtpu
 def test_a_step_compiles_for_tpus_that_are_not_here():
     config = configs.load(DPO, {"parallel.fsdp": "4", "parallel.data": "1", "data.buckets": "((1024,448),)"})
-    found = plan(config, topology.find("v5e-4"), rows=4)[0]
+    found = first(config, topology.find("v5e-4"), rows=4)
     assert found.compiled
     assert found.program.temporaries > 0
     assert found.program.traffic["all-gather"].operations > 0
@@ -197,7 +251,7 @@ def test_a_step_compiles_for_tpus_that_are_not_here():
 def test_a_step_compiles_for_gpus_that_are_not_here():
     """One row a device: XLA's own choice of matmul does not compile for that without the GPU at hand."""
     config = configs.load(DPO, {"parallel.fsdp": "8", "parallel.data": "1", "data.buckets": "((1024,448),)"})
-    found = plan(config, topology.find("h100-8"), rows=8)[0]
+    found = first(config, topology.find("h100-8"), rows=8)
     assert found.compiled
     assert found.fits
     assert found.program.temporaries > 0
@@ -209,6 +263,6 @@ def test_a_step_compiles_for_gpus_that_are_not_here():
 @needs_cuda
 def test_more_than_a_gpu_has_does_not_fit_though_it_compiles():
     config = configs.load(DPO, {"data.buckets": "((1024,448),)", "model.decoder.name": "Qwen/Qwen2.5-7B-Instruct"})
-    found = plan(config, topology.find("h100-1"), rows=1)[0]
+    found = first(config, topology.find("h100-1"), rows=1)
     assert found.compiled
     assert not found.fits
