@@ -1,0 +1,133 @@
+"""Forward kernel: a program takes 128 queries of one head, 64 per warpgroup, and walks over their tiles of keys."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels.gpu.mosaic_tile import (
+    COMPUTE_REGISTERS,
+    EMPTY,
+    FETCH_REGISTERS,
+    LOWEST,
+    ROWS,
+    TILE,
+    WARPGROUPS,
+    Spec,
+    add_product,
+    along,
+    apply_mask,
+    code_arrays,
+    laid_out,
+    launch,
+    product_nt,
+    schedule,
+    tiles,
+    vector,
+    visit,
+)
+
+Array = jax.Array
+K_BLOCK = 128  # keys a step
+_STAGES = 2  # steps whose keys and values are in shared memory
+
+
+def forward(spec: Spec, q: Array, k: Array, v: Array, codes: blocks_lib.Codes) -> tuple[Array, Array]:
+    """Output [b, n, h, c] and lse [b, h, n], for n and m that the tiles divide."""
+    b, n, h, c = q.shape
+    order, counts = schedule(*blocks_lib.relation(codes, spec.causal, TILE, K_BLOCK))
+    own, keys = code_arrays(spec, codes)
+    pair = lambda *shape: tiles((*shape, c), q.dtype)  # noqa: E731
+    scratch = [
+        pair(WARPGROUPS, ROWS),
+        pair(_STAGES, K_BLOCK),
+        pair(_STAGES, K_BLOCK),
+        plgpu.SMEM((WARPGROUPS, ROWS), jnp.float32),
+        plgpu.Barrier(num_barriers=WARPGROUPS),
+        plgpu.Barrier(num_barriers=_STAGES),
+        plgpu.Barrier(num_barriers=_STAGES),
+        plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
+        plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
+    ]
+    out_type = [jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((b, h, n), jnp.float32)]
+    body = functools.partial(_kernel, spec, h // k.shape[2], n // TILE, len(own), len(keys))
+    grid = {"row": b, "tile": n // TILE, "head": h}
+    return launch(spec, body, "attention_forward", grid, out_type, scratch)(order, counts, q, k, v, *own, *keys)
+
+
+def _kernel(spec: Spec, group: int, tile_count: int, own_count: int, key_count: int, order, counts, q, k, v, *refs):
+    own, keys, refs = refs[:own_count], refs[own_count : own_count + key_count], refs[own_count + key_count :]
+    out, lse, q_tile, k_tile, v_tile, lse_tile, q_ready, k_ready, v_ready, k_free, v_free = refs
+    b, head, wg = lax.axis_index("row"), lax.axis_index("head"), lax.axis_index("wg")
+    i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles take longest: they start first
+    stages, width = k_tile.shape[0], k_tile.shape[1]
+
+    @pl.when(wg < WARPGROUPS)
+    def compute():
+        plgpu.set_max_registers(COMPUTE_REGISTERS, action="increase")
+        first_q = i * TILE + wg * ROWS
+        queries = pl.ds(first_q, ROWS)
+        plgpu.copy_gmem_to_smem(q.at[b, queries, head], q_tile.at[wg], q_ready.at[wg])
+        plgpu.barrier_wait(q_ready.at[wg])
+        own_codes = [vector(spec, x.at[b, queries], 0) for x in own]
+
+        def step(masked, t, carry):
+            acc, top, total = carry
+            slot = lax.rem(t, jnp.int32(stages))
+            if masked:  # loaded while the keys are on their way
+                first_k = order[b, i, t] * width
+                key_codes = [vector(spec, x.at[b, pl.ds(first_k, width)], 1) for x in keys]
+            plgpu.barrier_wait(k_ready.at[slot])
+            scores = product_nt(spec, q_tile.at[wg], k_tile.at[slot])
+            plgpu.barrier_arrive(k_free.at[slot])
+            if masked:
+                scores = apply_mask(spec, scores, own_codes, key_codes, 0, first_q, first_k)
+            now = jnp.maximum(top, jnp.max(scores, axis=1) * spec.rate)
+            weights = jnp.exp2(scores * spec.rate - along(now, 0, scores.shape))
+            fade = jnp.exp2(top - now)
+            total = total * fade + jnp.sum(weights, axis=1)
+            acc = acc * along(fade, 0, acc.shape)
+            plgpu.barrier_wait(v_ready.at[slot])
+            acc = add_product(spec, acc, weights.astype(v.dtype), v_tile.at[slot])
+            plgpu.barrier_arrive(v_free.at[slot])
+            return acc, now, total
+
+        acc = laid_out(spec, jnp.zeros((ROWS, q_tile.shape[-1]), jnp.float32))
+        top = laid_out(spec, jnp.full((ROWS,), LOWEST, jnp.float32), 0)
+        total = laid_out(spec, jnp.zeros((ROWS,), jnp.float32), 0)
+        acc, top, total = visit(spec, counts, (b, i), step, (acc, top, total))
+        dead = total == 0
+        inverse = jnp.where(dead, 0.0, 1.0 / jnp.where(dead, 1.0, total))
+        q_tile[wg] = (acc * along(inverse, 0, acc.shape)).astype(out.dtype)
+        lse_tile[wg] = jnp.where(dead, EMPTY, top + jnp.log2(jnp.where(dead, 1.0, total)))
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(q_tile.at[wg], out.at[b, queries, head])
+        plgpu.copy_smem_to_gmem(lse_tile.at[wg], lse.at[b, head, queries])
+        plgpu.wait_smem_to_gmem(0)
+
+    @pl.when(wg == WARPGROUPS)
+    def fetch():
+        plgpu.set_max_registers(FETCH_REGISTERS, action="decrease")
+        kv_head = lax.div(head, jnp.int32(group))
+        total = counts[b, i, 1]
+
+        def step(t, _):
+            slot = lax.rem(t, jnp.int32(stages))
+            tile = (b, pl.ds(order[b, i, t] * width, width), kv_head)
+            for source, target, ready, free in ((k, k_tile, k_ready, k_free), (v, v_tile, v_ready, v_free)):
+                pl.when(t >= stages)(lambda free=free: plgpu.barrier_wait(free.at[slot]))
+                plgpu.copy_gmem_to_smem(source.at[tile], target.at[slot], ready.at[slot])
+
+        def drain(t, _):
+            slot = lax.rem(t, jnp.int32(stages))
+            plgpu.barrier_wait(k_free.at[slot])
+            plgpu.barrier_wait(v_free.at[slot])
+
+        lax.fori_loop(0, total, step, None)
+        lax.fori_loop(jnp.maximum(total - stages, 0), total, drain, None)

@@ -1,0 +1,163 @@
+"""What the Mosaic GPU kernels share: their settings, products on tensor cores, tile masks, lists of tiles to visit.
+
+A program is a few warpgroups of 128 threads: all but the last compute, the last one fetches tiles by TMA. JAX's
+interpreter for these kernels simulates memory, copies and barriers, but no product with an operand or a running sum in
+registers, and no register layouts; under ``Spec.interpret`` the functions here take plain ``jnp`` for those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from pivot_jax.kernels import blocks as blocks_lib
+
+Array = jax.Array
+MASKED = -jnp.inf  # a score; a finite one times the rate would be off by its rounding, 1e22
+LOWEST = -1e30  # where a row's running maximum starts: finite, so that a row that sees nothing gives no NaN
+EMPTY = 1e30  # lse of a query that sees nothing: every exponent against it is 0
+ROWS = 64  # of a tile per warpgroup: what one tensor core instruction takes
+WARPGROUPS = 2  # that compute
+TILE = ROWS * WARPGROUPS
+COMPUTE_REGISTERS, FETCH_REGISTERS = 240, 24  # a thread; an SM has 65536
+SMEM_BYTES = 232_448  # a program may use on Hopper
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What a kernel is specialised on."""
+
+    causal: bool
+    rate: float  # scale * log2 e; positive
+    mask: str  # none | keys (padding of keys only) | segments | branches
+    interpret: bool
+
+    @property
+    def masks(self) -> bool:
+        return self.causal or self.mask != "none"
+
+
+def launch(spec: Spec, body: Any, name: str, grid: dict[str, int], out_type: Any, scratch: list[Any]) -> Any:
+    """``plgpu.kernel`` with one fetching and :data:`WARPGROUPS` computing warpgroups as axis ``wg``."""
+    return plgpu.kernel(
+        body,
+        out_type=out_type,
+        scratch_types=scratch,
+        grid=tuple(grid.values()),
+        grid_names=tuple(grid),
+        num_threads=WARPGROUPS + 1,
+        thread_name="wg",
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+        interpret=_interpreter() if spec.interpret else None,
+        kernel_name=name,
+    )
+
+
+def _interpreter() -> Any:
+    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # public from JAX 0.11 on
+
+    return InterpretGPUParams()
+
+
+def tiles(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Shared memory [..., rows, c] in the layout that tensor cores read, with the widest swizzle that divides c."""
+    swizzle = plgpu.find_swizzle(shape[-1] * jnp.finfo(dtype).bits)
+    tiling = plgpu.TilingTransform((8, 8 * swizzle // jnp.finfo(dtype).bits))
+    return plgpu.SMEM(shape, dtype, transforms=(tiling, plgpu.SwizzleTransform(swizzle)))
+
+
+def product_nt(spec: Spec, a: Any, b: Any) -> Array:
+    """a [n, c] b [m, c]^T → [n, m] in float32, both in shared memory."""
+    if spec.interpret:
+        return jnp.dot(a[...], b[...].T, preferred_element_type=jnp.float32)
+
+    def compute(acc):
+        plgpu.wgmma(acc, a, b.transpose((1, 0)))
+        return acc[...]
+
+    return pl.run_scoped(compute, plgpu.ACC((a.shape[0], b.shape[0]), jnp.float32))
+
+
+def add_product(spec: Spec, acc: Array, a: Array, b: Any) -> Array:
+    """acc + a [n, m] b [m, c]; a in registers, b in shared memory."""
+    if spec.interpret:
+        return acc + jnp.dot(a, b[...], preferred_element_type=jnp.float32)
+    return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b))(plgpu.ACC.init(acc))
+
+
+def laid_out(spec: Spec, x: Array, axis: int | None = None) -> Array:
+    """``x`` as a tile in registers, or, with ``axis``, as the vector that runs along this axis of a tile."""
+    if spec.interpret:
+        return x
+    layout = plgpu.Layout.WGMMA
+    return plgpu.layout_cast(x, layout if axis is None else layout.reduce(1 - axis))
+
+
+def vector(spec: Spec, ref: Any, axis: int) -> Array:
+    """A vector in memory as :func:`laid_out` takes it."""
+    if spec.interpret:
+        return ref[...]
+    index = () if jax.version.__version_info__ >= (0, 11) else ((),)  # an argument that JAX 0.11 deprecates
+    return plgpu.load(ref, *index, layout=plgpu.Layout.WGMMA.reduce(1 - axis), optimized=False)
+
+
+def along(x: Array, axis: int, shape: tuple[int, int]) -> Array:
+    """A vector along ``axis`` of a tile, repeated over the other one."""
+    return jax.lax.broadcast_in_dim(x, shape, [axis])
+
+
+def apply_mask(
+    spec: Spec, scores: Array, queries: list[Array], keys: list[Array], q_axis: int, first_q, first_k
+) -> Array:
+    """``scores`` where the rule of :mod:`pivot_jax.kernels.attention` lets the query see the key.
+
+    Queries run along ``q_axis``. ``queries`` and ``keys`` are the vectors of :func:`code_arrays`.
+    """
+    shape, seen = scores.shape, None
+    if spec.mask == "keys":
+        seen = along(keys[0], 1 - q_axis, shape) >= 0
+    elif spec.mask != "none":
+        other = along(keys[0], 1 - q_axis, shape)
+        seen = other == along(queries[0], q_axis, shape)
+        if spec.mask == "branches":
+            seen = seen | (other == along(queries[1], q_axis, shape))
+    if spec.causal:
+        query, key = (laid_out(spec, jax.lax.broadcasted_iota(jnp.int32, shape, x)) for x in (q_axis, 1 - q_axis))
+        order = query + (first_q - first_k) >= key
+        seen = order if seen is None else seen & order
+    return jnp.where(seen, scores, MASKED)
+
+
+def code_arrays(spec: Spec, codes: blocks_lib.Codes) -> tuple[list[Array], list[Array]]:
+    """The codes that the mask needs: of the queries, of the keys."""
+    if spec.mask == "none":
+        return [], []
+    if spec.mask == "keys":
+        return [], [codes.keys]
+    return [codes.own, codes.shared][: 2 if spec.mask == "branches" else 1], [codes.keys]
+
+
+def schedule(some: Array, every: Array) -> tuple[Array, Array]:
+    """Tiles to visit for each tile i of one side: those wholly visible first, which skip the mask.
+
+    Returns:
+      ``order`` [b, i, j], tiles of the other side, and ``counts`` [b, i, 2]: how many come without a mask, and in all.
+    """
+    every = every & some
+    order = jnp.argsort(jnp.where(every, 0, jnp.where(some, 1, 2)), axis=-1, stable=True).astype(jnp.int32)
+    counts = jnp.stack([jnp.sum(x, axis=-1, dtype=jnp.int32) for x in (every, some)], axis=-1)
+    return order, counts
+
+
+def visit(spec: Spec, counts: Any, place: tuple[Any, ...], step: Any, carry: Any) -> Any:
+    """Runs ``step(masked, t, carry)`` for t in turn over a schedule."""
+    whole, total = counts[(*place, 0)], counts[(*place, 1)]
+    if not spec.masks:
+        return jax.lax.fori_loop(0, total, lambda t, x: step(False, t, x), carry)
+    carry = jax.lax.fori_loop(0, whole, lambda t, x: step(False, t, x), carry)
+    return jax.lax.fori_loop(whole, total, lambda t, x: step(True, t, x), carry)
