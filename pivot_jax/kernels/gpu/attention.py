@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels.gpu.mosaic_backward import backward
 from pivot_jax.kernels.gpu.mosaic_forward import forward
 from pivot_jax.kernels.gpu.mosaic_tile import TILE, Spec
 from pivot_jax.kernels.target import platform
@@ -64,7 +65,8 @@ def _attend_fwd(spec, q, k, v, codes):
 
 
 def _attend_bwd(spec, residuals, d_out):
-    raise NotImplementedError
+    q, k, v, codes, out, lse = residuals
+    return *backward(spec, q, k, v, codes, out, lse, d_out), jax.tree.map(_no_gradient, codes)
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)

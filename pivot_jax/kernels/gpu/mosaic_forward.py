@@ -14,7 +14,6 @@ from pivot_jax.kernels import blocks as blocks_lib
 from pivot_jax.kernels.gpu.mosaic_tile import (
     COMPUTE_REGISTERS,
     EMPTY,
-    FETCH_REGISTERS,
     LOWEST,
     ROWS,
     TILE,
@@ -24,6 +23,7 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     along,
     apply_mask,
     code_arrays,
+    fetch,
     laid_out,
     launch,
     product_nt,
@@ -112,22 +112,11 @@ def _kernel(spec: Spec, group: int, tile_count: int, own_count: int, key_count: 
         plgpu.wait_smem_to_gmem(0)
 
     @pl.when(wg == WARPGROUPS)
-    def fetch():
-        plgpu.set_max_registers(FETCH_REGISTERS, action="decrease")
-        kv_head = lax.div(head, jnp.int32(group))
-        total = counts[b, i, 1]
+    def fetch_keys():
+        def copy(source, target, ready, t, slot):
+            tile = (b, pl.ds(order[b, i, t] * width, width), lax.div(head, jnp.int32(group)))
+            plgpu.copy_gmem_to_smem(source.at[tile], target.at[slot], ready.at[slot])
 
-        def step(t, _):
-            slot = lax.rem(t, jnp.int32(stages))
-            tile = (b, pl.ds(order[b, i, t] * width, width), kv_head)
-            for source, target, ready, free in ((k, k_tile, k_ready, k_free), (v, v_tile, v_ready, v_free)):
-                pl.when(t >= stages)(lambda free=free: plgpu.barrier_wait(free.at[slot]))
-                plgpu.copy_gmem_to_smem(source.at[tile], target.at[slot], ready.at[slot])
-
-        def drain(t, _):
-            slot = lax.rem(t, jnp.int32(stages))
-            plgpu.barrier_wait(k_free.at[slot])
-            plgpu.barrier_wait(v_free.at[slot])
-
-        lax.fori_loop(0, total, step, None)
-        lax.fori_loop(jnp.maximum(total - stages, 0), total, drain, None)
+        keys = functools.partial(copy, k, k_tile, k_ready), k_free
+        values = functools.partial(copy, v, v_tile, v_ready), v_free
+        fetch(counts[b, i, 1], stages, [keys, values])

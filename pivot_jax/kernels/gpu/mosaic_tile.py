@@ -90,6 +90,19 @@ def add_product(spec: Spec, acc: Array, a: Array, b: Any) -> Array:
     return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b))(plgpu.ACC.init(acc))
 
 
+def add_product_and_nt(spec: Spec, acc: Array, a: Array, b: Any, x: Any, y: Any) -> tuple[Array, Array]:
+    """``add_product(acc, a, b)`` and ``product_nt(x, y)``, awaited together."""
+    if spec.interpret:
+        return add_product(spec, acc, a, b), product_nt(spec, x, y)
+
+    def compute(refs):
+        plgpu.wgmma(refs[0], a, b)
+        plgpu.wgmma(refs[1], x, y.transpose((1, 0)))
+
+    zeros = laid_out(spec, jnp.zeros((x.shape[0], y.shape[0]), jnp.float32))
+    return pl.run_state(compute)((plgpu.ACC.init(acc), plgpu.ACC.init(zeros)))
+
+
 def laid_out(spec: Spec, x: Array, axis: int | None = None) -> Array:
     """``x`` as a tile in registers, or, with ``axis``, as the vector that runs along this axis of a tile."""
     if spec.interpret:
@@ -106,7 +119,7 @@ def vector(spec: Spec, ref: Any, axis: int) -> Array:
     return plgpu.load(ref, *index, layout=plgpu.Layout.WGMMA.reduce(1 - axis), optimized=False)
 
 
-def along(x: Array, axis: int, shape: tuple[int, int]) -> Array:
+def along(x: Array, axis: int, shape: tuple[int, ...]) -> Array:
     """A vector along ``axis`` of a tile, repeated over the other one."""
     return jax.lax.broadcast_in_dim(x, shape, [axis])
 
@@ -118,7 +131,8 @@ def apply_mask(
 
     Queries run along ``q_axis``. ``queries`` and ``keys`` are the vectors of :func:`code_arrays`.
     """
-    shape, seen = scores.shape, None
+    shape = scores.shape
+    seen: Any = None
     if spec.mask == "keys":
         seen = along(keys[0], 1 - q_axis, shape) >= 0
     elif spec.mask != "none":
@@ -161,3 +175,25 @@ def visit(spec: Spec, counts: Any, place: tuple[Any, ...], step: Any, carry: Any
         return jax.lax.fori_loop(0, total, lambda t, x: step(False, t, x), carry)
     carry = jax.lax.fori_loop(0, whole, lambda t, x: step(False, t, x), carry)
     return jax.lax.fori_loop(whole, total, lambda t, x: step(True, t, x), carry)
+
+
+def fetch(total: Any, stages: int, sides: list[tuple[Any, Any]]) -> None:
+    """What the last warpgroup does: copies for t in turn, as slots of shared memory become free.
+
+    ``sides`` are pairs of ``copy(t, slot)`` and the barriers by which the computing warpgroups give a slot back. All of
+    these are awaited in the end, though nothing is copied then: the interpreter asks for it.
+    """
+    plgpu.set_max_registers(FETCH_REGISTERS, action="decrease")
+    slot_of = lambda t: jax.lax.rem(t, jnp.int32(stages))  # noqa: E731
+
+    def step(t, _):
+        for copy, free in sides:
+            pl.when(t >= stages)(lambda free=free: plgpu.barrier_wait(free.at[slot_of(t)]))
+            copy(t, slot_of(t))
+
+    def drain(t, _):
+        for _, free in sides:
+            plgpu.barrier_wait(free.at[slot_of(t)])
+
+    jax.lax.fori_loop(0, total, step, None)
+    jax.lax.fori_loop(jnp.maximum(total - stages, 0), total, drain, None)

@@ -1,0 +1,212 @@
+"""Backward kernels: one for dq, which walks over keys as the forward kernel does, one for dk and dv over queries.
+
+Both compute the scores again, seven products in all instead of five; in return every sum stays in registers of one
+program, and a gradient has the same bits in every run.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels.gpu.mosaic_tile import (
+    COMPUTE_REGISTERS,
+    ROWS,
+    TILE,
+    WARPGROUPS,
+    Spec,
+    add_product,
+    add_product_and_nt,
+    along,
+    apply_mask,
+    code_arrays,
+    fetch,
+    laid_out,
+    launch,
+    product_nt,
+    schedule,
+    tiles,
+    vector,
+    visit,
+)
+
+Array = jax.Array
+_STAGES = 2  # steps whose tiles are in shared memory
+_STEP = 64  # keys, or queries, a step
+_PROGRAMS = 264  # two for each SM of an H100 or H200
+
+
+def backward(spec: Spec, q, k, v, codes: blocks_lib.Codes, out, lse, d_out) -> tuple[Array, Array, Array]:
+    """Gradients of q, k and v; shapes and lengths as :func:`pivot_jax.kernels.gpu.mosaic_forward.forward` has them."""
+    delta = jnp.einsum("bnhc,bnhc->bhn", d_out, out, preferred_element_type=jnp.float32)
+    arrays = (q, k, v, d_out, lse, delta)
+    return _d_queries(spec, codes, *arrays), *_d_keys(spec, codes, *arrays)
+
+
+def _d_queries(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) -> Array:
+    b, n, h, c = q.shape
+    order, counts = schedule(*blocks_lib.relation(codes, spec.causal, TILE, _STEP))
+    own, keys = code_arrays(spec, codes)
+    pair = lambda *shape: tiles((*shape, c), q.dtype)  # noqa: E731
+    rows = plgpu.SMEM((WARPGROUPS, ROWS), jnp.float32)
+    scratch = [pair(WARPGROUPS, ROWS), pair(WARPGROUPS, ROWS), rows, rows, pair(_STAGES, _STEP), pair(_STAGES, _STEP)]
+    scratch.append(plgpu.Barrier(num_arrivals=4, num_barriers=WARPGROUPS))
+    scratch += [plgpu.Barrier(num_barriers=_STAGES)] * 2
+    scratch += [plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES)] * 2
+    body = functools.partial(_d_queries_kernel, spec, h // k.shape[2], n // TILE, len(own), len(keys))
+    grid = {"row": b, "tile": n // TILE, "head": h}
+    arrays = (order, counts, q, k, v, d_out, lse, delta, *own, *keys)
+    return launch(spec, body, "attention_d_queries", grid, jax.ShapeDtypeStruct(q.shape, q.dtype), scratch)(*arrays)
+
+
+def _d_queries_kernel(spec, group, tile_count, own_count, key_count, order, counts, q, k, v, d_out, lse, delta, *refs):
+    own, keys, refs = refs[:own_count], refs[own_count : own_count + key_count], refs[own_count + key_count :]
+    dq, q_tile, d_tile, lse_tile, delta_tile, k_tile, v_tile, ready, k_ready, v_ready, k_free, v_free = refs
+    b, head, wg = lax.axis_index("row"), lax.axis_index("head"), lax.axis_index("wg")
+    i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles take longest: they start first
+
+    @pl.when(wg < WARPGROUPS)
+    def compute():
+        plgpu.set_max_registers(COMPUTE_REGISTERS, action="increase")
+        first_q = i * TILE + wg * ROWS
+        queries = pl.ds(first_q, ROWS)
+        for source, target in ((q.at[b, queries, head], q_tile), (d_out.at[b, queries, head], d_tile)):
+            plgpu.copy_gmem_to_smem(source, target.at[wg], ready.at[wg])
+        for source, target in ((lse.at[b, head, queries], lse_tile), (delta.at[b, head, queries], delta_tile)):
+            plgpu.copy_gmem_to_smem(source, target.at[wg], ready.at[wg])
+        plgpu.barrier_wait(ready.at[wg])
+        row_lse, row_delta = (vector(spec, x.at[wg], 0) for x in (lse_tile, delta_tile))
+        own_codes = [vector(spec, x.at[b, queries], 0) for x in own]
+
+        def step(masked, t, acc):
+            slot = lax.rem(t, jnp.int32(_STAGES))
+            if masked:
+                first_k = order[b, i, t] * _STEP
+                key_codes = [vector(spec, x.at[b, pl.ds(first_k, _STEP)], 1) for x in keys]
+            plgpu.barrier_wait(k_ready.at[slot])
+            scores = product_nt(spec, q_tile.at[wg], k_tile.at[slot])
+            if masked:
+                scores = apply_mask(spec, scores, own_codes, key_codes, 0, first_q, first_k)
+            weights = jnp.exp2(scores * spec.rate - along(row_lse, 0, scores.shape))
+            plgpu.barrier_wait(v_ready.at[slot])
+            d_weights = product_nt(spec, d_tile.at[wg], v_tile.at[slot])
+            plgpu.barrier_arrive(v_free.at[slot])
+            d_scores = weights * (d_weights - along(row_delta, 0, scores.shape))
+            acc = add_product(spec, acc, d_scores.astype(k.dtype), k_tile.at[slot])
+            plgpu.barrier_arrive(k_free.at[slot])
+            return acc
+
+        acc = laid_out(spec, jnp.zeros((ROWS, q_tile.shape[-1]), jnp.float32))
+        acc = visit(spec, counts, (b, i), step, acc)
+        q_tile[wg] = (acc * (spec.rate / math.log2(math.e))).astype(dq.dtype)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(q_tile.at[wg], dq.at[b, queries, head])
+        plgpu.wait_smem_to_gmem(0)
+
+    @pl.when(wg == WARPGROUPS)
+    def fetch_keys():
+        def copy(source, target, ready, t, slot):
+            tile = (b, pl.ds(order[b, i, t] * _STEP, _STEP), lax.div(head, jnp.int32(group)))
+            plgpu.copy_gmem_to_smem(source.at[tile], target.at[slot], ready.at[slot])
+
+        keys = functools.partial(copy, k, k_tile, k_ready), k_free
+        values = functools.partial(copy, v, v_tile, v_ready), v_free
+        fetch(counts[b, i, 1], _STAGES, [keys, values])
+
+
+def _d_keys(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) -> tuple[Array, Array]:
+    b, m, kv, c = k.shape
+    group = q.shape[2] // kv
+    chunks = _chunks(group, b * kv * (m // TILE))
+    some, every = blocks_lib.relation(codes, spec.causal, _STEP, TILE)
+    order, counts = schedule(some.swapaxes(1, 2), every.swapaxes(1, 2))
+    own, keys = code_arrays(spec, codes)
+    d_type = jax.ShapeDtypeStruct((b, m, kv * chunks, c), k.dtype if chunks == 1 else jnp.float32)
+    pair = lambda *shape: tiles((*shape, c), k.dtype)  # noqa: E731
+    columns = plgpu.SMEM((_STAGES, _STEP), jnp.float32)
+    scratch = [pair(WARPGROUPS, ROWS), pair(WARPGROUPS, ROWS), tiles((WARPGROUPS, ROWS, c), d_type.dtype)]
+    scratch += [pair(_STAGES, _STEP), pair(_STAGES, _STEP), columns, columns]
+    scratch.append(plgpu.Barrier(num_arrivals=2, num_barriers=WARPGROUPS))
+    scratch += [plgpu.Barrier(num_arrivals=2, num_barriers=_STAGES)] * 2
+    scratch += [plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES)] * 2
+    body = functools.partial(_d_keys_kernel, spec, group // chunks, chunks, len(own), len(keys))
+    grid = {"row": b, "tile": m // TILE, "head": kv * chunks}
+    arrays = (order, counts, q, k, v, d_out, lse, delta, *own, *keys)
+    dk, dv = launch(spec, body, "attention_d_keys", grid, [d_type, d_type], scratch)(*arrays)
+    if chunks > 1:
+        dk, dv = (x.reshape(b, m, kv, chunks, c).sum(3).astype(k.dtype) for x in (dk, dv))
+    return dk, dv
+
+
+def _d_keys_kernel(spec, heads, chunks, own_count, key_count, order, counts, q, k, v, d_out, lse, delta, *refs):
+    """Scores stand as [keys, queries] here; ``heads`` query heads in turn, a part of those of a key/value head."""
+    own, keys, refs = refs[:own_count], refs[own_count : own_count + key_count], refs[own_count + key_count :]
+    dk, dv, k_tile, v_tile, out_tile, q_tile, d_tile, lse_tile, delta_tile, ready, q_ready, d_ready, *free = refs
+    q_free, d_free = free
+    b, j, part, wg = (lax.axis_index(x) for x in ("row", "tile", "head", "wg"))
+    total = counts[b, j, 1]
+
+    @pl.when(wg < WARPGROUPS)
+    def compute():
+        plgpu.set_max_registers(COMPUTE_REGISTERS, action="increase")
+        first_k = j * TILE + wg * ROWS
+        rows = pl.ds(first_k, ROWS)
+        for source, target in ((k, k_tile), (v, v_tile)):
+            plgpu.copy_gmem_to_smem(source.at[b, rows, lax.div(part, jnp.int32(chunks))], target.at[wg], ready.at[wg])
+        plgpu.barrier_wait(ready.at[wg])
+        key_codes = [vector(spec, x.at[b, rows], 0) for x in keys]
+
+        def step(done, masked, t, carry):
+            dk, dv = carry
+            slot = lax.rem(done + t, jnp.int32(_STAGES))
+            if masked:
+                first_q = order[b, j, t] * _STEP
+                own_codes = [vector(spec, x.at[b, pl.ds(first_q, _STEP)], 1) for x in own]
+            plgpu.barrier_wait(q_ready.at[slot])
+            scores = product_nt(spec, k_tile.at[wg], q_tile.at[slot])
+            if masked:
+                scores = apply_mask(spec, scores, own_codes, key_codes, 1, first_q, first_k)
+            weights = jnp.exp2(scores * spec.rate - along(vector(spec, lse_tile.at[slot], 1), 1, scores.shape))
+            plgpu.barrier_wait(d_ready.at[slot])
+            products = weights.astype(q.dtype), d_tile.at[slot], v_tile.at[wg], d_tile.at[slot]
+            dv, d_weights = add_product_and_nt(spec, dv, *products)
+            d_scores = weights * (d_weights - along(vector(spec, delta_tile.at[slot], 1), 1, scores.shape))
+            plgpu.barrier_arrive(d_free.at[slot])
+            dk = add_product(spec, dk, d_scores.astype(q.dtype), q_tile.at[slot])
+            plgpu.barrier_arrive(q_free.at[slot])
+            return dk, dv
+
+        zeros = laid_out(spec, jnp.zeros((ROWS, k_tile.shape[-1]), jnp.float32))
+        one_head = lambda g, x: visit(spec, counts, (b, j), functools.partial(step, g * total), x)  # noqa: E731
+        dk_acc, dv_acc = lax.fori_loop(0, heads, one_head, (zeros, zeros))
+        for acc, target in ((dk_acc * (spec.rate / math.log2(math.e)), dk), (dv_acc, dv)):
+            out_tile[wg] = acc.astype(target.dtype)
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(out_tile.at[wg], target.at[b, rows, part])
+            plgpu.wait_smem_to_gmem(0)
+
+    @pl.when(wg == WARPGROUPS)
+    def fetch_queries():
+        def copy(tiles, rows, u, slot):
+            head, t = part * heads + lax.div(u, total), lax.rem(u, total)
+            queries = pl.ds(order[b, j, t] * _STEP, _STEP)
+            (source, target), (row_source, row_target), ready = tiles, rows[:2], rows[2]
+            plgpu.copy_gmem_to_smem(source.at[b, queries, head], target.at[slot], ready.at[slot])
+            plgpu.copy_gmem_to_smem(row_source.at[b, head, queries], row_target.at[slot], ready.at[slot])
+
+        left = functools.partial(copy, (q, q_tile), (lse, lse_tile, q_ready)), q_free
+        right = functools.partial(copy, (d_out, d_tile), (delta, delta_tile, d_ready)), d_free
+        fetch(total * heads, _STAGES, [left, right])
+
+
+def _chunks(group: int, programs: int) -> int:
+    """Into how many parts a key/value head's query heads are divided, so that the programs fill the GPU."""
+    return next((x for x in range(1, group) if group % x == 0 and programs * x >= _PROGRAMS), group)
