@@ -22,8 +22,8 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     TILE,
     WARPGROUPS,
     Spec,
-    add_product,
-    add_product_and_nt,
+    add_product_nt,
+    add_products,
     along,
     apply_mask,
     code_arrays,
@@ -35,6 +35,7 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     tiles,
     vector,
     visit,
+    weights_and_product_nt,
 )
 
 Array = jax.Array
@@ -57,9 +58,10 @@ def _d_queries(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) 
     pair = lambda *shape: tiles((*shape, c), q.dtype)  # noqa: E731
     rows = plgpu.SMEM((WARPGROUPS, ROWS), jnp.float32)
     scratch = [pair(WARPGROUPS, ROWS), pair(WARPGROUPS, ROWS), rows, rows, pair(_STAGES, _STEP), pair(_STAGES, _STEP)]
+    scratch += [plgpu.SMEM((_STAGES, _STEP), jnp.int32)] * len(keys)
     scratch.append(plgpu.Barrier(num_arrivals=4, num_barriers=WARPGROUPS))
-    scratch += [plgpu.Barrier(num_barriers=_STAGES)] * 2
-    scratch += [plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES)] * 2
+    scratch.append(plgpu.Barrier(num_arrivals=2 + len(keys), num_barriers=_STAGES))
+    scratch.append(plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES))
     body = functools.partial(_d_queries_kernel, spec, h // k.shape[2], n // TILE, len(own), len(keys))
     grid = {"row": b, "tile": n // TILE, "head": h}
     arrays = (order, counts, q, k, v, d_out, lse, delta, *own, *keys)
@@ -68,7 +70,7 @@ def _d_queries(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) 
 
 def _d_queries_kernel(spec, group, tile_count, own_count, key_count, order, counts, q, k, v, d_out, lse, delta, *refs):
     own, keys, refs = refs[:own_count], refs[own_count : own_count + key_count], refs[own_count + key_count :]
-    dq, q_tile, d_tile, lse_tile, delta_tile, k_tile, v_tile, ready, k_ready, v_ready, k_free, v_free = refs
+    dq, q_tile, d_tile, lse_tile, delta_tile, k_tile, v_tile, *code_tiles, q_ready, ready, free = refs
     b, head, wg = lax.axis_index("row"), lax.axis_index("head"), lax.axis_index("wg")
     i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles take longest: they start first
 
@@ -78,29 +80,28 @@ def _d_queries_kernel(spec, group, tile_count, own_count, key_count, order, coun
         first_q = i * TILE + wg * ROWS
         queries = pl.ds(first_q, ROWS)
         for source, target in ((q.at[b, queries, head], q_tile), (d_out.at[b, queries, head], d_tile)):
-            plgpu.copy_gmem_to_smem(source, target.at[wg], ready.at[wg])
+            plgpu.copy_gmem_to_smem(source, target.at[wg], q_ready.at[wg])
         for source, target in ((lse.at[b, head, queries], lse_tile), (delta.at[b, head, queries], delta_tile)):
-            plgpu.copy_gmem_to_smem(source, target.at[wg], ready.at[wg])
-        plgpu.barrier_wait(ready.at[wg])
+            plgpu.copy_gmem_to_smem(source, target.at[wg], q_ready.at[wg])
+        plgpu.barrier_wait(q_ready.at[wg])
         row_lse, row_delta = (vector(spec, x.at[wg], 0) for x in (lse_tile, delta_tile))
         own_codes = [vector(spec, x.at[b, queries], 0) for x in own]
 
         def step(masked, t, acc):
             slot = lax.rem(t, jnp.int32(_STAGES))
-            if masked:
-                first_k = order[b, i, t] * _STEP
-                key_codes = [vector(spec, x.at[b, pl.ds(first_k, _STEP)], 1) for x in keys]
-            plgpu.barrier_wait(k_ready.at[slot])
-            scores = product_nt(spec, q_tile.at[wg], k_tile.at[slot])
-            if masked:
-                scores = apply_mask(spec, scores, own_codes, key_codes, 0, first_q, first_k)
-            weights = jnp.exp2(scores * spec.rate - along(row_lse, 0, scores.shape))
-            plgpu.barrier_wait(v_ready.at[slot])
-            d_weights = product_nt(spec, d_tile.at[wg], v_tile.at[slot])
-            plgpu.barrier_arrive(v_free.at[slot])
-            d_scores = weights * (d_weights - along(row_delta, 0, scores.shape))
-            acc = add_product(spec, acc, d_scores.astype(k.dtype), k_tile.at[slot])
-            plgpu.barrier_arrive(k_free.at[slot])
+
+            def to_weights(scores):
+                if masked:
+                    key_codes = [vector(spec, x.at[slot], 1) for x in code_tiles]
+                    scores = apply_mask(spec, scores, own_codes, key_codes, 0, first_q, order[b, i, t] * _STEP)
+                return jnp.exp2(scores * spec.rate - along(row_lse, 0, scores.shape))
+
+            plgpu.barrier_wait(ready.at[slot])
+            factors = q_tile.at[wg], k_tile.at[slot], to_weights, d_tile.at[wg], v_tile.at[slot]
+            weights, d_weights = weights_and_product_nt(spec, *factors, at_once=not masked)
+            d_scores = weights * (d_weights - along(row_delta, 0, weights.shape))
+            (acc,) = add_products(spec, (acc,), (d_scores.astype(k.dtype),), (k_tile.at[slot],))
+            plgpu.barrier_arrive(free.at[slot])
             return acc
 
         acc = laid_out(spec, jnp.zeros((ROWS, q_tile.shape[-1]), jnp.float32))
@@ -112,13 +113,15 @@ def _d_queries_kernel(spec, group, tile_count, own_count, key_count, order, coun
 
     @pl.when(wg == WARPGROUPS)
     def fetch_keys():
-        def copy(source, target, ready, t, slot):
-            tile = (b, pl.ds(order[b, i, t] * _STEP, _STEP), lax.div(head, jnp.int32(group)))
-            plgpu.copy_gmem_to_smem(source.at[tile], target.at[slot], ready.at[slot])
+        def copy(t, slot):
+            rows = pl.ds(order[b, i, t] * _STEP, _STEP)
+            for source, target in ((k, k_tile), (v, v_tile)):
+                tile = source.at[b, rows, lax.div(head, jnp.int32(group))]
+                plgpu.copy_gmem_to_smem(tile, target.at[slot], ready.at[slot])
+            for source, target in zip(keys, code_tiles, strict=True):
+                plgpu.copy_gmem_to_smem(source.at[b, rows], target.at[slot], ready.at[slot])
 
-        keys = functools.partial(copy, k, k_tile, k_ready), k_free
-        values = functools.partial(copy, v, v_tile, v_ready), v_free
-        fetch(counts[b, i, 1], _STAGES, [keys, values])
+        fetch(counts[b, i, 1], _STAGES, [(copy, free)])
 
 
 def _d_keys(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) -> tuple[Array, Array]:
@@ -130,12 +133,13 @@ def _d_keys(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) -> 
     own, keys = code_arrays(spec, codes)
     d_type = jax.ShapeDtypeStruct((b, m, kv * chunks, c), k.dtype if chunks == 1 else jnp.float32)
     pair = lambda *shape: tiles((*shape, c), k.dtype)  # noqa: E731
-    columns = plgpu.SMEM((_STAGES, _STEP), jnp.float32)
+    columns = lambda dtype: plgpu.SMEM((_STAGES, _STEP), dtype)  # noqa: E731
     scratch = [pair(WARPGROUPS, ROWS), pair(WARPGROUPS, ROWS), tiles((WARPGROUPS, ROWS, c), d_type.dtype)]
-    scratch += [pair(_STAGES, _STEP), pair(_STAGES, _STEP), columns, columns]
+    scratch += [pair(_STAGES, _STEP), pair(_STAGES, _STEP), columns(jnp.float32), columns(jnp.float32)]
+    scratch += [columns(jnp.int32)] * len(own)
     scratch.append(plgpu.Barrier(num_arrivals=2, num_barriers=WARPGROUPS))
-    scratch += [plgpu.Barrier(num_arrivals=2, num_barriers=_STAGES)] * 2
-    scratch += [plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES)] * 2
+    scratch.append(plgpu.Barrier(num_arrivals=4 + len(own), num_barriers=_STAGES))
+    scratch.append(plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES))
     body = functools.partial(_d_keys_kernel, spec, group // chunks, chunks, len(own), len(keys))
     grid = {"row": b, "tile": m // TILE, "head": kv * chunks}
     arrays = (order, counts, q, k, v, d_out, lse, delta, *own, *keys)
@@ -148,8 +152,7 @@ def _d_keys(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) -> 
 def _d_keys_kernel(spec, heads, chunks, own_count, key_count, order, counts, q, k, v, d_out, lse, delta, *refs):
     """Scores stand as [keys, queries] here; ``heads`` query heads in turn, a part of those of a key/value head."""
     own, keys, refs = refs[:own_count], refs[own_count : own_count + key_count], refs[own_count + key_count :]
-    dk, dv, k_tile, v_tile, out_tile, q_tile, d_tile, lse_tile, delta_tile, ready, q_ready, d_ready, *free = refs
-    q_free, d_free = free
+    dk, dv, k_tile, v_tile, out_tile, q_tile, d_tile, lse_tile, delta_tile, *code_tiles, k_ready, ready, free = refs
     b, j, part, wg = (lax.axis_index(x) for x in ("row", "tile", "head", "wg"))
     total = counts[b, j, 1]
 
@@ -159,29 +162,24 @@ def _d_keys_kernel(spec, heads, chunks, own_count, key_count, order, counts, q, 
         first_k = j * TILE + wg * ROWS
         rows = pl.ds(first_k, ROWS)
         for source, target in ((k, k_tile), (v, v_tile)):
-            plgpu.copy_gmem_to_smem(source.at[b, rows, lax.div(part, jnp.int32(chunks))], target.at[wg], ready.at[wg])
-        plgpu.barrier_wait(ready.at[wg])
+            plgpu.copy_gmem_to_smem(source.at[b, rows, lax.div(part, jnp.int32(chunks))], target.at[wg], k_ready.at[wg])
+        plgpu.barrier_wait(k_ready.at[wg])
         key_codes = [vector(spec, x.at[b, rows], 0) for x in keys]
 
         def step(done, masked, t, carry):
-            dk, dv = carry
             slot = lax.rem(done + t, jnp.int32(_STAGES))
-            if masked:
-                first_q = order[b, j, t] * _STEP
-                own_codes = [vector(spec, x.at[b, pl.ds(first_q, _STEP)], 1) for x in own]
-            plgpu.barrier_wait(q_ready.at[slot])
+            plgpu.barrier_wait(ready.at[slot])
             scores = product_nt(spec, k_tile.at[wg], q_tile.at[slot])
             if masked:
-                scores = apply_mask(spec, scores, own_codes, key_codes, 1, first_q, first_k)
+                own_codes = [vector(spec, x.at[slot], 1) for x in code_tiles]
+                scores = apply_mask(spec, scores, own_codes, key_codes, 1, order[b, j, t] * _STEP, first_k)
             weights = jnp.exp2(scores * spec.rate - along(vector(spec, lse_tile.at[slot], 1), 1, scores.shape))
-            plgpu.barrier_wait(d_ready.at[slot])
-            products = weights.astype(q.dtype), d_tile.at[slot], v_tile.at[wg], d_tile.at[slot]
-            dv, d_weights = add_product_and_nt(spec, dv, *products)
-            d_scores = weights * (d_weights - along(vector(spec, delta_tile.at[slot], 1), 1, scores.shape))
-            plgpu.barrier_arrive(d_free.at[slot])
-            dk = add_product(spec, dk, d_scores.astype(q.dtype), q_tile.at[slot])
-            plgpu.barrier_arrive(q_free.at[slot])
-            return dk, dv
+            minus_delta = along(-vector(spec, delta_tile.at[slot], 1), 1, scores.shape)
+            d_scores = weights * add_product_nt(spec, minus_delta, v_tile.at[wg], d_tile.at[slot])
+            rows = d_scores.astype(q.dtype), weights.astype(q.dtype)
+            carry = add_products(spec, carry, rows, (q_tile.at[slot], d_tile.at[slot]))
+            plgpu.barrier_arrive(free.at[slot])
+            return carry
 
         zeros = laid_out(spec, jnp.zeros((ROWS, k_tile.shape[-1]), jnp.float32))
         one_head = lambda g, x: visit(spec, counts, (b, j), functools.partial(step, g * total), x)  # noqa: E731
@@ -194,16 +192,17 @@ def _d_keys_kernel(spec, heads, chunks, own_count, key_count, order, counts, q, 
 
     @pl.when(wg == WARPGROUPS)
     def fetch_queries():
-        def copy(tiles, rows, u, slot):
+        def copy(u, slot):
             head, t = part * heads + lax.div(u, total), lax.rem(u, total)
             queries = pl.ds(order[b, j, t] * _STEP, _STEP)
-            (source, target), (row_source, row_target), ready = tiles, rows[:2], rows[2]
-            plgpu.copy_gmem_to_smem(source.at[b, queries, head], target.at[slot], ready.at[slot])
-            plgpu.copy_gmem_to_smem(row_source.at[b, head, queries], row_target.at[slot], ready.at[slot])
+            for source, target in ((q, q_tile), (d_out, d_tile)):
+                plgpu.copy_gmem_to_smem(source.at[b, queries, head], target.at[slot], ready.at[slot])
+            for source, target in ((lse, lse_tile), (delta, delta_tile)):
+                plgpu.copy_gmem_to_smem(source.at[b, head, queries], target.at[slot], ready.at[slot])
+            for source, target in zip(own, code_tiles, strict=True):
+                plgpu.copy_gmem_to_smem(source.at[b, queries], target.at[slot], ready.at[slot])
 
-        left = functools.partial(copy, (q, q_tile), (lse, lse_tile, q_ready)), q_free
-        right = functools.partial(copy, (d_out, d_tile), (delta, delta_tile, d_ready)), d_free
-        fetch(total * heads, _STAGES, [left, right])
+        fetch(total * heads, _STAGES, [(copy, free)])
 
 
 def _chunks(group: int, programs: int) -> int:

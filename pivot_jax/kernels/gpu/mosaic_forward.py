@@ -19,7 +19,7 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     TILE,
     WARPGROUPS,
     Spec,
-    add_product,
+    add_products,
     along,
     apply_mask,
     code_arrays,
@@ -94,7 +94,7 @@ def _kernel(spec: Spec, group: int, tile_count: int, own_count: int, key_count: 
             total = total * fade + jnp.sum(weights, axis=1)
             acc = acc * along(fade, 0, acc.shape)
             plgpu.barrier_wait(v_ready.at[slot])
-            acc = add_product(spec, acc, weights.astype(v.dtype), v_tile.at[slot])
+            (acc,) = add_products(spec, (acc,), (weights.astype(v.dtype),), (v_tile.at[slot],))
             plgpu.barrier_arrive(v_free.at[slot])
             return acc, now, total
 

@@ -83,24 +83,39 @@ def product_nt(spec: Spec, a: Any, b: Any) -> Array:
     return pl.run_scoped(compute, plgpu.ACC((a.shape[0], b.shape[0]), jnp.float32))
 
 
-def add_product(spec: Spec, acc: Array, a: Array, b: Any) -> Array:
-    """acc + a [n, m] b [m, c]; a in registers, b in shared memory."""
+def add_product_nt(spec: Spec, acc: Array, a: Any, b: Any) -> Array:
+    """acc + :func:`product_nt`."""
     if spec.interpret:
-        return acc + jnp.dot(a, b[...], preferred_element_type=jnp.float32)
-    return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b))(plgpu.ACC.init(acc))
+        return acc + product_nt(spec, a, b)
+    return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b.transpose((1, 0))))(plgpu.ACC.init(acc))
 
 
-def add_product_and_nt(spec: Spec, acc: Array, a: Array, b: Any, x: Any, y: Any) -> tuple[Array, Array]:
-    """``add_product(acc, a, b)`` and ``product_nt(x, y)``, awaited together."""
+def weights_and_product_nt(
+    spec: Spec, a: Any, b: Any, to_weights: Any, x: Any, y: Any, at_once: bool
+) -> tuple[Array, Array]:
+    """``to_weights(product_nt(a, b))`` and ``product_nt(x, y)``; the latter beside ``to_weights`` if ``at_once``."""
+    if spec.interpret or not at_once:
+        return to_weights(product_nt(spec, a, b)), product_nt(spec, x, y)
+
+    def compute(scores, other):
+        plgpu.wgmma(scores, a, b.transpose((1, 0)))
+        plgpu.wgmma(other, x, y.transpose((1, 0)))
+        return to_weights(plgpu.wgmma_accumulator_load(scores, wait_n=1)), other[...]
+
+    return pl.run_scoped(compute, *(plgpu.ACC((u.shape[0], v.shape[0]), jnp.float32) for u, v in ((a, b), (x, y))))
+
+
+def add_products(spec: Spec, accs: tuple[Array, ...], rows: tuple[Array, ...], tiles: tuple[Any, ...]) -> Any:
+    """acc + row tile for each, awaited together; accs [n, c], rows [n, m] in registers, tiles [m, c] in shared memory."""
     if spec.interpret:
-        return add_product(spec, acc, a, b), product_nt(spec, x, y)
+        products = (jnp.dot(a, b[...], preferred_element_type=jnp.float32) for a, b in zip(rows, tiles, strict=True))
+        return tuple(acc + product for acc, product in zip(accs, products, strict=True))
 
     def compute(refs):
-        plgpu.wgmma(refs[0], a, b)
-        plgpu.wgmma(refs[1], x, y.transpose((1, 0)))
+        for ref, a, b in zip(refs, rows, tiles, strict=True):
+            plgpu.wgmma(ref, a, b)
 
-    zeros = laid_out(spec, jnp.zeros((x.shape[0], y.shape[0]), jnp.float32))
-    return pl.run_state(compute)((plgpu.ACC.init(acc), plgpu.ACC.init(zeros)))
+    return pl.run_state(compute)(tuple(plgpu.ACC.init(acc) for acc in accs))
 
 
 def laid_out(spec: Spec, x: Array, axis: int | None = None) -> Array:
@@ -141,8 +156,9 @@ def apply_mask(
         if spec.mask == "branches":
             seen = seen | (other == along(queries[1], q_axis, shape))
     if spec.causal:
-        query, key = (laid_out(spec, jax.lax.broadcasted_iota(jnp.int32, shape, x)) for x in (q_axis, 1 - q_axis))
-        order = query + (first_q - first_k) >= key
+        query, key = (laid_out(spec, jax.lax.iota(jnp.int32, shape[x]), x) for x in (q_axis, 1 - q_axis))
+        query, key = jax.lax.optimization_barrier((query, key))
+        order = along(query + (first_q - first_k), q_axis, shape) >= along(key, 1 - q_axis, shape)
         seen = order if seen is None else seen & order
     return jnp.where(seen, scores, MASKED)
 
