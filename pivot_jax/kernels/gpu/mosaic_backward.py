@@ -34,6 +34,7 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     schedule,
     tiles,
     vector,
+    vectors,
     visit,
     weights_and_product_nt,
 )
@@ -58,7 +59,7 @@ def _d_queries(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) 
     pair = lambda *shape: tiles((*shape, c), q.dtype)  # noqa: E731
     rows = plgpu.SMEM((WARPGROUPS, ROWS), jnp.float32)
     scratch = [pair(WARPGROUPS, ROWS), pair(WARPGROUPS, ROWS), rows, rows, pair(_STAGES, _STEP), pair(_STAGES, _STEP)]
-    scratch += [plgpu.SMEM((_STAGES, _STEP), jnp.int32)] * len(keys)
+    scratch += [plgpu.SMEM((_STAGES, x.shape[1], _STEP), jnp.int32) for x in keys]
     scratch.append(plgpu.Barrier(num_arrivals=4, num_barriers=WARPGROUPS))
     scratch.append(plgpu.Barrier(num_arrivals=2 + len(keys), num_barriers=_STAGES))
     scratch.append(plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES))
@@ -77,23 +78,21 @@ def _d_queries_kernel(spec, group, tile_count, own_count, key_count, order, coun
     @pl.when(wg < WARPGROUPS)
     def compute():
         plgpu.set_max_registers(COMPUTE_REGISTERS, action="increase")
-        first_q = i * TILE + wg * ROWS
-        queries = pl.ds(first_q, ROWS)
+        queries = pl.ds(i * TILE + wg * ROWS, ROWS)
         for source, target in ((q.at[b, queries, head], q_tile), (d_out.at[b, queries, head], d_tile)):
             plgpu.copy_gmem_to_smem(source, target.at[wg], q_ready.at[wg])
         for source, target in ((lse.at[b, head, queries], lse_tile), (delta.at[b, head, queries], delta_tile)):
             plgpu.copy_gmem_to_smem(source, target.at[wg], q_ready.at[wg])
         plgpu.barrier_wait(q_ready.at[wg])
         row_lse, row_delta = (vector(spec, x.at[wg], 0) for x in (lse_tile, delta_tile))
-        own_codes = [vector(spec, x.at[b, queries], 0) for x in own]
+        own_codes = vectors(spec, own, (b, queries), 0)
 
         def step(masked, t, acc):
             slot = lax.rem(t, jnp.int32(_STAGES))
 
             def to_weights(scores):
                 if masked:
-                    key_codes = [vector(spec, x.at[slot], 1) for x in code_tiles]
-                    scores = apply_mask(spec, scores, own_codes, key_codes, 0, first_q, order[b, i, t] * _STEP)
+                    scores = apply_mask(spec, scores, own_codes, vectors(spec, code_tiles, (slot,), 1), 0)
                 return jnp.exp2(scores * spec.rate - along(row_lse, 0, scores.shape))
 
             plgpu.barrier_wait(ready.at[slot])
@@ -119,7 +118,7 @@ def _d_queries_kernel(spec, group, tile_count, own_count, key_count, order, coun
                 tile = source.at[b, rows, lax.div(head, jnp.int32(group))]
                 plgpu.copy_gmem_to_smem(tile, target.at[slot], ready.at[slot])
             for source, target in zip(keys, code_tiles, strict=True):
-                plgpu.copy_gmem_to_smem(source.at[b, rows], target.at[slot], ready.at[slot])
+                plgpu.copy_gmem_to_smem(source.at[b, :, rows], target.at[slot], ready.at[slot])
 
         fetch(counts[b, i, 1], _STAGES, [(copy, free)])
 
@@ -133,10 +132,10 @@ def _d_keys(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) -> 
     own, keys = code_arrays(spec, codes)
     d_type = jax.ShapeDtypeStruct((b, m, kv * chunks, c), k.dtype if chunks == 1 else jnp.float32)
     pair = lambda *shape: tiles((*shape, c), k.dtype)  # noqa: E731
-    columns = lambda dtype: plgpu.SMEM((_STAGES, _STEP), dtype)  # noqa: E731
+    columns = plgpu.SMEM((_STAGES, _STEP), jnp.float32)
     scratch = [pair(WARPGROUPS, ROWS), pair(WARPGROUPS, ROWS), tiles((WARPGROUPS, ROWS, c), d_type.dtype)]
-    scratch += [pair(_STAGES, _STEP), pair(_STAGES, _STEP), columns(jnp.float32), columns(jnp.float32)]
-    scratch += [columns(jnp.int32)] * len(own)
+    scratch += [pair(_STAGES, _STEP), pair(_STAGES, _STEP), columns, columns]
+    scratch += [plgpu.SMEM((_STAGES, x.shape[1], _STEP), jnp.int32) for x in own]
     scratch.append(plgpu.Barrier(num_arrivals=2, num_barriers=WARPGROUPS))
     scratch.append(plgpu.Barrier(num_arrivals=4 + len(own), num_barriers=_STAGES))
     scratch.append(plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES))
@@ -159,20 +158,18 @@ def _d_keys_kernel(spec, heads, chunks, own_count, key_count, order, counts, q, 
     @pl.when(wg < WARPGROUPS)
     def compute():
         plgpu.set_max_registers(COMPUTE_REGISTERS, action="increase")
-        first_k = j * TILE + wg * ROWS
-        rows = pl.ds(first_k, ROWS)
+        rows = pl.ds(j * TILE + wg * ROWS, ROWS)
         for source, target in ((k, k_tile), (v, v_tile)):
             plgpu.copy_gmem_to_smem(source.at[b, rows, lax.div(part, jnp.int32(chunks))], target.at[wg], k_ready.at[wg])
         plgpu.barrier_wait(k_ready.at[wg])
-        key_codes = [vector(spec, x.at[b, rows], 0) for x in keys]
+        key_codes = vectors(spec, keys, (b, rows), 0)
 
         def step(done, masked, t, carry):
             slot = lax.rem(done + t, jnp.int32(_STAGES))
             plgpu.barrier_wait(ready.at[slot])
             scores = product_nt(spec, k_tile.at[wg], q_tile.at[slot])
             if masked:
-                own_codes = [vector(spec, x.at[slot], 1) for x in code_tiles]
-                scores = apply_mask(spec, scores, own_codes, key_codes, 1, order[b, j, t] * _STEP, first_k)
+                scores = apply_mask(spec, scores, vectors(spec, code_tiles, (slot,), 1), key_codes, 1)
             weights = jnp.exp2(scores * spec.rate - along(vector(spec, lse_tile.at[slot], 1), 1, scores.shape))
             minus_delta = along(-vector(spec, delta_tile.at[slot], 1), 1, scores.shape)
             d_scores = weights * add_product_nt(spec, minus_delta, v_tile.at[wg], d_tile.at[slot])
@@ -200,7 +197,7 @@ def _d_keys_kernel(spec, heads, chunks, own_count, key_count, order, counts, q, 
             for source, target in ((lse, lse_tile), (delta, delta_tile)):
                 plgpu.copy_gmem_to_smem(source.at[b, head, queries], target.at[slot], ready.at[slot])
             for source, target in zip(own, code_tiles, strict=True):
-                plgpu.copy_gmem_to_smem(source.at[b, queries], target.at[slot], ready.at[slot])
+                plgpu.copy_gmem_to_smem(source.at[b, :, queries], target.at[slot], ready.at[slot])
 
         fetch(total * heads, _STAGES, [(copy, free)])
 

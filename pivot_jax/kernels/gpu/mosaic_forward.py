@@ -29,7 +29,7 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     product_nt,
     schedule,
     tiles,
-    vector,
+    vectors,
     visit,
 )
 
@@ -49,8 +49,9 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, codes: blocks_lib.Codes) -
         pair(_STAGES, K_BLOCK),
         pair(_STAGES, K_BLOCK),
         plgpu.SMEM((WARPGROUPS, ROWS), jnp.float32),
+        *(plgpu.SMEM((_STAGES, x.shape[1], K_BLOCK), jnp.int32) for x in keys),
         plgpu.Barrier(num_barriers=WARPGROUPS),
-        plgpu.Barrier(num_barriers=_STAGES),
+        plgpu.Barrier(num_arrivals=1 + len(keys), num_barriers=_STAGES),
         plgpu.Barrier(num_barriers=_STAGES),
         plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
         plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
@@ -63,7 +64,7 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, codes: blocks_lib.Codes) -
 
 def _kernel(spec: Spec, group: int, tile_count: int, own_count: int, key_count: int, order, counts, q, k, v, *refs):
     own, keys, refs = refs[:own_count], refs[own_count : own_count + key_count], refs[own_count + key_count :]
-    out, lse, q_tile, k_tile, v_tile, lse_tile, q_ready, k_ready, v_ready, k_free, v_free = refs
+    out, lse, q_tile, k_tile, v_tile, lse_tile, *code_tiles, q_ready, k_ready, v_ready, k_free, v_free = refs
     b, head, wg = lax.axis_index("row"), lax.axis_index("head"), lax.axis_index("wg")
     i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles take longest: they start first
     stages, width = k_tile.shape[0], k_tile.shape[1]
@@ -71,23 +72,19 @@ def _kernel(spec: Spec, group: int, tile_count: int, own_count: int, key_count: 
     @pl.when(wg < WARPGROUPS)
     def compute():
         plgpu.set_max_registers(COMPUTE_REGISTERS, action="increase")
-        first_q = i * TILE + wg * ROWS
-        queries = pl.ds(first_q, ROWS)
+        queries = pl.ds(i * TILE + wg * ROWS, ROWS)
         plgpu.copy_gmem_to_smem(q.at[b, queries, head], q_tile.at[wg], q_ready.at[wg])
         plgpu.barrier_wait(q_ready.at[wg])
-        own_codes = [vector(spec, x.at[b, queries], 0) for x in own]
+        own_codes = vectors(spec, own, (b, queries), 0)
 
         def step(masked, t, carry):
             acc, top, total = carry
             slot = lax.rem(t, jnp.int32(stages))
-            if masked:  # loaded while the keys are on their way
-                first_k = order[b, i, t] * width
-                key_codes = [vector(spec, x.at[b, pl.ds(first_k, width)], 1) for x in keys]
             plgpu.barrier_wait(k_ready.at[slot])
             scores = product_nt(spec, q_tile.at[wg], k_tile.at[slot])
-            plgpu.barrier_arrive(k_free.at[slot])
             if masked:
-                scores = apply_mask(spec, scores, own_codes, key_codes, 0, first_q, first_k)
+                scores = apply_mask(spec, scores, own_codes, vectors(spec, code_tiles, (slot,), 1), 0)
+            plgpu.barrier_arrive(k_free.at[slot])
             now = jnp.maximum(top, jnp.max(scores, axis=1) * spec.rate)
             weights = jnp.exp2(scores * spec.rate - along(now, 0, scores.shape))
             fade = jnp.exp2(top - now)
@@ -113,10 +110,14 @@ def _kernel(spec: Spec, group: int, tile_count: int, own_count: int, key_count: 
 
     @pl.when(wg == WARPGROUPS)
     def fetch_keys():
-        def copy(source, target, ready, t, slot):
-            tile = (b, pl.ds(order[b, i, t] * width, width), lax.div(head, jnp.int32(group)))
-            plgpu.copy_gmem_to_smem(source.at[tile], target.at[slot], ready.at[slot])
+        def copy(source, target, ready, code_pairs, t, slot):
+            rows = pl.ds(order[b, i, t] * width, width)
+            plgpu.copy_gmem_to_smem(
+                source.at[b, rows, lax.div(head, jnp.int32(group))], target.at[slot], ready.at[slot]
+            )
+            for codes, code_tile in code_pairs:
+                plgpu.copy_gmem_to_smem(codes.at[b, :, rows], code_tile.at[slot], ready.at[slot])
 
-        keys = functools.partial(copy, k, k_tile, k_ready), k_free
-        values = functools.partial(copy, v, v_tile, v_ready), v_free
-        fetch(counts[b, i, 1], stages, [keys, values])
+        left = functools.partial(copy, k, k_tile, k_ready, list(zip(keys, code_tiles, strict=True)))
+        right = functools.partial(copy, v, v_tile, v_ready, [])
+        fetch(counts[b, i, 1], stages, [(left, k_free), (right, v_free)])

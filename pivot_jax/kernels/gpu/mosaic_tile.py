@@ -106,7 +106,7 @@ def weights_and_product_nt(
 
 
 def add_products(spec: Spec, accs: tuple[Array, ...], rows: tuple[Array, ...], tiles: tuple[Any, ...]) -> Any:
-    """acc + row tile for each, awaited together; accs [n, c], rows [n, m] in registers, tiles [m, c] in shared memory."""
+    """acc + row tile for each, awaited together; rows [n, m] in registers, tiles [m, c] in shared memory."""
     if spec.interpret:
         products = (jnp.dot(a, b[...], preferred_element_type=jnp.float32) for a, b in zip(rows, tiles, strict=True))
         return tuple(acc + product for acc, product in zip(accs, products, strict=True))
@@ -126,6 +126,11 @@ def laid_out(spec: Spec, x: Array, axis: int | None = None) -> Array:
     return plgpu.layout_cast(x, layout if axis is None else layout.reduce(1 - axis))
 
 
+def vectors(spec: Spec, refs: tuple[Any, ...], place: tuple[Any, ...], axis: int) -> list[Array]:
+    """The codes at ``place`` of :func:`code_arrays`, one vector each."""
+    return [vector(spec, ref.at[place[0], x, *place[1:]], axis) for ref in refs for x in range(ref.shape[1])]
+
+
 def vector(spec: Spec, ref: Any, axis: int) -> Array:
     """A vector in memory as :func:`laid_out` takes it."""
     if spec.interpret:
@@ -139,37 +144,40 @@ def along(x: Array, axis: int, shape: tuple[int, ...]) -> Array:
     return jax.lax.broadcast_in_dim(x, shape, [axis])
 
 
-def apply_mask(
-    spec: Spec, scores: Array, queries: list[Array], keys: list[Array], q_axis: int, first_q, first_k
-) -> Array:
+def code_arrays(spec: Spec, codes: blocks_lib.Codes) -> tuple[list[Array], list[Array]]:
+    """What the mask compares: [b, codes, n] of the queries and [b, codes, m] of the keys, or nothing.
+
+    Positions stand among the codes: they are read per tile, where column numbers would be kept in registers throughout.
+    """
+    queries = {"none": [], "keys": [], "segments": [codes.own], "branches": [codes.own, codes.shared]}[spec.mask]
+    keys = [] if spec.mask == "none" else [codes.keys]
+    if spec.causal:
+        position = lambda x: jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape)  # noqa: E731
+        queries, keys = [*queries, position(codes.own)], [*keys, position(codes.keys)]
+    stack = lambda x: [jnp.stack(x, axis=1)] if x else []  # noqa: E731
+    return stack(queries), stack(keys)
+
+
+def apply_mask(spec: Spec, scores: Array, queries: list[Array], keys: list[Array], q_axis: int) -> Array:
     """``scores`` where the rule of :mod:`pivot_jax.kernels.attention` lets the query see the key.
 
     Queries run along ``q_axis``. ``queries`` and ``keys`` are the vectors of :func:`code_arrays`.
     """
-    shape = scores.shape
+    queries, keys = (
+        [along(x, q_axis, scores.shape) for x in queries],
+        [along(x, 1 - q_axis, scores.shape) for x in keys],
+    )
     seen: Any = None
     if spec.mask == "keys":
-        seen = along(keys[0], 1 - q_axis, shape) >= 0
+        seen = keys[0] >= 0
     elif spec.mask != "none":
-        other = along(keys[0], 1 - q_axis, shape)
-        seen = other == along(queries[0], q_axis, shape)
+        seen = keys[0] == queries[0]
         if spec.mask == "branches":
-            seen = seen | (other == along(queries[1], q_axis, shape))
+            seen = seen | (keys[0] == queries[1])
     if spec.causal:
-        query, key = (laid_out(spec, jax.lax.iota(jnp.int32, shape[x]), x) for x in (q_axis, 1 - q_axis))
-        query, key = jax.lax.optimization_barrier((query, key))
-        order = along(query + (first_q - first_k), q_axis, shape) >= along(key, 1 - q_axis, shape)
+        order = queries[-1] >= keys[-1]
         seen = order if seen is None else seen & order
     return jnp.where(seen, scores, MASKED)
-
-
-def code_arrays(spec: Spec, codes: blocks_lib.Codes) -> tuple[list[Array], list[Array]]:
-    """The codes that the mask needs: of the queries, of the keys."""
-    if spec.mask == "none":
-        return [], []
-    if spec.mask == "keys":
-        return [], [codes.keys]
-    return [codes.own, codes.shared][: 2 if spec.mask == "branches" else 1], [codes.keys]
 
 
 def schedule(some: Array, every: Array) -> tuple[Array, Array]:
