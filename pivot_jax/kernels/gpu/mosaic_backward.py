@@ -91,9 +91,10 @@ def _d_queries_kernel(spec, group, tile_count, own_count, key_count, order, coun
             slot = lax.rem(t, jnp.int32(_STAGES))
 
             def to_weights(scores):
+                weights = jnp.exp2(scores * spec.rate - along(row_lse, 0, scores.shape))
                 if masked:
-                    scores = apply_mask(spec, scores, own_codes, vectors(spec, code_tiles, (slot,), 1), 0)
-                return jnp.exp2(scores * spec.rate - along(row_lse, 0, scores.shape))
+                    weights = apply_mask(spec, weights, own_codes, vectors(spec, code_tiles, (slot,), 1), 0, 0.0)
+                return weights
 
             plgpu.barrier_wait(ready.at[slot])
             factors = q_tile.at[wg], k_tile.at[slot], to_weights, d_tile.at[wg], v_tile.at[slot]
@@ -168,9 +169,9 @@ def _d_keys_kernel(spec, heads, chunks, own_count, key_count, order, counts, q, 
             slot = lax.rem(done + t, jnp.int32(_STAGES))
             plgpu.barrier_wait(ready.at[slot])
             scores = product_nt(spec, k_tile.at[wg], q_tile.at[slot])
-            if masked:
-                scores = apply_mask(spec, scores, vectors(spec, code_tiles, (slot,), 1), key_codes, 1)
             weights = jnp.exp2(scores * spec.rate - along(vector(spec, lse_tile.at[slot], 1), 1, scores.shape))
+            if masked:
+                weights = apply_mask(spec, weights, vectors(spec, code_tiles, (slot,), 1), key_codes, 1, 0.0)
             minus_delta = along(-vector(spec, delta_tile.at[slot], 1), 1, scores.shape)
             d_scores = weights * add_product_nt(spec, minus_delta, v_tile.at[wg], d_tile.at[slot])
             rows = d_scores.astype(q.dtype), weights.astype(q.dtype)

@@ -15,6 +15,7 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     COMPUTE_REGISTERS,
     EMPTY,
     LOWEST,
+    MASKED,
     ROWS,
     TILE,
     WARPGROUPS,
@@ -83,7 +84,7 @@ def _kernel(spec: Spec, group: int, tile_count: int, own_count: int, key_count: 
             plgpu.barrier_wait(k_ready.at[slot])
             scores = product_nt(spec, q_tile.at[wg], k_tile.at[slot])
             if masked:
-                scores = apply_mask(spec, scores, own_codes, vectors(spec, code_tiles, (slot,), 1), 0)
+                scores = apply_mask(spec, scores, own_codes, vectors(spec, code_tiles, (slot,), 1), 0, MASKED)
             plgpu.barrier_arrive(k_free.at[slot])
             now = jnp.maximum(top, jnp.max(scores, axis=1) * spec.rate)
             weights = jnp.exp2(scores * spec.rate - along(now, 0, scores.shape))

@@ -158,15 +158,13 @@ def code_arrays(spec: Spec, codes: blocks_lib.Codes) -> tuple[list[Array], list[
     return stack(queries), stack(keys)
 
 
-def apply_mask(spec: Spec, scores: Array, queries: list[Array], keys: list[Array], q_axis: int) -> Array:
-    """``scores`` where the rule of :mod:`pivot_jax.kernels.attention` lets the query see the key.
+def apply_mask(spec: Spec, tile: Array, queries: list[Array], keys: list[Array], q_axis: int, hidden: float) -> Array:
+    """``tile`` where the rule of :mod:`pivot_jax.kernels.attention` lets the query see the key, else ``hidden``.
 
     Queries run along ``q_axis``. ``queries`` and ``keys`` are the vectors of :func:`code_arrays`.
     """
-    queries, keys = (
-        [along(x, q_axis, scores.shape) for x in queries],
-        [along(x, 1 - q_axis, scores.shape) for x in keys],
-    )
+    queries = [along(x, q_axis, tile.shape) for x in queries]
+    keys = [along(x, 1 - q_axis, tile.shape) for x in keys]
     seen: Any = None
     if spec.mask == "keys":
         seen = keys[0] >= 0
@@ -177,7 +175,7 @@ def apply_mask(spec: Spec, scores: Array, queries: list[Array], keys: list[Array
     if spec.causal:
         order = queries[-1] >= keys[-1]
         seen = order if seen is None else seen & order
-    return jnp.where(seen, scores, MASKED)
+    return jnp.where(seen, tile, hidden)
 
 
 def schedule(some: Array, every: Array) -> tuple[Array, Array]:
