@@ -27,6 +27,8 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     along,
     apply_mask,
     code_arrays,
+    code_tiles,
+    copy_codes,
     fetch,
     laid_out,
     launch,
@@ -34,7 +36,6 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     schedule,
     tiles,
     vector,
-    vectors,
     visit,
     weights_and_product_nt,
 )
@@ -57,21 +58,29 @@ def _d_queries(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) 
     order, counts = schedule(*blocks_lib.relation(codes, spec.causal, TILE, _STEP))
     own, keys = code_arrays(spec, codes)
     pair = lambda *shape: tiles((*shape, c), q.dtype)  # noqa: E731
-    rows = plgpu.SMEM((WARPGROUPS, ROWS), jnp.float32)
-    scratch = [pair(WARPGROUPS, ROWS), pair(WARPGROUPS, ROWS), rows, rows, pair(_STAGES, _STEP), pair(_STAGES, _STEP)]
-    scratch += [plgpu.SMEM((_STAGES, x.shape[1], _STEP), jnp.int32) for x in keys]
-    scratch.append(plgpu.Barrier(num_arrivals=4, num_barriers=WARPGROUPS))
-    scratch.append(plgpu.Barrier(num_arrivals=2 + len(keys), num_barriers=_STAGES))
-    scratch.append(plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES))
-    body = functools.partial(_d_queries_kernel, spec, h // k.shape[2], n // TILE, len(own), len(keys))
+    scratch = {
+        "q_tile": pair(WARPGROUPS, ROWS),
+        "d_tile": pair(WARPGROUPS, ROWS),
+        "lse_tile": plgpu.SMEM((WARPGROUPS, ROWS), jnp.float32),
+        "delta_tile": plgpu.SMEM((WARPGROUPS, ROWS), jnp.float32),
+        "k_tile": pair(_STAGES, _STEP),
+        "v_tile": pair(_STAGES, _STEP),
+        "own_codes": code_tiles(WARPGROUPS, own, ROWS),
+        "key_codes": code_tiles(_STAGES, keys, _STEP),
+        "q_ready": plgpu.Barrier(num_arrivals=4 + len(own), num_barriers=WARPGROUPS),
+        "k_ready": plgpu.Barrier(num_arrivals=2 + len(keys), num_barriers=_STAGES),
+        "k_free": plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
+    }
+    body = functools.partial(_d_queries_kernel, spec, h // k.shape[2], n // TILE)
     grid = {"row": b, "tile": n // TILE, "head": h}
-    arrays = (order, counts, q, k, v, d_out, lse, delta, *own, *keys)
-    return launch(spec, body, "attention_d_queries", grid, jax.ShapeDtypeStruct(q.shape, q.dtype), scratch)(*arrays)
+    kernel = launch(spec, body, "attention_d_queries", grid, jax.ShapeDtypeStruct(q.shape, q.dtype), scratch)
+    return kernel(order, counts, q, k, v, d_out, lse, delta, own, keys)
 
 
-def _d_queries_kernel(spec, group, tile_count, own_count, key_count, order, counts, q, k, v, d_out, lse, delta, *refs):
-    own, keys, refs = refs[:own_count], refs[own_count : own_count + key_count], refs[own_count + key_count :]
-    dq, q_tile, d_tile, lse_tile, delta_tile, k_tile, v_tile, *code_tiles, q_ready, ready, free = refs
+def _d_queries_kernel(
+    spec, group, tile_count, order, counts, q, k, v, d_out, lse, delta, own, keys, dq, *, q_tile, d_tile, lse_tile,
+    delta_tile, k_tile, v_tile, own_codes, key_codes, q_ready, k_ready, k_free,
+):  # fmt: skip
     b, head, wg = lax.axis_index("row"), lax.axis_index("head"), lax.axis_index("wg")
     i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles take longest: they start first
 
@@ -79,13 +88,13 @@ def _d_queries_kernel(spec, group, tile_count, own_count, key_count, order, coun
     def compute():
         plgpu.set_max_registers(COMPUTE_REGISTERS, action="increase")
         queries = pl.ds(i * TILE + wg * ROWS, ROWS)
-        for source, target in ((q.at[b, queries, head], q_tile), (d_out.at[b, queries, head], d_tile)):
-            plgpu.copy_gmem_to_smem(source, target.at[wg], q_ready.at[wg])
-        for source, target in ((lse.at[b, head, queries], lse_tile), (delta.at[b, head, queries], delta_tile)):
-            plgpu.copy_gmem_to_smem(source, target.at[wg], q_ready.at[wg])
+        for source, target in ((q, q_tile), (d_out, d_tile)):
+            plgpu.copy_gmem_to_smem(source.at[b, queries, head], target.at[wg], q_ready.at[wg])
+        for source, target in ((lse, lse_tile), (delta, delta_tile)):
+            plgpu.copy_gmem_to_smem(source.at[b, head, queries], target.at[wg], q_ready.at[wg])
+        copy_codes(own, b, queries, own_codes, wg, q_ready)
         plgpu.barrier_wait(q_ready.at[wg])
         row_lse, row_delta = (vector(spec, x.at[wg], 0) for x in (lse_tile, delta_tile))
-        own_codes = vectors(spec, own, (b, queries), 0)
 
         def step(masked, t, acc):
             slot = lax.rem(t, jnp.int32(_STAGES))
@@ -93,15 +102,15 @@ def _d_queries_kernel(spec, group, tile_count, own_count, key_count, order, coun
             def to_weights(scores):
                 weights = jnp.exp2(scores * spec.rate - along(row_lse, 0, scores.shape))
                 if masked:
-                    weights = apply_mask(spec, weights, own_codes, vectors(spec, code_tiles, (slot,), 1), 0, 0.0)
+                    weights = apply_mask(spec, weights, (own_codes, wg), (key_codes, slot), 0, 0.0)
                 return weights
 
-            plgpu.barrier_wait(ready.at[slot])
+            plgpu.barrier_wait(k_ready.at[slot])
             factors = q_tile.at[wg], k_tile.at[slot], to_weights, d_tile.at[wg], v_tile.at[slot]
-            weights, d_weights = weights_and_product_nt(spec, *factors, at_once=not masked)
+            weights, d_weights = weights_and_product_nt(spec, *factors)
             d_scores = weights * (d_weights - along(row_delta, 0, weights.shape))
             (acc,) = add_products(spec, (acc,), (d_scores.astype(k.dtype),), (k_tile.at[slot],))
-            plgpu.barrier_arrive(free.at[slot])
+            plgpu.barrier_arrive(k_free.at[slot])
             return acc
 
         acc = laid_out(spec, jnp.zeros((ROWS, q_tile.shape[-1]), jnp.float32))
@@ -117,11 +126,10 @@ def _d_queries_kernel(spec, group, tile_count, own_count, key_count, order, coun
             rows = pl.ds(order[b, i, t] * _STEP, _STEP)
             for source, target in ((k, k_tile), (v, v_tile)):
                 tile = source.at[b, rows, lax.div(head, jnp.int32(group))]
-                plgpu.copy_gmem_to_smem(tile, target.at[slot], ready.at[slot])
-            for source, target in zip(keys, code_tiles, strict=True):
-                plgpu.copy_gmem_to_smem(source.at[b, :, rows], target.at[slot], ready.at[slot])
+                plgpu.copy_gmem_to_smem(tile, target.at[slot], k_ready.at[slot])
+            copy_codes(keys, b, rows, key_codes, slot, k_ready)
 
-        fetch(counts[b, i, 1], _STAGES, [(copy, free)])
+        fetch(counts[b, i, 1], _STAGES, [(copy, k_free)])
 
 
 def _d_keys(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) -> tuple[Array, Array]:
@@ -133,26 +141,34 @@ def _d_keys(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) -> 
     own, keys = code_arrays(spec, codes)
     d_type = jax.ShapeDtypeStruct((b, m, kv * chunks, c), k.dtype if chunks == 1 else jnp.float32)
     pair = lambda *shape: tiles((*shape, c), k.dtype)  # noqa: E731
-    columns = plgpu.SMEM((_STAGES, _STEP), jnp.float32)
-    scratch = [pair(WARPGROUPS, ROWS), pair(WARPGROUPS, ROWS), tiles((WARPGROUPS, ROWS, c), d_type.dtype)]
-    scratch += [pair(_STAGES, _STEP), pair(_STAGES, _STEP), columns, columns]
-    scratch += [plgpu.SMEM((_STAGES, x.shape[1], _STEP), jnp.int32) for x in own]
-    scratch.append(plgpu.Barrier(num_arrivals=2, num_barriers=WARPGROUPS))
-    scratch.append(plgpu.Barrier(num_arrivals=4 + len(own), num_barriers=_STAGES))
-    scratch.append(plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES))
-    body = functools.partial(_d_keys_kernel, spec, group // chunks, chunks, len(own), len(keys))
+    scratch = {
+        "k_tile": pair(WARPGROUPS, ROWS),
+        "v_tile": pair(WARPGROUPS, ROWS),
+        "out_tile": tiles((WARPGROUPS, ROWS, c), d_type.dtype),
+        "q_tile": pair(_STAGES, _STEP),
+        "d_tile": pair(_STAGES, _STEP),
+        "lse_tile": plgpu.SMEM((_STAGES, _STEP), jnp.float32),
+        "delta_tile": plgpu.SMEM((_STAGES, _STEP), jnp.float32),
+        "own_codes": code_tiles(_STAGES, own, _STEP),
+        "key_codes": code_tiles(WARPGROUPS, keys, ROWS),
+        "k_ready": plgpu.Barrier(num_arrivals=2 + len(keys), num_barriers=WARPGROUPS),
+        "q_ready": plgpu.Barrier(num_arrivals=4 + len(own), num_barriers=_STAGES),
+        "q_free": plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
+    }
+    body = functools.partial(_d_keys_kernel, spec, group // chunks, chunks)
     grid = {"row": b, "tile": m // TILE, "head": kv * chunks}
-    arrays = (order, counts, q, k, v, d_out, lse, delta, *own, *keys)
-    dk, dv = launch(spec, body, "attention_d_keys", grid, [d_type, d_type], scratch)(*arrays)
+    kernel = launch(spec, body, "attention_d_keys", grid, [d_type, d_type], scratch)
+    dk, dv = kernel(order, counts, q, k, v, d_out, lse, delta, own, keys)
     if chunks > 1:
         dk, dv = (x.reshape(b, m, kv, chunks, c).sum(3).astype(k.dtype) for x in (dk, dv))
     return dk, dv
 
 
-def _d_keys_kernel(spec, heads, chunks, own_count, key_count, order, counts, q, k, v, d_out, lse, delta, *refs):
+def _d_keys_kernel(
+    spec, heads, chunks, order, counts, q, k, v, d_out, lse, delta, own, keys, dk, dv, *, k_tile, v_tile, out_tile,
+    q_tile, d_tile, lse_tile, delta_tile, own_codes, key_codes, k_ready, q_ready, q_free,
+):  # fmt: skip
     """Scores stand as [keys, queries] here; ``heads`` query heads in turn, a part of those of a key/value head."""
-    own, keys, refs = refs[:own_count], refs[own_count : own_count + key_count], refs[own_count + key_count :]
-    dk, dv, k_tile, v_tile, out_tile, q_tile, d_tile, lse_tile, delta_tile, *code_tiles, k_ready, ready, free = refs
     b, j, part, wg = (lax.axis_index(x) for x in ("row", "tile", "head", "wg"))
     total = counts[b, j, 1]
 
@@ -162,21 +178,21 @@ def _d_keys_kernel(spec, heads, chunks, own_count, key_count, order, counts, q, 
         rows = pl.ds(j * TILE + wg * ROWS, ROWS)
         for source, target in ((k, k_tile), (v, v_tile)):
             plgpu.copy_gmem_to_smem(source.at[b, rows, lax.div(part, jnp.int32(chunks))], target.at[wg], k_ready.at[wg])
+        copy_codes(keys, b, rows, key_codes, wg, k_ready)
         plgpu.barrier_wait(k_ready.at[wg])
-        key_codes = vectors(spec, keys, (b, rows), 0)
 
         def step(done, masked, t, carry):
             slot = lax.rem(done + t, jnp.int32(_STAGES))
-            plgpu.barrier_wait(ready.at[slot])
+            plgpu.barrier_wait(q_ready.at[slot])
             scores = product_nt(spec, k_tile.at[wg], q_tile.at[slot])
             weights = jnp.exp2(scores * spec.rate - along(vector(spec, lse_tile.at[slot], 1), 1, scores.shape))
             if masked:
-                weights = apply_mask(spec, weights, vectors(spec, code_tiles, (slot,), 1), key_codes, 1, 0.0)
+                weights = apply_mask(spec, weights, (own_codes, slot), (key_codes, wg), 1, 0.0)
             minus_delta = along(-vector(spec, delta_tile.at[slot], 1), 1, scores.shape)
             d_scores = weights * add_product_nt(spec, minus_delta, v_tile.at[wg], d_tile.at[slot])
-            rows = d_scores.astype(q.dtype), weights.astype(q.dtype)
-            carry = add_products(spec, carry, rows, (q_tile.at[slot], d_tile.at[slot]))
-            plgpu.barrier_arrive(free.at[slot])
+            factors = d_scores.astype(q.dtype), weights.astype(q.dtype)
+            carry = add_products(spec, carry, factors, (q_tile.at[slot], d_tile.at[slot]))
+            plgpu.barrier_arrive(q_free.at[slot])
             return carry
 
         zeros = laid_out(spec, jnp.zeros((ROWS, k_tile.shape[-1]), jnp.float32))
@@ -194,13 +210,12 @@ def _d_keys_kernel(spec, heads, chunks, own_count, key_count, order, counts, q, 
             head, t = part * heads + lax.div(u, total), lax.rem(u, total)
             queries = pl.ds(order[b, j, t] * _STEP, _STEP)
             for source, target in ((q, q_tile), (d_out, d_tile)):
-                plgpu.copy_gmem_to_smem(source.at[b, queries, head], target.at[slot], ready.at[slot])
+                plgpu.copy_gmem_to_smem(source.at[b, queries, head], target.at[slot], q_ready.at[slot])
             for source, target in ((lse, lse_tile), (delta, delta_tile)):
-                plgpu.copy_gmem_to_smem(source.at[b, head, queries], target.at[slot], ready.at[slot])
-            for source, target in zip(own, code_tiles, strict=True):
-                plgpu.copy_gmem_to_smem(source.at[b, :, queries], target.at[slot], ready.at[slot])
+                plgpu.copy_gmem_to_smem(source.at[b, head, queries], target.at[slot], q_ready.at[slot])
+            copy_codes(own, b, queries, own_codes, slot, q_ready)
 
-        fetch(total * heads, _STAGES, [(copy, free)])
+        fetch(total * heads, _STAGES, [(copy, q_free)])
 
 
 def _chunks(group: int, programs: int) -> int:

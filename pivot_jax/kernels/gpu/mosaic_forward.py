@@ -24,13 +24,14 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     along,
     apply_mask,
     code_arrays,
+    code_tiles,
+    copy_codes,
     fetch,
     laid_out,
     launch,
     product_nt,
     schedule,
     tiles,
-    vectors,
     visit,
 )
 
@@ -45,46 +46,69 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, codes: blocks_lib.Codes) -
     order, counts = schedule(*blocks_lib.relation(codes, spec.causal, TILE, K_BLOCK))
     own, keys = code_arrays(spec, codes)
     pair = lambda *shape: tiles((*shape, c), q.dtype)  # noqa: E731
-    scratch = [
-        pair(WARPGROUPS, ROWS),
-        pair(_STAGES, K_BLOCK),
-        pair(_STAGES, K_BLOCK),
-        plgpu.SMEM((WARPGROUPS, ROWS), jnp.float32),
-        *(plgpu.SMEM((_STAGES, x.shape[1], K_BLOCK), jnp.int32) for x in keys),
-        plgpu.Barrier(num_barriers=WARPGROUPS),
-        plgpu.Barrier(num_arrivals=1 + len(keys), num_barriers=_STAGES),
-        plgpu.Barrier(num_barriers=_STAGES),
-        plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
-        plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
-    ]
+    scratch = {
+        "q_tile": pair(WARPGROUPS, ROWS),
+        "k_tile": pair(_STAGES, K_BLOCK),
+        "v_tile": pair(_STAGES, K_BLOCK),
+        "lse_tile": plgpu.SMEM((WARPGROUPS, ROWS), jnp.float32),
+        "own_codes": code_tiles(WARPGROUPS, own, ROWS),
+        "key_codes": code_tiles(_STAGES, keys, K_BLOCK),
+        "q_ready": plgpu.Barrier(num_arrivals=1 + len(own), num_barriers=WARPGROUPS),
+        "k_ready": plgpu.Barrier(num_arrivals=1 + len(keys), num_barriers=_STAGES),
+        "v_ready": plgpu.Barrier(num_barriers=_STAGES),
+        "k_free": plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
+        "v_free": plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
+    }
     out_type = [jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((b, h, n), jnp.float32)]
-    body = functools.partial(_kernel, spec, h // k.shape[2], n // TILE, len(own), len(keys))
+    body = functools.partial(_kernel, spec, h // k.shape[2], n // TILE)
     grid = {"row": b, "tile": n // TILE, "head": h}
-    return launch(spec, body, "attention_forward", grid, out_type, scratch)(order, counts, q, k, v, *own, *keys)
+    return launch(spec, body, "attention_forward", grid, out_type, scratch)(order, counts, q, k, v, own, keys)
 
 
-def _kernel(spec: Spec, group: int, tile_count: int, own_count: int, key_count: int, order, counts, q, k, v, *refs):
-    own, keys, refs = refs[:own_count], refs[own_count : own_count + key_count], refs[own_count + key_count :]
-    out, lse, q_tile, k_tile, v_tile, lse_tile, *code_tiles, q_ready, k_ready, v_ready, k_free, v_free = refs
+def _kernel(
+    spec,
+    group,
+    tile_count,
+    order,
+    counts,
+    q,
+    k,
+    v,
+    own,
+    keys,
+    out,
+    lse,
+    *,
+    q_tile,
+    k_tile,
+    v_tile,
+    lse_tile,
+    own_codes,
+    key_codes,
+    q_ready,
+    k_ready,
+    v_ready,
+    k_free,
+    v_free,
+):
     b, head, wg = lax.axis_index("row"), lax.axis_index("head"), lax.axis_index("wg")
     i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles take longest: they start first
-    stages, width = k_tile.shape[0], k_tile.shape[1]
 
     @pl.when(wg < WARPGROUPS)
     def compute():
         plgpu.set_max_registers(COMPUTE_REGISTERS, action="increase")
         queries = pl.ds(i * TILE + wg * ROWS, ROWS)
         plgpu.copy_gmem_to_smem(q.at[b, queries, head], q_tile.at[wg], q_ready.at[wg])
+        copy_codes(own, b, queries, own_codes, wg, q_ready)
         plgpu.barrier_wait(q_ready.at[wg])
-        own_codes = vectors(spec, own, (b, queries), 0)
 
         def step(masked, t, carry):
             acc, top, total = carry
-            slot = lax.rem(t, jnp.int32(stages))
+            slot = lax.rem(t, jnp.int32(_STAGES))
             plgpu.barrier_wait(k_ready.at[slot])
             scores = product_nt(spec, q_tile.at[wg], k_tile.at[slot])
             if masked:
-                scores = apply_mask(spec, scores, own_codes, vectors(spec, code_tiles, (slot,), 1), 0, MASKED)
+                scores = apply_mask(spec, scores, (own_codes, wg), (key_codes, slot), 0, MASKED)
             plgpu.barrier_arrive(k_free.at[slot])
             now = jnp.maximum(top, jnp.max(scores, axis=1) * spec.rate)
             weights = jnp.exp2(scores * spec.rate - along(now, 0, scores.shape))
@@ -111,14 +135,13 @@ def _kernel(spec: Spec, group: int, tile_count: int, own_count: int, key_count: 
 
     @pl.when(wg == WARPGROUPS)
     def fetch_keys():
-        def copy(source, target, ready, code_pairs, t, slot):
-            rows = pl.ds(order[b, i, t] * width, width)
+        def copy(source, target, ready, code_arrays, t, slot):
+            rows = pl.ds(order[b, i, t] * K_BLOCK, K_BLOCK)
             plgpu.copy_gmem_to_smem(
                 source.at[b, rows, lax.div(head, jnp.int32(group))], target.at[slot], ready.at[slot]
             )
-            for codes, code_tile in code_pairs:
-                plgpu.copy_gmem_to_smem(codes.at[b, :, rows], code_tile.at[slot], ready.at[slot])
+            copy_codes(code_arrays, b, rows, key_codes[: len(code_arrays)], slot, ready)
 
-        left = functools.partial(copy, k, k_tile, k_ready, list(zip(keys, code_tiles, strict=True)))
+        left = functools.partial(copy, k, k_tile, k_ready, keys)
         right = functools.partial(copy, v, v_tile, v_ready, [])
-        fetch(counts[b, i, 1], stages, [(left, k_free), (right, v_free)])
+        fetch(counts[b, i, 1], _STAGES, [(left, k_free), (right, v_free)])

@@ -42,7 +42,7 @@ class Spec:
         return self.causal or self.mask != "none"
 
 
-def launch(spec: Spec, body: Any, name: str, grid: dict[str, int], out_type: Any, scratch: list[Any]) -> Any:
+def launch(spec: Spec, body: Any, name: str, grid: dict[str, int], out_type: Any, scratch: dict[str, Any]) -> Any:
     """``plgpu.kernel`` with one fetching and :data:`WARPGROUPS` computing warpgroups as axis ``wg``."""
     return plgpu.kernel(
         body,
@@ -90,11 +90,9 @@ def add_product_nt(spec: Spec, acc: Array, a: Any, b: Any) -> Array:
     return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b.transpose((1, 0))))(plgpu.ACC.init(acc))
 
 
-def weights_and_product_nt(
-    spec: Spec, a: Any, b: Any, to_weights: Any, x: Any, y: Any, at_once: bool
-) -> tuple[Array, Array]:
-    """``to_weights(product_nt(a, b))`` and ``product_nt(x, y)``; the latter beside ``to_weights`` if ``at_once``."""
-    if spec.interpret or not at_once:
+def weights_and_product_nt(spec: Spec, a: Any, b: Any, to_weights: Any, x: Any, y: Any) -> tuple[Array, Array]:
+    """``to_weights(product_nt(a, b))`` and ``product_nt(x, y)``, which runs beside ``to_weights``."""
+    if spec.interpret:
         return to_weights(product_nt(spec, a, b)), product_nt(spec, x, y)
 
     def compute(scores, other):
@@ -126,17 +124,9 @@ def laid_out(spec: Spec, x: Array, axis: int | None = None) -> Array:
     return plgpu.layout_cast(x, layout if axis is None else layout.reduce(1 - axis))
 
 
-def vectors(spec: Spec, refs: tuple[Any, ...], place: tuple[Any, ...], axis: int) -> list[Array]:
-    """The codes at ``place`` of :func:`code_arrays`, one vector each."""
-    return [vector(spec, ref.at[place[0], x, *place[1:]], axis) for ref in refs for x in range(ref.shape[1])]
-
-
 def vector(spec: Spec, ref: Any, axis: int) -> Array:
-    """A vector in memory as :func:`laid_out` takes it."""
-    if spec.interpret:
-        return ref[...]
-    index = () if jax.version.__version_info__ >= (0, 11) else ((),)  # an argument that JAX 0.11 deprecates
-    return plgpu.load(ref, *index, layout=plgpu.Layout.WGMMA.reduce(1 - axis), optimized=False)
+    """A vector in shared memory, :func:`laid_out`."""
+    return laid_out(spec, ref[...], axis)
 
 
 def along(x: Array, axis: int, shape: tuple[int, ...]) -> Array:
@@ -158,22 +148,38 @@ def code_arrays(spec: Spec, codes: blocks_lib.Codes) -> tuple[list[Array], list[
     return stack(queries), stack(keys)
 
 
-def apply_mask(spec: Spec, tile: Array, queries: list[Array], keys: list[Array], q_axis: int, hidden: float) -> Array:
+def code_tiles(count: int, arrays: list[Array], width: int) -> list[Any]:
+    """Shared memory for ``count`` tiles of the codes of one side."""
+    return [plgpu.SMEM((count, x.shape[1], width), jnp.int32) for x in arrays]
+
+
+def copy_codes(arrays: Any, row: Any, place: Any, tiles: Any, slot: Any, ready: Any) -> None:
+    """Fetches the codes at ``place`` into slot ``slot`` of their tiles."""
+    for source, target in zip(arrays, tiles, strict=True):
+        plgpu.copy_gmem_to_smem(source.at[row, :, place], target.at[slot], ready.at[slot])
+
+
+def apply_mask(spec: Spec, tile: Array, queries: Any, keys: Any, q_axis: int, hidden: float) -> Array:
     """``tile`` where the rule of :mod:`pivot_jax.kernels.attention` lets the query see the key, else ``hidden``.
 
-    Queries run along ``q_axis``. ``queries`` and ``keys`` are the vectors of :func:`code_arrays`.
+    Queries run along ``q_axis``. ``queries`` and ``keys`` are pairs of :func:`code_tiles` and a slot.
     """
-    queries = [along(x, q_axis, tile.shape) for x in queries]
-    keys = [along(x, 1 - q_axis, tile.shape) for x in keys]
+
+    def across(side, axis):
+        tiles, slot = side
+        codes = [vector(spec, ref.at[slot, x], axis) for ref in tiles for x in range(ref.shape[1])]
+        return [along(x, axis, tile.shape) for x in codes]
+
+    own, other = across(queries, q_axis), across(keys, 1 - q_axis)
     seen: Any = None
     if spec.mask == "keys":
-        seen = keys[0] >= 0
+        seen = other[0] >= 0
     elif spec.mask != "none":
-        seen = keys[0] == queries[0]
+        seen = other[0] == own[0]
         if spec.mask == "branches":
-            seen = seen | (keys[0] == queries[1])
+            seen = seen | (other[0] == own[1])
     if spec.causal:
-        order = queries[-1] >= keys[-1]
+        order = own[-1] >= other[-1]
         seen = order if seen is None else seen & order
     return jnp.where(seen, tile, hidden)
 
