@@ -1,4 +1,6 @@
-"""Attention on NVIDIA GPUs: Pallas kernels for Mosaic GPU (Hopper: TMA and warpgroup products), forward and backward.
+"""Attention on Hopper GPUs (H100, H200, GH200): Pallas kernels for Mosaic GPU, forward and backward.
+
+They use Hopper's own instructions: products of whole warpgroups (wgmma), which GPUs before and after it lack, and TMA.
 
 Which tiles are visited comes from :mod:`pivot_jax.kernels.blocks` as lists in memory, so tiles that the mask empties
 are neither computed nor fetched, and tiles that are visible as a whole come first and skip the mask.
@@ -24,6 +26,7 @@ from pivot_jax.kernels.gpu.mosaic_tile import TILE, Spec
 from pivot_jax.kernels.target import platform
 
 Array = jax.Array
+HOPPER = "9.0"  # compute capability
 WIDTHS = {64: 64, 72: 80, 80: 80, 96: 96, 128: 128}  # head width: as the kernels hold it, with zeros behind
 
 
@@ -36,8 +39,8 @@ def attention_gpu(
       interpret: run the kernels in JAX's interpreter, which is slow and right; default: on CPUs.
 
     Raises:
-      ValueError: on a TPU or a GPU older than Hopper; inputs that are not all bfloat16 or all float16; a head width
-        that is not of :data:`WIDTHS`; a scale that is not positive.
+      ValueError: on a TPU, or a GPU that is not a Hopper; inputs that are not all bfloat16 or all float16; a head
+        width that is not in :data:`WIDTHS`; a scale that is not positive.
     """
     target = platform()
     interpret = target == "cpu" if interpret is None else interpret
@@ -80,6 +83,10 @@ def _check(q: Array, k: Array, v: Array, scale: float, target: str) -> None:
     name = "attention backend 'pallas_gpu'"
     if target == "tpu":
         raise ValueError(f"{name} does not run on TPUs; use 'auto'")
+    if target == "gpu" and jax.default_backend() == "gpu":  # else it is a topology that is not here
+        device = jax.local_devices()[0]
+        if str(device.compute_capability) != HOPPER:
+            raise ValueError(f"{name} runs on Hopper GPUs (H100, H200); this is {device.device_kind}. Use 'auto'")
     if len({x.dtype for x in (q, k, v)}) > 1 or q.dtype not in (jnp.bfloat16, jnp.float16):
         found = ", ".join(str(x.dtype) for x in (q, k, v))
         raise ValueError(f"{name} takes bfloat16 or float16 for q, k and v; got {found}. 'xla' takes every type")
