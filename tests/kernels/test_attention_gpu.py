@@ -1,7 +1,7 @@
 """The Mosaic GPU kernels: in JAX's interpreter against the reference, and lowered for a GPU that is not here.
 
 The interpreter runs every program of a grid by itself and, before JAX 0.11, compiles its code anew each time: a second
-or two per program, so most cases here have one or two of them per kernel.
+or two per program. So cases have one or two programs per kernel, and some are heavy there.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pivot_jax.kernels.attention import attention
-from pivot_jax.kernels.gpu import mosaic_backward
+from pivot_jax.kernels.gpu import mosaic_backward, mosaic_tile
 from pivot_jax.kernels.gpu.attention import WIDTHS
 from tests.kernels.test_attention import compare, draw, loss, lowered_for
 
 MASKS = ["none", "segments", "branches"]
+NEW = jax.__version_info__ >= (0, 11)
+slow = pytest.mark.heavy if not NEW else lambda test: test
 
 
 def compare_gpu(n, heads, c, causal, masks, *, b=1, seed=0, dtype=jnp.bfloat16):
@@ -30,10 +32,10 @@ def compare_gpu(n, heads, c, causal, masks, *, b=1, seed=0, dtype=jnp.bfloat16):
 @pytest.mark.parametrize(
     ("n", "heads", "c", "causal", "masks", "dtype"),
     [
-        (1, (1, 1), 96, True, "none", jnp.float16),
+        pytest.param(1, (1, 1), 96, True, "none", jnp.float16, marks=[] if NEW else pytest.mark.heavy),
         (65, (2, 1), 72, False, "none", jnp.bfloat16),  # padded keys and width; dk and dv of two programs are added up
         (130, (1, 1), 64, True, "branches", jnp.bfloat16),  # several tiles, some empty, some without a mask
-        (128, (1, 1), 128, False, "segments", jnp.bfloat16),
+        pytest.param(128, (1, 1), 128, False, "segments", jnp.bfloat16, marks=[] if NEW else pytest.mark.heavy),
     ],
 )
 def test_kernels_equal_the_reference(n, heads, c, causal, masks, dtype):
@@ -73,23 +75,46 @@ def test_lengths_of_real_models(n, c, causal):
     compare_gpu(n, (2, 1), c, causal, "segments" if causal else "none")
 
 
-def test_rows_that_see_nothing_and_huge_scores_and_what_padding_holds():
-    """Zeros and zero gradients; nothing that is not finite; and the same bits whatever stands in padding."""
+def test_rows_that_see_nothing_give_zeros_whatever_stands_in_them():
     q, k, v, *_ = draw(1, 40, 1, 1, 64, dtype=jnp.bfloat16)
     segments = jnp.asarray([[1] * 20 + [0] * 10 + [2] * 10])
+    dirty = run(segments, *(x.at[:, 20:30].set(1e9) for x in (q, k, v)))
+    for got, want in zip(dirty, run(segments, q, k, v, backend="reference"), strict=True):
+        assert np.all(np.asarray(got)[:, 20:30] == 0)
+        np.testing.assert_allclose(np.asarray(got, np.float32), np.asarray(want, np.float32), atol=2e-2)
+
+
+@slow
+def test_huge_scores_stay_finite():
+    q, k, v, *_ = draw(1, 40, 1, 1, 64, dtype=jnp.bfloat16)
+    assert all(np.all(np.isfinite(np.asarray(x, np.float32))) for x in run(jnp.ones((1, 40), int), q * 1e4, k, v))
+
+
+@pytest.mark.skipif(not NEW, reason="JAX before 0.11 does not look for races")
+def test_no_program_reads_what_another_writes(monkeypatch):
+    """The interpreter's race detector. It wants a fence between a plain read and a later copy to the same place; tiles
+    are read by tensor cores, which the interpreter does not simulate here, so a fence stands in."""
+    from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    arrive = plgpu.barrier_arrive
+    monkeypatch.setattr(plgpu, "barrier_arrive", lambda barrier: (plgpu.commit_smem(), arrive(barrier)))
+    monkeypatch.setattr(mosaic_tile, "_interpreter", lambda: plgpu.InterpretGPUParams(detect_races=True))
+    q, k, v, *_ = draw(1, 300, 2, 1, 64, dtype=jnp.bfloat16)
+    jax.block_until_ready(run(jnp.ones((1, 300), int), q, k, v))
+    assert not gpu_callbacks.get_races().races_found
+
+
+def run(segments, q, k, v, backend="pallas_gpu"):
+    """Output and gradients of its sum."""
     ids = {"q_segments": segments, "kv_segments": segments}
 
     @jax.jit
-    def run(q, k, v):
-        out, pull = jax.vjp(lambda *x: attention(*x, causal=True, backend="pallas_gpu", **ids), q, k, v)
+    def both(q, k, v):
+        out, pull = jax.vjp(lambda *x: attention(*x, causal=True, backend=backend, **ids), q, k, v)
         return out, *pull(jnp.ones_like(out))
 
-    clean = run(q, k, v)
-    dirty = run(*(x.at[:, 20:30].set(1e9) for x in (q, k, v)))
-    for one, other in zip(clean, dirty, strict=True):
-        assert np.all(np.asarray(one)[:, 20:30] == 0)
-        np.testing.assert_array_equal(one, other)
-    assert all(np.all(np.isfinite(np.asarray(x, np.float32))) for x in run(q * 1e4, k, v))
+    return both(q, k, v)
 
 
 @pytest.mark.parametrize("masks", MASKS)

@@ -66,31 +66,9 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, codes: blocks_lib.Codes) -
 
 
 def _kernel(
-    spec,
-    group,
-    tile_count,
-    order,
-    counts,
-    q,
-    k,
-    v,
-    own,
-    keys,
-    out,
-    lse,
-    *,
-    q_tile,
-    k_tile,
-    v_tile,
-    lse_tile,
-    own_codes,
-    key_codes,
-    q_ready,
-    k_ready,
-    v_ready,
-    k_free,
-    v_free,
-):
+    spec, group, tile_count, order, counts, q, k, v, own, keys, out, lse, *, q_tile, k_tile, v_tile, lse_tile,
+    own_codes, key_codes, q_ready, k_ready, v_ready, k_free, v_free,
+):  # fmt: skip
     b, head, wg = lax.axis_index("row"), lax.axis_index("head"), lax.axis_index("wg")
     i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles take longest: they start first
 
