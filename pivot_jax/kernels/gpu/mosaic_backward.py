@@ -168,9 +168,9 @@ def _d_keys_kernel(
     spec, heads, chunks, order, counts, q, k, v, d_out, lse, delta, own, keys, dk, dv, *, k_tile, v_tile, out_tile,
     q_tile, d_tile, lse_tile, delta_tile, own_codes, key_codes, k_ready, q_ready, q_free,
 ):  # fmt: skip
-    """Scores stand as [keys, queries] here; ``heads`` query heads in turn, a part of those of a key/value head."""
+    """Scores stand as [keys, queries] here. Each tile of queries is taken for ``heads`` query heads in turn: all of a
+    key/value head's, or a part of them."""
     b, j, part, wg = (lax.axis_index(x) for x in ("row", "tile", "head", "wg"))
-    total = counts[b, j, 1]
 
     @pl.when(wg < WARPGROUPS)
     def compute():
@@ -181,8 +181,8 @@ def _d_keys_kernel(
         copy_codes(keys, b, rows, key_codes, wg, k_ready)
         plgpu.barrier_wait(k_ready.at[wg])
 
-        def step(done, masked, t, carry):
-            slot = lax.rem(done + t, jnp.int32(_STAGES))
+        def step(masked, t, carry):
+            slot = lax.rem(t, jnp.int32(_STAGES))
             plgpu.barrier_wait(q_ready.at[slot])
             scores = product_nt(spec, k_tile.at[wg], q_tile.at[slot])
             weights = jnp.exp2(scores * spec.rate - along(vector(spec, lse_tile.at[slot], 1), 1, scores.shape))
@@ -196,8 +196,7 @@ def _d_keys_kernel(
             return carry
 
         zeros = laid_out(spec, jnp.zeros((ROWS, k_tile.shape[-1]), jnp.float32))
-        one_head = lambda g, x: visit(spec, counts, (b, j), functools.partial(step, g * total), x)  # noqa: E731
-        dk_acc, dv_acc = lax.fori_loop(0, heads, one_head, (zeros, zeros))
+        dk_acc, dv_acc = visit(spec, counts, (b, j), step, (zeros, zeros), times=heads)
         for acc, target in ((dk_acc * (spec.rate / math.log2(math.e)), dk), (dv_acc, dv)):
             out_tile[wg] = acc.astype(target.dtype)
             plgpu.commit_smem()
@@ -206,16 +205,16 @@ def _d_keys_kernel(
 
     @pl.when(wg == WARPGROUPS)
     def fetch_queries():
-        def copy(u, slot):
-            head, t = part * heads + lax.div(u, total), lax.rem(u, total)
-            queries = pl.ds(order[b, j, t] * _STEP, _STEP)
+        def copy(t, slot):
+            head = part * heads + lax.rem(t, jnp.int32(heads))
+            queries = pl.ds(order[b, j, lax.div(t, jnp.int32(heads))] * _STEP, _STEP)
             for source, target in ((q, q_tile), (d_out, d_tile)):
                 plgpu.copy_gmem_to_smem(source.at[b, queries, head], target.at[slot], q_ready.at[slot])
             for source, target in ((lse, lse_tile), (delta, delta_tile)):
                 plgpu.copy_gmem_to_smem(source.at[b, head, queries], target.at[slot], q_ready.at[slot])
             copy_codes(own, b, queries, own_codes, slot, q_ready)
 
-        fetch(total * heads, _STAGES, [(copy, q_free)])
+        fetch(counts[b, j, 1] * heads, _STAGES, [(copy, q_free)])
 
 
 def _chunks(group: int, programs: int) -> int:

@@ -196,9 +196,9 @@ def schedule(some: Array, every: Array) -> tuple[Array, Array]:
     return order, counts
 
 
-def visit(spec: Spec, counts: Any, place: tuple[Any, ...], step: Any, carry: Any) -> Any:
-    """Runs ``step(masked, t, carry)`` for t in turn over a schedule."""
-    whole, total = counts[(*place, 0)], counts[(*place, 1)]
+def visit(spec: Spec, counts: Any, place: tuple[Any, ...], step: Any, carry: Any, times: int = 1) -> Any:
+    """Runs ``step(masked, t, carry)`` for t in turn over a schedule, each tile ``times`` times."""
+    whole, total = (counts[(*place, x)] * times for x in (0, 1))
     if not spec.masks:
         return jax.lax.fori_loop(0, total, lambda t, x: step(False, t, x), carry)
     carry = jax.lax.fori_loop(0, whole, lambda t, x: step(False, t, x), carry)
