@@ -1,4 +1,7 @@
-"""Forward kernel: a program takes 128 queries of one head, 64 per warpgroup, and walks over their tiles of keys."""
+"""Forward kernel: a program takes 128 queries of one head, 64 per warpgroup, and walks over their tiles of keys.
+
+The two warpgroups take turns, so that one has the tensor cores while the other one takes exponents.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,7 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, codes: blocks_lib.Codes) -
         "v_ready": plgpu.Barrier(num_barriers=_STAGES),
         "k_free": plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
         "v_free": plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=_STAGES),
+        "turn": plgpu.Barrier(num_arrivals=WARPGROUPS),
     }
     out_type = [jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((b, h, n), jnp.float32)]
     body = functools.partial(_kernel, spec, h // k.shape[2], n // TILE)
@@ -67,7 +71,7 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, codes: blocks_lib.Codes) -
 
 def _kernel(
     spec, group, tile_count, order, counts, q, k, v, own, keys, out, lse, *, q_tile, k_tile, v_tile, lse_tile,
-    own_codes, key_codes, q_ready, k_ready, v_ready, k_free, v_free,
+    own_codes, key_codes, q_ready, k_ready, v_ready, k_free, v_free, turn,
 ):  # fmt: skip
     b, head, wg = lax.axis_index("row"), lax.axis_index("head"), lax.axis_index("wg")
     i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles take longest: they start first
@@ -80,11 +84,15 @@ def _kernel(
         copy_codes(own, b, queries, own_codes, wg, q_ready)
         plgpu.barrier_wait(q_ready.at[wg])
 
+        def pass_turn():
+            plgpu.barrier_arrive(turn)
+            plgpu.barrier_wait(turn)
+
         def step(masked, t, carry):
             acc, top, total = carry
             slot = lax.rem(t, jnp.int32(_STAGES))
             plgpu.barrier_wait(k_ready.at[slot])
-            scores = product_nt(spec, q_tile.at[wg], k_tile.at[slot])
+            scores = product_nt(spec, q_tile.at[wg], k_tile.at[slot], meanwhile=pass_turn)
             if masked:
                 scores = apply_mask(spec, scores, (own_codes, wg), (key_codes, slot), 0, MASKED)
             plgpu.barrier_arrive(k_free.at[slot])
@@ -93,15 +101,21 @@ def _kernel(
             fade = jnp.exp2(top - now)
             total = total * fade + jnp.sum(weights, axis=1)
             acc = acc * along(fade, 0, acc.shape)
+            # all of the above is to be done before the turn is passed
+            acc, now, total, weights = lax.optimization_barrier((acc, now, total, weights.astype(v.dtype)))
+            plgpu.barrier_arrive(turn)
             plgpu.barrier_wait(v_ready.at[slot])
-            (acc,) = add_products(spec, (acc,), (weights.astype(v.dtype),), (v_tile.at[slot],))
+            plgpu.barrier_wait(turn)
+            (acc,) = add_products(spec, (acc,), (weights,), (v_tile.at[slot],))
             plgpu.barrier_arrive(v_free.at[slot])
             return acc, now, total
 
         acc = laid_out(spec, jnp.zeros((ROWS, q_tile.shape[-1]), jnp.float32))
         top = laid_out(spec, jnp.full((ROWS,), LOWEST, jnp.float32), 0)
         total = laid_out(spec, jnp.zeros((ROWS,), jnp.float32), 0)
+        pl.when(wg == 1)(pass_turn)
         acc, top, total = visit(spec, counts, (b, i), step, (acc, top, total))
+        pl.when(wg == 0)(pass_turn)
         dead = total == 0
         inverse = jnp.where(dead, 0.0, 1.0 / jnp.where(dead, 1.0, total))
         q_tile[wg] = (acc * along(inverse, 0, acc.shape)).astype(out.dtype)

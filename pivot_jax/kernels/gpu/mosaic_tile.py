@@ -71,13 +71,15 @@ def tiles(shape: tuple[int, ...], dtype: Any) -> Any:
     return plgpu.SMEM(shape, dtype, transforms=(tiling, plgpu.SwizzleTransform(swizzle)))
 
 
-def product_nt(spec: Spec, a: Any, b: Any) -> Array:
-    """a [n, c] b [m, c]^T → [n, m] in float32, both in shared memory."""
+def product_nt(spec: Spec, a: Any, b: Any, meanwhile: Any = lambda: None) -> Array:
+    """a [n, c] b [m, c]^T → [n, m] in float32, both in shared memory; ``meanwhile`` is called before it is awaited."""
     if spec.interpret:
+        meanwhile()
         return jnp.dot(a[...], b[...].T, preferred_element_type=jnp.float32)
 
     def compute(acc):
         plgpu.wgmma(acc, a, b.transpose((1, 0)))
+        meanwhile()
         return acc[...]
 
     return pl.run_scoped(compute, plgpu.ACC((a.shape[0], b.shape[0]), jnp.float32))
