@@ -41,7 +41,9 @@ def compare(q, k, v, segments, branches, causal, tolerance, backend="xla"):
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v)]
         expected, expected_grads = both("reference", causal, *wide, segments, branches, jnp.asarray(probe, jnp.float64))
-    np.testing.assert_allclose(value, expected, rtol=tolerance, atol=tolerance * np.abs(probe).sum() ** 0.5)
+    np.testing.assert_allclose(
+        value, expected, rtol=tolerance, atol=tolerance * np.abs(np.asarray(probe, float)).sum() ** 0.5
+    )
     for got, want in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(np.asarray(got, np.float64), want, atol=tolerance * (1 + np.abs(want).max()))
 
