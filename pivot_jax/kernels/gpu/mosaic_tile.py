@@ -25,7 +25,6 @@ ROWS = 64  # of a tile per warpgroup: what one tensor core instruction takes
 WARPGROUPS = 2  # that compute
 TILE = ROWS * WARPGROUPS
 COMPUTE_REGISTERS, FETCH_REGISTERS = 240, 24  # a thread; an SM has 65536
-SMEM_BYTES = 232_448  # a program may use on Hopper
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +104,14 @@ def weights_and_product_nt(spec: Spec, a: Any, b: Any, to_weights: Any, x: Any, 
     return pl.run_scoped(compute, *(plgpu.ACC((u.shape[0], v.shape[0]), jnp.float32) for u, v in ((a, b), (x, y))))
 
 
-def add_products(spec: Spec, accs: tuple[Array, ...], rows: tuple[Array, ...], tiles: tuple[Any, ...]) -> Any:
-    """acc + row tile for each, awaited together; rows [n, m] in registers, tiles [m, c] in shared memory."""
+def add_products(spec: Spec, accs: tuple[Array, ...], rows: tuple[Array, ...], factors: tuple[Any, ...]) -> Any:
+    """acc + row factor for each, awaited together; rows [n, m] in registers, factors [m, c] in shared memory."""
     if spec.interpret:
-        products = (jnp.dot(a, b[...], preferred_element_type=jnp.float32) for a, b in zip(rows, tiles, strict=True))
+        products = (jnp.dot(a, b[...], preferred_element_type=jnp.float32) for a, b in zip(rows, factors, strict=True))
         return tuple(acc + product for acc, product in zip(accs, products, strict=True))
 
     def compute(refs):
-        for ref, a, b in zip(refs, rows, tiles, strict=True):
+        for ref, a, b in zip(refs, rows, factors, strict=True):
             plgpu.wgmma(ref, a, b)
 
     return pl.run_state(compute)(tuple(plgpu.ACC.init(acc) for acc in accs))
