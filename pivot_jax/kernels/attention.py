@@ -59,7 +59,7 @@ def attention(
       [b, n, h, c] in q's dtype. Softmax and accumulation are float32.
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown backend.
+      ValueError: shapes that do not fit, an unknown backend, or one that does not take these types or shapes.
     """
     _check(q, k, v, causal, q_segments, kv_segments, q_branches, kv_branches)
     if backend == "auto":
@@ -108,9 +108,16 @@ def reference(q: Array, k: Array, v: Array, masks: Any, *, causal: bool, scale: 
     return out.reshape(b, n, h, c).astype(q.dtype)
 
 
+def _pallas_gpu(q: Array, k: Array, v: Array, masks: Any, *, causal: bool, scale: float) -> Array:
+    from pivot_jax.kernels.gpu.attention import attention_gpu  # here: it imports a compiler that only GPUs need
+
+    return attention_gpu(q, k, v, masks, causal=causal, scale=scale)
+
+
 BACKENDS = {
     "xla": attention_xla.blockwise,
     "pallas_tpu": attention_tpu,
+    "pallas_gpu": _pallas_gpu,
     "pallas_triton": attention_triton,
     "cudnn": attention_cudnn,
     "reference": reference,

@@ -14,7 +14,8 @@ from pivot_jax.kernels.attention import BACKENDS, attention
 from pivot_jax.kernels.attention_xla import _BLOCK
 from pivot_jax.kernels.tpu import backward
 
-FAST = [backend for backend in BACKENDS if backend not in ("reference", "cudnn")]  # cudnn runs on GPUs only
+ELSEWHERE = ("reference", "pallas_gpu", "cudnn")  # test_attention_gpu.py; cudnn runs on GPUs only
+FAST = [backend for backend in BACKENDS if backend not in ELSEWHERE]
 
 
 def draw(b, n, h, kv, c, *, seed=0, dtype=np.float32):
@@ -201,7 +202,10 @@ def test_a_branch_does_not_see_the_other_branch():
         ({"k": (2, 8, 3, 4)}, "no multiple of 3"),
         ({"k": (2, 7, 2, 4)}, "as many queries as keys"),
         ({"segments": (2, 7)}, "segment ids have shape"),
-        ({"backend": "magic"}, "unknown; there are: auto, xla, pallas_tpu, pallas_triton, cudnn, reference"),
+        (
+            {"backend": "magic"},
+            "unknown; there are: auto, xla, pallas_tpu, pallas_gpu, pallas_triton, cudnn",
+        ),
     ],
 )
 def test_bad_requests_say_what_is_wrong(change, message):

@@ -1,0 +1,148 @@
+"""Our attention kernels compiled for an H200 that is not here: do they compile, and do they fit its registers.
+
+    pip install "pivot-jax[cuda]"; python benchmarks/gpu_compile.py
+
+For every shape and GPU backend, forward and gradients are compiled ahead of time. Counted per kernel are what ptxas
+reports, registers a thread and bytes of registers spilled to memory (stored and loaded), and a program's shared memory.
+Mosaic kernels move registers between their warpgroups when they run; what is reported is the number at their start.
+
+No time is measured. A spill outside the loops costs nothing that matters; what stands here is that nothing overflows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# name: tokens, query heads, key/value heads, head width, causal, mask
+SHAPES: dict[str, tuple[int, int, int, int, bool, str]] = {
+    "SigLIP B/16 at 577": (577, 12, 12, 64, False, "none"),
+    "SigLIP2 So400m/16 at 576": (576, 16, 16, 72, False, "none"),
+    "SigLIP So400m/14 at 729": (729, 16, 16, 72, False, "none"),
+    "SigLIP2 giant-opt at 576": (576, 16, 16, 96, False, "none"),
+    "head width 80 at 1024": (1024, 16, 16, 80, False, "segments"),
+    "Qwen2.5 0.5B at 2048": (2048, 14, 2, 64, True, "segments"),
+    "Qwen2.5 1.5B at 2048": (2048, 12, 2, 128, True, "segments"),
+    "Qwen2.5 1.5B, a pair of 768": (768, 12, 2, 128, True, "branches"),
+    "Qwen2.5 7B at 4096": (4096, 28, 4, 128, True, "segments"),
+}
+_PTXAS = re.compile(
+    r"entry function '(?P<name>\w+)' for.*?(?P<stored>\d+) bytes spill stores, (?P<loaded>\d+) bytes spill loads.*?"
+    r"Used (?P<registers>\d+) registers",
+    re.DOTALL,
+)
+
+
+def main() -> None:
+    from pivot_jax.kernels.attention import BACKENDS
+
+    backends = [name for name in BACKENDS if name.startswith("pallas_") and name != "pallas_tpu"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "gpu_compile.json")
+    parser.add_argument("--backends", nargs="+", default=backends, choices=backends)
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES, metavar="SHAPE")
+    parser.add_argument("--rows", type=int, default=8, help="rows of the batch")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(*args.child, args.rows)
+        return
+    found: dict[str, Any] = {}
+    for backend in args.backends:
+        for shape in args.shapes:
+            kernels = compiled_kernels(backend, shape, args.rows)
+            found.setdefault(backend, {})[shape] = kernels
+            print(f"{backend:15}{shape:30}{show(kernels)}", flush=True)
+    packages = ("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cuda-nvcc")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    command = f"python benchmarks/gpu_compile.py --rows {args.rows}"
+    content = {"command": command, "target": "NVIDIA H200", "versions": versions, "results": found}
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"written: {args.json}")
+
+
+def show(kernels: dict[str, Any]) -> str:
+    if "error" in kernels:
+        return f"does not compile: {kernels['error']}"
+    line = "{} {registers} registers, {spill_stores}+{spill_loads} B spilled, {shared_memory} B shared"
+    return "  ".join(line.format(name, **figures) for name, figures in kernels.items())
+
+
+def compiled_kernels(backend: str, shape: str, rows: int) -> dict[str, Any]:
+    """Figures by kernel, from what the compilers write: Mosaic into files, XLA into its log and a list of kernels."""
+    with tempfile.TemporaryDirectory() as folder:
+        switches = {"JAX_PLATFORMS": "cpu", "MOSAIC_GPU_DUMP_PTXAS": "1", "MOSAIC_GPU_DUMP_TO": folder}
+        switches |= {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "subprocess_compilation=3"}
+        switches["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={folder}"
+        command = [sys.executable, __file__, "--rows", str(rows), "--child", backend, shape]
+        run = subprocess.run(
+            command, env=os.environ | switches, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        if run.returncode:
+            return {"error": run.stdout.strip().splitlines()[-1]}
+        files = Path(folder)
+        log = run.stdout + "".join(path.read_text() for path in sorted(files.glob("*.ptxas")))
+        shared = shared_memory(files)
+        found = {}
+        for match in _PTXAS.finditer(log):
+            name = match["name"].removesuffix("_mosaic_gpu_kernel")
+            if "attention" in name:
+                figures = {"registers": match["registers"], "spill_stores": match["stored"]}
+                figures |= {"spill_loads": match["loaded"], "shared_memory": shared.get(name)}
+                found[name] = {key: value if value is None else int(value) for key, value in figures.items()}
+        return found
+
+
+def shared_memory(folder: Path) -> dict[str, str]:
+    """Bytes by kernel."""
+    found = {}
+    for path in folder.glob("*.resources.txt"):
+        name = re.sub(r"_\d+\.resources\.txt$", "", path.name)
+        found[name] = path.read_text().split("smem_scratch_bytes=")[1].split(",")[0]
+    for path in folder.glob("*.thunk_sequence.txt"):
+        for name, size in re.findall(r"\] (\w+) grid: .* shared_memory: (\d+) bytes", path.read_text()):
+            found[name] = size
+    return found
+
+
+def child(backend: str, shape: str, rows: int) -> None:
+    """Compiles one step for one H200; the last line of its output is the error, if there is one."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.experimental import topologies
+    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+    from pivot_jax.kernels.attention import attention
+    from pivot_jax.plan.topology import CHIPS, gpu_target
+
+    n, h, kv, c, causal, mask = SHAPES[shape]
+    target = gpu_target(CHIPS["h200"])
+    devices = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=target).devices
+    mesh = Mesh(np.asarray(devices[:1]), ("data",), axis_types=(AxisType.Auto,))
+
+    def step(q, k, v, ids, d_out):
+        masks = {} if mask == "none" else {"q_segments": ids, "kv_segments": ids}
+        if mask == "branches":
+            masks |= {"q_branches": ids, "kv_branches": ids}
+        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend=backend, **masks), q, k, v)
+        return out, pull(d_out)
+
+    place = NamedSharding(mesh, PartitionSpec())
+    array = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(shape, dtype, sharding=place)  # noqa: E731
+    q, k = array(rows, n, h, c), array(rows, n, kv, c)
+    with jax.set_mesh(mesh):
+        jax.jit(step).lower(q, k, k, array(rows, n, dtype=jnp.int32), q).compile()
+
+
+if __name__ == "__main__":
+    main()
