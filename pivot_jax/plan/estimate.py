@@ -16,14 +16,18 @@ from pivot_jax.train.setup import Setup
 _KEPT = {"full": 1, "dots": 10, "none": 16}
 
 
-def estimate_step(setup: Setup, bucket: tuple[int, int], rows: int) -> Program:
-    """As ``program.compile_step``, with temporaries from :func:`_temporaries` and no traffic."""
+def estimate_step(setup: Setup, bucket: tuple[int, int], rows: int, *, count: bool = True) -> Program:
+    """As ``program.compile_step``, with temporaries from :func:`_temporaries` and no traffic.
+
+    Args:
+      count: trace the step for its FLOPs, which takes seconds; else they are 0.
+    """
     arguments = step_arguments(setup, bucket, rows)
     return Program(
         **held(arguments),
         arguments=device_bytes(arguments),
         temporaries=_temporaries(setup, arguments[0].trained, bucket, rows),
-        flops=traced_flops(jax.make_jaxpr(setup.compiled_step())(*arguments)),
+        flops=traced_flops(jax.make_jaxpr(setup.compiled_step())(*arguments)) if count else 0.0,
         traffic={},
     )
 

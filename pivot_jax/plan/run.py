@@ -104,7 +104,7 @@ def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> i
 
     def need(each: int) -> float:
         try:
-            return _program(setup, topology, bucket, each * shards).peak
+            return _program(setup, topology, bucket, each * shards, count=False).peak
         except TooLarge as refused:
             return max(refused.needed, limit + 1)
 
@@ -130,9 +130,9 @@ def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> i
     return fits * shards
 
 
-def _program(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: int) -> Program:
+def _program(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: int, *, count: bool = True) -> Program:
     if topology.devices is None:
-        return estimate_step(setup, bucket, rows)
+        return estimate_step(setup, bucket, rows, count=count)
     return programs.compile_step(setup, bucket, rows)
 
 
