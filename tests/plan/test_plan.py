@@ -144,7 +144,7 @@ def test_a_pair_of_the_papers_size_by_hand_and_by_xla(reference, limit, monkeypa
 
 
 def test_the_estimate_grows_with_rows_and_shrinks_with_devices():
-    config = configs.load(DPO, {"data.buckets": "((1024, 448),)"})
+    config = configs.load(DPO, {"data.buckets": "((3520, 2944),)"})
     few, many = (first(config, without_compiler("v5e-16"), rows=n).program for n in (16, 64))
     assert many.temporaries > 2 * few.temporaries
     assert many.parameters == few.parameters
