@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -20,6 +21,8 @@ from pivot_jax.train.checkpoint import Checkpoints
 from pivot_jax.train.metrics import MetricsWriter, Window
 from pivot_jax.train.setup import Setup
 from pivot_jax.train.speed import Speed
+
+log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
@@ -107,6 +110,7 @@ class _Run:
             self.window, self.tokens = Window(place["window"]), place["num_tokens"]
         self.last: dict[str, float] = dict(place["last"]) if place else {}
         self.speed = Speed(setup)
+        self.programs, self.compiled = 0, set[Any]()
 
     logging = saving = stopping = False
 
@@ -127,6 +131,7 @@ class _Run:
                     raise
                 waited = time.perf_counter() - started
                 state, metrics = compute(state, place_batch(batch, self.setup.mesh), reference)
+                self._note_program(compute, batch)
                 # The step before is read only now, so that the device always has one step in its queue.
                 if pending is not None:
                     self._account(pending, state)
@@ -140,6 +145,18 @@ class _Run:
                 self._end_of_step(state, stop)
         self.checkpoints.wait()
         return state, self.last
+
+    def _note_program(self, compute: Any, batch: Any) -> None:
+        """Logs each compilation: one per batch shape, and none after it."""
+        programs = compute._cache_size()
+        if programs > self.programs:
+            shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+            again = shapes in self.compiled
+            if is_first():
+                log.log(logging.WARNING if again else logging.INFO, "step %d: compiled %sfor %d rows of %d tokens",
+                        self.step + 1, "again " if again else "", *batch.tokens.shape)  # fmt: skip
+            self.compiled.add(shapes)
+            self.programs = programs
 
     def _due(self, stop: StopSignals) -> bool:
         """Whether this step logs, saves or stops, for which it must have finished."""

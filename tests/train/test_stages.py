@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.optim import partition, schedule
-from pivot_jax.train import checkpoint
+from pivot_jax.train import checkpoint, loop
 from pivot_jax.train.initialise import Source, initial_params, load_params
 from pivot_jax.train.metrics import read
 from pivot_jax.train.model import build_model
 from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.run import run
+from tests import tiny
 
 FINAL = "vision/final/"
 
@@ -154,3 +157,22 @@ def test_a_rule_that_matches_nothing_is_refused(make_config, tmp_path):
         UserError, match=r"'visio/\.\*' matches no parameter \(they are in: decoder, projector, vision\)"
     ):
         run(config, tmp_path)
+
+
+def test_a_step_is_compiled_once_per_shape_and_says_so(make_config, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="pivot_jax.train.loop"):
+        run(make_config(train__steps=5), tmp_path)
+    said = [record.getMessage() for record in caplog.records if "compiled" in record.getMessage()]
+    assert len(said) == 1 and said[0].startswith("step 1: compiled for 8 rows of ")
+
+
+def test_a_second_program_of_a_shape_is_a_warning(caplog):
+    batch = tiny.pairs(2)
+    counting = SimpleNamespace(step=0, programs=0, compiled=set())
+    with caplog.at_level("INFO", logger="pivot_jax.train.loop"):
+        for programs in (1, 1, 2):
+            loop._Run._note_program(counting, SimpleNamespace(_cache_size=lambda n=programs: n), batch)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "step 1: compiled for 2 rows of 24 tokens"),
+        ("WARNING", "step 1: compiled again for 2 rows of 24 tokens"),
+    ]
