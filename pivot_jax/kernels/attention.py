@@ -148,8 +148,6 @@ def _per_shard(compute: Any, q: Array, k: Array, v: Array, masks: Any) -> Array:
             heads = "tensor"
             if repeat > 1:
                 k, v = jnp.repeat(k, repeat, axis=2), jnp.repeat(v, repeat, axis=2)
-    if not rows and heads is None:
-        return compute(q, k, v, masks)
     wide, narrow = P(rows or None, None, heads, None), P(rows or None, None)
     in_specs = (wide, wide, wide, tuple(None if a is None else narrow for a in masks))
     return jax.shard_map(compute, in_specs=in_specs, out_specs=wide, check_vma=False)(q, k, v, masks)

@@ -36,7 +36,7 @@ def _temporaries(setup: Setup, trained: Any, bucket: tuple[int, int], rows: int)
     """Gradients, what the blocks keep for the backward pass, and one block at work."""
     module, config = setup.model.module, setup.config
     size = np.dtype(config.model.dtype).itemsize if config.model.dtype != "bfloat16" else 2
-    here = rows // (setup.mesh.shape["data"] * setup.mesh.shape["fsdp"])
+    here = rows // (setup.mesh.shape["data"] * setup.mesh.shape["fsdp"] * config.train.accumulate)
     towers: list[tuple[Any, int]]
     if isinstance(module, SigLIP):
         towers = [(module.vision_config, module.vision_config.patches), (module.text_config, bucket[0])]

@@ -19,7 +19,8 @@ def text(plan: Plan, topology: Topology) -> str:
     program, (tokens, targets) = plan.program, plan.bucket
     how = "compiled" if plan.compiled else f"estimated; pip install 'pivot-jax[{topology.missing}]' to compile"
     shape = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    lines = [f"{plan.rows} rows of {tokens} tokens, {targets} scored, on {plan.topology} ({shape}), {how}"]
+    rows = f"{plan.rows} rows" + (f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else "")
+    lines = [f"{rows} of {tokens} tokens, {targets} scored, on {plan.topology} ({shape}), {how}"]
     parts = {
         "parameters": program.parameters,
         "optimizer state": program.optimizer,
@@ -36,9 +37,8 @@ def text(plan: Plan, topology: Topology) -> str:
         lines.append(f"  {plan.mend}")
     elif plan.largest_rows is not None:
         lines.append(f"  {'largest rows that fit':26}{plan.largest_rows:10d}")
-    rows = max(plan.rows, 1)
-    lines.append(f"  {'FLOPs a row, needed':26}{plan.model_flops / rows / 1e12:10.2f} T")
-    lines.append(f"  {'FLOPs a row, traced':26}{program.flops / rows / 1e12:10.2f} T (recomputation, padding)")
+    lines.append(f"  {'FLOPs a row, needed':26}{plan.model_flops / plan.rows / 1e12:10.2f} T")
+    lines.append(f"  {'FLOPs a row, traced':26}{program.flops / plan.rows / 1e12:10.2f} T (recomputation, padding)")
     for kind, (operations, size) in program.traffic.items():
         lines.append(f"  {kind:26}{size / GIB:10.2f} GiB in {operations} operations")
     lines.append(

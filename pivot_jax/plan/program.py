@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from pivot_jax.data.batch import ContrastiveBatch, VLMBatch
+from pivot_jax.errors import UserError
 from pivot_jax.parallel.mesh import AXES, ROWS, check_rows, mesh_sizes
 from pivot_jax.plan.collectives import Traffic, traffic
 from pivot_jax.plan.topology import Topology
@@ -117,8 +118,10 @@ def _options(mesh: Any) -> dict[str, Any]:
 
 def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[Any, Any, Any]:
     """State, batch and reference of a step as ShapeDtypeStruct."""
-    check_rows(rows, "rows", setup.mesh)
     config = setup.config
+    if rows % config.train.accumulate:
+        raise UserError(f"rows: {rows} is no multiple of train.accumulate {config.train.accumulate}")
+    check_rows(rows // config.train.accumulate, "rows of a micro-batch", setup.mesh)
     reference = None
     if config.stage == "preference" and config.objective.reference == "step":
         reference = jax.tree.map(

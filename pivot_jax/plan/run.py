@@ -25,7 +25,8 @@ class Plan:
     devices: int
     mesh: dict[str, int]
     bucket: tuple[int, int]  # tokens, scored targets
-    rows: int  # of a global micro-batch
+    rows: int  # of a step, over all devices and micro-batches
+    accumulate: int  # micro-batches
     compiled: bool  # False: the estimate
     program: Program
     model_flops: float  # of all devices, by counting what the model needs: no recomputation, no padding
@@ -39,10 +40,10 @@ class Plan:
 
 
 def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False) -> Iterator[Plan]:
-    """Plans of every bucket of ``config.data.buckets`` for the rows of one micro-batch, one after the other.
+    """Plans of every bucket of ``config.data.buckets`` for the rows of one step, one after the other.
 
     Args:
-      rows: global rows of a step; 0: the config's batch size over its accumulation.
+      rows: global rows of a step; 0: the config's batch size.
       search: look for the largest number of rows that fits, by compiling; done anyway where the rows do not fit.
 
     Raises:
@@ -57,7 +58,7 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
             "data.buckets is empty, so the longest row decides and the data would have to be read; set it, "
             "as --config.data.buckets='((512, 128),)' (tokens, scored targets)"
         )
-    rows = rows or config.data.batch_size // config.train.accumulate
+    rows = rows or config.data.batch_size
     setup = programs.prepare(config, topology)
     for bucket in buckets:
         try:
@@ -75,6 +76,7 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
             mesh=dict(setup.mesh.shape),
             bucket=bucket,
             rows=rows,
+            accumulate=config.train.accumulate,
             compiled=topology.devices is not None,
             program=program,
             model_flops=rows * _model_flops(setup, bucket),
@@ -85,26 +87,26 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
 
 
 def mend(setup: Setup, most: int) -> str:
-    """What to set where at most ``most`` rows fit at once."""
+    """What to set where steps of at most ``most`` rows fit."""
     others = "more devices, parallel.data=1 with parallel.fsdp=-1, model.*.remat=full"
     if not most:
         return f"not even one row a shard fits; take {others}"
-    batch, shards = setup.config.data.batch_size, setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
-    parts = [k for k in range(1, batch + 1) if batch % (k * shards) == 0 and batch // k <= most]
+    batch, at_once = setup.config.data.batch_size, most // setup.config.train.accumulate
+    parts = [k for k in range(1, batch + 1) if batch % (k * _shards(setup)) == 0 and batch // k <= at_once]
     return f"{most} rows fit; take {f'train.accumulate={parts[0]}, ' if parts else ''}{others}"
 
 
 def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> int:
-    """The most global rows that fit, 0 if not even one a shard does.
+    """The most global rows of a step that fit, 0 if not even one a shard and micro-batch does.
 
     Memory is close to linear in the rows: two programs give the line, and the answer is what compiles at or below it.
     """
-    shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+    unit = _shards(setup) * setup.config.train.accumulate
     limit = topology.chip.hbm_gib * GIB
 
     def need(each: int) -> float:
         try:
-            return _program(setup, topology, bucket, each * shards, count=False).peak
+            return _program(setup, topology, bucket, each * unit, count=False).peak
         except TooLarge as refused:
             return max(refused.needed, limit + 1)
 
@@ -127,7 +129,11 @@ def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> i
         each = min(max(line, low), high)
         if each in known:
             each = (low + high) // 2
-    return fits * shards
+    return fits * unit
+
+
+def _shards(setup: Setup) -> int:
+    return setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
 
 
 def _program(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: int, *, count: bool = True) -> Program:
