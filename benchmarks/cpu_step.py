@@ -7,9 +7,9 @@ sequence (32 prompt, 32 answer), clipping, AdamW, all parameters that get gradie
 
 * PyTorch: transformers' LLaVA with SDPA and fused AdamW. Logits only for the answer (``logits_to_keep``). DPO as
   TRL does it: chosen and rejected as two sequences, the image twice, the reference model's forward in the step.
-* Ours: the train loop's compiled step. A pair is one row, the image is encoded once; DPO with the reference
-  log-probs stored (our default: computed once per run) and, for the same work as PyTorch, with the reference
-  model in the step.
+* Ours: the train loop's compiled step, with unrolled layers (``scan_layers=False``) and the allocator's settings of
+  ``pivot-jax train``. A pair is one row, the image is encoded once; DPO with the reference log-probs stored (our
+  default: computed once per run) and, for the same work as PyTorch, with the reference model in the step.
 
 Each side lives in a child process of its own; the parent lets them take turns, a step each, so that a slow moment of
 the machine hits both.
@@ -18,6 +18,7 @@ the machine hits both.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -48,6 +49,11 @@ def model_config() -> Any:
     vision = ViTConfig(image_size=256, patch_size=16, width=256, depth=7, heads=4, mlp_dim=1024)
     decoder = DecoderConfig(vocab_size=VOCAB, width=384, depth=8, heads=6, kv_heads=2, mlp_dim=1024)
     return MLLMConfig(vision, ProjectorConfig(), decoder)
+
+
+def unrolled(cfg: Any) -> Any:
+    towers = {name: dataclasses.replace(getattr(cfg, name), scan_layers=False) for name in ("vision", "decoder")}
+    return dataclasses.replace(cfg, **towers)
 
 
 def make_data(rows: int) -> dict[str, np.ndarray]:
@@ -123,6 +129,9 @@ class JaxSide:
     """The train loop's own compiled step, on one device."""
 
     def __init__(self, folder: Path, task: str, rows: int, threads: int):
+        from pivot_jax.parallel import runtime
+
+        runtime.keep_freed_memory()
         import jax
 
         from pivot_jax import hub
@@ -133,7 +142,7 @@ class JaxSide:
 
         self.jax, self.task = jax, task
         config = self._config(task)
-        module = MLLM(hub.read_config(folder).mllm)
+        module = MLLM(unrolled(hub.read_config(folder).mllm))
         model = Model(module, lambda key: init_params(module, key))
         setup = assemble(
             config, make_mesh(config.parallel, jax.devices()[:1]), argparse.Namespace(total_steps=1000), model
