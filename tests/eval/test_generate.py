@@ -132,6 +132,32 @@ def test_sampling_is_seeded_and_follows_the_distribution(model):
     assert (sample(1e-4, 1) == expected.argmax()).all()
 
 
+def test_responses_share_their_prompt_and_equal_separate_generations(model, free):
+    """Greedy: each equals its prompt's one answer. Sampled: equal to prompts that are repeated in the batch."""
+    batch, alone = free
+    greedy = generate(*model, batch, max_new_tokens=NEW, eos_ids=NO_END, responses=2)
+    assert np.array_equal(greedy.tokens, np.repeat(alone.tokens, 2, axis=0))
+    np.testing.assert_allclose(greedy.logps, np.repeat(alone.logps, 2, axis=0), atol=1e-5)
+
+    masked = batch.replace(segments=batch.segments * np.array([[1], [0], [1]], np.int32))
+    repeated = jax.tree.map(lambda x: np.repeat(x, 3, axis=0), masked)
+    sampled = {"max_new_tokens": NEW, "eos_ids": (7, 8), "pad_id": 30, "temperature": 1.5, "key": jax.random.key(3)}
+    shared, apart = generate(*model, masked, responses=3, **sampled), generate(*model, repeated, **sampled)
+    for mine, theirs in zip(shared[:3], apart[:3], strict=True):
+        assert np.array_equal(mine, theirs)
+    np.testing.assert_allclose(shared.logps, apart.logps, atol=1e-5)
+    assert (shared.lengths[3:6] == 0).all() and len({tuple(shared.ids(row)) for row in (0, 1, 2)}) == 3
+
+
+def test_a_prompts_cache_is_not_repeated_for_its_responses(model):
+    mllm, params = model
+    batch = prompts([6, 9, 7])
+    prefill = lambda batch: mllm.apply({"params": params}, batch, NEW, None, 4, method="prefill")  # noqa: E731
+    cache, state = jax.eval_shape(prefill, batch)
+    assert cache.prompt.keys.shape == (2, 3, 2, 9, 4) and cache.keys.shape == (2, 12, 2, NEW, 4)
+    assert state.shape == (12, 16)
+
+
 def test_bad_arguments_say_what_is_wrong(model):
     mllm, params = model
     batch = prompts([6])
@@ -139,6 +165,8 @@ def test_bad_arguments_say_what_is_wrong(model):
         generate(mllm, params, batch, max_new_tokens=2, eos_ids=(), temperature=1.0)
     with pytest.raises(ValueError, match="at least 1"):
         generate(mllm, params, batch, max_new_tokens=0, eos_ids=())
+    with pytest.raises(ValueError, match="responses is 0"):
+        generate(mllm, params, batch, max_new_tokens=2, eos_ids=(), responses=0)
     with pytest.raises(ValueError, match="0 \\(greedy\\) or above"):
         generate(mllm, params, batch, max_new_tokens=2, eos_ids=(), temperature=-1)
 
