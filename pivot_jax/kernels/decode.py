@@ -101,7 +101,7 @@ def attend_xla(
 def _with_layers(part: Part, add: bool) -> Part:
     """With an axis of layers, and lengths that its slots hold."""
     keys, values = (part.keys[None], part.values[None]) if add else (part.keys, part.values)
-    return Part(keys, values, jnp.clip(part.lengths, 0, keys.shape[3]))
+    return Part(keys, values, jnp.clip(part.lengths, 0, keys.shape[3]).astype(jnp.int32))
 
 
 def _in_parts(attend: Any, q: Array, own: Part, prompt: Part, layer: Array, *, scale: float) -> Array:
@@ -146,17 +146,40 @@ def _refuse(compute: Any, primals: Any, tangents: Any) -> Any:
     raise ValueError("decode_attention is for inference only: it has no gradient; train with kernels.attention")
 
 
+def lay_out(keys: Array, prompts: int, heads: int) -> Array:
+    """Keys or values [..., rows, k, s, c] split over the mesh as :func:`decode_attention` reads them.
+
+    For whatever is written to a cache. The partitioner would else lay a cache out by the projection that it comes from,
+    which may cut a head in two, and gather it in every step.
+
+    Args:
+      prompts: of the cache. heads: query heads.
+    """
+    split = _split(prompts, heads, keys.shape[-3])
+    if split.whole:
+        return keys
+    spec = P(*[None] * (keys.ndim - 4), split.rows, split.heads, None, None)
+    return jax.lax.with_sharding_constraint(keys, spec)
+
+
+def _split(prompts: int, heads: int, kv_heads: int) -> shards.Split:
+    """Rows by whole prompts with their responses.
+
+    Heads stay whole where there are fewer key/value heads than tensor shards: to repeat them would copy the cache in
+    every step, which costs more than that each shard reads it whole.
+    """
+    split = shards.split(prompts, heads, kv_heads)
+    return split if split.repeat == 1 else shards.Split(split.rows, None, 1)
+
+
 def _per_shard(compute: Any, q: Array, own: Part, prompt: Part, layer: Array) -> Array:
-    """Runs ``compute`` on every device's own prompts, with their responses, and heads where a mesh is set."""
-    split = shards.split(prompt.lengths.shape[0], q.shape[1], own.keys.shape[2])
-    # Fewer key/value heads than tensor shards: repeating them would copy the cache in every step, which costs more
-    # than that each shard reads it whole.
-    heads = split.heads if split.repeat == 1 else None
-    if not split.rows and heads is None:
+    """Runs ``compute`` on every device's own rows and heads where a mesh is set, else as it is."""
+    split = _split(prompt.lengths.shape[0], q.shape[1], own.keys.shape[2])
+    if split.whole:
         return compute(q, own, prompt, layer)
-    keys = P(None, split.rows, heads, None, None)
+    keys = P(None, split.rows, split.heads, None, None)
     part: Any = Part(keys, keys, P(split.rows))  # type: ignore[arg-type]
-    queries = P(split.rows, heads, None)
+    queries = P(split.rows, split.heads, None)
     in_specs = (queries, part, part, P())
     return jax.shard_map(compute, in_specs=in_specs, out_specs=queries, check_vma=False)(q, own, prompt, layer)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from pivot_jax.kernels.attention import attention
-from pivot_jax.kernels.decode import Part, decode_attention
+from pivot_jax.kernels.decode import Part, decode_attention, lay_out
 from pivot_jax.models import layers
 
 Array = jax.Array
@@ -98,8 +98,11 @@ class CausalAttention(nn.Module):
             out = attention(q, k, v, causal=True, **masks)
         else:
             place = (layer, 0, 0, past.slot, 0)
-            keys = jax.lax.dynamic_update_slice(answers[0], keys[None], place)
-            values = jax.lax.dynamic_update_slice(answers[1], values[None], place)
+            prompts = past.prompt.lengths.shape[0]
+            keys, values = (
+                jax.lax.dynamic_update_slice(old, lay_out(new[None], prompts, cfg.heads), place)
+                for old, new in zip(answers, (keys, values), strict=True)
+            )
             own = Part(keys, values, jnp.broadcast_to(past.slot + 1, b))
             out = decode_attention(q[:, 0], own, past.prompt, layer=layer)
         return layers.Linear(cfg.width, use_bias=False, name="out")(out.reshape(b, n, -1)), (keys, values)
@@ -175,7 +178,9 @@ class Decoder(nn.Module):
         angles = layers.rotary_angles(positions, cfg.head_width, cfg.rope_theta)
         masks, collect = _masks(segments, None), layers.Collect(True)
         (x, _), (keys, values) = self.blocks((x, None), None, None, angles, masks, collect)
-        room = jnp.zeros((cfg.depth, x.shape[0] * responses, cfg.kv_heads, slots, cfg.head_width), keys.dtype)
+        b = x.shape[0]
+        room = jnp.zeros((cfg.depth, b * responses, cfg.kv_heads, slots, cfg.head_width), keys.dtype)
+        keys, values, room = (lay_out(part, b, cfg.heads) for part in (keys, values, room))
         after = jnp.max(jnp.where(segments > 0, positions, -1), axis=1) + 1
         cache = KVCache(
             prompt=Part(keys, values, jnp.sum(segments > 0, axis=1, dtype=jnp.int32)),
