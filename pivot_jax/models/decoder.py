@@ -192,7 +192,7 @@ class Decoder(nn.Module):
         return cache, self.norm(x)
 
     def decode_step(self, cache: KVCache, x: Array) -> tuple[KVCache, Array]:
-        """One more token per row: x [b, 1, d] → cache, [b, 1, d]."""
+        """One more token per row: x [b, 1, d] → cache, [b, 1, d]; at most as often as the cache has slots."""
         cfg = self.config
         angles = layers.rotary_angles(cache.positions[:, None], cfg.head_width, cfg.rope_theta)
         # The answers' part goes through the layers as one array that each writes a token to. As an input and an output
