@@ -1,6 +1,6 @@
 """Answers from an MLLM: batched greedy or sampled decoding with a KV cache, in one compiled program per shape.
 
-Letters: b rows, n prompt tokens, v vocabulary.
+Letters: b rows (the answers: prompts times responses), v vocabulary.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def generate(
     temperature: float = 0.0,
     key: Array | None = None,
     image_features: Array | None = None,
+    responses: int = 1,
 ) -> Generated:
     """Answers each prompt until an end token, or for ``max_new_tokens``.
 
@@ -48,13 +49,16 @@ def generate(
       prompts: ``PromptBatch`` (right padded).
       eos_ids: any of these ends a row; the loop stops when all rows ended.
       temperature: 0 takes the most likely token (the first of equals), above 0 samples with ``key``.
-      image_features: [b, m*p, d_vision] to use instead of encoding ``prompts.images``.
+      image_features: [prompts, m*p, d_vision] to use instead of encoding ``prompts.images``.
+      responses: answers to each prompt, which is read once for all of them; row i answers prompt i // responses.
 
     Raises:
-      ValueError: sampling without a key, a negative temperature, or no room for a single token.
+      ValueError: sampling without a key, a negative temperature, no room for a single token, or no response.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it takes at least 1")
+    if responses < 1:
+        raise ValueError(f"responses is {responses}; a prompt has at least 1")
     if temperature < 0:
         raise ValueError(f"temperature is {temperature}; it is 0 (greedy) or above")
     if temperature > 0 and key is None:
@@ -62,16 +66,16 @@ def generate(
     if key is None:
         key = jax.random.key(0)
     ends = jnp.asarray(eos_ids or (-1,), jnp.int32)
-    out = _generate(
-        mllm, max_new_tokens, temperature > 0, params, prompts, ends, pad_id, temperature, key, image_features
-    )
+    shape = max_new_tokens, responses, temperature > 0
+    out = _generate(mllm, *shape, params, prompts, ends, pad_id, temperature, key, image_features)
     return Generated(*(np.asarray(x) for x in out))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _generate(
     mllm: MLLM,
     max_new: int,
+    responses: int,
     sample: bool,
     params: Any,
     prompts: Any,
@@ -86,7 +90,7 @@ def _generate(
     dtype = mllm.config.dtype
     variables = {"params": {**params, "decoder": jax.tree.map(lambda x: x.astype(dtype), params["decoder"])}}
     head = head_matrix(variables["params"])
-    b = prompts.tokens.shape[0]
+    b = prompts.tokens.shape[0] * responses
 
     def choose(hidden: Any, step: Array) -> tuple[Array, Array]:
         logits = jnp.einsum("bd,vd->bv", hidden, head, preferred_element_type=jnp.float32)
@@ -112,9 +116,9 @@ def _generate(
         cache, hidden = mllm.apply(variables, cache, token, method="decode_step")
         return step + 1, cache, *record(step, hidden, tokens, done, logps)
 
-    cache, hidden = mllm.apply(variables, prompts, max_new, image_features, method="prefill")
+    cache, hidden = mllm.apply(variables, prompts, max_new, image_features, responses, method="prefill")
     # A padding row of the batch (no prompt token at all) has nothing to say and must not keep the loop going.
-    empty = ~jnp.any(prompts.segments > 0, axis=1)
+    empty = jnp.repeat(~jnp.any(prompts.segments > 0, axis=1), responses)
     blank = jnp.full((b, max_new), pad_id, jnp.int32)
     first = record(jnp.int32(0), hidden, blank, empty, jnp.zeros((b, max_new), jnp.float32))
     _, _, _, tokens, done, logps = jax.lax.while_loop(going_on, one_token, (jnp.int32(1), cache, *first))

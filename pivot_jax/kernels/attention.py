@@ -14,22 +14,19 @@ A query that sees nothing gives zeros, and zero gradients.
 from __future__ import annotations
 
 import functools
-import logging
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from pivot_jax.kernels import attention_xla
+from pivot_jax.kernels import attention_xla, shards
 from pivot_jax.kernels.gpu.cudnn import attention_cudnn
 from pivot_jax.kernels.gpu.triton import attention_triton
-from pivot_jax.kernels.target import platform
+from pivot_jax.kernels.target import choose
 from pivot_jax.kernels.tpu.attention import attention_tpu
 
 Array = jax.Array
-_logged: set[str] = set()
 
 
 def attention(
@@ -62,14 +59,9 @@ def attention(
       ValueError: shapes that do not fit, an unknown backend, or one that does not take these types or shapes.
     """
     _check(q, k, v, causal, q_segments, kv_segments, q_branches, kv_branches)
-    if backend == "auto":
-        backend = AUTO[platform()]
-        _log_once(f"attention backend: {backend}")
-    if backend not in BACKENDS:
-        raise ValueError(f"attention backend '{backend}' is unknown; there are: auto, {', '.join(BACKENDS)}")
     masks = (q_segments, kv_segments, q_branches, kv_branches)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    compute = functools.partial(BACKENDS[backend], causal=causal, scale=float(scale))
+    compute = functools.partial(choose("attention", backend, BACKENDS, AUTO), causal=causal, scale=float(scale))
     return _per_shard(compute, q, k, v, masks)
 
 
@@ -126,29 +118,13 @@ AUTO = {"cpu": "xla", "gpu": "xla", "tpu": "pallas_tpu"}
 
 
 def _per_shard(compute: Any, q: Array, k: Array, v: Array, masks: Any) -> Array:
-    """Runs ``compute`` on every device's own rows and heads where a mesh is set, else as it is.
-
-    Attention needs no communication across rows or heads, but a loop over them hides that from the
-    partitioner, so the split is said explicitly.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    """Runs ``compute`` on every device's own rows and heads where a mesh is set, else as it is."""
+    split = shards.split(q.shape[0], q.shape[2], k.shape[2])
+    if split.alone:
         return compute(q, k, v, masks)
-    sizes = dict(zip(mesh.axis_names, mesh.axis_sizes, strict=True))
-    rows = tuple(a for a in ("data", "fsdp") if sizes.get(a, 1) > 1)
-    if q.shape[0] % math.prod(sizes[a] for a in rows):
-        rows = ()
-    tensor = sizes.get("tensor", 1)
-    h, kv = q.shape[2], k.shape[2]
-    heads = None
-    if tensor > 1 and h % tensor == 0:
-        # Fewer key/value heads than tensor shards: repeat them, so that each shard holds its queries' head.
-        repeat = tensor // math.gcd(kv, tensor)
-        if h % (kv * repeat) == 0:
-            heads = "tensor"
-            if repeat > 1:
-                k, v = jnp.repeat(k, repeat, axis=2), jnp.repeat(v, repeat, axis=2)
-    wide, narrow = P(rows or None, None, heads, None), P(rows or None, None)
+    if split.repeat > 1:
+        k, v = jnp.repeat(k, split.repeat, axis=2), jnp.repeat(v, split.repeat, axis=2)
+    wide, narrow = P(split.rows, None, split.heads, None), P(split.rows, None)
     in_specs = (wide, wide, wide, tuple(None if a is None else narrow for a in masks))
     return jax.shard_map(compute, in_specs=in_specs, out_specs=wide, check_vma=False)(q, k, v, masks)
 
@@ -170,9 +146,3 @@ def _check(q, k, v, causal, q_segments, kv_segments, q_branches, kv_branches) ->
         for ids, side in zip(pair, (q, k), strict=True):
             if ids is not None and ids.shape != side.shape[:2]:
                 raise ValueError(f"attention: {name} ids have shape {ids.shape}; expected {side.shape[:2]}")
-
-
-def _log_once(message: str) -> None:
-    if message not in _logged:
-        _logged.add(message)
-        logging.getLogger("pivot_jax").info(message)

@@ -1,8 +1,14 @@
-"""What a program is being traced for."""
+"""What a program is being traced for, and which backend of a kernel that means."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from typing import Any
+
 import jax
+
+_logged: set[str] = set()
 
 
 def platform() -> str:
@@ -25,3 +31,20 @@ def kind() -> str:
 def _abstract_device():
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty else mesh.abstract_device
+
+
+def choose(kernel: str, backend: str, backends: Mapping[str, Any], auto: Mapping[str, str]) -> Any:
+    """The entry of ``backends`` that ``backend`` names; "auto" is that of ``auto`` for the platform, logged once.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if backend == "auto":
+        backend = auto[platform()]
+        message = f"{kernel} backend: {backend}"
+        if message not in _logged:
+            _logged.add(message)
+            logging.getLogger("pivot_jax").info(message)
+    if backend not in backends:
+        raise ValueError(f"{kernel} backend '{backend}' is unknown; there are: auto, {', '.join(backends)}")
+    return backends[backend]

@@ -1,6 +1,7 @@
 """Qwen2-style causal decoder with grouped queries, rotary positions and a KV cache.
 
-Letters: b rows, n tokens, s cache slots, h query heads, k key/value heads, c head width, d width, v vocabulary.
+Letters: b rows, n tokens, p and s cache slots of a prompt and of an answer, h query heads, k key/value heads,
+c head width, d width, v vocabulary.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from pivot_jax.kernels.attention import attention
+from pivot_jax.kernels.decode import Part, decode_attention, lay_out
 from pivot_jax.models import layers
 
 Array = jax.Array
@@ -52,22 +54,38 @@ class DecoderConfig:
 
 @struct.dataclass
 class KVCache:
-    """Keys and values of all layers. All rows write the same slot; what a row may see is in ``segments``."""
+    """Keys and values of all layers. Responses to the same prompt share its part; see ``kernels.decode``.
 
-    keys: Array  # [layers, b, s, k, c]
-    values: Array  # [layers, b, s, k, c]
-    segments: Array  # int32 [b, s]; 1 where a token stands, 0 empty or padding
+    B prompts with n responses each are b = B * n rows; row i answers prompt i // n. All rows write the same slot.
+    """
+
+    prompt: Part  # keys and values [layers, B, k, p, c], lengths [B]; written once
+    keys: Array  # [layers, b, k, s, c]; of the answers
+    values: Array  # [layers, b, k, s, c]
     positions: Array  # int32 [b]; rotary position of the next token
-    slot: Array  # int32 []; where the next token goes
+    slot: Array  # int32 []; where the next token goes, and how many stand before it
+
+
+@struct.dataclass
+class Past:
+    """What a layer reads of a cache when it decodes, beside the answers' part, which it also writes."""
+
+    prompt: Part
+    slot: Array
 
 
 class CausalAttention(nn.Module):
-    """Grouped-query attention; with a cache slice it attends to the cache, else to ``x`` itself."""
+    """Grouped-query attention of ``x`` to itself; or, with ``past``, of one token to the cache.
+
+    Returns the output, and the keys and values: those of ``x`` [b, k, n, c], or the grown ones of all layers' answers.
+    """
 
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x: Array, angles: Any, masks: dict[str, Any], past: Any = None) -> tuple[Array, Any]:
+    def __call__(
+        self, x: Array, answers: Any, layer: Any, past: Past | None, angles: Any, masks: dict[str, Any]
+    ) -> tuple[Array, tuple[Array, Array]]:
         cfg = self.config
         b, n, _ = x.shape
         c = cfg.head_width
@@ -75,13 +93,19 @@ class CausalAttention(nn.Module):
         k = layers.Linear(cfg.kv_heads * c, cfg.qkv_bias, name="k")(x).reshape(b, n, cfg.kv_heads, c)
         v = layers.Linear(cfg.kv_heads * c, cfg.qkv_bias, name="v")(x).reshape(b, n, cfg.kv_heads, c)
         q, k = layers.rotate(q, angles), layers.rotate(k, angles)
-        if past is not None:
-            place = (0, masks["slot"], 0, 0)
-            k = jax.lax.dynamic_update_slice(past[0], k, place)
-            v = jax.lax.dynamic_update_slice(past[1], v, place)
-        ids = {key: value for key, value in masks.items() if key != "slot"}
-        out = attention(q, k, v, causal=past is None, **ids)
-        return layers.Linear(cfg.width, use_bias=False, name="out")(out.reshape(b, n, -1)), (k, v)
+        keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        if past is None:
+            out = attention(q, k, v, causal=True, **masks)
+        else:
+            place = (layer, 0, 0, past.slot, 0)
+            prompts = past.prompt.lengths.shape[0]
+            keys, values = (
+                jax.lax.dynamic_update_slice(old, lay_out(new[None], prompts, cfg.heads), place)
+                for old, new in zip(answers, (keys, values), strict=True)
+            )
+            own = Part(keys, values, jnp.broadcast_to(past.slot + 1, b))
+            out = decode_attention(q[:, 0], own, past.prompt, layer=layer)
+        return layers.Linear(cfg.width, use_bias=False, name="out")(out.reshape(b, n, -1)), (keys, values)
 
 
 class GatedMLP(nn.Module):
@@ -97,20 +121,24 @@ class GatedMLP(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm block. Returns (x, (keys, values) if ``collect.on`` else None)."""
+    """Pre-norm block. The carry is (x, answers): with ``past`` all layers' keys and values of the answers, else None.
+
+    Returns the carry and, if ``collect.on``, the keys and values of ``x``.
+    """
 
     config: DecoderConfig
 
     @nn.compact
     def __call__(
-        self, x: Array, past: Any, angles: Any, masks: dict[str, Any], collect: layers.Collect
-    ) -> tuple[Array, Any]:
+        self, carry: Any, layer: Any, past: Any, angles: Any, masks: dict[str, Any], collect: layers.Collect
+    ) -> tuple[Any, Any]:
         cfg = self.config
+        x, answers = carry
         normed = layers.RMSNorm(cfg.eps, name="norm1")(x)
-        mixed, key_values = CausalAttention(cfg, name="attn")(normed, angles, masks, past)
+        mixed, key_values = CausalAttention(cfg, name="attn")(normed, answers, layer, past, angles, masks)
         x = x + mixed
         x = x + GatedMLP(cfg.mlp_dim, name="mlp")(layers.RMSNorm(cfg.eps, name="norm2")(x))
-        return x, key_values if collect.on else None
+        return (x, None if past is None else key_values), key_values if collect.on else None
 
 
 class Decoder(nn.Module):
@@ -123,7 +151,7 @@ class Decoder(nn.Module):
         cfg = self.config
         table = nn.initializers.normal(0.02)
         self.embed = self.param("embed", table, (cfg.vocab_size, cfg.width))
-        axes = (0, nn.broadcast, nn.broadcast, nn.broadcast)
+        axes = (0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast)
         self.blocks = layers.Stack(DecoderBlock, (cfg,), cfg.depth, cfg.remat, cfg.scan_layers, axes)
         self.norm = layers.RMSNorm(cfg.eps)
         if not cfg.tied:
@@ -136,39 +164,43 @@ class Decoder(nn.Module):
     def hidden(self, x: Array, positions: Array, segments: Array, branches: Array | None = None) -> Array:
         """Embedded tokens [b, n, d] → closing-norm states [b, n, d]; ids as in ``data.batch.VLMBatch``."""
         angles = layers.rotary_angles(positions, self.config.head_width, self.config.rope_theta)
-        x, _ = self.blocks(x, None, angles, _masks(segments, branches), layers.Collect(False))
+        (x, _), _ = self.blocks((x, None), None, None, angles, _masks(segments, branches), layers.Collect(False))
         return self.norm(x)
 
-    def prefill(self, x: Array, positions: Array, segments: Array, slots: int) -> tuple[KVCache, Array]:
-        """As :meth:`hidden`, and a cache with room for ``slots`` tokens in all (prompt and answer).
+    def prefill(
+        self, x: Array, positions: Array, segments: Array, slots: int, responses: int = 1
+    ) -> tuple[KVCache, Array]:
+        """As :meth:`hidden`, and a cache for ``responses`` answers per prompt, of up to ``slots`` tokens each.
 
-        Prompts are right padded; answers go to the slots behind the longest prompt.
+        Prompts are right padded: the tokens of segment 1 come first in a row.
         """
-        angles = layers.rotary_angles(positions, self.config.head_width, self.config.rope_theta)
-        x, (keys, values) = self.blocks(x, None, angles, _masks(segments, None), layers.Collect(True))
-        room = slots - x.shape[1]
-        if room < 0:
-            raise ValueError(f"a cache of {slots} slots has no room for prompts of {x.shape[1]} tokens")
-        wide = [(0, 0), (0, 0), (0, room), (0, 0), (0, 0)]
+        cfg = self.config
+        angles = layers.rotary_angles(positions, cfg.head_width, cfg.rope_theta)
+        masks, collect = _masks(segments, None), layers.Collect(True)
+        (x, _), (keys, values) = self.blocks((x, None), None, None, angles, masks, collect)
+        b = x.shape[0]
+        room = jnp.zeros((cfg.depth, b * responses, cfg.kv_heads, slots, cfg.head_width), keys.dtype)
+        keys, values, room = (lay_out(part, b, cfg.heads) for part in (keys, values, room))
+        after = jnp.max(jnp.where(segments > 0, positions, -1), axis=1) + 1
         cache = KVCache(
-            keys=jnp.pad(keys, wide),
-            values=jnp.pad(values, wide),
-            segments=jnp.pad((segments > 0).astype(jnp.int32), [(0, 0), (0, room)]),
-            positions=jnp.max(jnp.where(segments > 0, positions, -1), axis=1) + 1,
-            slot=jnp.asarray(x.shape[1], jnp.int32),
+            prompt=Part(keys, values, jnp.sum(segments > 0, axis=1, dtype=jnp.int32)),
+            keys=room,
+            values=room,
+            positions=jnp.repeat(after, responses),
+            slot=jnp.zeros((), jnp.int32),
         )
         return cache, self.norm(x)
 
     def decode_step(self, cache: KVCache, x: Array) -> tuple[KVCache, Array]:
-        """One more token per row: x [b, 1, d] → cache, [b, 1, d]."""
-        angles = layers.rotary_angles(cache.positions[:, None], self.config.head_width, self.config.rope_theta)
-        ones = jnp.ones((x.shape[0], 1), jnp.int32)
-        segments = jax.lax.dynamic_update_slice(cache.segments, ones, (0, cache.slot))
-        masks = {"q_segments": ones, "kv_segments": segments, "slot": cache.slot}
-        past = (cache.keys, cache.values)
-        x, (keys, values) = self.blocks(x, past, angles, masks, layers.Collect(True))
-        grown = KVCache(keys, values, segments, cache.positions + 1, cache.slot + 1)
-        return grown, self.norm(x)
+        """One more token per row: x [b, 1, d] → cache, [b, 1, d]; at most as often as the cache has slots."""
+        cfg = self.config
+        angles = layers.rotary_angles(cache.positions[:, None], cfg.head_width, cfg.rope_theta)
+        # The answers' part goes through the layers as one array that each writes a token to. As an input and an output
+        # of each layer it would be copied as a whole in every step.
+        carry, past = (x, (cache.keys, cache.values)), Past(cache.prompt, cache.slot)
+        layer = jnp.arange(cfg.depth, dtype=jnp.int32)
+        (x, (keys, values)), _ = self.blocks(carry, layer, past, angles, {}, layers.Collect(False))
+        return KVCache(cache.prompt, keys, values, cache.positions + 1, cache.slot + 1), self.norm(x)
 
 
 def _masks(segments: Array, branches: Array | None) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class Stack(nn.Module):
     axes: tuple[Any, ...]
 
     @nn.compact
-    def __call__(self, carry: Array, *inputs: Any) -> tuple[Array, Any]:
+    def __call__(self, carry: Any, *inputs: Any) -> tuple[Any, Any]:
         if self.remat != "none" and self.remat not in REMAT_POLICIES:
             raise ValueError(f"remat '{self.remat}' is unknown; there are: none, {', '.join(REMAT_POLICIES)}")
         scanned = self._scanned()
@@ -186,10 +186,10 @@ class Stack(nn.Module):
         )
         return over_layers(*self.arguments)
 
-    def _unrolled(self, carry: Array, inputs: tuple[Any, ...]) -> tuple[Array, Any]:
+    def _unrolled(self, carry: Any, inputs: tuple[Any, ...]) -> tuple[Any, Any]:
         module = self.block(*self.arguments, parent=None)
 
-        def layer(params: Any, carry: Array, inputs: tuple[Any, ...]) -> tuple[Array, Any]:
+        def layer(params: Any, carry: Any, inputs: tuple[Any, ...]) -> tuple[Any, Any]:
             return module.apply({"params": params}, carry, *inputs)
 
         if self.remat != "none":

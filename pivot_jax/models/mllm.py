@@ -107,13 +107,20 @@ class MLLM(nn.Module):
         branches = getattr(batch, "branches", None)
         return self.decoder.hidden(self.embed(batch, image_features), batch.positions, batch.segments, branches)
 
-    def prefill(self, batch: Any, max_new: int, image_features: Array | None = None) -> tuple[KVCache, Array]:
-        """Reads the prompts: cache with room for ``max_new`` answers, and the last prompt token's state [b, d]."""
-        slots = batch.tokens.shape[1] + max_new
-        cache, hidden = self.decoder.prefill(self.embed(batch, image_features), batch.positions, batch.segments, slots)
+    def prefill(
+        self, batch: Any, max_new: int, image_features: Array | None = None, responses: int = 1
+    ) -> tuple[KVCache, Array]:
+        """Reads the B prompts once for ``responses`` answers each, b = B * responses rows of a prompt's in turn.
+
+        Returns:
+          A cache with room for ``max_new`` tokens per answer, and the state of each row's last prompt token [b, d].
+        """
+        x = self.embed(batch, image_features)
+        cache, hidden = self.decoder.prefill(x, batch.positions, batch.segments, max_new, responses)
         places = jnp.arange(batch.tokens.shape[1])[None, :]
         last = jnp.max(jnp.where(batch.segments > 0, places, 0), axis=1)
-        return cache, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        state = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        return cache, jnp.repeat(state, responses, axis=0)
 
     def decode_step(self, cache: KVCache, tokens: Array) -> tuple[KVCache, Array]:
         """Appends one text token per row, int32 [b]; returns the cache and its state [b, d]."""

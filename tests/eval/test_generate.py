@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 
 from pivot_jax.data.batch import EncodedRow, PromptBatch, VLMBatch
 from pivot_jax.eval import rank
-from pivot_jax.eval.generate import generate
+from pivot_jax.eval.generate import _generate, generate
+from pivot_jax.kernels import decode
 from pivot_jax.models.mllm import head_matrix
+from pivot_jax.parallel.mesh import AXES, param_shardings, place_batch
 from tests.tiny_mllm import PATCHES, tiny_mllm
 
 VOCAB, NEW = 31, 5
@@ -132,6 +137,58 @@ def test_sampling_is_seeded_and_follows_the_distribution(model):
     assert (sample(1e-4, 1) == expected.argmax()).all()
 
 
+def test_responses_share_their_prompt_and_equal_separate_generations(model, free):
+    """Greedy: each equals its prompt's one answer. Sampled: equal to prompts that are repeated in the batch."""
+    batch, alone = free
+    greedy = generate(*model, batch, max_new_tokens=NEW, eos_ids=NO_END, responses=2)
+    assert np.array_equal(greedy.tokens, np.repeat(alone.tokens, 2, axis=0))
+    np.testing.assert_allclose(greedy.logps, np.repeat(alone.logps, 2, axis=0), atol=1e-5)
+
+    masked = batch.replace(segments=batch.segments * np.array([[1], [0], [1]], np.int32))
+    repeated = jax.tree.map(lambda x: np.repeat(x, 3, axis=0), masked)
+    sampled = {"max_new_tokens": NEW, "eos_ids": (7, 8), "pad_id": 30, "temperature": 1.5, "key": jax.random.key(3)}
+    shared, apart = generate(*model, masked, responses=3, **sampled), generate(*model, repeated, **sampled)
+    for mine, theirs in zip(shared[:3], apart[:3], strict=True):
+        assert np.array_equal(mine, theirs)
+    np.testing.assert_allclose(shared.logps, apart.logps, atol=1e-5)
+    assert (shared.lengths[3:6] == 0).all() and len({tuple(shared.ids(row)) for row in (0, 1, 2)}) == 3
+
+
+def test_the_tpu_kernel_gives_the_same_answers(model, free, monkeypatch):
+    """In the interpreter; one token fewer, so that the program is traced anew."""
+    monkeypatch.setitem(decode.AUTO, "cpu", "pallas_tpu")
+    batch, alone = free
+    out = generate(*model, batch, max_new_tokens=NEW - 1, eos_ids=NO_END, responses=2)
+    assert np.array_equal(out.tokens, np.repeat(alone.tokens[:, : NEW - 1], 2, axis=0))
+
+
+def test_a_prompts_cache_is_not_repeated_for_its_responses(model):
+    mllm, params = model
+    batch = prompts([6, 9, 7])
+    prefill = lambda batch: mllm.apply({"params": params}, batch, NEW, None, 4, method="prefill")  # noqa: E731
+    cache, state = jax.eval_shape(prefill, batch)
+    assert cache.prompt.keys.shape == (2, 3, 2, 9, 4) and cache.keys.shape == (2, 12, 2, NEW, 4)
+    assert state.shape == (12, 16)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 2, 4)])
+def test_a_mesh_gives_the_same_answers(model, shape):
+    """Rows and heads are split; 2 key/value heads over tensor 4 are not. No step gathers the answers' cache."""
+    mllm, params = model
+    batch = prompts([6, 9, 7, 5])
+    wanted = generate(mllm, params, batch, max_new_tokens=NEW, eos_ids=NO_END, responses=2)
+    mesh = Mesh(np.asarray(jax.devices()).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
+    with jax.set_mesh(mesh):
+        placed = jax.tree.map(jax.device_put, params, param_shardings(params, mesh))
+        batch = place_batch(batch, mesh)
+        found = generate(mllm, placed, batch, max_new_tokens=NEW, eos_ids=NO_END, responses=2)
+        arguments = placed, batch, jnp.asarray(NO_END), 0, 0.0, jax.random.key(0), None
+        text = _generate.lower(mllm, NEW, 2, False, *arguments).compile().as_text()
+    assert np.array_equal(found.tokens, wanted.tokens)
+    np.testing.assert_allclose(found.logps, wanted.logps, atol=2e-5)
+    assert "all-gather(" in text and not re.search(rf"f32\[[\d,]+,{NEW},\d+\]\S* all-(gather|to-all)\(", text)
+
+
 def test_bad_arguments_say_what_is_wrong(model):
     mllm, params = model
     batch = prompts([6])
@@ -139,6 +196,8 @@ def test_bad_arguments_say_what_is_wrong(model):
         generate(mllm, params, batch, max_new_tokens=2, eos_ids=(), temperature=1.0)
     with pytest.raises(ValueError, match="at least 1"):
         generate(mllm, params, batch, max_new_tokens=0, eos_ids=())
+    with pytest.raises(ValueError, match="responses is 0"):
+        generate(mllm, params, batch, max_new_tokens=2, eos_ids=(), responses=0)
     with pytest.raises(ValueError, match="0 \\(greedy\\) or above"):
         generate(mllm, params, batch, max_new_tokens=2, eos_ids=(), temperature=-1)
 

@@ -1,0 +1,212 @@
+"""Attention of one new token per row to a cache in two parts: the row's own keys, and a prompt's that rows may share.
+
+Letters: B prompts, n responses of each, b = B * n rows, h query heads, k key/value heads, g = h / k, c head width,
+s slots of a part. Row i answers prompt i // n; n = 1 is ordinary generation.
+
+A row sees the first ``lengths`` slots of both parts, in one softmax; what stands behind them does not matter, be it
+NaN. A row that sees nothing gives zeros. The parts are attended to apart and combined by their log-sum-exp, so that the
+queries of all responses meet their prompt's keys in one product, and these are read once per prompt.
+
+The cache has heads before slots: a head's keys are then one contiguous matrix, which is what the products read.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import PartitionSpec as P
+
+from pivot_jax.kernels import shards
+from pivot_jax.kernels.attention_xla import MASKED
+from pivot_jax.kernels.target import choose
+from pivot_jax.kernels.tpu.decode import attend_tpu
+
+Array = jax.Array
+
+
+@struct.dataclass
+class Part:
+    """Keys and values of a number of rows."""
+
+    keys: Array  # [rows, k, s, c], or [layers, rows, k, s, c]
+    values: Array  # as keys
+    lengths: Array  # int32 [rows]; slots that count, from the first
+
+
+def decode_attention(
+    q: Array, own: Part, prompt: Part, *, layer: Array | None = None, scale: float | None = None, backend: str = "auto"
+) -> Array:
+    """softmax(scale * q k^T) v over the visible slots of both parts.
+
+    Args:
+      q: [b, h, c], h a multiple of k.
+      own: part of b rows. prompt: part of B rows, b a multiple of B; each may have any number of slots, also 0.
+      layer: int32 []; given, both parts hold all layers and this one is meant. Slicing it before the call would copy
+        it where the backend is a kernel.
+      scale: default c ** -0.5.
+      backend: "auto", or a name of :data:`BACKENDS`.
+
+    Returns:
+      [b, h, c] in q's dtype. Softmax and accumulation are float32.
+
+    Raises:
+      ValueError: shapes or types that do not fit, an unknown backend, or a gradient: this is for inference only.
+    """
+    _check(q, own, prompt, layer)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    compute = functools.partial(choose("decode attention", backend, BACKENDS, AUTO), scale=float(scale))
+    own, prompt = (_with_layers(part, layer is None) for part in (own, prompt))
+    index = jnp.zeros((), jnp.int32) if layer is None else layer.astype(jnp.int32)
+    return _without_gradient(functools.partial(_per_shard, compute), q, own, prompt, index)
+
+
+def reference(q: Array, own: Part, prompt: Part, layer: Array, *, scale: float) -> Array:
+    """Both parts side by side, dense, in float32 (float64 where inputs are); what the other backends are tested by."""
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    b, h, c = q.shape
+    n = b // prompt.lengths.shape[0]
+    parts = []
+    for part, times in ((prompt, n), (own, 1)):
+        visible = jnp.arange(part.keys.shape[3])[None, :] < part.lengths[:, None]
+        clean = [jnp.where(visible[:, None, :, None], x[layer], 0).astype(wide) for x in (part.keys, part.values)]
+        parts.append([jnp.repeat(x, times, axis=0) for x in (*clean, visible[:, None, :])])
+    keys, values, seen = (jnp.concatenate(pair, axis=2) for pair in zip(*parts, strict=True))
+    mask = seen[:, None]
+    scores = jnp.einsum("bkgc,bksc->bkgs", q.reshape(b, keys.shape[1], -1, c).astype(wide), keys) * scale
+    weights = jnp.where(mask, jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1), 0.0)
+    return jnp.einsum("bkgs,bksc->bkgc", weights, values).reshape(b, h, c).astype(q.dtype)
+
+
+def attend_xla(
+    q: Array, keys: Array, values: Array, lengths: Array, layer: Array, *, scale: float
+) -> tuple[Array, Array]:
+    """Plain JAX form of :func:`pivot_jax.kernels.tpu.decode.attend_tpu`."""
+    keys, values = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in (keys, values))
+    seen = jnp.arange(keys.shape[2])[None, :] < lengths[:, None]
+    values = jnp.where(seen[:, None, :, None], values, 0)  # a weight of 0 does not take a NaN away
+    scores = jnp.einsum("rkmc,rksc->rkms", q, keys, preferred_element_type=jnp.float32) * scale
+    scores = jnp.where(seen[:, None, None, :], scores, MASKED)
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.where(seen[:, None, None, :], jnp.exp(scores - top), 0.0)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    alive = jnp.where(total > 0, total, 1.0)
+    out = jnp.einsum("rkms,rksc->rkmc", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return out / alive, (top + jnp.log(alive))[..., 0]
+
+
+def _with_layers(part: Part, add: bool) -> Part:
+    """With an axis of layers, and lengths that its slots hold."""
+    keys, values = (part.keys[None], part.values[None]) if add else (part.keys, part.values)
+    return Part(keys, values, jnp.clip(part.lengths, 0, keys.shape[3]).astype(jnp.int32))
+
+
+def _in_parts(attend: Any, q: Array, own: Part, prompt: Part, layer: Array, *, scale: float) -> Array:
+    """Both parts by ``attend``, with the queries of one row of the part and of one key/value head together."""
+    b, h, c = q.shape
+    kv, prompts = own.keys.shape[2], prompt.lengths.shape[0]
+    n, g = b // prompts, h // kv
+    outs, lses = [], []
+    for part, times in ((prompt, n), (own, 1)):
+        if part.keys.shape[3] == 0:
+            continue
+        rows = b // times
+        folded = q.reshape(rows, times, kv, g, c).swapaxes(1, 2).reshape(rows, kv, times * g, c)
+        out, lse = attend(folded, part.keys, part.values, part.lengths, layer, scale=scale)
+        outs.append(out.reshape(rows, kv, times, g, c).swapaxes(1, 2).reshape(b, h, c))
+        lses.append(lse.reshape(rows, kv, times, g).swapaxes(1, 2).reshape(b, h, 1))
+    if not outs:
+        return jnp.zeros_like(q)
+    # A part that a row does not see at all has out 0 and lse MASKED, and so the weight 0; where that holds for both,
+    # both weights are 1, and the sum is 0.
+    top = functools.reduce(jnp.maximum, lses)
+    weights = [jnp.exp(lse - top) for lse in lses]
+    total = sum(out * weight for out, weight in zip(outs, weights, strict=True))
+    return (total / sum(weights)).astype(q.dtype)
+
+
+BACKENDS = {
+    "xla": functools.partial(_in_parts, attend_xla),
+    "pallas_tpu": functools.partial(_in_parts, attend_tpu),
+    "reference": reference,
+}
+AUTO = {"cpu": "xla", "gpu": "xla", "tpu": "pallas_tpu"}
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _without_gradient(compute: Any, *arguments: Any) -> Array:
+    return compute(*arguments)
+
+
+@_without_gradient.defjvp
+def _refuse(compute: Any, primals: Any, tangents: Any) -> Any:
+    raise ValueError("decode_attention is for inference only: it has no gradient; train with kernels.attention")
+
+
+def lay_out(keys: Array, prompts: int, heads: int) -> Array:
+    """Keys or values [..., rows, k, s, c] split over the mesh as :func:`decode_attention` reads them.
+
+    For whatever is written to a cache. The partitioner would else lay a cache out by the projection that it comes from,
+    which may cut a head in two, and gather it in every step.
+
+    Args:
+      prompts: of the cache. heads: query heads.
+    """
+    split = _split(prompts, heads, keys.shape[-3])
+    if split.alone:
+        return keys
+    spec = P(*[None] * (keys.ndim - 4), split.rows, split.heads, None, None)
+    return jax.lax.with_sharding_constraint(keys, spec)
+
+
+def _split(prompts: int, heads: int, kv_heads: int) -> shards.Split:
+    """Rows by whole prompts with their responses.
+
+    Heads stay whole where there are fewer key/value heads than tensor shards: to repeat them would copy the cache in
+    every step, which costs more than that each shard reads it whole.
+    """
+    split = shards.split(prompts, heads, kv_heads)
+    return split if split.repeat == 1 else shards.Split(split.rows, None, 1)
+
+
+def _per_shard(compute: Any, q: Array, own: Part, prompt: Part, layer: Array) -> Array:
+    """Runs ``compute`` on every device's own rows and heads where a mesh is set, else as it is."""
+    split = _split(prompt.lengths.shape[0], q.shape[1], own.keys.shape[2])
+    if split.alone:
+        return compute(q, own, prompt, layer)
+    keys = P(None, split.rows, split.heads, None, None)
+    part: Any = Part(keys, keys, P(split.rows))  # type: ignore[arg-type]
+    queries = P(split.rows, split.heads, None)
+    in_specs = (queries, part, part, P())
+    return jax.shard_map(compute, in_specs=in_specs, out_specs=queries, check_vma=False)(q, own, prompt, layer)
+
+
+def _check(q: Array, own: Part, prompt: Part, layer: Array | None) -> None:
+    if q.ndim != 3:
+        raise ValueError(f"decode_attention needs q [b,h,c]; got {q.shape}")
+    if layer is not None and layer.shape != ():
+        raise ValueError(f"decode_attention: layer is one number; got the shape {layer.shape}")
+    form = "[rows,k,s,c]" if layer is None else "[layers,rows,k,s,c]"
+    for name, part in (("own", own), ("prompt", prompt)):
+        shape = part.keys.shape
+        if len(shape) != (4 if layer is None else 5) or part.values.shape != shape:
+            got = f"{shape} and {part.values.shape}"
+            raise ValueError(f"decode_attention needs {name} keys and values {form}; got {got}")
+        if part.lengths.shape != shape[-4:-3]:
+            raise ValueError(f"decode_attention: {name} lengths {part.lengths.shape} do not fit keys {shape}")
+        if shape[-1] != q.shape[2] or shape[-3] != own.keys.shape[-3]:
+            raise ValueError(f"decode_attention: {name} keys {shape} do not fit q {q.shape} or the other part's heads")
+        if {part.keys.dtype, part.values.dtype} != {q.dtype}:
+            found = f"{part.keys.dtype} and {part.values.dtype}"
+            raise ValueError(f"decode_attention: {name} keys and values are {found}, q is {q.dtype}")
+    if q.shape[1] % own.keys.shape[-3]:
+        raise ValueError(f"decode_attention: {q.shape[1]} query heads, no multiple of {own.keys.shape[-3]} key heads")
+    prompts = prompt.lengths.shape[0]
+    if own.lengths.shape[0] != q.shape[0] or not prompts or q.shape[0] % prompts:
+        rows = f"{q.shape[0]} queries, {own.lengths.shape[0]} own rows and {prompts} prompts"
+        raise ValueError(f"decode_attention: {rows}; it needs as many own rows as queries, and a multiple of prompts")
+    if own.keys.ndim == 5 and own.keys.shape[0] != prompt.keys.shape[0]:
+        raise ValueError(f"decode_attention: {own.keys.shape[0]} and {prompt.keys.shape[0]} layers")
