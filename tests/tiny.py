@@ -55,14 +55,16 @@ def pairs(rows: int = 4, *, seed: int = 0, ref: bool = True, prompt_targets: boo
         "targets": np.zeros((rows, t), np.int32),
         "weights": np.zeros((rows, t), np.float32),
         "target_branches": np.zeros((rows, t), np.int32),
+        "target_rows": np.zeros((rows, t), np.int32),
     }
     for row in range(rows):
         one = pair_row(rng, prompt_targets)
         for name, values in one.items():
             whole[name][row, : len(values)] = values
     images = rng.integers(0, 256, (rows, 1, 16, 16, 3)).astype(np.uint8)
-    ref_logps = rng.normal(-20, 3, (rows, 2)).astype(np.float32) if ref else None
-    return VLMBatch(images=images, row_index=np.arange(rows, dtype=np.int32), ref_logps=ref_logps, **whole)
+    ref_logps = rng.normal(-20, 3, (rows, 1, 2)).astype(np.float32) if ref else None
+    row_index = np.arange(rows, dtype=np.int32)[:, None]
+    return VLMBatch(images=images, row_index=row_index, ref_logps=ref_logps, **whole)
 
 
 def pair_row(rng: np.random.Generator, prompt_targets: bool) -> dict[str, np.ndarray]:

@@ -17,7 +17,8 @@ def text(plan: Plan, topology: Topology) -> str:
     program, (tokens, targets) = plan.program, plan.bucket
     how = "compiled" if plan.compiled else f"estimated; pip install 'pivot-jax[{topology.missing}]' to compile"
     shape = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    lines = [f"{plan.rows} rows of {tokens} tokens, {targets} scored, on {plan.topology} ({shape}), {how}"]
+    packed = f"{plan.rows} rows, {plan.pack} to a sequence" if plan.pack > 1 else f"{plan.rows} rows"
+    lines = [f"{packed} of {tokens} tokens, {targets} scored, on {plan.topology} ({shape}), {how}"]
     parts = {
         "parameters": program.parameters,
         "optimizer state": program.optimizer,

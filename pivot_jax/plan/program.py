@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from pivot_jax.data.batch import ContrastiveBatch, VLMBatch
+from pivot_jax.errors import UserError
 from pivot_jax.parallel.mesh import AXES, ROWS, check_rows, mesh_sizes
 from pivot_jax.plan.collectives import Traffic, traffic
 from pivot_jax.plan.topology import Topology
@@ -65,10 +66,10 @@ def prepare(config: Any, topology: Topology) -> Setup:
 
 
 def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
-    """A global batch of ``rows`` rows as ShapeDtypeStruct."""
-    config, size = setup.config, setup.config.data.image.size
+    """A global batch of ``rows`` rows, packed as the config says, as ShapeDtypeStruct."""
+    config, size, pack = setup.config, setup.config.data.image.size, setup.config.data.pack
     place = NamedSharding(setup.mesh, ROWS)
-    array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=place)  # noqa: E731
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows // pack, *shape), dtype, sharding=place)  # noqa: E731
     if config.stage == "contrastive":
         tokens = config.model.text.max_length
         return ContrastiveBatch(
@@ -78,11 +79,12 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
     ids, targets = array(np.int32, n), array(np.int32, t)
     stored = config.stage == "preference" and config.objective.reference == "stored"
     return VLMBatch(
-        images=array(np.uint8, config.data.images_per_row, size, size, 3),
+        images=array(np.uint8, pack * config.data.images_per_row, size, size, 3),
         tokens=ids, image_slots=ids, positions=ids, segments=ids, branches=ids,
         sources=targets, targets=targets, weights=array(np.float32, t), target_branches=targets,
-        row_index=array(np.int32),
-        ref_logps=array(np.float32, 2) if stored else None,
+        target_rows=targets,
+        row_index=array(np.int32, pack),
+        ref_logps=array(np.float32, pack, 2) if stored else None,
     )  # fmt: skip
 
 
@@ -90,7 +92,7 @@ def compile_step(setup: Setup, bucket: tuple[int, int], rows: int) -> Program:
     """The step on ``rows`` rows of one bucket, for the devices of the setup's mesh.
 
     Raises:
-      UserError: rows that the mesh does not divide.
+      UserError: rows that packing or the mesh does not divide.
       TooLarge: more memory than a device has (TPUs; for GPUs compare :attr:`Program.peak` yourself).
     """
     arguments, step = step_arguments(setup, bucket, rows), setup.compiled_step()
@@ -112,8 +114,10 @@ def compile_step(setup: Setup, bucket: tuple[int, int], rows: int) -> Program:
 
 def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[Any, Any, Any]:
     """State, batch and reference of a step as ShapeDtypeStruct."""
-    check_rows(rows, "rows", setup.mesh)
     config = setup.config
+    if rows % config.data.pack:
+        raise UserError(f"{rows} rows of a step: no multiple of data.pack={config.data.pack}; change either")
+    check_rows(rows // config.data.pack, "rows" if config.data.pack == 1 else "rows / data.pack", setup.mesh)
     reference = None
     if config.stage == "preference" and config.objective.reference == "step":
         reference = jax.tree.map(

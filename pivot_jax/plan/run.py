@@ -21,7 +21,8 @@ class Plan:
     topology: str
     devices: int
     mesh: dict[str, int]
-    bucket: tuple[int, int]  # tokens, scored targets
+    bucket: tuple[int, int]  # tokens, scored targets of a sequence
+    pack: int  # rows of a sequence
     rows: int  # of a global micro-batch
     compiled: bool  # False: the estimate
     program: Program
@@ -62,6 +63,7 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
             devices=topology.count,
             mesh=dict(setup.mesh.shape),
             bucket=bucket,
+            pack=config.data.pack,
             rows=rows,
             compiled=topology.devices is not None,
             program=program,
@@ -74,11 +76,11 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
 
 
 def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> int:
-    """The most global rows that fit, 0 if not even one a shard does.
+    """The most global rows that fit, 0 if not even one sequence a shard does.
 
     Memory is close to linear in the rows: two programs give the line, and the answer is what compiles at or below it.
     """
-    shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+    shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"] * setup.config.data.pack
     limit = topology.chip.hbm_gib * GIB
 
     def need(each: int) -> float:
@@ -116,4 +118,6 @@ def _program(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: in
 
 
 def _model_flops(setup: Setup, bucket: tuple[int, int]) -> float:
-    return step_flops(setup.config, setup.model.module, bucket, setup.trained_rooms)
+    """Of one row: its share of a full sequence. It attends to itself only, so that sharing one is not more work."""
+    share = (bucket[0] / setup.config.data.pack, bucket[1] / setup.config.data.pack)
+    return step_flops(setup.config, setup.model.module, share, setup.trained_rooms)
