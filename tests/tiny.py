@@ -135,17 +135,15 @@ def masked(batch: VLMBatch, rows: Sequence[int]) -> VLMBatch:
 
 def packed(batch: VLMBatch, pack: int) -> VLMBatch:
     """The rows of an unpacked batch, each ``pack`` that follow each other in one sequence."""
-    per_token, per_target = (
-        ("tokens", "image_slots", "positions", "branches"),
-        ("sources", "targets", "target_branches"),
-    )
+    per_token = ("tokens", "image_slots", "positions", "branches")
+    per_target = ("sources", "targets", "target_branches")
     rows: list[EncodedRow | None] = []
     for row, index in enumerate(batch.row_index[:, 0]):
         n, t = int(np.sum(batch.segments[row] > 0)), int(np.sum(batch.weights[row]))
         fields = {name: getattr(batch, name)[row, :n] for name in per_token}
         fields |= {name: getattr(batch, name)[row, :t] for name in per_target}
         rows.append(EncodedRow(str(row), **fields) if index >= 0 else None)
-    sizes = [(np.sum(batch.segments > 0, 1)), np.sum(batch.weights, 1)]
+    sizes = [np.sum(batch.segments > 0, 1), np.sum(batch.weights, 1)]
     bucket = tuple(int(np.max(np.sum(x.reshape(-1, pack), 1))) + 3 for x in sizes)
     ref = None if batch.ref_logps is None else batch.ref_logps[:, 0]
     return vlm_batch(rows, batch.images, batch.row_index[:, 0], bucket, 0, ref, pack=pack, image_tokens=4)
