@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
 
-from pivot_jax.data.batch import VLMBatch
+from pivot_jax.data.batch import EncodedRow, VLMBatch
+from pivot_jax.data.collate import vlm_batch
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, init_params
 from pivot_jax.models.vit import ViTConfig
@@ -41,10 +43,15 @@ def params(seed: int = 0) -> dict[str, Any]:
     return jax.tree.map(lambda x: np.asarray(x) + 0.05 * rng.normal(size=x.shape).astype(np.float32), tree)
 
 
-def pairs(rows: int = 4, *, seed: int = 0, ref: bool = True, prompt_targets: bool = False) -> VLMBatch:
-    """Random preference pairs: 4 image tokens, a prompt, two answers of different lengths, padding."""
+def pairs(
+    rows: int = 4, *, seed: int = 0, ref: bool = True, prompt_targets: bool = False, pictures: Sequence[int] = (1,)
+) -> VLMBatch:
+    """Random preference pairs: images of 4 tokens, a prompt, two answers of different lengths, padding.
+
+    ``pictures``: how many the rows have, in turn.
+    """
     rng = np.random.default_rng(seed)
-    n, t = 24, 12
+    n, t = 20 + 4 * max(pictures), 12
     whole = {
         "tokens": np.zeros((rows, n), np.int32),
         "image_slots": np.full((rows, n), -1, np.int32),
@@ -55,19 +62,21 @@ def pairs(rows: int = 4, *, seed: int = 0, ref: bool = True, prompt_targets: boo
         "targets": np.zeros((rows, t), np.int32),
         "weights": np.zeros((rows, t), np.float32),
         "target_branches": np.zeros((rows, t), np.int32),
+        "target_rows": np.zeros((rows, t), np.int32),
     }
     for row in range(rows):
-        one = pair_row(rng, prompt_targets)
+        one = pair_row(rng, prompt_targets, pictures[row % len(pictures)])
         for name, values in one.items():
             whole[name][row, : len(values)] = values
-    images = rng.integers(0, 256, (rows, 1, 16, 16, 3)).astype(np.uint8)
-    ref_logps = rng.normal(-20, 3, (rows, 2)).astype(np.float32) if ref else None
-    return VLMBatch(images=images, row_index=np.arange(rows, dtype=np.int32), ref_logps=ref_logps, **whole)
+    images = rng.integers(0, 256, (rows, max(pictures), 16, 16, 3)).astype(np.uint8)
+    ref_logps = rng.normal(-20, 3, (rows, 1, 2)).astype(np.float32) if ref else None
+    row_index = np.arange(rows, dtype=np.int32)[:, None]
+    return VLMBatch(images=images, row_index=row_index, ref_logps=ref_logps, **whole)
 
 
-def pair_row(rng: np.random.Generator, prompt_targets: bool) -> dict[str, np.ndarray]:
-    """One unpadded row: 2 text tokens, 4 image places, 3 text tokens, then answers of 3..6 and 3..6 tokens."""
-    prompt = 9
+def pair_row(rng: np.random.Generator, prompt_targets: bool, pictures: int = 1) -> dict[str, np.ndarray]:
+    """One unpadded row: 2 text tokens, 4 places an image, 3 text tokens, then answers of 3..6 and 3..6 tokens."""
+    prompt = 5 + 4 * pictures
     lengths = rng.integers(3, 7, 2)
     total = prompt + lengths.sum()
     tokens = rng.integers(1, VOCABULARY, total)
@@ -79,7 +88,7 @@ def pair_row(rng: np.random.Generator, prompt_targets: bool) -> dict[str, np.nda
         sources, places, branches = [[0], *sources], [[1], *places], [[0], *branches]
     places = np.concatenate(places)
     slots = np.full(total, -1)
-    slots[2:6] = np.arange(4)
+    slots[2 : prompt - 3] = np.arange(4 * pictures)
     return {
         "tokens": tokens,
         "image_slots": slots,
@@ -111,3 +120,30 @@ def single(batch: VLMBatch, branch: int) -> VLMBatch:
         weights=out.weights * keep,
         target_branches=np.where(keep, 1, 0).astype(np.int32),
     )
+
+
+def masked(batch: VLMBatch, rows: Sequence[int]) -> VLMBatch:
+    """The unpacked batch with these rows masked, as the loader leaves them."""
+    out = jax.tree.map(np.copy, batch)
+    for values in (out.segments, out.weights, out.images):
+        values[list(rows)] = 0
+    out.image_slots[list(rows)] = out.row_index[list(rows)] = -1
+    if out.ref_logps is not None:
+        out.ref_logps[list(rows)] = 0
+    return out
+
+
+def packed(batch: VLMBatch, pack: int) -> VLMBatch:
+    """The rows of an unpacked batch, each ``pack`` that follow each other in one sequence."""
+    per_token = ("tokens", "image_slots", "positions", "branches")
+    per_target = ("sources", "targets", "target_branches")
+    rows: list[EncodedRow | None] = []
+    for row, index in enumerate(batch.row_index[:, 0]):
+        n, t = int(np.sum(batch.segments[row] > 0)), int(np.sum(batch.weights[row]))
+        fields = {name: getattr(batch, name)[row, :n] for name in per_token}
+        fields |= {name: getattr(batch, name)[row, :t] for name in per_target}
+        rows.append(EncodedRow(str(row), **fields) if index >= 0 else None)
+    sizes = [np.sum(batch.segments > 0, 1), np.sum(batch.weights, 1)]
+    bucket = tuple(int(np.max(np.sum(x.reshape(-1, pack), 1))) + 3 for x in sizes)
+    ref = None if batch.ref_logps is None else batch.ref_logps[:, 0]
+    return vlm_batch(rows, batch.images, batch.row_index[:, 0], bucket, 0, ref, pack=pack, image_tokens=4)

@@ -107,9 +107,13 @@ def _data() -> dict[str, Any]:
         "template": "chat",  # chat | plain (stage 1a: image, caption, newline; no turns)
         "loss_mask": "response_only",  # response_only | pivot (turn headers and newlines too, as in the paper's code)
         "max_length": 2048,  # tokens of a row after image expansion; text is cut on the right, an image never
-        # Static shapes, ascending: ((tokens, scored targets), ...). A row goes into the first that holds it.
-        # (): one bucket, as large as the longest row (rounded up).
+        # Static shapes of sequences, ascending: ((tokens, scored targets), ...). A batch takes the first that holds it.
+        # (): one bucket, as large as the longest sequence (rounded up).
         "buckets": (),
+        # Rows that share a sequence, so that short ones waste no padding (sft, preference). A batch is then
+        # batch_size / pack sequences, in which a long row gets short companions; the loss of a batch is the same.
+        # Divides the rows of a process and of a micro-batch.
+        "pack": 1,
         "images_per_row": 1,  # image slots of a row; a row with more images is a bad row
         "image": {
             "preset": "siglip",  # a key of data.images.PRESETS: resize, crop, interpolation, mean and std of an encoder

@@ -32,7 +32,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"model\.projector\.layers", lambda x: x >= 1, "at least 1"),
     (r"model\.decoder\.head_dim", lambda x: x >= 0 and x % 2 == 0, "0 or an even number"),
     (r".*\.eps", lambda x: x > 0, "above 0"),
-    (r"data\.(max_length|images_per_row|batch_size|workers|prefetch|image\.size)", lambda x: x >= 1, "at least 1"),
+    (r"data\.(max_length|pack|images_per_row|batch_size|workers|prefetch|image\.size)", lambda x: x >= 1, "at least 1"),
     (r"data\.max_bad_share|optimizer\.warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1"),
     (r"objective\.beta", lambda x: x > 0, "above 0"),
     (r"objective\.gamma|optimizer\.(weight_decay|clip)|eval\.temperature", lambda x: x >= 0, "at least 0"),
@@ -112,6 +112,7 @@ def validate(config: ConfigDict) -> None:
     """
     _check_stage(config)
     _check_shapes(config)
+    _check_packing(config)
     _check_sources(config)
     _check_rules(config.optimizer.rules)
     for prefix, source in config.init.items():
@@ -157,11 +158,23 @@ def _check_shapes(config: ConfigDict) -> None:
         if bucket[0] <= previous[0] or bucket[1] < previous[1]:
             raise UserError(f"data.buckets: {bucket} follows {previous}; list them from small to large")
         previous = bucket
-    if previous[0] > data.max_length:
-        raise UserError(f"data.buckets: {previous[0]} tokens are more than data.max_length={data.max_length}")
+    if previous[0] > data.max_length * data.pack:
+        packed = f" x data.pack={data.pack}" if data.pack > 1 else ""
+        raise UserError(f"data.buckets: {previous[0]} tokens are more than data.max_length={data.max_length}{packed}")
     negative = [axis for axis, size in config.parallel.items() if size == -1]
     if len(negative) > 1:
         raise UserError(f"parallel: {' and '.join(negative)} are -1; only one axis can take the devices that are left")
+
+
+def _check_packing(config: ConfigDict) -> None:
+    data, accumulate = config.data, config.train.accumulate
+    if data.pack > 1 and config.stage == "contrastive":
+        raise UserError(f"data.pack: {data.pack} in a contrastive stage, whose captions are not packed; set it to 1")
+    if data.batch_size // accumulate % data.pack:
+        raise UserError(
+            f"data.pack: {data.pack} does not divide the {data.batch_size // accumulate} rows of a step "
+            f"(data.batch_size={data.batch_size} / train.accumulate={accumulate})"
+        )
 
 
 def _check_sources(config: ConfigDict) -> None:

@@ -1,11 +1,12 @@
 """What flows between rooms: examples (text and image references), encoded rows, and batches of arrays.
 
-Letters: b rows, n tokens, m images per row, p patch tokens per image, t scored targets per row.
+Letters: b sequences, k rows in each, n tokens, m images per row, p patch tokens per image, t scored targets.
 
-A row of a :class:`VLMBatch` holds one conversation, one preference pair that shares image and prompt,
-or a group of responses to one prompt. What may see what is said by two integer arrays:
+A row is one conversation, one preference pair that shares image and prompt, or a group of responses to one prompt.
+A sequence of a :class:`VLMBatch` holds k rows one behind the other (``data.pack``; k = 1: one row), each with positions
+and branches of its own. What may see what is said by two integer arrays:
 
-* ``segments``: 0 is padding; tokens with different segments never see each other.
+* ``segments``: 0 is padding, 1 to k the rows; tokens with different segments never see each other.
 * ``branches``: 0 is the shared prompt, 1, 2, ... are alternative responses (1 = chosen, 2 = rejected).
   A token sees branch 0 and its own branch only; ``positions`` restart behind the prompt in each branch.
 
@@ -70,9 +71,9 @@ class EncodedRow:
 class VLMBatch:
     """Arrays of one training batch. Images are uint8 RGB, already resized; the model normalises them."""
 
-    images: Any  # uint8 [b, m, height, width, 3]; zeros where a row has fewer than m images
+    images: Any  # uint8 [b, k*m, height, width, 3]; zeros where a row has fewer than m images
     tokens: Any  # int32 [b, n]; image places hold the image token's id
-    image_slots: Any  # int32 [b, n]; index into the row's m*p image features, -1 at text
+    image_slots: Any  # int32 [b, n]; index into the sequence's k*m*p image features, -1 at text
     positions: Any  # int32 [b, n]; rotary positions
     segments: Any  # int32 [b, n]; 0 padding
     branches: Any  # int32 [b, n]; 0 shared prompt
@@ -80,8 +81,9 @@ class VLMBatch:
     targets: Any  # int32 [b, t]
     weights: Any  # float32 [b, t]; 0 where there is no target
     target_branches: Any  # int32 [b, t]; 0 counts for every branch
-    row_index: Any  # int32 [b]; index of the row in the loader's data set, -1 for a masked row
-    ref_logps: Any = None  # float32 [b, 2]; stored reference log-probs of chosen and rejected, or None
+    target_rows: Any  # int32 [b, t]; which of the sequence's k rows the target belongs to, from 0
+    row_index: Any  # int32 [b, k]; index of the row in the loader's data set, -1 for a masked row
+    ref_logps: Any = None  # float32 [b, k, 2]; stored reference log-probs of chosen and rejected, or None
 
 
 @struct.dataclass

@@ -10,18 +10,26 @@ from pivot_jax.data.batch import ContrastiveBatch, EncodedRow, PromptBatch, VLMB
 
 
 class _Padding:
-    """Right padding of b rows to ``size``: which places are filled is worked out once for all fields of that length."""
+    """``pack`` rows behind each other and right padding to ``size``, worked out once for all fields of that length."""
 
-    def __init__(self, rows: Sequence[EncodedRow | None], field: str, size: int):
+    def __init__(self, rows: Sequence[EncodedRow | None], field: str, size: int, pack: int = 1):
         self.rows = [row for row in rows if row is not None]
-        lengths = [0 if row is None else len(getattr(row, field)) for row in rows]
-        self.filled = np.arange(size) < np.asarray(lengths)[:, None]  # bool [b, size]
+        self.lengths = np.asarray([0 if row is None else len(getattr(row, field)) for row in rows])
+        sequences = self.lengths.reshape(-1, pack)
+        self.starts = (np.cumsum(sequences, 1) - sequences).ravel()  # [b*k]; of each row in its sequence
+        self.filled = np.arange(size) < sequences.sum(1)[:, None]  # bool [b, size]
 
     def pad(self, field: str, fill: int) -> np.ndarray:
         """One field of all rows, int32 [b, size]."""
         out = np.full(self.filled.shape, fill, np.int32)
         if self.rows:
             out[self.filled] = np.concatenate([getattr(row, field) for row in self.rows])
+        return out
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """One value per row, [b*k], at each of the row's places and 0 at padding: int32 [b, size]."""
+        out = np.zeros(self.filled.shape, np.int32)
+        out[self.filled] = np.repeat(values, self.lengths)
         return out
 
 
@@ -32,30 +40,42 @@ def vlm_batch(
     bucket: tuple[int, int],
     pad_id: int,
     ref_logps: np.ndarray | None = None,
+    *,
+    pack: int = 1,
+    image_tokens: int = 0,
 ) -> VLMBatch:
-    """Training batch.
+    """Training batch of b sequences of k = ``pack`` rows.
 
     Args:
-      rows: b rows that fit the bucket, or None for a masked row.
-      images: uint8 [b, m, height, width, 3].
-      row_index: [b], -1 for a masked row.
-      bucket: (n tokens, t targets).
-      ref_logps: float32 [b, 2] or None.
+      rows: b*k rows, or None for a masked row; each k that follow each other share a sequence and fit the bucket.
+      images: uint8 [b*k, m, height, width, 3].
+      row_index: [b*k], -1 for a masked row.
+      bucket: (n tokens, t targets) of a sequence.
+      ref_logps: float32 [b*k, 2] or None.
+      image_tokens: features per image; where rows are packed it says where a row's images begin.
+
+    Raises:
+      ValueError: rows that ``pack`` does not divide, that do not fit the bucket, or packed without ``image_tokens``.
     """
-    tokens, targets = _Padding(rows, "tokens", bucket[0]), _Padding(rows, "targets", bucket[1])
+    if pack > 1 and not image_tokens:
+        raise ValueError("packed rows need image_tokens, the number of features per image")
+    tokens, targets = (_Padding(rows, name, bucket[i], pack) for i, name in enumerate(("tokens", "targets")))
+    member = np.arange(len(rows)) % pack
+    slots = tokens.pad("image_slots", -1)
     return VLMBatch(
-        images=images,
+        images=images.reshape(-1, pack * images.shape[1], *images.shape[2:]),
         tokens=tokens.pad("tokens", pad_id),
-        image_slots=tokens.pad("image_slots", -1),
+        image_slots=np.where(slots < 0, -1, slots + tokens.spread(member * images.shape[1] * image_tokens)),
         positions=tokens.pad("positions", 0),
-        segments=tokens.filled.astype(np.int32),
+        segments=tokens.spread(member + 1),
         branches=tokens.pad("branches", 0),
-        sources=targets.pad("sources", 0),
+        sources=targets.pad("sources", 0) + targets.spread(tokens.starts),
         targets=targets.pad("targets", 0),
         weights=targets.filled.astype(np.float32),
         target_branches=targets.pad("target_branches", 0),
-        row_index=row_index.astype(np.int32),
-        ref_logps=ref_logps,
+        target_rows=targets.spread(member),
+        row_index=row_index.astype(np.int32).reshape(-1, pack),
+        ref_logps=None if ref_logps is None else ref_logps.reshape(-1, pack, 2),
     )
 
 

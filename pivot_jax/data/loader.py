@@ -1,7 +1,8 @@
 """Batches for training and evaluation: an index of the rows, a plan of batches, and grain to read ahead.
 
 1. Every row is tokenised once (:mod:`index`): bad rows are set aside, the rest get a bucket.
-2. The plan (:mod:`plan`) says which rows stand in batch number i, from the seed alone.
+2. The plan (:mod:`plan`) says which rows stand in batch number i, from the seed alone; of these, :mod:`pack` says which
+   share a sequence.
 3. grain runs over the batch numbers: random access, threads, read-ahead, and an iterator whose state is one number.
    So a restored run sees exactly the batches that the killed one had not seen, on any number of processes.
 """
@@ -24,6 +25,7 @@ from pivot_jax.data.chat import Chat, Kind
 from pivot_jax.data.collate import contrastive_batch, prompt_batch, vlm_batch
 from pivot_jax.data.images import patches
 from pivot_jax.data.index import Index, RowStore, read_index
+from pivot_jax.data.pack import Packer
 from pivot_jax.data.pictures import MIB, Pictures
 from pivot_jax.data.plan import Buckets, Plan, assign, local_slice
 from pivot_jax.data.skips import SkipLog
@@ -60,7 +62,7 @@ def build_loader(
       ref_logps: float32 [rows, 2], see :meth:`Loader.set_ref_logps`.
       workdir: where ``skipped.jsonl`` and the index of a large data set are written; None writes nothing.
       sources: in place of ``data.sources``: config entries, or a source.
-      batch_size: in place of ``data.batch_size`` (evaluation).
+      batch_size: in place of ``data.batch_size`` (evaluation); rows are then not packed.
 
     Raises:
       UserError: no usable source, too many bad rows, fewer rows than a batch, or a batch that does not divide.
@@ -77,6 +79,7 @@ def build_loader(
         process=(process_index, process_count),
         workdir=None if workdir is None else Path(workdir),
         batch_size=cfg.data.batch_size if batch_size is None else batch_size,
+        pack=cfg.data.pack if batch_size is None and kind in ("sft", "preference") else 1,
     )
     if ref_logps is not None:
         loader.set_ref_logps(ref_logps)
@@ -102,11 +105,12 @@ def _chat(cfg: Any, tokenizer: Any, kind: Kind, image_tokens: int) -> Chat:
 
 
 class Loader:
-    """Batches of one data set. Iterate for training, :meth:`ordered` for one pass over all rows in order.
+    """Batches of one data set. Iterate for training; :meth:`ordered` and :meth:`one_pass` give every row once.
 
     Attributes:
       rows: usable rows. ``row_index`` in a batch counts them, -1 is a masked row.
-      buckets: static shapes (n tokens, t targets) that batches can have.
+      pack: rows that share a sequence.
+      buckets: static shapes (n tokens, t targets) of a sequence that batches can have.
       steps_per_epoch, total_steps: full batches in an epoch (the rest is dropped, another one each epoch) and in
         training (``train.steps``, or ``train.epochs`` rounded up to whole steps).
       skipped: :class:`SkipLog` of the bad rows.
@@ -123,18 +127,20 @@ class Loader:
         process: tuple[int, int] = (0, 1),
         workdir: Path | None = None,
         batch_size: int,
+        pack: int = 1,
     ):
         self.source, self.chat, self.kind = source, chat, kind
-        self.batch_size, self._slice = batch_size, local_slice(batch_size, *process)
+        self.batch_size, self.pack, self._slice = batch_size, pack, local_slice(batch_size, *process, pack)
         self._prefetch = cfg.data.prefetch
         name = "skipped.jsonl" if process[0] == 0 else f"skipped-{process[0]}.jsonl"
         path = None if workdir is None else workdir / name
         self.skipped = SkipLog(path, len(source), cfg.data.max_bad_share, source.name)
         self._index, self._store = self._read_rows(cfg, workdir)
         self.rows = len(self._index)
-        self.buckets = _buckets(cfg.data.buckets, self._index, kind, cfg)
-        bucket_of = assign(self._index.lengths, self._index.targets, self.buckets)
-        self.plan = Plan(bucket_of, batch_size, cfg.seed, cfg.data.shuffle)
+        self.packer = Packer(self._index.lengths, self._index.targets, pack)
+        given = _given_buckets(kind, cfg)
+        bucket_of = self.packer.groups(given) if given else np.zeros(self.rows, np.int32)
+        self.plan = Plan(bucket_of, batch_size, cfg.seed, cfg.data.shuffle, pack)
         self._pictures = Pictures(
             self.rows, cfg.data.images_per_row, cfg.data.image.preset, cfg.data.image.size, cfg.data.workers,
             cfg.data.cache_images_mib,
@@ -142,6 +148,7 @@ class Loader:
         self.steps_per_epoch = self.plan.steps_per_epoch
         wanted = cfg.train.steps or math.ceil(cfg.train.epochs * self.steps_per_epoch - 1e-9)
         self.total_steps = wanted if self.steps_per_epoch else 0
+        self.buckets = self._check_buckets(given)
         self.ref_logps: np.ndarray | None = None
 
     # ---- rows
@@ -204,8 +211,57 @@ class Loader:
 
     # ---- batches
 
+    def _largest(self) -> tuple[int, int]:
+        """The most tokens and the most targets of a sequence in training and in :meth:`one_pass`."""
+        if self.pack == 1:
+            return int(self._index.lengths.max()), int(self._index.targets.max())
+        different = max(self.steps_per_epoch, self.total_steps if self.plan.shuffle else 0)
+        batches = [*range(different), None]
+        sizes = np.asarray([self.packer.sizes(self._dealt(step)).max(0) for step in batches])
+        log.info(
+            "%s: sequences of %d rows: %.0f tokens on average; half of the batches need %d tokens and %d targets, 9 of "
+            "10 need %d and %d, the largest %d and %d", self.source.name, self.pack,
+            self.pack * self._index.lengths.mean(), *np.quantile(sizes, [0.5, 0.9, 1], axis=0).ravel(),
+        )  # fmt: skip
+        return int(sizes[:, 0].max()), int(sizes[:, 1].max())
+
+    def _check_buckets(self, given: Buckets) -> Buckets:
+        """The config's buckets if they hold every batch, or without any one that does."""
+        if given and self.pack == 1:
+            return given  # no row is longer: the chat cuts it
+        tokens, targets = self._largest()
+        if not given:
+            return ((_round_up(tokens, TOKEN_STEP), _round_up(targets, TARGET_STEP)),)
+        if tokens > given[-1][0] or targets > given[-1][1]:
+            raise UserError(
+                f"data.buckets: {self.pack} rows of this data in a sequence need up to {tokens} tokens and {targets} "
+                f"targets, the largest bucket is {given[-1]}; add a larger one, or make data.pack smaller"
+            )
+        return given
+
+    def _dealt(self, step: int | None) -> np.ndarray:
+        """Rows [batch_size] of a training batch, in sequences; None: those that the first epoch leaves out."""
+        if step is not None:
+            return self.packer.deal(self.plan.batch(step))
+        left = self.plan.left_out()
+        return self.packer.deal(np.pad(left, (0, self.batch_size - len(left)), constant_values=-1))
+
+    def _load_part(self, rows: np.ndarray) -> Batch:
+        """This process's part of a global batch of dealt rows, in the smallest bucket that holds all of it."""
+        tokens, targets = self.packer.sizes(rows).T
+        bucket = int(assign(tokens, targets, self.buckets).max())
+        if bucket == len(self.buckets):
+            raise UserError(
+                f"data.pack: {self.pack} rows that follow each other in the data need {tokens.max()} tokens and "
+                f"{targets.max()} targets, the largest bucket is {self.buckets[-1]}"
+            )
+        return self.load(rows[self._slice], bucket)
+
     def load(self, rows: np.ndarray, bucket: int) -> Batch:
-        """This process's batch of the given rows [b]; -1 is a masked row. A row whose picture is bad becomes one."""
+        """This process's batch of the given rows [b*k], each k = ``pack`` in one sequence of the bucket.
+
+        -1 is a masked row; a row whose picture is bad becomes one.
+        """
         index = np.array(rows)
         if self.ref_logps is not None:
             index = np.where(np.isfinite(self.ref_logps[index]).all(1), index, -1)
@@ -224,12 +280,11 @@ class Loader:
         ref = None
         if self.ref_logps is not None:
             ref = np.where(index[:, None] >= 0, self.ref_logps[index], 0).astype(np.float32)
-        return vlm_batch(encoded, images, index, (n, t), pad, ref)
+        return vlm_batch(encoded, images, index, (n, t), pad, ref, pack=self.pack, image_tokens=self.chat.image_tokens)
 
     def batch_at(self, step: int) -> Batch:
         """This process's rows of training batch number ``step``."""
-        rows, bucket = self.plan.batch(step)
-        return self.load(rows[self._slice], bucket)
+        return self._load_part(self._dealt(step))
 
     def __len__(self) -> int:
         return self.total_steps
@@ -248,31 +303,39 @@ class Loader:
         return LoaderIterator(self.total_steps, self.batch_at, self._prefetch, self.fingerprint())
 
     def ordered(self) -> Iterator[Batch]:
-        """All usable rows once, in order, in batches of ``batch_size``; the last one is filled with masked rows."""
+        """All usable rows once, in order, in batches of ``batch_size``; the last one is filled with masked rows.
+
+        Made for evaluation. Packed, the rows of a batch stand in the order of its sequences, and rows that follow each
+        other may be too long together (UserError).
+        """
         count = -(-self.rows // self.batch_size)
         return read_ahead(count, self._ordered_batch, self._prefetch)
 
     def _ordered_batch(self, number: int) -> Batch:
         rows = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
         rows = np.where(rows < self.rows, rows, -1)
-        bucket = int(self.plan.bucket_of[rows[rows >= 0]].max())
-        return self.load(rows[self._slice], bucket)
+        return self._load_part(self.packer.deal(rows))
+
+    def one_pass(self) -> Iterator[Batch]:
+        """All usable rows once, in the batches of the first epoch; then those it leaves out, with masked rows."""
+        steps = [*range(self.steps_per_epoch), *([None] if self.rows % self.batch_size else [])]
+        return read_ahead(len(steps), lambda number: self._load_part(self._dealt(steps[number])), self._prefetch)
 
     def fingerprint(self) -> str:
         """Changes whenever the sequence of batches does."""
-        plan = [self.rows, self.batch_size, self.plan.seed, self.plan.shuffle, self.buckets, self.kind]
+        plan = [self.rows, self.batch_size, self.plan.seed, self.plan.shuffle, self.pack, self.buckets, self.kind]
         digest = hashlib.sha256(json.dumps(plan).encode())
         for part in (self._index.source_rows, self._index.lengths, self._index.targets):
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()[:16]
 
 
-def _buckets(given: Any, index: Index, kind: Kind, cfg: Any) -> Buckets:
-    """The config's buckets, or one that holds the longest row."""
+def _given_buckets(kind: Kind, cfg: Any) -> Buckets:
+    """The config's buckets; none: to be made from the data."""
     if kind == "contrastive":
         return ((cfg.model.text.max_length, 0),)
-    if given:
-        return tuple((int(n), 0 if kind == "prompt" else int(t)) for n, t in given)
-    n = -(-int(index.lengths.max()) // TOKEN_STEP) * TOKEN_STEP
-    t = -(-int(index.targets.max()) // TARGET_STEP) * TARGET_STEP
-    return ((n, t),)
+    return tuple((int(n), 0 if kind == "prompt" else int(t)) for n, t in cfg.data.buckets)
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step

@@ -1,7 +1,8 @@
 """Which rows stand in which batch: a pure function of (seed, epoch), the same on every process.
 
-All rows of a batch share one bucket, so that a batch has one of a few static shapes. What does not fill a batch of its
-bucket moves up to the next larger one; so an epoch has exactly floor(rows / batch) batches, whatever the buckets.
+A batch has one of a few static shapes, the buckets. So rows that need a large one stand together: alone, in batches of
+their own, the last of which is filled up with shorter rows; packed, one to a sequence, beside rows that need the
+smallest. An epoch has exactly floor(rows / batch) batches, whatever the buckets.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ def assign(lengths: np.ndarray, targets: np.ndarray, buckets: Buckets) -> np.nda
     return np.where(fits.any(0), fits.argmax(0), len(buckets)).astype(np.int32)
 
 
-def local_slice(batch_size: int, process_index: int, process_count: int) -> slice:
+def local_slice(batch_size: int, process_index: int, process_count: int, pack: int = 1) -> slice:
     """The part of a global batch that a process loads.
 
     Raises:
-      UserError: the batch cannot be split evenly.
+      UserError: the batch cannot be split evenly, or not into sequences of ``pack`` rows.
     """
     if batch_size % process_count:
         raise UserError(
@@ -34,51 +35,56 @@ def local_slice(batch_size: int, process_index: int, process_count: int) -> slic
             f"use a multiple of {process_count}"
         )
     share = batch_size // process_count
+    if share % pack:
+        raise UserError(
+            f"data.pack: {pack} does not divide the {share} rows of a process (data.batch_size={batch_size} over "
+            f"{process_count}); change either"
+        )
     return slice(process_index * share, (process_index + 1) * share)
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: the epoch cache is keyed by it
 class Plan:
-    """Batches of a training run. ``bucket_of``: bucket of each row, int32 [rows]."""
+    """Batches of a training run.
+
+    ``bucket_of``: the bucket that each row needs, int32 [rows]. ``pack``: rows of a sequence.
+    """
 
     bucket_of: np.ndarray
     batch_size: int
     seed: int
     shuffle: bool
+    pack: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
         return len(self.bucket_of) // self.batch_size
 
-    def batch(self, step: int) -> tuple[np.ndarray, int]:
-        """Row indices [batch_size] and bucket of the global batch at ``step`` (counted over all epochs)."""
+    def batch(self, step: int) -> np.ndarray:
+        """Row indices [batch_size] of the global batch at ``step`` (counted over all epochs)."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        rows, buckets = self._epoch(epoch)
-        return rows[within], int(buckets[within])
-
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         # Without shuffling all epochs are the same one.
-        return _epoch_batches(self, epoch if self.shuffle else 0)
+        return _epoch_batches(self, epoch if self.shuffle else 0)[within]
+
+    def left_out(self) -> np.ndarray:
+        """Row indices that the first epoch drops, fewer than a batch."""
+        return np.setdiff1d(np.arange(len(self.bucket_of)), _epoch_batches(self, 0))
 
 
 @functools.lru_cache(maxsize=4)
-def _epoch_batches(plan: Plan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """All batches of an epoch: rows [steps, batch_size], buckets [steps]."""
+def _epoch_batches(plan: Plan, epoch: int) -> np.ndarray:
+    """All batches of an epoch: rows [steps, batch_size]."""
     rng = np.random.default_rng([plan.seed, epoch])
-    size = len(plan.bucket_of)
+    size, steps = len(plan.bucket_of), plan.steps_per_epoch
     order = rng.permutation(size) if plan.shuffle else np.arange(size)
     # What is dropped is chosen before the buckets, or a rarely used large bucket would be dropped in every epoch.
-    order = order[: plan.steps_per_epoch * plan.batch_size]
-    bucket_of = plan.bucket_of[order]
-    rows: list[np.ndarray] = []
-    buckets: list[int] = []
-    left = np.zeros(0, np.int64)
-    for bucket in range(int(bucket_of.max(initial=0)) + 1):
-        here = np.concatenate([left, order[bucket_of == bucket]])
-        count = len(here) // plan.batch_size
-        rows.append(here[: count * plan.batch_size].reshape(count, plan.batch_size))
-        buckets += [bucket] * count
-        left = here[count * plan.batch_size :]
-    batches, which = np.concatenate(rows), np.asarray(buckets, np.int32)
-    places = rng.permutation(len(batches)) if plan.shuffle else np.argsort(batches[:, 0], kind="stable")
-    return batches[places], which[places]
+    order = order[: steps * plan.batch_size]
+    order = order[np.argsort(-plan.bucket_of[order], kind="stable")]  # those of the largest bucket first
+    large = int(np.sum(plan.bucket_of[order] > 0))
+    each = max(plan.batch_size // plan.pack, -(-large // max(steps, 1)))  # large ones in a batch: one per sequence
+    batch_of_large = np.arange(large) // each
+    room = plan.batch_size - np.bincount(batch_of_large, minlength=steps)
+    batch_of = np.concatenate([batch_of_large, np.repeat(np.arange(steps), room)])
+    batches = order[np.argsort(batch_of, kind="stable")].reshape(steps, plan.batch_size)
+    places = rng.permutation(steps) if plan.shuffle else np.argsort(batches[:, 0], kind="stable")
+    return batches[places]

@@ -71,7 +71,7 @@ class MLLM(nn.Module):
         self.decoder = Decoder(cfg.decoder, cfg.dtype)
 
     def encode_images(self, images: Array) -> Array:
-        """[b, m, H, W, 3] → vision features [b, m*p, d_vision], computed once per image."""
+        """[b, m, H, W, 3], m of a whole sequence → vision features [b, m*p, d_vision], computed once per image."""
         return self._per_row(self.vision.features(_flat(images)), images)
 
     def encode_images_with_taps(self, images: Array, taps: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:

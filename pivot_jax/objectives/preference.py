@@ -1,7 +1,7 @@
 """Preference losses on pairs: DPO and the parts that MPO is composed of.
 
-All take log-ratios r = Σ log π(y|x) - Σ log π_ref(y|x), float32 [b], summed (not averaged) over the answer's tokens,
-and give one loss per pair, float32 [b].
+All take log-ratios r = Σ log π(y|x) - Σ log π_ref(y|x), float32 of any shape with one entry
+per pair, summed (not averaged) over the answer's tokens, and give one loss per pair in the same shape.
 """
 
 from __future__ import annotations

@@ -36,12 +36,13 @@ def _temporaries(setup: Setup, trained: Any, bucket: tuple[int, int], rows: int)
     """Gradients, what the blocks keep for the backward pass, and one block at work."""
     module, config = setup.model.module, setup.config
     size = np.dtype(config.model.dtype).itemsize if config.model.dtype != "bfloat16" else 2
-    here = rows // (setup.mesh.shape["data"] * setup.mesh.shape["fsdp"] * config.train.accumulate)
+    shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+    here = rows // (config.data.pack * shards * config.train.accumulate)  # sequences of a micro-batch
     towers: list[tuple[Any, int]]
     if isinstance(module, SigLIP):
         towers = [(module.vision_config, module.vision_config.patches), (module.text_config, bucket[0])]
     else:
-        images = config.data.images_per_row * module.config.vision.patches
+        images = config.data.pack * config.data.images_per_row * module.config.vision.patches
         towers = [(module.config.vision, images), (module.config.decoder, bucket[0])]
     kept, work = 0, 0
     for tower, tokens in towers:

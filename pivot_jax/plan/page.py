@@ -19,7 +19,8 @@ def text(plan: Plan, topology: Topology) -> str:
     program, (tokens, targets) = plan.program, plan.bucket
     how = "compiled" if plan.compiled else f"estimated; pip install 'pivot-jax[{topology.missing}]' to compile"
     shape = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    rows = f"{plan.rows} rows" + (f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else "")
+    rows = f"{plan.rows} rows" + (f", {plan.pack} to a sequence," if plan.pack > 1 else "")
+    rows += f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""
     lines = [f"{rows} of {tokens} tokens, {targets} scored, on {plan.topology} ({shape}), {how}"]
     parts = {
         "parameters": program.parameters,

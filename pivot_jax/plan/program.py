@@ -66,10 +66,10 @@ def prepare(config: Any, topology: Topology) -> Setup:
 
 
 def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
-    """A global batch of ``rows`` rows as ShapeDtypeStruct."""
-    config, size = setup.config, setup.config.data.image.size
+    """A global batch of ``rows`` rows, packed as the config says, as ShapeDtypeStruct."""
+    config, size, pack = setup.config, setup.config.data.image.size, setup.config.data.pack
     place = NamedSharding(setup.mesh, ROWS)
-    array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=place)  # noqa: E731
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows // pack, *shape), dtype, sharding=place)  # noqa: E731
     if config.stage == "contrastive":
         tokens = config.model.text.max_length
         return ContrastiveBatch(
@@ -79,11 +79,12 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
     ids, targets = array(np.int32, n), array(np.int32, t)
     stored = config.stage == "preference" and config.objective.reference == "stored"
     return VLMBatch(
-        images=array(np.uint8, config.data.images_per_row, size, size, 3),
+        images=array(np.uint8, pack * config.data.images_per_row, size, size, 3),
         tokens=ids, image_slots=ids, positions=ids, segments=ids, branches=ids,
         sources=targets, targets=targets, weights=array(np.float32, t), target_branches=targets,
-        row_index=array(np.int32),
-        ref_logps=array(np.float32, 2) if stored else None,
+        target_rows=targets,
+        row_index=array(np.int32, pack),
+        ref_logps=array(np.float32, pack, 2) if stored else None,
     )  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def compile_step(setup: Setup, bucket: tuple[int, int], rows: int) -> Program:
     """The step on ``rows`` rows of one bucket, for the devices of the setup's mesh.
 
     Raises:
-      UserError: rows that the mesh does not divide.
+      UserError: rows that packing or the mesh does not divide.
       TooLarge: more memory than a device has (TPUs; for GPUs compare :attr:`Program.peak` yourself).
     """
     arguments, step = step_arguments(setup, bucket, rows), setup.compiled_step()
@@ -119,9 +120,13 @@ def _options(mesh: Any) -> dict[str, Any]:
 def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[Any, Any, Any]:
     """State, batch and reference of a step as ShapeDtypeStruct."""
     config = setup.config
-    if rows % config.train.accumulate:
-        raise UserError(f"rows: {rows} is no multiple of train.accumulate {config.train.accumulate}")
-    check_rows(rows // config.train.accumulate, "rows of a micro-batch", setup.mesh)
+    for key, unit in (
+        ("data.pack", config.data.pack),
+        ("train.accumulate", config.data.pack * config.train.accumulate),
+    ):
+        if rows % unit:
+            raise UserError(f"{rows} rows of a step: no multiple of {unit}, because of {key}; change either")
+    check_rows(rows // unit, "sequences of a micro-batch" if unit > 1 else "rows", setup.mesh)
     reference = None
     if config.stage == "preference" and config.objective.reference == "step":
         reference = jax.tree.map(

@@ -24,7 +24,8 @@ class Plan:
     topology: str
     devices: int
     mesh: dict[str, int]
-    bucket: tuple[int, int]  # tokens, scored targets
+    bucket: tuple[int, int]  # tokens, scored targets of a sequence
+    pack: int  # rows of a sequence
     rows: int  # of a step, over all devices and micro-batches
     accumulate: int  # micro-batches
     compiled: bool  # False: the estimate
@@ -75,6 +76,7 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
             devices=topology.count,
             mesh=dict(setup.mesh.shape),
             bucket=bucket,
+            pack=config.data.pack,
             rows=rows,
             accumulate=config.train.accumulate,
             compiled=topology.devices is not None,
@@ -92,16 +94,17 @@ def mend(setup: Setup, most: int) -> str:
     if not most:
         return f"not even one row a shard fits; take {others}"
     batch, at_once = setup.config.data.batch_size, most // setup.config.train.accumulate
-    parts = [k for k in range(1, batch + 1) if batch % (k * _shards(setup)) == 0 and batch // k <= at_once]
+    unit = _shards(setup) * setup.config.data.pack
+    parts = [k for k in range(1, batch + 1) if batch % (k * unit) == 0 and batch // k <= at_once]
     return f"{most} rows fit; take {f'train.accumulate={parts[0]}, ' if parts else ''}{others}"
 
 
 def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> int:
-    """The most global rows of a step that fit, 0 if not even one a shard and micro-batch does.
+    """The most global rows of a step that fit, 0 if not even one sequence a shard and micro-batch does.
 
     Memory is close to linear in the rows: two programs give the line, and the answer is what compiles at or below it.
     """
-    unit = _shards(setup) * setup.config.train.accumulate
+    unit = _shards(setup) * setup.config.train.accumulate * setup.config.data.pack
     limit = topology.chip.hbm_gib * GIB
 
     def need(each: int) -> float:
@@ -143,4 +146,6 @@ def _program(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: in
 
 
 def _model_flops(setup: Setup, bucket: tuple[int, int]) -> float:
-    return step_flops(setup.config, setup.model.module, bucket, setup.trained_rooms)
+    """Of one row: its share of a full sequence. It attends to itself only, so that sharing one is not more work."""
+    share = (bucket[0] / setup.config.data.pack, bucket[1] / setup.config.data.pack)
+    return step_flops(setup.config, setup.model.module, share, setup.trained_rooms)

@@ -1,6 +1,6 @@
 """Preference training on pairs that share image and prompt (stage 2).
 
-A pair is one row: image and prompt once, both answers side by side as branches 1 and 2.
+A pair is one row: image and prompt once, both answers side by side as branches 1 and 2. A sequence holds k rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives import preference, sft
 from pivot_jax.objectives.terms import Term, weighted
 from pivot_jax.steps.objective import Objective
-from pivot_jax.steps.scored import branch_weights, score
+from pivot_jax.steps.scored import answer_weights, score
 
 _ROUNDING = 1e-6  # relative; sums of a few thousand float32 log-probs agree to this
 
@@ -29,8 +29,7 @@ def build(mllm: MLLM, section: Any) -> Objective:
     beta, smoothing = section["beta"], section["label_smoothing"]
 
     def totals(batch: Any) -> dict[str, Any]:
-        chosen = branch_weights(batch)[:, :, 0] * (batch.target_branches == 1)
-        return {"pairs": jnp.sum(_valid(batch)), "tokens": jnp.sum(chosen)}
+        return {"pairs": jnp.sum(_valid(batch)), "tokens": jnp.sum(batch.weights * (batch.target_branches == 1))}
 
     def loss(params, batch, totals, memory, reference):
         stats = score(mllm, params, batch)
@@ -39,7 +38,7 @@ def build(mllm: MLLM, section: Any) -> Objective:
             ref = batch.ref_logps
         else:
             ref = jax.lax.stop_gradient(answer_logps(score(mllm, reference, batch), batch))
-        chosen, rejected = policy[:, 0] - ref[:, 0], policy[:, 1] - ref[:, 1]
+        chosen, rejected = policy[..., 0] - ref[..., 0], policy[..., 1] - ref[..., 1]
         valid = _valid(batch)
         pairs = mixture.sigmoid * preference.sigmoid(chosen, rejected, beta, smoothing)
         if mixture.bco:
@@ -61,8 +60,8 @@ def build(mllm: MLLM, section: Any) -> Objective:
 
 
 def answer_logps(stats: TokenStats, batch: Any) -> Any:
-    """Summed log-probs of the chosen and the rejected answer: float32 [b, 2]."""
-    return jnp.einsum("bt,btr->br", stats.logps, branch_weights(batch), precision=jax.lax.Precision.HIGHEST)
+    """Summed log-probs of each row's chosen and rejected answer: float32 [b, k, 2]."""
+    return jnp.einsum("bt,btkr->bkr", stats.logps, answer_weights(batch), precision=jax.lax.Precision.HIGHEST)
 
 
 def _valid(batch: Any) -> Any:
@@ -72,17 +71,17 @@ def _valid(batch: Any) -> Any:
 def _metrics(stats: TokenStats, batch: Any, policy: Any, ref: Any, beta: float, valid: Any) -> dict[str, Term]:
     tokens = [batch.weights * (batch.target_branches == branch) for branch in (1, 2)]
     rewards = beta * (policy - ref)
-    margins = rewards[:, 0] - rewards[:, 1]
+    margins = rewards[..., 0] - rewards[..., 1]
     # Strictly greater, beyond float32 rounding of the sums: at the reference itself policy and reference come from two
     # compiled programs, and a last bit of difference is no preference.
-    rounding = _ROUNDING * beta * jnp.sum(jnp.abs(policy) + jnp.abs(ref), axis=1)
+    rounding = _ROUNDING * beta * jnp.sum(jnp.abs(policy) + jnp.abs(ref), axis=-1)
     return {
-        "rewards/chosen": weighted(rewards[:, 0], valid),
-        "rewards/rejected": weighted(rewards[:, 1], valid),
+        "rewards/chosen": weighted(rewards[..., 0], valid),
+        "rewards/rejected": weighted(rewards[..., 1], valid),
         "rewards/margins": weighted(margins, valid),
         "rewards/accuracies": weighted((margins > rounding).astype(jnp.float32), valid),
-        "logps/chosen": weighted(policy[:, 0], valid),
-        "logps/rejected": weighted(policy[:, 1], valid),
+        "logps/chosen": weighted(policy[..., 0], valid),
+        "logps/rejected": weighted(policy[..., 1], valid),
         "logits/chosen": weighted(stats.mean_logit, tokens[0]),
         "logits/rejected": weighted(stats.mean_logit, tokens[1]),
         "mean_token_accuracy": weighted(stats.correct, tokens[0]),

@@ -14,7 +14,7 @@ def score(mllm: MLLM, params: dict[str, Any], batch: Any, image_features: Any = 
     """Statistics of ``batch.targets``, float32 [b, t]; the vocabulary projection runs over targets only.
 
     Args:
-      image_features: [b, m*p, d] to use instead of encoding the images (gradient maps differentiate in them).
+      image_features: [b, k*m*p, d] to use instead of encoding the images (gradient maps differentiate in them).
     """
     hidden: Any = mllm.apply({"params": params}, batch, image_features, method="hidden")
     picked = jnp.take_along_axis(hidden, batch.sources[:, :, None], axis=1)
@@ -23,10 +23,11 @@ def score(mllm: MLLM, params: dict[str, Any], batch: Any, image_features: Any = 
     return TokenStats(*(getattr(stats, name).reshape(shape) for name in ("logps", "entropy", "correct", "mean_logit")))
 
 
-def branch_weights(batch: Any) -> Any:
-    """float32 [b, t, 2]: weight of each target in the chosen and in the rejected answer.
+def answer_weights(batch: Any) -> Any:
+    """float32 [b, t, k, 2]: weight of each target in the chosen and in the rejected answer of each of k rows.
 
-    Targets of branch 0 (prompt) count in both; they cancel in every pairwise loss.
+    Targets of branch 0 (prompt) count in both answers of their row; they cancel in every pairwise loss.
     """
-    branches = batch.target_branches[:, :, None]
-    return batch.weights[:, :, None] * ((branches == 0) | (branches == jnp.asarray([1, 2])))
+    rows, branches = batch.target_rows[:, :, None, None], batch.target_branches[:, :, None, None]
+    own = rows == jnp.arange(batch.row_index.shape[1])[:, None]
+    return batch.weights[:, :, None, None] * (own & ((branches == 0) | (branches == jnp.asarray([1, 2]))))

@@ -87,7 +87,7 @@ def _grids(study: Study, model: OpenRun, rows: list[int], both: bool) -> np.ndar
 
     def loss(features: Any) -> Any:
         logps = answer_logps(score(mllm, params, batch, features), batch)
-        return -jnp.sum(logps[:, 0] - logps[:, 1] if both else logps[:, 0])
+        return -jnp.sum(logps[..., 0] - logps[..., 1] if both else logps[..., 0])
 
     gradients = np.asarray(jax.jit(jax.grad(loss))(features))
     return np.stack([gradmap.token_map(gradient) for gradient in gradients])

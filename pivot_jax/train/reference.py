@@ -36,7 +36,7 @@ def stored(module: Any, params: Any, loader: Any, mesh: Mesh, workdir: Path, pro
     compute = jax.jit(lambda params, batch: answer_logps(score(module, params, batch), batch))
     logps = np.full((loader.rows, 2), np.nan, np.float32)
     count = -(-loader.rows // loader.batch_size)
-    for batch in progress(loader.ordered(), count, "reference log-probs"):
+    for batch in progress(loader.one_pass(), count, "reference log-probs"):
         placed = place_batch(batch, mesh)
         values = multihost_utils.process_allgather((compute(params, placed), placed.row_index), tiled=True)
         values, index = (np.asarray(x) for x in values)

@@ -136,7 +136,8 @@ def _announce(setup: Setup, workdir: Path) -> None:
     rows = partition.table(setup.like, setup.rates)
     (workdir / "trained_parameters.json").write_text(json.dumps(rows, indent=1))
     config, loader = setup.config, setup.loader
-    print(f"{config.name}: {loader.total_steps} steps of {config.data.batch_size} rows, {loader.rows} rows in all")
+    packed = f", {loader.pack} to a sequence" if loader.pack > 1 else ""
+    print(f"{config.name}: {loader.total_steps} steps of {loader.batch_size} rows{packed}, {loader.rows} rows in all")
     for row in rows:
         rate = row["rate"] if row["rate"] == partition.FROZEN else f"learning rate {row['rate']:g}"
         print(f"  {row['group']:<24} {row['parameters']:>14,}  {rate}")

@@ -92,12 +92,15 @@ def build(config: Any, workdir: Path | None, devices: Any = None) -> Setup:
       UserError: anything in the config that does not fit together.
     """
     mesh = make_mesh(config.parallel, devices)
-    check_rows(config.data.batch_size, "data.batch_size", mesh)
-    if config.data.batch_size % config.train.accumulate:
+    rows, accumulate, pack = config.data.batch_size, config.train.accumulate, config.data.pack
+    if rows % (accumulate * pack):
         raise UserError(
-            f"data.batch_size {config.data.batch_size} is no multiple of train.accumulate {config.train.accumulate}"
+            f"data.batch_size {rows} is no multiple of train.accumulate {accumulate} x data.pack {pack} = "
+            f"{accumulate * pack}"
         )
-    check_rows(config.data.batch_size // config.train.accumulate, "data.batch_size / train.accumulate", mesh)
+    check_rows(rows // pack, "data.batch_size" if pack == 1 else "data.batch_size / data.pack", mesh)
+    words = "data.batch_size / train.accumulate" + ("" if pack == 1 else " / data.pack")
+    check_rows(rows // pack // accumulate, words, mesh)
     tokenizer = load_tokenizer(config.tokenizer.path)
     model = build_model(config, len(tokenizer))
     loader = build_loader(

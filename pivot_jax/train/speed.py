@@ -43,7 +43,7 @@ class Speed:
         rows = int(np.sum(np.asarray(batch.row_index) >= 0))
         ids = batch.segments if hasattr(batch, "segments") else batch.tokens
         tokens = int(np.sum(np.asarray(ids) > 0)) * processes
-        images = rows * (batch.images.shape[1] if batch.images.ndim == 5 else 1) * processes
+        images = rows * (self._setup.config.data.images_per_row if batch.images.ndim == 5 else 1) * processes
         targets = float(np.sum(batch.weights)) / max(rows, 1)
         shape = (tokens / max(rows * processes, 1), targets)
         config, model = self._setup.config, self._setup.model

@@ -15,7 +15,7 @@ from pivot_jax.errors import UserError
 from tests.data.conftest import config, llava_row, preference_row, write_jsonl
 
 FIELDS = ("images", "tokens", "image_slots", "positions", "segments", "branches", "sources", "targets", "weights",
-          "target_branches", "row_index")  # fmt: skip
+          "target_branches", "target_rows", "row_index")  # fmt: skip
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_every_row_once_an_epoch_whatever_the_buckets(shuffle):
     for epoch in range(4):
         seen = []
         for step in range(epoch * 12, (epoch + 1) * 12):
-            rows, bucket = plan.batch(step)
-            assert len(rows) == 8 and bucket_of[rows].max() <= bucket
+            rows = plan.batch(step)
+            assert len(rows) == 8
             seen += rows.tolist()
         assert len(seen) == len(set(seen)) == 96
         dropped.append(set(range(101)) - set(seen))
@@ -91,7 +91,7 @@ def test_every_row_once_an_epoch_whatever_the_buckets(shuffle):
 def test_order_depends_on_seed_and_epoch_only():
     def order(seed: int, epoch: int) -> list[int]:
         plan = Plan(np.zeros(64, np.int32), 8, seed, True)
-        return [int(i) for step in range(epoch * 8, epoch * 8 + 8) for i in plan.batch(step)[0]]
+        return [int(i) for step in range(epoch * 8, epoch * 8 + 8) for i in plan.batch(step)]
 
     assert order(0, 0) == order(0, 0) and order(0, 1) == order(0, 1)
     assert order(0, 0) != order(0, 1) and order(0, 0) != order(1, 0)
@@ -118,7 +118,7 @@ def test_batch_holds_the_rows(rows, tokenizer):
     n, t = loader.buckets[0]
     assert batch.images.shape == (8, 1, 8, 8, 3) and batch.images.dtype == np.uint8
     assert batch.tokens.shape == (8, n) and batch.targets.shape == (8, t) and batch.ref_logps is None
-    for place, index in enumerate(batch.row_index):
+    for place, index in enumerate(batch.row_index[:, 0]):
         row = loader.encoded(int(index))
         length, targets = len(row.tokens), len(row.targets)
         assert batch.tokens[place, :length].tolist() == row.tokens.tolist()
@@ -146,7 +146,7 @@ def test_preference_batch_with_stored_reference(pairs, tokenizer):
     batch = next(iter(loader))
     assert set(np.unique(batch.branches)) == {0, 1, 2}
     np.testing.assert_array_equal(batch.ref_logps, ref[batch.row_index])
-    ref[batch.row_index[0]] = np.nan  # its picture could not be read when the reference was computed
+    ref[batch.row_index[0, 0]] = np.nan  # its picture could not be read when the reference was computed
     loader.set_ref_logps(ref)
     again = loader.batch_at(0)
     assert again.row_index[0] == -1 and not again.weights[0].any() and not again.ref_logps[0].any()
@@ -184,7 +184,7 @@ def test_ordered_gives_every_row_once_with_a_masked_tail(rows, tokenizer):
     loader = load(config({**rows, "sampling": "first:21"}), tokenizer)
     batches = list(loader.ordered())
     index = np.concatenate([batch.row_index for batch in batches])
-    assert index.tolist() == [*range(21), -1, -1, -1]
+    assert index.ravel().tolist() == [*range(21), -1, -1, -1]
     last = batches[-1]
     assert not last.weights[5:].any() and not last.segments[5:].any() and not last.images[5:].any()
     assert (last.image_slots[5:] == -1).all() and last.weights[:5].any(1).all()
@@ -224,7 +224,7 @@ def test_processes_together_hold_the_global_batch(rows, tokenizer):
             joined = np.concatenate([getattr(batch, name) for batch in batches[1:]])
             np.testing.assert_array_equal(joined, getattr(batches[0], name))
     tails = [load(config({**rows, "sampling": "first:5"}), tokenizer, process_index=i, process_count=2) for i in (0, 1)]
-    index = [batch.row_index.tolist() for loader in tails for batch in loader.ordered()]
+    index = [batch.row_index.ravel().tolist() for loader in tails for batch in loader.ordered()]
     assert index == [[0, 1, 2, 3], [4, -1, -1, -1]]
 
 
@@ -348,7 +348,7 @@ def test_bad_pictures_leave_masked_rows(tmp_path, pictures, rows, tokenizer, cac
         index = np.concatenate([batch.row_index for batch in batches])
         assert sorted(index[index >= 0].tolist()) == sorted(set(range(40)) - {7, 9, 11}) and (index == -1).sum() == 3
         for batch in batches:
-            bad = batch.row_index < 0
+            bad = batch.row_index[:, 0] < 0
             assert not batch.weights[bad].any() and not batch.segments[bad].any() and not batch.images[bad].any()
     entries = [json.loads(line) for line in (work / "skipped.jsonl").read_text().splitlines()]
     assert {entry["id"] for entry in entries} == {"row7", "row9", "row11"} and len(entries) == 3

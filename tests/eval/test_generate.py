@@ -224,7 +224,8 @@ def collated(rows, images):
     segments = np.stack([np.arange(max(len(r.tokens) for r in rows)) < len(r.tokens) for r in rows]).astype(np.int32)
     return VLMBatch(
         images, pad("tokens", 0), pad("image_slots", -1), pad("positions", 0), segments, pad("branches", 0),
-        pad("sources", 0), pad("targets", 0), weights, pad("target_branches", 0), np.arange(len(rows), dtype=np.int32),
+        pad("sources", 0), pad("targets", 0), weights, pad("target_branches", 0),
+        np.zeros(weights.shape, np.int32), np.arange(len(rows), dtype=np.int32)[:, None],
     )  # fmt: skip
 
 

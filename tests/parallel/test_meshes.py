@@ -46,8 +46,8 @@ def run_config(mesh=(1, 1, 1), accumulate=1, remat="none", dtype="float32"):
     return config
 
 
-def train(**changes):
-    """(losses, gradient norms, first moments, parameters) after three steps of 32 pairs."""
+def train(pack=1, **changes):
+    """(losses, gradient norms, first moments, parameters) after three steps of 32 pairs, ``pack`` to a sequence."""
     config = run_config(**changes)
     devices = jax.devices()[: int(np.prod([config.parallel[a] for a in ("data", "fsdp", "tensor")]))]
     mesh = make_mesh(config.parallel, devices)
@@ -57,7 +57,7 @@ def train(**changes):
         state = setup.fresh_state(jax.tree.map(jax.device_put, tiny.params(), setup.shardings))
         step = setup.compiled_step()
         for seed in range(STEPS):
-            state, metrics = step(state, place_batch(tiny.pairs(32, seed=seed), mesh), None)
+            state, metrics = step(state, place_batch(tiny.packed(tiny.pairs(32, seed=seed), pack), mesh), None)
             losses.append(float(metrics["loss"]))
             norms.append(float(metrics["grad_norm"]))
     host = jax.tree.map(np.asarray, (state.trained, state.opt_state[0].mu))
@@ -86,6 +86,11 @@ CHOSEN += [((1, 1, 1), 4, "none"), ((1, 1, 1), 1, "full"), ((1, 1, 1), 1, "dots"
 @pytest.mark.parametrize(("mesh", "accumulate", "remat"), CHOSEN)
 def test_G1_G2_G4_mesh_accumulation_and_remat_change_nothing(alone, mesh, accumulate, remat):
     check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
+
+
+@pytest.mark.parametrize(("mesh", "accumulate"), [((1, 1, 1), 1), ((2, 2, 2), 2)])
+def test_packing_changes_nothing_on_any_mesh(alone, mesh, accumulate):
+    check(alone, train(pack=4, mesh=mesh, accumulate=accumulate))
 
 
 @pytest.mark.heavy

@@ -84,10 +84,10 @@ def test_A2_gradient_equals_the_closed_form():
     _, grads, _ = run(dpo(), params, batch)
 
     def logp(params, answer):
-        return preference.answer_logps(score(MODEL, params, batch), batch)[0, answer]
+        return preference.answer_logps(score(MODEL, params, batch), batch)[0, 0, answer]
 
     values, parts = zip(*(jax.jit(jax.value_and_grad(logp), static_argnums=1)(params, a) for a in (0, 1)), strict=True)
-    delta = (values[0] - batch.ref_logps[0, 0]) - (values[1] - batch.ref_logps[0, 1])
+    delta = (values[0] - batch.ref_logps[0, 0, 0]) - (values[1] - batch.ref_logps[0, 0, 1])
     factor = -0.1 * jax.nn.sigmoid(-0.1 * delta)
     close(grads, jax.tree.map(lambda c, r: factor * (c - r), *parts), 1e-5)
 
@@ -99,7 +99,7 @@ def test_A2_log_probs_are_summed_not_averaged():
     for row in range(2):
         for answer in (0, 1):
             chosen = (batch.target_branches[row] == answer + 1) & (batch.weights[row] > 0)
-            np.testing.assert_allclose(sums[row, answer], np.asarray(stats.logps)[row, chosen].sum(), rtol=1e-5)
+            np.testing.assert_allclose(sums[row, 0, answer], np.asarray(stats.logps)[row, chosen].sum(), rtol=1e-5)
 
 
 def test_A2_halving_beta_at_the_reference_halves_the_gradient():
@@ -140,7 +140,7 @@ def test_A4_mpo_on_the_model():
     loss, _, metrics = run(objective, params, batch, memory=memory)
     plain, _, _ = run(dpo(), params, batch)
     sums = preference.answer_logps(score(MODEL, params, batch), batch) - batch.ref_logps
-    quality = jnp.mean(bco(sums[:, 0], sums[:, 1], 0.1, 0.4))
+    quality = jnp.mean(bco(sums[..., 0], sums[..., 1], 0.1, 0.4))
     np.testing.assert_allclose(loss, 0.8 * plain + 0.2 * quality + metrics["nll_loss"], rtol=1e-5)
 
 
@@ -154,7 +154,7 @@ def test_A5_image_once_equals_image_twice(layout):
         sums = [
             jnp.sum(score(MODEL, params, s, f).logps * s.weights, 1) for s, f in zip(sequences, features, strict=True)
         ]
-        return jnp.stack(sums, 1) - batch.ref_logps
+        return jnp.stack(sums, 1) - batch.ref_logps[:, 0]
 
     def twice(params):
         ratios = logps(params, (None, None))
@@ -185,7 +185,7 @@ def test_A6_chosen_copy_of_dpo_gives_sfts_map():
 
     def dpo_loss(chosen_features, rejected_features):
         ratios = logp(chosen, chosen_features) - logp(rejected, rejected_features)
-        return -jax.nn.log_sigmoid(0.1 * (ratios - (batch.ref_logps[0, 0] - batch.ref_logps[0, 1])))
+        return -jax.nn.log_sigmoid(0.1 * (ratios - (batch.ref_logps[0, 0, 0] - batch.ref_logps[0, 0, 1])))
 
     def sft_loss(features):
         return -logp(chosen, features) / jnp.sum(chosen.weights)
