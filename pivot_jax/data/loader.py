@@ -1,6 +1,6 @@
 """Batches for training and evaluation: an index of the rows, a plan of batches, and grain to read ahead.
 
-1. Every row is tokenised once (:mod:`index`): bad rows are set aside, the rest get a bucket.
+1. Every row is tokenised once (:mod:`index`): bad rows are set aside, the others measured.
 2. The plan (:mod:`plan`) says which rows stand in batch number i, from the seed alone; of these, :mod:`pack` says which
    share a sequence.
 3. grain runs over the batch numbers: random access, threads, read-ahead, and an iterator whose state is one number.
