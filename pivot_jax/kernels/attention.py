@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from pivot_jax.kernels import attention_xla
+from pivot_jax.kernels import attention_xla, choices
 from pivot_jax.kernels.gpu.cudnn import attention_cudnn
 from pivot_jax.kernels.gpu.triton import attention_triton
-from pivot_jax.kernels.target import platform
+from pivot_jax.kernels.target import kind, platform
 from pivot_jax.kernels.tpu.attention import attention_tpu
+from pivot_jax.kernels.tuned import case_of
 
 Array = jax.Array
 _logged: set[str] = set()
@@ -53,7 +54,7 @@ def attention(
       q_segments, kv_segments: int32 [b, n] and [b, m], both or neither; 0 is padding.
       q_branches, kv_branches: int32 [b, n] and [b, m], both or neither; needs segments.
       scale: default c ** -0.5.
-      backend: "auto", or a name of :data:`BACKENDS`.
+      backend: a name of :data:`BACKENDS`, or "auto": the fastest in ``choices.json``, else that of :data:`AUTO`.
 
     Returns:
       [b, n, h, c] in q's dtype. Softmax and accumulation are float32.
@@ -62,12 +63,11 @@ def attention(
       ValueError: shapes that do not fit, an unknown backend, or one that does not take these types or shapes.
     """
     _check(q, k, v, causal, q_segments, kv_segments, q_branches, kv_branches)
+    masks = (q_segments, kv_segments, q_branches, kv_branches)
     if backend == "auto":
-        backend = AUTO[platform()]
-        _log_once(f"attention backend: {backend}")
+        backend = _automatic(q, k, masks, causal)
     if backend not in BACKENDS:
         raise ValueError(f"attention backend '{backend}' is unknown; there are: auto, {', '.join(BACKENDS)}")
-    masks = (q_segments, kv_segments, q_branches, kv_branches)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     compute = functools.partial(BACKENDS[backend], causal=causal, scale=float(scale))
     return _per_shard(compute, q, k, v, masks)
@@ -122,7 +122,16 @@ BACKENDS = {
     "cudnn": attention_cudnn,
     "reference": reference,
 }
-AUTO = {"cpu": "xla", "gpu": "xla", "tpu": "pallas_tpu"}
+AUTO = {"cpu": "xla", "gpu": "xla", "tpu": "pallas_tpu"}  # where nothing like the case was measured
+
+
+def _automatic(q: Array, k: Array, masks: Any, causal: bool) -> str:
+    case = case_of(q, k, masks, causal)
+    measured = choices.choose(kind(), case)
+    backend = measured or AUTO[platform()]
+    reason = f"measured fastest on {kind()} for {case}" if measured else f"the default on a {platform()}"
+    _log_once(f"attention backend: {backend}, {reason}")
+    return backend
 
 
 def _per_shard(compute: Any, q: Array, k: Array, v: Array, masks: Any) -> Array:
