@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,13 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds; cases that do not fit are left out")
     parser.add_argument("--json", type=Path, help="default: results/attention.json or attention_numerics.json")
     parser.add_argument("--write-table", action="store_true", help="write pivot_jax/kernels/choices.json")
+    parser.add_argument("--table-from", type=Path, help="write it from an earlier run's JSON, and measure nothing")
+    parser.add_argument("--ours-only", action="store_true", help="compare with nothing else")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, to see that it runs")
     args = parser.parse_args()
+    if args.table_from:
+        write_table(json.loads(args.table_from.read_text()))
+        return
     budget = Budget(args.limit)
     first = Side(JaxSide)
     platform, kind = first.ask("describe")
@@ -52,9 +59,10 @@ def main() -> None:
     else:
         cases = SMOKE if args.smoke else SMALL if platform == "cpu" else CASES
         cases = {name: case for name, case in cases.items() if not args.cases or name in args.cases}
-        time_all(platform, dtype, first, cases, record, budget, args.rounds)
+        sides = open_sides(platform, first, record, args.ours_only)
+        time_all(sides, dtype, cases, record, budget, args.rounds)
         if args.write_table:
-            write_table(kind, dtype, cases, record.content["results"])
+            write_table(record.content)
     record.content["complete"] = True
     record.write()
     print(f"written: {record.path}")
@@ -71,12 +79,16 @@ def check(platform: str, dtype: str, first: Side, record: Record, budget: Budget
     workers = 1 if smoke or platform == "tpu" else WORKERS
     jobs = [(name, cases[part::workers]) for name in names for part in range(workers)]
     shared = first if platform == "tpu" else None  # a TPU is held by one process
-    with concurrent.futures.ThreadPoolExecutor(1 if shared else len(jobs)) as pool:
-        runs = [pool.submit(_check_some, name, part, dtype, shared, budget) for name, part in jobs]
-        for (name, _), run in zip(jobs, runs, strict=True):
-            found = record.content["results"].setdefault(name, {})
-            found |= run.result()
+    lock = threading.Lock()
+
+    def keep(name: str, case: Case, entry: dict[str, Any]) -> None:
+        with lock:
+            record.content["results"].setdefault(name, {})[name_of(case)] = entry
             record.write()
+
+    with concurrent.futures.ThreadPoolExecutor(1 if shared else len(jobs)) as pool:
+        for run in [pool.submit(_check_some, name, part, dtype, shared, budget, keep) for name, part in jobs]:
+            run.result()
     for name, found in record.content["results"].items():
         states = [x["state"] for x in found.values()]
         print(f"{name:15}{states.count('right')} right of {len(states)}")
@@ -85,42 +97,44 @@ def check(platform: str, dtype: str, first: Side, record: Record, budget: Budget
                 print(f"    {case}: {x['state']}")
 
 
-def _check_some(name: str, cases: list[Case], dtype: str, shared: Side | None, budget: Budget) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _check_some(name: str, cases: list[Case], dtype: str, shared: Side | None, budget: Budget, keep: Any) -> None:
     side = shared or Side(JaxSide)
     for case in cases:
         if budget.left < 5:
-            found[name_of(case)] = {"state": "no time left"}
+            keep(name, case, {"state": "no time left"})
             continue
         if not side.alive:
             side = Side(JaxSide)
         try:
             arrays = side.ask("prepare", name, case, dtype, True, limit=min(PREPARE, budget.left))
         except SideError as error:
-            found[name_of(case)] = {"state": f"cannot: {error}"}
+            keep(name, case, {"state": f"cannot: {error}"})
             continue
-        failed = arrays.pop("error")
-        report, wrong = errors(case, dtype, arrays, whole=True)
-        state = f"wrong: {wrong}" if wrong else f"forward only: {failed}" if failed else "right"
-        found[name_of(case)] = {"state": state, "errors": report}
+        keep(name, case, judged(case, dtype, arrays, whole=True))
     if side is not shared:
         side.close()
-    return found
+
+
+def judged(case: Case, dtype: str, arrays: dict[str, Any], whole: bool) -> dict[str, Any]:
+    """A backend's state and errors, from what its ``prepare`` returned."""
+    failed = arrays.pop("error")
+    report, wrong = errors(case, dtype, arrays, whole)
+    state = f"wrong: {wrong}" if wrong else f"forward only: {failed}" if failed else "right"
+    return {"state": state, "errors": report}
 
 
 # ---- times
 
 
 def time_all(
-    platform: str, dtype: str, first: Side, cases: dict[str, Case], record: Record, budget: Budget, rounds: int
+    sides: dict[str, Any], dtype: str, cases: dict[str, Case], record: Record, budget: Budget, rounds: int
 ) -> None:
-    sides = open_sides(platform, first, record)
     for name, case in cases.items():
         if budget.left < 20:
             record.leave_out(name, "no time left")
             continue
         for label, (side, kind, own) in sides.items():
-            if not side.alive and label != "xla":
+            if not side.alive:
                 sides[label] = (Side(kind), kind, own)
         found = time_case(sides, case, dtype, budget, rounds)
         record.add(name, {"case": case._asdict(), "flops_forward": case.flops, "sides": found})
@@ -129,10 +143,12 @@ def time_all(
         side.close()
 
 
-def open_sides(platform: str, first: Side, record: Record) -> dict[str, tuple[Side, type, str]]:
+def open_sides(platform: str, first: Side, record: Record, ours_only: bool) -> dict[str, tuple[Side, type, str]]:
     """Label → (process, its class, the name in it), of what is installed. On a TPU JAX's sides share one process."""
     fresh = (lambda: first) if platform == "tpu" else (lambda: Side(JaxSide))
     sides = {name: (first if name == "xla" else fresh(), JaxSide, name) for name in OURS[platform]}
+    if ours_only:
+        return sides
     for name in OTHER_JAX[platform]:
         if name == "tokamax" and not measure.version("tokamax"):
             record.leave_out(name, "not installed")
@@ -167,10 +183,7 @@ def time_case(sides: dict[str, Any], case: Case, dtype: str, budget: Budget, rou
             except SideError as error:
                 found[label] = {"state": f"cannot: {error}"}
                 continue
-            failed = arrays.pop("error")
-            report, wrong = errors(case, dtype, arrays, whole=False)
-            state = f"wrong: {wrong}" if wrong else f"forward only: {failed}" if failed else "right"
-            found[label] = {"state": state, "errors": report}
+            found[label] = judged(case, dtype, arrays, whole=False)
     for what, factor in (("forward", 1.0), ("both", 3.5)):  # the backward pass has five products to the forward's two
         runs = {}
         for label, entry in found.items():
@@ -237,14 +250,14 @@ def show(name: str, found: dict[str, Any]) -> None:
         print(line if entry["state"] == "right" else f"{line}  {entry['state']}", flush=True)
 
 
-def write_table(kind: str, dtype: str, cases: dict[str, Case], results: dict[str, Any]) -> None:
-    """The backend of ours with the least forward and backward time, by width and mask over all its cases."""
+def write_table(content: dict[str, Any]) -> None:
+    """The backend of ours with the least forward and backward time, by width and mask over all cases that have them."""
     from pivot_jax.kernels import choices
 
     groups: dict[tuple[int, bool, str, str], list[dict[str, Any]]] = {}
-    for name, found in results.items():
-        case = cases[name]
-        groups.setdefault((case.c, case.causal, case.mask, dtype), []).append(found["sides"])
+    for found in content["results"].values():
+        case = Case(**found["case"])
+        groups.setdefault((case.c, case.causal, case.mask, content["dtype"]), []).append(found["sides"])
     fastest = {}
     for key, members in groups.items():
         names = {name for names in OURS.values() for name in names}
@@ -252,6 +265,7 @@ def write_table(kind: str, dtype: str, cases: dict[str, Case], results: dict[str
         if names:
             totals = {name: sum(sides[name]["both"]["ms"]["median"] for sides in members) for name in names}
             fastest[key] = min(totals, key=lambda name: totals[name])
+    kind = content["machine"]["device"]
     choices.write(kind, fastest)
     print(f"written: {choices.FILE.relative_to(measure.ROOT)}: {len(fastest)} choices for {kind}")
 

@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds")
     parser.add_argument("--json", type=Path, default=measure.RESULTS / "logprobs.json")
+    parser.add_argument("--ours-only", action="store_true", help="compare with nothing else")
     parser.add_argument("--smoke", action="store_true", help="a tiny shape, to see that it runs")
     args = parser.parse_args()
     budget = Budget(args.limit)
@@ -168,11 +169,11 @@ def main() -> None:
         shapes = {name: shape for name, shape in SHAPES.items() if shape[2] < 100_000}
     if platform == "tpu":
         record.leave_out("full", "a TPU is held by one process")
-    else:
+    elif not args.ours_only:
         sides["full"] = Side(JaxSide, "full")
     if not measure.version("torch"):
         record.leave_out("torch", "not installed")
-    elif platform != "tpu":
+    elif platform != "tpu" and not args.ours_only:
         sides["torch"] = Side(TorchSide, "full")
         if (there := sides["torch"].ask("describe")[0]) != platform:
             record.leave_out("torch", f"has no {platform} here, only {there}")

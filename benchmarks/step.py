@@ -31,22 +31,26 @@ def main() -> None:
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="dots", help="ours")
     parser.add_argument("--torch-remat", choices=("none", "full"), default="none", help="gradient checkpointing")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--ours-only", action="store_true", help="compare with nothing else")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds")
     parser.add_argument("--json", type=Path, default=measure.RESULTS / "step.json")
     args = parser.parse_args()
     budget = Budget(args.limit)
-    # The device decides the size, and only a child may open it.
-    size = args.size or ("tiny" if platform_here() == "cpu" else "1.5B")
-    sides = {"ours": Side(JaxSide, size, args.remat)}
+    sides = {"ours": Side(JaxSide, args.size, args.remat)}
     about = sides["ours"].ask("describe")
     record = Record(args.json, about["kind"])
-    record.content |= {"size": size, "dtype": about["dtype"], "remat": args.remat, "torch_remat": args.torch_remat}
+    record.content |= {
+        "size": about["size"],
+        "dtype": about["dtype"],
+        "remat": args.remat,
+        "torch_remat": args.torch_remat,
+    }
     missing = [name for name in ("torch", "transformers") if not measure.version(name)]
     if missing:
         record.leave_out("pytorch", f"{' and '.join(missing)} not installed")
-    elif about["platform"] != "tpu":
-        sides["pytorch"] = Side(TorchSide, size, args.torch_remat)
+    elif about["platform"] != "tpu" and not args.ours_only:
+        sides["pytorch"] = Side(TorchSide, about["size"], args.torch_remat)
     for task in args.tasks:
         if budget.left < 20:
             record.leave_out(task, "no time left")
@@ -57,14 +61,6 @@ def main() -> None:
         side.close()
     record.write()
     print(f"written: {record.path}")
-
-
-def platform_here() -> str:
-    probe = Side(JaxSide, "tiny", "none")
-    try:
-        return probe.ask("describe")["platform"]
-    finally:
-        probe.close()
 
 
 def measure_task(

@@ -81,18 +81,20 @@ def vlm_batch(config: Any, task: str, rows: int) -> Any:
 class JaxSide:
     """The train loop's step: float32 weights, matmuls in bfloat16 on accelerators, reference log-probs stored."""
 
-    def __init__(self, size: str, remat: str) -> None:
+    def __init__(self, size: str | None, remat: str) -> None:
         import jax
 
         self._jax = jax
-        self._dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-        self._config = model_config(size, self._dtype, remat)
+        small = jax.default_backend() == "cpu"
+        self._size, self._dtype = size or ("tiny" if small else "1.5B"), "float32" if small else "bfloat16"
+        self._config = model_config(self._size, self._dtype, remat)
         self._state = self._step = None
 
     def describe(self) -> dict[str, Any]:
         return {
             "platform": self._jax.default_backend(),
             "kind": self._jax.devices()[0].device_kind,
+            "size": self._size,
             "dtype": self._dtype,
         }
 
