@@ -4,16 +4,22 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 JOBS ?= 2
+# The newest versions that are tested: what .venv does not hold.
+COMPAT_PYTHON ?= $(shell for p in python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python); do \
+  $$p -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
+COMPAT_VERSIONS := jax==0.11.2 flax==0.12.12
+COMPAT_TESTS := tests/kernels tests/models tests/steps tests/parallel tests/test_structure.py
 
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all test-compat lint format clean
 
 help:
-	@echo "make demo      the whole pipeline in miniature, then runs/demo/report.html"
-	@echo "make test      ruff, mypy and the tests, without the ones marked heavy"
-	@echo "make test-all  the same with the heavy tests"
-	@echo "make lint      ruff and mypy only"
-	@echo "make format    let ruff rewrite the layout of the code"
-	@echo "make clean     remove .venv and the caches (runs/ stays)"
+	@echo "make demo         the whole pipeline in miniature, then runs/demo/report.html"
+	@echo "make test         ruff, mypy and the tests, without the ones marked heavy"
+	@echo "make test-all     the same with the heavy tests"
+	@echo "make test-compat  tests of kernels, models, steps and meshes with $(COMPAT_VERSIONS) on Python 3.12"
+	@echo "make lint         ruff and mypy only"
+	@echo "make format       let ruff rewrite the layout of the code"
+	@echo "make clean        remove .venv and the caches (runs/ stays)"
 
 demo: .venv/.installed
 	$(BIN)/pivot-jax demo --workdir runs/demo
@@ -23,6 +29,11 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
+
+# Tests against PyTorch are left out: its wheel of gigabytes is in .venv already, and says nothing of JAX's version.
+test-compat: .venv-compat/.installed
+	.venv-compat/bin/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not heavy" \
+	  --ignore-glob='*parity*' $(COMPAT_TESTS)
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .
@@ -49,5 +60,13 @@ format: .venv/.installed-test
 	@$(BIN)/python -m pip install --quiet --editable ".[test]"
 	@touch $@ .venv/.installed
 
+.venv-compat/.installed: pyproject.toml Makefile
+	@test -n "$(COMPAT_PYTHON)" || { \
+	  echo "no Python 3.12 with venv found; install one, or say make COMPAT_PYTHON=/path/to/python test-compat" >&2; exit 1; }
+	@echo "setting up .venv-compat with $$($(COMPAT_PYTHON) --version), $(COMPAT_VERSIONS) (minutes, the first time)"
+	@$(COMPAT_PYTHON) -m venv .venv-compat
+	@.venv-compat/bin/python -m pip install --quiet --editable . $(COMPAT_VERSIONS) pytest pytest-timeout pytest-xdist hypothesis
+	@touch $@
+
 clean:
-	rm -rf .venv .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-compat .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

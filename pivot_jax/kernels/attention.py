@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from pivot_jax.kernels import attention_xla, shards
+from pivot_jax.kernels import attention_xla, choices, shards
 from pivot_jax.kernels.gpu.cudnn import attention_cudnn
 from pivot_jax.kernels.gpu.triton import attention_triton
-from pivot_jax.kernels.target import choose
+from pivot_jax.kernels.target import kind, log_once, named, platform
 from pivot_jax.kernels.tpu.attention import attention_tpu
+from pivot_jax.kernels.tuned import case_of
 
 Array = jax.Array
 
@@ -50,7 +51,7 @@ def attention(
       q_segments, kv_segments: int32 [b, n] and [b, m], both or neither; 0 is padding.
       q_branches, kv_branches: int32 [b, n] and [b, m], both or neither; needs segments.
       scale: default c ** -0.5.
-      backend: "auto", or a name of :data:`BACKENDS`.
+      backend: a name of :data:`BACKENDS`, or "auto": the fastest in ``choices.json``, else that of :data:`AUTO`.
 
     Returns:
       [b, n, h, c] in q's dtype. Softmax and accumulation are float32.
@@ -60,8 +61,9 @@ def attention(
     """
     _check(q, k, v, causal, q_segments, kv_segments, q_branches, kv_branches)
     masks = (q_segments, kv_segments, q_branches, kv_branches)
+    name = _automatic(q, k, masks, causal) if backend == "auto" else backend
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    compute = functools.partial(choose("attention", backend, BACKENDS, AUTO), causal=causal, scale=float(scale))
+    compute = functools.partial(named("attention", name, BACKENDS), causal=causal, scale=float(scale))
     return _per_shard(compute, q, k, v, masks)
 
 
@@ -114,7 +116,16 @@ BACKENDS = {
     "cudnn": attention_cudnn,
     "reference": reference,
 }
-AUTO = {"cpu": "xla", "gpu": "xla", "tpu": "pallas_tpu"}
+AUTO = {"cpu": "xla", "gpu": "xla", "tpu": "pallas_tpu"}  # where nothing like the case was measured
+
+
+def _automatic(q: Array, k: Array, masks: Any, causal: bool) -> str:
+    case = case_of(q, k, masks, causal)
+    measured = choices.choose(kind(), case)
+    backend = measured or AUTO[platform()]
+    reason = f"measured fastest on {kind()} for {case}" if measured else f"the default on a {platform()}"
+    log_once(f"attention backend: {backend}, {reason}")
+    return backend
 
 
 def _per_shard(compute: Any, q: Array, k: Array, v: Array, masks: Any) -> Array:

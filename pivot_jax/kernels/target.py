@@ -34,17 +34,25 @@ def _abstract_device():
 
 
 def choose(kernel: str, backend: str, backends: Mapping[str, Any], auto: Mapping[str, str]) -> Any:
-    """The entry of ``backends`` that ``backend`` names; "auto" is that of ``auto`` for the platform, logged once.
+    """As :func:`named`; "auto" is what ``auto`` has for the platform, logged once."""
+    if backend == "auto":
+        backend = auto[platform()]
+        log_once(f"{kernel} backend: {backend}")
+    return named(kernel, backend, backends)
+
+
+def named(kernel: str, backend: str, backends: Mapping[str, Any]) -> Any:
+    """The entry of ``backends`` with that name.
 
     Raises:
       ValueError: an unknown name.
     """
-    if backend == "auto":
-        backend = auto[platform()]
-        message = f"{kernel} backend: {backend}"
-        if message not in _logged:
-            _logged.add(message)
-            logging.getLogger("pivot_jax").info(message)
     if backend not in backends:
         raise ValueError(f"{kernel} backend '{backend}' is unknown; there are: auto, {', '.join(backends)}")
     return backends[backend]
+
+
+def log_once(message: str) -> None:
+    if message not in _logged:
+        _logged.add(message)
+        logging.getLogger("pivot_jax").info(message)

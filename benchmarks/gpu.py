@@ -1,0 +1,110 @@
+"""Everything that waits for a GPU, in one command of under eight minutes.
+
+    python benchmarks/gpu.py [--out benchmarks/results] [--budget 460]
+
+In this order: numerics of every attention backend at every head width and mask, attention times, log-probs, the SFT
+and DPO step, generation. Needed are jax with CUDA, flax, optax, numpy and pillow; PyTorch, transformers and tokamax are
+compared with where they are installed. pivot_jax itself need not be installed.
+
+Each part is a script of this folder in a process group of its own with its own time limit, and writes its JSON as its
+results come, so a crash or a hang loses nothing that was measured before. Parts for which no time remains are left out,
+the last ones first, and the table at the end says so. What `auto` takes on this device is then written from the result:
+
+    python benchmarks/attention.py --table-from benchmarks/results/attention.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import measure
+from measure import Budget
+
+NEEDED = ("jax", "flax", "optax", "numpy", "pillow")
+COMPARED = ("torch", "transformers", "tokamax")
+# name: script, arguments, arguments of a smoke run, seconds. A part may also use what those before it left over.
+PARTS: dict[str, tuple[str, list[str], list[str], float]] = {
+    "attention_numerics": ("attention.py", ["--numerics"], ["--smoke"], 100.0),
+    "attention": ("attention.py", ["--rounds", "7"], ["--smoke", "--rounds", "2"], 150.0),
+    "logprobs": ("logprobs.py", ["--rounds", "7"], ["--smoke", "--rounds", "2"], 40.0),
+    "step": ("step.py", ["--rounds", "7"], ["--size", "tiny", "--rows", "2", "--rounds", "2"], 120.0),
+    "sampler": ("sampler.py", ["--rounds", "5"], ["--size", "tiny", "--rounds", "2"], 50.0),
+}
+LEAST = 20.0  # seconds without which a part is not begun: its processes take that long to start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=measure.RESULTS, help="folder of the JSON files")
+    parser.add_argument("--budget", type=float, default=sum(part[3] for part in PARTS.values()), help="seconds in all")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU, ours only, to see that all runs")
+    args = parser.parse_args()
+    budget = Budget(args.budget)
+    if absent := [name for name in NEEDED if not measure.version(name)]:
+        sys.exit(f"not installed: {', '.join(absent)}")
+    versions = [f"{name} {measure.version(name) or 'not installed'}" for name in (*NEEDED, *COMPARED)]
+    print(f"Python {sys.version.split()[0]}, {', '.join(versions)}; commit {measure.commit()}", flush=True)
+    states = {}
+    for place, name in enumerate(args.parts):
+        later = sum(PARTS[other][3] for other in args.parts[place + 1 :])
+        seconds = min(max(PARTS[name][3], budget.left - later), budget.left)
+        if seconds < LEAST:
+            states[name] = ("left out: no time left", 0.0)
+            continue
+        print(f"\n==== {name}, up to {seconds:.0f} s", flush=True)
+        states[name] = run(name, seconds, args)
+    print(f"\n{'part':20}{'seconds':>8}  state")
+    for name, (state, seconds) in states.items():
+        print(f"{name:20}{seconds:8.0f}  {state}")
+    print(f"JSON files: {args.out}")
+    sys.exit(any(state != "done" for state, _ in states.values()))
+
+
+def run(name: str, limit: float, args: argparse.Namespace) -> tuple[str, float]:
+    """Runs a part; its state and the seconds that it took."""
+    script, full, small, _ = PARTS[name]
+    arguments = full
+    environment = dict(os.environ)
+    if args.smoke:
+        arguments = [*(["--numerics"] if "--numerics" in full else []), *small, "--ours-only"]
+        environment["JAX_PLATFORMS"] = "cpu"
+    file = args.out / f"{name}.json"
+    args.out.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)  # an older run's, which would pass for this one's
+    # The script plans with less than it has, and ends by itself; the limit here is for one that hangs.
+    command = [sys.executable, "-u", str(Path(__file__).parent / script), *arguments]
+    command += ["--json", str(file), "--limit", str(round(limit - 8))]
+    start = time.monotonic()
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        code = process.wait(limit)
+        state = "done" if code == 0 else f"ended with code {code}"
+    except subprocess.TimeoutExpired:
+        state = f"stopped after {limit:.0f} s"
+    with contextlib.suppress(ProcessLookupError):  # its children too, whatever became of it
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return state + reached(file, state), time.monotonic() - start
+
+
+def reached(file: Path, state: str) -> str:
+    """What stands in the file of a part that did not end well."""
+    if state == "done":
+        return ""
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    names = ", ".join(found.get("results", {})) or "nothing"
+    return f"; its file holds {names}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""How fast the loader makes batches, and what share of a step waits for them.
+
+    python benchmarks/input_pipeline.py                                  # pictures made for the purpose
+    python benchmarks/input_pipeline.py --config configs/trial/sft.py    # a config's own data
+
+Without a config, 640 x 480 JPEG pictures with short conversations in LLaVA's format are written to a scratch folder and
+brought to 384 pixels. Pictures are decoded anew every time (``data.cache_images_mib=0``). For each of the step
+times given the loader is read by a loop that sleeps that long, as the host does while a device works; what the loop
+waits for batches is what ``perf/data_wait_s`` of a run reports. Rows/s are those of a loop that does not sleep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+from measure import Record
+
+VOCABULARY = 320
+
+
+def synthetic(folder: Path, count: int, rows: int) -> Any:
+    """A config over ``count`` pictures that were just written."""
+    from PIL import Image
+
+    from pivot_jax import config as configs
+    from pivot_jax.data.tokenizer import train_bpe
+
+    rng = np.random.default_rng(0)
+    written = []
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))  # smooth, as photographs are
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=90)
+        turns = [("human", "<image>\nWhat is in the picture?"), ("gpt", f"Colours, and the number {i}.")]
+        row = {"id": str(i), "image": f"{i}.jpg", "conversations": [{"from": a, "value": b} for a, b in turns]}
+        written.append(row)
+    (folder / "rows.json").write_text(json.dumps(written))
+    config = configs.base()
+    config.stage = "sft"
+    config.model.vision.image_size = config.data.image.size = 384
+    config.model.vision.patch_size = 16
+    config.tokenizer.path = str(
+        train_bpe([row["conversations"][1]["value"] for row in written], VOCABULARY, folder / "bpe")
+    )
+    config.data.sources = ({"format": "llava", "path": str(folder / "rows.json"), "image_root": str(folder)},)
+    config.data.batch_size = rows
+    return config
+
+
+def read(loader: Any, batches: int, step: float) -> dict[str, Any]:
+    """Reads ``batches`` batches behind two to warm up; seconds a step, seconds of it that waited, bytes and rows."""
+    source = iter(loader)
+    for _ in range(2):
+        next(source)
+    waits, sizes, rows = [], 0, 0
+    start = time.perf_counter()
+    for _ in range(batches):
+        asked = time.perf_counter()
+        batch = next(source)
+        waits.append(time.perf_counter() - asked)
+        sizes += sum(x.nbytes for x in vars(batch).values() if isinstance(x, np.ndarray))
+        rows += len(batch.row_index)
+        time.sleep(step)
+    seconds = time.perf_counter() - start
+    return {
+        "step_seconds_given": step,
+        "rows_per_second": rows / seconds,
+        "mb_per_second": sizes / seconds / 1e6,
+        "data_wait_s": measure.summary(waits),
+        "share_waiting": sum(waits) / seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", help="a run's config; default: pictures made for the purpose")
+    parser.add_argument("--rows", type=int, default=16, help="rows of a batch")
+    parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--pictures", type=int, default=256, help="of those made for the purpose")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="data.workers")
+    parser.add_argument("--step-seconds", type=float, nargs="+", default=[0.5, 1.0])
+    parser.add_argument("--json", type=Path, default=measure.RESULTS / "input_pipeline.json")
+    args = parser.parse_args()
+    from pivot_jax import config as configs
+    from pivot_jax.data.loader import build_loader
+    from pivot_jax.data.tokenizer import load_tokenizer
+
+    record = Record(args.json, "cpu")
+    with tempfile.TemporaryDirectory() as scratch:
+        config = configs.load(args.config) if args.config else synthetic(Path(scratch), args.pictures, args.rows)
+        config.data.batch_size, config.data.cache_images_mib = args.rows, 0
+        config.train.epochs = 1000.0
+        record.content |= {"config": args.config or "made for the purpose", "rows": args.rows}
+        tokenizer = load_tokenizer(config.tokenizer.path)
+        print(f"{'workers':>8}{'step s':>8}{'rows/s':>10}{'MB/s':>9}{'wait s':>9}{'share':>8}")
+        for workers in args.workers:
+            config.data.workers = workers
+            loader = build_loader(config, tokenizer)
+            runs = [read(loader, args.batches, step) for step in (0.0, *args.step_seconds)]
+            record.add(f"{workers} workers", runs)
+            for x in runs:
+                line = f"{workers:8}{x['step_seconds_given']:8.2f}{x['rows_per_second']:10.1f}{x['mb_per_second']:9.1f}"
+                print(f"{line}{x['data_wait_s']['median']:9.3f}{x['share_waiting']:8.1%}", flush=True)
+    print(f"written: {record.path}")
+
+
+if __name__ == "__main__":
+    main()

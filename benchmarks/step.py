@@ -1,0 +1,137 @@
+"""Our SFT and DPO step with SigLIP2 So400m/16 at 384 pixels and Qwen2.5-1.5B on an accelerator, and PyTorch's.
+
+    python benchmarks/step.py [--rows 16] [--remat dots]
+
+A row is an image (576 tokens), a prompt and an answer of 64 tokens each; DPO has two answers, for us side by side in
+one row. Weights are random and float32, matmuls bfloat16, the reference's log-probs stored on both sides, batches on
+the device in advance: how long a step waits for data is ``input_pipeline.py``'s question. The sides take turns, a step
+each. A batch that does not fit into memory is halved until it does, each side for itself; the rate counts pairs.
+
+MFU is what the model needs (``models/flops.py``: no recomputation, no padding, the visible half of causal attention)
+over the device's bfloat16 peak; HFU what the traced program really does. On a CPU a tiny size shows that it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import measure
+from measure import Budget, Record, Side, SideError
+from step_sides import SIZES, JaxSide, TorchSide
+
+TASKS = ("dpo", "sft")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, help="default: 1.5B, on a CPU tiny")
+    parser.add_argument("--rows", type=int, default=16, help="rows (SFT) or pairs (DPO) that are tried first")
+    parser.add_argument("--remat", choices=("none", "dots", "full"), default="dots", help="ours")
+    parser.add_argument("--torch-remat", choices=("none", "full"), default="none", help="gradient checkpointing")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--ours-only", action="store_true", help="compare with nothing else")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--limit", type=float, default=3600.0, help="seconds")
+    parser.add_argument("--json", type=Path, default=measure.RESULTS / "step.json")
+    args = parser.parse_args()
+    budget = Budget(args.limit)
+    sides = {"ours": Side(JaxSide, args.size, args.remat)}
+    about = sides["ours"].ask("describe")
+    record = Record(args.json, about["kind"])
+    record.content |= {
+        "size": about["size"],
+        "dtype": about["dtype"],
+        "remat": args.remat,
+        "torch_remat": args.torch_remat,
+    }
+    missing = [name for name in ("torch", "transformers") if not measure.version(name)]
+    if missing:
+        record.leave_out("pytorch", f"{' and '.join(missing)} not installed")
+    elif about["platform"] != "tpu" and not args.ours_only:
+        sides["pytorch"] = Side(TorchSide, about["size"], args.torch_remat)
+    for task in args.tasks:
+        if budget.left < 20:
+            record.leave_out(task, "no time left")
+            continue
+        record.add(task, measure_task(sides, task, args.rows, args.rounds, about, budget))
+        show(task, record.content["results"][task])
+    for side in sides.values():
+        side.close()
+    record.write()
+    print(f"written: {record.path}")
+
+
+def measure_task(
+    sides: dict[str, Side], task: str, rows: int, rounds: int, about: dict[str, Any], budget: Budget
+) -> dict[str, Any]:
+    found = prepare(sides, task, rows, about, budget)
+    ready = {name: side for name, side in sides.items() if found[name]["state"] == "ran"}
+    turns = {
+        name: (lambda side=side: side.ask("step", limit=min(60.0, budget.left))[0]) for name, side in ready.items()
+    }
+    times, dropped = measure.take_turns(turns, rounds, warmup=2)
+    for name, reason in dropped.items():
+        found[name]["state"] = reason
+    for name, seconds in times.items():
+        entry = found[name]
+        entry["seconds"] = measure.summary(seconds)
+        entry["rows_per_second"] = entry["rows"] / entry["seconds"]["median"]
+        peak = peak_flops(about["kind"])
+        if name == "ours" and peak:
+            entry["mfu"] = entry["flops_useful"] / entry["seconds"]["median"] / peak
+            entry["hfu"] = entry["flops_executed"] / entry["seconds"]["median"] / peak
+    if {"ours", "pytorch"} <= times.keys():
+        pairs = zip(times["pytorch"], times["ours"], strict=True)
+        factor = found["ours"]["rows"] / found["pytorch"]["rows"]
+        found["ours"]["ratio_to_pytorch"] = measure.summary([factor * theirs / ours for theirs, ours in pairs])
+    return found
+
+
+def prepare(
+    sides: dict[str, Side], task: str, rows: int, about: dict[str, Any], budget: Budget
+) -> dict[str, dict[str, Any]]:
+    """Compiles everywhere at the same time, then halves what did not fit."""
+    found: dict[str, dict[str, Any]] = {}
+    tries = dict.fromkeys(sides, rows)
+    while tries:
+        for name, count in tries.items():
+            sides[name].send("prepare", task, count)
+        again = {}
+        for name, count in tries.items():
+            try:
+                found[name] = {"state": "ran"} | sides[name].receive(budget.left - 10)
+            except SideError as error:
+                found[name] = {"state": str(error), "rows": count}
+                if measure.is_out_of_memory(str(error)) and count > 1:
+                    print(f"{task}: {name} has no room for {count} rows; halved", flush=True)
+                    again[name] = count // 2
+        tries = again
+    return found
+
+
+def peak_flops(kind: str) -> float | None:
+    from pivot_jax.plan.topology import CHIPS
+
+    return next((chip.flops for chip in CHIPS.values() if chip.kind == kind), None)
+
+
+def show(task: str, found: dict[str, Any]) -> None:
+    print(f"\n{task:10}{'rows':>6}{'s/step':>9}{'quartiles':>16}{'rows/s':>9}{'MFU':>7}{'HFU':>7}{'GiB':>7}")
+    for name, x in found.items():
+        if "seconds" not in x:
+            print(f"  {name:10}{x['state']}")
+            continue
+        seconds, share = x["seconds"], lambda key, x=x: f"{x[key]:7.1%}" if key in x else f"{'-':>7}"
+        spread = f"{seconds['low']:.3f}-{seconds['high']:.3f}"
+        peak = f"{x['peak_gib']:7.1f}" if x["peak_gib"] else f"{'-':>7}"
+        line = f"  {name:8}{x['rows']:6}{seconds['median']:9.3f}{spread:>16}{x['rows_per_second']:9.2f}"
+        print(line + share("mfu") + share("hfu") + peak, flush=True)
+    ratio = found["ours"].get("ratio_to_pytorch")
+    if ratio:
+        print(f"  ours / PyTorch {ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""The two train steps that ``step.py`` compares, each in a process of its own, and the data that both take.
+
+Neither needs files: weights are random, which does not change how long a step takes.
+"""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import measure  # noqa: F401, puts the repository on the path
+import numpy as np
+
+PROMPT, ANSWER = 64, 64
+RATE, BETA, CLIP = 1e-6, 0.1, 1.0
+SIZES = {
+    "1.5B": ("google/siglip2-so400m-patch16-384", "Qwen/Qwen2.5-1.5B-Instruct"),
+    "0.5B": ("google/siglip2-so400m-patch16-384", "Qwen/Qwen2.5-0.5B-Instruct"),
+    "tiny": None,
+}
+
+
+def model_config(size: str, dtype: str, remat: str) -> Any:
+    """SigLIP2 So400m at 384 pixels with a Qwen2.5, or a few thousand parameters."""
+    import dataclasses
+
+    from pivot_jax.models.decoder import DecoderConfig
+    from pivot_jax.models.mllm import MLLMConfig, ProjectorConfig
+    from pivot_jax.models.vit import ViTConfig
+
+    if size == "tiny":
+        vision = ViTConfig(image_size=32, patch_size=8, width=32, depth=2, heads=2, mlp_dim=64)
+        decoder = DecoderConfig(vocab_size=512, width=32, depth=2, heads=4, kv_heads=2, mlp_dim=64)
+    else:
+        from pivot_jax.models.zoo import DECODERS, VISION
+
+        vision, decoder = VISION[SIZES[size][0]], DECODERS[SIZES[size][1]]
+    vision, decoder = (dataclasses.replace(part, remat=remat) for part in (vision, decoder))
+    return MLLMConfig(vision, ProjectorConfig(), decoder, dtype)
+
+
+def draw(config: Any, rows: int) -> dict[str, np.ndarray]:
+    """uint8 images, and token ids of prompts and of both answers."""
+    rng, size = np.random.default_rng(0), config.vision.image_size
+    ids = {
+        name: rng.integers(6, config.decoder.vocab_size, (rows, n)).astype(np.int32)
+        for name, n in (("prompt", PROMPT), ("chosen", ANSWER), ("rejected", ANSWER))
+    }
+    return {"images": rng.integers(0, 256, (rows, size, size, 3), dtype=np.uint8), **ids}
+
+
+def vlm_batch(config: Any, task: str, rows: int) -> Any:
+    """Rows as the loader makes them: image, prompt, then one answer, or both side by side as branches."""
+    from pivot_jax.data.batch import VLMBatch
+
+    data, patches = draw(config, rows), config.vision.patches
+    answers = ("chosen",) if task == "sft" else ("chosen", "rejected")
+    start, count = patches + PROMPT, ANSWER * len(answers)
+    at, target = np.arange(start + count), np.arange(count)
+    branches = np.where(at < start, 0, 1 + (at - start) // ANSWER) if task != "sft" else np.zeros_like(at)
+    every = lambda x: np.tile(x.astype(np.int32), (rows, 1))  # noqa: E731
+    return VLMBatch(
+        images=data["images"][:, None],
+        tokens=np.concatenate([np.full((rows, patches), 5, np.int32), data["prompt"], *(data[a] for a in answers)], 1),
+        image_slots=every(np.where(at < patches, at, -1)),
+        positions=every(np.where(branches == 2, at - ANSWER, at)),
+        segments=every(np.ones_like(at)),
+        branches=every(branches),
+        sources=every(np.where(target % ANSWER == 0, start - 1, start + target - 1)),
+        targets=np.concatenate([data[a] for a in answers], 1),
+        weights=np.ones((rows, count), np.float32),
+        target_branches=every(branches[start:]),
+        row_index=np.arange(rows, dtype=np.int32),
+        ref_logps=None
+        if task == "sft"
+        else np.full((rows, 2), -ANSWER * np.log(config.decoder.vocab_size), np.float32),
+    )
+
+
+class JaxSide:
+    """The train loop's step: float32 weights, matmuls in bfloat16 on accelerators, reference log-probs stored."""
+
+    def __init__(self, size: str | None, remat: str) -> None:
+        import jax
+
+        self._jax = jax
+        small = jax.default_backend() == "cpu"
+        self._size, self._dtype = size or ("tiny" if small else "1.5B"), "float32" if small else "bfloat16"
+        self._config = model_config(self._size, self._dtype, remat)
+        self._state = self._step = None
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "platform": self._jax.default_backend(),
+            "kind": self._jax.devices()[0].device_kind,
+            "size": self._size,
+            "dtype": self._dtype,
+        }
+
+    def prepare(self, task: str, rows: int) -> dict[str, Any]:
+        """Compiles the step for a batch and runs it once.
+
+        Raises:
+          RuntimeError: out of memory, by XLA's count of the program or when it ran.
+        """
+        from pivot_jax.models import flops
+        from pivot_jax.plan.work import traced_flops
+        from pivot_jax.steps import build
+        from pivot_jax.steps.update import build_step
+
+        jax = self._jax
+        batch = vlm_batch(self._config, task, rows)
+        module, optimizer, like, rates = self._parts()
+        section = {"name": "dpo", "beta": BETA, "gamma": 0.0, "label_smoothing": 0.0, "reference": "stored"}
+        stage = SimpleNamespace(stage="sft" if task == "sft" else "preference", objective=section)
+        objective = build.build(module, stage)
+        self._step = self._batch = None
+        if self._state is None:
+            self._state = self._fresh(optimizer, objective, like, rates)
+        step = jax.jit(build_step(objective, optimizer, clip=CLIP, accumulate=1), donate_argnums=0)
+        self._batch = jax.device_put(batch)
+        traced = step.trace(self._state, self._batch, None)
+        compiled = traced.lower().compile()
+        self._check_memory(compiled)
+        try:
+            self._step = compiled
+            loss = self.step()[1]
+        except Exception:
+            self._state = None  # it was given away to the step that failed
+            raise
+        tokens, targets = batch.tokens.shape[1], batch.targets.shape[1]
+        useful = flops.train_step(flops.forward(self._config, 1, tokens, targets), {"vision", "projector", "decoder"})
+        return {
+            "rows": rows,
+            "tokens_per_row": tokens,
+            "parameters": sum(x.size for x in jax.tree.leaves(like)),
+            "loss": loss,
+            "flops_useful": rows * useful,
+            "flops_executed": traced_flops(traced.jaxpr),
+            "peak_gib": self._peak(),
+        }
+
+    def _parts(self) -> tuple[Any, Any, Any, Any]:
+        from functools import partial
+
+        from pivot_jax.models.mllm import MLLM, init_params
+        from pivot_jax.optim import adamw, partition
+
+        module = MLLM(self._config)
+        like = self._jax.eval_shape(partial(init_params, module), self._jax.random.key(0))
+        rates = partition.peak_rates([partition.UNUSED_BY_MLLM, (".*", RATE)], like)
+        section = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+        section |= {"warmup_ratio": 0.0, "schedule": "constant"}
+        return module, adamw.build(section, rates, 1000), like, rates
+
+    def _fresh(self, optimizer: Any, objective: Any, like: Any, rates: Any) -> Any:
+        from pivot_jax.optim import partition
+        from pivot_jax.steps.update import init_state
+
+        jax, jnp = self._jax, self._jax.numpy
+
+        def fill(path: Any, shape: Any) -> Any:
+            if path[-1].key == "scale":
+                return jnp.ones(shape.shape, jnp.float32)
+            return 0.02 * jax.random.normal(jax.random.key(0), shape.shape, jnp.float32)
+
+        params = jax.tree_util.tree_map_with_path(fill, like)
+        trained, frozen = partition.split(params, rates)
+        return init_state(trained, frozen, jax.jit(optimizer.init)(trained), objective)
+
+    def _check_memory(self, compiled: Any) -> None:
+        stats, memory = self._jax.devices()[0].memory_stats(), compiled.memory_analysis()
+        if not stats or not memory:
+            return
+        need = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        need += memory.output_size_in_bytes - memory.alias_size_in_bytes
+        if need > stats["bytes_limit"]:
+            raise RuntimeError(f"out of memory: needs {need / 2**30:.1f} GiB of {stats['bytes_limit'] / 2**30:.1f}")
+
+    def _peak(self) -> float | None:
+        stats = self._jax.devices()[0].memory_stats()
+        return stats["peak_bytes_in_use"] / 2**30 if stats else None
+
+    def step(self) -> tuple[float, float]:
+        """(seconds, loss) of a step, waiting for all of it; its batch lies on the device already."""
+        start = time.perf_counter()
+        self._state, metrics = self._step(self._state, self._batch, None)
+        self._jax.block_until_ready(self._state)
+        return time.perf_counter() - start, float(metrics["loss"])
+
+
+class TorchSide:
+    """What a user of Hugging Face and TRL runs: LLaVA with SDPA, autocast to bfloat16, fused AdamW.
+
+    Chosen and rejected are two sequences, each with its image, as TRL makes them; reference log-probs are precomputed
+    (TRL's ``precompute_ref_log_probs``, not its default, which adds the reference model's forward).
+    """
+
+    def __init__(self, size: str, remat: str) -> None:
+        import torch
+        import transformers
+
+        self._torch = torch
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._config = config = model_config(size, "float32", "none")
+        vision, decoder = config.vision, config.decoder
+        self._hf = transformers.LlavaConfig(
+            vision_config=transformers.SiglipVisionConfig(
+                hidden_size=vision.width, intermediate_size=vision.mlp_dim, num_hidden_layers=vision.depth,
+                num_attention_heads=vision.heads, image_size=vision.image_size, patch_size=vision.patch_size,
+                vision_use_head=False,
+            ),
+            text_config=transformers.Qwen2Config(
+                vocab_size=decoder.vocab_size, hidden_size=decoder.width, intermediate_size=decoder.mlp_dim,
+                num_hidden_layers=decoder.depth, num_attention_heads=decoder.heads,
+                num_key_value_heads=decoder.kv_heads, tie_word_embeddings=decoder.tied, max_position_embeddings=4096,
+            ),
+            image_token_index=5, vision_feature_select_strategy="full", vision_feature_layer=-2,
+            tie_word_embeddings=decoder.tied,
+        )  # fmt: skip
+        with torch.device(self._device):
+            model = transformers.LlavaForConditionalGeneration._from_config(self._hf, attn_implementation="sdpa")
+        self._model = model.train()
+        if remat != "none":
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        fused = self._device == "cuda"
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, fused=fused)
+
+    def describe(self) -> dict[str, Any]:
+        torch = self._torch
+        kind = torch.cuda.get_device_name() if self._device == "cuda" else "cpu"
+        return {"platform": "gpu" if self._device == "cuda" else "cpu", "kind": kind}
+
+    def prepare(self, task: str, rows: int) -> dict[str, Any]:
+        torch = self._torch
+        self._task, data = task, draw(self._config, rows)
+        self._inputs = None
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        answers = ("chosen",) if task == "sft" else ("chosen", "rejected")
+        image = np.full((rows, self._config.vision.patches), 5)
+        ids = [np.concatenate([image, data["prompt"], data[name]], axis=1) for name in answers]
+        tokens = torch.tensor(np.concatenate(ids), dtype=torch.long, device=self._device)
+        pixels = torch.tensor(data["images"], device=self._device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        self._inputs = {
+            "input_ids": tokens,
+            "pixel_values": pixels.repeat(len(answers), 1, 1, 1),
+            "attention_mask": torch.ones_like(tokens),
+            "use_cache": False,
+            "logits_to_keep": ANSWER + 1,
+        }
+        loss = self.step()[1]
+        peak = torch.cuda.max_memory_allocated() / 2**30 if self._device == "cuda" else None
+        count = sum(x.numel() for x in self._model.parameters())
+        return {"rows": rows, "tokens_per_row": tokens.shape[1], "parameters": count, "loss": loss, "peak_gib": peak}
+
+    def step(self) -> tuple[float, float]:
+        torch, functional = self._torch, self._torch.nn.functional
+        start = time.perf_counter()
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
+            logits = self._model(**self._inputs).logits[:, :-1]
+        targets = self._inputs["input_ids"][:, -ANSWER:]
+        logps = -functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
+        if self._task == "sft":
+            loss = -logps.mean()
+        else:
+            base = -ANSWER * np.log(self._config.decoder.vocab_size)
+            chosen, rejected = (logps.sum(1) - base).chunk(2)
+            loss = -functional.logsigmoid(BETA * (chosen - rejected)).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), CLIP)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start, loss.item()

@@ -1,0 +1,80 @@
+"""The table of measured attention backends, and what ``auto`` makes of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import jax.numpy as jnp
+import pytest
+
+from pivot_jax.kernels import choices, target
+from pivot_jax.kernels.attention import AUTO, BACKENDS, attention
+from pivot_jax.kernels.tuned import Case
+
+FASTEST = {
+    (64, True, "segments", "bfloat16"): "pallas_gpu",
+    (128, True, "segments", "bfloat16"): "pallas_gpu",
+    (72, False, "none", "bfloat16"): "cudnn",
+}
+LONG = Case(2048, 2048, 6, 128, "bfloat16", True, "segments")
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Another file than the committed one, with entries for a GPU and for the CPU that the tests run on."""
+    file = tmp_path / "choices.json"
+    file.write_text("{}")
+    choices.write("NVIDIA H200", FASTEST, file)
+    choices.write("cpu", {(8, True, "none", "float32"): "reference"}, file)
+    monkeypatch.setattr(choices, "FILE", file)
+    return file
+
+
+def test_what_is_written_is_found_and_the_rest_is_not(table):
+    assert choices.choose("NVIDIA H200", LONG) == "pallas_gpu"
+    assert choices.choose("NVIDIA H200", Case(729, 729, 1, 72, "bfloat16", False, "none")) == "cudnn"
+    for other in (
+        LONG._replace(dtype="float32"),
+        LONG._replace(c=80),
+        LONG._replace(mask="branches"),
+        LONG._replace(causal=False),
+        LONG._replace(n=1),  # decoding
+        LONG._replace(n=64, m=64),
+    ):
+        assert choices.choose("NVIDIA H200", other) is None
+    assert choices.choose("NVIDIA A100", LONG) is None
+
+
+def test_widths_of_one_backend_share_an_entry_and_other_kinds_stay(table):
+    written = json.loads(table.read_text())
+    assert [entry["widths"] for entry in written["NVIDIA H200"]] == [[72], [64, 128]]
+    choices.write("NVIDIA H200", {}, table)
+    assert choices.read(table)["NVIDIA H200"] == [] and choices.read(table)["cpu"]
+
+
+def test_auto_takes_the_measured_backend_and_says_so_once(table, monkeypatch, caplog):
+    seen = []
+    for name in ("reference", AUTO["cpu"]):
+        monkeypatch.setitem(
+            BACKENDS,
+            name,
+            lambda q, *_, name=name, **__: seen.append(name) or q,
+        )
+    monkeypatch.setattr(target, "_logged", set())
+    x = jnp.ones((1, choices.LEAST, 1, 8))
+    with caplog.at_level(logging.INFO, "pivot_jax"):
+        attention(x, x, x, causal=True)
+        attention(x, x, x, causal=True)
+        attention(x, x, x, causal=False)
+    assert seen == ["reference", "reference", AUTO["cpu"]]
+    assert [line.split(",")[0] for line in caplog.messages] == [
+        "attention backend: reference",
+        f"attention backend: {AUTO['cpu']}",
+    ]
+
+
+def test_the_committed_table_names_backends_that_exist():
+    for entries in json.loads(choices.FILE.read_text()).values():
+        for entry in entries:
+            assert entry["backend"] in BACKENDS and set(entry) == {"widths", "causal", "mask", "dtype", "backend"}
