@@ -5,7 +5,8 @@
 A row is an image (576 tokens), a prompt and an answer of 64 tokens each; DPO has two answers, for us side by side in
 one row. Weights are random and float32, matmuls bfloat16, the reference's log-probs stored on both sides, batches on
 the device in advance: how long a step waits for data is ``input_pipeline.py``'s question. The sides take turns, a step
-each. A batch that does not fit into memory is halved until it does, each side for itself; the rate counts pairs.
+each, and share the device's memory. A batch that does not fit is halved until it does, each side for itself; the rate
+counts pairs.
 
 MFU is what the model needs (``models/flops.py``: no recomputation, no padding, the visible half of causal attention)
 over the device's bfloat16 peak; HFU what the traced program really does. On a CPU a tiny size shows that it works.
