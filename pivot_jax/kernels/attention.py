@@ -103,7 +103,7 @@ def reference(q: Array, k: Array, v: Array, masks: Any, *, causal: bool, scale: 
 
 
 def _pallas_gpu(q: Array, k: Array, v: Array, masks: Any, *, causal: bool, scale: float) -> Array:
-    from pivot_jax.kernels.gpu.attention import attention_gpu  # here: it imports a compiler that only GPUs need
+    from pivot_jax.kernels.gpu.mosaic import attention_gpu  # here: it imports a compiler that only GPUs need
 
     return attention_gpu(q, k, v, masks, causal=causal, scale=scale)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pivot_jax.kernels.attention import attention
 from pivot_jax.kernels.gpu import mosaic_backward, mosaic_tile
-from pivot_jax.kernels.gpu.attention import WIDTHS
+from pivot_jax.kernels.gpu.mosaic import WIDTHS
 from tests.kernels.test_attention import compare, draw, loss, lowered_for
 
 MASKS = ["none", "segments", "branches"]
