@@ -1,8 +1,8 @@
 """Hugging Face checkpoints in and out."""
 
 from pivot_jax.hub.chat import system_text
-from pivot_jax.hub.configs import HubModel
 from pivot_jax.hub.configs import read as read_config
+from pivot_jax.hub.families import HubModel
 from pivot_jax.hub.folder import check_place
 from pivot_jax.hub.load import load_params
 from pivot_jax.hub.save import export_decoder, export_encoder, export_mllm

@@ -63,3 +63,11 @@ def section(raw: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise UserError(f"{path}: '{key}' is {section!r}; expected an object")
     return section
+
+
+def checked(where: str, kind: Any, **values: Any) -> Any:
+    """Builds a dataclass; its own complaints get the file's name."""
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error

@@ -15,7 +15,7 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from pivot_jax import rules
 from pivot_jax.errors import UserError
-from pivot_jax.hub import configs, names
+from pivot_jax.hub import configs, families, names
 from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import Shards
 
@@ -36,7 +36,7 @@ def load_params(
     (one device's slice of it; for a stacked parameter, of all its layers).
 
     Args:
-      folder: holds config.json and safetensors, whole or in shards. See ``names.LAYOUTS`` for the families.
+      folder: holds config.json and safetensors, whole or in shards. See ``families.FOLDERS`` for the families.
       target_shardings: one sharding for all; or a nested dict of shardings, which also says what is wanted:
         a parameter that it does not name is not read; or a function of (path, shape) that gives a sharding, or
         None for what is not wanted. None: all on the first device.
@@ -103,9 +103,9 @@ class _Source:
         return block.transpose(order).reshape(shape)[tuple(cut)]
 
 
-def _match(shards: Shards, model: configs.HubModel) -> _Source:
+def _match(shards: Shards, model: families.HubModel) -> _Source:
     """Pairs every parameter with its tensors and checks names, shapes and types from the headers."""
-    layout = names.layout_of(model.model_type)
+    layout = families.layout_of(model)
     found, passed_over = names.entries(layout, configs.sizes(model))
     file_keys: dict[str, str] = {}
     for key in shards.keys:

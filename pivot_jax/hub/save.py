@@ -10,7 +10,7 @@ import jax
 
 from pivot_jax.errors import UserError
 from pivot_jax.hub import chat, folder, tensors
-from pivot_jax.hub.configs import HubModel
+from pivot_jax.hub.families import HubModel, llava, text_of, vision_of
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLMConfig
 from pivot_jax.models.vit import ViTConfig
@@ -30,7 +30,7 @@ def export_encoder(
     overwrite: bool = False,
     note: str = "",
 ) -> Path:
-    """Writes ``params["vision"]`` as a SiglipVisionModel with its image processor.
+    """Writes ``params["vision"]`` as its family's class (a SiglipVisionModel) with its image processor.
 
     An MLLM neither uses nor trains the last block, the closing norm and the pooling head (``vision/final``).
     If they are there, the whole encoder is written. ``drop_last`` writes it without them: one layer less, no head,
@@ -42,15 +42,16 @@ def export_encoder(
       UserError: ``vision/final`` is absent and ``drop_last`` is not set; see also :func:`export_mllm`.
     """
     vision = cfg.vision if isinstance(cfg, MLLMConfig) else cfg
+    family = vision_of(vision)
     has_final = _has_final(params)
     if not has_final and not drop_last:
         raise UserError(
             "these parameters hold no vision/final (last block, closing norm, pooling head), so a whole "
-            f"SiglipVisionModel cannot be written; drop_last (--drop-last) writes one of {vision.depth - 1} layers "
+            f"{family.class_name} cannot be written; drop_last (--drop-last) writes one of {vision.depth - 1} layers "
             "without it"
         )
     final = has_final and not drop_last
-    model = HubModel("siglip_vision_model", vision=vision, final=final)
+    model = HubModel(family.model_type, vision=vision, final=final)
     state = "hidden_states[-2]" if final else "hidden_states[-1]"
     lines = [
         f"The features that training shaped are the patch tokens `{state}` (ask for `output_hidden_states=True`).",
@@ -63,16 +64,16 @@ def export_encoder(
     if final and final_trained:
         lines = ["All of it was trained, the last block, the closing norm and the pooling head too."]
     lines = [
-        "A SigLIP vision encoder trained with PIVOT-JAX. It loads with `transformers.SiglipVisionModel`.",
+        f"A vision encoder trained with PIVOT-JAX. It loads with `transformers.{family.class_name}`.",
         "",
         *lines,
     ]
-    raw = folder.vision_json(vision, final=final, dtype=dtype)
+    raw = family.write(vision, final, dtype)
 
     def beside(into: Path) -> None:
         folder.write_json(into / "config.json", raw)
-        folder.write_image_processor(into, vision)
-        folder.write_card(into, "SigLIP vision encoder", "image-feature-extraction", [*lines, "", note])
+        folder.write_image_processor(into, family.processor(vision))
+        folder.write_card(into, "Vision encoder", "image-feature-extraction", [*lines, "", note])
 
     return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside)
 
@@ -89,10 +90,11 @@ def export_decoder(
     overwrite: bool = False,
     note: str = "",
 ) -> Path:
-    """Writes ``params["decoder"]`` as a Qwen2ForCausalLM, with the tokenizer and our chat template if one is given."""
+    """Writes ``params["decoder"]`` as its family's class, with the tokenizer and our chat template if one is given."""
     decoder = cfg.decoder if isinstance(cfg, MLLMConfig) else cfg
-    model = HubModel("qwen2", decoder=decoder)
-    raw = folder.decoder_json(decoder, dtype=dtype, max_positions=max_positions, tokenizer=tokenizer)
+    family = text_of(decoder)
+    model = HubModel(family.model_type, decoder=decoder)
+    raw = family.write(decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
 
     def beside(into: Path) -> None:
         folder.write_json(into / "config.json", raw)
@@ -101,7 +103,7 @@ def export_decoder(
             tokenizer.save_pretrained(into)
             folder.write_chat_template(into, chat.jinja(system))
         lines = ["A decoder trained with PIVOT-JAX. It loads with `transformers.AutoModelForCausalLM`.", "", note]
-        folder.write_card(into, "Qwen2 language model", "text-generation", lines)
+        folder.write_card(into, "Language model", "text-generation", lines)
 
     return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside)
 
@@ -139,18 +141,19 @@ def export_mllm(
     token_id = _image_token_id(tokenizer, image_token, cfg.decoder.vocab_size)
     final = _has_final(params)
     model = HubModel("llava", cfg.vision, cfg.decoder, cfg.projector, final, token_id)
-    text = folder.decoder_json(cfg.decoder, dtype=dtype, max_positions=max_positions, tokenizer=tokenizer)
-    vision = folder.vision_json(cfg.vision, final=final, dtype=dtype)
+    tower, language = vision_of(cfg.vision), text_of(cfg.decoder)
+    text = language.write(cfg.decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
+    vision = tower.write(cfg.vision, final, dtype)
 
     def beside(into: Path) -> None:
-        folder.write_json(into / "config.json", folder.llava_json(vision, text, token_id, cfg.vision.patches))
+        folder.write_json(into / "config.json", llava.write(vision, text, token_id, cfg.vision.patches))
         folder.write_generation(into, tokenizer)
-        folder.write_image_processor(into, cfg.vision)
+        folder.write_image_processor(into, tower.processor(cfg.vision))
         if tokenizer is not None:
             tokenizer.save_pretrained(into)
             folder.write_llava_processor(into, cfg.vision, tokenizer.convert_ids_to_tokens(token_id), system)
         lines = [
-            "A multimodal LLM (SigLIP encoder, two-layer projector, Qwen2 decoder) trained with PIVOT-JAX. It loads "
+            "A LLaVA-style multimodal LLM trained with PIVOT-JAX. It loads "
             "with `transformers.LlavaForConditionalGeneration` and `transformers.AutoProcessor`.",
             "",
             note,

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs, names
-from pivot_jax.hub.configs import HubModel
+from pivot_jax.hub.families import HubModel, layout_of
 from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import INDEX, WHOLE
 
@@ -42,7 +42,7 @@ class Tensors:
             raise UserError(f"dtype '{dtype}' is unknown; there are: {', '.join(DTYPES)}")
         sizes = configs.sizes(model)
         self._dtype = np.dtype(DTYPES[dtype])
-        self._entries, _ = names.entries(names.layout_of(model.model_type), sizes)
+        self._entries, _ = names.entries(layout_of(model), sizes)
         self._params = {p: x for p, x in rules.flatten(params).items() if p.split("/")[0] in sizes}
         self._made = {} if model.final else _identity_norm(model)
         self._check(model)
@@ -148,7 +148,7 @@ def _identity_norm(model: HubModel) -> dict[str, np.ndarray]:
     """The closing norm that SiglipVisionModel must have, where ours was left out: scale 1, bias 0."""
     if model.vision is None:
         return {}
-    layout = names.layout_of(model.model_type)
+    layout = layout_of(model)
     keys = {rule.ours: rule.theirs for rule in layout.rules}
     ones, zeros = np.ones(model.vision.width, np.float32), np.zeros(model.vision.width, np.float32)
     return {keys["vision/final/norm/scale"]: ones, keys["vision/final/norm/bias"]: zeros}

@@ -29,6 +29,7 @@ class ViTConfig:
     depth: int
     heads: int
     mlp_dim: int
+    family: str = "siglip"
     eps: float = 1e-6
     activation: str = "gelu_tanh"
     pool_head: bool = True

@@ -10,7 +10,8 @@ import transformers
 
 from pivot_jax import hub
 from pivot_jax.errors import UserError
-from pivot_jax.hub import configs
+from pivot_jax.hub import families
+from pivot_jax.models.decoder import DecoderConfig
 
 
 def write(folder, raw):
@@ -31,9 +32,9 @@ def llava(**changes):
 @pytest.mark.parametrize(
     ("table", "config"),
     [
-        (configs._SIGLIP_DEFAULTS, transformers.SiglipVisionConfig()),
-        (configs._QWEN2_DEFAULTS, transformers.Qwen2Config()),
-        (configs._LLAVA_DEFAULTS, transformers.LlavaConfig()),
+        (families.siglip.DEFAULTS, transformers.SiglipVisionConfig()),
+        (families.qwen2.DEFAULTS, transformers.Qwen2Config()),
+        (families.llava.DEFAULTS, transformers.LlavaConfig()),
     ],
     ids=["siglip", "qwen2", "llava"],
 )
@@ -64,7 +65,7 @@ def test_older_spellings_of_a_real_config(tmp_path):
         **{"num_key_value_heads": 2, "rope_theta": 1000000.0, "sliding_window": 32768, "use_sliding_window": False},
         **{"tie_word_embeddings": True, "torch_dtype": "bfloat16", "vocab_size": 151936},
     }
-    expected = configs.DecoderConfig(151936, 1536, 28, 12, 2, 8960, rope_theta=1e6, tied=True)
+    expected = DecoderConfig(151936, 1536, 28, 12, 2, 8960, rope_theta=1e6, tied=True)
     assert hub.read_config(write(tmp_path, raw)).decoder == expected
 
 

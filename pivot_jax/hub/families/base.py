@@ -1,0 +1,118 @@
+"""What a family says of itself: how its config.json reads, how its tensors are named, what an export writes.
+
+A folder on the hub holds one model class (:class:`Folder`), made of parts: a vision encoder (:class:`VisionFamily`),
+a language model (:class:`TextFamily`), and what joins them. The parts are shared between folders: LLaVA's language
+model is read by the same table as a Qwen2 folder of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pivot_jax.errors import UserError
+from pivot_jax.hub.names import Layout, Rule
+from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.mllm import MLLMConfig, ProjectorConfig
+from pivot_jax.models.vit import ViTConfig
+
+BUFFERS = r"(.*\.)?(position_ids|rotary_emb\.inv_freq)"  # keys that hold nothing trained, in files of any family
+TOWER = r"(model\.)?vision_tower\.(vision_tower\.)?"  # in front of an encoder's keys where it is a part of an MLLM
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """What a folder holds. Parts that it lacks are None.
+
+    ``final`` is False where the last vision block was left out of the checkpoint: then ``vision.depth`` still
+    counts it, so that the features come from the same block as in the model that the checkpoint was made from.
+    """
+
+    model_type: str
+    vision: ViTConfig | None = None
+    decoder: DecoderConfig | None = None
+    projector: ProjectorConfig | None = None
+    final: bool = True
+    image_token_id: int | None = None
+
+    @property
+    def mllm(self) -> MLLMConfig:
+        """The whole model's configuration; UserError if the folder holds only a part."""
+        if self.vision is None or self.decoder is None or self.projector is None:
+            raise UserError(f"a '{self.model_type}' checkpoint is no multimodal LLM; use a LLaVA folder")
+        return MLLMConfig(self.vision, self.projector, self.decoder)
+
+    @property
+    def summary(self) -> str:
+        """Dimensions in words, for messages."""
+        parts = []
+        if self.vision:
+            v = self.vision
+            parts.append(
+                f"vision of {v.depth - (not self.final)} layers, width {v.width}, MLP {v.mlp_dim}, "
+                f"{v.image_size}-pixel images, patch {v.patch_size}"
+            )
+        if self.decoder:
+            d = self.decoder
+            parts.append(
+                f"decoder of {d.depth} layers, width {d.width}, MLP {d.mlp_dim}, {d.heads} heads, {d.kv_heads} "
+                f"key/value heads, vocabulary {d.vocab_size}, {'tied' if d.tied else 'untied'}"
+            )
+        return " and ".join(parts)
+
+
+@dataclass(frozen=True)
+class VisionFamily:
+    """A vision encoder.
+
+    Attributes:
+      model_type: of its section in config.json (``vision_config`` of a LLaVA).
+      class_name: what loads its folder in transformers.
+      prefix: in front of its keys in a folder of its own and within a tower.
+      rules: names of its parameters behind that prefix.
+      spelling: regex for the start of a key that was saved without the prefix.
+      read: (section, file for messages, whether the last block was dropped) → config.
+      write: (config, whether the last block is there, dtype) → the section.
+      processor: config → preprocessor_config.json.
+    """
+
+    model_type: str
+    class_name: str
+    prefix: str
+    rules: tuple[Rule, ...]
+    spelling: str
+    read: Callable[[Mapping[str, Any], str, bool], ViTConfig]
+    write: Callable[[ViTConfig, bool, str], dict[str, Any]]
+    processor: Callable[[ViTConfig], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class TextFamily:
+    """A language model.
+
+    Attributes:
+      model_type, class_name, rules: as for :class:`VisionFamily`; keys begin with ``model.`` or are ``lm_head.weight``.
+      read: (section, file for messages, whether the wrapper ties the head) → config.
+      write: (config, dtype, longest position) → the section.
+    """
+
+    model_type: str
+    class_name: str
+    rules: tuple[Rule, ...]
+    read: Callable[[Mapping[str, Any], str, bool], DecoderConfig]
+    write: Callable[[DecoderConfig, str, int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A model class as it lies in a folder.
+
+    Attributes:
+      read: (config.json, its path) → what the folder holds.
+      layout: names and spellings of its tensors. A composite's depend on the families of its parts.
+    """
+
+    read: Callable[[Mapping[str, Any], Path], HubModel]
+    layout: Callable[[HubModel], Layout]

@@ -1,0 +1,23 @@
+"""The encoders and language models that folders are made of, by the ``model_type`` of their section."""
+
+from __future__ import annotations
+
+from pivot_jax.hub.families.base import TextFamily, VisionFamily
+from pivot_jax.hub.families.qwen2 import QWEN2
+from pivot_jax.hub.families.siglip import SIGLIP
+from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.vit import ViTConfig
+
+TOWERS: dict[str, VisionFamily] = {family.model_type: family for family in (SIGLIP,)}
+LANGUAGES: dict[str, TextFamily] = {family.model_type: family for family in (QWEN2,)}
+_BY_FAMILY = {"siglip": SIGLIP}  # ViTConfig.family
+
+
+def vision_of(cfg: ViTConfig) -> VisionFamily:
+    """The family whose checkpoints hold this encoder."""
+    return _BY_FAMILY[cfg.family]
+
+
+def text_of(cfg: DecoderConfig) -> TextFamily:
+    """The family whose checkpoints hold this decoder."""
+    return QWEN2
