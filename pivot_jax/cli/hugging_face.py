@@ -26,7 +26,7 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     params = hub.load_params(args.folder)
     if model.decoder is not None and model.vision is not None:
         _write_run(Path(args.folder), model, params, out)
-        print(f"{out}: a run of {model.summary}; use it with --workdir, or as run:{out} in init")
+        print(f"{out}: a run of {hub.summary(model)}; use it with --workdir, or as run:{out} in init")
         return
     from pivot_jax.train.checkpoint import save_pack
 
@@ -35,7 +35,7 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     if model.vision is not None:
         about["image"] = {"preset": "siglip", "size": model.vision.image_size}
     save_pack(out, params, about)
-    print(f"{out}: a pack of {model.summary}; use it as pack:{out} in init")
+    print(f"{out}: a pack of {hub.summary(model)}; use it as pack:{out} in init")
 
 
 def _model_section(model: Any) -> dict[str, Any]:

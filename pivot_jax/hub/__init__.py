@@ -2,7 +2,7 @@
 
 from pivot_jax.hub.chat import system_text
 from pivot_jax.hub.configs import read as read_config
-from pivot_jax.hub.families import HubModel
+from pivot_jax.hub.families import HubModel, summary
 from pivot_jax.hub.folder import check_place
 from pivot_jax.hub.load import load_params
 from pivot_jax.hub.save import export_decoder, export_encoder, export_mllm
@@ -15,5 +15,6 @@ __all__ = [
     "export_mllm",
     "load_params",
     "read_config",
+    "summary",
     "system_text",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
-from pivot_jax.hub.families import FOLDERS, HubModel
+from pivot_jax.hub.families import FOLDERS, HubModel, vision_of
 from pivot_jax.hub.fields import read_json
 
 
@@ -41,12 +41,7 @@ def sizes(model: HubModel) -> dict[str, dict[str, int]]:
     """Sizes of the letters and flags in ``names``' tables, per part of the model."""
     found: dict[str, dict[str, int]] = {}
     if model.vision:
-        v = model.vision
-        found["vision"] = {
-            **{"d": v.width, "e": v.width, "f": v.mlp_dim, "n": v.patches, "s": 1},
-            **{"c": 3, "y": v.patch_size, "x": v.patch_size},
-            **{"layers": v.depth - 1, "final": int(model.final), "pool": int(model.final and v.pool_head)},
-        }
+        found["vision"] = vision_of(model.vision).sizes(model.vision, model.final)
     if model.decoder:
         d = model.decoder
         found["decoder"] = {

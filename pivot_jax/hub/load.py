@@ -115,7 +115,7 @@ def _match(shards: Shards, model: families.HubModel) -> _Source:
         file_keys[canonical] = key
     needed = {key: entry for entry in found for key in entry.keys}
     for problem in _problems(shards, layout, needed, passed_over, file_keys):
-        raise UserError(f"{problem}; config.json says {model.summary}")
+        raise UserError(f"{problem}; config.json says {families.summary(model)}")
     return _Source(shards, {entry.path: entry for entry in found}, file_keys)
 
 

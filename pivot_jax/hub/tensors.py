@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs, names
-from pivot_jax.hub.families import HubModel, layout_of
+from pivot_jax.hub.families import HubModel, layout_of, summary
 from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import INDEX, WHOLE
 
@@ -73,13 +73,13 @@ class Tensors:
         expected = {entry.path: entry.shape for entry in self._entries}
         for path, shape in expected.items():
             if path not in self._params:
-                raise UserError(f"the parameters hold no '{path}'; are they another model's? ({model.summary})")
+                raise UserError(f"the parameters hold no '{path}'; are they another model's? ({summary(model)})")
             there = tuple(self._params[path].shape)
             if there != shape:
-                raise UserError(f"'{path}' has shape {list(there)}, expected {list(shape)} ({model.summary})")
+                raise UserError(f"'{path}' has shape {list(there)}, expected {list(shape)} ({summary(model)})")
         for path in self._params:
             if path not in expected and not (path.startswith("vision/final/") and not model.final):
-                raise UserError(f"'{path}' has no place in a '{model.model_type}' checkpoint ({model.summary})")
+                raise UserError(f"'{path}' has no place in a '{model.model_type}' checkpoint ({summary(model)})")
 
 
 def write_shards(folder: Path, tensors: Tensors, gathered: Iterator[tuple[str, np.ndarray]], shard_bytes: int) -> None:

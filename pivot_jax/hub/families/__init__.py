@@ -23,6 +23,7 @@ __all__ = [
     "TextFamily",
     "VisionFamily",
     "layout_of",
+    "summary",
     "text_of",
     "vision_of",
 ]
@@ -37,14 +38,10 @@ def _encoder(family: VisionFamily, kind: str = "", section_key: str = "", ignore
         dropped = own.get("vision_feature_layer") == -1  # ours: see a family's ``write``
         return HubModel(kind, vision=family.read(own, where, dropped), final=not dropped)
 
-    spellings = (
-        (rf"{TOWER}({re.escape(family.prefix)})?", family.prefix),
-        (re.escape(family.prefix), family.prefix),
-        (family.spelling, family.prefix),
-    )
-    layout = Layout(
-        within(family.rules, theirs=family.prefix), spellings, f"{BUFFERS}|{ignored}" if ignored else BUFFERS
-    )
+    prefix, own = re.escape(family.prefix), ((re.escape(family.prefix), family.prefix),) if family.prefix else ()
+    spellings = ((rf"{TOWER}({prefix})?", family.prefix), *own, (family.spelling, family.prefix))
+    passed_over = "|".join(pattern for pattern in (BUFFERS, f"{prefix}({family.ignored})", ignored) if pattern)
+    layout = Layout(within(family.rules, theirs=family.prefix), spellings, passed_over)
     return Folder(read, lambda _: layout)
 
 
@@ -71,3 +68,15 @@ def layout_of(model: HubModel) -> Layout:
     if model.model_type not in FOLDERS:
         raise UserError(f"model_type '{model.model_type}' is not supported (supported: {', '.join(sorted(FOLDERS))})")
     return FOLDERS[model.model_type].layout(model)
+
+
+def summary(model: HubModel) -> str:
+    """Dimensions in words, for messages."""
+    parts = [vision_of(model.vision).words(model.vision, model.final)] if model.vision else []
+    if model.decoder:
+        d = model.decoder
+        parts.append(
+            f"decoder of {d.depth} layers, width {d.width}, MLP {d.mlp_dim}, {d.heads} heads, {d.kv_heads} "
+            f"key/value heads, vocabulary {d.vocab_size}, {'tied' if d.tied else 'untied'}"
+        )
+    return " and ".join(parts)

@@ -44,24 +44,6 @@ class HubModel:
             raise UserError(f"a '{self.model_type}' checkpoint is no multimodal LLM; use a LLaVA folder")
         return MLLMConfig(self.vision, self.projector, self.decoder)
 
-    @property
-    def summary(self) -> str:
-        """Dimensions in words, for messages."""
-        parts = []
-        if self.vision:
-            v = self.vision
-            parts.append(
-                f"vision of {v.depth - (not self.final)} layers, width {v.width}, MLP {v.mlp_dim}, "
-                f"{v.image_size}-pixel images, patch {v.patch_size}"
-            )
-        if self.decoder:
-            d = self.decoder
-            parts.append(
-                f"decoder of {d.depth} layers, width {d.width}, MLP {d.mlp_dim}, {d.heads} heads, {d.kv_heads} "
-                f"key/value heads, vocabulary {d.vocab_size}, {'tied' if d.tied else 'untied'}"
-            )
-        return " and ".join(parts)
-
 
 @dataclass(frozen=True)
 class VisionFamily:
@@ -76,6 +58,9 @@ class VisionFamily:
       read: (section, file for messages, whether the last block was dropped) → config.
       write: (config, whether the last block is there, dtype) → the section.
       processor: config → preprocessor_config.json.
+      sizes: (config, whether the last block is there) → sizes of the letters and flags in ``rules``.
+      words: the same → dimensions in words, for messages.
+      ignored: keys behind the prefix that hold nothing of ours (a classifier).
     """
 
     model_type: str
@@ -86,6 +71,9 @@ class VisionFamily:
     read: Callable[[Mapping[str, Any], str, bool], ViTConfig]
     write: Callable[[ViTConfig, bool, str], dict[str, Any]]
     processor: Callable[[ViTConfig], dict[str, Any]]
+    sizes: Callable[[ViTConfig, bool], dict[str, int]]
+    words: Callable[[ViTConfig, bool], str]
+    ignored: str = ""
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,22 @@ def processor(cfg: ViTConfig) -> dict[str, Any]:
     }
 
 
+def sizes(cfg: ViTConfig, final: bool) -> dict[str, int]:
+    """Sizes of the letters and flags above."""
+    return {
+        **{"d": cfg.width, "e": cfg.width, "f": cfg.mlp_dim, "n": cfg.patches, "s": 1},
+        **{"c": 3, "y": cfg.patch_size, "x": cfg.patch_size},
+        **{"layers": cfg.depth - 1, "final": int(final), "pool": int(final and cfg.pool_head)},
+    }
+
+
+def words(cfg: ViTConfig, final: bool) -> str:
+    return (
+        f"vision of {cfg.depth - (not final)} layers, width {cfg.width}, MLP {cfg.mlp_dim}, "
+        f"{cfg.image_size}-pixel images, patch {cfg.patch_size}"
+    )
+
+
 SIGLIP = VisionFamily(
     model_type="siglip_vision_model",
     class_name="SiglipVisionModel",
@@ -132,4 +148,6 @@ SIGLIP = VisionFamily(
     read=read,
     write=write,
     processor=processor,
+    sizes=sizes,
+    words=words,
 )
