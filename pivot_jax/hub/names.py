@@ -6,7 +6,8 @@ A row says where a parameter of ours lives in a Hugging Face checkpoint and how 
 
 The pattern names the axes of *their* array, then of ours, with the field's letters; the letters' sizes come from
 the model's configuration (``configs.sizes``), so the same string gives both shapes, the import and the export.
-``{layer}`` in their key makes ours a stack over layers 0..layers-1; ``{last}`` is the layer behind the stack.
+``{layer}`` in their key makes ours a stack over layers 0..layers-1 (the letter ``layers``, or the one that the rule
+names); ``{last}`` is the layer behind the stack.
 
 Checkpoints of one model are spelled in several ways (before and after transformers 5, with and without the
 wrapper's prefix). ``Layout.spellings`` turns each known spelling into the canonical one, which is what we write:
@@ -31,6 +32,7 @@ class Rule:
     pattern: str
     part: tuple[int, int] = (0, 1)  # theirs holds `part[1]` equal parts along its first axis; ours is number `part[0]`
     when: str = ""  # a flag in the sizes; 0 means that this model has no such parameter, and a file's is passed over
+    layers: str = "layers"  # the letter whose size is the number of layers
 
     @property
     def stacked(self) -> bool:
@@ -130,7 +132,7 @@ def entries(layout: Layout, sizes: Sizes) -> tuple[list[Entry], set[str]]:
         letters = sizes.get(rule.ours.split("/")[0])
         if letters is None:
             continue
-        layers = letters.get("layers", 0)
+        layers = letters.get(rule.layers, 0)
         keys = tuple(rule.theirs.format(layer=i, last=layers) for i in range(layers if rule.stacked else 1))
         if rule.when and not letters[rule.when]:
             passed_over.update(keys)

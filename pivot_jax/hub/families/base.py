@@ -16,7 +16,6 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub.names import Layout, Rule
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLMConfig, ProjectorConfig
-from pivot_jax.models.vit import ViTConfig
 
 BUFFERS = r"(.*\.)?(position_ids|rotary_emb\.inv_freq)"  # keys that hold nothing trained, in files of any family
 TOWER = r"(model\.)?vision_tower\.(vision_tower\.)?"  # in front of an encoder's keys where it is a part of an MLLM
@@ -31,7 +30,7 @@ class HubModel:
     """
 
     model_type: str
-    vision: ViTConfig | None = None
+    vision: Any = None  # an encoder's config: ViTConfig, ConvNeXtConfig
     decoder: DecoderConfig | None = None
     projector: ProjectorConfig | None = None
     final: bool = True
@@ -47,7 +46,7 @@ class HubModel:
 
 @dataclass(frozen=True)
 class VisionFamily:
-    """A vision encoder.
+    """A vision encoder. Its config is a dataclass of ``models``: ViTConfig, ConvNeXtConfig.
 
     Attributes:
       model_type: of its section in config.json (``vision_config`` of a LLaVA).
@@ -68,11 +67,11 @@ class VisionFamily:
     prefix: str
     rules: tuple[Rule, ...]
     spelling: str
-    read: Callable[[Mapping[str, Any], str, bool], ViTConfig]
-    write: Callable[[ViTConfig, bool, str], dict[str, Any]]
-    processor: Callable[[ViTConfig], dict[str, Any]]
-    sizes: Callable[[ViTConfig, bool], dict[str, int]]
-    words: Callable[[ViTConfig, bool], str]
+    read: Callable[[Mapping[str, Any], str, bool], Any]
+    write: Callable[[Any, bool, str], dict[str, Any]]
+    processor: Callable[[Any], dict[str, Any]]
+    sizes: Callable[[Any, bool], dict[str, int]]
+    words: Callable[[Any, bool], str]
     ignored: str = ""
 
 

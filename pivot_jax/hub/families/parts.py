@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pivot_jax.hub.families.base import TextFamily, VisionFamily
+from pivot_jax.hub.families.convnext import CONVNEXT
 from pivot_jax.hub.families.qwen2 import QWEN2
 from pivot_jax.hub.families.siglip import SIGLIP
 from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.vit import ViTConfig
 
-TOWERS: dict[str, VisionFamily] = {family.model_type: family for family in (SIGLIP,)}
+TOWERS: dict[str, VisionFamily] = {family.model_type: family for family in (SIGLIP, CONVNEXT)}
 LANGUAGES: dict[str, TextFamily] = {family.model_type: family for family in (QWEN2,)}
-_BY_FAMILY = {"siglip": SIGLIP}  # ViTConfig.family
+_BY_FAMILY = {"siglip": SIGLIP, "convnext": CONVNEXT}  # ``family`` of an encoder's config
 
 
-def vision_of(cfg: ViTConfig) -> VisionFamily:
+def vision_of(cfg: Any) -> VisionFamily:
     """The family whose checkpoints hold this encoder."""
     return _BY_FAMILY[cfg.family]
 
