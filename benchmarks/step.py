@@ -67,6 +67,8 @@ def main() -> None:
 def measure_task(
     sides: dict[str, Side], task: str, rows: int, rounds: int, about: dict[str, Any], budget: Budget
 ) -> dict[str, Any]:
+    from pivot_jax.parallel.chips import peak_flops
+
     found = prepare(sides, task, rows, about, budget)
     ready = {name: side for name, side in sides.items() if found[name]["state"] == "ran"}
     turns = {
@@ -110,12 +112,6 @@ def prepare(
                     again[name] = count // 2
         tries = again
     return found
-
-
-def peak_flops(kind: str) -> float | None:
-    from pivot_jax.plan.topology import CHIPS
-
-    return next((chip.flops for chip in CHIPS.values() if chip.kind == kind), None)
 
 
 def show(task: str, found: dict[str, Any]) -> None:
