@@ -105,9 +105,9 @@ class JaxSide:
           RuntimeError: out of memory, by XLA's count of the program or when it ran.
         """
         from pivot_jax.models import flops
-        from pivot_jax.plan.work import traced_flops
         from pivot_jax.steps import build
         from pivot_jax.steps.update import build_step
+        from pivot_jax.train.work import traced_flops
 
         jax = self._jax
         batch = vlm_batch(self._config, task, rows)
