@@ -9,6 +9,9 @@ A query sees a key if all of these hold:
 * with ``causal``, the key does not stand behind the query in the row.
 
 A query that sees nothing gives zeros, and zero gradients.
+
+Full attention within windows (Qwen2.5-VL's vision tower) is segments without ``causal``: a window is one. No family
+that we have caps its scores or slides a window; checkpoints that would are refused when they are read.
 """
 
 from __future__ import annotations

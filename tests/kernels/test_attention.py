@@ -107,7 +107,7 @@ def test_heads_whose_dq_does_not_fit_together_are_taken_apart(monkeypatch):
 @pytest.mark.heavy
 @settings(max_examples=40, deadline=None)
 @given(
-    backend=st.sampled_from(["pallas_tpu"]),
+    backend=st.sampled_from(["pallas_tpu", "xla"]),
     n=st.integers(1, 1025),
     heads=st.sampled_from([(1, 1), (4, 2), (6, 1), (3, 3)]),
     c=st.sampled_from([8, 64, 72, 80, 96, 128]),
@@ -116,7 +116,7 @@ def test_heads_whose_dq_does_not_fit_together_are_taken_apart(monkeypatch):
     half=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_pallas_kernels_equal_the_reference_on_wide_draws(backend, n, heads, c, causal, masks, half, seed):
+def test_equals_the_reference_on_wide_draws(backend, n, heads, c, causal, masks, half, seed):
     q, k, v, segments, branches = draw(1, n, *heads, c, seed=seed, dtype=jnp.bfloat16 if half else np.float32)
     segments = None if masks == "none" else segments
     compare(q, k, v, segments, branches if masks == "branches" else None, causal, 2e-2 if half else 5e-6, backend)
