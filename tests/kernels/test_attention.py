@@ -201,7 +201,9 @@ def test_a_branch_does_not_see_the_other_branch():
         ({"k": (2, 8, 2, 5)}, "differ in rows or head width"),
         ({"k": (2, 8, 3, 4)}, "no multiple of 3"),
         ({"k": (2, 7, 2, 4)}, "as many queries as keys"),
+        ({"k": (2, 0, 2, 4)}, "has no tokens"),
         ({"segments": (2, 7)}, "segment ids have shape"),
+        ({"segments": (2, 8), "ids": float}, "segment ids are float32; expected integers"),
         (
             {"backend": "magic"},
             "unknown; there are: auto, xla, pallas_tpu, pallas_gpu, pallas_triton, cudnn",
@@ -211,7 +213,7 @@ def test_a_branch_does_not_see_the_other_branch():
 def test_bad_requests_say_what_is_wrong(change, message):
     q = jnp.zeros((2, 8, 4, 4))
     k = jnp.zeros(change.get("k", (2, 8, 2, 4)))
-    segments = jnp.ones(change["segments"], int) if "segments" in change else None
+    segments = jnp.ones(change["segments"], change.get("ids", int)) if "segments" in change else None
     with pytest.raises(ValueError, match=message):
         backend = change.get("backend", "auto")
         attention(q, k, k, causal=True, q_segments=segments, kv_segments=segments, backend=backend)
