@@ -316,9 +316,13 @@ class Loader:
         rows = np.where(rows < self.rows, rows, -1)
         return self._load_part(self.packer.deal(rows))
 
-    def one_pass(self) -> Iterator[Batch]:
-        """All usable rows once, in the batches of the first epoch; then those it leaves out, with masked rows."""
+    def one_pass(self, start: int = 0) -> Iterator[Batch]:
+        """All usable rows once, in the batches of the first epoch; then those it leaves out, with masked rows.
+
+        ``start``: how many batches to leave out, because an earlier pass had them.
+        """
         steps = [*range(self.steps_per_epoch), *([None] if self.rows % self.batch_size else [])]
+        steps = steps[start:]
         return read_ahead(len(steps), lambda number: self._load_part(self._dealt(steps[number])), self._prefetch)
 
     def fingerprint(self) -> str:

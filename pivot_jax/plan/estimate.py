@@ -9,8 +9,8 @@ import numpy as np
 
 from pivot_jax.models.vit import SigLIP
 from pivot_jax.plan.program import Program, device_bytes, held, step_arguments
-from pivot_jax.plan.work import traced_flops
 from pivot_jax.train.setup import Setup
+from pivot_jax.train.work import traced_flops
 
 # Values kept per token and block, in units of the block's width: layer input; matmul results; everything.
 _KEPT = {"full": 1, "dots": 10, "none": 16}

@@ -17,9 +17,9 @@ from pivot_jax.errors import UserError
 from pivot_jax.parallel.mesh import AXES, ROWS, check_rows, mesh_sizes
 from pivot_jax.plan.collectives import Traffic, traffic
 from pivot_jax.plan.topology import Topology
-from pivot_jax.plan.work import traced_flops
 from pivot_jax.train.model import build_model
 from pivot_jax.train.setup import Setup, assemble
+from pivot_jax.train.work import traced_flops
 
 GIB = 2**30
 

@@ -12,15 +12,18 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.errors import UserError
-from pivot_jax.train import checkpoint, loop
+from pivot_jax.train import checkpoint, loop, reference
 from pivot_jax.train.metrics import read
 from pivot_jax.train.run import run
+from pivot_jax.train.setup import build, starting_params
+from tests.train.conftest import source
 
 SPEED = ("perf/", "seconds")
 ONE_DEVICE = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
@@ -100,6 +103,39 @@ def test_G3_kill_9_at_random_moments_leaves_the_same_bits(make_config, tmp_path,
     assert kills == wanted, "the run was over before it could be killed; make it longer"
     same_bits(whole, cut)
     assert trace(cut) == trace(whole)
+
+
+def test_a_killed_pass_of_the_reference_goes_on_where_it_was(make_config, world, tmp_path, monkeypatch):
+    """And ends with the same numbers; other weights begin anew."""
+    config = make_config(stage="preference", objective__name="dpo", data__sources=(source(world, "next_dpo"),))
+    setup = build(config, tmp_path)
+    params = starting_params(setup)
+    seen = []
+
+    def stored(workdir, params, stop=None):
+        workdir.mkdir(exist_ok=True)
+        seen.clear()
+
+        def show(batches, left, label):
+            for batch in batches:
+                if len(seen) == stop:
+                    raise KeyboardInterrupt
+                seen.append(left)
+                yield batch
+
+        return reference.stored(setup.model.module, params, setup.loader, setup.mesh, workdir, show)
+
+    whole = stored(tmp_path / "whole", params)
+    assert seen == [3, 3, 3] and np.isfinite(whole).all()  # 24 pairs, 8 a batch
+    monkeypatch.setattr(reference, "KEEP_EVERY_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        stored(tmp_path / "cut", params, stop=2)
+    np.testing.assert_array_equal(stored(tmp_path / "cut", params), whole)
+    assert seen == [1]
+    np.testing.assert_array_equal(stored(tmp_path / "cut", params), whole)
+    assert seen == [] and [path.name for path in (tmp_path / "cut").iterdir()] == [reference.FILE]
+    stored(tmp_path / "cut", jax.tree.map(lambda x: 1.1 * x, params))
+    assert len(seen) == 3
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_rows(make_config, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.optim import partition, schedule
-from pivot_jax.train import checkpoint, loop
+from pivot_jax.train import checkpoint, loop, speed
 from pivot_jax.train.initialise import Source, initial_params, load_params
 from pivot_jax.train.metrics import read
 from pivot_jax.train.model import build_model
@@ -157,6 +158,43 @@ def test_a_rule_that_matches_nothing_is_refused(make_config, tmp_path):
         UserError, match=r"'visio/\.\*' matches no parameter \(they are in: decoder, projector, vision\)"
     ):
         run(config, tmp_path)
+
+
+def test_the_schedule_of_a_plain_number_needs_no_device():
+    """A device would answer only after the steps that it has queued."""
+    for kind in ("cosine", "constant"):
+        curve = schedule.multiplier({"warmup_ratio": 0.1, "schedule": kind}, 50)
+        for step in range(51):
+            assert not isinstance(curve(step), jax.Array)
+            np.testing.assert_allclose(curve(step), curve(jnp.asarray(step)), atol=1e-7)
+
+
+def test_a_step_is_read_after_the_next_one_is_queued(make_config, tmp_path, monkeypatch):
+    """Also where every step is logged: only the steps that save, or end the run, are waited for at once."""
+    queued, read_at = [], {}
+    place, account = loop.place_batch, loop._Run._account
+    monkeypatch.setattr(loop, "place_batch", lambda *args: (queued.append(1), place(*args))[1])
+
+    def note(self, done, state):
+        read_at[done.step] = len(queued)
+        account(self, done, state)
+
+    monkeypatch.setattr(loop._Run, "_account", note)
+    run(make_config(train__steps=6, train__checkpoint_every=4), tmp_path)
+    assert read_at == {0: 2, 1: 3, 2: 4, 3: 4, 4: 6, 5: 6}
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_says_what_share_of_the_peak_it_uses(make_config, tmp_path, monkeypatch):
+    """MFU counts what the model needs, HFU what the program does: recomputation and padding too."""
+    monkeypatch.setattr(speed, "peak_flops", lambda kind: 1e12)
+    lines = {}
+    for remat in ("none", "full"):
+        towers = {f"model__{tower}__remat": remat for tower in ("vision", "decoder")}
+        run(make_config(**towers), tmp_path / remat)
+        lines[remat] = read(tmp_path / remat / "metrics.jsonl")[-1]
+    share = {remat: line["perf/hfu"] / line["perf/mfu"] for remat, line in lines.items()}
+    assert 1 < share["none"] < share["full"]
 
 
 def test_a_step_is_compiled_once_per_shape_and_says_so(make_config, tmp_path, caplog):
