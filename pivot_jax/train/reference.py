@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pivot_jax import rules
+from pivot_jax import files, rules
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import place_batch
 from pivot_jax.steps.preference import answer_logps
@@ -42,9 +42,8 @@ def stored(module: Any, params: Any, loader: Any, mesh: Mesh, workdir: Path, pro
         values, index = (np.asarray(x) for x in values)
         logps[index[index >= 0]] = values[index >= 0]
     if is_first():
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, logps=logps, fingerprint=fingerprint)
-        partial.rename(path)
+        with files.whole(path) as partial:
+            np.savez(partial, logps=logps, fingerprint=fingerprint)
     return logps
 
 
