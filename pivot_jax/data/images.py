@@ -23,6 +23,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
 _ROTATED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where a rotation can be noted
+ROOT_RULE = "relative paths start at image_root, or else at the folder of the data file"
 # What Pillow's decoders raise on broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
@@ -93,10 +94,7 @@ def load(reference: Any) -> Image.Image:
     try:
         return _as_rgb(_open(reference))
     except FileNotFoundError:
-        raise UserError(
-            f"image file {describe(reference)} does not exist; relative paths start at image_root, or else at the "
-            "folder of the data file"
-        ) from None
+        raise UserError(f"image file {describe(reference)} does not exist; {ROOT_RULE}") from None
     except _BROKEN as error:
         raise UserError(f"image {describe(reference)} cannot be read ({_reason(error)})") from None
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pivot_jax import rules
+from pivot_jax import files, rules
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import place_batch
 from pivot_jax.steps.preference import answer_logps
@@ -63,9 +63,8 @@ def _read(path: Path, fingerprint: str) -> tuple[np.ndarray, int] | None:
 
 
 def _write(path: Path, fingerprint: str, logps: np.ndarray, batches: int) -> None:
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, logps=logps, fingerprint=fingerprint, batches=batches)
-    partial.rename(path)
+    with files.whole(path) as partial:
+        np.savez(partial, logps=logps, fingerprint=fingerprint, batches=batches)
 
 
 def weights_hash(params: Any) -> str:
