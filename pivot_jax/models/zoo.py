@@ -12,6 +12,7 @@ from pivot_jax.data.images import preset_of
 from pivot_jax.errors import UserError
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLMConfig, ProjectorConfig
+from pivot_jax.models.rotary import RopeScaling
 from pivot_jax.models.vit import TextConfig, ViTConfig
 
 
@@ -77,6 +78,8 @@ def _part(key: str, kind: Any, known: dict[str, Any], section: Any) -> Any:
 def _construct(key: str, kind: Any, values: dict[str, Any]) -> Any:
     fields = {field.name for field in dataclasses.fields(kind)}
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in fields}
+    if "rope_scaling" in values:
+        values["rope_scaling"] = _construct(f"{key}.rope_scaling", RopeScaling, dict(values["rope_scaling"]))
     try:
         return kind(**values)
     except ValueError as error:
