@@ -262,7 +262,7 @@ def test_every_pattern_reads_back_what_it_wrote():
     """Each row of each table, on arrays whose axes all differ: to theirs and back is the identity."""
     sizes = {
         "vision": dict(d=6, e=6, f=10, n=4, c=3, y=2, x=2, s=1, layers=2, final=1, pool=1),
-        "decoder": dict(d=6, v=11, f=10, q=8, k=4, layers=2, untied=1),
+        "decoder": dict(d=6, v=11, f=10, q=8, k=4, c=2, layers=2, untied=1),
         "projector": dict(i=5, d=6, e=6),
     }
     tables = [family.rules for family in (*families.TOWERS.values(), *families.LANGUAGES.values())]
