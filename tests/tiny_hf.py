@@ -23,18 +23,21 @@ def vision_config(**changes: Any) -> transformers.SiglipVisionConfig:
     return transformers.SiglipVisionConfig(**{**sizes, "image_size": 24, "patch_size": 8, **changes})
 
 
-def text_config(**changes: Any) -> transformers.Qwen2Config:
+def text_config(family: str = "qwen2", **changes: Any) -> transformers.PreTrainedConfig:
+    """``family``: qwen2, qwen3 or llama."""
     sizes = dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, vocab_size=61)
     heads = dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
-    return transformers.Qwen2Config(**{**sizes, **heads, **changes})
+    heads |= dict(head_dim=10) if family == "qwen3" else {}
+    kind = {"qwen2": transformers.Qwen2Config, "qwen3": transformers.Qwen3Config, "llama": transformers.LlamaConfig}
+    return kind[family](**{**sizes, **heads, **changes})
 
 
 def vision_model(seed: int = 0, **changes: Any) -> transformers.SiglipVisionModel:
     return _random(transformers.SiglipVisionModel(vision_config(**changes)), seed)
 
 
-def text_model(seed: int = 0, **changes: Any) -> transformers.Qwen2ForCausalLM:
-    return _random(transformers.Qwen2ForCausalLM(text_config(**changes)), seed)
+def text_model(seed: int = 0, family: str = "qwen2", **changes: Any) -> transformers.PreTrainedModel:
+    return _random(transformers.AutoModelForCausalLM.from_config(text_config(family, **changes)), seed)
 
 
 def llava_model(seed: int = 0, vision: dict | None = None, text: dict | None = None, **changes: Any):

@@ -73,10 +73,29 @@ def _model() -> dict[str, Any]:
             "kv_heads": 2,  # key/value heads; divides heads
             "head_dim": 0,  # 0: width / heads
             "mlp_dim": 192,
-            "rope_theta": 1e6,
+            "rope_theta": 1e6,  # base of the rotary wavelengths
+            # Positions beyond the pretrained context, as config.json names them; which keys a type reads stands in
+            # models.rotary.FIELDS.
+            "rope_scaling": {
+                "rope_type": "default",  # default (none) | linear | dynamic | yarn | llama3
+                "factor": 1.0,  # longer context / pretrained one
+                "original_max_position_embeddings": 0,  # pretrained context, tokens: dynamic, yarn, llama3
+                "low_freq_factor": 1.0,  # llama3
+                "high_freq_factor": 4.0,  # llama3
+                "beta_fast": 32.0,  # yarn
+                "beta_slow": 1.0,  # yarn
+                "attention_factor": 0.0,  # yarn; 0: from mscale and mscale_all_dim, or else from factor
+                "mscale": 0.0,  # yarn
+                "mscale_all_dim": 0.0,  # yarn
+                "truncate": True,  # yarn
+            },
+            # M-RoPE (Qwen2-VL): how many pairs of a head turn by time, row and column, with the sum head width / 2,
+            # such as (16, 24, 24); () is one position per token.
+            "mrope_section": (),
             "eps": 1e-6,  # RMS norm
             "tied": True,  # output head is the embedding
-            "qkv_bias": True,  # Qwen2 has biases on q, k and v
+            "qkv_bias": True,  # biases on q, k and v: Qwen2 has them, Qwen3 and Llama have not
+            "qk_norm": False,  # RMS norm of each head's queries and keys: Qwen3
             "remat": "none",  # as for vision
             "scan_layers": True,
         },

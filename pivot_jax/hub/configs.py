@@ -46,7 +46,7 @@ def sizes(model: HubModel) -> dict[str, dict[str, int]]:
         d = model.decoder
         found["decoder"] = {
             **{"d": d.width, "v": d.vocab_size, "f": d.mlp_dim},
-            **{"q": d.heads * d.head_width, "k": d.kv_heads * d.head_width},
+            **{"q": d.heads * d.head_width, "k": d.kv_heads * d.head_width, "c": d.head_width},
             **{"layers": d.depth, "untied": int(not d.tied)},
         }
     if model.projector and model.vision and model.decoder:

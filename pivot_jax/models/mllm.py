@@ -133,7 +133,7 @@ class MLLM(nn.Module):
         x = self.decoder.embed_tokens(tokens)
         ones = jnp.ones_like(tokens)
         return (
-            self.decoder.hidden(x, ones, ones).sum()
+            self.decoder.hidden(x, self.config.decoder.text_positions(ones), ones).sum()
             + vision(images).sum()
             + self.project(self.vision.features(images)).sum()
         )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from pivot_jax.errors import UserError
 from pivot_jax.hub.families.base import TextFamily, VisionFamily
 from pivot_jax.hub.families.convnext import CONVNEXT
+from pivot_jax.hub.families.llama import LLAMA
 from pivot_jax.hub.families.qwen2 import QWEN2
+from pivot_jax.hub.families.qwen3 import QWEN3
 from pivot_jax.hub.families.siglip import SIGLIP
 from pivot_jax.models.decoder import DecoderConfig
 
 TOWERS: dict[str, VisionFamily] = {family.model_type: family for family in (SIGLIP, CONVNEXT)}
-LANGUAGES: dict[str, TextFamily] = {family.model_type: family for family in (QWEN2,)}
+LANGUAGES: dict[str, TextFamily] = {family.model_type: family for family in (QWEN2, QWEN3, LLAMA)}
 _BY_FAMILY = {"siglip": SIGLIP, "convnext": CONVNEXT}  # ``family`` of an encoder's config
 
 
@@ -21,5 +24,14 @@ def vision_of(cfg: Any) -> VisionFamily:
 
 
 def text_of(cfg: DecoderConfig) -> TextFamily:
-    """The family whose checkpoints hold this decoder."""
-    return QWEN2
+    """The family whose checkpoints hold this decoder.
+
+    Raises:
+      UserError: biases and norms of queries and keys together, which none of them has.
+    """
+    if cfg.qkv_bias and cfg.qk_norm:
+        raise UserError(
+            "model.decoder.qkv_bias and model.decoder.qk_norm are both true; no family of Hugging Face has both "
+            "(Qwen2 has the biases, Qwen3 the norms)"
+        )
+    return QWEN2 if cfg.qkv_bias else QWEN3 if cfg.qk_norm else LLAMA
