@@ -7,7 +7,7 @@ model is read by the same table as a Qwen2 folder of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from pivot_jax.models.vit import ViTConfig
 
 BUFFERS = r"(.*\.)?(position_ids|rotary_emb\.inv_freq)"  # keys that hold nothing trained, in files of any family
 TOWER = r"(model\.)?vision_tower\.(vision_tower\.)?"  # in front of an encoder's keys where it is a part of an MLLM
+
+TEXT_TOWER = r"text_model\..*|logit_scale|logit_bias|text_projection\..*|visual_projection\..*"  # dual towers: not read
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class HubModel:
         if self.vision:
             v = self.vision
             parts.append(
-                f"vision of {v.depth - (not self.final)} layers, width {v.width}, MLP {v.mlp_dim}, "
+                f"vision of {v.depth if self.final else v.blocks} layers, width {v.width}, MLP {v.mlp_dim}, "
                 f"{v.image_size}-pixel images, patch {v.patch_size}"
             )
         if self.decoder:
@@ -72,20 +74,31 @@ class VisionFamily:
       class_name: what loads its folder in transformers.
       prefix: in front of its keys in a folder of its own and within a tower.
       rules: names of its parameters behind that prefix.
-      spelling: regex for the start of a key that was saved without the prefix.
       read: (section, file for messages, whether the last block was dropped) → config.
       write: (config, whether the last block is there, dtype) → the section.
-      processor: config → preprocessor_config.json.
+      spelling: regex for the start of a key that was saved without the prefix.
+      wrapper: regex for what stands in front of the keys in a folder of a class around the encoder (a classifier).
+      ignored, renames, variant, zeros: see :class:`Layout`.
+      held: (config, keys of the folder) → config, for what only the weights tell.
+      processor_class: what loads its preprocessor_config.json, for squashing and for cropping presets.
+      note: for the card of an exported folder.
     """
 
     model_type: str
     class_name: str
     prefix: str
     rules: tuple[Rule, ...]
-    spelling: str
     read: Callable[[Mapping[str, Any], str, bool], ViTConfig]
     write: Callable[[ViTConfig, bool, str], dict[str, Any]]
-    processor: Callable[[ViTConfig], dict[str, Any]]
+    spelling: str = r"(?!)"
+    wrapper: str = r"(?!)"
+    ignored: str = r"(?!)"
+    renames: tuple[tuple[str, str], ...] = ()
+    variant: tuple[str, tuple[Rule, ...]] | None = None
+    zeros: tuple[tuple[str, str], ...] = ()
+    held: Callable[[ViTConfig, Sequence[str]], ViTConfig] | None = None
+    processor_class: tuple[str, str] = ("ViTImageProcessor", "BitImageProcessor")
+    note: str = ""
 
 
 @dataclass(frozen=True)
