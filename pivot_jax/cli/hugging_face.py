@@ -33,7 +33,7 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     section = _model_section(model)
     about = {"source": str(args.folder), "model_type": model.model_type, "model": section}
     if model.vision is not None:
-        about["image"] = {"preset": "siglip", "size": model.vision.image_size}
+        about["image"] = {"preset": model.vision.preset, "size": model.vision.image_size}
     save_pack(out, params, about)
     print(f"{out}: a pack of {hub.summary(model)}; use it as pack:{out} in init")
 
@@ -72,7 +72,7 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
         "name": folder.name,
         "model": _model_section(model),
         "tokenizer": {"path": str(folder), "image_token": image_token, "system": system},
-        "data": {"image": {"size": model.vision.image_size}},
+        "data": {"image": {"preset": model.vision.preset, "size": model.vision.image_size}},
     }
     configs.merge(config, content, where=str(folder))
     configs.validate(config)

@@ -17,6 +17,7 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"stage", ("contrastive", "sft", "preference")),
     (r"model\.dtype", ("float32", "bfloat16")),
     (r"model\.(vision|decoder)\.remat", ("none", "dots", "full")),
+    (r"model\.vision\.family", ("siglip", "siglip2_naflex", "clip", "dinov2", "vit_mae", "vit")),
     (r"model\.vision\.activation", ("gelu_tanh", "gelu", "quick_gelu")),
     (r"model\.projector\.reuse", (0, 1, 2)),
     (r"model\.decoder\.rope_scaling\.rope_type", ("default", "linear", "dynamic", "yarn", "llama3")),
@@ -30,6 +31,7 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
 RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"model\.(vision|decoder|text)\.(image_size|patch_size|width|depth|heads|kv_heads|mlp_dim|vocab_size|max_length)",
      lambda x: x >= 1, "at least 1"),
+    (r"model\.vision\.(registers|pos_grid)", lambda x: x >= 0, "at least 0"),
     (r"model\.projector\.layers", lambda x: x >= 1, "at least 1"),
     (r"model\.decoder\.head_dim", lambda x: x >= 0 and x % 2 == 0, "0 or an even number"),
     (r"model\.decoder\.rope_(theta|scaling\.(factor|low_freq_factor|high_freq_factor|beta_fast|beta_slow))",

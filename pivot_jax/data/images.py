@@ -49,9 +49,15 @@ class Preset:
 
 
 PRESETS = {
-    "siglip": Preset(HALF, HALF, squash=True),  # SigLIP and SigLIP2
+    "siglip": Preset(HALF, HALF, squash=True),  # SigLIP, and SigLIP2 as PIVOT's code takes it
+    "siglip2": Preset(HALF, HALF, squash=True, interpolation=BILINEAR),  # SigLIP2's own processors
     "clip": Preset(CLIP_MEAN, CLIP_STD),
-    "dinov2": Preset(IMAGENET_MEAN, IMAGENET_STD),
+    "dinov2": Preset(IMAGENET_MEAN, IMAGENET_STD),  # shorter side = size, as in PIVOT
+    "dinov2_224": Preset(IMAGENET_MEAN, IMAGENET_STD, scale=256 / 224),  # DINOv2's own processors: 256, then 224
+    "vit": Preset(HALF, HALF, squash=True, interpolation=BILINEAR),  # google/vit-*
+    "vit_imagenet": Preset(IMAGENET_MEAN, IMAGENET_STD, squash=True, interpolation=BILINEAR),  # facebook/vit-mae-*
+    "convnext": Preset(IMAGENET_MEAN, IMAGENET_STD, scale=1 / 0.875),
+    "convnext_384": Preset(IMAGENET_MEAN, IMAGENET_STD, squash=True),  # from 384 pixels on
     # timm's evaluation transform of vit_huge_patch14_224.{mae, orig_in21k}: crop_pct 0.9, bicubic
     "mae": Preset(IMAGENET_MEAN, IMAGENET_STD, scale=1 / 0.9, torchvision_crop=True),
     "sup": Preset(HALF, HALF, scale=1 / 0.9, torchvision_crop=True),

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
+from pivot_jax.hub import processors
 from pivot_jax.hub.families import FOLDERS, HubModel, vision_of
 from pivot_jax.hub.fields import read_json
 
 
 def read(folder: str | Path) -> HubModel:
-    """Reads config.json (and the normalisation in preprocessor_config.json, if it is there).
+    """Reads config.json (and how the encoder sees pictures from preprocessor_config.json, if it is there).
 
     Raises:
       UserError: no folder, no or broken config.json, an unsupported family or feature.
@@ -34,11 +34,14 @@ def read(folder: str | Path) -> HubModel:
         reason = f"model_type {kind!r} is not supported" if kind else "there is no model_type"
         known = ", ".join(sorted(FOLDERS))
         raise UserError(f"{path}: {reason} (supported: {known}){places.instead(folder, 'hf')}")
-    return _with_normalisation(FOLDERS[kind].read(raw, path), folder)
+    model = FOLDERS[kind].read(raw, path)
+    if model.vision is None:
+        return model
+    return dataclasses.replace(model, vision=processors.read(model.vision, folder))
 
 
 def sizes(model: HubModel) -> dict[str, dict[str, int]]:
-    """Sizes of the letters and flags in ``names``' tables, per part of the model."""
+    """Sizes of the letters and flags in the families' tables, per part of the model."""
     found: dict[str, dict[str, int]] = {}
     if model.vision:
         found["vision"] = vision_of(model.vision).sizes(model.vision, model.final)
@@ -53,16 +56,3 @@ def sizes(model: HubModel) -> dict[str, dict[str, int]]:
         width = model.decoder.width
         found["projector"] = {"i": model.vision.width, "d": width, "e": width}
     return found
-
-
-def _with_normalisation(model: HubModel, folder: Path) -> HubModel:
-    """Mean and deviation from the image processor's file, where there is one (transformers 5 nests it)."""
-    if model.vision is None:
-        return model
-    for name, inside in (("preprocessor_config.json", False), ("processor_config.json", True)):
-        raw = read_json(folder / name) if (folder / name).is_file() else {}
-        raw = raw.get("image_processor") or {} if inside else raw
-        if "image_mean" in raw and "image_std" in raw:
-            statistics: dict[str, Any] = {key: tuple(map(float, raw[f"image_{key}"])) for key in ("mean", "std")}
-            return dataclasses.replace(model, vision=dataclasses.replace(model.vision, **statistics))
-    return model

@@ -106,7 +106,9 @@ class _Source:
 def _match(shards: Shards, model: families.HubModel) -> _Source:
     """Pairs every parameter with its tensors and checks names, shapes and types from the headers."""
     layout = families.layout_of(model)
+    layout = layout.of(map(layout.canonical, shards.keys))
     found, passed_over = names.entries(layout, configs.sizes(model))
+    passed_over |= {key for key, _ in layout.zeros}
     file_keys: dict[str, str] = {}
     for key in shards.keys:
         canonical = layout.canonical(key)

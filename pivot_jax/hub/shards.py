@@ -98,6 +98,14 @@ class Shards:
         self.file_of.update(dict.fromkeys(file.keys(), name))
 
 
+def keys_of(folder: Path) -> list[str]:
+    """Keys of a folder's tensors; none where it holds no weights (yet)."""
+    if not (folder / WHOLE).is_file() and not (folder / INDEX).is_file():
+        return []
+    with Shards(folder) as shards:
+        return shards.keys
+
+
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])

@@ -127,15 +127,16 @@ class CausalAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate(x)) * up(x)), no biases."""
+    """down(silu(gate(x)) * up(x))."""
 
     hidden: int
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        gate = layers.Linear(self.hidden, use_bias=False, name="gate")(x)
-        up = layers.Linear(self.hidden, use_bias=False, name="up")(x)
-        return layers.Linear(x.shape[-1], use_bias=False, name="down")(jax.nn.silu(gate) * up)
+        gate = layers.Linear(self.hidden, self.use_bias, name="gate")(x)
+        up = layers.Linear(self.hidden, self.use_bias, name="up")(x)
+        return layers.Linear(x.shape[-1], self.use_bias, name="down")(jax.nn.silu(gate) * up)
 
 
 class DecoderBlock(nn.Module):

@@ -13,7 +13,7 @@ from pivot_jax import rules
 from pivot_jax.errors import UserError
 
 FROZEN = "frozen"
-# What no stage of an MLLM computes: the encoder's last block, closing norm and pooling head.
+# What no stage of an MLLM computes: the encoder's pooling head; of SigLIP and CLIP also last block and closing norm.
 UNUSED_BY_MLLM = (r"vision/final/.*", FROZEN)
 
 

@@ -139,6 +139,8 @@ def _from_source(prefix: str, source: Source, wanted: dict[str, Any], shardings:
 def _mend(path: str) -> str:
     if path.startswith("vision/final/pool/"):
         return "; this encoder has no attention-pool head: set model.vision.pool_head=false"
+    if path.startswith("vision/final/pooler/"):
+        return "; this encoder has no pooler: set model.vision.pool_head=false"
     return ""
 
 
