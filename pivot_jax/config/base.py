@@ -75,41 +75,7 @@ def _model() -> dict[str, Any]:
             "layers": 2,  # new Linear layers, GELU between; hidden width is the decoder's
             "reuse": 0,  # frozen layers taken from a pack and put in front of the new ones: 0 | 1 | 2
         },
-        "decoder": {
-            "name": "",  # a name of models.zoo, or "" for the dimensions below
-            "vocab_size": 512,  # rows of the embedding; at least the tokenizer's size
-            "width": 64,
-            "depth": 4,
-            "heads": 4,  # query heads
-            "kv_heads": 2,  # key/value heads; divides heads
-            "head_dim": 0,  # 0: width / heads
-            "mlp_dim": 192,
-            "rope_theta": 1e6,  # base of the rotary wavelengths
-            # Positions beyond the pretrained context, as config.json names them; which keys a type reads stands in
-            # models.rotary.FIELDS.
-            "rope_scaling": {
-                "rope_type": "default",  # default (none) | linear | dynamic | yarn | llama3
-                "factor": 1.0,  # longer context / pretrained one
-                "original_max_position_embeddings": 0,  # pretrained context, tokens: dynamic, yarn, llama3
-                "low_freq_factor": 1.0,  # llama3
-                "high_freq_factor": 4.0,  # llama3
-                "beta_fast": 32.0,  # yarn
-                "beta_slow": 1.0,  # yarn
-                "attention_factor": 0.0,  # yarn; 0: from mscale and mscale_all_dim, or else from factor
-                "mscale": 0.0,  # yarn
-                "mscale_all_dim": 0.0,  # yarn
-                "truncate": True,  # yarn
-            },
-            # M-RoPE (Qwen2-VL): how many pairs of a head turn by time, row and column, with the sum head width / 2,
-            # such as (16, 24, 24); () is one position per token.
-            "mrope_section": (),
-            "eps": 1e-6,  # RMS norm
-            "tied": True,  # output head is the embedding
-            "qkv_bias": True,  # biases on q, k and v: Qwen2 has them, Qwen3 and Llama have not
-            "qk_norm": False,  # RMS norm of each head's queries and keys: Qwen3
-            "remat": "none",  # as for vision
-            "scan_layers": True,
-        },
+        "decoder": _decoder(),
         "text": {  # text tower of stage 0 only; its vocabulary is the tokenizer's
             "width": 64,
             "depth": 3,
@@ -117,6 +83,44 @@ def _model() -> dict[str, Any]:
             "mlp_dim": 256,
             "max_length": 32,  # tokens of a caption, longer ones are cut
         },
+    }
+
+
+def _decoder() -> dict[str, Any]:
+    return {
+        "name": "",  # a name of models.zoo, or "" for the dimensions below
+        "vocab_size": 512,  # rows of the embedding; at least the tokenizer's size
+        "width": 64,
+        "depth": 4,
+        "heads": 4,  # query heads
+        "kv_heads": 2,  # key/value heads; divides heads
+        "head_dim": 0,  # 0: width / heads
+        "mlp_dim": 192,
+        "rope_theta": 1e6,  # base of the rotary wavelengths
+        # Positions beyond the pretrained context, as config.json names them; which keys a type reads stands in
+        # models.rotary.FIELDS.
+        "rope_scaling": {
+            "rope_type": "default",  # default (none) | linear | dynamic | yarn | llama3
+            "factor": 1.0,  # longer context / pretrained one
+            "original_max_position_embeddings": 0,  # pretrained context, tokens: dynamic, yarn, llama3
+            "low_freq_factor": 1.0,  # llama3
+            "high_freq_factor": 4.0,  # llama3
+            "beta_fast": 32.0,  # yarn
+            "beta_slow": 1.0,  # yarn
+            "attention_factor": 0.0,  # yarn; 0: from mscale and mscale_all_dim, or else from factor
+            "mscale": 0.0,  # yarn
+            "mscale_all_dim": 0.0,  # yarn
+            "truncate": True,  # yarn
+        },
+        # M-RoPE (Qwen2-VL): how many pairs of a head turn by time, row and column, with the sum head width / 2,
+        # such as (16, 24, 24); () is one position per token.
+        "mrope_section": (),
+        "eps": 1e-6,  # RMS norm
+        "tied": True,  # output head is the embedding
+        "qkv_bias": True,  # biases on q, k and v: Qwen2 has them, Qwen3 and Llama have not
+        "qk_norm": False,  # RMS norm of each head's queries and keys: Qwen3
+        "remat": "none",  # as for vision
+        "scan_layers": True,
     }
 
 

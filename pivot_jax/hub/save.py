@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub import chat, folder, processors, tensors
 from pivot_jax.hub.families import HubModel, llava, text_of, vision_of
 from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.mllm import MLLMConfig
-from pivot_jax.models.vit import ViTConfig
+from pivot_jax.models.mllm import EncoderConfig, MLLMConfig
 
 SHARD_BYTES = 5 << 30
 _SYSTEM = "You are a helpful assistant."
@@ -22,7 +20,7 @@ _SYSTEM = "You are a helpful assistant."
 
 def export_encoder(
     params: Mapping[str, Any],
-    cfg: ViTConfig | MLLMConfig,
+    cfg: EncoderConfig | MLLMConfig,
     out: str | Path,
     *,
     drop_last: bool = False,
@@ -53,7 +51,7 @@ def export_encoder(
         )
     final = has_final and not drop_last
     if drop_last:
-        vision = dataclasses.replace(vision, pool_head=False)
+        vision = _without_final(vision)
     model = HubModel(family.model_type, vision=vision, final=final)
     raw = family.write(vision, final, dtype)
     lines = [
@@ -71,11 +69,18 @@ def export_encoder(
     return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside)
 
 
-def _left_out(vision: ViTConfig) -> str:
+def _without_final(vision: EncoderConfig) -> EncoderConfig:
+    try:
+        return vision.without_final()
+    except ValueError as error:
+        raise UserError(f"{error}; leave out drop_last (--drop-last)") from error
+
+
+def _left_out(vision: EncoderConfig) -> str:
     return "last block, closing norm, pooling head" if vision.traits.penultimate else "pooler"
 
 
-def _about(vision: ViTConfig, final: bool, final_trained: bool) -> list[str]:
+def _about(vision: EncoderConfig, final: bool, final_trained: bool) -> list[str]:
     """What a user of the exported folder should know."""
     if final and final_trained:
         lines = ["All of it was trained, the last block, the closing norm and the pooling head too."]
@@ -202,7 +207,7 @@ def _export(out: Path, overwrite: bool, source: tensors.Tensors, beside: Callabl
     return out
 
 
-def _check_llava(vision: ViTConfig) -> None:
+def _check_llava(vision: EncoderConfig) -> None:
     """Refuses what LlavaForConditionalGeneration would compute otherwise than we do."""
     if not vision.traits.penultimate or vision.traits.patch_input:
         raise UserError(
@@ -215,7 +220,7 @@ def _check_llava(vision: ViTConfig) -> None:
         )
 
 
-def _has_final(params: Mapping[str, Any], cfg: ViTConfig) -> bool:
+def _has_final(params: Mapping[str, Any], cfg: EncoderConfig) -> bool:
     vision = params.get("vision")
     if vision is None:
         raise UserError(f"the parameters hold no 'vision' (there is: {', '.join(sorted(params))})")

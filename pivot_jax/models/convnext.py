@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from pivot_jax.models import layers
-from pivot_jax.models.vit import Traits
+from pivot_jax.models.encoder import Traits
 
 Array = jax.Array
 KERNEL = 7  # pixels of the depthwise convolution, each way
@@ -46,9 +46,20 @@ class ConvNeXtConfig:
         if self.grid < 1:
             raise ValueError(f"a {self.image_size}-pixel image leaves nothing after {self.stride}-fold reduction")
 
+    # a convolutional encoder has neither tokens of its own nor a last block that the features leave out
+    prefix = 0
+    has_final = True  # the closing norm
+
+    @property
+    def blocks(self) -> int:
+        return sum(self.depths)
+
     @property
     def traits(self) -> Traits:
         return TRAITS
+
+    def without_final(self) -> ConvNeXtConfig:
+        raise ValueError("a ConvNeXt is exported whole: its class has no form without the closing norm")
 
     def resized(self, size: int) -> ConvNeXtConfig:
         """The encoder for pictures of ``size`` pixels."""

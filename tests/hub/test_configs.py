@@ -187,7 +187,7 @@ def test_normalisation_comes_from_the_image_processor(tmp_path):
         (llava(vision_feature_layer=-3), "'vision_feature_layer' is -3"),
         (llava(vision_feature_layer=[-2, -5]), r"'vision_feature_layer' is \[-2, -5\]; expected int"),
         (llava(projector_hidden_act="silu"), "'projector_hidden_act' is 'silu'"),
-        (llava(vision={"model_type": "clip_vision_model"}), "'vision_config' has model_type 'clip_vision_model'"),
+        (llava(vision={"model_type": "swin"}), "'vision_config' has model_type 'swin'"),
         ({"model_type": "llava"}, "'vision_config' is None"),
     ],
 )

@@ -17,7 +17,7 @@ from pivot_jax.data.images import PRESETS
 from pivot_jax.models import positions, zoo
 from pivot_jax.models.layers import Collect
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
-from pivot_jax.models.vit import Block, ViT, ViTConfig, resized
+from pivot_jax.models.vit import Block, ViT, ViTConfig
 from tests import tiny as models
 
 ODD = dict(image_size=37, patch_size=7, hidden_size=20, num_attention_heads=5)  # a remainder, 25 patches
@@ -41,7 +41,7 @@ SHAPES = {
     "vit": {"plain": {}, "odd": dict(**ODD, intermediate_size=17), "two layers": dict(num_hidden_layers=2)},
 }
 CASES = [(kind, name) for kind, shapes in SHAPES.items() for name in shapes]
-# pixels at which the tables of "odd" and "plain" (5x5 and 3x3 places) are smaller and larger than the grid of the images
+# pixels at which the tables of "odd" and "plain" (5x5 and 3x3 places) are smaller and larger than the images' grid
 RESIZED = [("siglip_vision_model", "plain", 56), ("clip_vision_model", "odd", 22), ("clip_vision_model", "plain", 40)]
 RESIZED += [("dinov2", "odd", 65), ("dinov2_with_registers", "odd", 22), ("dinov2_with_registers", "plain", 56)]
 RESIZED += [("vit_mae", "odd", 50), ("vit", "plain", 32)]
@@ -101,7 +101,7 @@ def test_positions_at_another_resolution(tmp_path, kind, name, size):
     model = tiny.encoder(kind, **SHAPES.get(kind, {}).get(name, {}))
     cfg, params = loaded(model, tmp_path)
     images = pictures(size)
-    small = resized(cfg, size)
+    small = cfg.resized(size)
     assert small.pos_grid == cfg.grid and small.grid != cfg.grid
     check(kind, f"{name} at {size} pixels", model, small, ours(small)(params, images), tiny.encode(model, images, True))
 
