@@ -38,7 +38,7 @@ def _logits(params, cfg, tokens, positions, segments):
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
-def test_b4_logits(tmp_path, changes):
+def test_B4_logits(tmp_path, changes):
     model = tiny.text_model(**changes)
     model.save_pretrained(tmp_path)
     cfg = hub.read_config(tmp_path).decoder
@@ -52,7 +52,7 @@ def test_b4_logits(tmp_path, changes):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_b4_padding_changes_nothing(tmp_path, side):
+def test_B4_padding_changes_nothing(tmp_path, side):
     model = tiny.text_model()
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).decoder, hub.load_params(tmp_path)
