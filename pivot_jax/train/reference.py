@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from pivot_jax import files, rules
+from pivot_jax.errors import UserError
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import place_batch
 from pivot_jax.steps.preference import answer_logps
@@ -21,11 +22,16 @@ from pivot_jax.steps.scored import score
 FILE = "reference_logps.npz"
 
 
-def stored(module: Any, params: Any, loader: Any, mesh: Mesh, workdir: Path, progress: Any) -> np.ndarray:
+def stored(
+    module: Any, params: Any, loader: Any, mesh: Mesh, workdir: Path, progress: Any, resumed: bool = False
+) -> np.ndarray:
     """float32 [rows, 2]: summed log-probs of chosen and rejected under ``params``.
 
     Read from ``workdir/reference_logps.npz`` if that was made with the same weights and data, else computed and
     written there. Rows whose image could not be read are NaN; the loader masks them.
+
+    Raises:
+      UserError: a run that goes on (``resumed``) has log-probs of other weights; it would change its reference.
     """
     path = workdir / FILE
     fingerprint = hashlib.sha256(json.dumps([weights_hash(params), loader.fingerprint()]).encode()).hexdigest()
@@ -33,6 +39,11 @@ def stored(module: Any, params: Any, loader: Any, mesh: Mesh, workdir: Path, pro
         with np.load(path) as file:
             if str(file["fingerprint"]) == fingerprint:
                 return file["logps"]
+        if resumed:
+            raise UserError(
+                f"{path} belongs to other weights or data than this config starts from now; put back what config.init "
+                "and data.sources name, or start a new workdir"
+            )
     compute = jax.jit(lambda params, batch: answer_logps(score(module, params, batch), batch))
     logps = np.full((loader.rows, 2), np.nan, np.float32)
     count = -(-loader.rows // loader.batch_size)
