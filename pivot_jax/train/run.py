@@ -51,7 +51,7 @@ def run(config: Any, workdir: Path | str) -> Result:
     with jax.set_mesh(setup.mesh):
         state, place, starting = _state(setup, workdir)
         frozen_before = weights_hash(state.frozen)
-        ref_params = _reference(setup, starting, workdir)
+        ref_params = _reference(setup, starting, workdir, resumed=int(state.step) > 0)
     if is_first():
         _announce(setup, workdir)
     resumed = int(state.step)
@@ -114,7 +114,7 @@ def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any
     return setup.fresh_state(starting), None, starting
 
 
-def _reference(setup: Setup, starting: Any, workdir: Path) -> Any:
+def _reference(setup: Setup, starting: Any, workdir: Path, resumed: bool) -> Any:
     """Prepares the reference of a preference run: stored log-probs go into the loader, else its parameters."""
     if setup.config.stage != "preference":
         return None
@@ -128,7 +128,8 @@ def _reference(setup: Setup, starting: Any, workdir: Path) -> Any:
                 yield batch
                 advance(1)
 
-    setup.loader.set_ref_logps(reference.stored(setup.model.module, starting, setup.loader, setup.mesh, workdir, show))
+    logps = reference.stored(setup.model.module, starting, setup.loader, setup.mesh, workdir, show, resumed)
+    setup.loader.set_ref_logps(logps)
     return None
 
 

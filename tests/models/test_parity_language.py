@@ -94,7 +94,7 @@ def _theirs(model, tokens, **inputs):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_b4_block_states_and_logits(tmp_path, name):
+def test_B4_block_states_and_logits(tmp_path, name):
     family, changes = SHAPES[name]
     model = tiny.text_model(family=family, **changes)
     model.save_pretrained(tmp_path)
@@ -131,7 +131,7 @@ def test_bfloat16_checkpoint(tmp_path, family):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_b4_padding_changes_nothing(tmp_path, side):
+def test_B4_padding_changes_nothing(tmp_path, side):
     """Also where the length of a row decides its frequencies."""
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     model = tiny.text_model(family="llama", rope_parameters=dynamic, max_position_embeddings=7)

@@ -88,7 +88,7 @@ def check(kind: str, name: str, model, cfg: ViTConfig, out: dict, theirs) -> Non
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=map(": ".join, CASES))
-def test_b1_states_and_pooled_output(tmp_path, kind, name):
+def test_B1_states_and_pooled_output(tmp_path, kind, name):
     model = tiny.encoder(kind, seed=len(name), **SHAPES[kind][name])
     cfg, params = loaded(model, tmp_path)
     images = pictures(cfg.image_size)
@@ -173,7 +173,7 @@ NAFLEX = {
 
 
 @pytest.mark.parametrize("name", NAFLEX)
-def test_b1_naflex(tmp_path, name):
+def test_B1_naflex(tmp_path, name):
     """Positions resized to each picture, padding unseen, the pooling head too; the order of the patches is free."""
     changes, shapes, places = NAFLEX[name]
     model = tiny.encoder("siglip2_vision_model", **changes)
