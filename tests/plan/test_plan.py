@@ -250,6 +250,20 @@ def test_every_full_size_config_compiles_for_the_tpu_that_it_names(path):
         assert found.compiled and found.fits, page.text(found, topology.find(name))
 
 
+@needs_cuda
+@pytest.mark.heavy
+@pytest.mark.parametrize("path", PIVOT)
+def test_every_full_size_config_compiles_for_the_gpus_that_it_names(path):
+    config = configs.load(path)
+    with config.unlocked():
+        config.data.buckets = config.data.buckets[-1:]
+    names = [name for name in config.hardware if name.startswith("h")]
+    assert names
+    for name in names:
+        found = first(config, topology.find(name))
+        assert found.compiled and found.fits, page.text(found, topology.find(name))
+
+
 def test_what_does_not_fit_says_by_how_much_and_what_would():
     config = configs.load(DPO, {"data.batch_size": "4096", "data.buckets": "((3520, 2944),)"})
     where = without_compiler("v5e-16")
