@@ -10,21 +10,22 @@ class Chip:
     """One device as a program sees it; figures are from the makers' data sheets."""
 
     kind: str  # jax's device kind
-    hbm_gib: float  # memory; of GPUs what CUDA reports, which is less than the maker's round number
+    hbm_gib: float  # memory that a program may use: what XLA allows on TPUs, what CUDA reports of GPUs
     flops: float  # dense bf16 FLOP/s
     hbm_bytes: float  # bytes/s
     link_bytes: float  # bytes/s that a device sends to its peers over the fast network (ICI, NVLink)
     dims: int = 2  # of a TPU's torus; 0: not a TPU
     cores_per_chip: int = 1  # in the maker's counting
+    devices_per_chip: int = 1
 
 
 CHIPS: dict[str, Chip] = {
     # v4 and 7x: a core is a device, so half a chip
-    "v4": Chip("TPU v4", 16.0, 137.5e12, 6.1e11, 1.3e11, dims=3, cores_per_chip=2),
-    "v5e": Chip("TPU v5 lite", 16.0, 197e12, 8.2e11, 2.0e11),
-    "v5p": Chip("TPU v5", 95.0, 459e12, 2.77e12, 6.0e11, dims=3, cores_per_chip=2),
-    "v6e": Chip("TPU v6 lite", 32.0, 918e12, 1.64e12, 4.5e11),
-    "7x": Chip("TPU7x", 96.0, 1153e12, 3.7e12, 6.0e11, dims=3, cores_per_chip=2),
+    "v4": Chip("TPU v4", 15.25, 137.5e12, 6.1e11, 1.3e11, dims=3, cores_per_chip=2, devices_per_chip=2),
+    "v5e": Chip("TPU v5 lite", 15.75, 197e12, 8.2e11, 2.0e11),
+    "v5p": Chip("TPU v5", 95.74, 459e12, 2.77e12, 6.0e11, dims=3, cores_per_chip=2),
+    "v6e": Chip("TPU v6 lite", 31.25, 918e12, 1.64e12, 4.5e11),
+    "7x": Chip("TPU7x", 94.75, 1153e12, 3.7e12, 6.0e11, dims=3, cores_per_chip=2, devices_per_chip=2),
     "h100": Chip("NVIDIA H100 80GB HBM3", 79.1, 989e12, 3.35e12, 4.5e11, dims=0),
     "h200": Chip("NVIDIA H200", 139.8, 989e12, 4.8e12, 4.5e11, dims=0),
 }

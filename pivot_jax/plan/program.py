@@ -152,7 +152,10 @@ def device_bytes(tree: Any) -> int:
 
 
 def _too_large(message: str) -> TooLarge | None:
-    found = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", message)
+    """From either of the two ways in which XLA says it; the second counts temporaries alone."""
+    size = r"([\d.]+)([KMG])"
+    found = re.search(f"Used {size} of {size} hbm", message)
+    found = found or re.search(rf"temporaries \({size}\) exceeds available HBM \({size}\)", message)
     if not found:
         return None
     unit = {"K": 2**10, "M": 2**20, "G": GIB}

@@ -67,7 +67,8 @@ def find(name: str) -> Topology:
         raise UserError(f"topology '{name}' does not exist; there are: {sold}")
     chips = number // chip.cores_per_chip
     family = "tpu7x" if match[1] == "7x" else match[1]
-    return _with_devices(name, chip, chips * slices, slices, "tpu", f"{family}:{sides[chips]}")
+    count = chips * chip.devices_per_chip * slices
+    return _with_devices(name, chip, count, slices, "tpu", f"{family}:{sides[chips]}")
 
 
 def _with_devices(name: str, chip: Chip, count: int, slices: int, platform: str, layout: str) -> Topology:
