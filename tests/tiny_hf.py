@@ -78,6 +78,7 @@ def encode(model: Any, images: np.ndarray, resize: bool = False) -> Any:
 
 
 def llava_model(seed: int = 0, vision: dict | None = None, text: dict | None = None, **changes: Any):
+    """``text``: as for :func:`text_config`, a family among it."""
     config = transformers.LlavaConfig(
         vision_config=vision_config(**(vision or {})),
         text_config=text_config(**(text or {})),

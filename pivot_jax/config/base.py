@@ -21,7 +21,8 @@ def base() -> ConfigDict:
             "stage": "sft",  # contrastive (stage 0) | sft (stages 1a, 1b, 2, 3) | preference (stage 2)
             "model": _model(),
             # Where weights come from, by parameter prefix ("vision", "projector/fc1", "" for all):
-            # "run:WORKDIR[@STEP]", "pack:DIR" or "hf:DIR", each with an optional ":PREFIX" inside the source.
+            # "run:WORKDIR[@STEP]", "pack:DIR" or "hf:DIR", each with an optional ":PREFIX" inside the source. "hf:"
+            # takes a folder, a model's name on the hub (ORG/NAME), or for "projector" a file of LLaVA's mm_projector.
             # The longest prefix wins; what no prefix names is random from the seed.
             "init": {},
             "tokenizer": _tokenizer(),

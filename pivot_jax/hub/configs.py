@@ -14,17 +14,24 @@ from pathlib import Path
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
 from pivot_jax.hub import processors
-from pivot_jax.hub.families import FOLDERS, HubModel, vision_of
+from pivot_jax.hub.families import FOLDERS, HubModel, llava_original, vision_of
 from pivot_jax.hub.fields import read_json
+from pivot_jax.hub.snapshot import folder_of
 
 
 def read(folder: str | Path) -> HubModel:
     """Reads config.json (and how the encoder sees pictures from preprocessor_config.json, if it is there).
 
+    ``folder`` may be the name of a model on the hub (:func:`hub.snapshot.folder_of`). A safetensors file, or a folder
+    of some, that holds nothing but a projector of LLaVA's own code needs no config.
+
     Raises:
       UserError: no folder, no or broken config.json, an unsupported family or feature.
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
+    projector = llava_original.projector_alone(folder)
+    if projector is not None:
+        return projector
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; fetch one: hf download ORG/NAME --local-dir {folder}")
     path = folder / "config.json"
@@ -52,7 +59,9 @@ def sizes(model: HubModel) -> dict[str, dict[str, int]]:
             **{"q": d.heads * d.head_width, "k": d.kv_heads * d.head_width, "c": d.head_width},
             **{"layers": d.depth, "untied": int(not d.tied)},
         }
-    if model.projector and model.vision and model.decoder:
-        width = model.decoder.width
-        found["projector"] = {"i": model.vision.width, "d": width, "e": width}
+    widths = model.projector_widths
+    if widths is None and model.vision and model.decoder:
+        widths = model.vision.width, model.decoder.width
+    if model.projector and widths:
+        found["projector"] = {"i": widths[0], "d": widths[1], "e": widths[1]}
     return found

@@ -18,6 +18,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub import configs, families, names
 from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import Shards
+from pivot_jax.hub.snapshot import folder_of
 
 Choose = Callable[[str, tuple[int, ...]], Sharding | None]
 
@@ -36,7 +37,9 @@ def load_params(
     (one device's slice of it; for a stacked parameter, of all its layers).
 
     Args:
-      folder: holds config.json and safetensors, whole or in shards. See ``families.FOLDERS`` for the families.
+      folder: a folder, or the name of a model on the hub; holds config.json and safetensors, whole or in shards. See
+        ``families.FOLDERS`` for the families. Or a safetensors file (or a folder of some) with a projector alone, as
+        LLaVA's own code saves it.
       target_shardings: one sharding for all; or a nested dict of shardings, which also says what is wanted:
         a parameter that it does not name is not read; or a function of (path, shape) that gives a sharding, or
         None for what is not wanted. None: all on the first device.
@@ -48,9 +51,11 @@ def load_params(
       UserError: before anything is read, for keys that are missing, unknown or of another shape than config.json
         says (with the file and the nearest key that is there), or for damaged files.
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
     model = configs.read(folder)
-    with Shards(folder) as shards:
+    if model.absent_tower and not prefix.strip("/").startswith(("decoder", "projector")):
+        _ = model.mllm  # says where its parts are to be had
+    with _shards(folder, model) as shards:
         source = _match(shards, model)
         wanted = {
             path: entry
@@ -64,6 +69,13 @@ def load_params(
         return rules.unflatten(
             {path: _device_array(source, wanted[path], sharding, dtype) for path, sharding in shardings.items()}
         )
+
+
+def _shards(folder: Path, model: families.HubModel) -> Shards:
+    if model.model_type != families.llava_original.PROJECTOR:
+        return Shards(folder)
+    files = families.llava_original.projector_files(folder)
+    return Shards(files[0].parent, [file.name for file in files])
 
 
 class _Source:

@@ -205,6 +205,18 @@ def _part(key: str, kind: Any, known: dict[str, Any], section: Any) -> Any:
     return dataclasses.replace(known[name], remat=values["remat"], scan_layers=values["scan_layers"])
 
 
+def dimensions(name: str) -> ViTConfig | DecoderConfig:
+    """An encoder or a language model by its name on the hub, without a network.
+
+    Raises:
+      UserError: a name that is not known; it names the nearest.
+    """
+    known: dict[str, Any] = {**VISION, **DECODERS}
+    if name not in known:
+        raise UserError(f"'{name}' is unknown{near(name, known)}")
+    return known[name]
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """The known name most like ``name`` and those of the same owner, for messages."""
     known = list(known)

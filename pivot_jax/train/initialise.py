@@ -27,6 +27,7 @@ _OPTIONAL = "vision/final/"  # an MLLM does without it, so a source may too
 class Source:
     """One entry of ``config.init``: ``run:WORKDIR[@STEP]``, ``pack:DIR`` or ``hf:DIR``, each with ``[:PREFIX]``.
 
+    DIR of ``hf:`` may be the name of a model on the hub, or a file of a projector (see ``hub.load_params``).
     Without a prefix the source's parameters are taken from the same paths as in the target.
     """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pivot_jax.errors import UserError
-from pivot_jax.hub.families import llava
+from pivot_jax.hub.families import llava, llava_original
 from pivot_jax.hub.families.base import BUFFERS, TOWER, Folder, HubModel, TextFamily, VisionFamily
 from pivot_jax.hub.families.parts import LANGUAGES, TOWERS, text_of, vision_of
 from pivot_jax.hub.fields import section
@@ -67,16 +67,24 @@ def _language_model(family: TextFamily) -> Folder:
     return Folder(read, lambda _: layout)
 
 
+def _read_llava(raw: Mapping[str, Any], path: Path) -> HubModel:
+    """transformers' LLaVA, or an older model of LLaVA's own code, which has the same model_type."""
+    return llava_original.read(raw, path) if "mm_vision_tower" in raw else llava.read(raw, path)
+
+
 FOLDERS: dict[str, Folder] = {
     **{kind: _encoder(family) for kind, family in TOWERS.items()},
     **{kind: _encoder(TOWERS[f"{kind}_vision_model"], kind, "vision_config") for kind in ("siglip", "siglip2", "clip")},
     **{kind: _language_model(family) for kind, family in LANGUAGES.items()},
-    "llava": llava.LLAVA,
+    **llava_original.FOLDERS,
+    "llava": Folder(_read_llava, llava.layout),
 }
 
 
 def layout_of(model: HubModel) -> Layout:
     """Raises UserError for a family that has no table."""
+    if model.model_type == llava_original.PROJECTOR:
+        return llava_original.layout(model)
     if model.model_type not in FOLDERS:
         raise UserError(f"model_type '{model.model_type}' is not supported (supported: {', '.join(sorted(FOLDERS))})")
     return FOLDERS[model.model_type].layout(model)
@@ -91,4 +99,6 @@ def summary(model: HubModel) -> str:
             f"decoder of {d.depth} layers, width {d.width}, MLP {d.mlp_dim}, {d.heads} heads, {d.kv_heads} "
             f"key/value heads, vocabulary {d.vocab_size}, {'tied' if d.tied else 'untied'}"
         )
+    if model.projector_widths:
+        parts.append(f"projector from width {model.projector_widths[0]} to {model.projector_widths[1]}")
     return " and ".join(parts)

@@ -38,10 +38,19 @@ class HubModel:
     projector: ProjectorConfig | None = None
     final: bool = True
     image_token_id: int | None = None
+    # LLaVA's own code may leave the encoder out of its checkpoints: its name then, and the projector's input and output
+    # widths, which the parts do not say.
+    absent_tower: str = ""
+    projector_widths: tuple[int, int] | None = None
 
     @property
     def mllm(self) -> MLLMConfig:
         """The whole model's configuration; UserError if the folder holds only a part."""
+        if self.absent_tower:
+            raise UserError(
+                f"a '{self.model_type}' checkpoint without the weights of its encoder; take each part where it is: "
+                f"init.decoder=hf:FOLDER, init.projector=hf:FOLDER, init.vision=hf:{self.absent_tower}"
+            )
         if self.vision is None or self.decoder is None or self.projector is None:
             raise UserError(f"a '{self.model_type}' checkpoint is no multimodal LLM; use a LLaVA folder")
         return MLLMConfig(self.vision, self.projector, self.decoder)

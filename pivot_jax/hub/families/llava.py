@@ -1,4 +1,4 @@
-"""LLaVA as transformers has it, and the spellings of LLaVA-NeXT's own code."""
+"""LLaVA as transformers has it, also with the keys of LLaVA's own code (whose config.json reads llava_original)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pivot_jax.hub.families.base import BUFFERS, TOWER, Folder, HubModel
+from pivot_jax.hub.families.base import BUFFERS, TOWER, HubModel
 from pivot_jax.hub.families.parts import LANGUAGES, TOWERS, text_of, vision_of
 from pivot_jax.hub.fields import Fields, section
 from pivot_jax.hub.names import Layout, linear, within
@@ -116,6 +116,3 @@ def write(vision: Mapping[str, Any], text: Mapping[str, Any], image_token_id: in
         "vision_feature_layer": layer,
         "vision_feature_select_strategy": strategy(cfg),
     }
-
-
-LLAVA = Folder(read, layout)
