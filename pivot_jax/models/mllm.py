@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from pivot_jax.models import layers
+from pivot_jax.models.convnext import ConvNeXt, ConvNeXtConfig
 from pivot_jax.models.decoder import Decoder, DecoderConfig, KVCache
 from pivot_jax.models.vit import ViT, ViTConfig
 
 Array = jax.Array
+EncoderConfig = ViTConfig | ConvNeXtConfig
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,28 @@ class ProjectorConfig:
 
 @dataclass(frozen=True)
 class MLLMConfig:
-    vision: ViTConfig
+    """``second``: another encoder of the same pictures, whose features are put beside the first one's, patch by patch."""
+
+    vision: EncoderConfig
     projector: ProjectorConfig
     decoder: DecoderConfig
     dtype: str = "float32"
+    second: EncoderConfig | None = None
 
     @property
     def image_tokens(self) -> int:
         """Tokens that one image takes in a row."""
         return self.vision.patches
+
+    @property
+    def feature_width(self) -> int:
+        """Of what the projector reads."""
+        return self.vision.width + (self.second.width if self.second else 0)
+
+
+def encoder(config: EncoderConfig, dtype: str) -> nn.Module:
+    """The module of an encoder's config."""
+    return ConvNeXt(config, dtype) if isinstance(config, ConvNeXtConfig) else ViT(config, dtype)
 
 
 class Projector(nn.Module):
@@ -66,18 +81,31 @@ class MLLM(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        self.vision = ViT(cfg.vision, cfg.dtype)
+        self.vision = encoder(cfg.vision, cfg.dtype)
+        if cfg.second:
+            self.second = encoder(cfg.second, cfg.dtype)
         self.projector = Projector(cfg.projector, cfg.decoder.width)
         self.decoder = Decoder(cfg.decoder, cfg.dtype)
 
     def encode_images(self, images: Array) -> Array:
         """[b, m, H, W, 3], m of a whole sequence → vision features [b, m*p, d_vision], computed once per image."""
-        return self._per_row(self.vision.features(_flat(images)), images)
+        features = self.vision.features(_flat(images))
+        return self._per_row(self._with_second(features, _flat(images)), images)
 
     def encode_images_with_taps(self, images: Array, taps: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
         """:meth:`encode_images` and named intermediates of the encoder (see ``ViT.features_with_taps``)."""
         features, found = self.vision.features_with_taps(_flat(images), taps)
+        features = self._with_second(features, _flat(images))
         return self._per_row(features, images), {tap: self._per_row(x, images) for tap, x in found.items()}
+
+    def _with_second(self, features: Array, images: Array) -> Array:
+        """Features of the first encoder [b, p, d] → those of both [b, p, d + d_second], the second's resampled."""
+        first, second = self.config.vision, self.config.second
+        if second is None:
+            return features
+        images = layers.resize_images(images, second.image_size)
+        other = layers.resample_grid(self.second.features(images), second.grid, first.grid)
+        return jnp.concatenate([features, other], axis=-1)
 
     def _per_row(self, features: Array, images: Array) -> Array:
         b, m = images.shape[:2]
@@ -129,14 +157,12 @@ class MLLM(nn.Module):
 
     def touch_all(self, images: Array, tokens: Array) -> Array:
         """Runs every part once, also what :meth:`hidden` leaves out, so that ``init`` creates all parameters."""
-        vision = self.vision.pooled if self.config.vision.pool_head else self.vision.last_hidden
         x = self.decoder.embed_tokens(tokens)
         ones = jnp.ones_like(tokens)
-        return (
-            self.decoder.hidden(x, ones, ones).sum()
-            + vision(images).sum()
-            + self.project(self.vision.features(images)).sum()
-        )
+        total = self.decoder.hidden(x, ones, ones).sum() + self.vision.touch_all(images).sum()
+        if self.config.second:
+            total += self.second.touch_all(layers.resize_images(images, self.config.second.image_size)).sum()
+        return total + self.project(self.encode_images(images[:, None])).sum()
 
 
 def init_params(mllm: MLLM, key: Array) -> dict[str, Any]:

@@ -187,6 +187,10 @@ class ViT(nn.Module):
             raise ValueError(f"tap '{tap}' is unknown; there are: embed, blocks/0 ... blocks/{self.config.depth - 2}")
         return int(index)
 
+    def touch_all(self, images: Array) -> Array:
+        """Runs every part once, so that ``init`` creates all parameters."""
+        return self.pooled(images) if self.config.pool_head else self.last_hidden(images)
+
     def last_hidden(self, images: Array) -> Array:
         """Output of the last block before the closing norm: [b, p, d]; needs ``final`` parameters."""
         return self.final.hidden(self.features(images))
