@@ -12,8 +12,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub import chat, folder, tensors
 from pivot_jax.hub.families import HubModel, llava, text_of, vision_of
 from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.mllm import MLLMConfig
-from pivot_jax.models.vit import ViTConfig
+from pivot_jax.models.mllm import EncoderConfig, MLLMConfig
 
 SHARD_BYTES = 5 << 30
 _SYSTEM = "You are a helpful assistant."
@@ -21,7 +20,7 @@ _SYSTEM = "You are a helpful assistant."
 
 def export_encoder(
     params: Mapping[str, Any],
-    cfg: ViTConfig | MLLMConfig,
+    cfg: EncoderConfig | MLLMConfig,
     out: str | Path,
     *,
     drop_last: bool = False,

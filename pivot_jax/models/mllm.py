@@ -34,7 +34,7 @@ class ProjectorConfig:
 
 @dataclass(frozen=True)
 class MLLMConfig:
-    """``second``: another encoder of the same pictures, whose features are put beside the first one's, patch by patch."""
+    """``second``: another encoder of the same pictures; its features stand beside the first one's, patch by patch."""
 
     vision: EncoderConfig
     projector: ProjectorConfig

@@ -15,7 +15,7 @@ ENCODER_ROOMS = ("vision", "second", "projector")  # what turns pictures into to
 
 
 def extract(workdir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
-    """Writes ``{vision, second, projector}`` (what there is of them) of a run's checkpoint to the pack ``out`` and returns its description.
+    """Writes :data:`ENCODER_ROOMS` of a run's checkpoint to the pack ``out`` and returns its description.
 
     The encoder keeps its last block, closing norm and pooling head as they were (no stage of an MLLM trains them),
     so that it can be exported whole. A run of stage 0 has no projector.

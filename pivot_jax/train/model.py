@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from pivot_jax.errors import UserError
 from pivot_jax.models import flops, zoo
 from pivot_jax.models.mllm import MLLM, init_params
-from pivot_jax.models.vit import SigLIP
+from pivot_jax.models.vit import SigLIP, ViTConfig
 
 
 class Model(NamedTuple):
@@ -32,6 +32,8 @@ def build_model(config: Any, vocabulary: int) -> Model:
         sizes = f"{config.data.image.size} but the encoder takes {parts.vision.image_size}"
         raise UserError(f"data.image.size is {sizes}; make them equal")
     if config.stage == "contrastive":
+        if not isinstance(parts.vision, ViTConfig) or parts.second:
+            raise UserError("stage 'contrastive' trains one vision transformer; it takes neither ConvNeXt nor two encoders")
         text = zoo.build_text(config.model.text, vocabulary, parts.vision.width)
         towers = SigLIP(parts.vision, text, parts.dtype)
         images = jnp.zeros((1, parts.vision.image_size, parts.vision.image_size, 3))
