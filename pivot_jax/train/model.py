@@ -33,7 +33,7 @@ def build_model(config: Any, vocabulary: int) -> Model:
         raise UserError(f"data.image.size is {sizes}; make them equal")
     if config.stage == "contrastive":
         if not isinstance(parts.vision, ViTConfig) or parts.second:
-            raise UserError("stage 'contrastive' trains one vision transformer; it takes neither ConvNeXt nor two encoders")
+            raise UserError("stage 'contrastive' trains one ViT; set model.vision to one, and model.second.kind=none")
         text = zoo.build_text(config.model.text, vocabulary, parts.vision.width)
         towers = SigLIP(parts.vision, text, parts.dtype)
         images = jnp.zeros((1, parts.vision.image_size, parts.vision.image_size, 3))
