@@ -20,7 +20,7 @@ from pivot_jax.hub.load import load_params as load_hub
 from pivot_jax.train import checkpoint
 
 _SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<place>[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
-_OPTIONAL = "vision/final/"  # an MLLM does without it, so a source may too
+_OPTIONAL = ("vision/final/", "second/final/")  # an MLLM does without it, so a source may too
 
 
 @dataclass(frozen=True)
