@@ -1,11 +1,12 @@
 """Hugging Face checkpoints in and out."""
 
 from pivot_jax.hub.chat import system_text
-from pivot_jax.hub.configs import HubModel
 from pivot_jax.hub.configs import read as read_config
+from pivot_jax.hub.families import HubModel, summary
 from pivot_jax.hub.folder import check_place
 from pivot_jax.hub.load import load_params
 from pivot_jax.hub.save import export_decoder, export_encoder, export_mllm
+from pivot_jax.hub.snapshot import folder_of, from_hub
 
 __all__ = [
     "HubModel",
@@ -13,7 +14,10 @@ __all__ = [
     "export_decoder",
     "export_encoder",
     "export_mllm",
+    "folder_of",
+    "from_hub",
     "load_params",
     "read_config",
+    "summary",
     "system_text",
 ]

@@ -13,84 +13,8 @@ from typing import Any
 
 from pivot_jax.errors import UserError
 from pivot_jax.hub import chat
-from pivot_jax.hub.configs import ACTIVATIONS
-from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.hub.families import llava
 from pivot_jax.models.vit import ViTConfig
-
-_BICUBIC = 3  # PIL's code, as transformers writes it
-
-
-def vision_json(cfg: ViTConfig, *, final: bool, dtype: str) -> dict[str, Any]:
-    """config.json of a SiglipVisionModel; without ``final`` it has one layer less and no head."""
-    if cfg.activation not in ACTIVATIONS:
-        raise UserError(f"SigLIP has no activation '{cfg.activation}' (there are: {', '.join(ACTIVATIONS)})")
-    raw = {
-        "architectures": ["SiglipVisionModel"],
-        "model_type": "siglip_vision_model",
-        "dtype": dtype,
-        "attention_dropout": 0.0,
-        "hidden_act": ACTIVATIONS[cfg.activation],
-        "hidden_size": cfg.width,
-        "image_size": cfg.image_size,
-        "intermediate_size": cfg.mlp_dim,
-        "layer_norm_eps": cfg.eps,
-        "num_attention_heads": cfg.heads,
-        "num_channels": 3,
-        "num_hidden_layers": cfg.depth if final else cfg.depth - 1,
-        "patch_size": cfg.patch_size,
-        "vision_use_head": bool(final and cfg.pool_head),
-    }
-    # transformers passes this key over here; ours reads it, so that the features stay those of the same block
-    return raw if final else {**raw, "vision_feature_layer": -1}
-
-
-def decoder_json(cfg: DecoderConfig, *, dtype: str, max_positions: int, tokenizer: Any = None) -> dict[str, Any]:
-    """config.json of a Qwen2ForCausalLM."""
-    if not cfg.qkv_bias:
-        raise UserError("Qwen2 has biases on q, k and v; a decoder with qkv_bias=False has no Hugging Face class here")
-    raw = {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "dtype": dtype,
-        "attention_dropout": 0.0,
-        "hidden_act": "silu",
-        "hidden_size": cfg.width,
-        "initializer_range": 0.02,
-        "intermediate_size": cfg.mlp_dim,
-        "max_position_embeddings": max_positions,
-        "num_attention_heads": cfg.heads,
-        "num_hidden_layers": cfg.depth,
-        "num_key_value_heads": cfg.kv_heads,
-        "rms_norm_eps": cfg.eps,
-        "rope_parameters": {"rope_theta": cfg.rope_theta, "rope_type": "default"},
-        "rope_theta": cfg.rope_theta,  # for transformers before 5
-        "tie_word_embeddings": cfg.tied,
-        "use_cache": True,
-        "use_sliding_window": False,
-        "vocab_size": cfg.vocab_size,
-        **special_tokens(tokenizer),
-    }
-    return {**raw, "head_dim": cfg.head_dim} if cfg.head_dim else raw
-
-
-def llava_json(vision: Mapping[str, Any], text: Mapping[str, Any], image_token_id: int, patches: int) -> dict[str, Any]:
-    """config.json of a LlavaForConditionalGeneration from its two parts' objects."""
-    vision = dict(vision)
-    layer = vision.pop("vision_feature_layer", -2)
-    return {
-        "architectures": ["LlavaForConditionalGeneration"],
-        "model_type": "llava",
-        "dtype": text["dtype"],
-        "image_seq_length": patches,
-        "image_token_index": image_token_id,
-        "multimodal_projector_bias": True,
-        "projector_hidden_act": "gelu",
-        "text_config": dict(text),
-        "tie_word_embeddings": text["tie_word_embeddings"],
-        "vision_config": vision,
-        "vision_feature_layer": layer,
-        "vision_feature_select_strategy": "full",
-    }
 
 
 def special_tokens(tokenizer: Any) -> dict[str, Any]:
@@ -98,21 +22,8 @@ def special_tokens(tokenizer: Any) -> dict[str, Any]:
     return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
 
 
-def write_image_processor(folder: Path, cfg: ViTConfig) -> None:
-    """preprocessor_config.json: squash to a square with bicubic interpolation, then normalise."""
-    side = {"height": cfg.image_size, "width": cfg.image_size}
-    settings = {
-        "image_processor_type": "SiglipImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": side,
-        "resample": _BICUBIC,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(cfg.mean),
-        "image_std": list(cfg.std),
-    }
+def write_image_processor(folder: Path, settings: Mapping[str, Any]) -> None:
+    """preprocessor_config.json; ``settings`` as a family's ``processor`` gives them."""
     write_json(folder / "preprocessor_config.json", settings)
 
 
@@ -127,9 +38,9 @@ def write_llava_processor(folder: Path, cfg: ViTConfig, image_token: str, system
     settings = {
         "processor_class": "LlavaProcessor",
         "image_token": image_token,
-        "num_additional_image_tokens": 0,
+        "num_additional_image_tokens": cfg.prefix,
         "patch_size": cfg.patch_size,
-        "vision_feature_select_strategy": "full",
+        "vision_feature_select_strategy": llava.strategy(cfg),
     }
     write_json(folder / "processor_config.json", settings)
     write_chat_template(folder, chat.jinja(system, image_token))

@@ -15,9 +15,10 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from pivot_jax import rules
 from pivot_jax.errors import UserError
-from pivot_jax.hub import configs, names
+from pivot_jax.hub import configs, families, names
 from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import Shards
+from pivot_jax.hub.snapshot import folder_of
 
 Choose = Callable[[str, tuple[int, ...]], Sharding | None]
 
@@ -36,7 +37,9 @@ def load_params(
     (one device's slice of it; for a stacked parameter, of all its layers).
 
     Args:
-      folder: holds config.json and safetensors, whole or in shards. See ``names.LAYOUTS`` for the families.
+      folder: a folder, or the name of a model on the hub; holds config.json and safetensors, whole or in shards. See
+        ``families.FOLDERS`` for the families. Or a safetensors file (or a folder of some) with a projector alone, as
+        LLaVA's own code saves it.
       target_shardings: one sharding for all; or a nested dict of shardings, which also says what is wanted:
         a parameter that it does not name is not read; or a function of (path, shape) that gives a sharding, or
         None for what is not wanted. None: all on the first device.
@@ -48,9 +51,11 @@ def load_params(
       UserError: before anything is read, for keys that are missing, unknown or of another shape than config.json
         says (with the file and the nearest key that is there), or for damaged files.
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
     model = configs.read(folder)
-    with Shards(folder) as shards:
+    if model.absent_tower and not prefix.strip("/").startswith(("decoder", "projector")):
+        _ = model.mllm  # says where its parts are to be had
+    with _shards(folder, model) as shards:
         source = _match(shards, model)
         wanted = {
             path: entry
@@ -64,6 +69,13 @@ def load_params(
         return rules.unflatten(
             {path: _device_array(source, wanted[path], sharding, dtype) for path, sharding in shardings.items()}
         )
+
+
+def _shards(folder: Path, model: families.HubModel) -> Shards:
+    if model.model_type != families.llava_original.PROJECTOR:
+        return Shards(folder)
+    files = families.llava_original.projector_files(folder)
+    return Shards(files[0].parent, [file.name for file in files])
 
 
 class _Source:
@@ -103,10 +115,12 @@ class _Source:
         return block.transpose(order).reshape(shape)[tuple(cut)]
 
 
-def _match(shards: Shards, model: configs.HubModel) -> _Source:
+def _match(shards: Shards, model: families.HubModel) -> _Source:
     """Pairs every parameter with its tensors and checks names, shapes and types from the headers."""
-    layout = names.layout_of(model.model_type)
+    layout = families.layout_of(model)
+    layout = layout.of(map(layout.canonical, shards.keys))
     found, passed_over = names.entries(layout, configs.sizes(model))
+    passed_over |= {key for key, _ in layout.zeros}
     file_keys: dict[str, str] = {}
     for key in shards.keys:
         canonical = layout.canonical(key)
@@ -115,7 +129,7 @@ def _match(shards: Shards, model: configs.HubModel) -> _Source:
         file_keys[canonical] = key
     needed = {key: entry for entry in found for key in entry.keys}
     for problem in _problems(shards, layout, needed, passed_over, file_keys):
-        raise UserError(f"{problem}; config.json says {model.summary}")
+        raise UserError(f"{problem}; config.json says {families.summary(model)}")
     return _Source(shards, {entry.path: entry for entry in found}, file_keys)
 
 

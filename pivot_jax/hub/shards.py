@@ -22,18 +22,19 @@ _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.msgpack", "*.gguf", "*.h5")
 class Shards:
     """Tensors of a folder by key. Only headers are read until a slice is asked for.
 
-    Use as a context manager. The constructor raises UserError for a folder without safetensors, a missing,
+    ``names``: the files to open; without them model.safetensors, or the shards that its index names. Use as a context
+    manager. The constructor raises UserError for a folder without safetensors, a missing,
     truncated or foreign shard, and a key that the index places in a shard that does not hold it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, names: Sequence[str] = ()):
         self.folder = folder
         self._stack = contextlib.ExitStack()
         self._files: dict[str, Any] = {}
         self.file_of: dict[str, str] = {}
         with contextlib.ExitStack() as guard:
             guard.callback(self.close)
-            self._open_all()
+            self._open_all(names)
             guard.pop_all()
 
     def __enter__(self) -> Shards:
@@ -74,9 +75,12 @@ class Shards:
     def _slice(self, key: str) -> Any:
         return self._files[self.file_of[key]].get_slice(key)
 
-    def _open_all(self) -> None:
+    def _open_all(self, names: Sequence[str]) -> None:
         index = self.folder / INDEX
-        if index.is_file():
+        if names:
+            for name in names:
+                self._open(name, "it was named")
+        elif index.is_file():
             weight_map = _weight_map(index)
             for name in sorted(set(weight_map.values())):
                 self._open(name, f"{INDEX} names it")
@@ -96,6 +100,14 @@ class Shards:
             raise UserError(f"{path} is truncated or no safetensors file ({error}); fetch it again") from error
         self._files[name] = file
         self.file_of.update(dict.fromkeys(file.keys(), name))
+
+
+def keys_of(folder: Path) -> list[str]:
+    """Keys of a folder's tensors; none where it holds no weights (yet)."""
+    if not (folder / WHOLE).is_file() and not (folder / INDEX).is_file():
+        return []
+    with Shards(folder) as shards:
+        return shards.keys
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs, names
-from pivot_jax.hub.configs import HubModel
+from pivot_jax.hub.families import HubModel, layout_of, summary
 from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import INDEX, WHOLE
 
@@ -42,9 +42,11 @@ class Tensors:
             raise UserError(f"dtype '{dtype}' is unknown; there are: {', '.join(DTYPES)}")
         sizes = configs.sizes(model)
         self._dtype = np.dtype(DTYPES[dtype])
-        self._entries, _ = names.entries(names.layout_of(model.model_type), sizes)
+        layout = layout_of(model)
+        self._entries, _ = names.entries(layout, sizes)
         self._params = {p: x for p, x in rules.flatten(params).items() if p.split("/")[0] in sizes}
-        self._made = {} if model.final else _identity_norm(model)
+        self._made = {key: np.zeros(shape, np.float32) for key, shape in names.zeros(layout, sizes).items()}
+        self._made |= _identity_norm(model, layout)
         self._check(model)
         self.plan: Plan = {key: entry.their_shape for entry in self._entries for key in entry.keys}
         self.plan |= {key: array.shape for key, array in self._made.items()}
@@ -73,13 +75,13 @@ class Tensors:
         expected = {entry.path: entry.shape for entry in self._entries}
         for path, shape in expected.items():
             if path not in self._params:
-                raise UserError(f"the parameters hold no '{path}'; are they another model's? ({model.summary})")
+                raise UserError(f"the parameters hold no '{path}'; are they another model's? ({summary(model)})")
             there = tuple(self._params[path].shape)
             if there != shape:
-                raise UserError(f"'{path}' has shape {list(there)}, expected {list(shape)} ({model.summary})")
+                raise UserError(f"'{path}' has shape {list(there)}, expected {list(shape)} ({summary(model)})")
         for path in self._params:
             if path not in expected and not (path.startswith("vision/final/") and not model.final):
-                raise UserError(f"'{path}' has no place in a '{model.model_type}' checkpoint ({model.summary})")
+                raise UserError(f"'{path}' has no place in a '{model.model_type}' checkpoint ({summary(model)})")
 
 
 def write_shards(folder: Path, tensors: Tensors, gathered: Iterator[tuple[str, np.ndarray]], shard_bytes: int) -> None:
@@ -144,11 +146,10 @@ def _on_host(array: Any) -> np.ndarray:
     return np.asarray(array)
 
 
-def _identity_norm(model: HubModel) -> dict[str, np.ndarray]:
-    """The closing norm that SiglipVisionModel must have, where ours was left out: scale 1, bias 0."""
-    if model.vision is None:
+def _identity_norm(model: HubModel, layout: names.Layout) -> dict[str, np.ndarray]:
+    """The closing norm that a class must have, where ours was left out with the last block: scale 1, bias 0."""
+    if model.vision is None or model.final or not model.vision.traits.penultimate:
         return {}
-    layout = names.layout_of(model.model_type)
     keys = {rule.ours: rule.theirs for rule in layout.rules}
     ones, zeros = np.ones(model.vision.width, np.float32), np.zeros(model.vision.width, np.float32)
     return {keys["vision/final/norm/scale"]: ones, keys["vision/final/norm/bias"]: zeros}

@@ -6,21 +6,39 @@ first trained part only the forward is done.
 
 from __future__ import annotations
 
+from pivot_jax.models.convnext import KERNEL, ConvNeXtConfig
 from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.mllm import MLLMConfig
-from pivot_jax.models.vit import TextConfig, ViTConfig
+from pivot_jax.models.mllm import EncoderConfig, MLLMConfig
+from pivot_jax.models.siglip import TextConfig
+
+ENCODERS = ("vision", "second")
 
 
-def _encoder_block(tokens: float, width: int, mlp: int) -> float:
-    return 2 * tokens * (4 * width * width + 2 * width * mlp) + 4 * tokens * tokens * width
+def _encoder_block(tokens: float, width: int, mlp: int, matrices: int = 2) -> float:
+    """``matrices`` of the MLP: 3 in a SwiGLU."""
+    return 2 * tokens * (4 * width * width + matrices * width * mlp) + 4 * tokens * tokens * width
 
 
-def vision(config: ViTConfig, *, whole: bool = False) -> float:
-    """Forward of one image through the penultimate block (``whole``: all blocks and the pooling head)."""
+def _convnext(config: ConvNeXtConfig) -> float:
+    side, before, total = config.image_size // config.patch_size, 3 * config.patch_size**2, 0.0
+    for depth, width in zip(config.depths, config.widths, strict=True):
+        total += 2 * side**2 * before * width + depth * 2 * side**2 * (KERNEL**2 * width + 8 * width * width)
+        side, before = side // 2, 4 * width
+    return total
+
+
+def vision(config: EncoderConfig, *, whole: bool = False) -> float:
+    """Forward of one image up to the features (``whole``: all blocks and the pooling head)."""
+    if isinstance(config, ConvNeXtConfig):
+        return _convnext(config)
     p, d = config.patches, config.width
-    blocks = config.depth if whole else config.depth - 1
-    pool = 2 * (2 * p * d * d + 2 * d * d + 2 * d * config.mlp_dim) if whole and config.pool_head else 0
-    return 2 * p * 3 * config.patch_size**2 * d + blocks * _encoder_block(p, d, config.mlp_dim) + pool
+    blocks = config.depth if whole else config.blocks
+    pool = 0.0
+    if whole and config.has_pool:
+        attends = config.traits.pool == "attention"
+        pool = 2 * (2 * p * d * d + 2 * d * d + 2 * d * config.mlp_dim) if attends else 2 * d * d
+    block = _encoder_block(p + config.prefix, d, config.mlp_dim, 3 if config.gated else 2)
+    return 2 * p * 3 * config.patch_size**2 * d + blocks * block + pool
 
 
 def text(config: TextConfig) -> float:
@@ -31,7 +49,7 @@ def text(config: TextConfig) -> float:
 def projector(config: MLLMConfig) -> float:
     """Forward of one image's features."""
     out, layers = config.decoder.width, config.projector.layers + config.projector.reused
-    return 2 * config.image_tokens * (config.vision.width * out + (layers - 1) * out * out)
+    return 2 * config.image_tokens * (config.feature_width * out + (layers - 1) * out * out)
 
 
 def decoder(config: DecoderConfig, tokens: float) -> float:
@@ -51,6 +69,7 @@ def forward(config: MLLMConfig, images: float, tokens: float, targets: float) ->
     """Forward FLOPs by part of one row with ``images`` images and ``tokens`` tokens, image places included."""
     return {
         "vision": images * vision(config.vision),
+        **({"second": images * vision(config.second)} if config.second else {}),
         "projector": images * projector(config),
         "decoder": decoder(config.decoder, tokens),
         "head": head(config.decoder, targets),
@@ -67,7 +86,7 @@ def train_step(parts: dict[str, float], trained: set[str], reference_in_step: bo
     for name, cost in parts.items():
         own = "decoder" if name == "head" else name
         total += cost
-        if behind_trained:
+        if behind_trained and name not in ENCODERS:  # encoders stand side by side: none is behind another
             total += cost  # gradient to the part's input
         if own in trained:
             total += cost  # gradient to its parameters

@@ -1,7 +1,7 @@
 """Arithmetic of the models as pure functions of arrays, and the few modules that name their parameters.
 
-Letters: b rows, n tokens, h heads, c head width, d width, f hidden. Norms and rotary angles are computed in
-float32 whatever the compute dtype is.
+Letters: b rows, n tokens, h heads, c head width, d width, f hidden. Norms are computed in float32 whatever the compute
+dtype is.
 """
 
 from __future__ import annotations
@@ -49,22 +49,6 @@ def rms_norm(x: Array, scale: Array, eps: float) -> Array:
     return wide.astype(x.dtype) * scale.astype(x.dtype)
 
 
-def rotary_angles(positions: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
-    """cos and sin, float32 [b, n, 1, head_dim], for the half-split layout."""
-    inverse = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions.astype(jnp.float32)[..., None] * inverse
-    angles = jnp.concatenate([angles, angles], axis=-1)[:, :, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
-    """Rotary embedding of x [b, n, h, c]; pairs are (i, i + c/2)."""
-    cos, sin = angles
-    first, second = jnp.split(x, 2, axis=-1)
-    turned = jnp.concatenate([-second, first], axis=-1)
-    return (x * cos + turned * sin).astype(x.dtype)
-
-
 def patchify(images: Array, patch: int) -> Array:
     """[b, H, W, 3] → [b, patches, patch*patch*3]; patches row by row, pixels in order row, column, channel."""
     b, height, width, channels = images.shape
@@ -79,6 +63,31 @@ def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dt
         scaled = images.astype(jnp.float32) / 255.0
         images = (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
     return images.astype(dtype)
+
+
+def resize_images(images: Array, size: int) -> Array:
+    """Square images [b, H, H, 3] → [b, size, size, 3] of the same dtype: bicubic with antialiasing, as PIL does it.
+
+    PIL resizes rows first and keeps whole numbers between the two passes.
+    """
+    b, side = images.shape[:2]
+    if side == size:
+        return images
+    resized = images.astype(jnp.float32)
+    for shape in ((b, side, size, 3), (b, size, size, 3)):
+        resized = jax.image.resize(resized, shape, "cubic", antialias=True)
+        if jnp.issubdtype(images.dtype, jnp.integer):
+            resized = jnp.clip(jnp.round(resized), 0, 255)
+    return resized.astype(images.dtype)
+
+
+def resample_grid(features: Array, grid: int, target: int) -> Array:
+    """Features of a square grid [b, grid², d] → [b, target², d], bilinear between the centres of the places."""
+    if grid == target:
+        return features
+    b, _, d = features.shape
+    square = features.reshape(b, grid, grid, d)
+    return jax.image.resize(square, (b, target, target, d), "linear", antialias=False).reshape(b, target * target, d)
 
 
 class Linear(nn.Module):

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from pivot_jax.models import layers
+from pivot_jax.models.convnext import ConvNeXt, ConvNeXtConfig
 from pivot_jax.models.decoder import Decoder, DecoderConfig, KVCache
-from pivot_jax.models.vit import ViT, ViTConfig
+from pivot_jax.models.vit import ViT, ViTConfig, blank
 
 Array = jax.Array
+EncoderConfig = ViTConfig | ConvNeXtConfig
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,33 @@ class ProjectorConfig:
 
 @dataclass(frozen=True)
 class MLLMConfig:
-    vision: ViTConfig
+    """``second``: another encoder of the same pictures; its features stand beside the first one's, patch by patch."""
+
+    vision: EncoderConfig
     projector: ProjectorConfig
     decoder: DecoderConfig
     dtype: str = "float32"
+    second: EncoderConfig | None = None
+
+    def __post_init__(self) -> None:
+        both = (self.vision, self.second)
+        if self.second and any(part.traits.patch_input for part in both if part):
+            raise ValueError("two encoders see the same square picture; a family with patch input takes none")
 
     @property
     def image_tokens(self) -> int:
-        """Tokens that one image takes in a row."""
-        return self.vision.patches
+        """Features per image of an array of images: the most tokens that an image takes in a row."""
+        return self.vision.tokens
+
+    @property
+    def feature_width(self) -> int:
+        """Of what the projector reads."""
+        return self.vision.width + (self.second.width if self.second else 0)
+
+
+def encoder(config: EncoderConfig, dtype: str) -> nn.Module:
+    """The module of an encoder's config."""
+    return ConvNeXt(config, dtype) if isinstance(config, ConvNeXtConfig) else ViT(config, dtype)
 
 
 class Projector(nn.Module):
@@ -66,18 +86,38 @@ class MLLM(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        self.vision = ViT(cfg.vision, cfg.dtype)
+        self.vision = encoder(cfg.vision, cfg.dtype)
+        if cfg.second:
+            self.second = encoder(cfg.second, cfg.dtype)
         self.projector = Projector(cfg.projector, cfg.decoder.width)
         self.decoder = Decoder(cfg.decoder, cfg.dtype)
 
-    def encode_images(self, images: Array) -> Array:
-        """[b, m, H, W, 3], m of a whole sequence → vision features [b, m*p, d_vision], computed once per image."""
-        return self._per_row(self.vision.features(_flat(images)), images)
+    def encode_images(self, images: Array, places: Array | None = None) -> Array:
+        """Images, m of a whole sequence → vision features [b, m*p, d_vision], computed once per image.
 
-    def encode_images_with_taps(self, images: Array, taps: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
+        ``images``: [b, m, H, W, 3]; or patches [b, m, p, i] with ``places`` [b, m, p, 2] (``patch_places`` of a batch).
+        """
+        images_, *places_ = _flat(images, places)
+        features = self._with_second(self.vision.features(images_, *places_), images_)
+        return self._per_row(features, images)
+
+    def encode_images_with_taps(
+        self, images: Array, taps: tuple[str, ...], places: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         """:meth:`encode_images` and named intermediates of the encoder (see ``ViT.features_with_taps``)."""
-        features, found = self.vision.features_with_taps(_flat(images), taps)
+        images_, *places_ = _flat(images, places)
+        features, found = self.vision.features_with_taps(images_, taps, *places_)
+        features = self._with_second(features, images_)
         return self._per_row(features, images), {tap: self._per_row(x, images) for tap, x in found.items()}
+
+    def _with_second(self, features: Array, images: Array) -> Array:
+        """Features of the first encoder [b, p, d] → those of both [b, p, d + d_second], the second's resampled."""
+        first, second = self.config.vision, self.config.second
+        if second is None:
+            return features
+        images = layers.resize_images(images, second.image_size)
+        other = layers.resample_grid(self.second.features(images), second.grid, first.grid)
+        return jnp.concatenate([features, other], axis=-1)
 
     def _per_row(self, features: Array, images: Array) -> Array:
         b, m = images.shape[:2]
@@ -93,7 +133,7 @@ class MLLM(nn.Module):
         if batch.images.shape[1] == 0:
             return x
         if image_features is None:
-            image_features = self.encode_images(batch.images)
+            image_features = self.encode_images(batch.images, batch.patch_places)
         image_tokens = self.project(image_features)
         placed = jnp.take_along_axis(image_tokens, jnp.maximum(batch.image_slots, 0)[:, :, None], axis=1)
         return jnp.where((batch.image_slots >= 0)[:, :, None], placed, x)
@@ -127,22 +167,21 @@ class MLLM(nn.Module):
         cache, hidden = self.decoder.decode_step(cache, self.decoder.embed_tokens(tokens[:, None]))
         return cache, hidden[:, 0]
 
-    def touch_all(self, images: Array, tokens: Array) -> Array:
+    def touch_all(self, images: tuple[Array, ...], tokens: Array) -> Array:
         """Runs every part once, also what :meth:`hidden` leaves out, so that ``init`` creates all parameters."""
-        vision = self.vision.pooled if self.config.vision.pool_head else self.vision.last_hidden
         x = self.decoder.embed_tokens(tokens)
         ones = jnp.ones_like(tokens)
-        return (
-            self.decoder.hidden(x, ones, ones).sum()
-            + vision(images).sum()
-            + self.project(self.vision.features(images)).sum()
-        )
+        total = self.decoder.hidden(x, self.config.decoder.text_positions(ones), ones).sum()
+        total += self.vision.whole(*images)
+        if self.config.second:
+            total += self.second.whole(layers.resize_images(images[0], self.config.second.image_size))
+        features = self._with_second(self.vision.features(*images), images[0])
+        return total + self.project(features).sum()
 
 
 def init_params(mllm: MLLM, key: Array) -> dict[str, Any]:
     """Random float32 parameters of the whole model; a nested dict (tree in ARCHITECTURE.md)."""
-    vision = mllm.config.vision
-    images = jnp.zeros((1, vision.image_size, vision.image_size, 3))
+    images = blank(mllm.config.vision)
     return mllm.init(key, images, jnp.zeros((1, 2), jnp.int32), method="touch_all")["params"]
 
 
@@ -152,5 +191,5 @@ def head_matrix(params: dict[str, Any]) -> Array:
     return decoder["head"] if "head" in decoder else decoder["embed"]
 
 
-def _flat(images: Array) -> Array:
-    return images.reshape(-1, *images.shape[2:])
+def _flat(images: Array, places: Array | None) -> tuple[Array, ...]:
+    return tuple(x.reshape(-1, *x.shape[2:]) for x in (images, places) if x is not None)

@@ -13,8 +13,8 @@ from pivot_jax import rules
 from pivot_jax.errors import UserError
 
 FROZEN = "frozen"
-# What no stage of an MLLM computes: the encoder's last block, closing norm and pooling head.
-UNUSED_BY_MLLM = (r"vision/final/.*", FROZEN)
+# What no stage of an MLLM computes: the encoder's pooling head; of SigLIP and CLIP also last block and closing norm.
+UNUSED_BY_MLLM = (r"(vision|second)/final/.*", FROZEN)
 
 
 def peak_rates(rule_list: rules.Rules, params: Any) -> dict[str, float | str]:
@@ -58,6 +58,6 @@ def table(params: Any, rates: dict[str, float | str]) -> list[dict[str, Any]]:
     counts: dict[tuple[str, float | str], int] = defaultdict(int)
     for path, leaf in rules.flatten(params).items():
         parts = path.split("/")
-        group = "/".join(parts[:2]) if parts[0] in ("vision", "projector") and len(parts) > 1 else parts[0]
+        group = "/".join(parts[:2]) if parts[0] in ("vision", "second", "projector") and len(parts) > 1 else parts[0]
         counts[(group, rates[path])] += leaf.size
     return [{"group": group, "parameters": n, "rate": rate} for (group, rate), n in counts.items()]

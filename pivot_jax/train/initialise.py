@@ -20,13 +20,14 @@ from pivot_jax.hub.load import load_params as load_hub
 from pivot_jax.train import checkpoint
 
 _SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<place>[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
-_OPTIONAL = "vision/final/"  # an MLLM does without it, so a source may too
+_OPTIONAL = ("vision/final/", "second/final/")  # an MLLM does without it, so a source may too
 
 
 @dataclass(frozen=True)
 class Source:
     """One entry of ``config.init``: ``run:WORKDIR[@STEP]``, ``pack:DIR`` or ``hf:DIR``, each with ``[:PREFIX]``.
 
+    DIR of ``hf:`` may be the name of a model on the hub, or a file of a projector (see ``hub.load_params``).
     Without a prefix the source's parameters are taken from the same paths as in the target.
     """
 
@@ -139,6 +140,8 @@ def _from_source(prefix: str, source: Source, wanted: dict[str, Any], shardings:
 def _mend(path: str) -> str:
     if path.startswith("vision/final/pool/"):
         return "; this encoder has no attention-pool head: set model.vision.pool_head=false"
+    if path.startswith("vision/final/pooler/"):
+        return "; this encoder has no pooler: set model.vision.pool_head=false"
     return ""
 
 

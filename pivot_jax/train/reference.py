@@ -13,7 +13,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pivot_jax import rules
+from pivot_jax import files, rules
+from pivot_jax.errors import UserError
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import place_batch
 from pivot_jax.steps.preference import answer_logps
@@ -24,17 +25,27 @@ UNFINISHED = "reference_logps.unfinished.npz"
 KEEP_EVERY_S = 60.0
 
 
-def stored(module: Any, params: Any, loader: Any, mesh: Mesh, workdir: Path, progress: Any) -> np.ndarray:
+def stored(
+    module: Any, params: Any, loader: Any, mesh: Mesh, workdir: Path, progress: Any, resumed: bool = False
+) -> np.ndarray:
     """float32 [rows, 2]: summed log-probs of chosen and rejected under ``params``.
 
     Read from ``workdir/reference_logps.npz`` if that was made with the same weights and data, else computed and
     written there. What was computed is kept every :data:`KEEP_EVERY_S` seconds, so that a killed pass goes on where it
     was. Rows whose image could not be read are NaN; the loader masks them.
+
+    Raises:
+      UserError: a run that goes on (``resumed``) has log-probs of other weights; it would change its reference.
     """
     path, unfinished = workdir / FILE, workdir / UNFINISHED
     fingerprint = hashlib.sha256(json.dumps([weights_hash(params), loader.fingerprint()]).encode()).hexdigest()
     if (kept := _read(path, fingerprint)) is not None:
         return kept[0]
+    if resumed and path.exists():
+        raise UserError(
+            f"{path} belongs to other weights or data than this config starts from now; put back what config.init "
+            "and data.sources name, or start a new workdir"
+        )
     compute = jax.jit(lambda params, batch: answer_logps(score(module, params, batch), batch))
     logps, done = _read(unfinished, fingerprint) or (np.full((loader.rows, 2), np.nan, np.float32), 0)
     left = -(-loader.rows // loader.batch_size) - done
@@ -63,9 +74,8 @@ def _read(path: Path, fingerprint: str) -> tuple[np.ndarray, int] | None:
 
 
 def _write(path: Path, fingerprint: str, logps: np.ndarray, batches: int) -> None:
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, logps=logps, fingerprint=fingerprint, batches=batches)
-    partial.rename(path)
+    with files.whole(path) as partial:
+        np.savez(partial, logps=logps, fingerprint=fingerprint, batches=batches)
 
 
 def weights_hash(params: Any) -> str:

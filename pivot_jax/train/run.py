@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from pivot_jax import config as configs
+from pivot_jax import files
 from pivot_jax.errors import UserError
 from pivot_jax.optim import partition
 from pivot_jax.parallel import runtime
@@ -50,7 +51,7 @@ def run(config: Any, workdir: Path | str) -> Result:
     with jax.set_mesh(setup.mesh):
         state, place, starting = _state(setup, workdir)
         frozen_before = weights_hash(state.frozen)
-        ref_params = _reference(setup, starting, workdir)
+        ref_params = _reference(setup, starting, workdir, resumed=int(state.step) > 0)
     if is_first():
         _announce(setup, workdir)
     resumed = int(state.step)
@@ -68,7 +69,7 @@ def run(config: Any, workdir: Path | str) -> Result:
     if is_first() and seconds:
         bad = setup.loader.skipped.count
         record = {"step": result.step, "metrics": metrics, "seconds": seconds, "resumed_from": resumed, "bad_rows": bad}
-        (workdir / "result.json").write_text(json.dumps(record, indent=1))
+        files.write_text(workdir / "result.json", json.dumps(record, indent=1))
         if bad:
             print(f"{config.name}: {bad} bad rows were left out; {workdir / 'skipped.jsonl'} says which and why")
     return result
@@ -87,7 +88,7 @@ def _claim(config: Any, workdir: Path) -> None:
             )
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(configs.to_json(config))
+        files.write_text(path, configs.to_json(config))
 
 
 def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any]:
@@ -113,7 +114,7 @@ def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any
     return setup.fresh_state(starting), None, starting
 
 
-def _reference(setup: Setup, starting: Any, workdir: Path) -> Any:
+def _reference(setup: Setup, starting: Any, workdir: Path, resumed: bool) -> Any:
     """Prepares the reference of a preference run: stored log-probs go into the loader, else its parameters."""
     if setup.config.stage != "preference":
         return None
@@ -127,14 +128,15 @@ def _reference(setup: Setup, starting: Any, workdir: Path) -> Any:
                 yield batch
                 advance(1)
 
-    setup.loader.set_ref_logps(reference.stored(setup.model.module, starting, setup.loader, setup.mesh, workdir, show))
+    logps = reference.stored(setup.model.module, starting, setup.loader, setup.mesh, workdir, show, resumed)
+    setup.loader.set_ref_logps(logps)
     return None
 
 
 def _announce(setup: Setup, workdir: Path) -> None:
     """Prints and writes what is trained, with parameter counts and peak learning rates."""
     rows = partition.table(setup.like, setup.rates)
-    (workdir / "trained_parameters.json").write_text(json.dumps(rows, indent=1))
+    files.write_text(workdir / "trained_parameters.json", json.dumps(rows, indent=1))
     config, loader = setup.config, setup.loader
     packed = f", {loader.pack} to a sequence" if loader.pack > 1 else ""
     print(f"{config.name}: {loader.total_steps} steps of {loader.batch_size} rows{packed}, {loader.rows} rows in all")

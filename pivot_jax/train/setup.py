@@ -113,7 +113,7 @@ def build(config: Any, workdir: Path | None, devices: Any = None) -> Setup:
 def assemble(config: Any, mesh: Mesh, loader: Any, model: Model) -> Setup:
     """The parts that follow from model and mesh; ``loader`` needs only ``total_steps``."""
     like = jax.eval_shape(model.create, root_key(config))
-    rates = partition.peak_rates(_rules(config), like)
+    rates = partition.peak_rates(_rules(config, like), like)
     return Setup(
         config=config,
         mesh=mesh,
@@ -134,7 +134,8 @@ def starting_params(setup: Setup) -> dict[str, Any]:
     return initial_params(dict(setup.config.init), setup.model.create, key, setup.shardings)
 
 
-def _rules(config: Any) -> rules.Rules:
-    """The config's rules; in an MLLM, what no stage computes is frozen first."""
+def _rules(config: Any, like: Any) -> rules.Rules:
+    """The config's rules; in an MLLM, what no stage computes is frozen first (if the encoder has such)."""
     given = [tuple(rule) for rule in config.optimizer.rules]
-    return given if config.stage == "contrastive" else [partition.UNUSED_BY_MLLM, *given]
+    used = config.stage == "contrastive" or "final" not in like["vision"]
+    return given if used else [partition.UNUSED_BY_MLLM, *given]

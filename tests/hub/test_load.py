@@ -18,8 +18,10 @@ from safetensors.numpy import load_file, save_file
 
 from pivot_jax import hub, rules
 from pivot_jax.errors import UserError
-from pivot_jax.hub import configs, names
-from pivot_jax.models.mllm import MLLM, init_params
+from pivot_jax.hub import configs, families, names
+from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.mllm import MLLM, ProjectorConfig, init_params
+from pivot_jax.models.vit import ViTConfig
 
 
 def same(a, b) -> None:
@@ -258,13 +260,16 @@ def test_tied_model_passes_a_stored_head_over_and_untied_needs_it(tmp_path):
 
 def test_every_pattern_reads_back_what_it_wrote():
     """Each row of each table, on arrays whose axes all differ: to theirs and back is the identity."""
-    sizes = {
-        "vision": dict(d=6, e=6, f=10, n=4, c=3, y=2, x=2, s=1, layers=2, final=1, pool=1),
-        "decoder": dict(d=6, v=11, f=10, q=8, k=4, layers=2, untied=1),
-        "projector": dict(i=5, d=6, e=6),
-    }
-    for layout in names.LAYOUTS.values():
-        found, _ = names.entries(layout, sizes)
+
+    class Letters(dict):
+        def __missing__(self, letter):
+            self[letter] = len(self) + 3
+            return self[letter]
+
+    sizes = {room: Letters(layers=2) for room in ("vision", "decoder", "projector")}
+    tables = [family.rules for family in (*families.TOWERS.values(), *families.LANGUAGES.values())]
+    for table in (*tables, families.llava.PROJECTOR):
+        found, _ = names.entries(names.Layout(table), sizes)
         for entry in found:
             ours = np.arange(np.prod(entry.our_shape)).reshape(entry.our_shape)
             theirs = hub.tensors._theirs(entry, ours)
@@ -273,11 +278,11 @@ def test_every_pattern_reads_back_what_it_wrote():
             np.testing.assert_array_equal(theirs.transpose(order).reshape(entry.our_shape), ours)
 
 
-def test_sizes_of_the_paper_s_projector():
+def test_B2_sizes_of_the_paper_s_projector():
     """B2's parameter count, from the table alone."""
-    vision = configs.ViTConfig(384, 16, 1152, 27, 16, 4304)
-    decoder = configs.DecoderConfig(151936, 1536, 28, 12, 2, 8960)
-    model = hub.HubModel("llava", vision, decoder, configs.ProjectorConfig())
-    found, _ = names.entries(names.LAYOUTS["llava"], configs.sizes(model))
+    vision = ViTConfig(384, 16, 1152, 27, 16, 4304)
+    decoder = DecoderConfig(151936, 1536, 28, 12, 2, 8960)
+    model = hub.HubModel("llava", vision, decoder, ProjectorConfig())
+    found, _ = names.entries(families.layout_of(model), configs.sizes(model))
     count = sum(int(np.prod(e.shape)) for e in found if e.path.startswith("projector/"))
     assert count == 4_131_840

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -60,10 +62,13 @@ def test_C2_full_size_learning_rates_and_schedule():
     assert {rate for path, rate in rates.items() if path.startswith("vision/") and FINAL not in path} == {2e-6}
     assert {rate for path, rate in rates.items() if path.startswith(FINAL)} == {"frozen"}
     assert {rate for path, rate in rates.items() if not path.startswith("vision/")} == {1e-5}
+    plain = (0, 1.0, 0.03, "cosine")
+    section = config.optimizer
+    assert (section.weight_decay, section.clip, section.warmup_ratio, section.schedule) == plain
     for stage, rate in (("stage2_sft", 5e-6), ("stage2_dpo", 1e-6)):
         section = configs.load(f"configs/pivot/{stage}.py").optimizer
         assert {value for _, value in section.rules} == {rate}
-        assert (section.weight_decay, section.clip, section.warmup_ratio, section.schedule) == (0, 1.0, 0.03, "cosine")
+        assert (section.weight_decay, section.clip, section.warmup_ratio, section.schedule) == plain
     curve = schedule.multiplier(config.optimizer, 234)
     # 8 warm-up steps of 234; transformers' cosine schedule gives the same
     golden = {0: 0.0, 4: 0.5, 8: 1.0, 121: 0.5, 233: 4.8310e-05}
@@ -100,6 +105,41 @@ def test_C3_stored_reference_belongs_to_the_starting_weights(chain):
     np.testing.assert_allclose(first["loss"], np.log(2), atol=1e-5)
     np.testing.assert_allclose(first["rewards/margins"], 0.0, atol=1e-5)
     assert first["rewards/accuracies"] == 0.0
+
+
+def test_C3_the_reference_model_stays_as_it_was_all_through(chain, make_config, tmp_path, monkeypatch):
+    """Where the reference is computed in each step: the state is donated, so it must be a copy of its own."""
+    train, hashes = loop.train, []
+
+    def watched(setup, state, place, reference, workdir):
+        hashes.append(weights_hash(reference))
+        result = train(setup, state, place, reference, workdir)
+        hashes.append(weights_hash(reference))
+        return result
+
+    monkeypatch.setattr(loop, "train", watched)
+    changes = json.loads((chain["dpo"] / "config.json").read_text())
+    changes["objective"]["reference"] = "step"
+    run(configs.from_json(json.dumps(changes)), tmp_path / "run")
+    assert hashes == [weights_hash(checkpoint.load_run(chain["1b"]))] * 2
+    assert checkpoint.load_run(tmp_path / "run").keys() == checkpoint.load_run(chain["1b"]).keys()
+    stored, in_step = (read(workdir / "metrics.jsonl") for workdir in (chain["dpo"], tmp_path / "run"))
+    for a, b in zip(stored, in_step, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+
+
+def test_C3_a_run_goes_on_with_its_own_reference_only(chain, make_config, tmp_path):
+    """Stored log-probs of other weights (stage 1b was trained on, meanwhile) are not quietly replaced."""
+    config = configs.from_json((chain["dpo"] / "config.json").read_text())
+    shutil.copytree(chain["dpo"], tmp_path / "run")
+    shutil.copytree(chain["1b"], tmp_path / "1b")
+    configs.merge(config, {"init": {"": f"run:{tmp_path / '1b'}"}})
+    (tmp_path / "run" / "config.json").write_text(configs.to_json(config))
+    assert run(config, tmp_path / "run").seconds == 0
+    shutil.rmtree(tmp_path / "1b")
+    shutil.copytree(chain["sft"], tmp_path / "1b")
+    with pytest.raises(UserError, match="reference_logps.npz .* other weights or data"):
+        run(config, tmp_path / "run")
 
 
 def test_C4_a_pack_round_trips_bit_for_bit(chain, tmp_path):
