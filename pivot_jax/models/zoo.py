@@ -183,9 +183,9 @@ def build_text(section: Any, vocab_size: int, output: int) -> TextConfig:
 
 def _vision(section: Any) -> ViTConfig:
     """A name may end in "@PIXELS": that encoder for images of another size, its position table resized."""
-    name, _, pixels = section["name"].partition("@")
+    name, at, pixels = section["name"].partition("@")
     config = _part("model.vision", ViTConfig, VISION, {**section, "name": name})
-    if not pixels:
+    if not at:
         return config
     if not pixels.isdigit() or int(pixels) < config.patch_size or config.traits.patch_input:
         raise UserError(
