@@ -77,7 +77,7 @@ def _encoder() -> dict[str, Any]:
         # encoder for images of another size.
         "name": "",
         # siglip (and SigLIP2) | siglip2_naflex | clip | dinov2 | vit_mae | vit (supervised, MoCo-v3): class token,
-        # norms, layer scale, and which features an MLLM takes; models.vit.FAMILIES says how they differ
+        # norms, layer scale, and which features an MLLM takes; models.encoder.FAMILIES says how they differ
         "family": "siglip",
         "image_size": 32,  # pixels, square; equal to data.image.size
         "patch_size": 8,  # pixels; the last pixels of a row that fill no patch are left out, as a convolution does

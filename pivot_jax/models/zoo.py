@@ -216,9 +216,9 @@ def _second(section: Any) -> ViTConfig | ConvNeXtConfig | None:
 
 def _vision(section: Any, key: str = "model.vision") -> ViTConfig:
     """A name may end in "@PIXELS": that encoder for images of another size, its position table resized."""
-    name, _, pixels = section["name"].partition("@")
+    name, at, pixels = section["name"].partition("@")
     config = _part(key, ViTConfig, VISION, {**section, "name": name})
-    if not pixels:
+    if not at:
         return config
     if not pixels.isdigit() or int(pixels) < config.patch_size or config.traits.patch_input:
         raise UserError(
