@@ -1,13 +1,15 @@
-"""The safetensors files of a checkpoint folder, opened together and read by slices."""
+"""The safetensors files of a checkpoint folder, opened together and read by rows."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+import math
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -15,25 +17,40 @@ from pivot_jax.errors import UserError
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_FLOATS = {"F64", "F32", "F16", "BF16"}
+FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.msgpack", "*.gguf", "*.h5")
 
 
+class Tensor(NamedTuple):
+    """Where a tensor lies."""
+
+    file: str
+    dtype: str  # as the header spells it
+    shape: tuple[int, ...]
+    start: int  # first byte in the file
+
+
 class Shards:
-    """Tensors of a folder by key. Only headers are read until a slice is asked for.
+    """Tensors of a folder by key. Only headers are read until rows are asked for.
+
+    Rows are read into memory of our own, not mapped: mapped pages would count as this process's until the kernel wants
+    them back. Safe for several threads.
 
     Use as a context manager. The constructor raises UserError for a folder without safetensors, a missing,
     truncated or foreign shard, and a key that the index places in a shard that does not hold it.
+
+    Args:
+      whole: the file's name where there is no index.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, whole: str = WHOLE):
         self.folder = folder
         self._stack = contextlib.ExitStack()
         self._files: dict[str, Any] = {}
-        self.file_of: dict[str, str] = {}
+        self._tensors: dict[str, Tensor] = {}
         with contextlib.ExitStack() as guard:
             guard.callback(self.close)
-            self._open_all()
+            self._open_all(whole)
             guard.pop_all()
 
     def __enter__(self) -> Shards:
@@ -47,60 +64,82 @@ class Shards:
 
     @property
     def keys(self) -> list[str]:
-        return list(self.file_of)
+        return list(self._tensors)
 
     def where(self, key: str) -> str:
         """File that holds the key, for messages."""
-        return str(self.folder / self.file_of[key])
+        return str(self.folder / self._tensors[key].file)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._slice(key).get_shape())
+        return self._tensors[key].shape
+
+    def dtype(self, key: str) -> str:
+        """As safetensors spells it: F32, BF16, …"""
+        return self._tensors[key].dtype
+
+    def bytes_of(self, key: str) -> int:
+        return math.prod(self.shape(key)) * np.dtype(FLOATS[self.dtype(key)]).itemsize
 
     def check_float(self, key: str) -> None:
         """Raises UserError for a quantised tensor."""
-        dtype = self._slice(key).get_dtype()
-        if dtype not in _FLOATS:
+        if self.dtype(key) not in FLOATS:
             raise UserError(
-                f"{self.where(key)}: '{key}' is stored as {dtype}; quantised checkpoints are not read, "
+                f"{self.where(key)}: '{key}' is stored as {self.dtype(key)}; quantised checkpoints are not read, "
                 "use the original in float32, bfloat16 or float16"
             )
 
-    def read(self, key: str, index: Sequence[slice]) -> np.ndarray:
-        """The part of a tensor that ``index`` (one slice per axis) covers."""
-        if not index:
-            return self._files[self.file_of[key]].get_tensor(key)
-        return self._slice(key)[tuple(index)]
+    def rows(self, key: str, start: int, stop: int) -> np.ndarray:
+        """Rows ``start`` to ``stop`` of the first axis, in the file's type."""
+        tensor = self._tensors[key]
+        out = np.empty((stop - start, *tensor.shape[1:]), FLOATS[tensor.dtype])
+        row = math.prod(tensor.shape[1:]) * out.itemsize
+        self._fill(tensor, out.reshape(-1).view(np.uint8), start * row)
+        return out
 
-    def _slice(self, key: str) -> Any:
-        return self._files[self.file_of[key]].get_slice(key)
+    def _fill(self, tensor: Tensor, out: np.ndarray, offset: int) -> None:
+        into, file = memoryview(out), self._files[tensor.file]
+        done = 0
+        while done < len(into):
+            count = os.preadv(file.fileno(), [into[done:]], tensor.start + offset + done)
+            if count == 0:
+                raise UserError(f"{self.folder / tensor.file} became shorter while it was read; fetch it again")
+            done += count
 
-    def _open_all(self) -> None:
+    def _open_all(self, whole: str) -> None:
         index = self.folder / INDEX
         if index.is_file():
             weight_map = _weight_map(index)
             for name in sorted(set(weight_map.values())):
                 self._open(name, f"{INDEX} names it")
             for key, name in weight_map.items():
-                if self.file_of.get(key) != name:
+                if key not in self._tensors or self._tensors[key].file != name:
                     raise UserError(f"{index} places '{key}' in {name}, which does not hold it; fetch both files again")
         else:
-            self._open(WHOLE, "")
+            self._open(whole, "")
 
     def _open(self, name: str, reason: str) -> None:
         path = self.folder / name
         if not path.is_file():
             raise UserError(_missing_file(path, reason))
         try:
-            file = self._stack.enter_context(safe_open(path, framework="np"))
+            with safe_open(path, framework="np"):  # checks the header and that the file is as long as it says
+                pass
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is truncated or no safetensors file ({error}); fetch it again") from error
-        self._files[name] = file
-        self.file_of.update(dict.fromkeys(file.keys(), name))
+        file = self._files[name] = self._stack.enter_context(path.open("rb"))
+        length = int.from_bytes(file.read(8), "little")
+        for key, entry in json.loads(file.read(length)).items():
+            if key != "__metadata__":
+                start = 8 + length + entry["data_offsets"][0]
+                self._tensors[key] = Tensor(name, entry["dtype"], tuple(entry["shape"]), start)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        if not weight_map or not all(isinstance(name, str) and name == Path(name).name for name in weight_map.values()):
+            raise ValueError("weight_map does not name files of this folder")
+        return weight_map
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{index} is not a shard index ({error!r}); fetch it again") from error
 
@@ -110,4 +149,4 @@ def _missing_file(path: Path, reason: str) -> str:
         return f"{path} is missing ({reason}); fetch it again"
     other = sorted(p.name for pattern in _OTHER_FORMATS for p in path.parent.glob(pattern))
     found = f"there is {', '.join(other)}: convert it with save_pretrained" if other else "is this a checkpoint folder?"
-    return f"{path.parent} holds no {WHOLE} and no {INDEX}; {found}"
+    return f"{path.parent} holds no {path.name} and no {INDEX}; {found}"
