@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -18,8 +20,8 @@ from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import Shards
 from pivot_jax.progress import Advance
 
-_CHUNK = 4 << 20  # bytes of a tensor that are read at once; they are still in the processor's cache when they are copied
-_STRIP = 16  # columns that a transposing copy writes at once: a cache line of float32
+_CHUNK = 1 << 20  # bytes of a tensor that are read at once; they are still in the processor's cache when they are copied
+_STRIP = 32  # columns that a transposing copy writes at once: a cache line of bfloat16
 _ALIGNED = 64  # bytes; a CPU device takes memory that starts at such an address over instead of copying it
 _THREADS = min(4, os.cpu_count() or 1)
 
@@ -45,6 +47,7 @@ class Filler:
     def __init__(self, shards: Shards, file_keys: Mapping[str, str], dtype: Any, advance: Advance | None = None):
         self._shards, self._file_keys, self._dtype = shards, file_keys, np.dtype(dtype)
         self._advance = advance
+        self._scratch = _Scratch()
 
     def array(self, entry: Entry, sharding: Sharding) -> jax.Array:
         try:
@@ -91,12 +94,29 @@ class Filler:
             step = max(1, _CHUNK // max(1, self._shards.bytes_of(key) // self._shards.shape(key)[0]))
         for start in range(low, high, step):
             stop = min(start + step, high)
-            rows = self._shards.rows(key, offset + start, offset + stop).transpose(order)
             shape = list(entry.our_shape)
             if axis is not None:
                 shape[axis] = stop - start
+            into = self._scratch.take("rows", (stop - start, *entry.part_shape[1:]), self._shards.type_of(key))
+            self._shards.rows(key, offset + start, into)
+            block = into.transpose(order).reshape(shape)
+            if block.ndim == 2 and block.strides[0] < block.strides[1]:
+                block = _turned(block, self._scratch.take("turned", block.shape, block.dtype))
             for target in targets:
-                _cut(rows.reshape(shape), axis, start, target)
+                _cut(block, axis, start, target)
+
+
+class _Scratch(threading.local):
+    """Memory that each thread uses again and again: new memory costs more than what is done in it."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, np.ndarray] = {}
+
+    def take(self, name: str, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if name not in self._held or self._held[name].size < size:
+            self._held[name] = np.empty(size, np.uint8)
+        return self._held[name][:size].view(dtype).reshape(shape)
 
 
 def bytes_of(shards: Shards, file_keys: Mapping[str, str], entry: Entry) -> int:
@@ -118,19 +138,22 @@ def _cut(block: np.ndarray, axis: int | None, start: int, target: _Target) -> No
 
 
 def _copy(out: np.ndarray, block: np.ndarray) -> None:
-    """``out[...] = block``, as fast as memory is: a transposed block in strips, bfloat16 widened by a shift.
+    """``out[...] = block``, with bfloat16 widened by a shift: ten times faster than NumPy's cast."""
+    if block.dtype == ml_dtypes.bfloat16 and out.dtype == np.float32:
+        bits = out.view(np.uint32)
+        np.copyto(bits, block.view(np.uint16))
+        np.left_shift(bits, 16, out=bits)
+    else:
+        out[...] = block
 
-    NumPy's own cast of bfloat16 and its copy of a transposed matrix are three to five times slower.
-    """
-    widen = block.dtype == ml_dtypes.bfloat16 and out.dtype == np.float32
-    if widen:
-        out, block = out.view(np.uint32), block.view(np.uint16)
-    transposed = block.ndim == 2 and block.strides[0] < block.strides[1]
-    width = out.shape[-1]
-    strip = _STRIP if transposed else max(1, width)
-    for start in range(0, width, strip):
-        part = block[..., start : start + strip]
-        out[..., start : start + strip] = part.astype(np.uint32) << 16 if widen else part
+
+def _turned(block: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """A transposed matrix in strips, so that what is written stays in the cache: four times faster than in one go."""
+    bits = {2: np.uint16, 4: np.uint32, 8: np.uint64}[block.itemsize]  # NumPy copies its own types faster
+    source, into = block.view(bits), out.view(bits)
+    for start in range(0, block.shape[1], _STRIP):
+        into[:, start : start + _STRIP] = source[:, start : start + _STRIP]
+    return out
 
 
 def _empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:

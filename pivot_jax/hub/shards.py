@@ -77,8 +77,12 @@ class Shards:
         """As safetensors spells it: F32, BF16, …"""
         return self._tensors[key].dtype
 
+    def type_of(self, key: str) -> np.dtype:
+        """Of a tensor that is not quantised."""
+        return np.dtype(FLOATS[self.dtype(key)])
+
     def bytes_of(self, key: str) -> int:
-        return math.prod(self.shape(key)) * np.dtype(FLOATS[self.dtype(key)]).itemsize
+        return math.prod(self.shape(key)) * self.type_of(key).itemsize
 
     def check_float(self, key: str) -> None:
         """Raises UserError for a quantised tensor."""
@@ -88,19 +92,14 @@ class Shards:
                 "use the original in float32, bfloat16 or float16"
             )
 
-    def rows(self, key: str, start: int, stop: int) -> np.ndarray:
-        """Rows ``start`` to ``stop`` of the first axis, in the file's type."""
+    def rows(self, key: str, start: int, out: np.ndarray) -> None:
+        """Fills ``out`` (whole rows, of the file's type) with those from ``start`` on of the tensor's first axis."""
         tensor = self._tensors[key]
-        out = np.empty((stop - start, *tensor.shape[1:]), FLOATS[tensor.dtype])
-        row = math.prod(tensor.shape[1:]) * out.itemsize
-        self._fill(tensor, out.reshape(-1).view(np.uint8), start * row)
-        return out
-
-    def _fill(self, tensor: Tensor, out: np.ndarray, offset: int) -> None:
-        into, file = memoryview(out), self._files[tensor.file]
+        into, file = memoryview(out.reshape(-1).view(np.uint8)), self._files[tensor.file]
+        place = tensor.start + start * math.prod(tensor.shape[1:]) * out.itemsize
         done = 0
         while done < len(into):
-            count = os.preadv(file.fileno(), [into[done:]], tensor.start + offset + done)
+            count = os.preadv(file.fileno(), [into[done:]], place + done)
             if count == 0:
                 raise UserError(f"{self.folder / tensor.file} became shorter while it was read; fetch it again")
             done += count
