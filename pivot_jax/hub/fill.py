@@ -20,7 +20,7 @@ from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import Shards
 from pivot_jax.progress import Advance
 
-_CHUNK = 1 << 20  # bytes of a tensor that are read at once; they are still in the processor's cache when they are copied
+_CHUNK = 1 << 20  # bytes of a tensor that are read at once, and are still in the cache when they are copied
 _STRIP = 32  # columns that a transposing copy writes at once: a cache line of bfloat16
 _ALIGNED = 64  # bytes; a CPU device takes memory that starts at such an address over instead of copying it
 _THREADS = min(4, os.cpu_count() or 1)
@@ -55,7 +55,7 @@ class Filler:
         except ValueError as error:
             raise UserError(f"'{entry.path}' {list(entry.shape)} does not divide over {sharding}: {error}") from error
         places = {
-            device: tuple(range(*s.indices(size)) for s, size in zip(index, entry.shape, strict=True))
+            device: tuple(range(*s.indices(size)) for s, size in zip(index or (), entry.shape, strict=True))
             for device, index in sharding.addressable_devices_indices_map(entry.shape).items()
         }
         slices = {ranges: _empty([len(r) for r in ranges], self._dtype) for ranges in set(places.values())}
@@ -101,7 +101,7 @@ class Filler:
             self._shards.rows(key, offset + start, into)
             block = into.transpose(order).reshape(shape)
             if block.ndim == 2 and block.strides[0] < block.strides[1]:
-                block = _turned(block, self._scratch.take("turned", block.shape, block.dtype))
+                block = turned(block, self._scratch.take("turned", block.shape, block.dtype))
             for target in targets:
                 _cut(block, axis, start, target)
 
@@ -147,7 +147,7 @@ def _copy(out: np.ndarray, block: np.ndarray) -> None:
         out[...] = block
 
 
-def _turned(block: np.ndarray, out: np.ndarray) -> np.ndarray:
+def turned(block: np.ndarray, out: np.ndarray) -> np.ndarray:
     """A transposed matrix in strips, so that what is written stays in the cache: four times faster than in one go."""
     bits = {2: np.uint16, 4: np.uint32, 8: np.uint64}[block.itemsize]  # NumPy copies its own types faster
     source, into = block.view(bits), out.view(bits)

@@ -95,7 +95,7 @@ class Shards:
     def rows(self, key: str, start: int, out: np.ndarray) -> None:
         """Fills ``out`` (whole rows, of the file's type) with those from ``start`` on of the tensor's first axis."""
         tensor = self._tensors[key]
-        into, file = memoryview(out.reshape(-1).view(np.uint8)), self._files[tensor.file]
+        into, file = out.reshape(-1).view(np.uint8).data, self._files[tensor.file]
         place = tensor.start + start * math.prod(tensor.shape[1:]) * out.itemsize
         done = 0
         while done < len(into):
