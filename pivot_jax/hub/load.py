@@ -107,7 +107,7 @@ def _problems(
     for key, entry in needed.items():
         name = file_keys.get(key)
         if name is None:
-            near = _nearest(key, extra or list(file_keys))
+            near = nearest(key, extra or list(file_keys))
             there = f"nearest: '{file_keys[near]}' in {shards.where(file_keys[near])}" if near else "nothing is like it"
             yield f"{shards.folder}: '{key}' (our {entry.path}) is missing; {there}"
         elif shards.shape(name) != entry.their_shape:
@@ -116,12 +116,13 @@ def _problems(
         else:
             shards.check_float(name)
     for key in extra:
-        near = _nearest(key, list(needed))
-        nearest = f"; nearest known: '{near}'" if near else ""
-        yield f"{shards.where(file_keys[key])}: '{file_keys[key]}' is not a parameter of this model{nearest}"
+        near = nearest(key, list(needed))
+        known = f"; nearest known: '{near}'" if near else ""
+        yield f"{shards.where(file_keys[key])}: '{file_keys[key]}' is not a parameter of this model{known}"
 
 
-def _nearest(key: str, candidates: Sequence[str]) -> str | None:
+def nearest(key: str, candidates: Sequence[str]) -> str | None:
+    """The most similar of ``candidates``, if one is like ``key`` at all."""
     return next(iter(difflib.get_close_matches(key, candidates, n=1, cutoff=0.3)), None)
 
 
@@ -141,5 +142,5 @@ def _shardings(
     flat = rules.flatten(target)
     for path in flat:
         if path not in known:
-            raise UserError(f"{folder} has no parameter '{path}'; nearest: '{_nearest(path, list(known))}'")
+            raise UserError(f"{folder} has no parameter '{path}'; nearest: '{nearest(path, list(known))}'")
     return {path: sharding for path, sharding in flat.items() if path in wanted}

@@ -92,6 +92,12 @@ class Shards:
                 "use the original in float32, bfloat16 or float16"
             )
 
+    def whole(self, key: str) -> np.ndarray:
+        """A tensor, in the file's type."""
+        out = np.empty(self.shape(key), self.type_of(key))
+        self.rows(key, 0, out)
+        return out
+
     def rows(self, key: str, start: int, out: np.ndarray) -> None:
         """Fills ``out`` (whole rows, of the file's type) with those from ``start`` on of the tensor's first axis."""
         tensor = self._tensors[key]

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from pivot_jax import rules
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
+from pivot_jax.models import lora
 
 
 class Checkpoints:
@@ -104,15 +105,19 @@ class _disk_errors:
             ) from error
 
 
-def load_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
+def load_run(workdir: Path, step: int | None = None, *, merge: bool = True) -> dict[str, Any]:
     """All parameters (trained and frozen) of a run's checkpoint as host arrays.
+
+    Args:
+      merge: LoRA adapters are added to their kernels; False leaves them as leaves beside these (see ``models.lora``).
 
     Raises:
       UserError: no checkpoint there, or not that step.
     """
     folder, step = (workdir / "checkpoints").absolute(), newest(workdir, step)
     state = load_tree(folder / str(step) / "state", ("trained", "frozen"))
-    return rules.unflatten(rules.flatten(state.get("trained", {})) | rules.flatten(state.get("frozen", {})))
+    params = rules.unflatten(rules.flatten(state.get("trained", {})) | rules.flatten(state.get("frozen", {})))
+    return lora.merged(params) if merge else params
 
 
 def newest(workdir: Path, step: int | None = None) -> int:

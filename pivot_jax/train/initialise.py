@@ -15,6 +15,7 @@ import numpy as np
 from pivot_jax import rules
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
+from pivot_jax.hub import HubModel, adapter
 from pivot_jax.hub.load import Choose
 from pivot_jax.hub.load import load_params as load_hub
 from pivot_jax.train import checkpoint
@@ -72,6 +73,31 @@ def load_params(source: str) -> dict[str, Any]:
     except KeyError:
         there = sorted({name.split("/")[0] for name in found})
         raise UserError(f"{source}: nothing at '{parsed.prefix}' (it has: {', '.join(there)})") from None
+
+
+def read_adapter(text: str, cfg: Any, like: Mapping[str, Any], shardings: Mapping[str, Any]) -> dict[str, Any]:
+    """Adapters of ``peft:DIR`` (``config.lora.init``) on their devices; they must be those that ``like`` names.
+
+    Args:
+      cfg: the MLLM's configuration.
+
+    Raises:
+      UserError: another model's adapter, other layers or another rank.
+    """
+    folder = Path(text.removeprefix("peft:")).expanduser()
+    model = HubModel("llava", cfg.vision, cfg.decoder, cfg.projector)
+    found, wanted, placed = (rules.flatten(tree) for tree in (adapter.read(folder, model), like, shardings))
+    for path in sorted({*found, *wanted}):
+        if path not in wanted:
+            raise UserError(
+                f"lora.init: {text} has an adapter at '{path}', which lora.targets do not name; add it there"
+            )
+        if path not in found:
+            raise UserError(f"lora.init: {text} has no adapter at '{path}'; leave it out of lora.targets")
+        if found[path].shape != wanted[path].shape:
+            shapes = f"{list(found[path].shape)}, lora.rank and lora.targets ask for {list(wanted[path].shape)}"
+            raise UserError(f"lora.init: {text}: '{path}' is {shapes}")
+    return rules.unflatten({path: jax.device_put(found[path], placed[path]) for path in wanted})
 
 
 def initial_params(init: Mapping[str, str], create: Callable[[Any], Any], key: Any, shardings: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import jax
 
 from pivot_jax import config as configs
 from pivot_jax.errors import UserError
+from pivot_jax.models import lora
 from pivot_jax.optim import partition
 from pivot_jax.parallel import runtime
 from pivot_jax.parallel.hosts import is_first
@@ -50,7 +51,7 @@ def run(config: Any, workdir: Path | str) -> Result:
     with jax.set_mesh(setup.mesh):
         state, place, starting = _state(setup, workdir)
         frozen_before = weights_hash(state.frozen)
-        ref_params = _reference(setup, starting, workdir)
+        ref_params = _reference(setup, state.frozen if setup.keeps_base else starting, workdir)
     if is_first():
         _announce(setup, workdir)
     resumed = int(state.step)
@@ -93,7 +94,8 @@ def _claim(config: Any, workdir: Path) -> None:
 def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any]:
     """(state, place, starting parameters or None): restored if there is a checkpoint, else fresh.
 
-    The starting parameters are also needed after a restore, where the reference model is made from them.
+    The starting parameters are also needed after a restore, where the reference model is made from them, unless the
+    state's frozen ones are these.
     """
     checkpoints = Checkpoints(workdir)
     try:
@@ -108,16 +110,23 @@ def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any
     finally:
         checkpoints.close()
     if restored is not None:
-        return (*restored, starting_params(setup) if setup.config.stage == "preference" else None)
+        again = setup.config.stage == "preference" and not setup.keeps_base
+        return (*restored, starting_params(setup) if again else None)
     starting = starting_params(setup)
     return setup.fresh_state(starting), None, starting
 
 
 def _reference(setup: Setup, starting: Any, workdir: Path) -> Any:
-    """Prepares the reference of a preference run: stored log-probs go into the loader, else its parameters."""
+    """Prepares the reference of a preference run: stored log-probs go into the loader, else its parameters.
+
+    With LoRA it is the model without its adapters; where nothing else is trained, a step takes it from the state.
+    """
     if setup.config.stage != "preference":
         return None
+    starting = lora.base(starting)
     if setup.config.objective.reference == "step":
+        if setup.keeps_base:
+            return None
         # the state's own buffers are donated, so the reference needs arrays of its own
         return jax.tree.map(lambda x: x.copy(), starting)
 
