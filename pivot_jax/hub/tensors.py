@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,14 @@ _CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # as safetens
 Plan = dict[str, tuple[int, ...]]  # canonical key -> shape, in the order of writing
 
 
+@dataclass(frozen=True)
+class Lazy:
+    """A parameter that is read from somewhere when its turn comes, and is not kept."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
 class Piece(NamedTuple):
     """Contiguous rows of a tensor: all of it, or one of its equal parts."""
 
@@ -41,7 +50,7 @@ class Tensors:
     """The checkpoint that a model's parameters make.
 
     ``plan`` says keys and shapes without touching an array; iterating brings the arrays to the host (all processes of
-    a distributed run must iterate, because gathering is collective).
+    a distributed run must iterate, because gathering is collective). A parameter may be :class:`Lazy`.
 
     Raises:
       UserError: parameters that do not fit the configuration, or an unknown dtype.
@@ -69,8 +78,10 @@ class Tensors:
     def __iter__(self) -> Iterator[Piece]:
         for entry in self._entries:
             place, of = entry.rule.part
+            array = self._params[entry.path]
+            array = array.read() if isinstance(array, Lazy) else array
             for number, key in enumerate(entry.keys):
-                ours = _on_host(self._params[entry.path], number if entry.rule.stacked else None)
+                ours = _on_host(array, number if entry.rule.stacked else None)
                 piece = _contiguous(_theirs(entry, ours)).astype(self._dtype, copy=False)
                 yield Piece(key, place * self.bytes_of(key) // of, piece)
         for key, array in self._made.items():

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from pivot_jax import rules
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
+from pivot_jax.hub.tensors import Lazy
 from pivot_jax.models import lora
 
 
@@ -120,6 +121,32 @@ def load_run(workdir: Path, step: int | None = None, *, merge: bool = True) -> d
     return lora.merged(params) if merge else params
 
 
+def lazy_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
+    """As :func:`load_run`, with ``hub.tensors.Lazy`` leaves that read a parameter (and merge its adapter) when asked."""
+    folder = (workdir / "checkpoints").absolute() / str(newest(workdir, step)) / "state"
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(folder).item_metadata.tree
+    flat = {path: (part, leaf) for part in ("trained", "frozen") for path, leaf in rules.flatten(tree[part]).items()}
+
+    def lazy(path: str) -> Lazy:
+        names = [path]
+        if lora.beside(path, lora.A) in flat and path.endswith(f"/{lora.KERNEL}"):
+            names += [lora.beside(path, leaf) for leaf in lora.LEAVES]
+
+        def read() -> Any:
+            wanted: dict[str, Any] = {}
+            for name in names:
+                part, leaf = flat[name]
+                wanted.setdefault(part, {})[name] = leaf
+            found = _restore(folder, {part: rules.unflatten(leaves) for part, leaves in wanted.items()})
+            arrays = {name: leaf for part in found.values() for name, leaf in rules.flatten(part).items()}
+            return arrays[path] if len(names) == 1 else lora.merge_kernel(*(arrays[name] for name in names))
+
+        return Lazy(tuple(flat[path][1].shape), read)
+
+    return rules.unflatten({path: lazy(path) for path in flat if not lora.is_adapter(path)})
+
+
 def newest(workdir: Path, step: int | None = None) -> int:
     """The newest complete step of a run, or ``step`` if it is there. Raises as :func:`load_run`."""
     folder = workdir / "checkpoints"
@@ -150,8 +177,13 @@ def load_tree(folder: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
     """A saved tree (of it only the top-level ``keys``, if any are named) as host arrays."""
     with ocp.PyTreeCheckpointer() as reader:
         whole = reader.metadata(folder).item_metadata.tree
-        wanted = {key: whole[key] for key in keys if key in whole} if keys else whole
-        like = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=_numpy()), wanted)
+    return _restore(folder, {key: whole[key] for key in keys if key in whole} if keys else whole)
+
+
+def _restore(folder: Path, wanted: Any) -> dict[str, Any]:
+    """The leaves that the metadata tree ``wanted`` names, as host arrays."""
+    like = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=_numpy()), wanted)
+    with ocp.PyTreeCheckpointer() as reader:
         return reader.restore(folder, args=ocp.args.PyTreeRestore(item=wanted, restore_args=like, partial_restore=True))
 
 

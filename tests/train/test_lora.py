@@ -166,7 +166,7 @@ def test_a_run_goes_on_from_a_folder_of_peft_s(trained, make_config, tmp_path):
         ({"lora__alpha": 8.0}, r"scales '.*' by 5.33333, lora.alpha and rank say 2.66667; set lora.alpha=16"),
         (
             {"lora__targets": SETTINGS["lora__targets"][1:]},
-            "has an adapter at 'vision/.*' which lora.targets do not name",
+            "has an adapter at 'vision/.*', which lora.targets do not name",
         ),
         ({"lora__targets": (("projector/fc1/kernel", 2), *SETTINGS["lora__targets"])}, "no adapter at 'projector/fc1/"),
         ({"lora__init": f"peft:{tmp_path}"}, "adapter_config.json is missing"),
