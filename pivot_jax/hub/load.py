@@ -73,6 +73,17 @@ def load_params(
             return rules.unflatten({path: filler.array(wanted[path], where) for path, where in shardings.items()})
 
 
+def shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """Path → shape of the parameters that a folder holds, from config.json and the files' headers.
+
+    Raises:
+      UserError: as :func:`load_params`.
+    """
+    model = configs.read(folder)
+    with Shards(Path(folder)) as shards:
+        return {path: entry.shape for path, entry in match(shards, model).entries.items()}
+
+
 class Checkpoint(NamedTuple):
     """A checked checkpoint: the parameters that it holds and the file key of each canonical key."""
 

@@ -122,10 +122,9 @@ def load_run(workdir: Path, step: int | None = None, *, merge: bool = True) -> d
 
 
 def lazy_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
-    """As :func:`load_run`, with ``hub.tensors.Lazy`` leaves that read a parameter (and merge its adapter) when asked."""
+    """As :func:`load_run`, with ``hub.tensors.Lazy`` leaves that read a parameter, and merge its adapter, when asked."""
     folder = (workdir / "checkpoints").absolute() / str(newest(workdir, step)) / "state"
-    with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(folder).item_metadata.tree
+    tree = _metadata(folder)
     flat = {path: (part, leaf) for part in ("trained", "frozen") for path, leaf in rules.flatten(tree[part]).items()}
 
     def lazy(path: str) -> Lazy:
@@ -175,9 +174,14 @@ def content_mark(workdir: Path, step: int) -> str:
 
 def load_tree(folder: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
     """A saved tree (of it only the top-level ``keys``, if any are named) as host arrays."""
-    with ocp.PyTreeCheckpointer() as reader:
-        whole = reader.metadata(folder).item_metadata.tree
+    whole = _metadata(folder)
     return _restore(folder, {key: whole[key] for key in keys if key in whole} if keys else whole)
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    """Tree of what orbax says of each saved array: shape, dtype."""
+    with ocp.PyTreeCheckpointer() as reader:
+        return reader.metadata(folder).item_metadata.tree
 
 
 def _restore(folder: Path, wanted: Any) -> dict[str, Any]:
@@ -233,6 +237,18 @@ def load_pack(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     about = describe_pack(folder)
     return load_tree((folder / "params").absolute()), about
+
+
+def lazy_pack(folder: Path) -> dict[str, Any]:
+    """Parameters of a pack as ``hub.tensors.Lazy`` leaves. Raises as :func:`load_pack`."""
+    describe_pack(folder)
+    place = (folder / "params").absolute()
+    flat = rules.flatten(_metadata(place))
+
+    def lazy(path: str, leaf: Any) -> Lazy:
+        return Lazy(tuple(leaf.shape), lambda: rules.flatten(_restore(place, rules.unflatten({path: leaf})))[path])
+
+    return rules.unflatten({path: lazy(path, leaf) for path, leaf in flat.items()})
 
 
 def describe_pack(folder: Path) -> dict[str, Any]:

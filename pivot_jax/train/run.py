@@ -44,10 +44,13 @@ def run(config: Any, workdir: Path | str) -> Result:
       loop.Interrupted: stopped by a signal, state saved.
     """
     workdir = Path(workdir)
-    _claim(config, workdir)
+    fresh = _check_place(config, workdir)
     runtime.cache_programs()
     started = time.perf_counter()
-    setup = build(config, workdir)
+    setup = build(config, workdir, check_init=fresh)
+    if is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(configs.to_json(config))
     with jax.set_mesh(setup.mesh):
         state, place, starting = _state(setup, workdir)
         frozen_before = weights_hash(state.frozen)
@@ -75,10 +78,11 @@ def run(config: Any, workdir: Path | str) -> Result:
     return result
 
 
-def _claim(config: Any, workdir: Path) -> None:
-    """Writes the config, or refuses a workdir that belongs to another one."""
+def _check_place(config: Any, workdir: Path) -> bool:
+    """Whether nothing was computed there yet that could be lost; refuses a workdir that belongs to another config."""
     path = workdir / "config.json"
-    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):  # else nothing was computed that could be lost
+    fresh = not (path.exists() and any((workdir / "checkpoints").glob("[0-9]*")))
+    if not fresh:
         old = configs.from_json(path.read_text())
         if configs.fingerprint(old) != configs.fingerprint(config):
             changed = "; ".join(configs.differences(old, config)[:6])
@@ -86,9 +90,7 @@ def _claim(config: Any, workdir: Path) -> None:
                 f"{workdir} belongs to another config ({changed}); take another --workdir (to start from this run's "
                 f"weights add --config.init.=run:{workdir})"
             )
-    if is_first():
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(configs.to_json(config))
+    return fresh
 
 
 def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any]:

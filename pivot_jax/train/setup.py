@@ -21,6 +21,7 @@ from pivot_jax.parallel.mesh import check_rows, make_mesh, param_shardings, repl
 from pivot_jax.steps import build as steps
 from pivot_jax.steps.objective import Objective
 from pivot_jax.steps.update import TrainState, build_step, init_state
+from pivot_jax.train.initialise import check as check_sources
 from pivot_jax.train.initialise import initial_params, read_adapter
 from pivot_jax.train.model import Model, build_model, root_key
 
@@ -107,8 +108,11 @@ class Setup:
         return jax.jit(step, donate_argnums=0, out_shardings=(self.state_shardings(), whole))
 
 
-def build(config: Any, workdir: Path | None, devices: Any = None) -> Setup:
+def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init: bool = False) -> Setup:
     """All parts of a run; reads and checks the data, allocates no parameters.
+
+    Args:
+      check_init: look whether ``config.init`` fits, from the sources' headers, before the data are read.
 
     Raises:
       UserError: anything in the config that does not fit together.
@@ -125,6 +129,8 @@ def build(config: Any, workdir: Path | None, devices: Any = None) -> Setup:
     check_rows(rows // pack // accumulate, words, mesh)
     tokenizer = load_tokenizer(config.tokenizer.path)
     model = build_model(config, len(tokenizer))
+    if check_init:
+        check_sources(dict(config.init), rules.flatten(jax.eval_shape(model.create, root_key(config))))
     loader = build_loader(
         config, tokenizer, process_index=jax.process_index(), process_count=jax.process_count(), workdir=workdir
     )
