@@ -195,6 +195,10 @@ def time_case(sides: dict[str, Any], case: Case, dtype: str, budget: Budget, rou
             found[label][what] = {"ms": spread, "tflops": factor * case.flops / spread["median"] / 1e9}
         for label, reason in dropped.items():
             found[label]["state"] = f"failed when timed: {reason}"
+    for entry in found.values():
+        if {"forward", "both"} <= entry.keys():
+            ms = entry["both"]["ms"]["median"] - entry["forward"]["ms"]["median"]
+            entry["backward"] = {"ms": ms, "tflops": 2.5 * case.flops / ms / 1e9}
     compare(found)
     return found
 
@@ -239,12 +243,15 @@ def compare(found: dict[str, Any]) -> None:
 
 
 def show(name: str, found: dict[str, Any]) -> None:
-    print(f"\n{name:26}{'forward ms':>11}{'TFLOP/s':>9}{'both ms':>10}{'TFLOP/s':>9}{'ratio':>7}")
+    """The backward pass is what both take beyond the forward one."""
+    heads = "".join(f"{what:>10}{'TFLOP/s':>9}" for what in ("forward ms", "backward", "both"))
+    print(f"\n{name:26}{heads}{'ratio':>7}")
     for label, entry in found.items():
         line = f"  {label:24}"
-        for what in ("forward", "both"):
+        for what in ("forward", "backward", "both"):
             x = entry.get(what)
-            line += f"{x['ms']['median']:10.3f}{x['tflops']:10.1f}" if x else f"{'-':>10}{'-':>10}"
+            ms = x and (x["ms"] if what == "backward" else x["ms"]["median"])
+            line += f"{ms:10.3f}{x['tflops']:9.1f}" if x else f"{'-':>10}{'-':>9}"
         ratio = entry.get("both", {}).get("ratio_to_best_other")
         line += f"{ratio:7.2f}" if ratio else " " * 7
         print(line if entry["state"] == "right" else f"{line}  {entry['state']}", flush=True)

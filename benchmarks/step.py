@@ -3,10 +3,13 @@
     python benchmarks/step.py [--rows 16] [--remat dots]
 
 A row is an image (576 tokens), a prompt and an answer of 64 tokens each; DPO has two answers, for us side by side in
-one row. Weights are random and float32, matmuls bfloat16, the reference's log-probs stored on both sides, batches on
-the device in advance: how long a step waits for data is ``input_pipeline.py``'s question. The sides take turns, a step
-each, and share the device's memory. A batch that does not fit is halved until it does, each side for itself; the rate
-counts pairs.
+one row. Weights are random and float32, matmuls bfloat16. The reference's log-probs are stored on both sides in task
+"dpo"; in "dpo_trl" PyTorch computes them in the step, as TRL does by default. Batches lie on the device in advance: how
+long a step waits for data is ``input_pipeline.py``'s question.
+
+The sides take turns, a step each, and share the device's memory. Where that holds only one of them (an H100: each has
+30 GiB of weights, gradients and optimizer), PyTorch runs first and last, and ours in between, each alone. A batch that
+does not fit is halved until it does, each side for itself; the rate counts pairs.
 
 MFU is what the model needs (``models/flops.py``: no recomputation, no padding, the visible half of causal attention)
 over the device's bfloat16 peak; HFU what the traced program really does. On a CPU a tiny size shows that it works.
@@ -22,7 +25,8 @@ import measure
 from measure import Budget, Record, Side, SideError
 from step_sides import SIZES, JaxSide, TorchSide
 
-TASKS = ("dpo", "sft")
+TASKS = ("dpo", "dpo_trl", "sft")
+BOTH_GIB = 90.0  # of what JAX may use of a device; less does not hold both sides of 1.5B
 
 
 def main() -> None:
@@ -32,6 +36,7 @@ def main() -> None:
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="dots", help="ours")
     parser.add_argument("--torch-remat", choices=("none", "full"), default="none", help="gradient checkpointing")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--apart", action="store_true", help="one side at a time, though the memory would hold both")
     parser.add_argument("--ours-only", action="store_true", help="compare with nothing else")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds")
@@ -48,26 +53,75 @@ def main() -> None:
         "torch_remat": args.torch_remat,
     }
     missing = [name for name in ("torch", "transformers") if not measure.version(name)]
+    kinds = {"ours": (JaxSide, args.size, args.remat), "pytorch": (TorchSide, about["size"], args.torch_remat)}
     if missing:
         record.leave_out("pytorch", f"{' and '.join(missing)} not installed")
-    elif about["platform"] != "tpu" and not args.ours_only:
-        sides["pytorch"] = Side(TorchSide, about["size"], args.torch_remat)
-    for task in args.tasks:
-        if budget.left < 20:
-            record.leave_out(task, "no time left")
-            continue
-        record.add(task, measure_task(sides, task, args.rows, args.rounds, about, budget))
-        show(task, record.content["results"][task])
-    for side in sides.values():
-        side.close()
+    if missing or about["platform"] == "tpu" or args.ours_only:
+        del kinds["pytorch"]
+    room = about["memory_gib"]
+    apart = "pytorch" in kinds and (args.apart or (room is not None and room < BOTH_GIB))
+    record.content["apart"] = apart
+    if apart:
+        sides["ours"].close()
+        measure_apart(kinds, args.tasks, args.rows, args.rounds, about, budget, record)
+    else:
+        sides |= {name: Side(*kind) for name, kind in kinds.items() if name not in sides}
+        for task in args.tasks:
+            if budget.left < 20:
+                record.leave_out(task, "no time left")
+                continue
+            record.add(task, measure_task(sides, task, args.rows, args.rounds, about, budget))
+            show(task, record.content["results"][task])
+        for side in sides.values():
+            side.close()
     record.write()
     print(f"written: {record.path}")
+
+
+def measure_apart(
+    kinds: dict[str, tuple[Any, ...]],
+    tasks: list[str],
+    rows: int,
+    rounds: int,
+    about: dict[str, Any],
+    budget: Budget,
+    record: Record,
+) -> None:
+    """PyTorch, ours, PyTorch again, a process each that ends before the next, which gives its memory back."""
+    found: dict[str, dict[str, Any]] = {task: {} for task in tasks}
+    times: dict[str, dict[str, list[float]]] = {task: {} for task in tasks}
+    for name, share in (("pytorch", 2), ("ours", 1), ("pytorch", 2)):
+        side = Side(*kinds[name])
+        for task in tasks:
+            before = found[task].get(name)
+            if budget.left < 15 or (before and before["state"] != "ran"):
+                continue
+            entry = prepare({name: side}, task, before["rows"] if before else rows, budget)[name]
+            found[task][name] = before or entry
+            if entry["state"] == "ran":
+                turn = {name: lambda side=side: side.ask("step", limit=min(60.0, budget.left))[0]}
+                seconds, dropped = measure.take_turns(turn, -(-rounds // share), warmup=2)
+                found[task][name]["state"] = dropped.get(name, "ran")
+                times[task].setdefault(name, []).extend(seconds.get(name, []))
+        side.close()
+        for task in tasks:
+            record.add(task, found[task])  # what there is, should the next side not come to an end
+    for task in tasks:
+        for name in [name for name, seconds in times[task].items() if not seconds]:
+            del times[task][name]
+        rate(found[task], times[task], about)
+        if {"ours", "pytorch"} <= times[task].keys():
+            ours = found[task]["ours"]
+            factor = ours["rows"] / found[task]["pytorch"]["rows"] / ours["seconds"]["median"]
+            ours["ratio_to_pytorch"] = measure.summary([factor * seconds for seconds in times[task]["pytorch"]])
+        record.add(task, found[task])
+        show(task, found[task])
 
 
 def measure_task(
     sides: dict[str, Side], task: str, rows: int, rounds: int, about: dict[str, Any], budget: Budget
 ) -> dict[str, Any]:
-    found = prepare(sides, task, rows, about, budget)
+    found = prepare(sides, task, rows, budget)
     ready = {name: side for name, side in sides.items() if found[name]["state"] == "ran"}
     turns = {
         name: (lambda side=side: side.ask("step", limit=min(60.0, budget.left))[0]) for name, side in ready.items()
@@ -75,14 +129,7 @@ def measure_task(
     times, dropped = measure.take_turns(turns, rounds, warmup=2)
     for name, reason in dropped.items():
         found[name]["state"] = reason
-    for name, seconds in times.items():
-        entry = found[name]
-        entry["seconds"] = measure.summary(seconds)
-        entry["rows_per_second"] = entry["rows"] / entry["seconds"]["median"]
-        peak = peak_flops(about["kind"])
-        if name == "ours" and peak:
-            entry["mfu"] = entry["flops_useful"] / entry["seconds"]["median"] / peak
-            entry["hfu"] = entry["flops_executed"] / entry["seconds"]["median"] / peak
+    rate(found, times, about)
     if {"ours", "pytorch"} <= times.keys():
         pairs = zip(times["pytorch"], times["ours"], strict=True)
         factor = found["ours"]["rows"] / found["pytorch"]["rows"]
@@ -90,9 +137,21 @@ def measure_task(
     return found
 
 
-def prepare(
-    sides: dict[str, Side], task: str, rows: int, about: dict[str, Any], budget: Budget
-) -> dict[str, dict[str, Any]]:
+def rate(found: dict[str, dict[str, Any]], times: dict[str, list[float]], about: dict[str, Any]) -> None:
+    """Adds rates, and for ours MFU and HFU where the device's peak is known."""
+    from pivot_jax.parallel.chips import peak_flops
+
+    peak = peak_flops(about["kind"])
+    for name, seconds in times.items():
+        entry = found[name]
+        entry["seconds"] = measure.summary(seconds)
+        entry["rows_per_second"] = entry["rows"] / entry["seconds"]["median"]
+        if name == "ours" and peak:
+            entry["mfu"] = entry["flops_useful"] / entry["seconds"]["median"] / peak
+            entry["hfu"] = entry["flops_executed"] / entry["seconds"]["median"] / peak
+
+
+def prepare(sides: dict[str, Side], task: str, rows: int, budget: Budget) -> dict[str, dict[str, Any]]:
     """Compiles everywhere at the same time, then halves what did not fit."""
     found: dict[str, dict[str, Any]] = {}
     tries = dict.fromkeys(sides, rows)
@@ -112,12 +171,6 @@ def prepare(
     return found
 
 
-def peak_flops(kind: str) -> float | None:
-    from pivot_jax.plan.topology import CHIPS
-
-    return next((chip.flops for chip in CHIPS.values() if chip.kind == kind), None)
-
-
 def show(task: str, found: dict[str, Any]) -> None:
     print(f"\n{task:10}{'rows':>6}{'s/step':>9}{'quartiles':>16}{'rows/s':>9}{'MFU':>7}{'HFU':>7}{'GiB':>7}")
     for name, x in found.items():
@@ -129,7 +182,7 @@ def show(task: str, found: dict[str, Any]) -> None:
         peak = f"{x['peak_gib']:7.1f}" if x["peak_gib"] else f"{'-':>7}"
         line = f"  {name:8}{x['rows']:6}{seconds['median']:9.3f}{spread:>16}{x['rows_per_second']:9.2f}"
         print(line + share("mfu") + share("hfu") + peak, flush=True)
-    ratio = found["ours"].get("ratio_to_pytorch")
+    ratio = found.get("ours", {}).get("ratio_to_pytorch")
     if ratio:
         print(f"  ours / PyTorch {ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]")
 

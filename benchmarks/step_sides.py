@@ -5,6 +5,7 @@ Neither needs files: weights are random, which does not change how long a step t
 
 from __future__ import annotations
 
+import copy
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -71,10 +72,11 @@ def vlm_batch(config: Any, task: str, rows: int) -> Any:
         targets=np.concatenate([data[a] for a in answers], 1),
         weights=np.ones((rows, count), np.float32),
         target_branches=every(branches[start:]),
-        row_index=np.arange(rows, dtype=np.int32),
+        target_rows=np.zeros((rows, count), np.int32),
+        row_index=np.arange(rows, dtype=np.int32)[:, None],
         ref_logps=None
         if task == "sft"
-        else np.full((rows, 2), -ANSWER * np.log(config.decoder.vocab_size), np.float32),
+        else np.full((rows, 1, 2), -ANSWER * np.log(config.decoder.vocab_size), np.float32),
     )
 
 
@@ -89,13 +91,16 @@ class JaxSide:
         self._size, self._dtype = size or ("tiny" if small else "1.5B"), "float32" if small else "bfloat16"
         self._config = model_config(self._size, self._dtype, remat)
         self._state = self._step = None
+        self._programs: dict[tuple[bool, int], tuple[Any, float]] = {}
 
     def describe(self) -> dict[str, Any]:
+        stats = self._jax.devices()[0].memory_stats()
         return {
             "platform": self._jax.default_backend(),
             "kind": self._jax.devices()[0].device_kind,
             "size": self._size,
             "dtype": self._dtype,
+            "memory_gib": stats["bytes_limit"] / 2**30 if stats else None,
         }
 
     def prepare(self, task: str, rows: int) -> dict[str, Any]:
@@ -105,9 +110,9 @@ class JaxSide:
           RuntimeError: out of memory, by XLA's count of the program or when it ran.
         """
         from pivot_jax.models import flops
-        from pivot_jax.plan.work import traced_flops
         from pivot_jax.steps import build
         from pivot_jax.steps.update import build_step
+        from pivot_jax.train.work import traced_flops
 
         jax = self._jax
         batch = vlm_batch(self._config, task, rows)
@@ -118,13 +123,16 @@ class JaxSide:
         self._step = self._batch = None
         if self._state is None:
             self._state = self._fresh(optimizer, objective, like, rates)
-        step = jax.jit(build_step(objective, optimizer, clip=CLIP, accumulate=1), donate_argnums=0)
         self._batch = jax.device_put(batch)
-        traced = step.trace(self._state, self._batch, None)
-        compiled = traced.lower().compile()
-        self._check_memory(compiled)
+        key = (task == "sft", rows)
+        if key not in self._programs:
+            step = jax.jit(build_step(objective, optimizer, clip=CLIP, accumulate=1), donate_argnums=0)
+            traced = step.trace(self._state, self._batch, None)
+            compiled = traced.lower().compile()
+            self._check_memory(compiled)
+            self._programs[key] = compiled, traced_flops(traced.jaxpr)
         try:
-            self._step = compiled
+            self._step, executed = self._programs[key]
             loss = self.step()[1]
         except Exception:
             self._state = None  # it was given away to the step that failed
@@ -137,7 +145,7 @@ class JaxSide:
             "parameters": sum(x.size for x in jax.tree.leaves(like)),
             "loss": loss,
             "flops_useful": rows * useful,
-            "flops_executed": traced_flops(traced.jaxpr),
+            "flops_executed": executed,
             "peak_gib": self._peak(),
         }
 
@@ -193,8 +201,9 @@ class JaxSide:
 class TorchSide:
     """What a user of Hugging Face and TRL runs: LLaVA with SDPA, autocast to bfloat16, fused AdamW.
 
-    Chosen and rejected are two sequences, each with its image, as TRL makes them; reference log-probs are precomputed
-    (TRL's ``precompute_ref_log_probs``, not its default, which adds the reference model's forward).
+    Chosen and rejected are two sequences, each with its image, as TRL makes them. Task "dpo": reference log-probs are
+    precomputed (TRL's ``precompute_ref_log_probs``); "dpo_trl": the reference model's forward is in the step, which is
+    TRL's default.
     """
 
     def __init__(self, size: str, remat: str) -> None:
@@ -235,7 +244,7 @@ class TorchSide:
     def prepare(self, task: str, rows: int) -> dict[str, Any]:
         torch = self._torch
         self._task, data = task, draw(self._config, rows)
-        self._inputs = None
+        self._inputs = self._reference = None
         self._optimizer.zero_grad(set_to_none=True)
         if self._device == "cuda":
             torch.cuda.empty_cache()
@@ -252,24 +261,34 @@ class TorchSide:
             "use_cache": False,
             "logits_to_keep": ANSWER + 1,
         }
+        if task == "dpo_trl":
+            half = torch.bfloat16 if self._device == "cuda" else torch.float32
+            self._reference = copy.deepcopy(self._model).to(half).eval().requires_grad_(False)
         loss = self.step()[1]
         peak = torch.cuda.max_memory_allocated() / 2**30 if self._device == "cuda" else None
         count = sum(x.numel() for x in self._model.parameters())
         return {"rows": rows, "tokens_per_row": tokens.shape[1], "parameters": count, "loss": loss, "peak_gib": peak}
 
-    def step(self) -> tuple[float, float]:
-        torch, functional = self._torch, self._torch.nn.functional
-        start = time.perf_counter()
-        with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
-            logits = self._model(**self._inputs).logits[:, :-1]
+    def _logps(self, model: Any) -> Any:
+        with self._torch.autocast(self._device, self._torch.bfloat16, enabled=self._device == "cuda"):
+            logits = model(**self._inputs).logits[:, :-1]
         targets = self._inputs["input_ids"][:, -ANSWER:]
-        logps = -functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
+        cross_entropy = self._torch.nn.functional.cross_entropy
+        return -cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
+
+    def step(self) -> tuple[float, float]:
+        torch = self._torch
+        start = time.perf_counter()
+        logps = self._logps(self._model)
         if self._task == "sft":
             loss = -logps.mean()
         else:
             base = -ANSWER * np.log(self._config.decoder.vocab_size)
+            if self._reference is not None:
+                with torch.no_grad():
+                    base = self._logps(self._reference).sum(1)
             chosen, rejected = (logps.sum(1) - base).chunk(2)
-            loss = -functional.logsigmoid(BETA * (chosen - rejected)).mean()
+            loss = -torch.nn.functional.logsigmoid(BETA * (chosen - rejected)).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), CLIP)
         self._optimizer.step()

@@ -125,7 +125,7 @@ def test_bad_config_is_one_line_and_code_one(capsys, override, says):
         (
             OSError(errno.ENOSPC, "No space left on device", "/d/x"),
             1,
-            "pivot-jax demo: /d/x: No space left on device\n",
+            "pivot-jax demo: /d/x: No space left on device; free disk space and run the same command again\n",
         ),
     ],
 )

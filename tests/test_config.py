@@ -110,7 +110,10 @@ def test_refusals_name_key_value_and_mend(tmp_path, key, value, says):
         ("return {'data': {'batchsize': 3}}", "run.py: data.batchsize: unknown key; did you mean 'data.batch_size'"),
         ("return 3", "get_config returned a int"),
         ("return {", "run.py:2: "),
-        ("from pivot_jax.config import base; c = base(); c.sed = 3", "run.py: .*sed"),
+        ("from pivot_jax.config import base; c = base(); c.sed = 3", 'run.py:2: .*"sed".*"seed"'),
+        ("return {'seed': sed}", "run.py:2: NameError: name 'sed' is not defined"),
+        ("import nothing_here", "run.py:2: ModuleNotFoundError"),
+        ("return {'init': 'run:x'}", "run.py: init: 'run:x' is no dict"),
     ],
 )
 def test_broken_files(tmp_path, body, says):

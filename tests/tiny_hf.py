@@ -23,21 +23,62 @@ def vision_config(**changes: Any) -> transformers.SiglipVisionConfig:
     return transformers.SiglipVisionConfig(**{**sizes, "image_size": 24, "patch_size": 8, **changes})
 
 
-def text_config(**changes: Any) -> transformers.Qwen2Config:
+def text_config(family: str = "qwen2", **changes: Any) -> transformers.PreTrainedConfig:
+    """``family``: qwen2, qwen3 or llama."""
     sizes = dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, vocab_size=61)
     heads = dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
-    return transformers.Qwen2Config(**{**sizes, **heads, **changes})
+    heads |= dict(head_dim=10) if family == "qwen3" else {}
+    kind = {"qwen2": transformers.Qwen2Config, "qwen3": transformers.Qwen3Config, "llama": transformers.LlamaConfig}
+    return kind[family](**{**sizes, **heads, **changes})
 
 
 def vision_model(seed: int = 0, **changes: Any) -> transformers.SiglipVisionModel:
     return _random(transformers.SiglipVisionModel(vision_config(**changes)), seed)
 
 
-def text_model(seed: int = 0, **changes: Any) -> transformers.Qwen2ForCausalLM:
-    return _random(transformers.Qwen2ForCausalLM(text_config(**changes)), seed)
+def text_model(seed: int = 0, family: str = "qwen2", **changes: Any) -> transformers.PreTrainedModel:
+    return _random(transformers.AutoModelForCausalLM.from_config(text_config(family, **changes)), seed)
+
+
+ENCODERS = {  # by model_type
+    "siglip_vision_model": transformers.SiglipVisionModel,
+    "siglip2_vision_model": transformers.Siglip2VisionModel,
+    "clip_vision_model": transformers.CLIPVisionModel,
+    "dinov2": transformers.Dinov2Model,
+    "dinov2_with_registers": transformers.Dinov2WithRegistersModel,
+    "vit_mae": transformers.ViTMAEModel,
+    "vit": transformers.ViTModel,
+}
+
+
+def encoder_config(kind: str, **changes: Any) -> Any:
+    """A tiny configuration of a vision family, by its model_type."""
+    sizes: dict[str, Any] = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=3, patch_size=8)
+    sizes |= {"num_patches": 9} if kind == "siglip2_vision_model" else {"image_size": 24}
+    sizes |= {"mlp_ratio": 2} if kind.startswith("dinov2") else {"intermediate_size": 36}
+    sizes |= {"mask_ratio": 0.0} if kind == "vit_mae" else {}
+    return ENCODERS[kind].config_class(**{**sizes, **changes})
+
+
+def encoder(kind: str, seed: int = 0, **changes: Any) -> Any:
+    return _random(ENCODERS[kind](encoder_config(kind, **changes)), seed)
+
+
+def encode(model: Any, images: np.ndarray, resize: bool = False) -> Any:
+    """The encoder's outputs with hidden states. ``images``: float32 [b, H, W, 3]; ``resize``: its position table."""
+    kind, more = model.config.model_type, {}
+    if resize and not kind.startswith("dinov2"):  # which always does
+        more["interpolate_pos_encoding"] = True
+    if kind == "vit_mae":  # increasing noise keeps the patches in order
+        patches = (images.shape[1] // model.config.patch_size) * (images.shape[2] // model.config.patch_size)
+        more["noise"] = torch.arange(patches).float().repeat(len(images), 1)
+    with torch.no_grad():
+        pixels = torch.tensor(images).permute(0, 3, 1, 2).to(model.dtype)
+        return model(pixels, output_hidden_states=True, **more)
 
 
 def llava_model(seed: int = 0, vision: dict | None = None, text: dict | None = None, **changes: Any):
+    """``text``: as for :func:`text_config`, a family among it."""
     config = transformers.LlavaConfig(
         vision_config=vision_config(**(vision or {})),
         text_config=text_config(**(text or {})),
@@ -54,7 +95,7 @@ def _random(model: torch.nn.Module, seed: int) -> Any:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
-            around = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            around = 1.0 if ("norm" in name and name.endswith("weight")) or name.endswith("lambda1") else 0.0
             weight.copy_(around + noise * (0.1 if weight.ndim < 2 else weight.shape[-1] ** -0.5))
     return model.eval()
 

@@ -185,10 +185,12 @@ def _generate(subparsers) -> None:
 def _import_hf(subparsers) -> None:
     parser = _command(
         subparsers, "import-hf", hugging_face.import_hf,
-        "a Hugging Face folder as a run (LLaVA) or as a pack (SigLIP, Qwen2)",
+        "a Hugging Face folder as a run (LLaVA) or as a pack (an encoder or a language model)",
         "Training needs no import: hf:FOLDER in a config's init reads the folder itself.",
     )  # fmt: skip
-    parser.add_argument("--folder", metavar="DIR", required=True, help="config.json and safetensors")
+    parser.add_argument(
+        "--folder", metavar="DIR", required=True, help="config.json and safetensors; or ORG/NAME on the hub"
+    )
     _workdir(parser, "where the run or pack goes")
 
 
@@ -243,7 +245,9 @@ def _probe(subparsers) -> None:
 
 
 def _encoder(parser: argparse.ArgumentParser, features: bool = True) -> None:
-    parser.add_argument("--encoder", metavar="SOURCE", required=True, help="run:DIR[@STEP], pack:DIR or hf:DIR")
+    parser.add_argument(
+        "--encoder", metavar="SOURCE", required=True, help="run:DIR[@STEP], pack:DIR, hf:DIR or hf:ORG/NAME"
+    )
     parser.add_argument("--data", metavar="PATH", required=True, help="see below" if features else "LLaVA JSON")
     parser.add_argument("--out", metavar="FILE.json", help="also write the numbers there")
     if features:

@@ -19,13 +19,14 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     """A LLaVA folder becomes a run (config.json and a checkpoint of step 0); an encoder or decoder a pack."""
     from pivot_jax import hub
 
-    model = hub.read_config(args.folder)
+    folder = hub.folder_of(args.folder)
+    model = hub.read_config(folder)
     out = places.folder(args.workdir, "--workdir")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a new folder")
-    params = hub.load_params(args.folder)
+    params = hub.load_params(folder)
     if model.decoder is not None and model.vision is not None:
-        _write_run(Path(args.folder), model, params, out)
+        _write_run(folder, model, params, out)
         print(f"{out}: a run of {hub.summary(model)}; use it with --workdir, or as run:{out} in init")
         return
     from pivot_jax.train.checkpoint import save_pack
@@ -33,7 +34,7 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     section = _model_section(model)
     about = {"source": str(args.folder), "model_type": model.model_type, "model": section}
     if model.vision is not None:
-        about["image"] = {"preset": "siglip", "size": model.vision.image_size}
+        about["image"] = {"preset": model.vision.preset, "size": model.vision.image_size}
     save_pack(out, params, about)
     print(f"{out}: a pack of {hub.summary(model)}; use it as pack:{out} in init")
 
@@ -67,12 +68,15 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
             f"with the system text {system!r} (tokenizer.system in {out / 'config.json'})",
             file=sys.stderr,
         )
-    image_token = tokenizer.convert_ids_to_tokens(model.image_token_id)
+    if model.image_token_id is not None:
+        image_token = tokenizer.convert_ids_to_tokens(model.image_token_id)
+    else:  # LLaVA's own code gives pictures no token of the vocabulary
+        image_token = config.tokenizer.image_token
     content = {
         "name": folder.name,
         "model": _model_section(model),
         "tokenizer": {"path": str(folder), "image_token": image_token, "system": system},
-        "data": {"image": {"size": model.vision.image_size}},
+        "data": {"image": {"preset": model.vision.preset, "size": model.vision.image_size}},
     }
     configs.merge(config, content, where=str(folder))
     configs.validate(config)

@@ -11,9 +11,11 @@ import errno
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 import pivot_jax
+from pivot_jax import files
 from pivot_jax.cli import arguments
 from pivot_jax.errors import UserError
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = arguments.parse(parser, sys.argv[1:] if argv is None else list(argv))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pivot_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and TFDS warn of what no user can mend
+    quiet_threads()
     try:
         return run(args.run, args, overrides)
     except UserError as error:
@@ -43,8 +45,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno in DISK_ERRORS:
             where = f"{error.filename}: " if error.filename else ""
             reason = IN_THE_WAY if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
-            return say(f"pivot-jax {args.command}: {where}{reason}", 1)
+            mend = f"; {files.MEND}" if error.errno in files.FULL else ""
+            return say(f"pivot-jax {args.command}: {where}{reason}{mend}", 1)
         raise
+
+
+def quiet_threads() -> None:
+    """Leaves to the main thread what a failure is: one line.
+
+    When orbax cannot write, its threads each log the error with a traceback, asyncio logs it once more per file, and
+    tensorstore calls back into event loops that are closed. All of it comes back as the exception that ``main`` says.
+    """
+    for name in ("absl", "asyncio"):  # absl: orbax and TFDS also warn of what no user can mend
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
+    sys.unraisablehook = unraisable
+
+
+def unraisable(found: sys.UnraisableHookArgs) -> None:
+    """Python's own hook, but for callbacks into an event loop that is closed."""
+    if not (isinstance(found.exc_value, RuntimeError) and "loop is closed" in str(found.exc_value)):
+        sys.__unraisablehook__(found)
 
 
 def run(command: Callable[..., int | None], args: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -21,7 +21,8 @@ def base() -> ConfigDict:
             "stage": "sft",  # contrastive (stage 0) | sft (stages 1a, 1b, 2, 3) | preference (stage 2)
             "model": _model(),
             # Where weights come from, by parameter prefix ("vision", "projector/fc1", "" for all):
-            # "run:WORKDIR[@STEP]", "pack:DIR" or "hf:DIR", each with an optional ":PREFIX" inside the source.
+            # "run:WORKDIR[@STEP]", "pack:DIR" or "hf:DIR", each with an optional ":PREFIX" inside the source. "hf:"
+            # takes a folder, a model's name on the hub (ORG/NAME), or for "projector" a file of LLaVA's mm_projector.
             # The longest prefix wins; what no prefix names is random from the seed.
             "init": {},
             "tokenizer": _tokenizer(),
@@ -48,16 +49,27 @@ def _model() -> dict[str, Any]:
     return {
         "dtype": "float32",  # float32 | bfloat16: matmuls; weights, norms, softmax and log-probs are always float32
         "vision": {
-            "name": "",  # a name of models.zoo, which then sets the dimensions; "" takes them from below
+            # A name of models.zoo, which then sets the dimensions; "" takes them from below. "NAME@PIXELS" is that
+            # encoder for images of another size.
+            "name": "",
+            # siglip (and SigLIP2) | siglip2_naflex | clip | dinov2 | vit_mae | vit (supervised, MoCo-v3): class token,
+            # norms, layer scale, and which features an MLLM takes; models.vit.FAMILIES says how they differ
+            "family": "siglip",
             "image_size": 32,  # pixels, square; equal to data.image.size
             "patch_size": 8,  # pixels; the last pixels of a row that fill no patch are left out, as a convolution does
             "width": 64,
-            "depth": 4,  # blocks; an MLLM computes depth - 1 of them (penultimate features)
+            "depth": 4,  # blocks; of siglip and clip an MLLM computes depth - 1 of them (penultimate features)
             "heads": 4,  # divides width
             "mlp_dim": 256,
             "eps": 1e-6,  # layer norm
             "activation": "gelu_tanh",  # gelu_tanh (SigLIP) | gelu (exact) | quick_gelu (CLIP)
-            "pool_head": True,  # attention-pool head: stage 0 and exported SigLIP towers need it
+            # siglip: attention-pool head, which stage 0 and exported towers need; vit: pooler; the others have none
+            "pool_head": True,
+            "registers": 0,  # register tokens (dinov2)
+            "gated": False,  # SwiGLU in place of the MLP, with hidden width mlp_dim (dinov2; the giant has it)
+            # Side of the position table where it differs from image_size // patch_size (a checkpoint of another
+            # resolution); it is resized in the forward pass. 0: that of the images.
+            "pos_grid": 0,
             "remat": "none",  # none | dots (keep matmul results) | full (recompute each block in the backward pass)
             "scan_layers": True,  # one compiled block for all layers; False unrolls (slower to compile)
         },
@@ -65,22 +77,7 @@ def _model() -> dict[str, Any]:
             "layers": 2,  # new Linear layers, GELU between; hidden width is the decoder's
             "reuse": 0,  # frozen layers taken from a pack and put in front of the new ones: 0 | 1 | 2
         },
-        "decoder": {
-            "name": "",  # a name of models.zoo, or "" for the dimensions below
-            "vocab_size": 512,  # rows of the embedding; at least the tokenizer's size
-            "width": 64,
-            "depth": 4,
-            "heads": 4,  # query heads
-            "kv_heads": 2,  # key/value heads; divides heads
-            "head_dim": 0,  # 0: width / heads
-            "mlp_dim": 192,
-            "rope_theta": 1e6,
-            "eps": 1e-6,  # RMS norm
-            "tied": True,  # output head is the embedding
-            "qkv_bias": True,  # Qwen2 has biases on q, k and v
-            "remat": "none",  # as for vision
-            "scan_layers": True,
-        },
+        "decoder": _decoder(),
         "text": {  # text tower of stage 0 only; its vocabulary is the tokenizer's
             "width": 64,
             "depth": 3,
@@ -88,6 +85,44 @@ def _model() -> dict[str, Any]:
             "mlp_dim": 256,
             "max_length": 32,  # tokens of a caption, longer ones are cut
         },
+    }
+
+
+def _decoder() -> dict[str, Any]:
+    return {
+        "name": "",  # a name of models.zoo, or "" for the dimensions below
+        "vocab_size": 512,  # rows of the embedding; at least the tokenizer's size
+        "width": 64,
+        "depth": 4,
+        "heads": 4,  # query heads
+        "kv_heads": 2,  # key/value heads; divides heads
+        "head_dim": 0,  # 0: width / heads
+        "mlp_dim": 192,
+        "rope_theta": 1e6,  # base of the rotary wavelengths
+        # Positions beyond the pretrained context, as config.json names them; which keys a type reads stands in
+        # models.rotary.FIELDS.
+        "rope_scaling": {
+            "rope_type": "default",  # default (none) | linear | dynamic | yarn | llama3
+            "factor": 1.0,  # longer context / pretrained one
+            "original_max_position_embeddings": 0,  # pretrained context, tokens: dynamic, yarn, llama3
+            "low_freq_factor": 1.0,  # llama3
+            "high_freq_factor": 4.0,  # llama3
+            "beta_fast": 32.0,  # yarn
+            "beta_slow": 1.0,  # yarn
+            "attention_factor": 0.0,  # yarn; 0: from mscale and mscale_all_dim, or else from factor
+            "mscale": 0.0,  # yarn
+            "mscale_all_dim": 0.0,  # yarn
+            "truncate": True,  # yarn
+        },
+        # M-RoPE (Qwen2-VL): how many pairs of a head turn by time, row and column, with the sum head width / 2,
+        # such as (16, 24, 24); () is one position per token.
+        "mrope_section": (),
+        "eps": 1e-6,  # RMS norm
+        "tied": True,  # output head is the embedding
+        "qkv_bias": True,  # biases on q, k and v: Qwen2 has them, Qwen3 and Llama have not
+        "qk_norm": False,  # RMS norm of each head's queries and keys: Qwen3
+        "remat": "none",  # as for vision
+        "scan_layers": True,
     }
 
 

@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import json
 import re
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,10 @@ def _call_get_config(path: Path, arg: str) -> Mapping[str, Any]:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: {error.msg}") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever the file's own code does wrong
+        raise _of_file(path, error) from error
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise UserError(f"{path}: no function get_config(arg=''); a config file must define it")
@@ -86,11 +91,23 @@ def _call_get_config(path: Path, arg: str) -> Mapping[str, Any]:
         raise UserError(f"{path}: takes no argument, but ':{arg}' was given")
     try:
         content = get_config(arg) if takes_arg else get_config()
-    except (AttributeError, KeyError) as error:  # a misspelt key of a locked ConfigDict
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a misspelt key of a locked ConfigDict, or a bug in the file
+        raise _of_file(path, error) from error
     if not isinstance(content, (Mapping, ConfigDict)):
         raise UserError(f"{path}: get_config returned a {type(content).__name__}; a dict or ConfigDict is wanted")
     return content
+
+
+def _of_file(path: Path, error: Exception) -> UserError:
+    """One line for an error in a config file's own code: the file, its line, what Python says."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    where = f"{path}:{lines[-1]}" if lines else str(path)
+    said = str(error.args[0]) if error.args else repr(error)
+    said = re.sub(r"Other fields present:.*}\"\s*", "", said, flags=re.DOTALL)  # a locked ConfigDict lists itself
+    said = " ".join(said.split())[:300]
+    return UserError(f"{where}: {type(error).__name__}: {said}")
 
 
 def merge(config: ConfigDict, content: Mapping[str, Any], where: str = "", prefix: str = "") -> None:
@@ -105,6 +122,8 @@ def merge(config: ConfigDict, content: Mapping[str, Any], where: str = "", prefi
             if isinstance(value, (Mapping, ConfigDict)) and key not in FREE and _is_group(config, key):
                 merge(config, value, "", f"{key}.")
             elif key in FREE:
+                if not isinstance(value, (Mapping, ConfigDict)):
+                    raise UserError(f"{key}: {value!r} is no dict of parameter prefix → source of weights")
                 for free_name, free_value in value.items():
                     set_key(config, f"{key}.{free_name}", free_value)
             else:

@@ -71,10 +71,12 @@ class EncodedRow:
 class VLMBatch:
     """Arrays of one training batch. Images are uint8 RGB, already resized; the model normalises them."""
 
-    images: Any  # uint8 [b, k*m, height, width, 3]; zeros where a row has fewer than m images
+    # uint8 [b, k*m, height, width, 3]; zeros where a row has fewer than m images. Encoders for pictures of any size
+    # take lists of patches instead: [b, k*m, p, patch*patch*3], pixels in order row, column, colour.
+    images: Any
     tokens: Any  # int32 [b, n]; image places hold the image token's id
-    image_slots: Any  # int32 [b, n]; index into the sequence's k*m*p image features, -1 at text
-    positions: Any  # int32 [b, n]; rotary positions
+    image_slots: Any  # int32 [b, n]; index into the sequence's k*m*p image tokens, -1 at text
+    positions: Any  # int32 [b, n]; rotary positions. Of a decoder with M-RoPE: [b, n, 3] (time, row, column)
     segments: Any  # int32 [b, n]; 0 padding
     branches: Any  # int32 [b, n]; 0 shared prompt
     sources: Any  # int32 [b, t]; token index whose hidden state predicts the target
@@ -84,6 +86,7 @@ class VLMBatch:
     target_rows: Any  # int32 [b, t]; which of the sequence's k rows the target belongs to, from 0
     row_index: Any  # int32 [b, k]; index of the row in the loader's data set, -1 for a masked row
     ref_logps: Any = None  # float32 [b, k, 2]; stored reference log-probs of chosen and rejected, or None
+    patch_places: Any = None  # int32 [b, k*m, p, 2]; (row, column) of each patch in its picture, -1 at padding; or None
 
 
 @struct.dataclass
@@ -100,9 +103,10 @@ class ContrastiveBatch:
 class PromptBatch:
     """Prompts to answer; right padded."""
 
-    images: Any  # uint8 [b, m, height, width, 3]
+    images: Any  # uint8 [b, m, height, width, 3] or [b, m, p, patch*patch*3]
     tokens: Any  # int32 [b, n]
     image_slots: Any  # int32 [b, n]
-    positions: Any  # int32 [b, n]
+    positions: Any  # int32 [b, n] or [b, n, 3]
     segments: Any  # int32 [b, n]; 1 at prompt tokens, 0 at padding
     row_index: Any  # int32 [b]
+    patch_places: Any = None  # int32 [b, m, p, 2], or None

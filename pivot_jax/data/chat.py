@@ -14,6 +14,7 @@ from pivot_jax.data.template import END, START, Template
 from pivot_jax.errors import RowError
 
 Kind = Literal["sft", "preference", "prompt", "contrastive"]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Chat:
@@ -78,7 +79,7 @@ class Chat:
 
         Raises:
           RowError: placeholder count ≠ image count, more images than ``max_images``, an empty answer, a control token
-            in the text, or a text so long that an image or the whole answer would be cut.
+            or half a character in the text, or a text so long that an image or the whole answer would be cut.
         """
         if kind == "prompt":
             example = _asked(example)
@@ -110,6 +111,8 @@ class Chat:
         for text in (*texts, example.chosen or "", example.rejected or ""):
             if found := self._control.search(text):
                 raise RowError(example.id, f"the text holds the control token '{found.group()}'; remove it")
+            if found := _SURROGATE.search(text):  # JSON may hold half of a pair; no tokenizer takes it
+                raise RowError(example.id, f"the text holds {found.group()!a}, half of a character, at {found.start()}")
 
     def _conversation(self, example: Example) -> EncodedRow:
         if not example.messages or example.messages[-1].role != "assistant":

@@ -23,6 +23,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
 _ROTATED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where a rotation can be noted
+ROOT_RULE = "relative paths start at image_root, or else at the folder of the data file"
 # What Pillow's decoders raise on broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
@@ -48,9 +49,15 @@ class Preset:
 
 
 PRESETS = {
-    "siglip": Preset(HALF, HALF, squash=True),  # SigLIP and SigLIP2
+    "siglip": Preset(HALF, HALF, squash=True),  # SigLIP, and SigLIP2 as PIVOT's code takes it
+    "siglip2": Preset(HALF, HALF, squash=True, interpolation=BILINEAR),  # SigLIP2's own processors
     "clip": Preset(CLIP_MEAN, CLIP_STD),
-    "dinov2": Preset(IMAGENET_MEAN, IMAGENET_STD),
+    "dinov2": Preset(IMAGENET_MEAN, IMAGENET_STD),  # shorter side = size, as in PIVOT
+    "dinov2_224": Preset(IMAGENET_MEAN, IMAGENET_STD, scale=256 / 224),  # DINOv2's own processors: 256, then 224
+    "vit": Preset(HALF, HALF, squash=True, interpolation=BILINEAR),  # google/vit-*
+    "vit_imagenet": Preset(IMAGENET_MEAN, IMAGENET_STD, squash=True, interpolation=BILINEAR),  # facebook/vit-mae-*
+    "convnext": Preset(IMAGENET_MEAN, IMAGENET_STD, scale=1 / 0.875),
+    "convnext_384": Preset(IMAGENET_MEAN, IMAGENET_STD, squash=True),  # from 384 pixels on
     # timm's evaluation transform of vit_huge_patch14_224.{mae, orig_in21k}: crop_pct 0.9, bicubic
     "mae": Preset(IMAGENET_MEAN, IMAGENET_STD, scale=1 / 0.9, torchvision_crop=True),
     "sup": Preset(HALF, HALF, scale=1 / 0.9, torchvision_crop=True),
@@ -93,10 +100,7 @@ def load(reference: Any) -> Image.Image:
     try:
         return _as_rgb(_open(reference))
     except FileNotFoundError:
-        raise UserError(
-            f"image file {describe(reference)} does not exist; relative paths start at image_root, or else at the "
-            "folder of the data file"
-        ) from None
+        raise UserError(f"image file {describe(reference)} does not exist; {ROOT_RULE}") from None
     except _BROKEN as error:
         raise UserError(f"image {describe(reference)} cannot be read ({_reason(error)})") from None
 

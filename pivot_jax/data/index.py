@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pivot_jax.data.batch import EncodedRow, Example
+from pivot_jax.data.images import ROOT_RULE
 from pivot_jax.data.sources import Source
 from pivot_jax.errors import RowError
 from pivot_jax.progress import progress
@@ -75,7 +76,18 @@ def build_index(
 def _look_for(row: EncodedRow) -> None:
     for image in row.images:
         if isinstance(image, str) and not os.path.exists(image):
-            raise RowError(row.id, f"image file {image} does not exist")
+            raise RowError(row.id, f"image file {image} does not exist; {ROOT_RULE}")
+
+
+def _usable(source: Source, place: int, encode: Callable[[Example], EncodedRow], check_files: bool) -> bool:
+    """Whether a row that was bad is so no longer: the data file is the same, but a missing picture may be there now."""
+    try:
+        row = encode(source[place])
+        if check_files:
+            _look_for(row)
+    except RowError:
+        return False
+    return True
 
 
 class RowStore:
@@ -123,12 +135,16 @@ def read_index(
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     content = json.dumps([source.fingerprint, len(source), settings, room, vocabulary], sort_keys=True, default=str)
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
-    if key in _RECENT:
+
+    def holds(index: Index) -> bool:
+        return not any(_usable(source, place, encode, check_files) for place, _, _ in index.bad)
+
+    if key in _RECENT and holds(_RECENT[key][0]):
         return _RECENT[key]
     path = None if folder is None or len(source) < STORE_FROM else folder / f"index-{key}.npz"
-    if path is not None and path.is_file():
+    if path is not None and path.is_file() and holds(stored := _load(path)):
         log.info("index of %s taken from %s", source.name, path)
-        return _load(path), store
+        return stored, store
     index = build_index(source, encode, check_files, store.keep)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

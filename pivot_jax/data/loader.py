@@ -23,7 +23,7 @@ from pivot_jax.data.ahead import Batch, LoaderIterator, read_ahead
 from pivot_jax.data.batch import EncodedRow, Example
 from pivot_jax.data.chat import Chat, Kind
 from pivot_jax.data.collate import contrastive_batch, prompt_batch, vlm_batch
-from pivot_jax.data.images import patches
+from pivot_jax.data.images import load, patches
 from pivot_jax.data.index import Index, RowStore, read_index
 from pivot_jax.data.pack import Packer
 from pivot_jax.data.pictures import MIB, Pictures
@@ -165,13 +165,29 @@ class Loader:
             self.source, lambda example: chat.encode(example, self.kind), settings, chat.tokenizer,
             data.check_images, data.cache_rows_mib * MIB, workdir,
         )  # fmt: skip
+        self.skipped.forget(self._mended(index))
         self.skipped.add_all(index.bad)
         log.info(
             "%s: %d usable rows, %d bad, %d cut to length", self.source.name, len(index), len(index.bad), index.cut
         )
         if not len(index):
-            raise UserError(f"{self.source.name}: none of its {len(self.source)} rows is usable")
+            last = f"; the last is row '{index.bad[-1][1]}': {index.bad[-1][2]}" if index.bad else ""
+            raise UserError(f"{self.source.name}: none of its {len(self.source)} rows is usable{last}")
         return index, store
+
+    def _mended(self, index: Index) -> set[int]:
+        """Rows (of the source) that an earlier run listed as bad and that are good now, their pictures too."""
+
+        def good(place: int) -> bool:
+            try:
+                for image in self.source[place].images if place < len(self.source) else ():
+                    load(image)
+            except UserError:
+                return False
+            return True
+
+        bad = {place for place, _, _ in index.bad}
+        return {place for place in self.skipped.entries if place not in bad and good(place)}
 
     def example(self, row: int) -> Example:
         """The example behind a usable row: its text, image references and extra fields."""
@@ -316,9 +332,13 @@ class Loader:
         rows = np.where(rows < self.rows, rows, -1)
         return self._load_part(self.packer.deal(rows))
 
-    def one_pass(self) -> Iterator[Batch]:
-        """All usable rows once, in the batches of the first epoch; then those it leaves out, with masked rows."""
+    def one_pass(self, start: int = 0) -> Iterator[Batch]:
+        """All usable rows once, in the batches of the first epoch; then those it leaves out, with masked rows.
+
+        ``start``: how many batches to leave out, because an earlier pass had them.
+        """
         steps = [*range(self.steps_per_epoch), *([None] if self.rows % self.batch_size else [])]
+        steps = steps[start:]
         return read_ahead(len(steps), lambda number: self._load_part(self._dealt(steps[number])), self._prefetch)
 
     def fingerprint(self) -> str:

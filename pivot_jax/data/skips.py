@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from pivot_jax import files
 from pivot_jax.errors import RowError, UserError
 
 
@@ -16,7 +17,7 @@ class SkipLog:
 
     Args:
       path: ``skipped.jsonl`` to write, or None for memory only. What an earlier run wrote there is taken over, so a
-        resumed run neither forgets nor repeats.
+        resumed run neither forgets nor repeats; what was mended since is for :meth:`forget`.
       total: rows of the data set, good and bad.
       limit: the largest share of bad rows that is borne.
       name: the data set, for the message.
@@ -64,13 +65,37 @@ class SkipLog:
             lines = []
             for row, row_id, reason in new:
                 self.entries[row] = {"id": row_id, "reason": reason, "row": row, "source": self.name}
-                lines.append(json.dumps(self.entries[row], ensure_ascii=False) + "\n")
+                text = json.dumps(self.entries[row], ensure_ascii=False)
+                lines.append(text.encode("utf-8", "backslashreplace").decode() + "\n")  # half a character in an id
             if self.path is not None and lines:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                with open(self.path, "a", encoding="utf-8") as file:
-                    file.write(self._start + "".join(lines))
+                try:
+                    with open(self.path, "a", encoding="utf-8") as file:
+                        file.write(self._start + "".join(lines))
+                except OSError as error:
+                    raise files.not_written(self.path, error) from error
                 self._start = ""
         self.check()
+
+    def forget(self, rows: Collection[int]) -> None:
+        """Takes rows out again that an earlier run listed and that are good now, from the file too."""
+        if not rows:
+            return
+        with self._lock:
+            for row in rows:
+                del self.entries[row]
+            if self.path is not None:
+                lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+                kept = [line for line in lines if not self._is_of(line, rows)]
+                files.write_text(self.path, "".join(f"{line}\n" for line in kept))
+                self._start = ""
+
+    def _is_of(self, line: str, rows: Collection[int]) -> bool:
+        try:
+            entry = json.loads(line)
+            return entry["source"] == self.name and int(entry["row"]) in rows
+        except (ValueError, KeyError, TypeError):
+            return False
 
     def check(self) -> None:
         """Raises UserError when the share of bad rows is above the limit."""
@@ -79,5 +104,6 @@ class SkipLog:
             where = f"; all are in {self.path}" if self.path is not None else ""
             raise UserError(
                 f"{self.count} of {self.total} rows of {self.name} are bad, more than data.max_bad_share={self.limit}"
-                f"{where}; the last is row '{last['id']}': {last['reason']}"
+                f"{where}; the last is row '{last['id']}': {last['reason']} (mend or remove the rows, or raise the "
+                "limit)"
             )

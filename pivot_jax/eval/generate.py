@@ -46,7 +46,7 @@ def generate(
     """Answers each prompt until an end token, or for ``max_new_tokens``.
 
     Args:
-      prompts: ``PromptBatch`` (right padded).
+      prompts: ``PromptBatch``; its rows may be padded on either side, if ``positions`` count their tokens.
       eos_ids: any of these ends a row; the loop stops when all rows ended.
       temperature: 0 takes the most likely token (the first of equals), above 0 samples with ``key``.
       image_features: [prompts, m*p, d_vision] to use instead of encoding ``prompts.images``.
@@ -85,6 +85,7 @@ def _generate(
     key: Array,
     image_features: Array | None,
 ) -> tuple[Array, ...]:
+    prompts = _right_padded(prompts)
     # The decoder casts its weights to the compute dtype at every use; done once here, each of the many steps reads
     # half the bytes in bfloat16, and computes the same.
     dtype = mllm.config.dtype
@@ -127,3 +128,14 @@ def _generate(
     lengths = jnp.where(empty, 0, first_end).astype(jnp.int32)
     behind = jnp.arange(max_new)[None, :] >= lengths[:, None]
     return jnp.where(behind, pad_id, tokens), lengths, done, logps
+
+
+def _right_padded(prompts: Any) -> Any:
+    """Each row's tokens moved to its front, which is where the cache counts them from; their order stays."""
+    order = jnp.argsort(prompts.segments == 0, axis=1, stable=True)
+
+    def moved(x: Array) -> Array:
+        return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+    names = ("tokens", "image_slots", "positions", "segments")
+    return prompts.replace(**{name: moved(getattr(prompts, name)) for name in names})

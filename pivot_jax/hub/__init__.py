@@ -6,6 +6,7 @@ from pivot_jax.hub.families import HubModel, summary
 from pivot_jax.hub.folder import check_place
 from pivot_jax.hub.load import load_params
 from pivot_jax.hub.save import export_decoder, export_encoder, export_mllm
+from pivot_jax.hub.snapshot import folder_of, from_hub
 
 __all__ = [
     "HubModel",
@@ -13,6 +14,8 @@ __all__ = [
     "export_decoder",
     "export_encoder",
     "export_mllm",
+    "folder_of",
+    "from_hub",
     "load_params",
     "read_config",
     "summary",

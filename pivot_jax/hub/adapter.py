@@ -79,7 +79,7 @@ def read(folder: str | Path, model: HubModel) -> dict[str, Any]:
     found: dict[str, dict[int, _Pair]] = {}
     entries: dict[str, Entry] = {}
     layout = layout_of(model)
-    with Shards(folder, WEIGHTS) as shards:
+    with Shards(folder, [WEIGHTS]) as shards:
         for module, keys in _modules(shards).items():
             key = layout.canonical(f"{module}.weight")
             if key not in places:

@@ -10,21 +10,28 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
-from pivot_jax.hub.families import FOLDERS, HubModel, vision_of
+from pivot_jax.hub import processors
+from pivot_jax.hub.families import FOLDERS, HubModel, llava_original, vision_of
 from pivot_jax.hub.fields import read_json
+from pivot_jax.hub.snapshot import folder_of
 
 
 def read(folder: str | Path) -> HubModel:
-    """Reads config.json (and the normalisation in preprocessor_config.json, if it is there).
+    """Reads config.json (and how the encoder sees pictures from preprocessor_config.json, if it is there).
+
+    ``folder`` may be the name of a model on the hub (:func:`hub.snapshot.folder_of`). A safetensors file, or a folder
+    of some, that holds nothing but a projector of LLaVA's own code needs no config.
 
     Raises:
       UserError: no folder, no or broken config.json, an unsupported family or feature.
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
+    projector = llava_original.projector_alone(folder)
+    if projector is not None:
+        return projector
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; fetch one: hf download ORG/NAME --local-dir {folder}")
     path = folder / "config.json"
@@ -34,11 +41,14 @@ def read(folder: str | Path) -> HubModel:
         reason = f"model_type {kind!r} is not supported" if kind else "there is no model_type"
         known = ", ".join(sorted(FOLDERS))
         raise UserError(f"{path}: {reason} (supported: {known}){places.instead(folder, 'hf')}")
-    return _with_normalisation(FOLDERS[kind].read(raw, path), folder)
+    model = FOLDERS[kind].read(raw, path)
+    if model.vision is None:
+        return model
+    return dataclasses.replace(model, vision=processors.read(model.vision, folder))
 
 
 def sizes(model: HubModel) -> dict[str, dict[str, int]]:
-    """Sizes of the letters and flags in ``names``' tables, per part of the model."""
+    """Sizes of the letters and flags in the families' tables, per part of the model."""
     found: dict[str, dict[str, int]] = {}
     if model.vision:
         found["vision"] = vision_of(model.vision).sizes(model.vision, model.final)
@@ -46,23 +56,12 @@ def sizes(model: HubModel) -> dict[str, dict[str, int]]:
         d = model.decoder
         found["decoder"] = {
             **{"d": d.width, "v": d.vocab_size, "f": d.mlp_dim},
-            **{"q": d.heads * d.head_width, "k": d.kv_heads * d.head_width},
+            **{"q": d.heads * d.head_width, "k": d.kv_heads * d.head_width, "c": d.head_width},
             **{"layers": d.depth, "untied": int(not d.tied)},
         }
-    if model.projector and model.vision and model.decoder:
-        width = model.decoder.width
-        found["projector"] = {"i": model.vision.width, "d": width, "e": width}
+    widths = model.projector_widths
+    if widths is None and model.vision and model.decoder:
+        widths = model.vision.width, model.decoder.width
+    if model.projector and widths:
+        found["projector"] = {"i": widths[0], "d": widths[1], "e": widths[1]}
     return found
-
-
-def _with_normalisation(model: HubModel, folder: Path) -> HubModel:
-    """Mean and deviation from the image processor's file, where there is one (transformers 5 nests it)."""
-    if model.vision is None:
-        return model
-    for name, inside in (("preprocessor_config.json", False), ("processor_config.json", True)):
-        raw = read_json(folder / name) if (folder / name).is_file() else {}
-        raw = raw.get("image_processor") or {} if inside else raw
-        if "image_mean" in raw and "image_std" in raw:
-            statistics: dict[str, Any] = {key: tuple(map(float, raw[f"image_{key}"])) for key in ("mean", "std")}
-            return dataclasses.replace(model, vision=dataclasses.replace(model.vision, **statistics))
-    return model

@@ -15,14 +15,14 @@ class Fields:
     """One JSON object with its defaults; every refusal names file and key."""
 
     def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any], where: str):
-        self._raw, self._defaults, self._where = raw, defaults, where
+        self.raw, self.defaults, self.where = raw, defaults, where
 
     def fail(self, key: str, reason: str) -> UserError:
-        return UserError(f"{self._where}: '{key}' {reason}")
+        return UserError(f"{self.where}: '{key}' {reason}")
 
     def __getitem__(self, key: str) -> Any:
-        default = self._defaults[key]
-        value = self._raw.get(key)
+        default = self.defaults[key]
+        value = self.raw.get(key)
         value = default if value is None else value
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
@@ -32,7 +32,7 @@ class Fields:
 
     def side(self, key: str) -> int:
         """A length that may be given as [height, width]."""
-        value = self._raw.get(key)
+        value = self.raw.get(key)
         if isinstance(value, list):
             if len(set(value)) != 1 or not isinstance(value[0], int):
                 raise self.fail(key, f"is {value!r}; only squares are supported")

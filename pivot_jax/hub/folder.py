@@ -13,6 +13,7 @@ from typing import Any
 
 from pivot_jax.errors import UserError
 from pivot_jax.hub import chat
+from pivot_jax.hub.families import llava
 from pivot_jax.models.vit import ViTConfig
 
 
@@ -37,9 +38,9 @@ def write_llava_processor(folder: Path, cfg: ViTConfig, image_token: str, system
     settings = {
         "processor_class": "LlavaProcessor",
         "image_token": image_token,
-        "num_additional_image_tokens": 0,
+        "num_additional_image_tokens": cfg.prefix,
         "patch_size": cfg.patch_size,
-        "vision_feature_select_strategy": "full",
+        "vision_feature_select_strategy": llava.strategy(cfg),
     }
     write_json(folder / "processor_config.json", settings)
     write_chat_template(folder, chat.jinja(system, image_token))

@@ -20,6 +20,7 @@ from pivot_jax.hub import configs, families, names
 from pivot_jax.hub.fill import Filler, bytes_of
 from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import Shards
+from pivot_jax.hub.snapshot import folder_of
 from pivot_jax.progress import Advance
 
 Choose = Callable[[str, tuple[int, ...]], Sharding | None]
@@ -41,7 +42,9 @@ def load_params(
     parameter of ours at a time (these devices' slices of it; of a stacked parameter, of all its layers).
 
     Args:
-      folder: holds config.json and safetensors, whole or in shards. See ``families.FOLDERS`` for the families.
+      folder: a folder, or the name of a model on the hub; holds config.json and safetensors, whole or in shards. See
+        ``families.FOLDERS`` for the families. Or a safetensors file (or a folder of some) with a projector alone, as
+        LLaVA's own code saves it.
       target_shardings: one sharding for all; or a nested dict of shardings, which also says what is wanted:
         a parameter that it does not name is not read; or a function of (path, shape) that gives a sharding, or
         None for what is not wanted. None: all on the first device.
@@ -54,9 +57,11 @@ def load_params(
       UserError: before anything is read, for keys that are missing, unknown or of another shape than config.json
         says (with the file and the nearest key that is there), or for damaged files.
     """
-    folder = Path(folder)
+    folder = folder_of(folder)
     model = configs.read(folder)
-    with Shards(folder) as shards:
+    if model.absent_tower and not prefix.strip("/").startswith(("decoder", "projector")):
+        _ = model.mllm  # says where its parts are to be had
+    with _shards(folder, model) as shards:
         source = match(shards, model)
         wanted = {
             path: entry
@@ -79,9 +84,17 @@ def shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
     Raises:
       UserError: as :func:`load_params`.
     """
+    folder = folder_of(folder)
     model = configs.read(folder)
-    with Shards(Path(folder)) as shards:
+    with _shards(folder, model) as shards:
         return {path: entry.shape for path, entry in match(shards, model).entries.items()}
+
+
+def _shards(folder: Path, model: families.HubModel) -> Shards:
+    if model.model_type != families.llava_original.PROJECTOR:
+        return Shards(folder)
+    files = families.llava_original.projector_files(folder)
+    return Shards(files[0].parent, [file.name for file in files])
 
 
 class Checkpoint(NamedTuple):
@@ -94,7 +107,9 @@ class Checkpoint(NamedTuple):
 def match(shards: Shards, model: families.HubModel) -> Checkpoint:
     """Pairs every parameter with its tensors and checks names, shapes and types from the headers."""
     layout = families.layout_of(model)
+    layout = layout.of(map(layout.canonical, shards.keys))
     found, passed_over = names.entries(layout, configs.sizes(model))
+    passed_over |= {key for key, _ in layout.zeros}
     file_keys: dict[str, str] = {}
     for key in shards.keys:
         canonical = layout.canonical(key)

@@ -17,7 +17,7 @@ the spelling of the files on the Hugging Face hub, which every version of transf
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 Sizes = Mapping[str, Mapping[str, int]]  # first part of our path -> letter or flag -> size
@@ -41,18 +41,39 @@ class Rule:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one model class lies in a checkpoint."""
+    """How one model class lies in a checkpoint.
+
+    Attributes:
+      spellings: (regex at a key's start, replacement); the first that matches is used.
+      ignored: canonical keys that hold nothing of ours: buffers, a second tower, a classifier.
+      renames: (regex anywhere in a key, replacement), all used in turn behind ``spellings``.
+      variant: (regex, rules): a checkpoint in which the regex finds a canonical key lies by these rules instead.
+      zeros: (canonical key, shape in letters) of tensors that the class has and no output of ours depends on; passed
+        over when read, written as zeros.
+    """
 
     rules: tuple[Rule, ...]
-    spellings: tuple[tuple[str, str], ...] = ()  # (regex at a key's start, replacement); the first that matches is used
-    ignored: str = r"(?!)"  # canonical keys that hold nothing of ours: buffers, a second tower
+    spellings: tuple[tuple[str, str], ...] = ()
+    ignored: str = r"(?!)"
+    renames: tuple[tuple[str, str], ...] = ()
+    variant: tuple[str, tuple[Rule, ...]] | None = None
+    zeros: tuple[tuple[str, str], ...] = ()
 
     def canonical(self, key: str) -> str:
         """The key as we write it."""
         for pattern, replacement in self.spellings:
             if re.match(pattern, key):
-                return re.sub(pattern, replacement, key, count=1)
+                key = re.sub(pattern, replacement, key, count=1)
+                break
+        for pattern, replacement in self.renames:
+            key = re.sub(pattern, replacement, key)
         return key
+
+    def of(self, keys: Iterable[str]) -> Layout:
+        """This layout, or its variant if the canonical ``keys`` are spelled by that."""
+        if self.variant and any(re.search(self.variant[0], key) for key in keys):
+            return replace(self, rules=self.variant[1])
+        return self
 
 
 def linear(ours: str, theirs: str, axes: str, *, bias: bool = True) -> tuple[Rule, ...]:
@@ -140,3 +161,10 @@ def entries(layout: Layout, sizes: Sizes) -> tuple[list[Entry], set[str]]:
         groups, shape = _parse(rule.pattern, letters)
         found.append(Entry(rule, keys, groups, shape))
     return found, passed_over
+
+
+def zeros(layout: Layout, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of the layout's ``zeros``, in the encoder's letters."""
+    return {
+        key: tuple(1 if name == "1" else sizes["vision"][name] for name in axes.split()) for key, axes in layout.zeros
+    }

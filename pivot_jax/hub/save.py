@@ -10,12 +10,11 @@ from typing import Any
 import jax
 
 from pivot_jax.errors import UserError
-from pivot_jax.hub import chat, folder, tensors
+from pivot_jax.hub import chat, folder, processors, tensors
 from pivot_jax.hub.families import HubModel, llava, text_of, vision_of
 from pivot_jax.hub.load import Show
 from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.mllm import MLLMConfig
-from pivot_jax.models.vit import ViTConfig
+from pivot_jax.models.mllm import EncoderConfig, MLLMConfig
 
 SHARD_BYTES = 5 << 30
 _SYSTEM = "You are a helpful assistant."
@@ -23,7 +22,7 @@ _SYSTEM = "You are a helpful assistant."
 
 def export_encoder(
     params: Mapping[str, Any],
-    cfg: ViTConfig | MLLMConfig,
+    cfg: EncoderConfig | MLLMConfig,
     out: str | Path,
     *,
     drop_last: bool = False,
@@ -35,50 +34,79 @@ def export_encoder(
 ) -> Path:
     """Writes ``params["vision"]`` as its family's class (a SiglipVisionModel) with its image processor.
 
-    An MLLM neither uses nor trains the last block, the closing norm and the pooling head (``vision/final``).
-    If they are there, the whole encoder is written. ``drop_last`` writes it without them: one layer less, no head,
-    and a closing norm of ones and zeros, which the class must have; the trained features are then
-    ``hidden_states[-1]`` instead of ``hidden_states[-2]``. ``final_trained`` is for the card of a whole encoder that
-    was trained to its end, as stage 0 does. ``show`` is as in ``load_params``, for the bytes that are written.
+    An MLLM neither uses nor trains ``vision/final``: of SigLIP and CLIP the last block, the closing norm and the
+    pooling head, of ViT the pooler. If they are there, the whole encoder is written. ``drop_last`` writes it without
+    them: of SigLIP and CLIP one layer less, no head, and a closing norm of ones and zeros, which the class must have;
+    the trained features are then ``hidden_states[-1]`` instead of ``hidden_states[-2]``. ``final_trained`` is for the
+    card of a whole encoder that was trained to its end, as stage 0 does. ``show`` is as in ``load_params``, for the
+    bytes that are written.
 
     Raises:
       UserError: ``vision/final`` is absent and ``drop_last`` is not set; see also :func:`export_mllm`.
     """
     vision = cfg.vision if isinstance(cfg, MLLMConfig) else cfg
     family = vision_of(vision)
-    has_final = _has_final(params)
+    has_final = _has_final(params, vision)
     if not has_final and not drop_last:
+        without = f"one of {vision.blocks} layers without it" if vision.traits.penultimate else "one without it"
         raise UserError(
-            "these parameters hold no vision/final (last block, closing norm, pooling head), so a whole "
-            f"{family.class_name} cannot be written; drop_last (--drop-last) writes one of {vision.depth - 1} layers "
-            "without it"
+            f"these parameters hold no vision/final ({_left_out(vision)}), so a whole {family.class_name} cannot be "
+            f"written; drop_last (--drop-last) writes {without}"
         )
     final = has_final and not drop_last
+    if drop_last:
+        vision = _without_final(vision)
     model = HubModel(family.model_type, vision=vision, final=final)
-    state = "hidden_states[-2]" if final else "hidden_states[-1]"
-    lines = [
-        f"The features that training shaped are the patch tokens `{state}` (ask for `output_hidden_states=True`).",
-        "The last block, the closing norm and the pooling head behind them are those of the encoder that training "
-        "started from; they were not trained with it."
-        if final
-        else "The last block and the pooling head were left out, because training does not use them; "
-        "`post_layernorm` holds ones and zeros only because the class needs one.",
-    ]
-    if final and final_trained:
-        lines = ["All of it was trained, the last block, the closing norm and the pooling head too."]
+    raw = family.write(vision, final, dtype)
     lines = [
         f"A vision encoder trained with PIVOT-JAX. It loads with `transformers.{family.class_name}`.",
         "",
-        *lines,
+        *_about(vision, final, final_trained),
+        *([family.note] if family.note else []),
     ]
-    raw = family.write(vision, final, dtype)
 
     def beside(into: Path) -> None:
         folder.write_json(into / "config.json", raw)
-        folder.write_image_processor(into, family.processor(vision))
+        folder.write_image_processor(into, processors.write(vision))
         folder.write_card(into, "Vision encoder", "image-feature-extraction", [*lines, "", note])
 
     return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside, show)
+
+
+def _without_final(vision: EncoderConfig) -> EncoderConfig:
+    try:
+        return vision.without_final()
+    except ValueError as error:
+        raise UserError(f"{error}; leave out drop_last (--drop-last)") from error
+
+
+def _left_out(vision: EncoderConfig) -> str:
+    return "last block, closing norm, pooling head" if vision.traits.penultimate else "pooler"
+
+
+def _about(vision: EncoderConfig, final: bool, final_trained: bool) -> list[str]:
+    """What a user of the exported folder should know."""
+    if final and final_trained:
+        lines = ["All of it was trained, the last block, the closing norm and the pooling head too."]
+    elif not vision.traits.penultimate:
+        state = f"`last_hidden_state[:, {vision.prefix}:]`"
+        lines = [f"The features that training shaped are the patch tokens {state}, behind the closing norm."]
+    else:
+        state = f"`hidden_states[{-2 if final else -1}]{f'[:, {vision.prefix}:]' if vision.prefix else ''}`"
+        lines = [
+            f"The features that training shaped are the patch tokens {state} (ask for `output_hidden_states=True`).",
+            "The last block, the closing norm and the pooling head behind them are those of the encoder that training "
+            "started from; they were not trained with it."
+            if final
+            else "The last block and the pooling head were left out, because training does not use them; "
+            "`post_layernorm` holds ones and zeros only because the class needs one.",
+        ]
+    if vision.pos_side != vision.grid and not vision.traits.patch_input:
+        lines.append(
+            f"It was trained on {vision.image_size}-pixel images, with its position embeddings resized: ask for "
+            "`interpolate_pos_encoding=True` (DINOv2 does so by itself)."
+        )
+    return lines
 
 
 def export_decoder(
@@ -144,16 +172,17 @@ def export_mllm(
     if count != 2:
         raise UserError(f"Hugging Face's LLaVA has 2 projector layers, this model {count}; export its parts instead")
     token_id = _image_token_id(tokenizer, image_token, cfg.decoder.vocab_size)
-    final = _has_final(params)
+    _check_llava(cfg.vision)
+    final = _has_final(params, cfg.vision)
     model = HubModel("llava", cfg.vision, cfg.decoder, cfg.projector, final, token_id)
     tower, language = vision_of(cfg.vision), text_of(cfg.decoder)
     text = language.write(cfg.decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
     vision = tower.write(cfg.vision, final, dtype)
 
     def beside(into: Path) -> None:
-        folder.write_json(into / "config.json", llava.write(vision, text, token_id, cfg.vision.patches))
+        folder.write_json(into / "config.json", llava.write(vision, text, token_id, cfg.vision))
         folder.write_generation(into, tokenizer)
-        folder.write_image_processor(into, tower.processor(cfg.vision))
+        folder.write_image_processor(into, processors.write(cfg.vision))
         if tokenizer is not None:
             tokenizer.save_pretrained(into)
             folder.write_llava_processor(into, cfg.vision, tokenizer.convert_ids_to_tokens(token_id), system)
@@ -187,11 +216,24 @@ def _export(
     return out
 
 
-def _has_final(params: Mapping[str, Any]) -> bool:
+def _check_llava(vision: EncoderConfig) -> None:
+    """Refuses what LlavaForConditionalGeneration would compute otherwise than we do."""
+    if not vision.traits.penultimate or vision.traits.patch_input:
+        raise UserError(
+            f"Hugging Face's LLaVA takes no features of a '{vision.family}' encoder as we do; export its parts instead"
+        )
+    if vision.pos_side != vision.grid:
+        raise UserError(
+            f"this encoder's position table of {vision.pos_side}x{vision.pos_side} places is resized to "
+            f"{vision.grid}x{vision.grid}, which Hugging Face's LLaVA does not do; export its parts instead"
+        )
+
+
+def _has_final(params: Mapping[str, Any], cfg: EncoderConfig) -> bool:
     vision = params.get("vision")
     if vision is None:
         raise UserError(f"the parameters hold no 'vision' (there is: {', '.join(sorted(params))})")
-    return "final" in vision
+    return "final" in vision or not cfg.has_final
 
 
 def _image_token_id(tokenizer: Any, image_token: str | int, vocab_size: int) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,21 +37,19 @@ class Shards:
     Rows are read into memory of our own, not mapped: mapped pages would count as this process's until the kernel wants
     them back. Safe for several threads.
 
-    Use as a context manager. The constructor raises UserError for a folder without safetensors, a missing,
+    ``names``: the files to open; without them model.safetensors, or the shards that its index names. Use as a context
+    manager. The constructor raises UserError for a folder without safetensors, a missing,
     truncated or foreign shard, and a key that the index places in a shard that does not hold it.
-
-    Args:
-      whole: the file's name where there is no index.
     """
 
-    def __init__(self, folder: Path, whole: str = WHOLE):
+    def __init__(self, folder: Path, names: Sequence[str] = ()):
         self.folder = folder
         self._stack = contextlib.ExitStack()
         self._files: dict[str, Any] = {}
         self._tensors: dict[str, Tensor] = {}
         with contextlib.ExitStack() as guard:
             guard.callback(self.close)
-            self._open_all(whole)
+            self._open_all(names)
             guard.pop_all()
 
     def __enter__(self) -> Shards:
@@ -110,9 +109,12 @@ class Shards:
                 raise UserError(f"{self.folder / tensor.file} became shorter while it was read; fetch it again")
             done += count
 
-    def _open_all(self, whole: str) -> None:
+    def _open_all(self, names: Sequence[str]) -> None:
         index = self.folder / INDEX
-        if index.is_file():
+        if names:
+            for name in names:
+                self._open(name, "it was named")
+        elif index.is_file():
             weight_map = _weight_map(index)
             for name in sorted(set(weight_map.values())):
                 self._open(name, f"{INDEX} names it")
@@ -120,7 +122,7 @@ class Shards:
                 if key not in self._tensors or self._tensors[key].file != name:
                     raise UserError(f"{index} places '{key}' in {name}, which does not hold it; fetch both files again")
         else:
-            self._open(whole, "")
+            self._open(WHOLE, "")
 
     def _open(self, name: str, reason: str) -> None:
         path = self.folder / name
@@ -137,6 +139,14 @@ class Shards:
             if key != "__metadata__":
                 start = 8 + length + entry["data_offsets"][0]
                 self._tensors[key] = Tensor(name, entry["dtype"], tuple(entry["shape"]), start)
+
+
+def keys_of(folder: Path) -> list[str]:
+    """Keys of a folder's tensors; none where it holds no weights (yet)."""
+    if not (folder / WHOLE).is_file() and not (folder / INDEX).is_file():
+        return []
+    with Shards(folder) as shards:
+        return shards.keys
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -61,9 +61,11 @@ class Tensors:
             raise UserError(f"dtype '{dtype}' is unknown; there are: {', '.join(DTYPES)}")
         sizes = configs.sizes(model)
         self._dtype, self.code = np.dtype(DTYPES[dtype]), _CODES[dtype]
-        self._entries, _ = names.entries(layout_of(model), sizes)
+        layout = layout_of(model)
+        self._entries, _ = names.entries(layout, sizes)
         self._params = {p: x for p, x in rules.flatten(params).items() if p.split("/")[0] in sizes}
-        self._made = {} if model.final else _identity_norm(model)
+        self._made = {key: np.zeros(shape, np.float32) for key, shape in names.zeros(layout, sizes).items()}
+        self._made |= _identity_norm(model, layout)
         self._check(model)
         self.plan: Plan = {key: entry.their_shape for entry in self._entries for key in entry.keys}
         self.plan |= {key: array.shape for key, array in self._made.items()}
@@ -217,11 +219,10 @@ def _layer(array: jax.Array, layer: Any) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(array, layer, keepdims=False)
 
 
-def _identity_norm(model: HubModel) -> dict[str, np.ndarray]:
-    """The closing norm that SiglipVisionModel must have, where ours was left out: scale 1, bias 0."""
-    if model.vision is None:
+def _identity_norm(model: HubModel, layout: names.Layout) -> dict[str, np.ndarray]:
+    """The closing norm that a class must have, where ours was left out with the last block: scale 1, bias 0."""
+    if model.vision is None or model.final or not model.vision.traits.penultimate:
         return {}
-    layout = layout_of(model)
     keys = {rule.ours: rule.theirs for rule in layout.rules}
     ones, zeros = np.ones(model.vision.width, np.float32), np.zeros(model.vision.width, np.float32)
     return {keys["vision/final/norm/scale"]: ones, keys["vision/final/norm/bias"]: zeros}

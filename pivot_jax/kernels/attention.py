@@ -9,6 +9,9 @@ A query sees a key if all of these hold:
 * with ``causal``, the key does not stand behind the query in the row.
 
 A query that sees nothing gives zeros, and zero gradients.
+
+Full attention within windows (Qwen2.5-VL's vision tower) is segments without ``causal``: a window is one. No family
+that we have caps its scores or slides a window; checkpoints that would are refused when they are read.
 """
 
 from __future__ import annotations
@@ -48,8 +51,8 @@ def attention(
     Args:
       q: [b, n, h, c]. k, v: [b, m, k, c] with h a multiple of k (grouped queries).
       causal: order is the order in the row; needs n == m.
-      q_segments, kv_segments: int32 [b, n] and [b, m], both or neither; 0 is padding.
-      q_branches, kv_branches: int32 [b, n] and [b, m], both or neither; needs segments.
+      q_segments, kv_segments: int32 [b, n] and [b, m], both or neither; 0 is padding, others are below 2**19.
+      q_branches, kv_branches: int32 [b, n] and [b, m], both or neither, below 4096; needs segments.
       scale: default c ** -0.5.
       backend: a name of :data:`BACKENDS`, or "auto": the fastest in ``choices.json``, else that of :data:`AUTO`.
 
@@ -143,6 +146,8 @@ def _per_shard(compute: Any, q: Array, k: Array, v: Array, masks: Any) -> Array:
 def _check(q, k, v, causal, q_segments, kv_segments, q_branches, kv_branches) -> None:
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
         raise ValueError(f"attention needs q [b,n,h,c] and k, v [b,m,k,c]; got {q.shape}, {k.shape}, {v.shape}")
+    if not q.shape[1] or not k.shape[1]:
+        raise ValueError(f"attention: q {q.shape} or k {k.shape} has no tokens")
     if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(f"attention: q {q.shape} and k {k.shape} differ in rows or head width")
     if q.shape[2] % k.shape[2]:
@@ -157,3 +162,5 @@ def _check(q, k, v, causal, q_segments, kv_segments, q_branches, kv_branches) ->
         for ids, side in zip(pair, (q, k), strict=True):
             if ids is not None and ids.shape != side.shape[:2]:
                 raise ValueError(f"attention: {name} ids have shape {ids.shape}; expected {side.shape[:2]}")
+            if ids is not None and not jnp.issubdtype(ids.dtype, jnp.integer):
+                raise ValueError(f"attention: {name} ids are {ids.dtype}; expected integers")

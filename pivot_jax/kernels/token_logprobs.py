@@ -58,7 +58,13 @@ def token_logprobs(hidden: Array, head: Array, targets: Array, chunk: int = 0) -
     Args:
       hidden: [t, d], compute dtype. head: [v, d]. targets: int32 [t], each in [0, v).
       chunk: vocabulary entries per step; temporaries are t * chunk float32. 0: the device's default.
+
+    Raises:
+      ValueError: shapes that do not fit.
     """
+    if hidden.ndim != 2 or head.ndim != 2 or hidden.shape[1] != head.shape[1] or targets.shape != hidden.shape[:1]:
+        shapes = f"{hidden.shape}, {head.shape} and {targets.shape}"
+        raise ValueError(f"token_logprobs needs hidden [t,d], head [v,d] and targets [t]; got {shapes}")
     chunk = chunk or _CHUNK.get(platform(), _CHUNK_DEFAULT)
     logps, _, entropy, correct, mean_logit = _logprobs(_split(hidden, head), chunk, hidden, head, targets)
     stop = jax.lax.stop_gradient

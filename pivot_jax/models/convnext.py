@@ -5,17 +5,19 @@ Letters: b images, H W pixels, y x places of a feature map, d width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from pivot_jax.models import layers
+from pivot_jax.models.encoder import Traits
 
 Array = jax.Array
 KERNEL = 7  # pixels of the depthwise convolution, each way
 STAGES = 4
+TRAITS = Traits(("convnext", "convnext_384"), class_token=False, pool="mean")
 EPS = 1e-6  # of the norms over channels, whatever the closing norm's is
 
 
@@ -27,6 +29,7 @@ class ConvNeXtConfig:
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     family: str = "convnext"
+    preset: str = "convnext"
     patch_size: int = 4  # of the stem; each later stage halves the map
     eps: float = 1e-12  # of the closing norm, which stands behind the features
     activation: str = "gelu"
@@ -42,6 +45,25 @@ class ConvNeXtConfig:
             raise ValueError(f"ConvNeXt has at most {STAGES} stages; got widths {self.widths}")
         if self.grid < 1:
             raise ValueError(f"a {self.image_size}-pixel image leaves nothing after {self.stride}-fold reduction")
+
+    # a convolutional encoder has neither tokens of its own nor a last block that the features leave out
+    prefix = 0
+    has_final = True  # the closing norm
+
+    @property
+    def blocks(self) -> int:
+        return sum(self.depths)
+
+    @property
+    def traits(self) -> Traits:
+        return TRAITS
+
+    def without_final(self) -> ConvNeXtConfig:
+        raise ValueError("a ConvNeXt is exported whole: its class has no form without the closing norm")
+
+    def resized(self, size: int) -> ConvNeXtConfig:
+        """The encoder for pictures of ``size`` pixels."""
+        return replace(self, image_size=size)
 
     @property
     def stride(self) -> int:

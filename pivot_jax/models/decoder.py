@@ -1,4 +1,4 @@
-"""Qwen2-style causal decoder with grouped queries, rotary positions and a KV cache.
+"""Causal decoder with grouped queries, rotary positions and a KV cache: Qwen2, Qwen3 and Llama by its settings.
 
 Letters: b rows, n tokens, p and s cache slots of a prompt and of an answer, h query heads, k key/value heads,
 c head width, d width, v vocabulary.
@@ -6,7 +6,7 @@ c head width, d width, v vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
@@ -16,14 +16,18 @@ from flax import struct
 
 from pivot_jax.kernels.attention import attention
 from pivot_jax.kernels.decode import Part, decode_attention, lay_out
-from pivot_jax.models import layers
+from pivot_jax.models import layers, rotary
+from pivot_jax.models.rotary import RopeScaling
 
 Array = jax.Array
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Dimensions and numerics of one language model."""
+    """Dimensions and numerics of one language model.
+
+    The family follows from the settings: ``qk_norm`` is Qwen3, ``qkv_bias`` Qwen2, neither Llama.
+    """
 
     vocab_size: int
     width: int
@@ -36,6 +40,9 @@ class DecoderConfig:
     eps: float = 1e-6
     tied: bool = True
     qkv_bias: bool = True
+    qk_norm: bool = False  # RMS norm of every head's queries and keys, before the rotation
+    rope_scaling: RopeScaling = field(default_factory=RopeScaling)
+    mrope_section: tuple[int, ...] = ()  # M-RoPE: pairs of a head that turn by time, row and column; () is one axis
     remat: str = "none"
     scan_layers: bool = True
 
@@ -46,10 +53,19 @@ class DecoderConfig:
             raise ValueError(f"decoder: width {self.width} is no multiple of its {self.heads} heads")
         if self.head_width % 2:
             raise ValueError(f"decoder: rotary positions need an even head width, not {self.head_width}")
+        if self.mrope_section and (len(self.mrope_section), sum(self.mrope_section)) != (3, self.head_width // 2):
+            raise ValueError(
+                f"decoder: mrope_section {self.mrope_section} is not three numbers with the sum "
+                f"{self.head_width // 2}, half the head width"
+            )
 
     @property
     def head_width(self) -> int:
         return self.head_dim or self.width // self.heads
+
+    def text_positions(self, places: Array) -> Array:
+        """Positions of text at int32 [b, n] as this decoder takes them: with M-RoPE the same on all axes, [b, n, 3]."""
+        return jnp.repeat(places[..., None], 3, axis=-1) if self.mrope_section else places
 
 
 @struct.dataclass
@@ -62,7 +78,7 @@ class KVCache:
     prompt: Part  # keys and values [layers, B, k, p, c], lengths [B]; written once
     keys: Array  # [layers, b, k, s, c]; of the answers
     values: Array  # [layers, b, k, s, c]
-    positions: Array  # int32 [b]; rotary position of the next token
+    positions: Array  # int32 [b]; rotary position of the next token, with M-RoPE on all its axes
     slot: Array  # int32 []; where the next token goes, and how many stand before it
 
 
@@ -92,7 +108,9 @@ class CausalAttention(nn.Module):
         q = layers.Linear(cfg.heads * c, cfg.qkv_bias, name="q")(x).reshape(b, n, cfg.heads, c)
         k = layers.Linear(cfg.kv_heads * c, cfg.qkv_bias, name="k")(x).reshape(b, n, cfg.kv_heads, c)
         v = layers.Linear(cfg.kv_heads * c, cfg.qkv_bias, name="v")(x).reshape(b, n, cfg.kv_heads, c)
-        q, k = layers.rotate(q, angles), layers.rotate(k, angles)
+        if cfg.qk_norm:
+            q, k = layers.RMSNorm(cfg.eps, name="q_norm")(q), layers.RMSNorm(cfg.eps, name="k_norm")(k)
+        q, k = rotary.rotate(q, angles), rotary.rotate(k, angles)
         keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
         if past is None:
             out = attention(q, k, v, causal=True, **masks)
@@ -109,15 +127,16 @@ class CausalAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate(x)) * up(x)), no biases."""
+    """down(silu(gate(x)) * up(x))."""
 
     hidden: int
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        gate = layers.Linear(self.hidden, use_bias=False, name="gate")(x)
-        up = layers.Linear(self.hidden, use_bias=False, name="up")(x)
-        return layers.Linear(x.shape[-1], use_bias=False, name="down")(jax.nn.silu(gate) * up)
+        gate = layers.Linear(self.hidden, self.use_bias, name="gate")(x)
+        up = layers.Linear(self.hidden, self.use_bias, name="up")(x)
+        return layers.Linear(x.shape[-1], self.use_bias, name="down")(jax.nn.silu(gate) * up)
 
 
 class DecoderBlock(nn.Module):
@@ -162,8 +181,11 @@ class Decoder(nn.Module):
         return jnp.take(self.embed, tokens, axis=0).astype(self.dtype)
 
     def hidden(self, x: Array, positions: Array, segments: Array, branches: Array | None = None) -> Array:
-        """Embedded tokens [b, n, d] → closing-norm states [b, n, d]; ids as in ``data.batch.VLMBatch``."""
-        angles = layers.rotary_angles(positions, self.config.head_width, self.config.rope_theta)
+        """Embedded tokens [b, n, d] → closing-norm states [b, n, d]; ids as in ``data.batch.VLMBatch``.
+
+        ``positions`` are int32 [b, n], with M-RoPE [b, n, 3].
+        """
+        angles = self._angles(positions, segments)
         (x, _), _ = self.blocks((x, None), None, None, angles, _masks(segments, branches), layers.Collect(False))
         return self.norm(x)
 
@@ -175,13 +197,14 @@ class Decoder(nn.Module):
         Prompts are right padded: the tokens of segment 1 come first in a row.
         """
         cfg = self.config
-        angles = layers.rotary_angles(positions, cfg.head_width, cfg.rope_theta)
+        angles = self._angles(positions, segments)
         masks, collect = _masks(segments, None), layers.Collect(True)
         (x, _), (keys, values) = self.blocks((x, None), None, None, angles, masks, collect)
         b = x.shape[0]
         room = jnp.zeros((cfg.depth, b * responses, cfg.kv_heads, slots, cfg.head_width), keys.dtype)
         keys, values, room = (lay_out(part, b, cfg.heads) for part in (keys, values, room))
-        after = jnp.max(jnp.where(segments > 0, positions, -1), axis=1) + 1
+        last = jnp.max(positions, axis=-1) if cfg.mrope_section else positions
+        after = jnp.max(jnp.where(segments > 0, last, -1), axis=1) + 1
         cache = KVCache(
             prompt=Part(keys, values, jnp.sum(segments > 0, axis=1, dtype=jnp.int32)),
             keys=room,
@@ -194,13 +217,19 @@ class Decoder(nn.Module):
     def decode_step(self, cache: KVCache, x: Array) -> tuple[KVCache, Array]:
         """One more token per row: x [b, 1, d] → cache, [b, 1, d]; at most as often as the cache has slots."""
         cfg = self.config
-        angles = layers.rotary_angles(cache.positions[:, None], cfg.head_width, cfg.rope_theta)
+        here = cache.positions[:, None]
+        angles = self._angles(cfg.text_positions(here), jnp.ones_like(here))
         # The answers' part goes through the layers as one array that each writes a token to. As an input and an output
         # of each layer it would be copied as a whole in every step.
         carry, past = (x, (cache.keys, cache.values)), Past(cache.prompt, cache.slot)
         layer = jnp.arange(cfg.depth, dtype=jnp.int32)
         (x, (keys, values)), _ = self.blocks(carry, layer, past, angles, {}, layers.Collect(False))
         return KVCache(cache.prompt, keys, values, cache.positions + 1, cache.slot + 1), self.norm(x)
+
+    def _angles(self, positions: Array, segments: Array) -> tuple[Array, Array]:
+        cfg = self.config
+        sections = cfg.mrope_section
+        return rotary.angles(positions, segments, cfg.head_width, cfg.rope_theta, cfg.rope_scaling, sections)
 
 
 def _masks(segments: Array, branches: Array | None) -> dict[str, Any]:

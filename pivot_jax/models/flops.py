@@ -10,19 +10,25 @@ from collections.abc import Set
 
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLMConfig
-from pivot_jax.models.vit import TextConfig, ViTConfig
+from pivot_jax.models.siglip import TextConfig
+from pivot_jax.models.vit import ViTConfig
 
 
-def _encoder_block(tokens: float, width: int, mlp: int) -> float:
-    return 2 * tokens * (4 * width * width + 2 * width * mlp) + 4 * tokens * tokens * width
+def _encoder_block(tokens: float, width: int, mlp: int, matrices: int = 2) -> float:
+    """``matrices`` of the MLP: 3 in a SwiGLU."""
+    return 2 * tokens * (4 * width * width + matrices * width * mlp) + 4 * tokens * tokens * width
 
 
 def vision(config: ViTConfig, *, whole: bool = False) -> float:
-    """Forward of one image through the penultimate block (``whole``: all blocks and the pooling head)."""
+    """Forward of one image up to the features (``whole``: all blocks and the pooling head)."""
     p, d = config.patches, config.width
-    blocks = config.depth if whole else config.depth - 1
-    pool = 2 * (2 * p * d * d + 2 * d * d + 2 * d * config.mlp_dim) if whole and config.pool_head else 0
-    return 2 * p * 3 * config.patch_size**2 * d + blocks * _encoder_block(p, d, config.mlp_dim) + pool
+    blocks = config.depth if whole else config.blocks
+    pool = 0.0
+    if whole and config.has_pool:
+        attends = config.traits.pool == "attention"
+        pool = 2 * (2 * p * d * d + 2 * d * d + 2 * d * config.mlp_dim) if attends else 2 * d * d
+    block = _encoder_block(p + config.prefix, d, config.mlp_dim, 3 if config.gated else 2)
+    return 2 * p * 3 * config.patch_size**2 * d + blocks * block + pool
 
 
 def text(config: TextConfig) -> float:

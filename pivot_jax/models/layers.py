@@ -1,7 +1,7 @@
 """Arithmetic of the models as pure functions of arrays, and the few modules that name their parameters.
 
-Letters: b rows, n tokens, h heads, c head width, d width, f hidden. Norms and rotary angles are computed in
-float32 whatever the compute dtype is.
+Letters: b rows, n tokens, h heads, c head width, d width, f hidden. Norms are computed in float32 whatever the compute
+dtype is.
 """
 
 from __future__ import annotations
@@ -47,22 +47,6 @@ def rms_norm(x: Array, scale: Array, eps: float) -> Array:
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
     return wide.astype(x.dtype) * scale.astype(x.dtype)
-
-
-def rotary_angles(positions: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
-    """cos and sin, float32 [b, n, 1, head_dim], for the half-split layout."""
-    inverse = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions.astype(jnp.float32)[..., None] * inverse
-    angles = jnp.concatenate([angles, angles], axis=-1)[:, :, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
-    """Rotary embedding of x [b, n, h, c]; pairs are (i, i + c/2)."""
-    cos, sin = angles
-    first, second = jnp.split(x, 2, axis=-1)
-    turned = jnp.concatenate([-second, first], axis=-1)
-    return (x * cos + turned * sin).astype(x.dtype)
 
 
 def patchify(images: Array, patch: int) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from pivot_jax.models import layers
 from pivot_jax.models.decoder import Decoder, DecoderConfig, KVCache
-from pivot_jax.models.vit import ViT, ViTConfig
+from pivot_jax.models.vit import ViT, ViTConfig, blank
 
 Array = jax.Array
 
@@ -39,8 +39,8 @@ class MLLMConfig:
 
     @property
     def image_tokens(self) -> int:
-        """Tokens that one image takes in a row."""
-        return self.vision.patches
+        """Features per image of an array of images: the most tokens that an image takes in a row."""
+        return self.vision.tokens
 
 
 class Projector(nn.Module):
@@ -70,13 +70,19 @@ class MLLM(nn.Module):
         self.projector = Projector(cfg.projector, cfg.decoder.width)
         self.decoder = Decoder(cfg.decoder, cfg.dtype)
 
-    def encode_images(self, images: Array) -> Array:
-        """[b, m, H, W, 3], m of a whole sequence → vision features [b, m*p, d_vision], computed once per image."""
-        return self._per_row(self.vision.features(_flat(images)), images)
+    def encode_images(self, images: Array, places: Array | None = None) -> Array:
+        """Images, m of a whole sequence → vision features [b, m*p, d_vision], computed once per image.
 
-    def encode_images_with_taps(self, images: Array, taps: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
+        ``images``: [b, m, H, W, 3]; or patches [b, m, p, i] with ``places`` [b, m, p, 2] (``patch_places`` of a batch).
+        """
+        return self._per_row(self.vision.features(*_flat(images, places)), images)
+
+    def encode_images_with_taps(
+        self, images: Array, taps: tuple[str, ...], places: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         """:meth:`encode_images` and named intermediates of the encoder (see ``ViT.features_with_taps``)."""
-        features, found = self.vision.features_with_taps(_flat(images), taps)
+        images_, *places_ = _flat(images, places)
+        features, found = self.vision.features_with_taps(images_, taps, *places_)
         return self._per_row(features, images), {tap: self._per_row(x, images) for tap, x in found.items()}
 
     def _per_row(self, features: Array, images: Array) -> Array:
@@ -93,7 +99,7 @@ class MLLM(nn.Module):
         if batch.images.shape[1] == 0:
             return x
         if image_features is None:
-            image_features = self.encode_images(batch.images)
+            image_features = self.encode_images(batch.images, batch.patch_places)
         image_tokens = self.project(image_features)
         placed = jnp.take_along_axis(image_tokens, jnp.maximum(batch.image_slots, 0)[:, :, None], axis=1)
         return jnp.where((batch.image_slots >= 0)[:, :, None], placed, x)
@@ -127,22 +133,20 @@ class MLLM(nn.Module):
         cache, hidden = self.decoder.decode_step(cache, self.decoder.embed_tokens(tokens[:, None]))
         return cache, hidden[:, 0]
 
-    def touch_all(self, images: Array, tokens: Array) -> Array:
+    def touch_all(self, images: tuple[Array, ...], tokens: Array) -> Array:
         """Runs every part once, also what :meth:`hidden` leaves out, so that ``init`` creates all parameters."""
-        vision = self.vision.pooled if self.config.vision.pool_head else self.vision.last_hidden
         x = self.decoder.embed_tokens(tokens)
         ones = jnp.ones_like(tokens)
         return (
-            self.decoder.hidden(x, ones, ones).sum()
-            + vision(images).sum()
-            + self.project(self.vision.features(images)).sum()
+            self.decoder.hidden(x, self.config.decoder.text_positions(ones), ones).sum()
+            + self.vision.whole(*images)
+            + self.project(self.vision.features(*images)).sum()
         )
 
 
 def init_params(mllm: MLLM, key: Array) -> dict[str, Any]:
     """Random float32 parameters of the whole model; a nested dict (tree in ARCHITECTURE.md)."""
-    vision = mllm.config.vision
-    images = jnp.zeros((1, vision.image_size, vision.image_size, 3))
+    images = blank(mllm.config.vision)
     return mllm.init(key, images, jnp.zeros((1, 2), jnp.int32), method="touch_all")["params"]
 
 
@@ -152,5 +156,5 @@ def head_matrix(params: dict[str, Any]) -> Array:
     return decoder["head"] if "head" in decoder else decoder["embed"]
 
 
-def _flat(images: Array) -> Array:
-    return images.reshape(-1, *images.shape[2:])
+def _flat(images: Array, places: Array | None) -> tuple[Array, ...]:
+    return tuple(x.reshape(-1, *x.shape[2:]) for x in (images, places) if x is not None)

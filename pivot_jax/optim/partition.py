@@ -15,7 +15,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.models import lora
 
 FROZEN = "frozen"
-# What no stage of an MLLM computes: the encoder's last block, closing norm and pooling head.
+# What no stage of an MLLM computes: the encoder's pooling head; of SigLIP and CLIP also last block and closing norm.
 UNUSED_BY_MLLM = (r"vision/final/.*", FROZEN)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from pivot_jax.errors import UserError
 
@@ -23,12 +24,14 @@ def multiplier(section: Any, total_steps: int) -> Callable[[Any], Any]:
         raise UserError(f"optimizer.schedule: '{kind}' is unknown; there are: cosine, constant")
 
     def curve(step: Any) -> Any:
-        step = jnp.asarray(step, jnp.float32)
+        # A plain number is answered on the host: on a device the answer would wait behind the steps that are queued.
+        xp: Any = np if isinstance(step, int) else jnp
+        step = xp.asarray(step, xp.float32)
         rising = step / max(1, warmup)
         if kind == "constant":
-            return jnp.where(step < warmup, rising, 1.0)
+            return xp.where(step < warmup, rising, 1.0)
         progress = (step - warmup) / max(1, total_steps - warmup)
-        falling = jnp.maximum(0.0, 0.5 * (1.0 + jnp.cos(jnp.pi * progress)))
-        return jnp.where(step < warmup, rising, falling)
+        falling = xp.maximum(0.0, 0.5 * (1.0 + xp.cos(xp.pi * progress)))
+        return xp.where(step < warmup, rising, falling)
 
     return curve

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from pivot_jax.models.vit import SigLIP
+from pivot_jax.models.siglip import SigLIP
 from pivot_jax.plan.program import Program, device_bytes, held, step_arguments
-from pivot_jax.plan.work import traced_flops
 from pivot_jax.train.setup import Setup
+from pivot_jax.train.work import traced_flops
 
 # Values kept per token and block, in units of the block's width: layer input; matmul results; everything.
 _KEPT = {"full": 1, "dots": 10, "none": 16}
@@ -40,9 +40,9 @@ def _temporaries(setup: Setup, trained: Any, bucket: tuple[int, int], rows: int)
     here = rows // (config.data.pack * shards * config.train.accumulate)  # sequences of a micro-batch
     towers: list[tuple[Any, int]]
     if isinstance(module, SigLIP):
-        towers = [(module.vision_config, module.vision_config.patches), (module.text_config, bucket[0])]
+        towers = [(module.vision_config, module.vision_config.sequence), (module.text_config, bucket[0])]
     else:
-        images = config.data.pack * config.data.images_per_row * module.config.vision.patches
+        images = config.data.pack * config.data.images_per_row * module.config.vision.sequence
         towers = [(module.config.vision, images), (module.config.decoder, bucket[0])]
     kept, work = 0, 0
     for tower, tokens in towers:

@@ -18,9 +18,9 @@ from pivot_jax.models import lora
 from pivot_jax.parallel.mesh import AXES, ROWS, check_rows, mesh_sizes
 from pivot_jax.plan.collectives import Traffic, traffic
 from pivot_jax.plan.topology import Topology
-from pivot_jax.plan.work import traced_flops
 from pivot_jax.train.model import build_model
 from pivot_jax.train.setup import Setup, assemble
+from pivot_jax.train.work import traced_flops
 
 GIB = 2**30
 
@@ -152,7 +152,10 @@ def device_bytes(tree: Any) -> int:
 
 
 def _too_large(message: str) -> TooLarge | None:
-    found = re.search(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm", message)
+    """From either of the two ways in which XLA says it; the second counts temporaries alone."""
+    size = r"([\d.]+)([KMG])"
+    found = re.search(f"Used {size} of {size} hbm", message)
+    found = found or re.search(rf"temporaries \({size}\) exceeds available HBM \({size}\)", message)
     if not found:
         return None
     unit = {"K": 2**10, "M": 2**20, "G": GIB}

@@ -14,31 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pivot_jax.errors import UserError
-
-
-@dataclass(frozen=True)
-class Chip:
-    """One device as a program sees it; figures are from the makers' data sheets."""
-
-    kind: str  # jax's device kind
-    hbm_gib: float  # memory
-    flops: float  # dense bf16 FLOP/s
-    hbm_bytes: float  # bytes/s
-    link_bytes: float  # bytes/s that a device sends to its peers over the fast network (ICI, NVLink)
-    dims: int = 2  # of a TPU's torus; 0: not a TPU
-    cores_per_chip: int = 1  # in the maker's counting
-
-
-CHIPS: dict[str, Chip] = {
-    # v4 and 7x: a core is a device, so half a chip
-    "v4": Chip("TPU v4", 16.0, 137.5e12, 6.1e11, 1.3e11, dims=3, cores_per_chip=2),
-    "v5e": Chip("TPU v5 lite", 16.0, 197e12, 8.2e11, 2.0e11),
-    "v5p": Chip("TPU v5", 95.0, 459e12, 2.77e12, 6.0e11, dims=3, cores_per_chip=2),
-    "v6e": Chip("TPU v6 lite", 32.0, 918e12, 1.64e12, 4.5e11),
-    "7x": Chip("TPU7x", 96.0, 1153e12, 3.7e12, 6.0e11, dims=3, cores_per_chip=2),
-    "h100": Chip("NVIDIA H100", 80.0, 989e12, 3.35e12, 4.5e11, dims=0),
-    "h200": Chip("NVIDIA H200", 141.0, 989e12, 4.8e12, 4.5e11, dims=0),
-}
+from pivot_jax.parallel.chips import CHIPS, Chip
 
 # Slices that are sold, by number of chips: the torus's sides.
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -91,7 +67,8 @@ def find(name: str) -> Topology:
         raise UserError(f"topology '{name}' does not exist; there are: {sold}")
     chips = number // chip.cores_per_chip
     family = "tpu7x" if match[1] == "7x" else match[1]
-    return _with_devices(name, chip, chips * slices, slices, "tpu", f"{family}:{sides[chips]}")
+    count = chips * chip.devices_per_chip * slices
+    return _with_devices(name, chip, count, slices, "tpu", f"{family}:{sides[chips]}")
 
 
 def _with_devices(name: str, chip: Chip, count: int, slices: int, platform: str, layout: str) -> Topology:

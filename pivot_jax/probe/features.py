@@ -32,7 +32,7 @@ class Images(Protocol):
 
 
 def vit_encoder(mllm: MLLM) -> Encoder:
-    """Penultimate patch features of the ViT alone."""
+    """Patch features of the ViT alone, as the projector takes them."""
     return partial(_vit, mllm)
 
 
@@ -47,7 +47,7 @@ def blocks_encoder(mllm: MLLM) -> Encoder:
 
 
 def _blocks(mllm: MLLM, params: Any, images: Any) -> Any:
-    taps = tuple(f"blocks/{index}" for index in range(mllm.config.vision.depth - 1))
+    taps = tuple(f"blocks/{index}" for index in range(mllm.config.vision.blocks))
     _, found = mllm.apply({"params": params}, images[:, None], taps, method="encode_images_with_taps")
     return jnp.stack([found[tap].mean(axis=1) for tap in taps], axis=1)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from pivot_jax.models.vit import SigLIP
+from pivot_jax.models.siglip import SigLIP
 from pivot_jax.objectives.contrastive import sigmoid_contrastive
 from pivot_jax.objectives.terms import weighted
 from pivot_jax.steps.objective import Objective

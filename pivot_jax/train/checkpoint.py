@@ -6,8 +6,10 @@ means). Orbax writes into a temporary folder and renames it, so a killed or fail
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from pivot_jax import rules
+from pivot_jax import files, rules
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
 from pivot_jax.hub.tensors import Lazy
@@ -40,6 +42,7 @@ class Checkpoints:
                 )
             )
         self._best = name
+        self._writing: int | None = None  # the step that is being written, or was last
         self._orbax = ocp.CheckpointManager(
             self.folder,
             item_names=("state", "progress"),
@@ -65,6 +68,8 @@ class Checkpoints:
         Raises:
           UserError: this save or the one before could not be written (disk full, no permission).
         """
+        self.wait()  # orbax would too; so the error of a save stands at its own step
+        self._writing = step
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         best = {self._best: metrics[self._best]} if self._best and metrics and self._best in metrics else None
         with _disk_errors(self.folder, step):
@@ -72,7 +77,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Blocks until everything is on disk. Raises as :meth:`save`."""
-        with _disk_errors(self.folder, self.latest()):
+        with _disk_errors(self.folder, self._writing):
             self._orbax.wait_until_finished()
             self._orbax.check_for_errors()
 
@@ -83,7 +88,9 @@ class Checkpoints:
         return restored["state"], restored["progress"]
 
     def close(self) -> None:
-        self._orbax.close()
+        """Waits as :meth:`wait`, and raises as it does."""
+        with _disk_errors(self.folder, self._writing):
+            self._orbax.close()
 
 
 class _disk_errors:
@@ -99,11 +106,17 @@ class _disk_errors:
         if isinstance(error, (OSError, ValueError)):
             complete = [p.name for p in self.folder.glob("*") if p.name.isdigit()]
             left = f"complete checkpoints: {', '.join(sorted(complete, key=int))}" if complete else "none before it"
-            reason = str(error).splitlines()[0][:300]
             raise UserError(
-                f"checkpoint {self.step} could not be written to {self.folder}: {reason}; {left}. "
-                "Free disk space and run the same command again"
+                f"checkpoint {self.step} could not be written to {self.folder}: {reason(error)}; {left}. "
+                f"{files.MEND.capitalize()}"
             ) from error
+
+
+def reason(error: BaseException) -> str:
+    """Why orbax could not write. Tensorstore's own words are long, and name files of its own."""
+    text = str(error).splitlines()[0] if str(error) else repr(error)
+    full = any(os.strerror(code).lower() in text.lower() for code in files.FULL)
+    return os.strerror(errno.ENOSPC) if full else text[:300]
 
 
 def load_run(workdir: Path, step: int | None = None, *, merge: bool = True) -> dict[str, Any]:
@@ -122,7 +135,7 @@ def load_run(workdir: Path, step: int | None = None, *, merge: bool = True) -> d
 
 
 def lazy_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
-    """As :func:`load_run`, with ``hub.tensors.Lazy`` leaves that read a parameter, and merge its adapter, when asked."""
+    """As :func:`load_run`, with ``hub.tensors.Lazy`` leaves that read a parameter and merge its adapter when asked."""
     folder = (workdir / "checkpoints").absolute() / str(newest(workdir, step)) / "state"
     tree = _metadata(folder)
     flat = {path: (part, leaf) for part in ("trained", "frozen") for path, leaf in rules.flatten(tree[part]).items()}
@@ -203,15 +216,19 @@ def save_pack(folder: Path, params: dict[str, Any], about: dict[str, Any]) -> No
     Replaces a pack at ``folder`` only once the new one is complete.
 
     Raises:
-      UserError: there is something at ``folder`` that is no pack.
+      UserError: there is something at ``folder`` that is no pack, or it could not be written.
     """
     check_pack_place(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as writer:
-        writer.save((partial / "params").absolute(), params)
-    (partial / "pack.json").write_text(json.dumps(about, indent=1, sort_keys=True))
+    try:
+        partial.mkdir(parents=True)
+        with ocp.StandardCheckpointer() as writer:
+            writer.save((partial / "params").absolute(), params)
+        (partial / "pack.json").write_text(json.dumps(about, indent=1, sort_keys=True))
+    except (OSError, ValueError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"pack {folder} could not be written: {reason(error)}; {files.MEND}") from error
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 

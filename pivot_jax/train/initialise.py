@@ -29,6 +29,7 @@ _OPTIONAL = "vision/final/"  # an MLLM does without it, so a source may too
 class Source:
     """One entry of ``config.init``: ``run:WORKDIR[@STEP]``, ``pack:DIR`` or ``hf:DIR``, each with ``[:PREFIX]``.
 
+    DIR of ``hf:`` may be the name of a model on the hub, or a file of a projector (see ``hub.load_params``).
     Without a prefix the source's parameters are taken from the same paths as in the target.
     """
 
@@ -194,6 +195,8 @@ def _from_source(
 def _mend(path: str) -> str:
     if path.startswith("vision/final/pool/"):
         return "; this encoder has no attention-pool head: set model.vision.pool_head=false"
+    if path.startswith("vision/final/pooler/"):
+        return "; this encoder has no pooler: set model.vision.pool_head=false"
     return ""
 
 

@@ -21,6 +21,7 @@ from pivot_jax.train.checkpoint import Checkpoints
 from pivot_jax.train.metrics import MetricsWriter, Window
 from pivot_jax.train.setup import Setup
 from pivot_jax.train.speed import Speed
+from pivot_jax.train.work import traced_flops
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ class _Pending(NamedTuple):
     metrics: dict[str, Any]
     place: dict[str, Any]  # of the data iterator, before the batch
     waited: float  # seconds for the batch
+    flops: float  # of all devices, as the program is traced
+    logs: bool  # whether a log line is due behind it
 
 
 class _Run:
@@ -111,8 +114,9 @@ class _Run:
         self.last: dict[str, float] = dict(place["last"]) if place else {}
         self.speed = Speed(setup)
         self.programs, self.compiled = 0, set[Any]()
+        self.flops: dict[Any, float] = {}  # of a step, by the shapes of its batch
 
-    logging = saving = stopping = False
+    stopping = False
 
     def place(self, data: dict[str, Any]) -> dict[str, Any]:
         return {"data": data, "window": self.window.state(), "num_tokens": self.tokens, "last": self.last}
@@ -130,15 +134,17 @@ class _Run:
                     self._keep(pending, place, state)
                     raise
                 waited = time.perf_counter() - started
-                state, metrics = compute(state, place_batch(batch, self.setup.mesh), reference)
+                placed = place_batch(batch, self.setup.mesh)
+                flops = self._flops(compute, state, placed, reference)
+                state, metrics = compute(state, placed, reference)
                 self._note_program(compute, batch)
                 # The step before is read only now, so that the device always has one step in its queue.
                 if pending is not None:
                     self._account(pending, state)
-                pending = _Pending(self.step, batch, metrics, place, waited)
                 self.step += 1
+                pending = _Pending(self.step - 1, batch, metrics, place, waited, flops, self._logs())
                 advance(1)
-                if not self._due(stop):
+                if not self._saves(stop):
                     continue
                 self._account(pending, state)
                 pending = None
@@ -158,24 +164,31 @@ class _Run:
             self.compiled.add(shapes)
             self.programs = programs
 
-    def _due(self, stop: StopSignals) -> bool:
-        """Whether this step logs, saves or stops, for which it must have finished."""
-        train = self.setup.config.train
+    def _flops(self, compute: Any, state: Any, batch: Any, reference: Any) -> float:
+        """What a step on this batch does. The trace is the one that the call compiles from, made once per shape."""
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+        if shapes not in self.flops:
+            self.flops[shapes] = traced_flops(compute.trace(state, batch, reference).jaxpr)
+        return self.flops[shapes]
+
+    def _logs(self) -> bool:
+        return self.step % self.setup.config.train.log_every == 0 or self.step == self.total
+
+    def _saves(self, stop: StopSignals) -> bool:
+        """Whether the run saves or stops here, for which the step must have finished."""
         self.stopping = stop.agreed(self.step) and self.step < self.total
         ends = self.step == self.total or self.stopping
-        self.logging = self.step % train.log_every == 0 or self.step == self.total
-        self.saving = self.step % train.checkpoint_every == 0 or ends
-        return self.logging or self.saving
+        return self.step % self.setup.config.train.checkpoint_every == 0 or ends
+
+    def _log(self, step: int) -> None:
+        epoch = step / max(1, self.setup.loader.steps_per_epoch)
+        self.last = self.window.take() | {"epoch": epoch, "num_tokens": self.tokens} | self.speed.line()
+        if self.writer:
+            self.writer.write(step, self.last)
+        self._check_best()
 
     def _end_of_step(self, state: Any, stop: StopSignals) -> None:
-        if self.logging:
-            epoch = self.step / max(1, self.setup.loader.steps_per_epoch)
-            self.last = self.window.take() | {"epoch": epoch, "num_tokens": self.tokens} | self.speed.line()
-            if self.writer:
-                self.writer.write(self.step, self.last)
-            self._check_best()
-        if self.saving:
-            self._save(state, self.batches.get_state())
+        self._save(state, self.batches.get_state())
         if self.stopping:
             self.checkpoints.wait()
             raise Interrupted(self.step, stop.received or signal.SIGTERM)
@@ -186,13 +199,15 @@ class _Run:
             raise UserError(f"train.best_metric: '{name}' is not logged; there are: {', '.join(sorted(self.last))}")
 
     def _account(self, done: _Pending, state: Any) -> None:
-        """Reads a finished step's metrics; refuses a loss that is not finite."""
+        """Reads a step's metrics, logs them if that is due, and refuses a loss that is not finite."""
         metrics = {name: float(value) for name, value in jax.device_get(done.metrics).items()}
         if not metrics.pop("healthy"):
             self._refuse(done, metrics, state)
         metrics["learning_rate"] = float(self.setup.curve(done.step)) * self.setup.highest_rate
-        self.tokens += self.speed.note(done.batch, done.waited)
+        self.tokens += self.speed.note(done.batch, done.waited, done.flops)
         self.window.add(metrics)
+        if done.logs:
+            self._log(done.step + 1)
 
     def _save(self, state: Any, data: dict[str, Any]) -> None:
         self.checkpoints.save(self.step, state, self.place(data), self.last)

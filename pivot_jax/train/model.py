@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from pivot_jax.errors import UserError
 from pivot_jax.models import flops, zoo
 from pivot_jax.models.mllm import MLLM, init_params
-from pivot_jax.models.vit import SigLIP
+from pivot_jax.models.siglip import SigLIP
+from pivot_jax.models.vit import blank
 
 
 class Model(NamedTuple):
@@ -32,11 +33,14 @@ def build_model(config: Any, vocabulary: int) -> Model:
         sizes = f"{config.data.image.size} but the encoder takes {parts.vision.image_size}"
         raise UserError(f"data.image.size is {sizes}; make them equal")
     if config.stage == "contrastive":
+        if parts.vision.traits.patch_input:
+            raise UserError(
+                f"model.vision.family: '{parts.vision.family}' has no stage 0; take another, such as siglip"
+            )
         text = zoo.build_text(config.model.text, vocabulary, parts.vision.width)
         towers = SigLIP(parts.vision, text, parts.dtype)
-        images = jnp.zeros((1, parts.vision.image_size, parts.vision.image_size, 3))
         tokens = jnp.zeros((1, text.max_length), jnp.int32)
-        return Model(towers, lambda key: towers.init(key, images, tokens)["params"])
+        return Model(towers, lambda key: towers.init(key, *blank(parts.vision), tokens)["params"])
     if parts.decoder.vocab_size < vocabulary:
         raise UserError(
             f"model.decoder.vocab_size is {parts.decoder.vocab_size} but the tokenizer has {vocabulary} tokens; "

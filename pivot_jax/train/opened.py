@@ -10,7 +10,6 @@ import jax
 
 from pivot_jax import config as configs
 from pivot_jax.data.chat import Chat
-from pivot_jax.data.images import PRESETS, preset_of
 from pivot_jax.data.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs as hub_configs
@@ -77,7 +76,7 @@ class OpenEncoder:
 
 
 def open_encoder(text: str) -> OpenEncoder:
-    """Encoder of ``run:WORKDIR[@STEP]``, ``pack:DIR`` or ``hf:DIR`` (a SigLIP or LLaVA folder).
+    """Encoder of ``run:WORKDIR[@STEP]``, ``pack:DIR`` or ``hf:DIR`` (the folder of an encoder or a LLaVA).
 
     Raises:
       UserError: no such source, or one without an encoder.
@@ -101,7 +100,7 @@ def _describe(source: Source) -> tuple[MLLMConfig, str]:
             raise UserError(f"{source.place} is a '{found.model_type}' folder, which holds no vision encoder")
         plain = zoo.build(configs.base().model, "siglip")
         decoder, projector = found.decoder or plain.decoder, found.projector or ProjectorConfig()
-        return replace(plain, vision=found.vision, projector=projector, decoder=decoder), _preset(found.vision)
+        return replace(plain, vision=found.vision, projector=projector, decoder=decoder), found.vision.preset
     if source.kind == "pack":
         about = checkpoint.describe_pack(source.place)
         config = configs.base()
@@ -111,9 +110,3 @@ def _describe(source: Source) -> tuple[MLLMConfig, str]:
         config = read_config(source.place)
     preset = config.data.image.preset
     return zoo.build(config.model, preset), preset
-
-
-def _preset(vision: Any) -> str:
-    """The preset with this encoder's normalisation; folders do not name one."""
-    same = [name for name in PRESETS if (preset_of(name).mean, preset_of(name).std) == (vision.mean, vision.std)]
-    return same[0] if same else "siglip"

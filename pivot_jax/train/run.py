@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from pivot_jax import config as configs
+from pivot_jax import files
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
 from pivot_jax.optim import partition
@@ -50,11 +51,12 @@ def run(config: Any, workdir: Path | str) -> Result:
     setup = build(config, workdir, check_init=fresh)
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(configs.to_json(config))
+        files.write_text(workdir / "config.json", configs.to_json(config))
     with jax.set_mesh(setup.mesh):
         state, place, starting = _state(setup, workdir)
         frozen_before = weights_hash(state.frozen)
-        ref_params = _reference(setup, state.frozen if setup.keeps_base else starting, workdir)
+        base = state.frozen if setup.keeps_base else starting
+        ref_params = _reference(setup, base, workdir, resumed=int(state.step) > 0)
     if is_first():
         _announce(setup, workdir)
     resumed = int(state.step)
@@ -72,7 +74,7 @@ def run(config: Any, workdir: Path | str) -> Result:
     if is_first() and seconds:
         bad = setup.loader.skipped.count
         record = {"step": result.step, "metrics": metrics, "seconds": seconds, "resumed_from": resumed, "bad_rows": bad}
-        (workdir / "result.json").write_text(json.dumps(record, indent=1))
+        files.write_text(workdir / "result.json", json.dumps(record, indent=1))
         if bad:
             print(f"{config.name}: {bad} bad rows were left out; {workdir / 'skipped.jsonl'} says which and why")
     return result
@@ -118,7 +120,7 @@ def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any
     return setup.fresh_state(starting), None, starting
 
 
-def _reference(setup: Setup, starting: Any, workdir: Path) -> Any:
+def _reference(setup: Setup, starting: Any, workdir: Path, resumed: bool) -> Any:
     """Prepares the reference of a preference run: stored log-probs go into the loader, else its parameters.
 
     With LoRA it is the model without its adapters; where nothing else is trained, a step takes it from the state.
@@ -138,14 +140,15 @@ def _reference(setup: Setup, starting: Any, workdir: Path) -> Any:
                 yield batch
                 advance(1)
 
-    setup.loader.set_ref_logps(reference.stored(setup.model.module, starting, setup.loader, setup.mesh, workdir, show))
+    logps = reference.stored(setup.model.module, starting, setup.loader, setup.mesh, workdir, show, resumed)
+    setup.loader.set_ref_logps(logps)
     return None
 
 
 def _announce(setup: Setup, workdir: Path) -> None:
     """Prints and writes what is trained, with parameter counts and peak learning rates."""
     rows = partition.table(setup.like, setup.rates)
-    (workdir / "trained_parameters.json").write_text(json.dumps(rows, indent=1))
+    files.write_text(workdir / "trained_parameters.json", json.dumps(rows, indent=1))
     config, loader = setup.config, setup.loader
     packed = f", {loader.pack} to a sequence" if loader.pack > 1 else ""
     print(f"{config.name}: {loader.total_steps} steps of {loader.batch_size} rows{packed}, {loader.rows} rows in all")

@@ -141,7 +141,7 @@ def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init:
 def assemble(config: Any, mesh: Mesh, loader: Any, model: Model) -> Setup:
     """The parts that follow from model and mesh; ``loader`` needs only ``total_steps``."""
     like = jax.eval_shape(model.create, root_key(config))
-    rates = partition.peak_rates(_rules(config), like)
+    rates = partition.peak_rates(_rules(config, like), like)
     ranks: lora.Ranks = {}
     if config.lora.rank:
         ranks, rates = partition.lora_ranks(config.lora, like, rates)
@@ -196,7 +196,8 @@ def _check_scales(setup: Setup, adapters: Any) -> None:
             )
 
 
-def _rules(config: Any) -> rules.Rules:
-    """The config's rules; in an MLLM, what no stage computes is frozen first."""
+def _rules(config: Any, like: Any) -> rules.Rules:
+    """The config's rules; in an MLLM, what no stage computes is frozen first (if the encoder has such)."""
     given = [tuple(rule) for rule in config.optimizer.rules]
-    return given if config.stage == "contrastive" else [partition.UNUSED_BY_MLLM, *given]
+    used = config.stage == "contrastive" or "final" not in like["vision"]
+    return given if used else [partition.UNUSED_BY_MLLM, *given]

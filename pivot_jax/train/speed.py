@@ -10,20 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from pivot_jax.parallel.chips import peak_flops
 from pivot_jax.train.model import step_flops
 from pivot_jax.train.setup import Setup
-
-# Dense bf16 peak of one device, FLOP/s, from the makers' data sheets. Where a device is not listed, `mfu` is left out.
-PEAK_FLOPS = {
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA A100": 312e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-}
 
 
 class Speed:
@@ -35,10 +24,15 @@ class Speed:
 
     def _start(self) -> None:
         self._since = time.perf_counter()
-        self._steps, self._tokens, self._images, self._waited, self._flops = 0, 0, 0, 0.0, 0.0
+        self._steps, self._tokens, self._images, self._waited = 0, 0, 0, 0.0
+        self._flops = self._traced = 0.0
 
-    def note(self, batch: Any, waited: float) -> int:
-        """Adds one step, scaled from this process's rows to all; returns its tokens without padding."""
+    def note(self, batch: Any, waited: float, traced: float) -> int:
+        """Adds one step, scaled from this process's rows to all; returns its tokens without padding.
+
+        Args:
+          waited: seconds for the batch. traced: FLOPs that the program does, recomputation and padding included.
+        """
         processes = jax.process_count()
         rows = int(np.sum(np.asarray(batch.row_index) >= 0))
         ids = batch.segments if hasattr(batch, "segments") else batch.tokens
@@ -49,7 +43,7 @@ class Speed:
         config, model = self._setup.config, self._setup.model
         trained = (self._setup.trained_rooms, self._setup.adapted_rooms)
         flops = rows * processes * step_flops(config, model.module, shape, *trained)
-        self._steps, self._waited = self._steps + 1, self._waited + waited
+        self._steps, self._waited, self._traced = self._steps + 1, self._waited + waited, self._traced + traced
         self._tokens, self._images, self._flops = self._tokens + tokens, self._images + images, self._flops + flops
         return tokens
 
@@ -65,9 +59,10 @@ class Speed:
             "perf/tflops_per_s": self._flops / seconds / 1e12,
             "perf/peak_mem_gib": peak_memory_gib(),
         }
-        peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+        peak = peak_flops(jax.devices()[0].device_kind)
         if peak:
             line["perf/mfu"] = self._flops / seconds / (peak * jax.device_count())
+            line["perf/hfu"] = self._traced / seconds / (peak * jax.device_count())
         self._start()
         return line
 

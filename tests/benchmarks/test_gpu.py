@@ -81,6 +81,16 @@ def test_the_table_takes_the_least_time_over_all_cases_of_a_kind(script, monkeyp
     assert choices.read(file) == {"NVIDIA H200": [entry]}
 
 
+@pytest.mark.parametrize("task", ["dpo", "sft"])
+def test_our_side_of_the_step_takes_the_batches_that_are_made_for_it(script, task):
+    """At the reference, where its log-probs are those of a uniform model, DPO's loss is near ln 2."""
+    side = script("step_sides").JaxSide("tiny", "dots")
+    found = side.prepare(task, 2)
+    assert found["loss"] == pytest.approx(np.log(2) if task == "dpo" else np.log(512), rel=0.1)
+    assert found["flops_executed"] > found["flops_useful"] > 0
+    assert np.isfinite(side.step()[1])
+
+
 def test_a_side_that_dies_or_hangs_says_so_and_costs_itself_only(script):
     measure = script("measure")
     for method, argument, reason in (("_exit", 3, "ended with code 3"), ("abort", None, "ended with code -6")):
@@ -124,7 +134,7 @@ def test_the_whole_command_runs_with_little_installed(tmp_path):
     assert set(results) == {"attention_numerics", "attention", "logprobs", "step", "sampler"}
     for backend in results["attention_numerics"].values():
         assert {case["state"] for case in backend.values()} == {"right"}
-    assert set(results["step"]) == {"dpo", "sft"} and results["step"]["dpo"]["ours"]["rows_per_second"] > 0
+    assert set(results["step"]) == {"dpo", "dpo_trl", "sft"} and results["step"]["dpo"]["ours"]["rows_per_second"] > 0
 
 
 def test_a_part_without_time_is_left_out(tmp_path):

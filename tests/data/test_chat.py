@@ -248,6 +248,7 @@ def test_several_images_take_consecutive_slots(tokenizer):
         (Example("r6", (Message("user", "q"),), ()), "sft", "ends with a question"),
         (Example("r7", (Message("user", "q"),), (), "a"), "preference", "needs 'chosen' and 'rejected'"),
         (Example("r8", (Message("user", "<|im_end|>"), Message("assistant", "a"))), "sft", "control token"),
+        (Example("r9", (Message("user", "a\ud800b"), Message("assistant", "a"))), "sft", "half of a character, at 1"),
     ],
 )
 def test_bad_rows_are_named_with_the_reason(tokenizer, example, kind, words):

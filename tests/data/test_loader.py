@@ -334,6 +334,36 @@ def test_too_many_bad_rows_stop_the_run(tmp_path, pictures, tokenizer):
     assert len((tmp_path / "w" / "skipped.jsonl").read_text().splitlines()) == 6  # all are listed, not only the last
 
 
+def test_a_stored_index_is_made_anew_when_a_missing_picture_comes(pictures, rows, tokenizer, tmp_path, monkeypatch):
+    from pivot_jax.data import index
+
+    monkeypatch.setattr(index, "STORE_FROM", 1)
+    there = (pictures / "7.png").read_bytes()
+    (pictures / "7.png").unlink()
+    for _ in range(2):
+        assert load(config(rows, max_bad_share=0.1), tokenizer, workdir=tmp_path / "w").rows == 39
+    (pictures / "7.png").write_bytes(there)
+    assert load(config(rows, max_bad_share=0.1), tokenizer, workdir=tmp_path / "w").rows == 40
+    assert len(list((tmp_path / "w").glob("index-*.npz"))) == 1
+
+
+def test_mended_rows_are_no_longer_counted(tmp_path, pictures, rows, tokenizer):
+    """Over the limit, then mended as the message asks: a missing picture, a broken one; the same command goes on."""
+    work, listed = tmp_path / "work", tmp_path / "work" / "skipped.jsonl"
+    whole = {name: (pictures / name).read_bytes() for name in ("7.png", "9.png")}
+    (pictures / "7.png").unlink()
+    (pictures / "9.png").write_text("this is no picture")
+    with pytest.raises(UserError, match="more than data.max_bad_share"):
+        list(load(config(rows, max_bad_share=0.03), tokenizer, workdir=work).ordered())
+    assert {json.loads(line)["id"] for line in listed.read_text().splitlines()} == {"row7", "row9"}
+    (pictures / "7.png").write_bytes(whole["7.png"])
+    again = load(config(rows, max_bad_share=0.03), tokenizer, workdir=work)
+    assert [entry["id"] for entry in again.skipped.entries.values()] == ["row9"]
+    (pictures / "9.png").write_bytes(whole["9.png"])
+    again = load(config(rows, max_bad_share=0.0), tokenizer, workdir=work)
+    assert again.rows == 40 and again.skipped.count == 0 and listed.read_text() == ""
+
+
 @pytest.mark.parametrize("cache", [0, 64])
 def test_bad_pictures_leave_masked_rows(tmp_path, pictures, rows, tokenizer, cache):
     (pictures / "7.png").write_bytes((pictures / "7.png").read_bytes()[:44])

@@ -97,9 +97,58 @@ def test_malformed_json_line_is_one_bad_row(tmp_path):
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path):
     (tmp_path / "half.json").write_text('[{"id": 1},')
-    for path, words in (("gone.json", "no such file"), ("half.json", "not a JSON list"), (".", "save_to_disk")):
-        with pytest.raises(UserError, match=words):
+    (tmp_path / "one.json").write_text(json.dumps({"rows": [llava_row(0)]}, indent=1))
+    (tmp_path / "not.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "state.json").write_text("{}")
+    for path, words in (
+        ("gone.json", "no such file"),
+        ("half.json", "not a JSON list"),
+        ("one.json", "neither a JSON list of rows nor one JSON object a line"),
+        ("not.parquet", "not a Parquet file"),
+        ("folder", "cannot be read as a data set"),
+        (".", "save_to_disk"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
             read({"format": "llava", "path": str(tmp_path / path)})
+        assert "\n" not in str(caught.value)
+
+
+def test_rows_without_an_id_are_named_by_their_place(tmp_path):
+    """In JSON Lines by the line, blank ones counted, as the malformed ones are."""
+    rows = [{k: v for k, v in llava_row(i).items() if k != "id"} for i in range(2)]
+    lines = write_jsonl(tmp_path / "a.jsonl", [rows[0], "", rows[1]])
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert [read({"format": "llava", "path": lines})[i].id for i in range(2)] == ["a.jsonl:1", "a.jsonl:3"]
+    assert read({"format": "llava", "path": str(tmp_path / "a.json")})[1].id == "a.json[1]"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [("seed", "a", "seed is 'a', not a whole number"), ("filter", 5, "filter is 5, not text"),
+     ("sampling", 5, "sampling is 5, not text"), ("image_root", 5, "image_root is 5, not a folder's path")],
+)  # fmt: skip
+def test_wrong_types_in_a_source_are_named(tmp_path, key, value, words):
+    path = write_jsonl(tmp_path / "a.jsonl", [llava_row(0)])
+    with pytest.raises(UserError, match=f"format 'llava': {words}"):
+        read({"format": "llava", "path": path, key: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"hint": 5}, "field 'hint' is int"), ({"choices": ["x"] * 30}, "more than there are letters"),
+     ({"answer": 2}, "names none of the 2 choices"), ({"answer": -1}, "names none")],
+)  # fmt: skip
+def test_odd_scienceqa_rows_are_bad_rows(tmp_path, change, words):
+    row = {"id": "q", "question": "Q?", "choices": ["a", "b"], "answer": 0}
+    with pytest.raises(RowError, match=words):
+        one(tmp_path, "scienceqa", row | change)
+
+
+def test_a_line_nested_too_deeply_is_one_bad_row(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", ["[" * 100_000, llava_row(1)])
+    with pytest.raises(RowError, match="malformed JSON line"):
+        read({"format": "llava", "path": path})[0]
 
 
 def test_last_line_without_newline_counts(tmp_path):
@@ -127,6 +176,8 @@ def test_llava_yaml_mixture(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [("x: 1", "no list 'datasets'"), ("datasets: [{a: 1}]", "no 'json_path'"), ("a: [", "not YAML"),
+     ("datasets: [{json_path: 5}]", "one that is no text"),
+     ("datasets: [{json_path: gone.json}]", "entry 0: no file .*gone.json"),
      ("datasets: [{json_path: a.json, sampling_strategy: some:3}]", "entry 0: 'some:3' is no sampling strategy")],
 )  # fmt: skip
 def test_llava_yaml_mistakes(tmp_path, text, words):
@@ -191,7 +242,7 @@ def test_mmpr_several_images(tmp_path):
     row = {"image": ["a.png", "b.png"], "question": "Same?", "chosen": "no", "rejected": "yes"}
     example = one(tmp_path, "mmpr", row)
     assert example.messages[0].content == "<image>\n<image>\nSame?" and len(example.images) == 2
-    assert example.id == "rows.jsonl:0"
+    assert example.id == "rows.jsonl:1"  # the line, as editors count
 
 
 def test_next_dpo_and_numbered_images(tmp_path):

@@ -1,4 +1,4 @@
-"""A real trained language model (260K parameters, llama2.c's format) tells its story through our decoder and cache."""
+"""A real trained language model (260K parameters) tells its story: read as a Llama, decoded with our cache."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from pivot_jax import hub
 from pivot_jax.data.batch import PromptBatch
 from pivot_jax.eval.generate import generate
-from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
 from pivot_jax.models.vit import ViTConfig
 
@@ -17,49 +18,51 @@ BOS = 1
 
 
 @pytest.fixture(scope="module")
-def stories(shared_data):
-    """(model without pictures, parameters, greedy ids behind BOS)."""
-    folder = shared_data / "stories260k"
-    data = (folder / "stories260K.bin").read_bytes()
-    width, hidden, depth, heads, kv_heads, vocabulary, _ = np.frombuffer(data[:28], np.int32).tolist()
-    values = np.frombuffer(data[28:], np.float32)
-    place = 0
-
-    def take(*shape):
-        nonlocal place
-        size = int(np.prod(shape))
-        place += size
-        return values[place - size : place].reshape(shape)
-
-    c = width // heads
-    embed, norm1 = take(vocabulary, width), take(depth, width)
-    q, k, v = take(depth, width, width), take(depth, kv_heads * c, width), take(depth, kv_heads * c, width)
-    out, norm2 = take(depth, width, width), take(depth, width)
-    gate, down, up = take(depth, hidden, width), take(depth, width, hidden), take(depth, hidden, width)
-    norm = take(width)
-
-    def halves(kernel):
-        """llama2.c rotates neighbours, Qwen2 rotates the two halves of a head: even rows first, then odd ones."""
-        by_head = kernel.reshape(depth, -1, c, width)
-        return np.concatenate([by_head[:, :, ::2], by_head[:, :, 1::2]], axis=2).reshape(kernel.shape)
-
-    def kernel(matrix):
-        return {"kernel": matrix.transpose(0, 2, 1)}
-
-    blocks = {
-        "norm1": {"scale": norm1},
-        "norm2": {"scale": norm2},
-        "attn": {"q": kernel(halves(q)), "k": kernel(halves(k)), "v": kernel(v), "out": kernel(out)},
-        "mlp": {"gate": kernel(gate), "up": kernel(up), "down": kernel(down)},
-    }
-    config = DecoderConfig(
-        vocab_size=vocabulary, width=width, depth=depth, heads=heads, kv_heads=kv_heads, mlp_dim=hidden,
-        rope_theta=1e4, eps=1e-5, qkv_bias=False,
-    )  # fmt: skip
+def stories(shared_data, tmp_path_factory):
+    """(model without pictures, parameters, greedy ids behind BOS), read as a Llama folder of Hugging Face."""
+    folder = tmp_path_factory.mktemp("stories")
+    write_llama(shared_data / "stories260k" / "stories260K.bin", folder)
     vision = ViTConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=8, pool_head=False)
-    mllm = MLLM(MLLMConfig(vision, ProjectorConfig(), config))
-    golden = json.loads((folder / "greedy_from_bos.json").read_text())["ids"]
-    return mllm, {"decoder": {"embed": embed, "blocks": blocks, "norm": {"scale": norm}}}, golden
+    mllm = MLLM(MLLMConfig(vision, ProjectorConfig(), hub.read_config(folder).decoder))
+    golden = json.loads((shared_data / "stories260k" / "greedy_from_bos.json").read_text())["ids"]
+    return mllm, hub.load_params(folder), golden
+
+
+def write_llama(path, folder):
+    """llama2.c's file as a LlamaForCausalLM: a header of seven int32, then float32 matrices [layers, out, in]."""
+    data = path.read_bytes()
+    width, hidden, depth, heads, kv_heads, vocabulary, context = np.frombuffer(data[:28], np.int32).tolist()
+    values = np.frombuffer(data[28:], np.float32)
+    c, layer = width // heads, "model.layers.{}."
+    shapes = {
+        "model.embed_tokens.weight": (vocabulary, width),
+        f"{layer}input_layernorm.weight": (depth, width),
+        f"{layer}self_attn.q_proj.weight": (depth, width, width),
+        f"{layer}self_attn.k_proj.weight": (depth, kv_heads * c, width),
+        f"{layer}self_attn.v_proj.weight": (depth, kv_heads * c, width),
+        f"{layer}self_attn.o_proj.weight": (depth, width, width),
+        f"{layer}post_attention_layernorm.weight": (depth, width),
+        f"{layer}mlp.gate_proj.weight": (depth, hidden, width),
+        f"{layer}mlp.down_proj.weight": (depth, width, hidden),
+        f"{layer}mlp.up_proj.weight": (depth, hidden, width),
+        "model.norm.weight": (width,),
+    }
+    tensors, place = {}, 0
+    for name, shape in shapes.items():
+        array = values[place : place + int(np.prod(shape))].reshape(shape)
+        place += array.size
+        if "q_proj" in name or "k_proj" in name:  # llama2.c rotates neighbours, transformers the halves of a head
+            by_head = array.reshape(depth, -1, c, width)
+            array = np.concatenate([by_head[:, :, ::2], by_head[:, :, 1::2]], axis=2).reshape(shape)
+        for i, own in enumerate(array if "{}" in name else [array]):
+            tensors[name.format(i)] = np.ascontiguousarray(own)
+    save_file(tensors, folder / "model.safetensors")
+    config = {
+        **{"model_type": "llama", "hidden_size": width, "intermediate_size": hidden, "num_hidden_layers": depth},
+        **{"num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocabulary},
+        **{"max_position_embeddings": context, "rms_norm_eps": 1e-5, "tie_word_embeddings": True},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def prompts(*rows):
@@ -72,11 +75,13 @@ def prompts(*rows):
     return PromptBatch(images, tokens, np.full_like(tokens, -1), positions, segments, np.arange(len(rows)))
 
 
-def test_greedy_story_from_any_point_of_it(stories):
+def test_the_greedy_story_from_any_point_of_it(stories):
+    """All 120 tokens from its start, and the rest of them from later points, in one batch."""
     mllm, params, golden = stories
     starts = (0, 1, 17, 40)
     batch = prompts(*[[BOS, *golden[:start]] for start in starts])
-    out = generate(mllm, params, batch, max_new_tokens=60, eos_ids=(-1,))
+    out = generate(mllm, params, batch, max_new_tokens=len(golden), eos_ids=(-1,))
+    assert len(golden) == 120
     for row, start in enumerate(starts):
-        assert out.ids(row) == golden[start : start + 60]
-    assert (out.logps < 0).all() and out.logps.mean() > -1.5  # a trained model is sure of its words
+        assert out.ids(row)[: len(golden) - start] == golden[start:]
+    assert (out.logps < 0).all() and out.logps[0].mean() > -1.5  # a trained model is sure of its words

@@ -256,6 +256,6 @@ def test_what_cannot_be_written(tmp_path):
     embed = lora.create(jax.random.key(0), kernels, {"vision/embed/kernel": 2}, 1.0, False)
     with pytest.raises(UserError, match=r"'vision/embed/kernel' is on no linear layer of transformers'"):
         adapter.write(partition.merge(params, embed), MODEL, tmp_path / "out")
-    with pytest.raises(UserError, match="holds no adapter_model.safetensors"):
+    with pytest.raises(UserError, match="adapter_model.safetensors is missing"):
         (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
         adapter.read(tmp_path, MODEL)

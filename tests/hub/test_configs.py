@@ -11,7 +11,9 @@ import transformers
 from pivot_jax import hub
 from pivot_jax.errors import UserError
 from pivot_jax.hub import families
+from pivot_jax.hub.families import LANGUAGES
 from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.rotary import RopeScaling
 
 
 def write(folder, raw):
@@ -34,9 +36,11 @@ def llava(**changes):
     [
         (families.siglip.DEFAULTS, transformers.SiglipVisionConfig()),
         (families.qwen2.DEFAULTS, transformers.Qwen2Config()),
+        (families.qwen3.DEFAULTS, transformers.Qwen3Config()),
+        (families.llama.DEFAULTS, transformers.LlamaConfig()),
         (families.llava.DEFAULTS, transformers.LlavaConfig()),
     ],
-    ids=["siglip", "qwen2", "llava"],
+    ids=["siglip", "qwen2", "qwen3", "llama", "llava"],
 )
 def test_defaults_are_those_of_transformers(table, config):
     for key, value in table.items():
@@ -55,6 +59,61 @@ def test_defaults_are_those_of_transformers(table, config):
 )
 def test_rope_spellings(tmp_path, rope):
     assert hub.read_config(write(tmp_path, {**TEXT, **rope})).decoder.rope_theta == 5e5
+
+
+NEW = {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA31 = RopeScaling("llama3", 8.0, 8192)
+
+
+@pytest.mark.parametrize(
+    ("raw", "scaling"),
+    [
+        ({"rope_parameters": {**NEW, "original_max_position_embeddings": 8192}}, LLAMA31),
+        ({"rope_theta": 5e5, "rope_scaling": {**NEW, "original_max_position_embeddings": 8192}}, LLAMA31),
+        ({"max_position_embeddings": 8192, "rope_scaling": NEW}, LLAMA31),
+        ({"original_max_position_embeddings": 8192, "rope_parameters": NEW}, LLAMA31),
+        ({"rope_scaling": {"type": "linear", "factor": 4}}, RopeScaling("linear", 4.0)),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4}}, RopeScaling("dynamic", 4.0, 2048)),
+        (
+            {"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 512, "factor": None}},
+            RopeScaling("yarn", 4.0, 512),
+        ),
+        (
+            {
+                "rope_scaling": {
+                    "type": "yarn",
+                    "factor": 2,
+                    "attention_factor": 1.5,
+                    "beta_fast": 16,
+                    "beta_slow": None,
+                }
+            },
+            RopeScaling("yarn", 2.0, 2048, beta_fast=16.0, attention_factor=1.5),
+        ),
+    ],
+)
+def test_rope_scaling(tmp_path, raw, scaling):
+    """In the older and newer spelling, with what transformers fills in."""
+    write(tmp_path, {"model_type": "llama", **raw})
+    assert hub.read_config(tmp_path).decoder.rope_scaling == scaling
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    theirs.standardize_rope_params()  # as its models do
+    assert theirs.rope_parameters["rope_type"] == scaling.rope_type
+    if scaling.rope_type in ("llama3", "yarn"):
+        assert theirs.rope_parameters["original_max_position_embeddings"] == scaling.original_max_position_embeddings
+
+
+def test_heads_of_the_families(tmp_path):
+    """Qwen3 has a head size of 128 where the file says none; Llama as many key heads as heads, Qwen2 32."""
+    small = {"hidden_size": 512, "num_attention_heads": 64}
+    found = {kind: hub.read_config(write(tmp_path, {"model_type": kind, **small})).decoder for kind in LANGUAGES}
+    assert {kind: (cfg.head_width, cfg.kv_heads) for kind, cfg in found.items()} == {
+        "qwen2": (8, 32), "qwen3": (128, 32), "llama": (8, 64),
+    }  # fmt: skip
+    assert {kind: (cfg.qkv_bias, cfg.qk_norm) for kind, cfg in found.items()} == {
+        "qwen2": (True, False), "qwen3": (False, True), "llama": (False, False),
+    }  # fmt: skip
+    assert hub.read_config(write(tmp_path, {**TEXT, **small, "num_key_value_heads": None})).decoder.kv_heads == 64
 
 
 def test_older_spellings_of_a_real_config(tmp_path):
@@ -97,7 +156,25 @@ def test_normalisation_comes_from_the_image_processor(tmp_path):
         ({"model_type": "bert"}, "model_type 'bert' is not supported .*qwen2"),
         ({**TEXT, "hidden_act": "gelu"}, "'hidden_act' is 'gelu'; only 'silu' is supported"),
         ({**TEXT, "use_sliding_window": True}, "'use_sliding_window' is True"),
-        ({**TEXT, "rope_scaling": {"type": "yarn", "factor": 4.0}}, "asks for 'yarn' positions"),
+        ({**TEXT, "layer_types": ["full_attention", "sliding_attention"]}, "'layer_types' has 'sliding_attention'"),
+        (
+            {**TEXT, "rope_scaling": {"type": "longrope", "factor": 4.0}},
+            "asks for 'longrope' positions; supported: 'def",
+        ),
+        ({**TEXT, "rope_scaling": {"rope_type": "wavy"}}, "'rope_scaling' asks for 'wavy' positions"),
+        ({**TEXT, "rope_parameters": {"rope_type": "linear"}}, "asks for 'linear' positions but lacks 'factor'"),
+        ({**TEXT, "rope_parameters": {"rope_type": "linear", "factor": "2"}}, "has 'factor' '2'; expected a number"),
+        (
+            {**TEXT, "rope_parameters": {"rope_type": "linear", "factor": 0}},
+            "rope_parameters: rope_type 'linear' has fac",
+        ),
+        ({**TEXT, "rope_scaling": {"type": "llama3", "factor": 8.0}}, "lacks 'low_freq_factor'"),
+        ({**TEXT, "rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 3]}}, r"'mrope_section' is \[1, 2, 3\]"),
+        ({**TEXT, "partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5; only whole heads"),
+        ({"model_type": "qwen3", "attention_bias": True}, "'attention_bias' is True; only False"),
+        ({"model_type": "qwen3", "use_sliding_window": True}, "'use_sliding_window' is True"),
+        ({"model_type": "llama", "attention_bias": True}, "'attention_bias' is True; only False"),
+        ({"model_type": "llama", "mlp_bias": True}, "'mlp_bias' is True; only False"),
         ({**TEXT, "hidden_size": "big"}, "'hidden_size' is 'big'; expected int"),
         (
             {**TEXT, "num_attention_heads": 5, "num_key_value_heads": 2, "hidden_size": 20},
@@ -110,7 +187,7 @@ def test_normalisation_comes_from_the_image_processor(tmp_path):
         (llava(vision_feature_layer=-3), "'vision_feature_layer' is -3"),
         (llava(vision_feature_layer=[-2, -5]), r"'vision_feature_layer' is \[-2, -5\]; expected int"),
         (llava(projector_hidden_act="silu"), "'projector_hidden_act' is 'silu'"),
-        (llava(vision={"model_type": "clip_vision_model"}), "'vision_config' has model_type 'clip_vision_model'"),
+        (llava(vision={"model_type": "swin"}), "'vision_config' has model_type 'swin'"),
         ({"model_type": "llava"}, "'vision_config' is None"),
     ],
 )

@@ -277,7 +277,8 @@ def test_projectors_and_models_that_do_not_fit(start, tokenizer, tmp_path):
             r"mlp/gate/kernel' has shape \[2, 32, 40\], expected",
         ),
         (dict(decoder=dataclasses.replace(cfg.decoder, tied=False)), "hold no 'decoder/head'"),
-        (dict(decoder=dataclasses.replace(cfg.decoder, qkv_bias=False)), "Qwen2 has biases on q, k and v"),
+        (dict(decoder=dataclasses.replace(cfg.decoder, qkv_bias=False)), r"attn/./bias' has no place in a 'llava'"),
+        (dict(decoder=dataclasses.replace(cfg.decoder, qk_norm=True)), "no family of Hugging Face has both"),
         (dict(vision=dataclasses.replace(cfg.vision, pool_head=False)), "'vision/final/pool/.*' has no place"),
     ):
         with pytest.raises(UserError, match=message):

@@ -107,7 +107,7 @@ def test_heads_whose_dq_does_not_fit_together_are_taken_apart(monkeypatch):
 @pytest.mark.heavy
 @settings(max_examples=40, deadline=None)
 @given(
-    backend=st.sampled_from(["pallas_tpu"]),
+    backend=st.sampled_from(["pallas_tpu", "xla"]),
     n=st.integers(1, 1025),
     heads=st.sampled_from([(1, 1), (4, 2), (6, 1), (3, 3)]),
     c=st.sampled_from([8, 64, 72, 80, 96, 128]),
@@ -116,7 +116,7 @@ def test_heads_whose_dq_does_not_fit_together_are_taken_apart(monkeypatch):
     half=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_pallas_kernels_equal_the_reference_on_wide_draws(backend, n, heads, c, causal, masks, half, seed):
+def test_equals_the_reference_on_wide_draws(backend, n, heads, c, causal, masks, half, seed):
     q, k, v, segments, branches = draw(1, n, *heads, c, seed=seed, dtype=jnp.bfloat16 if half else np.float32)
     segments = None if masks == "none" else segments
     compare(q, k, v, segments, branches if masks == "branches" else None, causal, 2e-2 if half else 5e-6, backend)
@@ -201,7 +201,9 @@ def test_a_branch_does_not_see_the_other_branch():
         ({"k": (2, 8, 2, 5)}, "differ in rows or head width"),
         ({"k": (2, 8, 3, 4)}, "no multiple of 3"),
         ({"k": (2, 7, 2, 4)}, "as many queries as keys"),
+        ({"k": (2, 0, 2, 4)}, "has no tokens"),
         ({"segments": (2, 7)}, "segment ids have shape"),
+        ({"segments": (2, 8), "ids": float}, "segment ids are float32; expected integers"),
         (
             {"backend": "magic"},
             "unknown; there are: auto, xla, pallas_tpu, pallas_gpu, pallas_triton, cudnn",
@@ -211,7 +213,7 @@ def test_a_branch_does_not_see_the_other_branch():
 def test_bad_requests_say_what_is_wrong(change, message):
     q = jnp.zeros((2, 8, 4, 4))
     k = jnp.zeros(change.get("k", (2, 8, 2, 4)))
-    segments = jnp.ones(change["segments"], int) if "segments" in change else None
+    segments = jnp.ones(change["segments"], change.get("ids", int)) if "segments" in change else None
     with pytest.raises(ValueError, match=message):
         backend = change.get("backend", "auto")
         attention(q, k, k, causal=True, q_segments=segments, kv_segments=segments, backend=backend)

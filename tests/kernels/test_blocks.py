@@ -64,3 +64,12 @@ def test_responses_that_share_a_prompt_skip_each_other():
     np.testing.assert_array_equal(found.count[0], [1, 2, 3, 4, 3, 4, 3, 4])
     np.testing.assert_array_equal(found.blocks[0, 5, :4], [0, 1, 4, 5])
     np.testing.assert_array_equal(found.whole[0, 5, :4], [1, 1, 1, 0])
+
+
+def test_windows_are_segments_and_visit_themselves_only():
+    """Qwen2.5-VL's vision tower: full attention within windows of 64 tokens, the last one short."""
+    segments = 1 + jnp.arange(500)[None] // 64
+    codes = blocks.encode((segments, segments, None, None), 1, 500, 500, 512, 512)
+    some, every = blocks.relation(codes, False, 64, 64)
+    np.testing.assert_array_equal(some[0], np.eye(8, dtype=bool))
+    np.testing.assert_array_equal(every[0], np.diag([True] * 7 + [False]))

@@ -93,3 +93,9 @@ def test_no_device_gathers_the_head():
     shapes = re.findall(r"= f32\[([\d,]+)\]\S* (?:all-gather|all-reduce|reduce-scatter)", text)
     assert shapes
     assert max(math.prod(map(int, shape.split(","))) for shape in shapes) <= 256 * 32
+
+
+@pytest.mark.parametrize(("head", "targets"), [((10, 9), 4), ((10, 8), 3)])
+def test_shapes_that_do_not_fit_are_said(head, targets):
+    with pytest.raises(ValueError, match=r"needs hidden \[t,d\], head \[v,d\] and targets \[t\]; got \(4, 8\)"):
+        token_logprobs(jnp.zeros((4, 8)), jnp.zeros(head), jnp.zeros(targets, int))

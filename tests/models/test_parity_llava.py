@@ -1,4 +1,4 @@
-"""The whole MLLM against transformers' LLaVA (SigLIP and Qwen2), live."""
+"""The whole MLLM against transformers' LLaVA (SigLIP and each language model), live."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 import tiny_hf as tiny
 import torch
+from parity import compare
 
 from pivot_jax import hub
 from pivot_jax.data.batch import PromptBatch
 from pivot_jax.models.mllm import MLLM, head_matrix
 
-SHAPES = {
+LLAMA3 = {
+    **{"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 16},
+    **{"low_freq_factor": 1.0, "high_freq_factor": 4.0},
+}
+SHAPES: dict[str, dict] = {
     "tied": {},
     "untied, odd sizes": dict(
         vision=dict(hidden_size=20, num_attention_heads=5, image_size=37, patch_size=7, num_hidden_layers=2),
@@ -21,7 +26,18 @@ SHAPES = {
     ),
     "features of the last block": dict(vision_feature_layer=-1),
     "layer counted from the front": dict(vision_feature_layer=2, text=dict(num_key_value_heads=4)),
+    "Qwen3": dict(text=dict(family="qwen3")),
+    "Qwen3, untied, odd sizes": dict(
+        vision=dict(hidden_size=20, num_attention_heads=5),
+        text=dict(family="qwen3", tie_word_embeddings=False, hidden_size=27, num_key_value_heads=1),
+    ),
+    "Llama": dict(text=dict(family="llama")),
+    "Llama, scaled, untied": dict(
+        vision=dict(image_size=37, patch_size=7),
+        text=dict(family="llama", tie_word_embeddings=False, rope_parameters=LLAMA3),
+    ),
 }
+LIGHT = ("tied", "features of the last block", "Qwen3", "Llama, scaled, untied")  # of `make test`
 TEXT = ((4, 2, 3), (1, 5, 1))  # text tokens before, between and behind the two images of each row
 
 
@@ -46,9 +62,11 @@ def prompts(cfg, seed: int = 0, size: int = 0) -> tuple[PromptBatch, np.ndarray]
     return batch, images.reshape(-1, *images.shape[2:]).transpose(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
-def test_logits(tmp_path, changes):
-    model = tiny.llava_model(**changes)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, id=name, marks=() if name in LIGHT else pytest.mark.heavy) for name in SHAPES]
+)
+def test_logits(tmp_path, name):
+    model = tiny.llava_model(**SHAPES[name])
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
     batch, pixels = prompts(cfg)
@@ -57,14 +75,17 @@ def test_logits(tmp_path, changes):
     @jax.jit
     def run(params, batch):
         hidden = mllm.apply({"params": params}, batch, method="hidden")
-        return jnp.einsum("bnd,vd->bnv", hidden, head_matrix(params))
+        return hidden, jnp.einsum("bnd,vd->bnv", hidden, head_matrix(params))
 
-    ours = np.asarray(run(params, batch))
+    hidden, logits = map(np.asarray, run(params, batch))
     with torch.no_grad():
         theirs = model(
             input_ids=torch.tensor(batch.tokens, dtype=torch.long),
             pixel_values=torch.tensor(pixels),
             attention_mask=torch.tensor(batch.segments),
-        ).logits.numpy()
+            output_hidden_states=True,
+        )
     real = batch.segments > 0
-    assert np.max(np.abs(ours[real] - theirs[real])) <= 1e-4
+    family = f"LLaVA, {model.config.text_config.model_type}"
+    compare(family, name, "states", hidden[real], theirs.hidden_states[-1].numpy()[real])
+    compare(family, name, "logits", logits[real], theirs.logits.numpy()[real])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 import tiny_hf as tiny
 import torch
 
+from pivot_jax import config as configs
 from pivot_jax import hub
 from pivot_jax.models.vit import ViT
+from pivot_jax.train.model import build_model
 
 SHAPES = {
     "plain": {},
@@ -23,7 +27,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
-def test_b1_hidden_states_and_pooled_output(tmp_path, changes):
+def test_B1_hidden_states_and_pooled_output(tmp_path, changes):
     model = tiny.vision_model(**changes)
     model.save_pretrained(tmp_path)
     cfg = hub.read_config(tmp_path).vision
@@ -47,7 +51,7 @@ def test_b1_hidden_states_and_pooled_output(tmp_path, changes):
         assert tiny.max_gap(pooled[0], theirs.pooler_output) <= 1e-4
 
 
-def test_b1_features_need_and_train_all_blocks_but_the_last(tmp_path):
+def test_B1_features_need_and_train_all_blocks_but_the_last(tmp_path):
     tiny.vision_model(num_hidden_layers=4).save_pretrained(tmp_path)
     cfg = hub.read_config(tmp_path).vision
     params = hub.load_params(tmp_path)["vision"]
@@ -62,5 +66,19 @@ def test_b1_features_need_and_train_all_blocks_but_the_last(tmp_path):
     trained = grads["blocks"]["mlp"]["fc1"]["kernel"]
     assert bool(jnp.all(jnp.max(jnp.abs(trained), axis=(1, 2)) > 0)), "a block in the stack gets no gradient"
     assert all(not np.any(np.asarray(g)) for g in jax.tree.leaves(grads["final"]))
+    assert {"block", "norm", "pool"} <= set(grads["final"]), "nothing to be without a gradient"
     without = {key: value for key, value in params.items() if key != "final"}
     np.testing.assert_array_equal(jax.jit(loss)(without), jax.jit(loss)(params))
+
+
+def test_B1_and_B2_so400m_computes_26_of_27_blocks_and_gives_576_tokens():
+    """The sizes of the paper's model, from its shapes; its projector too (B2)."""
+    config = configs.load("configs/pivot/stage1a.py")
+    model = build_model(config, 151665)
+    params = jax.eval_shape(model.create, jax.random.key(0))
+    assert params["vision"]["blocks"]["ln1"]["scale"].shape == (26, 1152)
+    assert params["vision"]["final"]["block"]["ln1"]["scale"].shape == (1152,)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params["projector"])) == 4_131_840
+    pictures = jax.ShapeDtypeStruct((1, 1, 384, 384, 3), jnp.uint8)
+    encode = partial(model.module.apply, method="encode_images")
+    assert jax.eval_shape(encode, {"params": params}, pictures).shape == (1, 576, 1152)

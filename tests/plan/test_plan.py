@@ -18,7 +18,7 @@ from pivot_jax.kernels import attention, token_logprobs
 from pivot_jax.plan import page, program, topology
 from pivot_jax.plan.collectives import traffic
 from pivot_jax.plan.run import largest_rows, plan
-from pivot_jax.plan.work import traced_flops
+from pivot_jax.train.work import traced_flops
 
 DPO = "configs/pivot/stage2_dpo.py"
 PAPER_PAIR = (768, 128)  # 576 image tokens, 64 of prompt, two answers of 64
@@ -40,7 +40,17 @@ def without_compiler(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("v5e-16", 16), ("v5p-8", 4), ("v5p-64", 32), ("v6e-16x2", 32), ("h200-1", 1), ("h100-8", 8)]
+    ("name", "count"),
+    [
+        ("v4-8", 8),
+        ("v5e-16", 16),
+        ("v5p-8", 4),
+        ("v5p-64", 32),
+        ("v6e-16x2", 32),
+        ("7x-8", 8),
+        ("h200-1", 1),
+        ("h100-8", 8),
+    ],
 )
 def test_a_name_gives_its_devices(name, count):
     assert topology.find(name).count == count
@@ -60,6 +70,18 @@ def test_a_name_gives_its_devices(name, count):
 def test_a_wrong_name_says_what_there_is(name, message):
     with pytest.raises(UserError, match=message):
         topology.find(name)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Ran out of memory in memory space hbm. Used 24.98G of 15.75G hbm. Exceeded hbm capacity by 9.23G.",
+        "the total memory required for HLO temporaries (24.98G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_what_the_compiler_says_of_memory_is_understood(message):
+    assert str(program._too_large(f"RESOURCE_EXHAUSTED: {message}")) == "needs 24.98 GiB of 15.75"
+    assert program._too_large("INTERNAL: something else") is None
 
 
 def test_traced_flops_of_loops_branches_and_shards():
@@ -222,6 +244,20 @@ def test_every_full_size_config_compiles_for_the_tpu_that_it_names(path):
     with config.unlocked():
         config.data.buckets = config.data.buckets[-1:]
     names = [name for name in config.hardware if not name.startswith("h")]
+    assert names
+    for name in names:
+        found = first(config, topology.find(name))
+        assert found.compiled and found.fits, page.text(found, topology.find(name))
+
+
+@needs_cuda
+@pytest.mark.heavy
+@pytest.mark.parametrize("path", PIVOT)
+def test_every_full_size_config_compiles_for_the_gpus_that_it_names(path):
+    config = configs.load(path)
+    with config.unlocked():
+        config.data.buckets = config.data.buckets[-1:]
+    names = [name for name in config.hardware if name.startswith("h")]
     assert names
     for name in names:
         found = first(config, topology.find(name))

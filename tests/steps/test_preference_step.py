@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
@@ -14,6 +15,7 @@ from pivot_jax.objectives.preference import RewardMean, bco
 from pivot_jax.probe import gradmap
 from pivot_jax.steps import preference, sft
 from pivot_jax.steps.scored import score
+from pivot_jax.steps.update import build_step, init_state
 
 MODEL = MLLM(tiny.CONFIG)
 SECTION = {"name": "dpo", "beta": 0.1, "gamma": 0.0, "label_smoothing": 0.0}
@@ -38,6 +40,9 @@ def run(objective, params, batch, reference=None, memory=None):
 
 
 def close(a, b, tolerance):
+    """Each leaf, and the whole tree relative to its own size: small leaves must not hide behind the tolerance."""
+    whole = [np.concatenate([np.ravel(x) for x in rules.flatten(tree).values()]) for tree in (a, b)]
+    assert np.linalg.norm(whole[0] - whole[1]) < 1e-5 * np.linalg.norm(whole[1])
     for (path, x), y in zip(rules.flatten(a).items(), rules.flatten(b).values(), strict=True):
         np.testing.assert_allclose(x, y, atol=tolerance * (1 + float(jnp.abs(y).max())), err_msg=path)
 
@@ -131,6 +136,22 @@ def test_A4_gamma_adds_the_mean_nll_of_the_chosen():
     np.testing.assert_allclose(metrics["nll_loss"], nll, rtol=1e-5)
     np.testing.assert_allclose(mixed, plain + 0.7 * nll, rtol=1e-5)
     close(mixed_grads, jax.tree.map(lambda d, n: d + 0.7 * n, plain_grads, nll_grads), 1e-5)
+
+
+def test_A4_delta_runs_through_the_steps():
+    """Each step uses the mean of all rewards before it, whatever accumulation; here two steps with known rewards."""
+    objective, params = dpo(name="mpo"), tiny.params()
+    tx = optax.sgd(0.0)
+    step = jax.jit(build_step(objective, tx, clip=0.0, accumulate=2))
+    state, seen = init_state(params, {}, tx.init(params), objective), []
+    for seed in (0, 1):
+        batch = tiny.pairs(seed=seed)
+        np.testing.assert_allclose(state.memory.mean, np.mean(seen) if seen else 0.0, rtol=1e-5)
+        sums = preference.answer_logps(score(MODEL, params, batch), batch) - batch.ref_logps
+        seen += np.ravel(0.1 * sums).tolist()
+        state, _ = step(state, batch, None)
+    np.testing.assert_allclose(state.memory.mean, np.mean(seen), rtol=1e-5)
+    assert float(state.memory.count) == len(seen) == 16
 
 
 def test_A4_mpo_on_the_model():

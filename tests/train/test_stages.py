@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.optim import partition, schedule
-from pivot_jax.train import checkpoint, loop
+from pivot_jax.train import checkpoint, loop, speed
 from pivot_jax.train.initialise import Source, initial_params, load_params
 from pivot_jax.train.metrics import read
 from pivot_jax.train.model import build_model
@@ -59,10 +62,13 @@ def test_C2_full_size_learning_rates_and_schedule():
     assert {rate for path, rate in rates.items() if path.startswith("vision/") and FINAL not in path} == {2e-6}
     assert {rate for path, rate in rates.items() if path.startswith(FINAL)} == {"frozen"}
     assert {rate for path, rate in rates.items() if not path.startswith("vision/")} == {1e-5}
+    plain = (0, 1.0, 0.03, "cosine")
+    section = config.optimizer
+    assert (section.weight_decay, section.clip, section.warmup_ratio, section.schedule) == plain
     for stage, rate in (("stage2_sft", 5e-6), ("stage2_dpo", 1e-6)):
         section = configs.load(f"configs/pivot/{stage}.py").optimizer
         assert {value for _, value in section.rules} == {rate}
-        assert (section.weight_decay, section.clip, section.warmup_ratio, section.schedule) == (0, 1.0, 0.03, "cosine")
+        assert (section.weight_decay, section.clip, section.warmup_ratio, section.schedule) == plain
     curve = schedule.multiplier(config.optimizer, 234)
     # 8 warm-up steps of 234; transformers' cosine schedule gives the same
     golden = {0: 0.0, 4: 0.5, 8: 1.0, 121: 0.5, 233: 4.8310e-05}
@@ -99,6 +105,41 @@ def test_C3_stored_reference_belongs_to_the_starting_weights(chain):
     np.testing.assert_allclose(first["loss"], np.log(2), atol=1e-5)
     np.testing.assert_allclose(first["rewards/margins"], 0.0, atol=1e-5)
     assert first["rewards/accuracies"] == 0.0
+
+
+def test_C3_the_reference_model_stays_as_it_was_all_through(chain, make_config, tmp_path, monkeypatch):
+    """Where the reference is computed in each step: the state is donated, so it must be a copy of its own."""
+    train, hashes = loop.train, []
+
+    def watched(setup, state, place, reference, workdir):
+        hashes.append(weights_hash(reference))
+        result = train(setup, state, place, reference, workdir)
+        hashes.append(weights_hash(reference))
+        return result
+
+    monkeypatch.setattr(loop, "train", watched)
+    changes = json.loads((chain["dpo"] / "config.json").read_text())
+    changes["objective"]["reference"] = "step"
+    run(configs.from_json(json.dumps(changes)), tmp_path / "run")
+    assert hashes == [weights_hash(checkpoint.load_run(chain["1b"]))] * 2
+    assert checkpoint.load_run(tmp_path / "run").keys() == checkpoint.load_run(chain["1b"]).keys()
+    stored, in_step = (read(workdir / "metrics.jsonl") for workdir in (chain["dpo"], tmp_path / "run"))
+    for a, b in zip(stored, in_step, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+
+
+def test_C3_a_run_goes_on_with_its_own_reference_only(chain, make_config, tmp_path):
+    """Stored log-probs of other weights (stage 1b was trained on, meanwhile) are not quietly replaced."""
+    config = configs.from_json((chain["dpo"] / "config.json").read_text())
+    shutil.copytree(chain["dpo"], tmp_path / "run")
+    shutil.copytree(chain["1b"], tmp_path / "1b")
+    configs.merge(config, {"init": {"": f"run:{tmp_path / '1b'}"}})
+    (tmp_path / "run" / "config.json").write_text(configs.to_json(config))
+    assert run(config, tmp_path / "run").seconds == 0
+    shutil.rmtree(tmp_path / "1b")
+    shutil.copytree(chain["sft"], tmp_path / "1b")
+    with pytest.raises(UserError, match="reference_logps.npz .* other weights or data"):
+        run(config, tmp_path / "run")
 
 
 def test_C4_a_pack_round_trips_bit_for_bit(chain, tmp_path):
@@ -157,6 +198,43 @@ def test_a_rule_that_matches_nothing_is_refused(make_config, tmp_path):
         UserError, match=r"'visio/\.\*' matches no parameter \(they are in: decoder, projector, vision\)"
     ):
         run(config, tmp_path)
+
+
+def test_the_schedule_of_a_plain_number_needs_no_device():
+    """A device would answer only after the steps that it has queued."""
+    for kind in ("cosine", "constant"):
+        curve = schedule.multiplier({"warmup_ratio": 0.1, "schedule": kind}, 50)
+        for step in range(51):
+            assert not isinstance(curve(step), jax.Array)
+            np.testing.assert_allclose(curve(step), curve(jnp.asarray(step)), atol=1e-7)
+
+
+def test_a_step_is_read_after_the_next_one_is_queued(make_config, tmp_path, monkeypatch):
+    """Also where every step is logged: only the steps that save, or end the run, are waited for at once."""
+    queued, read_at = [], {}
+    place, account = loop.place_batch, loop._Run._account
+    monkeypatch.setattr(loop, "place_batch", lambda *args: (queued.append(1), place(*args))[1])
+
+    def note(self, done, state):
+        read_at[done.step] = len(queued)
+        account(self, done, state)
+
+    monkeypatch.setattr(loop._Run, "_account", note)
+    run(make_config(train__steps=6, train__checkpoint_every=4), tmp_path)
+    assert read_at == {0: 2, 1: 3, 2: 4, 3: 4, 4: 6, 5: 6}
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_says_what_share_of_the_peak_it_uses(make_config, tmp_path, monkeypatch):
+    """MFU counts what the model needs, HFU what the program does: recomputation and padding too."""
+    monkeypatch.setattr(speed, "peak_flops", lambda kind: 1e12)
+    lines = {}
+    for remat in ("none", "full"):
+        towers = {f"model__{tower}__remat": remat for tower in ("vision", "decoder")}
+        run(make_config(**towers), tmp_path / remat)
+        lines[remat] = read(tmp_path / remat / "metrics.jsonl")[-1]
+    share = {remat: line["perf/hfu"] / line["perf/mfu"] for remat, line in lines.items()}
+    assert 1 < share["none"] < share["full"]
 
 
 def test_a_step_is_compiled_once_per_shape_and_says_so(make_config, tmp_path, caplog):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pivot_jax.data.sources import choose
@@ -32,6 +33,12 @@ FORMATS: dict[str, Callable[..., Source]] = {
     "preference_pairs": preference_pairs,
 }
 COMMON = ("format", "sampling", "filter", "seed")
+KINDS: dict[str, tuple[Any, str]] = {
+    "seed": (int, "a whole number"),
+    "filter": (str, "text"),
+    "sampling": (str, "text"),
+    "image_root": ((str, Path), "a folder's path"),
+}
 
 
 def read(source: Mapping[str, Any]) -> Source:
@@ -49,7 +56,10 @@ def read(source: Mapping[str, Any]) -> Source:
         raise UserError(
             f"data.sources: format '{name}' has no key '{unknown[0]}' (allowed: {', '.join((*COMMON, *allowed))})"
         )
-    seed = int(options.get("seed", 0))
+    for key, (kind, words) in KINDS.items():
+        if options.get(key) is not None and not isinstance(options[key], kind):
+            raise UserError(f"data.sources: format '{name}': {key} is {options[key]!r}, not {words}")
+    seed = options.get("seed") or 0
     arguments = {key: options[key] for key in allowed if key in options}
     try:
         out = FORMATS[name](**arguments)
@@ -57,7 +67,7 @@ def read(source: Mapping[str, Any]) -> Source:
         raise UserError(f"data.sources: format '{name}': {error}") from None
     if rule := options.get("filter"):
         out = choose.keep(out, rule, seed)
-    return choose.sample(out, str(options.get("sampling", "all")), seed, f"data.sources, format '{name}'")
+    return choose.sample(out, options.get("sampling") or "all", seed, f"data.sources, format '{name}'")
 
 
 def read_all(sources: Iterable[Mapping[str, Any]]) -> Source:

@@ -60,17 +60,19 @@ def llava_yaml(path: str, image_root: str | None = None, seed: int = 0) -> Sourc
         raise UserError(f"{path}: no such file; check 'path' in data.sources")
     try:
         mixture = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
     entries = mixture.get("datasets") if isinstance(mixture, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: has no list 'datasets' of {{json_path, sampling_strategy}}")
     parts: list[Source] = []
     for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or "json_path" not in entry:
-            raise UserError(f"{path}: entry {number} of 'datasets' has no 'json_path'")
+        if not isinstance(entry, dict) or not isinstance(entry.get("json_path"), str):
+            raise UserError(f"{path}: entry {number} of 'datasets' has no 'json_path', or one that is no text")
         beside = Path(path).parent / entry["json_path"]
         where = beside if beside.exists() else Path(entry["json_path"])
+        if not where.exists():
+            raise UserError(f"{path}: entry {number}: no file {beside}, nor {where} from the working folder")
         source = llava(where, image_root if image_root is not None else entry.get("image_root"))
         # Each entry has its own stream, so that adding one does not change what the others draw.
         parts.append(

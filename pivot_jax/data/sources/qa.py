@@ -27,11 +27,13 @@ def scienceqa(path: Any, image_root: str | None = None) -> Source:
 def scienceqa_example(row: dict[str, Any], row_id: str, image_root: str) -> Example:
     question = need(row, "question", str, row_id)
     choices = [str(choice) for choice in need(row, "choices", (list, tuple), row_id)]
+    if len(choices) > len(LETTERS):
+        raise RowError(row_id, f"{len(choices)} choices are more than there are letters")
     answer = need(row, "answer", (str, int), row_id)
     letter = LETTERS[answer] if isinstance(answer, int) and 0 <= answer < len(choices) else str(answer)
     if letter not in LETTERS[: len(choices)]:
         raise RowError(row_id, f"answer {answer!r} names none of the {len(choices)} choices")
-    hint = (row.get("hint") or "").strip()
+    hint = need(row, "hint", str, row_id).strip() if row.get("hint") is not None else ""
     options = "".join(f"\n{LETTERS[i]}. {choice}" for i, choice in enumerate(choices))
     text = f"{hint} {question}" if hint else question
     images = rooted(row.get("image"), image_root, row_id)

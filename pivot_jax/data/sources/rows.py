@@ -30,6 +30,10 @@ class Rows(Protocol):
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
+    def place(self, index: int) -> str:
+        """Where a row stands, for one that has no id of its own."""
+        ...
+
 
 def file_fingerprint(path: str | Path) -> str:
     """Path, size and time of change: cheap, and different whenever the file was written again."""
@@ -54,9 +58,13 @@ class JsonLines:
         where = f"{self.path}:{int(self._lines[index])}"
         try:
             row = json.loads(os.pread(self._file.fileno(), end - start, start))
-        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
             raise RowError(where, f"malformed JSON line ({error}); fix or delete the line") from None
         return _as_row(row, where)
+
+    def place(self, index: int) -> str:
+        """``file.jsonl:LINE``, as editors count."""
+        return f"{self.name}:{int(self._lines[index])}"
 
 
 def _line_index(descriptor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -85,7 +93,11 @@ class MemoryRows:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return _as_row(self._rows[index], f"{self.name}:{index}")
+        return _as_row(self._rows[index], self.place(index))
+
+    def place(self, index: int) -> str:
+        """``name[INDEX]``, from 0."""
+        return f"{self.name}[{index}]"
 
 
 def _as_row(row: Any, where: str) -> dict[str, Any]:
@@ -111,14 +123,29 @@ def open_rows(path: Any) -> Rows:
         raise UserError(f"{path}: no such file; check 'path' in data.sources")
     if path.suffix == ".parquet":
         return _from_parquet(path)
-    if path.suffix == ".jsonl" or _first_character(path) != "[":
+    if path.suffix == ".jsonl":
         return JsonLines(path)
+    if _first_character(path) != "[":
+        return _checked_lines(path)
     try:
         with open(path, encoding="utf-8") as file:
             rows = json.load(file)
     except ValueError as error:
         raise UserError(f"{path}: not a JSON list ({error})") from None
     return MemoryRows(rows, path.name, file_fingerprint(path))
+
+
+def _checked_lines(path: Path) -> JsonLines:
+    """JSON Lines in a file whose name does not say so; another kind of file would be nothing but malformed lines."""
+    rows = JsonLines(path)
+    try:
+        for _ in range(min(len(rows), 1)):
+            rows[0]
+    except RowError as error:
+        raise UserError(
+            f"{path}: neither a JSON list of rows nor one JSON object a line ({error.reason.split(';')[0]})"
+        ) from None
+    return rows
 
 
 def _first_character(path: Path) -> str:
@@ -134,14 +161,23 @@ def _optional(module: str, path: Path) -> Any:
 
 
 def _from_parquet(path: Path) -> Rows:
-    table = _optional("pyarrow.parquet", path).read_table(path)
-    return MemoryRows(table.to_pylist(), path.name, file_fingerprint(path))
+    parquet = _optional("pyarrow.parquet", path)
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are among these
+        raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    return MemoryRows(rows, path.name, file_fingerprint(path))
 
 
 def _from_datasets(path: Path) -> Rows:
     if not (path / "state.json").is_file():
         raise UserError(f"{path}: a folder, but not one data set written by datasets.save_to_disk (no state.json)")
-    return MemoryRows(_optional("datasets", path).load_from_disk(str(path)), path.name, file_fingerprint(path))
+    datasets = _optional("datasets", path)
+    try:
+        rows = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read as a data set ({str(error).splitlines()[0]})") from None
+    return MemoryRows(rows, path.name, file_fingerprint(path))
 
 
 def need(row: Mapping[str, Any], key: str, kind: type | tuple[type, ...], row_id: str) -> Any:
@@ -160,6 +196,6 @@ def need(row: Mapping[str, Any], key: str, kind: type | tuple[type, ...], row_id
 
 
 def row_id_of(row: Mapping[str, Any], rows: Rows, index: int, key: str = "id") -> str:
-    """The row's own id, or ``file:index`` where it has none."""
+    """The row's own id, or its place in the file where it has none."""
     own = row.get(key)
-    return f"{rows.name}:{index}" if own is None else str(own)
+    return rows.place(index) if own is None else str(own)

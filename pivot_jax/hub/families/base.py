@@ -7,18 +7,21 @@ model is read by the same table as a Qwen2 folder of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pivot_jax.errors import UserError
+from pivot_jax.hub.families import common
 from pivot_jax.hub.names import Layout, Rule
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLMConfig, ProjectorConfig
 
 BUFFERS = r"(.*\.)?(position_ids|rotary_emb\.inv_freq)"  # keys that hold nothing trained, in files of any family
 TOWER = r"(model\.)?vision_tower\.(vision_tower\.)?"  # in front of an encoder's keys where it is a part of an MLLM
+
+TEXT_TOWER = r"text_model\..*|logit_scale|logit_bias|text_projection\..*|visual_projection\..*"  # dual towers: not read
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,19 @@ class HubModel:
     projector: ProjectorConfig | None = None
     final: bool = True
     image_token_id: int | None = None
+    # LLaVA's own code may leave the encoder out of its checkpoints: its name then, and the projector's input and output
+    # widths, which the parts do not say.
+    absent_tower: str = ""
+    projector_widths: tuple[int, int] | None = None
 
     @property
     def mllm(self) -> MLLMConfig:
         """The whole model's configuration; UserError if the folder holds only a part."""
+        if self.absent_tower:
+            raise UserError(
+                f"a '{self.model_type}' checkpoint without the weights of its encoder; take each part where it is: "
+                f"init.decoder=hf:FOLDER, init.projector=hf:FOLDER, init.vision=hf:{self.absent_tower}"
+            )
         if self.vision is None or self.decoder is None or self.projector is None:
             raise UserError(f"a '{self.model_type}' checkpoint is no multimodal LLM; use a LLaVA folder")
         return MLLMConfig(self.vision, self.projector, self.decoder)
@@ -53,26 +65,37 @@ class VisionFamily:
       class_name: what loads its folder in transformers.
       prefix: in front of its keys in a folder of its own and within a tower.
       rules: names of its parameters behind that prefix.
-      spelling: regex for the start of a key that was saved without the prefix.
       read: (section, file for messages, whether the last block was dropped) → config.
       write: (config, whether the last block is there, dtype) → the section.
-      processor: config → preprocessor_config.json.
       sizes: (config, whether the last block is there) → sizes of the letters and flags in ``rules``.
       words: the same → dimensions in words, for messages.
-      ignored: keys behind the prefix that hold nothing of ours (a classifier).
+      spelling: regex for the start of a key that was saved without the prefix.
+      wrapper: regex for what stands in front of the keys in a folder of a class around the encoder (a classifier).
+      ignored, renames, variant, zeros: see :class:`Layout`.
+      held: (config, keys of the folder) → config, for what only the weights tell.
+      processor: config → preprocessor_config.json, where ``hub.processors`` does not know how the family writes it.
+      processor_class: what loads its preprocessor_config.json, for squashing and for cropping presets.
+      note: for the card of an exported folder.
     """
 
     model_type: str
     class_name: str
     prefix: str
     rules: tuple[Rule, ...]
-    spelling: str
     read: Callable[[Mapping[str, Any], str, bool], Any]
     write: Callable[[Any, bool, str], dict[str, Any]]
-    processor: Callable[[Any], dict[str, Any]]
-    sizes: Callable[[Any, bool], dict[str, int]]
-    words: Callable[[Any, bool], str]
-    ignored: str = ""
+    spelling: str = r"(?!)"
+    wrapper: str = r"(?!)"
+    ignored: str = r"(?!)"
+    renames: tuple[tuple[str, str], ...] = ()
+    variant: tuple[str, tuple[Rule, ...]] | None = None
+    zeros: tuple[tuple[str, str], ...] = ()
+    held: Callable[[Any, Sequence[str]], Any] | None = None
+    processor_class: tuple[str, str] = ("ViTImageProcessor", "BitImageProcessor")
+    note: str = ""
+    sizes: Callable[[Any, bool], dict[str, int]] = common.sizes
+    words: Callable[[Any, bool], str] = common.words
+    processor: Callable[[Any], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

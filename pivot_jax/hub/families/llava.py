@@ -1,4 +1,4 @@
-"""LLaVA as transformers has it, and the spellings of LLaVA-NeXT's own code."""
+"""LLaVA as transformers has it, also with the keys of LLaVA's own code (whose config.json reads llava_original)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pivot_jax.hub.families.base import BUFFERS, TOWER, Folder, HubModel
+from pivot_jax.hub.families.base import BUFFERS, TOWER, HubModel
 from pivot_jax.hub.families.parts import LANGUAGES, TOWERS, text_of, vision_of
 from pivot_jax.hub.fields import Fields, section
 from pivot_jax.hub.names import Layout, linear, within
 from pivot_jax.models.mllm import ProjectorConfig
+from pivot_jax.models.vit import ViTConfig
 
 DEFAULTS: dict[str, Any] = {
     "image_token_index": 32000,
@@ -38,10 +39,16 @@ def read(raw: Mapping[str, Any], path: Path) -> HubModel:
     )
     fields.only("projector_hidden_act", "gelu")
     fields.only("multimodal_projector_bias", True)
-    if fields["vision_feature_select_strategy"] != "full":
-        raise fields.fail("vision_feature_select_strategy", "is 'default', which drops a patch of SigLIP; set 'full'")
     where = f"{path} vision_config"
-    layer, depth = fields["vision_feature_layer"], tower.read(vision, where, False).depth
+    encoder = tower.read(vision, where, False)
+    if not encoder.traits.penultimate or encoder.traits.patch_input:
+        raise fields.fail("vision_config", f"is a '{tower.model_type}', which LLaVA does not take features of as we do")
+    if fields["vision_feature_select_strategy"] != strategy(encoder):
+        drops = "drops a patch of" if strategy(encoder) == "full" else "takes the class token for a patch of"
+        given = fields["vision_feature_select_strategy"]
+        reason = f"is '{given}', which {drops} '{tower.model_type}'; set '{strategy(encoder)}'"
+        raise fields.fail("vision_feature_select_strategy", reason)
+    layer, depth = fields["vision_feature_layer"], encoder.depth
     behind = layer if layer < 0 else layer - depth - 1  # counted from the end: -1 is the last block's output
     if behind not in (-1, -2):
         raise fields.fail("vision_feature_layer", f"is {layer}; supported: -2 (penultimate block) and -1")
@@ -53,6 +60,11 @@ def read(raw: Mapping[str, Any], path: Path) -> HubModel:
         final=behind == -2,
         image_token_id=raw.get("image_token_id", fields["image_token_index"]),
     )
+
+
+def strategy(vision: ViTConfig) -> str:
+    """``vision_feature_select_strategy``: "default" drops the first token, which is CLIP's class token."""
+    return "default" if vision.traits.class_token else "full"
 
 
 def _part(fields: Fields, raw: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> Any:
@@ -86,7 +98,7 @@ def layout(model: HubModel) -> Layout:
     )
 
 
-def write(vision: Mapping[str, Any], text: Mapping[str, Any], image_token_id: int, patches: int) -> dict[str, Any]:
+def write(vision: Mapping[str, Any], text: Mapping[str, Any], image_token_id: int, cfg: ViTConfig) -> dict[str, Any]:
     """config.json of a LlavaForConditionalGeneration from its two parts' objects."""
     vision = dict(vision)
     layer = vision.pop("vision_feature_layer", -2)
@@ -94,7 +106,7 @@ def write(vision: Mapping[str, Any], text: Mapping[str, Any], image_token_id: in
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
         "dtype": text["dtype"],
-        "image_seq_length": patches,
+        "image_seq_length": cfg.patches,
         "image_token_index": image_token_id,
         "multimodal_projector_bias": True,
         "projector_hidden_act": "gelu",
@@ -102,8 +114,5 @@ def write(vision: Mapping[str, Any], text: Mapping[str, Any], image_token_id: in
         "tie_word_embeddings": text["tie_word_embeddings"],
         "vision_config": vision,
         "vision_feature_layer": layer,
-        "vision_feature_select_strategy": "full",
+        "vision_feature_select_strategy": strategy(cfg),
     }
-
-
-LLAVA = Folder(read, layout)

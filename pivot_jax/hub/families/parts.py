@@ -4,22 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
+from pivot_jax.errors import UserError
+from pivot_jax.hub.families import clip, convnext, dinov2, siglip, vit
 from pivot_jax.hub.families.base import TextFamily, VisionFamily
-from pivot_jax.hub.families.convnext import CONVNEXT
+from pivot_jax.hub.families.llama import LLAMA
 from pivot_jax.hub.families.qwen2 import QWEN2
-from pivot_jax.hub.families.siglip import SIGLIP
+from pivot_jax.hub.families.qwen3 import QWEN3
 from pivot_jax.models.decoder import DecoderConfig
 
-TOWERS: dict[str, VisionFamily] = {family.model_type: family for family in (SIGLIP, CONVNEXT)}
-LANGUAGES: dict[str, TextFamily] = {family.model_type: family for family in (QWEN2,)}
-_BY_FAMILY = {"siglip": SIGLIP, "convnext": CONVNEXT}  # ``family`` of an encoder's config
+TOWERS: dict[str, VisionFamily] = {
+    family.model_type: family
+    for family in (
+        siglip.SIGLIP, siglip.SIGLIP2, clip.CLIP, dinov2.DINOV2, dinov2.REGISTERS, vit.VIT, vit.MAE, convnext.CONVNEXT,
+    )
+}  # fmt: skip
+LANGUAGES: dict[str, TextFamily] = {family.model_type: family for family in (QWEN2, QWEN3, LLAMA)}
+_BY_FAMILY = {  # ``family`` of an encoder's config
+    "siglip": siglip.SIGLIP,
+    "siglip2_naflex": siglip.SIGLIP2,
+    "clip": clip.CLIP,
+    "dinov2": dinov2.DINOV2,
+    "vit": vit.VIT,
+    "vit_mae": vit.MAE,
+    "convnext": convnext.CONVNEXT,
+}
 
 
 def vision_of(cfg: Any) -> VisionFamily:
     """The family whose checkpoints hold this encoder."""
-    return _BY_FAMILY[cfg.family]
+    return dinov2.REGISTERS if getattr(cfg, "registers", 0) else _BY_FAMILY[cfg.family]
 
 
 def text_of(cfg: DecoderConfig) -> TextFamily:
-    """The family whose checkpoints hold this decoder."""
-    return QWEN2
+    """The family whose checkpoints hold this decoder.
+
+    Raises:
+      UserError: biases and norms of queries and keys together, which none of them has.
+    """
+    if cfg.qkv_bias and cfg.qk_norm:
+        raise UserError(
+            "model.decoder.qkv_bias and model.decoder.qk_norm are both true; no family of Hugging Face has both "
+            "(Qwen2 has the biases, Qwen3 the norms)"
+        )
+    return QWEN2 if cfg.qkv_bias else QWEN3 if cfg.qk_norm else LLAMA

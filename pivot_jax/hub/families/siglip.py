@@ -1,12 +1,14 @@
-"""SigLIP and SigLIP2 of fixed resolution: the vision tower, alone or as half of the dual tower."""
+"""SigLIP and SigLIP2, of fixed resolution and NaFlex: the vision tower, alone or as half of the dual tower."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from pivot_jax.errors import UserError
-from pivot_jax.hub.families.base import VisionFamily
+from pivot_jax.hub.families.base import TEXT_TOWER, VisionFamily
+from pivot_jax.hub.families.common import activation, penultimate, plain, table_pixels
 from pivot_jax.hub.fields import Fields, checked
 from pivot_jax.hub.names import Rule, linear, norm, within
 from pivot_jax.models.vit import ViTConfig
@@ -23,13 +25,11 @@ DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-6,
     "vision_use_head": True,
 }
-# ours -> transformers'
-ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu"}
-_BICUBIC = 3  # PIL's code, as transformers writes it
+NAFLEX_DEFAULTS = {key: value for key, value in DEFAULTS.items() if key != "image_size"} | {"num_patches": 256}
 
-# d e width, f hidden width of the MLP, n positions, c colour channels, y x pixels of a patch
+# d e width, f hidden width of the MLP, n positions, c colour channels, y x pixels of a patch, w all numbers of a patch
 # (a square matrix needs two letters, so that its transposition shows); s learned queries of the pooling head
-_BLOCK = (
+BLOCK = (
     *norm("ln1", "layer_norm1"),
     *linear("attn/q", "self_attn.q_proj", "d e"),
     *linear("attn/k", "self_attn.k_proj", "d e"),
@@ -51,92 +51,63 @@ _POOL = (
     *linear("mlp/fc1", "mlp.fc1", "d f"),
     *linear("mlp/fc2", "mlp.fc2", "f d"),
 )
+EMBED = Rule("vision/embed/kernel", "embeddings.patch_embedding.weight", "d c y x -> (y x c) d")
 RULES = (
-    Rule("vision/embed/kernel", "embeddings.patch_embedding.weight", "d c y x -> (y x c) d"),
+    EMBED,
     Rule("vision/embed/bias", "embeddings.patch_embedding.bias", "d -> d"),
     Rule("vision/pos_embed", "embeddings.position_embedding.weight", "n d -> n d"),
-    *within(_BLOCK, "vision/blocks/", "encoder.layers.{layer}."),
-    *within(_BLOCK, "vision/final/block/", "encoder.layers.{last}.", when="final"),
+    *within(BLOCK, "vision/blocks/", "encoder.layers.{layer}."),
+    *within(BLOCK, "vision/final/block/", "encoder.layers.{last}.", when="final"),
     *within(norm("norm", "post_layernorm"), "vision/final/", when="final"),
     *within(_POOL, "vision/final/pool/", "head.", when="pool"),
 )
 
 
+NAFLEX_RULES = (Rule(EMBED.ours, EMBED.theirs, "d w -> w d"), *RULES[1:])
+
+
 def read(raw: Mapping[str, Any], where: str, dropped: bool) -> ViTConfig:
     fields = Fields(raw, DEFAULTS, where)
+    return checked(where, ViTConfig, image_size=fields.side("image_size"), **_common(fields, dropped))
+
+
+def read_naflex(raw: Mapping[str, Any], where: str, dropped: bool) -> ViTConfig:
+    fields = Fields(raw, NAFLEX_DEFAULTS, where)
+    common = _common(fields, dropped)
+    side = math.isqrt(fields["num_patches"])
+    if side * side != fields["num_patches"]:
+        raise fields.fail("num_patches", f"is {fields['num_patches']}, no square; the position table must be one")
+    return checked(where, ViTConfig, image_size=side * common["patch_size"], family="siglip2_naflex", **common)
+
+
+def _common(fields: Fields, dropped: bool) -> dict[str, Any]:
     fields.only("num_channels", 3)
-    names = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
-    if fields["hidden_act"] not in names:
-        raise fields.fail("hidden_act", f"is {fields['hidden_act']!r}; supported: {', '.join(names)}")
-    return checked(
-        where,
-        ViTConfig,
-        image_size=fields.side("image_size"),
+    return dict(
         patch_size=fields.side("patch_size"),
         width=fields["hidden_size"],
         depth=fields["num_hidden_layers"] + dropped,
         heads=fields["num_attention_heads"],
         mlp_dim=fields["intermediate_size"],
         eps=fields["layer_norm_eps"],
-        activation=names[fields["hidden_act"]],
+        activation=activation(fields),
         pool_head=fields["vision_use_head"] and not dropped,
     )
 
 
 def write(cfg: ViTConfig, final: bool, dtype: str) -> dict[str, Any]:
     """config.json of a SiglipVisionModel; without ``final`` it has one layer less and no head."""
-    if cfg.activation not in ACTIVATIONS:
-        raise UserError(f"SigLIP has no activation '{cfg.activation}' (there are: {', '.join(ACTIVATIONS)})")
-    raw = {
-        "architectures": ["SiglipVisionModel"],
-        "model_type": "siglip_vision_model",
-        "dtype": dtype,
-        "attention_dropout": 0.0,
-        "hidden_act": ACTIVATIONS[cfg.activation],
-        "hidden_size": cfg.width,
-        "image_size": cfg.image_size,
-        "intermediate_size": cfg.mlp_dim,
-        "layer_norm_eps": cfg.eps,
-        "num_attention_heads": cfg.heads,
-        "num_channels": 3,
-        "num_hidden_layers": cfg.depth if final else cfg.depth - 1,
-        "patch_size": cfg.patch_size,
-        "vision_use_head": bool(final and cfg.pool_head),
-    }
-    # transformers passes this key over here; ours reads it, so that the features stay those of the same block
-    return raw if final else {**raw, "vision_feature_layer": -1}
+    raw = {"architectures": ["SiglipVisionModel"], "model_type": "siglip_vision_model"}
+    return {**raw, "image_size": table_pixels(cfg), **_written(cfg, final, dtype)}
 
 
-def processor(cfg: ViTConfig) -> dict[str, Any]:
-    """preprocessor_config.json: squash to a square with bicubic interpolation, then normalise."""
-    return {
-        "image_processor_type": "SiglipImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": cfg.image_size, "width": cfg.image_size},
-        "resample": _BICUBIC,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(cfg.mean),
-        "image_std": list(cfg.std),
-    }
+def write_naflex(cfg: ViTConfig, final: bool, dtype: str) -> dict[str, Any]:
+    """config.json of a Siglip2VisionModel."""
+    raw = {"architectures": ["Siglip2VisionModel"], "model_type": "siglip2_vision_model"}
+    return {**raw, "num_patches": cfg.pos_side**2, **_written(cfg, final, dtype)}
 
 
-def sizes(cfg: ViTConfig, final: bool) -> dict[str, int]:
-    """Sizes of the letters and flags above."""
-    return {
-        **{"d": cfg.width, "e": cfg.width, "f": cfg.mlp_dim, "n": cfg.patches, "s": 1},
-        **{"c": 3, "y": cfg.patch_size, "x": cfg.patch_size},
-        **{"layers": cfg.depth - 1, "final": int(final), "pool": int(final and cfg.pool_head)},
-    }
-
-
-def words(cfg: ViTConfig, final: bool) -> str:
-    return (
-        f"vision of {cfg.depth - (not final)} layers, width {cfg.width}, MLP {cfg.mlp_dim}, "
-        f"{cfg.image_size}-pixel images, patch {cfg.patch_size}"
-    )
+def _written(cfg: ViTConfig, final: bool, dtype: str) -> dict[str, Any]:
+    return {**penultimate(cfg, final), **plain(cfg, dtype), "vision_use_head": bool(final and cfg.pool_head)}
 
 
 SIGLIP = VisionFamily(
@@ -145,9 +116,17 @@ SIGLIP = VisionFamily(
     prefix="vision_model.",
     rules=RULES,
     spelling=r"(?=embeddings\.|encoder\.|post_layernorm\.|head\.)",
+    ignored=TEXT_TOWER,
     read=read,
     write=write,
-    processor=processor,
-    sizes=sizes,
-    words=words,
+    processor_class=("SiglipImageProcessor", "BitImageProcessor"),
+)
+SIGLIP2 = dataclasses.replace(
+    SIGLIP,
+    model_type="siglip2_vision_model",
+    class_name="Siglip2VisionModel",
+    rules=NAFLEX_RULES,
+    read=read_naflex,
+    write=write_naflex,
+    processor_class=("Siglip2ImageProcessor", "Siglip2ImageProcessor"),
 )

@@ -1,0 +1,120 @@
+"""preprocessor_config.json: how an encoder's pictures are resized, cropped and normalised, to and from our presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pivot_jax.data.images import PRESETS, Preset
+from pivot_jax.errors import UserError
+from pivot_jax.hub.families.parts import vision_of
+from pivot_jax.hub.fields import read_json
+from pivot_jax.models.vit import ViTConfig
+
+
+def read(cfg: ViTConfig, folder: Path) -> ViTConfig:
+    """The encoder as the folder's image processor serves it: preset, normalisation, and size of its pictures.
+
+    Where a processor gives pictures of another size than the position table, the table is resized (``pos_grid``).
+    Without a processor's file, the family's first preset (of ``Traits.presets``).
+
+    Raises:
+      UserError: a way of resizing or a size that no preset has.
+    """
+    presets = cfg.traits.presets
+    cfg = _with_preset(cfg, presets[0])
+    for name, inside in (("preprocessor_config.json", False), ("processor_config.json", True)):
+        raw = read_json(folder / name) if (folder / name).is_file() else {}
+        raw = raw.get("image_processor") or {} if inside else raw
+        if "image_mean" in raw and "image_std" in raw:
+            return _applied(cfg, presets, raw, folder / name)
+    return cfg
+
+
+def _applied(cfg: ViTConfig, presets: tuple[str, ...], raw: Mapping[str, Any], path: Path) -> ViTConfig:
+    statistics: dict[str, Any] = {key: tuple(map(float, raw[f"image_{key}"])) for key in ("mean", "std")}
+    if "size" in raw and not cfg.traits.patch_input:
+        squash, short, size = _geometry(raw, path)
+        fitting = [name for name in (*presets, *PRESETS) if _fits(PRESETS[name], raw, squash, short, size)]
+        if not fitting:
+            raise UserError(
+                f"{path}: no preset of data.image.preset resizes to {raw['size']} with resample {raw.get('resample')}; "
+                f"take the file away to use '{presets[0]}'"
+            )
+        same = [name for name in fitting if _statistics(PRESETS[name]) == statistics]
+        cfg = _with_preset(cfg, (same or fitting)[0]).resized(size)
+    if "max_num_patches" in raw and cfg.traits.patch_input:
+        most = int(raw["max_num_patches"])
+        cfg = dataclasses.replace(cfg, max_patches=0 if most == cfg.pos_side**2 else most)
+    return dataclasses.replace(cfg, **statistics)
+
+
+def _with_preset(cfg: ViTConfig, name: str) -> ViTConfig:
+    return dataclasses.replace(cfg, preset=name, **_statistics(PRESETS[name]))
+
+
+def _statistics(preset: Preset) -> dict[str, Any]:
+    return {"mean": preset.mean, "std": preset.std}
+
+
+def _geometry(raw: Mapping[str, Any], path: Path) -> tuple[bool, int, int]:
+    """Whether pictures are squashed, their shorter side behind the resize, and their size behind the crop."""
+    size, crop = raw["size"], raw.get("crop_size")
+    if "crop_pct" in raw and isinstance(size, Mapping) and "shortest_edge" in size:  # ConvNeXt
+        side = size["shortest_edge"]
+        return (True, side, side) if side >= 384 else (False, int(side / raw["crop_pct"]), side)
+    cropped = raw.get("do_center_crop", crop is not None)
+    if isinstance(size, Mapping):
+        side = _side(size, path) if "shortest_edge" not in size else size["shortest_edge"]
+        squash = "shortest_edge" not in size
+    else:  # before transformers 4.26: one number, which processors that crop take for the shorter side
+        side, squash = size, not cropped
+    if not cropped:
+        if not squash:
+            raise UserError(
+                f"{path}: 'size' is {size} without a crop, which gives no squares; only those are supported"
+            )
+        return squash, side, side
+    pixels = side if crop is None else _side(crop, path) if isinstance(crop, Mapping) else crop
+    return squash and side == pixels, side, pixels
+
+
+def _side(size: Mapping[str, Any], path: Path) -> int:
+    height, width = size.get("height"), size.get("width")
+    if height != width or not isinstance(height, int):
+        raise UserError(f"{path}: size {dict(size)} is no square; only squares are supported")
+    return height
+
+
+def _fits(preset: Preset, raw: Mapping[str, Any], squash: bool, short: int, size: int) -> bool:
+    same = preset.squash == squash and raw.get("resample", preset.interpolation) == preset.interpolation
+    return same and (squash or preset.shorter_side(size) == short)
+
+
+def write(cfg: ViTConfig) -> dict[str, Any]:
+    """preprocessor_config.json of the encoder's family for its preset."""
+    family = vision_of(cfg)
+    if family.processor:
+        return family.processor(cfg)
+    preset, size = PRESETS[cfg.preset], cfg.image_size
+    square = {"height": size, "width": size}
+    classes = family.processor_class
+    common = {
+        "image_processor_type": classes[0] if preset.squash else classes[1],
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "resample": int(preset.interpolation),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(cfg.mean),
+        "image_std": list(cfg.std),
+    }
+    if cfg.traits.patch_input:
+        return {**common, "patch_size": cfg.patch_size, "max_num_patches": cfg.patches}
+    if preset.squash:
+        return {**common, "size": square}
+    short = {"shortest_edge": preset.shorter_side(size)}
+    return {**common, "size": short, "do_center_crop": True, "crop_size": square}

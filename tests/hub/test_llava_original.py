@@ -1,0 +1,164 @@
+"""Checkpoints of LLaVA's own code: their config.json, encoders that are only named, projectors by themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import tiny_hf as tiny
+import torch
+from jax.sharding import SingleDeviceSharding
+from safetensors.numpy import load_file, save_file
+
+from pivot_jax import hub, rules
+from pivot_jax.errors import UserError
+from pivot_jax.models import zoo
+from pivot_jax.train.initialise import initial_params
+
+TOWER = "google/siglip-tiny-patch8-24"
+
+
+@pytest.fixture(autouse=True)
+def known_tower(monkeypatch, whole):
+    monkeypatch.setitem(zoo.VISION, TOWER, hub.read_config(whole).vision)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A LLaVA of transformers with a Qwen2: what the others are made of."""
+    folder = tmp_path_factory.mktemp("whole")
+    tiny.llava_model(text=dict(tie_word_embeddings=False)).save_pretrained(folder)
+    return folder
+
+
+def theirs(key: str) -> str:
+    key = re.sub(r"^vision_tower\.(vision_model\.)?", "model.vision_tower.vision_tower.vision_model.", key)
+    for name, number in (("linear_1", "0"), ("linear_2", "2")):
+        key = key.replace(f"multi_modal_projector.{name}", f"model.mm_projector.{number}")
+    return key.removeprefix("language_model.")
+
+
+def write(whole, folder, drop=r"(?!)", **changes):
+    """The folder that LLaVA's code would have saved."""
+    tensors = {theirs(key): value for key, value in load_file(whole / "model.safetensors").items()}
+    tensors["model.image_newline"] = np.zeros(32, np.float32)
+    save_file({key: value for key, value in tensors.items() if not re.search(drop, key)}, folder / "model.safetensors")
+    text = json.loads((whole / "config.json").read_text())["text_config"]
+    own = {
+        **{"model_type": "llava_qwen", "architectures": ["LlavaQwenForCausalLM"], "mm_vision_tower": TOWER},
+        **{"mm_projector_type": "mlp2x_gelu", "mm_hidden_size": 24, "mm_vision_select_layer": -2},
+        **{"image_aspect_ratio": "pad", "mm_patch_merge_type": "flat", "mm_tunable_parts": "mm_mlp_adapter"},
+    }
+    raw = {**text, **own, **changes}
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in raw.items() if value is not None}))
+    return folder
+
+
+def same(a, b) -> None:
+    a, b = rules.flatten(a), rules.flatten(b)
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+
+
+@pytest.mark.parametrize("tower", [TOWER, "/data/models/siglip-tiny-patch8-24"])
+def test_whole_checkpoint(whole, tmp_path, tower):
+    write(whole, tmp_path, mm_vision_tower=tower)
+    assert hub.read_config(tmp_path).mllm == hub.read_config(whole).mllm
+    same(hub.load_params(tmp_path), hub.load_params(whole))
+
+
+def test_siglip_without_its_last_block(whole, tmp_path):
+    """As LLaVA-NeXT saves it: one block less and no head, but the closing norm, which it does not use."""
+    write(whole, tmp_path, drop=r"encoder\.layers\.2\.|vision_model\.head\.")
+    found = hub.read_config(tmp_path)
+    assert not found.final and found.mllm.vision.depth == 3
+    same(hub.load_params(tmp_path), hub.load_params(whole, final=False))
+
+
+def test_llama_with_the_older_model_type(tmp_path):
+    tiny.llava_model(text=dict(family="llama", tie_word_embeddings=False)).save_pretrained(tmp_path)
+    (tmp_path / "own").mkdir()
+    for kind in ("llava", "llava_llama"):
+        write(tmp_path, tmp_path / "own", model_type=kind)
+        same(hub.load_params(tmp_path / "own"), hub.load_params(tmp_path))
+
+
+def test_encoder_that_is_only_named(whole, tmp_path):
+    """Decoder and projector are read; the rest says where the encoder is to be had."""
+    write(whole, tmp_path, drop="vision_tower")
+    expected = hub.load_params(whole)
+    for part in ("decoder", "projector"):
+        same(hub.load_params(tmp_path, prefix=part), {part: expected[part]})
+    message = f"'llava_qwen' checkpoint without the weights of its encoder; .*init.vision=hf:{TOWER}"
+    for call in (lambda: hub.load_params(tmp_path), lambda: hub.read_config(tmp_path).mllm):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(mm_vision_tower="google/siglip-tiny"), "'mm_vision_tower' is 'google/siglip-tiny', whose dimensions are"),
+        (dict(mm_hidden_size=1152), f"'mm_hidden_size' is 1152, but '{TOWER}' has 24"),
+        (dict(mm_projector_type="resampler"), "'mm_projector_type' is 'resampler'; supported: linear, mlp2x_gelu"),
+        (dict(mm_vision_select_layer=-5), "'mm_vision_select_layer' is -5; only -2"),
+        (dict(mm_vision_select_feature="cls_patch"), "'mm_vision_select_feature' is 'cls_patch'; only 'patch'"),
+        (dict(mm_use_im_start_end=True), "'mm_use_im_start_end' is True; only False"),
+        (dict(image_aspect_ratio="anyres_max_9"), "'image_aspect_ratio' asks for tiles"),
+        (dict(mm_projector_type="linear"), r"'model.mm_projector.weight' \(our projector/fc1/kernel\) is missing"),
+    ],
+)
+def test_refusals(whole, tmp_path, changes, message):
+    write(whole, tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        hub.load_params(tmp_path)
+
+
+def projector(whole, path, layers: int = 2):
+    tensors = {theirs(key): value for key, value in load_file(whole / "model.safetensors").items()}
+    found = {key: value for key, value in tensors.items() if "mm_projector" in key}
+    if layers == 1:
+        found = {key.replace(".0.", "."): value for key, value in found.items() if ".0." in key}
+    save_file(found, path)
+    return path
+
+
+def test_a_projector_alone_is_a_source_of_weights(whole, tmp_path):
+    """As a file and as the folder of a stage, whose config.json says nothing of it."""
+    expected = {"projector": hub.load_params(whole)["projector"]}
+    path = projector(whole, tmp_path / "mm_projector.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    shapes = jax.eval_shape(lambda: expected)
+    shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), shapes)
+    for place in (path, tmp_path):
+        assert hub.summary(hub.read_config(place)) == "projector from width 24 to 32"
+        same(hub.load_params(place), expected)
+        same(initial_params({"projector": f"hf:{place}"}, lambda key: expected, jax.random.key(0), shardings), expected)
+        with pytest.raises(UserError, match="has no parameters at 'vision'"):
+            hub.load_params(place, prefix="vision")
+        with pytest.raises(UserError, match="'projector' checkpoint is no multimodal LLM"):
+            _ = hub.read_config(place).mllm
+    one = hub.load_params(projector(whole, tmp_path / "one.safetensors", layers=1))
+    same(one, {"projector": {"fc1": expected["projector"]["fc1"]}})
+
+
+def test_pickled_projectors_are_refused_with_the_command_that_converts_them(whole, tmp_path):
+    """The command runs as it stands."""
+    import subprocess
+    import sys
+
+    good = projector(whole, tmp_path / "good.safetensors")
+    tensors = {key: torch.tensor(value) for key, value in load_file(good).items()}
+    folder = tmp_path / "stage1"
+    folder.mkdir()
+    torch.save(tensors, folder / "mm_projector.bin")
+    for place in (folder, folder / "mm_projector.bin"):
+        with pytest.raises(UserError, match="pickled weights are not read; convert them: python -c ") as error:
+            hub.load_params(place)
+    command = str(error.value).split("convert them: ")[1]
+    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True)
+    same(hub.load_params(folder), hub.load_params(good))

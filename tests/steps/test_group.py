@@ -1,0 +1,67 @@
+"""Groups of n responses that share image and prompt in one row, as online RL samples them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pivot_jax.data.batch import EncodedRow
+from pivot_jax.data.collate import vlm_batch
+from pivot_jax.models.mllm import MLLM
+from pivot_jax.steps.scored import score
+from tests import tiny
+
+IMAGE, PROMPT, ANSWERS = 4, 5, (3, 1, 6, 2)
+START = IMAGE + PROMPT
+
+
+def row(text, lengths):
+    """Image, prompt and answers of the given lengths side by side; one answer needs no branch."""
+    branches = np.concatenate([np.zeros(START), *(np.full(n, i + 1) for i, n in enumerate(lengths))]).astype(np.int32)
+    within = np.concatenate([np.arange(n) for n in lengths])
+    at = np.arange(START, START + len(within))
+    return EncodedRow(
+        id="row",
+        tokens=np.concatenate([np.full(IMAGE, 5), text]).astype(np.int32),
+        image_slots=np.where(np.arange(len(branches)) < IMAGE, np.arange(len(branches)), -1),
+        positions=np.concatenate([np.arange(START), START + within]).astype(np.int32),
+        branches=branches if len(lengths) > 1 else np.zeros_like(branches),
+        sources=np.where(within == 0, START - 1, at - 1).astype(np.int32),
+        targets=text[PROMPT:].astype(np.int32),
+        target_branches=branches[START:],
+    )
+
+
+def test_a_group_in_one_row_equals_a_sequence_per_response():
+    """Log-probs of every token, and the gradients of a sum that weighs each response by an advantage."""
+    rng, module, params = np.random.default_rng(0), MLLM(tiny.CONFIG), tiny.params()
+    images = rng.integers(0, 256, (2, 1, 16, 16, 3), dtype=np.uint8)
+    texts = rng.integers(6, tiny.VOCABULARY, (2, PROMPT + sum(ANSWERS)))
+    ends = PROMPT + np.cumsum(ANSWERS)
+    cut = [np.r_[0:PROMPT, end - n : end] for n, end in zip(ANSWERS, ends, strict=True)]
+    longest = START + max(ANSWERS)
+    group = vlm_batch(
+        [row(text, ANSWERS) for text in texts], images, np.arange(2), (START + sum(ANSWERS) + 3, sum(ANSWERS)), 0
+    )
+    alone = [
+        vlm_batch([row(text[places], (n,)) for text in texts], images, np.arange(2), (longest, n), 0)
+        for places, n in zip(cut, ANSWERS, strict=True)
+    ]
+    advantages = jnp.asarray([0.7, -1.2, 0.1, 2.0])
+
+    def together(params):
+        logps = score(module, params, group).logps
+        return jnp.sum(logps * advantages[group.target_branches - 1]), logps
+
+    def apart(params):
+        logps = [score(module, params, batch).logps for batch in alone]
+        total = sum(advantage * jnp.sum(x) for advantage, x in zip(advantages, logps, strict=True))
+        return total, jnp.concatenate(logps, axis=1)
+
+    (_, got), got_grads = jax.jit(jax.value_and_grad(together, has_aux=True))(params)
+    (_, want), want_grads = jax.jit(jax.value_and_grad(apart, has_aux=True))(params)
+    np.testing.assert_allclose(got, want, atol=2e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * (1 + np.abs(b).max())), got_grads, want_grads
+    )
