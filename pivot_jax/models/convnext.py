@@ -171,8 +171,8 @@ class ConvNeXt(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        self.embed = Reduce(cfg.widths[0], cfg.patch_size)
-        self.embed_norm = layers.LayerNorm(EPS)
+        self.stem = Reduce(cfg.widths[0], cfg.patch_size)
+        self.stem_norm = layers.LayerNorm(EPS)
         self.stages = [Stage(cfg, index) for index in range(len(cfg.widths))]
         self.final = Final(cfg.eps)
 
@@ -182,10 +182,14 @@ class ConvNeXt(nn.Module):
         if images.shape[1:] != (cfg.image_size, cfg.image_size, 3):
             raise ValueError(f"encoder takes {cfg.image_size}x{cfg.image_size} RGB images; got {images.shape[1:]}")
         x = layers.normalise(images, cfg.mean, cfg.std, jnp.dtype(self.dtype))
-        x = self.embed_norm(self.embed(x))
+        x = self.stem_norm(self.stem(x))
         for stage in self.stages:
             x = stage(x)
         return x.reshape(x.shape[0], -1, x.shape[-1])
+
+    def whole(self, images: Array) -> Array:
+        """Runs every part once, so that ``init`` creates all parameters: a scalar."""
+        return self.pooled(images).sum()
 
     def pooled(self, images: Array) -> Array:
         """One vector per image: [b, d]; needs ``final`` parameters."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+from pivot_jax.models.convnext import KERNEL, ConvNeXtConfig
 from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.mllm import MLLMConfig
+from pivot_jax.models.mllm import EncoderConfig, MLLMConfig
 from pivot_jax.models.siglip import TextConfig
-from pivot_jax.models.vit import ViTConfig
+
+ENCODERS = ("vision", "second")
 
 
 def _encoder_block(tokens: float, width: int, mlp: int, matrices: int = 2) -> float:
@@ -19,8 +21,18 @@ def _encoder_block(tokens: float, width: int, mlp: int, matrices: int = 2) -> fl
     return 2 * tokens * (4 * width * width + matrices * width * mlp) + 4 * tokens * tokens * width
 
 
-def vision(config: ViTConfig, *, whole: bool = False) -> float:
+def _convnext(config: ConvNeXtConfig) -> float:
+    side, before, total = config.image_size // config.patch_size, 3 * config.patch_size**2, 0.0
+    for depth, width in zip(config.depths, config.widths, strict=True):
+        total += 2 * side**2 * before * width + depth * 2 * side**2 * (KERNEL**2 * width + 8 * width * width)
+        side, before = side // 2, 4 * width
+    return total
+
+
+def vision(config: EncoderConfig, *, whole: bool = False) -> float:
     """Forward of one image up to the features (``whole``: all blocks and the pooling head)."""
+    if isinstance(config, ConvNeXtConfig):
+        return _convnext(config)
     p, d = config.patches, config.width
     blocks = config.depth if whole else config.blocks
     pool = 0.0
@@ -39,7 +51,7 @@ def text(config: TextConfig) -> float:
 def projector(config: MLLMConfig) -> float:
     """Forward of one image's features."""
     out, layers = config.decoder.width, config.projector.layers + config.projector.reused
-    return 2 * config.image_tokens * (config.vision.width * out + (layers - 1) * out * out)
+    return 2 * config.image_tokens * (config.feature_width * out + (layers - 1) * out * out)
 
 
 def decoder(config: DecoderConfig, tokens: float) -> float:
@@ -59,6 +71,7 @@ def forward(config: MLLMConfig, images: float, tokens: float, targets: float) ->
     """Forward FLOPs by part of one row with ``images`` images and ``tokens`` tokens, image places included."""
     return {
         "vision": images * vision(config.vision),
+        **({"second": images * vision(config.second)} if config.second else {}),
         "projector": images * projector(config),
         "decoder": decoder(config.decoder, tokens),
         "head": head(config.decoder, targets),
@@ -78,7 +91,7 @@ def train_step(
     for name, cost in parts.items():
         own = "decoder" if name == "head" else name
         total += cost
-        if behind_trained:
+        if behind_trained and name not in ENCODERS:  # encoders stand side by side: none is behind another
             total += cost  # gradient to the part's input
         if own in trained:
             total += cost  # gradient to its parameters

@@ -65,6 +65,31 @@ def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dt
     return images.astype(dtype)
 
 
+def resize_images(images: Array, size: int) -> Array:
+    """Square images [b, H, H, 3] → [b, size, size, 3] of the same dtype: bicubic with antialiasing, as PIL does it.
+
+    PIL resizes rows first and keeps whole numbers between the two passes.
+    """
+    b, side = images.shape[:2]
+    if side == size:
+        return images
+    resized = images.astype(jnp.float32)
+    for shape in ((b, side, size, 3), (b, size, size, 3)):
+        resized = jax.image.resize(resized, shape, "cubic", antialias=True)
+        if jnp.issubdtype(images.dtype, jnp.integer):
+            resized = jnp.clip(jnp.round(resized), 0, 255)
+    return resized.astype(images.dtype)
+
+
+def resample_grid(features: Array, grid: int, target: int) -> Array:
+    """Features of a square grid [b, grid², d] → [b, target², d], bilinear between the centres of the places."""
+    if grid == target:
+        return features
+    b, _, d = features.shape
+    square = features.reshape(b, grid, grid, d)
+    return jax.image.resize(square, (b, target, target, d), "linear", antialias=False).reshape(b, target * target, d)
+
+
 class Linear(nn.Module):
     """Parameters ``kernel`` [in, out] and, if asked, ``bias`` [out]; an adapter's where they are (``models.lora``)."""
 

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from pivot_jax.models import layers
+from pivot_jax.models.convnext import ConvNeXt, ConvNeXtConfig
 from pivot_jax.models.decoder import Decoder, DecoderConfig, KVCache
 from pivot_jax.models.vit import ViT, ViTConfig, blank
 
 Array = jax.Array
+EncoderConfig = ViTConfig | ConvNeXtConfig
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,33 @@ class ProjectorConfig:
 
 @dataclass(frozen=True)
 class MLLMConfig:
-    vision: ViTConfig
+    """``second``: another encoder of the same pictures; its features stand beside the first one's, patch by patch."""
+
+    vision: EncoderConfig
     projector: ProjectorConfig
     decoder: DecoderConfig
     dtype: str = "float32"
+    second: EncoderConfig | None = None
+
+    def __post_init__(self) -> None:
+        both = (self.vision, self.second)
+        if self.second and any(part.traits.patch_input for part in both if part):
+            raise ValueError("two encoders see the same square picture; a family with patch input takes none")
 
     @property
     def image_tokens(self) -> int:
         """Features per image of an array of images: the most tokens that an image takes in a row."""
         return self.vision.tokens
+
+    @property
+    def feature_width(self) -> int:
+        """Of what the projector reads."""
+        return self.vision.width + (self.second.width if self.second else 0)
+
+
+def encoder(config: EncoderConfig, dtype: str) -> nn.Module:
+    """The module of an encoder's config."""
+    return ConvNeXt(config, dtype) if isinstance(config, ConvNeXtConfig) else ViT(config, dtype)
 
 
 class Projector(nn.Module):
@@ -66,7 +86,9 @@ class MLLM(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        self.vision = ViT(cfg.vision, cfg.dtype)
+        self.vision = encoder(cfg.vision, cfg.dtype)
+        if cfg.second:
+            self.second = encoder(cfg.second, cfg.dtype)
         self.projector = Projector(cfg.projector, cfg.decoder.width)
         self.decoder = Decoder(cfg.decoder, cfg.dtype)
 
@@ -75,7 +97,9 @@ class MLLM(nn.Module):
 
         ``images``: [b, m, H, W, 3]; or patches [b, m, p, i] with ``places`` [b, m, p, 2] (``patch_places`` of a batch).
         """
-        return self._per_row(self.vision.features(*_flat(images, places)), images)
+        images_, *places_ = _flat(images, places)
+        features = self._with_second(self.vision.features(images_, *places_), images_)
+        return self._per_row(features, images)
 
     def encode_images_with_taps(
         self, images: Array, taps: tuple[str, ...], places: Array | None = None
@@ -83,7 +107,17 @@ class MLLM(nn.Module):
         """:meth:`encode_images` and named intermediates of the encoder (see ``ViT.features_with_taps``)."""
         images_, *places_ = _flat(images, places)
         features, found = self.vision.features_with_taps(images_, taps, *places_)
+        features = self._with_second(features, images_)
         return self._per_row(features, images), {tap: self._per_row(x, images) for tap, x in found.items()}
+
+    def _with_second(self, features: Array, images: Array) -> Array:
+        """Features of the first encoder [b, p, d] → those of both [b, p, d + d_second], the second's resampled."""
+        first, second = self.config.vision, self.config.second
+        if second is None:
+            return features
+        images = layers.resize_images(images, second.image_size)
+        other = layers.resample_grid(self.second.features(images), second.grid, first.grid)
+        return jnp.concatenate([features, other], axis=-1)
 
     def _per_row(self, features: Array, images: Array) -> Array:
         b, m = images.shape[:2]
@@ -137,11 +171,12 @@ class MLLM(nn.Module):
         """Runs every part once, also what :meth:`hidden` leaves out, so that ``init`` creates all parameters."""
         x = self.decoder.embed_tokens(tokens)
         ones = jnp.ones_like(tokens)
-        return (
-            self.decoder.hidden(x, self.config.decoder.text_positions(ones), ones).sum()
-            + self.vision.whole(*images)
-            + self.project(self.vision.features(*images)).sum()
-        )
+        total = self.decoder.hidden(x, self.config.decoder.text_positions(ones), ones).sum()
+        total += self.vision.whole(*images)
+        if self.config.second:
+            total += self.second.whole(layers.resize_images(images[0], self.config.second.image_size))
+        features = self._with_second(self.vision.features(*images), images[0])
+        return total + self.project(features).sum()
 
 
 def init_params(mllm: MLLM, key: Array) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pivot_jax.models import lora
 
 FROZEN = "frozen"
 # What no stage of an MLLM computes: the encoder's pooling head; of SigLIP and CLIP also last block and closing norm.
-UNUSED_BY_MLLM = (r"vision/final/.*", FROZEN)
+UNUSED_BY_MLLM = (r"(vision|second)/final/.*", FROZEN)
 
 
 LORA, NONE, FULL = "lora", "none", "full"  # values of config.lora.targets, beside ranks
@@ -99,7 +99,7 @@ def table(params: Any, rates: dict[str, float | str]) -> list[dict[str, Any]]:
         if path.endswith(f"/{lora.SCALE}"):
             continue
         parts = path.split("/")
-        group = "/".join(parts[:2]) if parts[0] in ("vision", "projector") and len(parts) > 1 else parts[0]
+        group = "/".join(parts[:2]) if parts[0] in ("vision", "second", "projector") and len(parts) > 1 else parts[0]
         if lora.is_adapter(path):
             group += f" LoRA, rank {flat[lora.beside(lora.kernel_of(path), lora.A)].shape[-1]}"
         counts[(group, rates[path])] += leaf.size

@@ -29,9 +29,10 @@ PARAM_RULES: rules.Rules = [
     (r".*/blocks/attn/(q|k|v)/kernel|.*/blocks/mlp/(gate|up|fc1)/kernel", P(None, *_READS)),
     (r".*/blocks/attn/out/kernel|.*/blocks/mlp/(down|fc2)/kernel", P(None, *_WRITES)),
     (r".*/blocks/attn/(q|k|v)/bias|.*/blocks/mlp/(gate|up|fc1)/bias", P(None, "tensor")),
-    (r"vision/final/.*/(q|k|v|fc1)/kernel", _READS),
-    (r"vision/final/.*/(out|fc2)/kernel", _WRITES),
-    (r"(vision/embed|vision/final/pooler|text/head|projector/fc\d+)/kernel", P(None, "fsdp")),
+    (r"(vision|second)/final/.*/(q|k|v|fc1)/kernel", _READS),
+    (r"(vision|second)/final/.*/(out|fc2)/kernel", _WRITES),
+    (r"((vision|second)/embed|(vision|second)/final/pooler|text/head|projector/fc\d+)/kernel", P(None, "fsdp")),
+    (r"(vision|second)/(stem|stages_\d+/down)/kernel", P(None, None, None, "fsdp")),
     (r".*", P()),
 ]
 

@@ -11,9 +11,11 @@ from pivot_jax.errors import UserError
 from pivot_jax.train import checkpoint
 from pivot_jax.train.reference import weights_hash
 
+ENCODER_ROOMS = ("vision", "second", "projector")  # what turns pictures into tokens
+
 
 def extract(workdir: Path, out: Path, step: int | None = None) -> dict[str, Any]:
-    """Writes ``{vision, projector}`` of a run's checkpoint to the pack ``out`` and returns its description.
+    """Writes :data:`ENCODER_ROOMS` of a run's checkpoint to the pack ``out`` and returns its description.
 
     The encoder keeps its last block, closing norm and pooling head as they were (no stage of an MLLM trains them),
     so that it can be exported whole. A run of stage 0 has no projector.
@@ -24,7 +26,7 @@ def extract(workdir: Path, out: Path, step: int | None = None) -> dict[str, Any]
     checkpoint.check_pack_place(out)
     run_config = read_config(workdir)
     params = checkpoint.load_run(workdir, step)
-    parts: dict[str, Any] = {name: params[name] for name in ("vision", "projector") if name in params}
+    parts: dict[str, Any] = {name: params[name] for name in ENCODER_ROOMS if name in params}
     if "vision" not in parts:
         raise UserError(f"{workdir} has no vision encoder (it has: {', '.join(params)})")
     about = {

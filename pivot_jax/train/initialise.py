@@ -22,7 +22,7 @@ from pivot_jax.hub.load import shapes as hub_shapes
 from pivot_jax.train import checkpoint
 
 _SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<place>[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
-_OPTIONAL = "vision/final/"  # an MLLM does without it, so a source may too
+_OPTIONAL = ("vision/final/", "second/final/")  # an MLLM does without it, so a source may too
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.models import flops, zoo
 from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.models.siglip import SigLIP
-from pivot_jax.models.vit import blank
+from pivot_jax.models.vit import ViTConfig, blank
 
 
 class Model(NamedTuple):
@@ -33,9 +33,10 @@ def build_model(config: Any, vocabulary: int) -> Model:
         sizes = f"{config.data.image.size} but the encoder takes {parts.vision.image_size}"
         raise UserError(f"data.image.size is {sizes}; make them equal")
     if config.stage == "contrastive":
-        if parts.vision.traits.patch_input:
+        if not isinstance(parts.vision, ViTConfig) or parts.vision.traits.patch_input or parts.second:
             raise UserError(
-                f"model.vision.family: '{parts.vision.family}' has no stage 0; take another, such as siglip"
+                f"model.vision: stage 0 trains one ViT of square pictures, not '{parts.vision.family}'"
+                f"{' and a second encoder' if parts.second else ''}; take another family, such as siglip"
             )
         text = zoo.build_text(config.model.text, vocabulary, parts.vision.width)
         towers = SigLIP(parts.vision, text, parts.dtype)

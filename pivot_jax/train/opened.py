@@ -16,7 +16,7 @@ from pivot_jax.hub import configs as hub_configs
 from pivot_jax.models import zoo
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
 from pivot_jax.train import checkpoint
-from pivot_jax.train.extract import read_config
+from pivot_jax.train.extract import ENCODER_ROOMS, read_config
 from pivot_jax.train.initialise import Source, load_params
 
 LONGEST_PROMPT = 8192  # tokens; a prompt is padded to what it needs, so this costs nothing
@@ -86,7 +86,7 @@ def open_encoder(text: str) -> OpenEncoder:
         raise UserError(f"{text}: an encoder is read whole; leave out ':{source.prefix}'")
     model, preset = _describe(source)
     whole = load_params(text)
-    params = {part: whole[part] for part in ("vision", "projector") if part in whole}
+    params = {part: whole[part] for part in ENCODER_ROOMS if part in whole}
     if "vision" not in params:
         raise UserError(f"{text} holds no vision encoder (it has: {', '.join(whole)})")
     return OpenEncoder(text, MLLM(model), jax.device_put(params), preset, model.vision.image_size)

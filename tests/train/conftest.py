@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,27 +69,36 @@ def source(world: Path, kind: str) -> dict:
     return {"format": kind, "path": str(world / name), "image_root": str(world)}
 
 
-@pytest.fixture(scope="session")
-def chain(world, make_config, tmp_path_factory) -> dict[str, Path]:
-    """Workdirs of stages 1a, 1b, 2-SFT, 2-DPO, the DPO encoder's pack, and stage 3 with projector reuse 1."""
-    root = tmp_path_factory.mktemp("chain")
+def run_stages(world: Path, make_config, root: Path, names: tuple[str, ...], **model: Any) -> dict[str, Path]:
+    """Workdirs of the named stages of 1a, 1b, 2-SFT, 2-DPO and 3 (projector reuse 1), run in this order below ``root``.
+
+    Stage 1b starts from 1a if that is among them. With stage 3 there is also the DPO encoder's "pack".
+
+    Args:
+      model: overrides of every stage's config.
+    """
     pairs = (source(world, "next_dpo"),)
     only_projector = (("projector/.*", 1e-2), (".*", "frozen"))
-    encoder_frozen = (("vision/.*", "frozen"), ("projector/fc1/.*", "frozen"), (".*", 1e-3))
-    stages = {
+    encoder_frozen = (("(vision|second)/.*", "frozen"), ("projector/fc1/.*", "frozen"), (".*", 1e-3))
+    all_of = {name: {"": f"run:{root / name}"} for name in ("1a", "1b")}
+    reused = {prefix: f"pack:{root / 'pack'}" for prefix in ("vision", "projector/fc1")}
+    if model.get("model__second__kind", "none") != "none":
+        reused["second"] = reused["vision"]
+    stages: dict[str, dict[str, Any]] = {
         "1a": dict(optimizer__rules=only_projector),
-        "1b": dict(optimizer__rules=(("vision/.*", 2e-4), (".*", 1e-3)), init={"": f"run:{root / '1a'}"}),
-        "sft": dict(init={"": f"run:{root / '1b'}"}, data__sources=pairs),
-        "dpo": dict(init={"": f"run:{root / '1b'}"}, data__sources=pairs, stage="preference", objective__name="dpo"),
-        "3": dict(
-            optimizer__rules=encoder_frozen,
-            init={"vision": f"pack:{root / 'pack'}", "projector/fc1": f"pack:{root / 'pack'}"},
-            model__projector__reuse=1,
-            model__projector__layers=1,
-        ),
+        "1b": dict(optimizer__rules=(("vision/.*", 2e-4), (".*", 1e-3)), init=all_of["1a"] if "1a" in names else {}),
+        "sft": dict(init=all_of["1b"], data__sources=pairs),
+        "dpo": dict(init=all_of["1b"], data__sources=pairs, stage="preference", objective__name="dpo"),
+        "3": dict(optimizer__rules=encoder_frozen, init=reused, model__projector__reuse=1, model__projector__layers=1),
     }
-    for name, changes in stages.items():
+    for name in names:
         if name == "3":
             extract(root / "dpo", root / "pack")
-        run(make_config(name=name, **changes), root / name)
-    return {name: root / name for name in [*stages, "pack"]}
+        run(make_config(name=name, **(model | stages[name])), root / name)
+    return {name: root / name for name in [*names, *(["pack"] if "3" in names else [])]}
+
+
+@pytest.fixture(scope="session")
+def chain(world, make_config, tmp_path_factory) -> dict[str, Path]:
+    """Workdirs of all stages with the default encoder."""
+    return run_stages(world, make_config, tmp_path_factory.mktemp("chain"), ("1a", "1b", "sft", "dpo", "3"))

@@ -53,10 +53,10 @@ def _stage(i: int) -> tuple[Rule, ...]:
 
 
 RULES = (
-    Rule("vision/embed/kernel", "embeddings.patch_embeddings.weight", "d0 c y x -> y x c d0"),
-    Rule("vision/embed/bias", "embeddings.patch_embeddings.bias", "d0 -> d0"),
-    Rule("vision/embed_norm/scale", "embeddings.layernorm.weight", "d0 -> d0"),
-    Rule("vision/embed_norm/bias", "embeddings.layernorm.bias", "d0 -> d0"),
+    Rule("vision/stem/kernel", "embeddings.patch_embeddings.weight", "d0 c y x -> y x c d0"),
+    Rule("vision/stem/bias", "embeddings.patch_embeddings.bias", "d0 -> d0"),
+    Rule("vision/stem_norm/scale", "embeddings.layernorm.weight", "d0 -> d0"),
+    Rule("vision/stem_norm/bias", "embeddings.layernorm.bias", "d0 -> d0"),
     *(rule for i in range(STAGES) for rule in _stage(i)),
     *within(norm("norm", "layernorm"), "vision/final/", when="final"),
 )
