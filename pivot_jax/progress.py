@@ -18,30 +18,31 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(label: str, total: int, *, done: int = 0, show: bool = True) -> Iterator[Advance]:
+def progress(label: str, total: int, *, done: int = 0, show: bool = True, size: bool = False) -> Iterator[Advance]:
     """Within the block, call the value with the number of units done since the last call.
 
     Args:
+      size: the units are bytes.
       done: units finished in an earlier run; they do not count towards the speed.
     """
     if not show or total <= 0:
         yield lambda count=1: None
     elif sys.stderr.isatty():
-        with _bar(label, total, done) as advance:
+        with _bar(label, total, done, size) as advance:
             yield advance
     else:
-        yield _lines(label, total, done)
+        yield _lines(label, total, done, size)
 
 
 @contextmanager
-def _bar(label: str, total: int, done: int) -> Iterator[Advance]:
+def _bar(label: str, total: int, done: int, size: bool) -> Iterator[Advance]:
     from rich import progress as rich_progress
     from rich.console import Console
 
     columns = (
         rich_progress.TextColumn("{task.description}"),
         rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
+        rich_progress.DownloadColumn(binary_units=True) if size else rich_progress.MofNCompleteColumn(),
         rich_progress.TimeElapsedColumn(),
         rich_progress.TextColumn("left"),
         rich_progress.TimeRemainingColumn(),
@@ -51,7 +52,7 @@ def _bar(label: str, total: int, done: int) -> Iterator[Advance]:
         yield lambda count=1: bar.advance(task, count)
 
 
-def _lines(label: str, total: int, done: int) -> Advance:
+def _lines(label: str, total: int, done: int, size: bool) -> Advance:
     start = last = time.monotonic()
     finished = done
 
@@ -65,6 +66,7 @@ def _lines(label: str, total: int, done: int) -> Advance:
             return  # too short to be worth a line
         last = now
         left = (now - start) / max(finished - done, 1) * (total - finished)
-        print(f"{label}: {finished}/{total}, {now - start:.0f} s, {left:.0f} s left", file=sys.stderr, flush=True)
+        counts = f"{finished / 2**30:.2f}/{total / 2**30:.2f} GiB" if size else f"{finished}/{total}"
+        print(f"{label}: {counts}, {now - start:.0f} s, {left:.0f} s left", file=sys.stderr, flush=True)
 
     return advance

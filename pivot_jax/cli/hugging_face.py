@@ -12,7 +12,7 @@ from pivot_jax.cli import places
 from pivot_jax.errors import UserError
 
 Overrides = dict[str, str]
-PARTS = ("llava", "encoder", "decoder")
+PARTS = ("llava", "encoder", "decoder", "adapter")
 
 
 def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
@@ -92,6 +92,7 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax import hub
     from pivot_jax.data.tokenizer import load_tokenizer
     from pivot_jax.models import zoo
+    from pivot_jax.progress import progress
     from pivot_jax.train import checkpoint
     from pivot_jax.train.extract import read_config
 
@@ -104,8 +105,12 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
         raise UserError(f"--overwrite would delete the run, for {out} holds {workdir}; name another folder")
     hub.check_place(out, args.overwrite)
     model = zoo.build(config.model, config.data.image.preset)
-    params = checkpoint.load_run(workdir, args.step)
+    if args.what == "adapter":
+        _export_adapter(args, config, model)
+        return
+    params = checkpoint.lazy_run(workdir, args.step)
     common: dict[str, Any] = {"dtype": args.dtype, "overwrite": args.overwrite, "note": f"Run: {config.name}."}
+    common["show"] = lambda size: progress(f"writing {out}", size, size=True)
     if args.what == "encoder":
         common |= {"drop_last": args.drop_last, "final_trained": config.stage == "contrastive"}
         hub.export_encoder(params, model.vision, args.out, **common)
@@ -116,3 +121,17 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
         else:
             hub.export_mllm(params, model, args.out, image_token=config.tokenizer.image_token, **common)
     print(f"{args.out}: {args.what} of {workdir}, for transformers")
+
+
+def _export_adapter(args: argparse.Namespace, config: Any, model: Any) -> None:
+    from pivot_jax.hub import HubModel, adapter
+    from pivot_jax.train import checkpoint
+
+    if not config.lora.rank:
+        raise UserError(f"{args.workdir} was trained without LoRA (lora.rank is 0); export the model, --what llava")
+    params = checkpoint.load_run(Path(args.workdir), args.step, merge=False)
+    start = config.init.get("", "")
+    base = start.removeprefix("hf:") if start.startswith("hf:") else ""
+    hub_model = HubModel("llava", model.vision, model.decoder, model.projector)
+    adapter.write(params, hub_model, args.out, base=base, overwrite=args.overwrite)
+    print(f"{args.out}: adapter of {args.workdir}, for peft")

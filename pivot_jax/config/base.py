@@ -29,6 +29,7 @@ def base() -> ConfigDict:
             "data": _data(),
             "objective": _objective(),
             "optimizer": _optimizer(),
+            "lora": _lora(),
             # What mesh and batch are meant for, as `pivot-jax plan` names it: ("v5e-16", "h200-8"). Only plan reads it.
             "hardware": (),
             "parallel": {
@@ -199,6 +200,22 @@ def _optimizer() -> dict[str, Any]:
         "clip": 1.0,  # global gradient norm over what is trained; 0 does not clip
         "warmup_ratio": 0.03,  # share of all steps with linear warm-up from 0
         "schedule": "cosine",  # cosine (to 0) | constant, after the warm-up
+    }
+
+
+def _lora() -> dict[str, Any]:
+    return {
+        # With a rank above 0 only low-rank adapters of linear layers are trained (and what the targets call "full");
+        # all other parameters are frozen. An adapter takes the learning rate that optimizer.rules give to its kernel; a
+        # kernel that they freeze gets none.
+        "rank": 0,  # 0: no LoRA
+        "alpha": 16.0,  # an adapter's product is scaled by alpha / rank
+        "rslora": False,  # scale by alpha / sqrt(rank) instead
+        # ((regex over parameter paths, "lora" | a rank of its own | "none" | "full"), ...): first full match wins, a
+        # parameter that no regex matches is an error. "full" trains the parameter itself, as without LoRA.
+        "targets": ((r"decoder/blocks/(attn|mlp)/.*/kernel", "lora"), (".*", "none")),
+        # "peft:DIR": adapters start from that folder of PEFT's, of the same ranks and alpha; "": A random, B zero.
+        "init": "",
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -53,6 +53,8 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"train\.steps|data\.cache_(rows|images)_mib", lambda x: x >= 0, "at least 0"),
     (r"seed", lambda x: 0 <= x < 1 << 32, "at least 0 and below 2^32"),
     (r"eval\.max_new_tokens", lambda x: x <= 1 << 16, "at most 65536"),
+    (r"lora\.rank", lambda x: x >= 0, "at least 0"),
+    (r"lora\.alpha", lambda x: x > 0, "above 0"),
     (r"train\.(accumulate|log_every|checkpoint_every|keep)|eval\.(batch_size|max_new_tokens)", lambda x: x >= 1,
      "at least 1"),
 )  # fmt: skip
@@ -124,7 +126,8 @@ def validate(config: ConfigDict) -> None:
     _check_shapes(config)
     _check_packing(config)
     _check_sources(config)
-    _check_rules(config.optimizer.rules)
+    _check_rules("optimizer.rules", config.optimizer.rules, _is_rate, "a learning rate of at least 0, or 'frozen'")
+    _check_lora(config.lora)
     for prefix, source in config.init.items():
         if not isinstance(source, str) or not re.match(r"(run|pack|hf):.", source):
             raise UserError(
@@ -195,22 +198,33 @@ def _check_sources(config: ConfigDict) -> None:
             )
 
 
-def _check_rules(rules: tuple[Any, ...]) -> None:
+def _check_lora(section: ConfigDict) -> None:
+    _check_rules("lora.targets", section.targets, _is_target, "'lora', a rank of at least 1, 'none' or 'full'")
+    if section.init and not re.fullmatch(r"peft:.+", section.init):
+        raise UserError(f"lora.init: {section.init!r} is not allowed; write peft:DIR, or '' for a new adapter")
+    if section.init and not section.rank:
+        raise UserError(f"lora.init: {section.init!r} with lora.rank=0, which is no LoRA; set the adapter's rank")
+
+
+def _check_rules(key: str, rules: tuple[Any, ...], fits: Callable[[Any], bool], allowed: str) -> None:
     if not rules:
-        raise UserError(
-            "optimizer.rules: empty; give at least ((regex, learning rate or 'frozen'),), such as (('.*', 1e-5),)"
-        )
+        raise UserError(f"{key}: empty; give at least ((regex, value),), the value {allowed}")
     for rule in rules:
         if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
-            raise UserError(f"optimizer.rules: {rule!r} is not a pair (regex, peak learning rate or 'frozen')")
-        pattern, rate = rule
+            raise UserError(f"{key}: {rule!r} is not a pair (regex, value), the value {allowed}")
+        pattern, value = rule
         try:
             re.compile(pattern)
         except re.error as error:
-            raise UserError(f"optimizer.rules: '{pattern}' is not a regular expression ({error})") from None
-        if rate != "frozen" and (
-            isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < math.inf
-        ):
-            raise UserError(
-                f"optimizer.rules: '{pattern}' has {rate!r}; allowed: a learning rate of at least 0, or 'frozen'"
-            )
+            raise UserError(f"{key}: '{pattern}' is not a regular expression ({error})") from None
+        if not fits(value):
+            raise UserError(f"{key}: '{pattern}' has {value!r}; allowed: {allowed}")
+
+
+def _is_rate(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value == "frozen" or (is_number and 0 <= value < math.inf)
+
+
+def _is_target(value: Any) -> bool:
+    return value in ("lora", "none", "full") or (type(value) is int and value >= 1)

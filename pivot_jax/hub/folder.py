@@ -51,9 +51,9 @@ def write_chat_template(folder: Path, template: str) -> None:
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
-def write_card(folder: Path, title: str, pipeline: str, lines: list[str]) -> None:
+def write_card(folder: Path, title: str, pipeline: str, lines: list[str], library: str = "transformers") -> None:
     """README.md, the model card."""
-    head = f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\ntags: [pivot-jax]\n---\n"
+    head = f"---\nlibrary_name: {library}\npipeline_tag: {pipeline}\ntags: [pivot-jax]\n---\n"
     (folder / "README.md").write_text("\n".join([head, f"# {title}", "", *lines, ""]), encoding="utf-8")
 
 

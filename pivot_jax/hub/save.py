@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 from pivot_jax.errors import UserError
 from pivot_jax.hub import chat, folder, processors, tensors
 from pivot_jax.hub.families import HubModel, llava, text_of, vision_of
+from pivot_jax.hub.load import Show
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import EncoderConfig, MLLMConfig
 from pivot_jax.models.vit import ViTConfig
@@ -29,6 +31,7 @@ def export_encoder(
     dtype: str = "float32",
     overwrite: bool = False,
     note: str = "",
+    show: Show | None = None,
 ) -> Path:
     """Writes ``params["vision"]`` as its family's class (a SiglipVisionModel) with its image processor.
 
@@ -36,7 +39,8 @@ def export_encoder(
     pooling head, of ViT the pooler. If they are there, the whole encoder is written. ``drop_last`` writes it without
     them: of SigLIP and CLIP one layer less, no head, and a closing norm of ones and zeros, which the class must have;
     the trained features are then ``hidden_states[-1]`` instead of ``hidden_states[-2]``. ``final_trained`` is for the
-    card of a whole encoder that was trained to its end, as stage 0 does.
+    card of a whole encoder that was trained to its end, as stage 0 does. ``show`` is as in ``load_params``, for the
+    bytes that are written.
 
     Raises:
       UserError: ``vision/final`` is absent and ``drop_last`` is not set; see also :func:`export_mllm`.
@@ -67,7 +71,7 @@ def export_encoder(
         folder.write_image_processor(into, processors.write(vision))
         folder.write_card(into, "Vision encoder", "image-feature-extraction", [*lines, "", note])
 
-    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside)
+    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside, show)
 
 
 def _without_final(vision: EncoderConfig) -> EncoderConfig:
@@ -117,6 +121,7 @@ def export_decoder(
     max_positions: int = 32768,
     overwrite: bool = False,
     note: str = "",
+    show: Show | None = None,
 ) -> Path:
     """Writes ``params["decoder"]`` as its family's class, with the tokenizer and our chat template if one is given."""
     decoder = cfg.decoder if isinstance(cfg, MLLMConfig) else cfg
@@ -133,7 +138,7 @@ def export_decoder(
         lines = ["A decoder trained with PIVOT-JAX. It loads with `transformers.AutoModelForCausalLM`.", "", note]
         folder.write_card(into, "Language model", "text-generation", lines)
 
-    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside)
+    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside, show)
 
 
 def export_mllm(
@@ -148,6 +153,7 @@ def export_mllm(
     max_positions: int = 32768,
     overwrite: bool = False,
     note: str = "",
+    show: Show | None = None,
 ) -> Path:
     """Writes everything as a LlavaForConditionalGeneration, with a LlavaProcessor if a tokenizer is given.
 
@@ -193,10 +199,12 @@ def export_mllm(
         ]
         folder.write_card(into, "LLaVA-style multimodal LLM", "image-text-to-text", lines)
 
-    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside)
+    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside, show)
 
 
-def _export(out: Path, overwrite: bool, source: tensors.Tensors, beside: Callable[[Path], None]) -> Path:
+def _export(
+    out: Path, overwrite: bool, source: tensors.Tensors, beside: Callable[[Path], None], show: Show | None
+) -> Path:
     """Weights, then what stands beside them, into a folder that appears only when all is written."""
     gathered = iter(source)
     if jax.process_index() != 0:
@@ -204,7 +212,8 @@ def _export(out: Path, overwrite: bool, source: tensors.Tensors, beside: Callabl
         return out
     try:
         with folder.whole_or_nothing(out, overwrite) as into:
-            tensors.write_shards(into, source, gathered, SHARD_BYTES)
+            with show(source.bytes) if show else contextlib.nullcontext() as advance:
+                tensors.write_shards(into, source, gathered, SHARD_BYTES, advance)
             beside(into)
     finally:
         if jax.process_count() > 1:

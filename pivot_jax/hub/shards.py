@@ -1,13 +1,16 @@
-"""The safetensors files of a checkpoint folder, opened together and read by slices."""
+"""The safetensors files of a checkpoint folder, opened together and read by rows."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -15,12 +18,24 @@ from pivot_jax.errors import UserError
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_FLOATS = {"F64", "F32", "F16", "BF16"}
+FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.msgpack", "*.gguf", "*.h5")
 
 
+class Tensor(NamedTuple):
+    """Where a tensor lies."""
+
+    file: str
+    dtype: str  # as the header spells it
+    shape: tuple[int, ...]
+    start: int  # first byte in the file
+
+
 class Shards:
-    """Tensors of a folder by key. Only headers are read until a slice is asked for.
+    """Tensors of a folder by key. Only headers are read until rows are asked for.
+
+    Rows are read into memory of our own, not mapped: mapped pages would count as this process's until the kernel wants
+    them back. Safe for several threads.
 
     ``names``: the files to open; without them model.safetensors, or the shards that its index names. Use as a context
     manager. The constructor raises UserError for a folder without safetensors, a missing,
@@ -31,7 +46,7 @@ class Shards:
         self.folder = folder
         self._stack = contextlib.ExitStack()
         self._files: dict[str, Any] = {}
-        self.file_of: dict[str, str] = {}
+        self._tensors: dict[str, Tensor] = {}
         with contextlib.ExitStack() as guard:
             guard.callback(self.close)
             self._open_all(names)
@@ -48,32 +63,51 @@ class Shards:
 
     @property
     def keys(self) -> list[str]:
-        return list(self.file_of)
+        return list(self._tensors)
 
     def where(self, key: str) -> str:
         """File that holds the key, for messages."""
-        return str(self.folder / self.file_of[key])
+        return str(self.folder / self._tensors[key].file)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._slice(key).get_shape())
+        return self._tensors[key].shape
+
+    def dtype(self, key: str) -> str:
+        """As safetensors spells it: F32, BF16, …"""
+        return self._tensors[key].dtype
+
+    def type_of(self, key: str) -> np.dtype:
+        """Of a tensor that is not quantised."""
+        return np.dtype(FLOATS[self.dtype(key)])
+
+    def bytes_of(self, key: str) -> int:
+        return math.prod(self.shape(key)) * self.type_of(key).itemsize
 
     def check_float(self, key: str) -> None:
         """Raises UserError for a quantised tensor."""
-        dtype = self._slice(key).get_dtype()
-        if dtype not in _FLOATS:
+        if self.dtype(key) not in FLOATS:
             raise UserError(
-                f"{self.where(key)}: '{key}' is stored as {dtype}; quantised checkpoints are not read, "
+                f"{self.where(key)}: '{key}' is stored as {self.dtype(key)}; quantised checkpoints are not read, "
                 "use the original in float32, bfloat16 or float16"
             )
 
-    def read(self, key: str, index: Sequence[slice]) -> np.ndarray:
-        """The part of a tensor that ``index`` (one slice per axis) covers."""
-        if not index:
-            return self._files[self.file_of[key]].get_tensor(key)
-        return self._slice(key)[tuple(index)]
+    def whole(self, key: str) -> np.ndarray:
+        """A tensor, in the file's type."""
+        out = np.empty(self.shape(key), self.type_of(key))
+        self.rows(key, 0, out)
+        return out
 
-    def _slice(self, key: str) -> Any:
-        return self._files[self.file_of[key]].get_slice(key)
+    def rows(self, key: str, start: int, out: np.ndarray) -> None:
+        """Fills ``out`` (whole rows, of the file's type) with those from ``start`` on of the tensor's first axis."""
+        tensor = self._tensors[key]
+        into, file = out.reshape(-1).view(np.uint8).data, self._files[tensor.file]
+        place = tensor.start + start * math.prod(tensor.shape[1:]) * out.itemsize
+        done = 0
+        while done < len(into):
+            count = os.preadv(file.fileno(), [into[done:]], place + done)
+            if count == 0:
+                raise UserError(f"{self.folder / tensor.file} became shorter while it was read; fetch it again")
+            done += count
 
     def _open_all(self, names: Sequence[str]) -> None:
         index = self.folder / INDEX
@@ -85,7 +119,7 @@ class Shards:
             for name in sorted(set(weight_map.values())):
                 self._open(name, f"{INDEX} names it")
             for key, name in weight_map.items():
-                if self.file_of.get(key) != name:
+                if key not in self._tensors or self._tensors[key].file != name:
                     raise UserError(f"{index} places '{key}' in {name}, which does not hold it; fetch both files again")
         else:
             self._open(WHOLE, "")
@@ -95,11 +129,16 @@ class Shards:
         if not path.is_file():
             raise UserError(_missing_file(path, reason))
         try:
-            file = self._stack.enter_context(safe_open(path, framework="np"))
+            with safe_open(path, framework="np"):  # checks the header and that the file is as long as it says
+                pass
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is truncated or no safetensors file ({error}); fetch it again") from error
-        self._files[name] = file
-        self.file_of.update(dict.fromkeys(file.keys(), name))
+        file = self._files[name] = self._stack.enter_context(path.open("rb"))
+        length = int.from_bytes(file.read(8), "little")
+        for key, entry in json.loads(file.read(length)).items():
+            if key != "__metadata__":
+                start = 8 + length + entry["data_offsets"][0]
+                self._tensors[key] = Tensor(name, entry["dtype"], tuple(entry["shape"]), start)
 
 
 def keys_of(folder: Path) -> list[str]:
@@ -112,7 +151,10 @@ def keys_of(folder: Path) -> list[str]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        if not weight_map or not all(isinstance(name, str) and name == Path(name).name for name in weight_map.values()):
+            raise ValueError("weight_map does not name files of this folder")
+        return weight_map
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{index} is not a shard index ({error!r}); fetch it again") from error
 
@@ -122,4 +164,4 @@ def _missing_file(path: Path, reason: str) -> str:
         return f"{path} is missing ({reason}); fetch it again"
     other = sorted(p.name for pattern in _OTHER_FORMATS for p in path.parent.glob(pattern))
     found = f"there is {', '.join(other)}: convert it with save_pretrained" if other else "is this a checkpoint folder?"
-    return f"{path.parent} holds no {WHOLE} and no {INDEX}; {found}"
+    return f"{path.parent} holds no {path.name} and no {INDEX}; {found}"

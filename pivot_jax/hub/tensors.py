@@ -1,37 +1,56 @@
-"""Our arrays → Hugging Face tensors, streamed one parameter at a time into safetensors shards."""
+"""Our arrays → Hugging Face tensors, streamed one layer at a time into safetensors shards."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
 import numpy as np
 from jax.experimental import multihost_utils
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs, names
 from pivot_jax.hub.families import HubModel, layout_of, summary
+from pivot_jax.hub.fill import turned
 from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import INDEX, WHOLE
+from pivot_jax.progress import Advance
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # as safetensors spells them
 
 Plan = dict[str, tuple[int, ...]]  # canonical key -> shape, in the order of writing
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A parameter that is read from somewhere when its turn comes, and is not kept."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+class Piece(NamedTuple):
+    """Contiguous rows of a tensor: all of it, or one of its equal parts."""
+
+    key: str
+    offset: int  # bytes from the tensor's start
+    array: np.ndarray
 
 
 class Tensors:
     """The checkpoint that a model's parameters make.
 
-    ``plan`` says keys and shapes without touching an array; iterating gathers the arrays (all processes of a
-    distributed run must iterate, because gathering is collective).
+    ``plan`` says keys and shapes without touching an array; iterating brings the arrays to the host (all processes of
+    a distributed run must iterate, because gathering is collective). A parameter may be :class:`Lazy`.
 
     Raises:
       UserError: parameters that do not fit the configuration, or an unknown dtype.
@@ -41,7 +60,7 @@ class Tensors:
         if dtype not in DTYPES:
             raise UserError(f"dtype '{dtype}' is unknown; there are: {', '.join(DTYPES)}")
         sizes = configs.sizes(model)
-        self._dtype = np.dtype(DTYPES[dtype])
+        self._dtype, self.code = np.dtype(DTYPES[dtype]), _CODES[dtype]
         layout = layout_of(model)
         self._entries, _ = names.entries(layout, sizes)
         self._params = {p: x for p, x in rules.flatten(params).items() if p.split("/")[0] in sizes}
@@ -51,25 +70,24 @@ class Tensors:
         self.plan: Plan = {key: entry.their_shape for entry in self._entries for key in entry.keys}
         self.plan |= {key: array.shape for key, array in self._made.items()}
 
+    @property
+    def bytes(self) -> int:
+        return sum(self.bytes_of(key) for key in self.plan)
+
     def bytes_of(self, key: str) -> int:
         return int(np.prod(self.plan[key], dtype=np.int64)) * self._dtype.itemsize
 
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        parts: dict[str, dict[int, np.ndarray]] = {}
+    def __iter__(self) -> Iterator[Piece]:
         for entry in self._entries:
-            array = _on_host(self._params[entry.path])
-            layers = array if entry.rule.stacked else array[None]
-            for key, layer in zip(entry.keys, layers, strict=True):
-                tensor = _theirs(entry, layer).astype(self._dtype)
-                place, of = entry.rule.part
-                have = parts.setdefault(key, {})
-                have[place] = tensor
-                if len(have) == of:
-                    whole = [have[i] for i in range(of)]
-                    yield key, np.ascontiguousarray(whole[0] if of == 1 else np.concatenate(whole))
-                    del parts[key]
+            place, of = entry.rule.part
+            array = self._params[entry.path]
+            array = array.read() if isinstance(array, Lazy) else array
+            for number, key in enumerate(entry.keys):
+                ours = _on_host(array, number if entry.rule.stacked else None)
+                piece = _contiguous(_theirs(entry, ours)).astype(self._dtype, copy=False)
+                yield Piece(key, place * self.bytes_of(key) // of, piece)
         for key, array in self._made.items():
-            yield key, array.astype(self._dtype)
+            yield Piece(key, 0, array.astype(self._dtype))
 
     def _check(self, model: HubModel) -> None:
         expected = {entry.path: entry.shape for entry in self._entries}
@@ -84,26 +102,37 @@ class Tensors:
                 raise UserError(f"'{path}' has no place in a '{model.model_type}' checkpoint ({summary(model)})")
 
 
-def write_shards(folder: Path, tensors: Tensors, gathered: Iterator[tuple[str, np.ndarray]], shard_bytes: int) -> None:
+def write_shards(
+    folder: Path, tensors: Tensors, pieces: Iterator[Piece], shard_bytes: int, advance: Advance | None = None
+) -> None:
     """model.safetensors, or numbered shards of at most ``shard_bytes`` and their index; flushed to disk.
 
+    A file's header says where each tensor will lie; the tensors are then written there as they come, in any order.
+    Host memory holds one tensor.
+
     Args:
-      gathered: ``iter(tensors)``.
+      pieces: ``iter(tensors)``.
+      advance: told the bytes that were written.
     """
     shard_of = _pack(tensors, shard_bytes)
     count = max(shard_of.values()) + 1
     file_names = [WHOLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-    members = [{key for key, s in shard_of.items() if s == shard} for shard in range(count)]
-    pending: dict[int, dict[str, np.ndarray]] = {}
-    for key, tensor in gathered:
-        shard = shard_of[key]
-        pending.setdefault(shard, {})[key] = tensor
-        if pending[shard].keys() == members[shard]:
-            _save(folder / file_names[shard], pending.pop(shard))
+    with contextlib.ExitStack() as stack:
+        places: dict[str, tuple[Any, int]] = {}
+        for shard, name in enumerate(file_names):
+            file = stack.enter_context(open(folder / name, "wb", buffering=0))
+            starts = _write_header(file, tensors, [key for key, s in shard_of.items() if s == shard])
+            places |= {key: (file, start) for key, start in starts.items()}
+        for key, offset, array in pieces:
+            file, start = places[key]
+            _write(file, array, start + offset)
+            if advance:
+                advance(array.nbytes)
+        for file in {file for file, _ in places.values()}:
+            os.fsync(file.fileno())
     if count > 1:
-        total = sum(tensors.bytes_of(key) for key in tensors.plan)
         weight_map = {key: file_names[shard] for key, shard in shard_of.items()}
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": tensors.bytes}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -124,13 +153,26 @@ def _pack(tensors: Tensors, shard_bytes: int) -> dict[str, int]:
     return shard_of
 
 
-def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    except SafetensorError as error:  # what a full disk is to this library
-        raise OSError(f"{path.name}: {error}") from error
+def _write_header(file: Any, tensors: Tensors, keys: list[str]) -> dict[str, int]:
+    """Writes what stands in front of a safetensors file's data; returns each tensor's first byte in the file."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for key in keys:
+        begin, end = end, end + tensors.bytes_of(key)
+        header[key] = {"dtype": tensors.code, "shape": tensors.plan[key], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8 bytes
+    start = 8 + len(text)
+    _write(file, np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8), 0)
+    os.truncate(file.fileno(), start + end)
+    return {key: start + header[key]["data_offsets"][0] for key in keys}
+
+
+def _write(file: Any, array: np.ndarray, place: int) -> None:
+    left = array.reshape(-1).view(np.uint8).data
+    while left:
+        count = os.pwrite(file.fileno(), left, place)
+        left, place = left[count:], place + count
 
 
 def _theirs(entry: Entry, array: np.ndarray) -> np.ndarray:
@@ -140,10 +182,41 @@ def _theirs(entry: Entry, array: np.ndarray) -> np.ndarray:
     return array.reshape([entry.part_shape[axis] for axis in order]).transpose(inverse)
 
 
-def _on_host(array: Any) -> np.ndarray:
-    if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-    return np.asarray(array)
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2 and array.strides[0] < array.strides[1]:
+        return turned(array, np.empty(array.shape, array.dtype))
+    return np.ascontiguousarray(array)
+
+
+def _on_host(array: Any, layer: int | None) -> np.ndarray:
+    """One layer of a stacked parameter, or a whole one, put together from its shards in host memory.
+
+    Between several processes a layer is gathered by all of them, one at a time.
+    """
+    if not isinstance(array, jax.Array):
+        return np.asarray(array if layer is None else array[layer])
+    if not array.is_fully_addressable:
+        part = array if layer is None else _layer(array, layer)
+        return np.asarray(multihost_utils.process_allgather(part, tiled=True))
+    shape = array.shape if layer is None else array.shape[1:]
+    out = np.empty(shape, array.dtype)
+    for shard in array.addressable_shards:
+        if shard.replica_id != 0:
+            continue
+        if layer is None:
+            out[shard.index] = shard.data
+            continue
+        layers = range(*shard.index[0].indices(array.shape[0]))
+        if layer in layers:
+            # a CPU's memory is the host's; from other devices only the layer is fetched
+            data = np.asarray(shard.data) if shard.device.platform == "cpu" else shard.data
+            out[shard.index[1:]] = data[layer - layers.start]
+    return out
+
+
+@jax.jit
+def _layer(array: jax.Array, layer: Any) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(array, layer, keepdims=False)
 
 
 def _identity_norm(model: HubModel, layout: names.Layout) -> dict[str, np.ndarray]:

@@ -6,6 +6,8 @@ first trained part only the forward is done.
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from pivot_jax.models.convnext import KERNEL, ConvNeXtConfig
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import EncoderConfig, MLLMConfig
@@ -76,11 +78,14 @@ def forward(config: MLLMConfig, images: float, tokens: float, targets: float) ->
     }
 
 
-def train_step(parts: dict[str, float], trained: set[str], reference_in_step: bool = False) -> float:
+def train_step(
+    parts: dict[str, float], trained: set[str], reference_in_step: bool = False, adapted: Set[str] = frozenset()
+) -> float:
     """Forward and backward of one row: 3 forwards where a part and something in front of it is trained.
 
     A part that is frozen but stands behind a trained one still passes gradients on (2 forwards); a frozen part in
-    front of everything trained costs its forward only. ``parts`` is in the data's order.
+    front of everything trained costs its forward only. Of an ``adapted`` part (LoRA) only the adapter is trained, whose
+    own FLOPs are not counted. ``parts`` is in the data's order.
     """
     total, behind_trained = 0.0, False
     for name, cost in parts.items():
@@ -90,5 +95,5 @@ def train_step(parts: dict[str, float], trained: set[str], reference_in_step: bo
             total += cost  # gradient to the part's input
         if own in trained:
             total += cost  # gradient to its parameters
-            behind_trained = True
+        behind_trained |= own in trained or own in adapted
     return total + (sum(parts.values()) if reference_in_step else 0.0)

@@ -91,7 +91,7 @@ def resample_grid(features: Array, grid: int, target: int) -> Array:
 
 
 class Linear(nn.Module):
-    """Parameters ``kernel`` [in, out] and, if asked, ``bias`` [out]."""
+    """Parameters ``kernel`` [in, out] and, if asked, ``bias`` [out]; an adapter's where they are (``models.lora``)."""
 
     features: int
     use_bias: bool = True
@@ -100,7 +100,12 @@ class Linear(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
-        return linear(x, kernel, bias)
+        out = linear(x, kernel, bias)
+        if self.has_variable("params", "lora_a"):
+            adapter: Any = [self.get_variable("params", f"lora_{name}") for name in ("a", "b", "scale")]
+            a, b, scale = adapter
+            out = out + linear(linear(x, a), b) * scale.astype(x.dtype)
+        return out
 
 
 class LayerNorm(nn.Module):

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from pivot_jax import rules
 from pivot_jax.errors import UserError
+from pivot_jax.models import lora
 
 FROZEN = "frozen"
 # What no stage of an MLLM computes: the encoder's pooling head; of SigLIP and CLIP also last block and closing norm.
 UNUSED_BY_MLLM = (r"(vision|second)/final/.*", FROZEN)
+
+
+LORA, NONE, FULL = "lora", "none", "full"  # values of config.lora.targets, beside ranks
 
 
 def peak_rates(rule_list: rules.Rules, params: Any) -> dict[str, float | str]:
@@ -24,20 +29,50 @@ def peak_rates(rule_list: rules.Rules, params: Any) -> dict[str, float | str]:
       UserError: a path without a rule, a rule without a path (a misspelt one would silently train what should be
         frozen), or nothing to train.
     """
-    paths = rules.flatten(params)
-    for pattern, _ in rule_list:
-        if not any(re.fullmatch(pattern, path) for path in paths):
-            rooms = ", ".join(sorted({path.split("/")[0] for path in paths}))
-            raise UserError(
-                f"optimizer.rules: '{pattern}' matches no parameter (they are in: {rooms}); mend or remove it"
-            )
-    try:
-        rates = {path: rules.match(rule_list, path, "optimizer.rules") for path in paths}
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    rates = _values("optimizer.rules", rule_list, rules.flatten(params))
     if all(rate == FROZEN for rate in rates.values()):
         raise UserError("optimizer.rules: every parameter is frozen; give at least one a learning rate")
     return rates
+
+
+def _values(key: str, rule_list: rules.Rules, paths: Iterable[str]) -> dict[str, Any]:
+    for pattern, _ in rule_list:
+        if not any(re.fullmatch(pattern, path) for path in paths):
+            rooms = ", ".join(sorted({path.split("/")[0] for path in paths}))
+            raise UserError(f"{key}: '{pattern}' matches no parameter (they are in: {rooms}); mend or remove it")
+    try:
+        return {path: rules.match(rule_list, path, key) for path in paths}
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def lora_ranks(section: Any, params: Any, rates: dict[str, float | str]) -> tuple[lora.Ranks, dict[str, float | str]]:
+    """Ranks of the adapters that ``config.lora`` asks for, by kernel; and the rates with them.
+
+    Frozen is then what the targets do not call "full"; an adapter has its kernel's rate, its scale is a constant.
+
+    Raises:
+      UserError: a rank for what is no linear layer's kernel, a rule without a path, or nothing to train.
+    """
+    shapes = {path: leaf.shape for path, leaf in rules.flatten(params).items()}
+    targets = _values("lora.targets", section["targets"], shapes)
+    ranks: lora.Ranks = {}
+    changed: dict[str, float | str] = {}
+    for path, target in targets.items():
+        changed[path] = rates[path] if target == FULL else FROZEN
+        if target in (NONE, FULL) or rates[path] == FROZEN:
+            continue
+        if not lora.is_linear(path, shapes[path]):
+            raise UserError(
+                f"lora.targets: '{path}' {list(shapes[path])} is no linear layer's kernel and takes no adapter; "
+                "give it 'none' or 'full' in a rule before this one"
+            )
+        ranks[path] = section["rank"] if target == LORA else target
+        changed |= {lora.beside(path, leaf): rates[path] for leaf in (lora.A, lora.B)}
+        changed[lora.beside(path, lora.SCALE)] = FROZEN
+    if all(rate == FROZEN for rate in changed.values()):
+        raise UserError("lora.targets: nothing is left to train; target a kernel that optimizer.rules do not freeze")
+    return ranks, changed
 
 
 def split(params: Any, rates: dict[str, float | str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -54,10 +89,18 @@ def merge(trained: Any, frozen: Any) -> dict[str, Any]:
 
 
 def table(params: Any, rates: dict[str, float | str]) -> list[dict[str, Any]]:
-    """Rows {group, parameters, rate} for the run's start: parameters added up by room and learning rate."""
+    """Rows {group, parameters, rate} for the run's start: parameters added up by room and learning rate.
+
+    Adapters are groups of their own, by rank; their scales are constants and no parameters.
+    """
     counts: dict[tuple[str, float | str], int] = defaultdict(int)
-    for path, leaf in rules.flatten(params).items():
+    flat = rules.flatten(params)
+    for path, leaf in flat.items():
+        if path.endswith(f"/{lora.SCALE}"):
+            continue
         parts = path.split("/")
         group = "/".join(parts[:2]) if parts[0] in ("vision", "second", "projector") and len(parts) > 1 else parts[0]
+        if lora.is_adapter(path):
+            group += f" LoRA, rank {flat[lora.beside(lora.kernel_of(path), lora.A)].shape[-1]}"
         counts[(group, rates[path])] += leaf.size
     return [{"group": group, "parameters": n, "rate": rate} for (group, rate), n in counts.items()]

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from pivot_jax import rules
 from pivot_jax.errors import UserError
+from pivot_jax.models import lora
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = P(("data", "fsdp"))
@@ -75,8 +76,19 @@ def check_rows(rows: int, what: str, mesh: Mesh) -> None:
 def param_shardings(params: Any, mesh: Mesh) -> Any:
     """Tree of NamedSharding by :data:`PARAM_RULES`; an axis that does not divide its dimension is left whole."""
     flat = rules.flatten(params)
-    specs = {path: fit(rules.match(PARAM_RULES, path, "sharding"), leaf.shape, mesh) for path, leaf in flat.items()}
+    specs = {path: fit(_spec(path), leaf.shape, mesh) for path, leaf in flat.items()}
     return rules.unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
+
+
+def _spec(path: str) -> P:
+    """By :data:`PARAM_RULES`; an adapter's A is split as its kernel's inputs, its B as the outputs, the rank never."""
+    if not lora.is_adapter(path):
+        return rules.match(PARAM_RULES, path, "sharding")
+    kernel = tuple(rules.match(PARAM_RULES, lora.kernel_of(path), "sharding"))
+    if path.endswith(f"/{lora.SCALE}") or len(kernel) < 2:
+        return P()
+    *stack, into, out = kernel
+    return P(*stack, into, None) if path.endswith(f"/{lora.A}") else P(*stack, None, out)
 
 
 def fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:

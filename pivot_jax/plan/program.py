@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from pivot_jax.data.batch import ContrastiveBatch, VLMBatch
 from pivot_jax.errors import UserError
+from pivot_jax.models import lora
 from pivot_jax.parallel.mesh import AXES, ROWS, check_rows, mesh_sizes
 from pivot_jax.plan.collectives import Traffic, traffic
 from pivot_jax.plan.topology import Topology
@@ -128,10 +129,9 @@ def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[An
             raise UserError(f"{rows} rows of a step: no multiple of {unit}, because of {key}; change either")
     check_rows(rows // unit, "sequences of a micro-batch" if unit > 1 else "rows", setup.mesh)
     reference = None
-    if config.stage == "preference" and config.objective.reference == "step":
-        reference = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), setup.like, setup.shardings
-        )
+    if config.stage == "preference" and config.objective.reference == "step" and not setup.keeps_base:
+        like, shardings = lora.base(setup.like), lora.base(setup.shardings)
+        reference = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, shardings)
     return setup.state_like(), abstract_batch(setup, bucket, rows), reference
 
 

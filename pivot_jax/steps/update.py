@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from pivot_jax.models import lora
 from pivot_jax.objectives.terms import Term
 from pivot_jax.steps.accumulate import loss_and_gradients
 from pivot_jax.steps.objective import Objective
@@ -40,15 +41,20 @@ def init_state(trained: Any, frozen: Any, opt_state: Any, objective: Objective) 
 
 
 def build_step(
-    objective: Objective, tx: optax.GradientTransformation, *, clip: float, accumulate: int
+    objective: Objective, tx: optax.GradientTransformation, *, clip: float, accumulate: int, keeps_base: bool = False
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
     """(state, batch, reference parameters or None) → (state, scalar metrics).
 
     Gradients are clipped to the global norm ``clip`` as PyTorch does (0: not). A step whose loss or gradient is not
     finite changes no parameters, and neither does any after it: the loop stops there and nothing is lost.
+
+    Args:
+      keeps_base: only LoRA adapters are trained, so that the frozen parameters are also the reference's.
     """
 
     def step(state: TrainState, batch: Any, reference: Any) -> tuple[TrainState, dict[str, Any]]:
+        if keeps_base:
+            reference = lora.base(state.frozen)
         loss, grads, metrics = loss_and_gradients(
             objective, state.trained, state.frozen, batch, accumulate, state.memory, reference
         )

@@ -20,6 +20,8 @@ import orbax.checkpoint as ocp
 from pivot_jax import files, rules
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
+from pivot_jax.hub.tensors import Lazy
+from pivot_jax.models import lora
 
 
 class Checkpoints:
@@ -117,15 +119,44 @@ def reason(error: BaseException) -> str:
     return os.strerror(errno.ENOSPC) if full else text[:300]
 
 
-def load_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
+def load_run(workdir: Path, step: int | None = None, *, merge: bool = True) -> dict[str, Any]:
     """All parameters (trained and frozen) of a run's checkpoint as host arrays.
+
+    Args:
+      merge: LoRA adapters are added to their kernels; False leaves them as leaves beside these (see ``models.lora``).
 
     Raises:
       UserError: no checkpoint there, or not that step.
     """
     folder, step = (workdir / "checkpoints").absolute(), newest(workdir, step)
     state = load_tree(folder / str(step) / "state", ("trained", "frozen"))
-    return rules.unflatten(rules.flatten(state.get("trained", {})) | rules.flatten(state.get("frozen", {})))
+    params = rules.unflatten(rules.flatten(state.get("trained", {})) | rules.flatten(state.get("frozen", {})))
+    return lora.merged(params) if merge else params
+
+
+def lazy_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
+    """As :func:`load_run`, with ``hub.tensors.Lazy`` leaves that read a parameter and merge its adapter when asked."""
+    folder = (workdir / "checkpoints").absolute() / str(newest(workdir, step)) / "state"
+    tree = _metadata(folder)
+    flat = {path: (part, leaf) for part in ("trained", "frozen") for path, leaf in rules.flatten(tree[part]).items()}
+
+    def lazy(path: str) -> Lazy:
+        names = [path]
+        if lora.beside(path, lora.A) in flat and path.endswith(f"/{lora.KERNEL}"):
+            names += [lora.beside(path, leaf) for leaf in lora.LEAVES]
+
+        def read() -> Any:
+            wanted: dict[str, Any] = {}
+            for name in names:
+                part, leaf = flat[name]
+                wanted.setdefault(part, {})[name] = leaf
+            found = _restore(folder, {part: rules.unflatten(leaves) for part, leaves in wanted.items()})
+            arrays = {name: leaf for part in found.values() for name, leaf in rules.flatten(part).items()}
+            return arrays[path] if len(names) == 1 else lora.merge_kernel(*(arrays[name] for name in names))
+
+        return Lazy(tuple(flat[path][1].shape), read)
+
+    return rules.unflatten({path: lazy(path) for path in flat if not lora.is_adapter(path)})
 
 
 def newest(workdir: Path, step: int | None = None) -> int:
@@ -156,10 +187,20 @@ def content_mark(workdir: Path, step: int) -> str:
 
 def load_tree(folder: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
     """A saved tree (of it only the top-level ``keys``, if any are named) as host arrays."""
+    whole = _metadata(folder)
+    return _restore(folder, {key: whole[key] for key in keys if key in whole} if keys else whole)
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    """Tree of what orbax says of each saved array: shape, dtype."""
     with ocp.PyTreeCheckpointer() as reader:
-        whole = reader.metadata(folder).item_metadata.tree
-        wanted = {key: whole[key] for key in keys if key in whole} if keys else whole
-        like = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=_numpy()), wanted)
+        return reader.metadata(folder).item_metadata.tree
+
+
+def _restore(folder: Path, wanted: Any) -> dict[str, Any]:
+    """The leaves that the metadata tree ``wanted`` names, as host arrays."""
+    like = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=_numpy()), wanted)
+    with ocp.PyTreeCheckpointer() as reader:
         return reader.restore(folder, args=ocp.args.PyTreeRestore(item=wanted, restore_args=like, partial_restore=True))
 
 
@@ -213,6 +254,18 @@ def load_pack(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     about = describe_pack(folder)
     return load_tree((folder / "params").absolute()), about
+
+
+def lazy_pack(folder: Path) -> dict[str, Any]:
+    """Parameters of a pack as ``hub.tensors.Lazy`` leaves. Raises as :func:`load_pack`."""
+    describe_pack(folder)
+    place = (folder / "params").absolute()
+    flat = rules.flatten(_metadata(place))
+
+    def lazy(path: str, leaf: Any) -> Lazy:
+        return Lazy(tuple(leaf.shape), lambda: rules.flatten(_restore(place, rules.unflatten({path: leaf})))[path])
+
+    return rules.unflatten({path: lazy(path, leaf) for path, leaf in flat.items()})
 
 
 def describe_pack(folder: Path) -> dict[str, Any]:

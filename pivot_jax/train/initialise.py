@@ -15,8 +15,10 @@ import numpy as np
 from pivot_jax import rules
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
+from pivot_jax.hub import HubModel, adapter
 from pivot_jax.hub.load import Choose
 from pivot_jax.hub.load import load_params as load_hub
+from pivot_jax.hub.load import shapes as hub_shapes
 from pivot_jax.train import checkpoint
 
 _SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<place>[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
@@ -57,6 +59,13 @@ class Source:
             return rules.flatten(checkpoint.load_pack(self.place)[0])
         return rules.flatten(checkpoint.load_run(self.place, self.step))
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Path → shape of the whole source; nothing is read but headers."""
+        if self.kind == "hf":
+            return hub_shapes(self.place)
+        lazy = checkpoint.lazy_pack(self.place) if self.kind == "pack" else checkpoint.lazy_run(self.place, self.step)
+        return {path: leaf.shape for path, leaf in rules.flatten(lazy).items()}
+
 
 def load_params(source: str) -> dict[str, Any]:
     """Parameters of one source (see :class:`Source`) as a nested dict of arrays, for evaluation and export.
@@ -75,6 +84,31 @@ def load_params(source: str) -> dict[str, Any]:
         raise UserError(f"{source}: nothing at '{parsed.prefix}' (it has: {', '.join(there)})") from None
 
 
+def read_adapter(text: str, cfg: Any, like: Mapping[str, Any], shardings: Mapping[str, Any]) -> dict[str, Any]:
+    """Adapters of ``peft:DIR`` (``config.lora.init``) on their devices; they must be those that ``like`` names.
+
+    Args:
+      cfg: the MLLM's configuration.
+
+    Raises:
+      UserError: another model's adapter, other layers or another rank.
+    """
+    folder = Path(text.removeprefix("peft:")).expanduser()
+    model = HubModel("llava", cfg.vision, cfg.decoder, cfg.projector)
+    found, wanted, placed = (rules.flatten(tree) for tree in (adapter.read(folder, model), like, shardings))
+    for path in sorted({*found, *wanted}):
+        if path not in wanted:
+            raise UserError(
+                f"lora.init: {text} has an adapter at '{path}', which lora.targets do not name; add it there"
+            )
+        if path not in found:
+            raise UserError(f"lora.init: {text} has no adapter at '{path}'; leave it out of lora.targets")
+        if found[path].shape != wanted[path].shape:
+            shapes = f"{list(found[path].shape)}, lora.rank and lora.targets ask for {list(wanted[path].shape)}"
+            raise UserError(f"lora.init: {text}: '{path}' is {shapes}")
+    return rules.unflatten({path: jax.device_put(found[path], placed[path]) for path in wanted})
+
+
 def initial_params(init: Mapping[str, str], create: Callable[[Any], Any], key: Any, shardings: Any) -> dict[str, Any]:
     """The parameter tree on its devices.
 
@@ -88,15 +122,12 @@ def initial_params(init: Mapping[str, str], create: Callable[[Any], Any], key: A
     """
     like = rules.flatten(jax.eval_shape(create, key))
     placed = rules.flatten(shardings)
-    owner = {path: _longest(init, path) for path in like}
-    for prefix in init:
-        if prefix not in owner.values():
-            raise UserError(f"init: no parameter lies under '{prefix}' (or a longer prefix covers all of them)")
     params: dict[str, Any] = {}
-    for prefix, text in init.items():
-        wanted = {path: leaf for path, leaf in like.items() if owner[path] == prefix}
-        params |= _from_source(prefix, Source.parse(text), wanted, placed)
-    random = {path for path in like if owner[path] is None}
+    plan = check(init, like)
+    for prefix, wanted in plan.items():
+        source = Source.parse(init[prefix])
+        params |= _from_source(prefix, source, wanted, placed)
+    random = {path for path in like if _longest(init, path) is None}
     if random:
         made = jax.jit(
             lambda key: {path: leaf for path, leaf in rules.flatten(create(key)).items() if path in random},
@@ -106,35 +137,59 @@ def initial_params(init: Mapping[str, str], create: Callable[[Any], Any], key: A
     return rules.unflatten({path: params[path] for path in like if path in params})
 
 
+def check(init: Mapping[str, str], like: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Target prefix → {path of ours: path in the source}; from headers alone, nothing is read.
+
+    Args:
+      like: flat; path → anything with a shape.
+
+    Raises:
+      UserError: a source that is damaged, lacks a parameter or has it in another shape; a prefix that names nothing.
+    """
+    owner = {path: _longest(init, path) for path in like}
+    for prefix in init:
+        if prefix not in owner.values():
+            raise UserError(f"init: no parameter lies under '{prefix}' (or a longer prefix covers all of them)")
+    plan: dict[str, dict[str, str]] = {}
+    for prefix, text in init.items():
+        source = Source.parse(text)
+        inside = prefix if source.prefix is None else source.prefix
+        origins = {path: (inside + path[len(prefix) :]).strip("/") for path in like if owner[path] == prefix}
+        plan[prefix] = _there(origins, like, source.shapes(), f"{source.kind}:{source.place}")
+    return plan
+
+
+def _there(
+    origins: Mapping[str, str], like: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], place: str
+) -> dict[str, str]:
+    """The origins that a source has, which are all but perhaps an encoder's end."""
+    found: dict[str, str] = {}
+    for path, origin in origins.items():
+        if origin in shapes:
+            if tuple(shapes[origin]) != tuple(like[path].shape):
+                raise UserError(
+                    f"init: '{origin}' is {tuple(shapes[origin])} in {place} but {tuple(like[path].shape)} in this "
+                    "config; it is the checkpoint of another model"
+                )
+            found[path] = origin
+        elif not path.startswith(_OPTIONAL) or any(name.startswith(_OPTIONAL) for name in shapes):
+            there = sorted({"/".join(name.split("/")[:2]) for name in shapes})
+            raise UserError(f"init: {place} has no parameter '{origin}' (it has: {', '.join(there)}){_mend(path)}")
+    return found
+
+
 def _longest(init: Mapping[str, str], path: str) -> str | None:
     fitting = [p for p in init if p == "" or path == p or path.startswith(p + "/")]
     return max(fitting, key=len) if fitting else None
 
 
-def _from_source(prefix: str, source: Source, wanted: dict[str, Any], shardings: dict[str, Any]) -> dict[str, Any]:
-    inside = prefix if source.prefix is None else source.prefix
-    place = f"{source.kind}:{source.place}"
-    origins = {path: (inside + path[len(prefix) :]).strip("/") for path in wanted}
+def _from_source(
+    prefix: str, source: Source, origins: Mapping[str, str], shardings: Mapping[str, Any]
+) -> dict[str, Any]:
     targets = {origin: path for path, origin in origins.items()}
-
-    def sharding(origin: str, shape: tuple[int, ...]) -> Any:
-        if origin not in targets:
-            return None
-        _check_shape(origin, shape, wanted[targets[origin]].shape, place)
-        return shardings[targets[origin]]
-
-    found = source.read(inside, sharding)
-    result = {}
-    for path, leaf in wanted.items():
-        origin = origins[path]
-        if origin not in found:
-            if path.startswith(_OPTIONAL) and not any(name.startswith(_OPTIONAL) for name in found):
-                continue
-            there = sorted({"/".join(name.split("/")[:2]) for name in found})
-            raise UserError(f"init: {place} has no parameter '{origin}' (it has: {', '.join(there)}){_mend(path)}")
-        _check_shape(origin, found[origin].shape, leaf.shape, place)
-        result[path] = jax.device_put(_float32(found[origin]), shardings[path])
-    return result
+    inside = prefix if source.prefix is None else source.prefix
+    found = source.read(inside, lambda origin, _: shardings[targets[origin]] if origin in targets else None)
+    return {path: jax.device_put(_float32(found[origin]), shardings[path]) for path, origin in origins.items()}
 
 
 def _mend(path: str) -> str:
@@ -143,14 +198,6 @@ def _mend(path: str) -> str:
     if path.startswith("vision/final/pooler/"):
         return "; this encoder has no pooler: set model.vision.pool_head=false"
     return ""
-
-
-def _check_shape(origin: str, there: tuple[int, ...], expected: tuple[int, ...], place: str) -> None:
-    if tuple(there) != tuple(expected):
-        raise UserError(
-            f"init: '{origin}' is {tuple(there)} in {place} but {tuple(expected)} in this config; "
-            "it is the checkpoint of another model"
-        )
 
 
 def _float32(array: Any) -> Any:

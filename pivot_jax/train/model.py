@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -51,19 +51,22 @@ def build_model(config: Any, vocabulary: int) -> Model:
     return Model(module, lambda key: init_params(module, key))
 
 
-def step_flops(config: Any, module: Any, loader_shape: tuple[float, float], trained: set[str]) -> float:
+def step_flops(
+    config: Any, module: Any, loader_shape: tuple[float, float], trained: set[str], adapted: Set[str] = frozenset()
+) -> float:
     """Training FLOPs of one row by counting (padding not counted).
 
     Args:
       loader_shape: mean tokens and mean scored targets of a row.
       trained: rooms ("vision", "projector", "decoder") that get gradients.
+      adapted: rooms of which only a LoRA adapter does.
     """
     if isinstance(module, SigLIP):
         return 3 * (flops.vision(module.vision_config, whole=True) + flops.text(module.text_config))
     tokens, targets = loader_shape
     parts = flops.forward(module.config, config.data.images_per_row, tokens, targets)
     in_step = config.stage == "preference" and config.objective.reference == "step"
-    return flops.train_step(parts, trained, reference_in_step=in_step)
+    return flops.train_step(parts, trained, in_step, adapted)
 
 
 def root_key(config: Any) -> Any:

@@ -13,6 +13,7 @@ import jax
 from pivot_jax import config as configs
 from pivot_jax import files
 from pivot_jax.errors import UserError
+from pivot_jax.models import lora
 from pivot_jax.optim import partition
 from pivot_jax.parallel import runtime
 from pivot_jax.parallel.hosts import is_first
@@ -44,14 +45,18 @@ def run(config: Any, workdir: Path | str) -> Result:
       loop.Interrupted: stopped by a signal, state saved.
     """
     workdir = Path(workdir)
-    _claim(config, workdir)
+    fresh = _check_place(config, workdir)
     runtime.cache_programs()
     started = time.perf_counter()
-    setup = build(config, workdir)
+    setup = build(config, workdir, check_init=fresh)
+    if is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        files.write_text(workdir / "config.json", configs.to_json(config))
     with jax.set_mesh(setup.mesh):
         state, place, starting = _state(setup, workdir)
         frozen_before = weights_hash(state.frozen)
-        ref_params = _reference(setup, starting, workdir, resumed=int(state.step) > 0)
+        base = state.frozen if setup.keeps_base else starting
+        ref_params = _reference(setup, base, workdir, resumed=int(state.step) > 0)
     if is_first():
         _announce(setup, workdir)
     resumed = int(state.step)
@@ -75,10 +80,11 @@ def run(config: Any, workdir: Path | str) -> Result:
     return result
 
 
-def _claim(config: Any, workdir: Path) -> None:
-    """Writes the config, or refuses a workdir that belongs to another one."""
+def _check_place(config: Any, workdir: Path) -> bool:
+    """Whether nothing was computed there yet that could be lost; refuses a workdir that belongs to another config."""
     path = workdir / "config.json"
-    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):  # else nothing was computed that could be lost
+    fresh = not (path.exists() and any((workdir / "checkpoints").glob("[0-9]*")))
+    if not fresh:
         old = configs.from_json(path.read_text())
         if configs.fingerprint(old) != configs.fingerprint(config):
             changed = "; ".join(configs.differences(old, config)[:6])
@@ -86,15 +92,14 @@ def _claim(config: Any, workdir: Path) -> None:
                 f"{workdir} belongs to another config ({changed}); take another --workdir (to start from this run's "
                 f"weights add --config.init.=run:{workdir})"
             )
-    if is_first():
-        workdir.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, configs.to_json(config))
+    return fresh
 
 
 def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any]:
     """(state, place, starting parameters or None): restored if there is a checkpoint, else fresh.
 
-    The starting parameters are also needed after a restore, where the reference model is made from them.
+    The starting parameters are also needed after a restore, where the reference model is made from them, unless the
+    state's frozen ones are these.
     """
     checkpoints = Checkpoints(workdir)
     try:
@@ -109,16 +114,23 @@ def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any
     finally:
         checkpoints.close()
     if restored is not None:
-        return (*restored, starting_params(setup) if setup.config.stage == "preference" else None)
+        again = setup.config.stage == "preference" and not setup.keeps_base
+        return (*restored, starting_params(setup) if again else None)
     starting = starting_params(setup)
     return setup.fresh_state(starting), None, starting
 
 
 def _reference(setup: Setup, starting: Any, workdir: Path, resumed: bool) -> Any:
-    """Prepares the reference of a preference run: stored log-probs go into the loader, else its parameters."""
+    """Prepares the reference of a preference run: stored log-probs go into the loader, else its parameters.
+
+    With LoRA it is the model without its adapters; where nothing else is trained, a step takes it from the state.
+    """
     if setup.config.stage != "preference":
         return None
+    starting = lora.base(starting)
     if setup.config.objective.reference == "step":
+        if setup.keeps_base:
+            return None
         # the state's own buffers are donated, so the reference needs arrays of its own
         return jax.tree.map(lambda x: x.copy(), starting)
 

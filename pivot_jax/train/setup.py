@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from pivot_jax import rules
 from pivot_jax.data.loader import Loader, build_loader
 from pivot_jax.data.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
+from pivot_jax.models import lora
 from pivot_jax.optim import adamw, partition, schedule
 from pivot_jax.parallel.mesh import check_rows, make_mesh, param_shardings, replicated
 from pivot_jax.steps import build as steps
 from pivot_jax.steps.objective import Objective
 from pivot_jax.steps.update import TrainState, build_step, init_state
-from pivot_jax.train.initialise import initial_params
+from pivot_jax.train.initialise import check as check_sources
+from pivot_jax.train.initialise import initial_params, read_adapter
 from pivot_jax.train.model import Model, build_model, root_key
 
 
@@ -32,6 +35,7 @@ class Setup:
     loader: Loader
     model: Model
     rates: dict[str, float | str]  # parameter path → peak learning rate or "frozen"
+    ranks: lora.Ranks  # kernel → rank of its LoRA adapter; empty without LoRA
     objective: Objective
     optimizer: Any
     curve: Callable[[Any], Any]  # step → learning-rate multiplier
@@ -40,7 +44,22 @@ class Setup:
 
     @property
     def trained_rooms(self) -> set[str]:
-        return {path.split("/")[0] for path, rate in self.rates.items() if rate != partition.FROZEN}
+        """Rooms with parameters of their own that are trained."""
+        return {path.split("/")[0] for path in self._trained if not lora.is_adapter(path)}
+
+    @property
+    def adapted_rooms(self) -> set[str]:
+        """Rooms with a LoRA adapter."""
+        return {path.split("/")[0] for path in self._trained if lora.is_adapter(path)}
+
+    @property
+    def _trained(self) -> list[str]:
+        return [path for path, rate in self.rates.items() if rate != partition.FROZEN]
+
+    @property
+    def keeps_base(self) -> bool:
+        """Whether the frozen parameters are the whole model that training started from: only adapters are trained."""
+        return bool(self.ranks) and not self.trained_rooms
 
     @property
     def highest_rate(self) -> float:
@@ -79,14 +98,21 @@ class Setup:
         """Jitted step with the state donated; the first call of each batch shape compiles."""
         config = self.config
         step = build_step(
-            self.objective, self.optimizer, clip=config.optimizer.clip, accumulate=config.train.accumulate
+            self.objective,
+            self.optimizer,
+            clip=config.optimizer.clip,
+            accumulate=config.train.accumulate,
+            keeps_base=self.keeps_base,
         )
         whole = replicated(self.mesh)
         return jax.jit(step, donate_argnums=0, out_shardings=(self.state_shardings(), whole))
 
 
-def build(config: Any, workdir: Path | None, devices: Any = None) -> Setup:
+def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init: bool = False) -> Setup:
     """All parts of a run; reads and checks the data, allocates no parameters.
+
+    Args:
+      check_init: look whether ``config.init`` fits, from the sources' headers, before the data are read.
 
     Raises:
       UserError: anything in the config that does not fit together.
@@ -103,6 +129,8 @@ def build(config: Any, workdir: Path | None, devices: Any = None) -> Setup:
     check_rows(rows // pack // accumulate, words, mesh)
     tokenizer = load_tokenizer(config.tokenizer.path)
     model = build_model(config, len(tokenizer))
+    if check_init:
+        check_sources(dict(config.init), rules.flatten(jax.eval_shape(model.create, root_key(config))))
     loader = build_loader(
         config, tokenizer, process_index=jax.process_index(), process_count=jax.process_count(), workdir=workdir
     )
@@ -114,12 +142,17 @@ def assemble(config: Any, mesh: Mesh, loader: Any, model: Model) -> Setup:
     """The parts that follow from model and mesh; ``loader`` needs only ``total_steps``."""
     like = jax.eval_shape(model.create, root_key(config))
     rates = partition.peak_rates(_rules(config, like), like)
+    ranks: lora.Ranks = {}
+    if config.lora.rank:
+        ranks, rates = partition.lora_ranks(config.lora, like, rates)
+        like = partition.merge(like, jax.eval_shape(_adapters(config, like, ranks), root_key(config)))
     return Setup(
         config=config,
         mesh=mesh,
         loader=loader,
         model=model,
         rates=rates,
+        ranks=ranks,
         objective=steps.build(model.module, config),
         optimizer=adamw.build(config.optimizer, rates, loader.total_steps),
         curve=schedule.multiplier(config.optimizer, loader.total_steps),
@@ -129,9 +162,38 @@ def assemble(config: Any, mesh: Mesh, loader: Any, model: Model) -> Setup:
 
 
 def starting_params(setup: Setup) -> dict[str, Any]:
-    """Parameters before step 0: from ``config.init``, the rest random from the seed."""
+    """Parameters before step 0: from ``config.init``, the rest random from the seed; with LoRA the adapters too."""
     key = jax.random.fold_in(root_key(setup.config), 0)
-    return initial_params(dict(setup.config.init), setup.model.create, key, setup.shardings)
+    params = initial_params(dict(setup.config.init), setup.model.create, key, setup.shardings)
+    if not setup.ranks:
+        return params
+    places = lora.adapter(setup.shardings)
+    if setup.config.lora.init:
+        if setup.config.stage == "contrastive":
+            raise UserError("lora.init: an adapter of PEFT's is read in stages with a language model; leave it empty")
+        adapters = read_adapter(setup.config.lora.init, setup.model.module.config, lora.adapter(setup.like), places)
+        _check_scales(setup, adapters)
+    else:
+        create = _adapters(setup.config, setup.like, setup.ranks)
+        adapters = jax.jit(create, out_shardings=places)(jax.random.fold_in(key, 1))
+    return partition.merge(params, adapters)
+
+
+def _adapters(config: Any, like: Any, ranks: lora.Ranks) -> Callable[[Any], Any]:
+    """Key → fresh adapters."""
+    kernels = {path: leaf.shape for path, leaf in rules.flatten(like).items()}
+    return lambda key: lora.create(key, kernels, ranks, config.lora.alpha, config.lora.rslora)
+
+
+def _check_scales(setup: Setup, adapters: Any) -> None:
+    section, flat = setup.config.lora, rules.flatten(adapters)
+    for path, rank in setup.ranks.items():
+        there, wanted = flat[lora.beside(path, lora.SCALE)], lora.scale(section.alpha, rank, section.rslora)
+        if not np.allclose(there, wanted, rtol=1e-6):
+            raise UserError(
+                f"lora.init: {section.init} scales '{path}' by {float(np.ravel(there)[0]):g}, lora.alpha and rank say "
+                f"{wanted:g}; set lora.alpha={float(np.ravel(there)[0]) * rank:g} and lora.rslora=false"
+            )
 
 
 def _rules(config: Any, like: Any) -> rules.Rules:

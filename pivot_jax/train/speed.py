@@ -41,7 +41,8 @@ class Speed:
         targets = float(np.sum(batch.weights)) / max(rows, 1)
         shape = (tokens / max(rows * processes, 1), targets)
         config, model = self._setup.config, self._setup.model
-        flops = rows * processes * step_flops(config, model.module, shape, self._setup.trained_rooms)
+        trained = (self._setup.trained_rooms, self._setup.adapted_rooms)
+        flops = rows * processes * step_flops(config, model.module, shape, *trained)
         self._steps, self._waited, self._traced = self._steps + 1, self._waited + waited, self._traced + traced
         self._tokens, self._images, self._flops = self._tokens + tokens, self._images + images, self._flops + flops
         return tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -90,19 +91,37 @@ def test_shards_and_half_precision(start, tmp_path, monkeypatch):
         hub.export_decoder(params, cfg, tmp_path / "none", dtype="int8")
 
 
-def test_sharded_parameters_export_the_same_bytes(start, tmp_path):
+def test_sharded_parameters_export_the_same_bytes(start, tmp_path, monkeypatch):
+    """From eight devices, in many files; the host holds one layer of one parameter at once."""
     params, cfg = start
-    mesh = jax.make_mesh((2, 2), ("fsdp", "tensor"), devices=jax.devices()[:4])
+    mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"))
     spread = jax.tree.map(
         lambda x: jax.device_put(
-            x, NamedSharding(mesh, P(None, "fsdp") if x.ndim > 1 and x.shape[1] % 2 == 0 else P())
+            x, NamedSharding(mesh, P(None, "fsdp") if x.ndim > 1 and x.shape[1] % 4 == 0 else P())
         ),
         params,
     )
+    largest, gathered = 0, hub.tensors._on_host
+
+    def note(array, layer):
+        nonlocal largest
+        found = gathered(array, layer)
+        largest = max(largest, found.size)
+        return found
+
+    monkeypatch.setattr(hub.save, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(hub.tensors, "_on_host", note)
+    shown = []
     for name, tree in (("one", params), ("spread", spread)):
-        hub.export_mllm(tree, cfg, tmp_path / name, image_token=tiny.IMAGE_TOKEN)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "spread")]
-    assert weights[0] == weights[1]
+        with_bar = dict(show=lambda total: contextlib.nullcontext(shown.append)) if name == "spread" else {}
+        hub.export_mllm(tree, cfg, tmp_path / name, image_token=tiny.IMAGE_TOKEN, **with_bar)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(files) > 5
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "spread" / name).read_bytes(), name
+    flat = rules.flatten(params)
+    assert largest == max(x.size // (x.shape[0] if "/blocks/" in path else 1) for path, x in flat.items())
+    assert sum(shown) == sum(x.nbytes for x in flat.values())
 
 
 def test_encoder_in_transformers(start, tmp_path):
@@ -323,9 +342,9 @@ def test_a_full_disk_leaves_the_old_folder_as_it_was(start, tmp_path, monkeypatc
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    for place in ("save_file", "json.dumps"):
+    for place in ("tensors.os.pwrite", "folder.json.dumps"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"pivot_jax.hub.{'tensors.save_file' if place == 'save_file' else 'folder.json.dumps'}", full)
+            patch.setattr(f"pivot_jax.hub.{place}", full)
             with pytest.raises(UserError, match=r"export to .* failed .*No space left.*nothing was changed"):
                 hub.export_decoder(params, cfg, out, overwrite=True)
         assert {p.name: p.read_bytes() for p in out.iterdir()} == before

@@ -134,26 +134,47 @@ SPECS = [
 ]
 
 
-def test_sharded_arrays_equal_and_each_device_reads_its_slice(llava, monkeypatch):
-    """Values are those of an unsharded read; the transposed kernels are read by slices and never whole."""
+def count_rows(monkeypatch) -> dict[str, int]:
+    """Key → rows that were read of its tensor, from now on."""
+    read: dict[str, int] = {}
+    original = hub.shards.Shards.rows
+
+    def counting(self, key, start, out):
+        read[key] = read.get(key, 0) + len(out)
+        original(self, key, start, out)
+
+    monkeypatch.setattr(hub.shards.Shards, "rows", counting)
+    return read
+
+
+@pytest.mark.parametrize("chunk", [4 << 20, 100], ids=["whole tensors", "a few rows at a time"])
+def test_sharded_arrays_equal_and_every_tensor_is_read_once(llava, monkeypatch, chunk):
+    """Values are those of an unsharded read, also where a tensor comes in several pieces."""
     whole = hub.load_params(llava)
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     specs = rules.map_rules(SPECS, whole)
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P))
-    read: dict[str, int] = {}
-    original = hub.load.Shards.read
-
-    def counting(self, key, index):
-        block = original(self, key, index)
-        read[key] = max(read.get(key, 0), block.size)
-        return block
-
-    monkeypatch.setattr(hub.load.Shards, "read", counting)
+    monkeypatch.setattr(hub.fill, "_CHUNK", chunk)
+    read = count_rows(monkeypatch)
     loaded = hub.load_params(llava, shardings)
     same(loaded, whole)
     kernel = loaded["decoder"]["blocks"]["mlp"]["gate"]["kernel"]
     assert kernel.sharding.spec == P(None, "fsdp", "tensor")
-    assert read["language_model.model.layers.0.mlp.gate_proj.weight"] == 32 * 40 // 4
+    with hub.shards.Shards(llava) as shards:
+        assert read == {key: shards.shape(key)[0] for key in shards.keys}
+
+
+def test_a_process_reads_only_the_rows_of_its_own_devices(llava, monkeypatch):
+    """One device's slice, as on a host that holds no other: gate_proj [40, 32], ours [2, 32, 40]."""
+    with hub.shards.Shards(llava) as shards:
+        found = hub.load.match(shards, hub.read_config(llava))
+        filler = hub.fill.Filler(shards, found.file_keys, np.float32)
+        entry, wanted = found.entries["decoder/blocks/mlp/gate/kernel"], (range(1, 2), range(8, 16), range(30, 40))
+        out, read = np.empty([1, 8, 10], np.float32), count_rows(monkeypatch)
+        filler._fill(entry, {wanted: out})
+    assert read == {"language_model.model.layers.1.mlp.gate_proj.weight": 10}
+    whole = np.asarray(hub.load_params(llava)["decoder"]["blocks"]["mlp"]["gate"]["kernel"])
+    np.testing.assert_array_equal(out, whole[1:2, 8:16, 30:40])
 
 
 def test_a_tree_of_shardings_says_what_is_wanted(llava):

@@ -1,0 +1,218 @@
+"""Runs that train LoRA adapters: what moves, what the run is when it is opened, resume, and DPO's reference."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from pivot_jax import config as configs
+from pivot_jax import hub, rules
+from pivot_jax.errors import UserError
+from pivot_jax.hub import adapter
+from pivot_jax.models import lora, zoo
+from pivot_jax.parallel.mesh import make_mesh, param_shardings
+from pivot_jax.train import checkpoint, loop
+from pivot_jax.train.initialise import load_params
+from pivot_jax.train.metrics import read
+from pivot_jax.train.opened import open_run
+from pivot_jax.train.run import run
+from tests.train.conftest import source
+from tests.train.test_resume import same_bits, trace
+
+SETTINGS = {
+    "lora__rank": 2,
+    "lora__targets": (
+        ("vision/blocks/attn/q/kernel", "lora"),
+        ("decoder/blocks/attn/.*/kernel", 3),
+        ("decoder/blocks/mlp/up/kernel", "lora"),
+        (".*", "none"),
+    ),
+    "optimizer__rules": (("vision/.*", 1e-3), (".*", 1e-2)),
+}
+ADAPTED = {
+    *(f"decoder/blocks/attn/{name}/kernel" for name in ("q", "k", "v", "out")),
+    *("decoder/blocks/mlp/up/kernel", "vision/blocks/attn/q/kernel"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(make_config, tmp_path_factory):
+    """A run of SFT with adapters on a random base that another run left, and that run."""
+    root = tmp_path_factory.mktemp("lora")
+    run(make_config(train__steps=1), root / "base")
+    run(make_config(init={"": f"run:{root / 'base'}"}, **SETTINGS), root / "adapted")
+    return root
+
+
+def test_only_adapters_move_and_the_run_opens_merged(trained):
+    base = rules.flatten(checkpoint.load_run(trained / "base"))
+    raw = rules.flatten(checkpoint.load_run(trained / "adapted", merge=False))
+    assert {lora.kernel_of(path) for path in raw if lora.is_adapter(path)} == ADAPTED
+    for path, leaf in base.items():
+        np.testing.assert_array_equal(raw[path], leaf, err_msg=path)
+    whole = rules.flatten(checkpoint.load_run(trained / "adapted"))
+    assert whole.keys() == base.keys()
+    assert {path for path in base if not np.array_equal(base[path], whole[path])} == ADAPTED
+    path = "decoder/blocks/attn/out/kernel"
+    a, b, scale = (raw[lora.beside(path, leaf)] for leaf in lora.LEAVES)
+    assert a.shape == (2, 32, 3) and b.any() and np.allclose(scale, 16 / 3)
+    product = np.einsum("l,lir,lro->lio", scale, a, b)
+    np.testing.assert_allclose(whole[path], base[path] + product, rtol=1e-5, atol=1e-6)
+    opened = rules.flatten(open_run(trained / "adapted").params)
+    np.testing.assert_array_equal(opened[path], whole[path])
+    np.testing.assert_array_equal(rules.flatten(load_params(f"run:{trained / 'adapted'}"))[path], whole[path])
+
+
+def test_the_table_says_what_is_trained(trained):
+    rows = json.loads((trained / "adapted" / "trained_parameters.json").read_text())
+    moving = {row["group"]: (row["parameters"], row["rate"]) for row in rows if row["rate"] != "frozen"}
+    assert moving == {
+        "vision/blocks LoRA, rank 2": (2 * 2 * (16 + 16), 1e-3),
+        "decoder LoRA, rank 3": (2 * 3 * (2 * (32 + 32) + 2 * (32 + 16)), 1e-2),
+        "decoder LoRA, rank 2": (2 * 2 * (32 + 48), 1e-2),
+    }
+    flops = read(trained / "adapted" / "metrics.jsonl")[-1]
+    assert flops["loss"] < read(trained / "adapted" / "metrics.jsonl")[0]["loss"]
+
+
+def test_a_stopped_run_continues_with_the_same_bits(trained, make_config, tmp_path, monkeypatch):
+    config = make_config(init={"": f"run:{trained / 'base'}"}, **SETTINGS)
+    account = loop._Run._account
+
+    def stop(self, done, state):
+        account(self, done, state)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop._Run, "_account", stop)
+    with pytest.raises(loop.Interrupted):
+        run(config, tmp_path / "cut")
+    monkeypatch.undo()
+    assert run(config, tmp_path / "cut").step == 3
+    same_bits(tmp_path / "cut", trained / "adapted")
+    assert trace(tmp_path / "cut") == trace(trained / "adapted")
+
+
+def test_an_adapter_is_split_as_its_kernel(trained, make_config):
+    """A as the kernel's inputs, B as its outputs, the rank never."""
+    raw = checkpoint.load_run(trained / "adapted", merge=False)
+    specs = rules.flatten(param_shardings(raw, make_mesh({"data": 2, "fsdp": 2, "tensor": 2})))
+    for name, a, b in (("q", ("fsdp", None), (None, "tensor")), ("out", ("tensor", None), (None, "fsdp"))):
+        path = f"decoder/blocks/attn/{name}/lora"
+        assert tuple(specs[f"{path}_a"].spec)[1:] == a and tuple(specs[f"{path}_b"].spec)[1:] == b
+        assert tuple(specs[f"{path}_scale"].spec) == (None,)
+
+
+@pytest.mark.heavy
+def test_sharding_changes_nothing(trained, make_config, tmp_path):
+    """The loss is the same by rounding."""
+    config = make_config(init={"": f"run:{trained / 'base'}"}, **SETTINGS)
+    configs.merge(config, {"parallel": {"data": 2, "fsdp": 2, "tensor": 2}})
+    run(config, tmp_path / "split")
+    there, here = trace(tmp_path / "split"), trace(trained / "adapted")
+    np.testing.assert_allclose([x["loss"] for x in there], [x["loss"] for x in here], rtol=1e-4)
+
+
+def test_dpo_starts_at_the_base_and_needs_no_copy_of_it(trained, world, make_config, tmp_path):
+    """The reference is the model without its adapters: stored and in the step give the same, zero rewards at first."""
+    pairs = dict(stage="preference", objective__name="dpo", data__sources=(source(world, "next_dpo"),))
+    logs = {}
+    for reference in ("stored", "step"):
+        start = {"": f"run:{trained / 'base'}"}
+        config = make_config(init=start, **pairs, **SETTINGS, objective__reference=reference)
+        run(config, tmp_path / reference)
+        logs[reference] = trace(tmp_path / reference)
+    assert logs["step"][0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert logs["step"][0]["loss"] == pytest.approx(np.log(2), rel=1e-5)
+    for stored, step in zip(logs["stored"], logs["step"], strict=True):
+        assert stored.keys() == step.keys()
+        for name in stored:
+            assert stored[name] == pytest.approx(step[name], rel=1e-3, abs=1e-4), name
+    assert abs(logs["step"][-1]["rewards/margins"]) > 1e-3
+
+
+@pytest.mark.heavy
+def test_a_parameter_that_is_trained_in_full(trained, world, make_config, tmp_path):
+    """Beside adapters, as PEFT's modules_to_save; DPO's reference is then the starting weights."""
+    targets = (("projector/.*", "full"), *SETTINGS["lora__targets"])
+    pairs = dict(stage="preference", objective__name="dpo", data__sources=(source(world, "next_dpo"),))
+    changes = SETTINGS | {"lora__targets": targets, "objective__reference": "step"}
+    run(make_config(init={"": f"run:{trained / 'base'}"}, **pairs, **changes), tmp_path)
+    base, raw = (rules.flatten(checkpoint.load_run(at, merge=False)) for at in (trained / "base", tmp_path))
+    moved = {path for path in base if not np.array_equal(base[path], raw[path])}
+    assert moved == {path for path in base if path.startswith("projector/")}
+    assert trace(tmp_path)[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_run_goes_on_from_a_folder_of_peft_s(trained, make_config, tmp_path):
+    """What one run leaves as an adapter is where another starts; another rank, scale or target is refused."""
+    config = configs.from_json((trained / "adapted" / "config.json").read_text())
+    model = zoo.build(config.model, config.data.image.preset)
+    raw = checkpoint.load_run(trained / "adapted", merge=False)
+    found = hub.HubModel("llava", model.vision, model.decoder, model.projector)
+    adapter.write(raw, found, tmp_path / "peft")
+    start = {"init": {"": f"run:{trained / 'base'}"}, "lora__init": f"peft:{tmp_path / 'peft'}"}
+    frozen = {"optimizer__rules": (("vision/.*", 0.0), (".*", 0.0))}
+    run(make_config(train__steps=1, **{**SETTINGS, **start, **frozen}), tmp_path / "again")
+    again = rules.flatten(checkpoint.load_run(tmp_path / "again", merge=False))
+    for path, leaf in rules.flatten(lora.adapter(raw)).items():
+        np.testing.assert_allclose(again[path], leaf, rtol=1e-6, err_msg=path)
+    for change, message in (
+        ({"lora__rank": 4}, r"lora_a' is \[2, 32, 2\], lora.rank and lora.targets ask for \[2, 32, 4\]"),
+        ({"lora__alpha": 8.0}, r"scales '.*' by 5.33333, lora.alpha and rank say 2.66667; set lora.alpha=16"),
+        (
+            {"lora__targets": SETTINGS["lora__targets"][1:]},
+            "has an adapter at 'vision/.*', which lora.targets do not name",
+        ),
+        ({"lora__targets": (("projector/fc1/kernel", 2), *SETTINGS["lora__targets"])}, "no adapter at 'projector/fc1/"),
+        ({"lora__init": f"peft:{tmp_path}"}, "adapter_config.json is missing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(make_config(train__steps=1, **{**SETTINGS, **start, **change}), tmp_path / "refused")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora__targets": ((".*", "lora"),)}, r"'.*' \[.*\] is no linear layer's kernel and takes no adapter"),
+        ({"lora__targets": (("decoder/blocks/atn/.*", "lora"), (".*", "none"))}, "'decoder/blocks/atn/.*' matches no"),
+        ({"lora__targets": (("decoder/.*", "none"),)}, "lora.targets: no rule matches parameter"),
+        ({"lora__targets": ((".*", "none"),)}, "lora.targets: nothing is left to train"),
+        ({"optimizer__rules": (("projector/.*", 1.0), (".*", "frozen"))}, "lora.targets: nothing is left to train"),
+    ],
+)
+def test_targets_that_do_not_fit(make_config, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(make_config(**{"lora__rank": 2, **changes}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("lora.targets", ((".*", "loar"),), "lora.targets: '.*' has 'loar'; allowed: 'lora', a rank of at least 1"),
+        ("lora.targets", ((".*", 0),), "has 0; allowed"),
+        ("lora.rank", -1, "lora.rank: -1 is not allowed; it must be at least 0"),
+        ("lora.init", "hf:folder", "lora.init: 'hf:folder' is not allowed; write peft:DIR"),
+        ("lora.init", "peft:folder", "with lora.rank=0, which is no LoRA"),
+    ],
+)
+def test_settings_that_are_not_allowed(key, value, message):
+    with pytest.raises(UserError, match=message):
+        config = configs.base()
+        configs.merge(config, {key: value})
+        configs.validate(config)
+
+
+def test_adapters_start_as_peft_s_do():
+    """A uniform in ±1/sqrt(in), another one per layer and kernel; B zero."""
+    kernels = {"decoder/blocks/attn/q/kernel": (3, 64, 8), "projector/fc1/kernel": (64, 8)}
+    ranks = {path: 16 for path in kernels}
+    flat = rules.flatten(lora.create(jax.random.key(0), kernels, ranks, 8.0, True))
+    a = np.asarray(flat["decoder/blocks/attn/q/lora_a"])
+    assert np.abs(a).max() <= 1 / 8 and np.std(a) == pytest.approx(1 / 8 / 3**0.5, rel=0.05)
+    assert not np.array_equal(a[0], a[1]) and not np.array_equal(a[0], flat["projector/fc1/lora_a"])
+    assert not flat["projector/fc1/lora_b"].any() and float(flat["projector/fc1/lora_scale"]) == 8 / 16**0.5
