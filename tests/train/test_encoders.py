@@ -1,4 +1,4 @@
-"""Stage 1b, DPO, extraction and stage 3 with encoders of every family (C3 and C4 for each).
+"""Stage 1b, DPO, extraction and stage 3 with other encoders than the default, and with two (C3 and C4 for each).
 
 PIVOT's own code reloads the pretrained weights of some families at the start of stage 2, over those that stage 1b has
 trained. So what enters stage 2 is held against what left stage 1b, bit for bit.
@@ -24,11 +24,9 @@ def vit(family, preset, **more):
     return {f"model__vision__{key}": value for key, value in settings.items()} | {"data__image__preset": preset}
 
 
+# The other families, from their folders and back to them, are in test_encoder_folders.
 FAMILIES = {
-    "clip": vit("clip", "clip", activation="quick_gelu"),
     "dinov2": vit("dinov2", "dinov2", registers=2, gated=True),
-    "vit_mae": vit("vit_mae", "mae"),
-    "vit": vit("vit", "sup"),
     "siglip + convnext": vit("siglip", "siglip") | dict(
         model__second__kind="convnext", model__second__image_size=32,
         model__second__widths=(6, 10), model__second__depths=(1, 1),
