@@ -12,6 +12,7 @@ from pivot_jax.cli import places
 from pivot_jax.errors import UserError
 
 Overrides = dict[str, str]
+MOST_PATCHES = 4096  # of a picture, in an imported run: 1,024 tokens
 PARTS = ("llava", "encoder", "decoder", "adapter")
 
 
@@ -34,7 +35,7 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     section = _model_section(model)
     about = {"source": str(args.folder), "model_type": model.model_type, "model": section}
     if model.vision is not None:
-        about["image"] = {"preset": model.vision.preset, "size": model.vision.image_size}
+        about["image"] = _image_section(model.vision, out / "pack.json")
     save_pack(out, params, about)
     print(f"{out}: a pack of {hub.summary(model)}; use it as pack:{out} in init")
 
@@ -68,6 +69,7 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
             f"with the system text {system!r} (tokenizer.system in {out / 'config.json'})",
             file=sys.stderr,
         )
+    around = tuple(tokenizer.convert_ids_to_tokens(list(model.image_around or ())))
     if model.image_token_id is not None:
         image_token = tokenizer.convert_ids_to_tokens(model.image_token_id)
     else:  # LLaVA's own code gives pictures no token of the vocabulary
@@ -75,8 +77,8 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
     content = {
         "name": folder.name,
         "model": _model_section(model),
-        "tokenizer": {"path": str(folder), "image_token": image_token, "system": system},
-        "data": {"image": {"preset": model.vision.preset, "size": model.vision.image_size}},
+        "tokenizer": {"path": str(folder), "image_token": image_token, "system": system, "image_around": around},
+        "data": {"image": _image_section(model.vision, out / "config.json")},
     }
     configs.merge(config, content, where=str(folder))
     configs.validate(config)
@@ -88,10 +90,36 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
     (out / "config.json").write_text(configs.to_json(config))
 
 
+def _image_section(vision: Any, file: Path) -> dict[str, Any]:
+    """``config.data.image`` for the folder's encoder; ``file`` is where it will stand."""
+    from pivot_jax.data.images import preset_of
+    from pivot_jax.models.qwen_vision import QwenVisionConfig
+
+    if not isinstance(vision, QwenVisionConfig):
+        found = {"preset": vision.preset, "size": vision.image_size}
+        return {**found, "max_patches": vision.patches} if vision.traits.patch_input else found
+    preset = preset_of(vision.family)
+    if (vision.mean, vision.std) != (preset.mean, preset.std):
+        raise UserError(
+            f"the folder's image processor normalises with mean {vision.mean} and deviation {vision.std}; a run with a "
+            f"{vision.family} encoder does with {preset.mean} and {preset.std}"
+        )
+    least, most = vision.min_pixels, vision.max_pixels
+    room = min(MOST_PATCHES, most // vision.patch_size**2 // 4 * 4)
+    if room * vision.patch_size**2 < most:
+        print(
+            f"pictures of more than {room} patches are made smaller (data.image.max_patches in {file}); "
+            f"the checkpoint's processor lets them have {most // vision.patch_size**2}",
+            file=sys.stderr,
+        )
+    return {"preset": vision.family, "max_patches": room, "min_pixels": least, "max_pixels": most}
+
+
 def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax import hub
     from pivot_jax.data.tokenizer import load_tokenizer
     from pivot_jax.models import zoo
+    from pivot_jax.models.qwen_vision import QwenVisionConfig
     from pivot_jax.progress import progress
     from pivot_jax.train import checkpoint
     from pivot_jax.train.extract import read_config
@@ -104,7 +132,7 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     if args.overwrite and workdir.resolve().is_relative_to(out.resolve()):
         raise UserError(f"--overwrite would delete the run, for {out} holds {workdir}; name another folder")
     hub.check_place(out, args.overwrite)
-    model = zoo.build(config.model, config.data.image.preset)
+    model = zoo.build(config.model, config.data.image)
     if args.what == "adapter":
         _export_adapter(args, config, model)
         return
@@ -118,6 +146,9 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
         common |= {"tokenizer": load_tokenizer(config.tokenizer.path), "system": config.tokenizer.system}
         if args.what == "decoder":
             hub.export_decoder(params, model.decoder, args.out, **common)
+        elif isinstance(model.vision, QwenVisionConfig):
+            common |= {"image_around": tuple(config.tokenizer.image_around)}
+            hub.export_qwen_vl(params, model, args.out, image_token=config.tokenizer.image_token, **common)
         else:
             hub.export_mllm(params, model, args.out, image_token=config.tokenizer.image_token, **common)
     print(f"{args.out}: {args.what} of {workdir}, for transformers")

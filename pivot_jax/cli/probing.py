@@ -87,6 +87,9 @@ def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
     given.question(args.prompt)
     _check_answers(args.answer, args.rejected)
     run = open_run(args.workdir, args.step)
+    if run.chat.cutter is not None:
+        family = run.mllm.config.vision.family
+        raise UserError(f"{args.workdir} has a {family} encoder; gradmap needs one of square images")
     preset, size = run.config.data.image.preset, run.mllm.config.vision.image_size
     image = pictures.preprocess(pictures.load(args.image), preset, size)
     loss, features = _answer_loss(run, args, image)

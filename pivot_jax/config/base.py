@@ -48,7 +48,14 @@ def base() -> ConfigDict:
 def _model() -> dict[str, Any]:
     return {
         "dtype": "float32",  # float32 | bfloat16: matmuls; weights, norms, softmax and log-probs are always float32
-        "vision": _encoder(),
+        "vision": {
+            **_encoder(),
+            # Qwen2-VL's and Qwen2.5-VL's own family, beside those of _encoder: qwen2_vl | qwen2_5_vl. They bring their
+            # projector, whose parameters are projector/norm, fc1 and fc2. These and siglip2_naflex take pictures of any
+            # size as patches (their number is data.image.max_patches; image_size says nothing).
+            "window": 112,  # qwen2_5_vl: pixels per side of the windows that its blocks attend within
+            "full_blocks": (1, 3),  # qwen2_5_vl: the blocks, from 0, that attend over the whole picture
+        },
         # A second encoder of the same pictures, resized on the device; its features stand beside the first one's, patch
         # by patch. Of its keys a ConvNeXt reads name, image_size, patch_size, eps, activation, widths and depths.
         "second": {
@@ -87,7 +94,8 @@ def _encoder() -> dict[str, Any]:
         "heads": 4,  # divides width
         "mlp_dim": 256,
         "eps": 1e-6,  # layer norm
-        "activation": "gelu_tanh",  # gelu_tanh (SigLIP) | gelu (exact) | quick_gelu (CLIP)
+        # gelu_tanh (SigLIP) | gelu (exact) | quick_gelu (CLIP, Qwen2-VL) | silu (Qwen2.5-VL)
+        "activation": "gelu_tanh",
         # siglip: attention-pool head, which stage 0 and exported towers need; vit: pooler; the others have none
         "pool_head": True,
         "registers": 0,  # register tokens (dinov2)
@@ -142,6 +150,9 @@ def _tokenizer() -> dict[str, Any]:
     return {
         "path": "",  # folder that transformers.AutoTokenizer reads
         "image_token": "<|image_pad|>",  # the token that stands once per image feature; must be in the vocabulary
+        # Tokens before and behind the image tokens of each picture, such as Qwen2-VL's
+        # ("<|vision_start|>", "<|vision_end|>"); () for none.
+        "image_around": (),
         "system": "You are a helpful assistant.",  # LLaVA's system text, not Qwen2.5's own default
     }
 
@@ -166,6 +177,10 @@ def _data() -> dict[str, Any]:
         "image": {
             "preset": "siglip",  # a key of data.images.PRESETS: resize, crop, interpolation, mean and std of an encoder
             "size": 32,  # pixels, square
+            # For presets that keep a picture's size and cut it into patches (qwen2_vl, qwen2_5_vl, siglip2_naflex):
+            "max_patches": 0,  # patches that every picture's list has room for; one with more is made smaller
+            "min_pixels": 3136,  # Qwen: a smaller picture is enlarged
+            "max_pixels": 12845056,  # Qwen: a larger one is made smaller, also where max_patches would hold it
         },
         "batch_size": 16,  # rows (sft, contrastive) or pairs (preference) per optimizer step, over all processes
         "shuffle": True,  # order from (seed, epoch); False keeps the files' order
@@ -173,7 +188,9 @@ def _data() -> dict[str, Any]:
         "prefetch": 2,  # batches prepared ahead; does not change the result
         "cache_rows_mib": 256,  # memory for tokenised rows, MiB; what does not fit is tokenised again in each epoch
         "cache_images_mib": 512,  # preprocessed pictures are kept in memory if all of them fit here, MiB; 0: never
-        "check_images": True,  # look for every image file before training; turn off on slow network disks
+        # Look for every image file before training; turn off on slow network disks. Presets that cut into patches open
+        # every file in any case: its size says how many tokens the row has.
+        "check_images": True,
         "max_bad_share": 0.01,  # the run stops when a larger share of the rows is bad (0 to 1)
     }
 

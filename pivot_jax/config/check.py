@@ -17,8 +17,12 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"stage", ("contrastive", "sft", "preference")),
     (r"model\.dtype", ("float32", "bfloat16")),
     (r"model\.(vision|second|decoder)\.remat", ("none", "dots", "full")),
-    (r"model\.(vision|second)\.family", ("siglip", "siglip2_naflex", "clip", "dinov2", "vit_mae", "vit")),
-    (r"model\.(vision|second)\.activation", ("gelu_tanh", "gelu", "quick_gelu")),
+    (
+        r"model\.vision\.family",
+        ("siglip", "siglip2_naflex", "clip", "dinov2", "vit_mae", "vit", "qwen2_vl", "qwen2_5_vl"),
+    ),
+    (r"model\.second\.family", ("siglip", "siglip2_naflex", "clip", "dinov2", "vit_mae", "vit")),
+    (r"model\.(vision|second)\.activation", ("gelu_tanh", "gelu", "quick_gelu", "silu")),
     (r"model\.second\.kind", ("none", "vit", "convnext")),
     (r"model\.projector\.reuse", (0, 1, 2)),
     (r"model\.decoder\.rope_scaling\.rope_type", ("default", "linear", "dynamic", "yarn", "llama3")),
@@ -35,6 +39,11 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"model\.vision\.(registers|pos_grid)", lambda x: x >= 0, "at least 0"),
     (r"model\.projector\.layers", lambda x: x >= 1, "at least 1"),
     (r"model\.decoder\.head_dim", lambda x: x >= 0 and x % 2 == 0, "0 or an even number"),
+    (r"data\.image\.(min|max)_pixels", lambda x: x >= 1, "at least 1"),
+    (r"data\.image\.max_patches|model\.vision\.window", lambda x: x >= 0, "at least 0"),
+    (r"model\.vision\.full_blocks", lambda x: all(type(i) is int and i >= 0 for i in x), "whole numbers from 0"),
+    (r"tokenizer\.image_around", lambda x: not x or (len(x) == 2 and all(isinstance(i, str) and i for i in x)),
+     "empty, or two tokens: before and behind a picture"),
     (r"model\.decoder\.rope_(theta|scaling\.(factor|low_freq_factor|high_freq_factor|beta_fast|beta_slow))",
      lambda x: x > 0, "above 0"),
     (r"model\.decoder\.rope_scaling\.(original_max_position_embeddings|attention_factor|mscale|mscale_all_dim)",
@@ -152,7 +161,11 @@ def _check_shapes(config: ConfigDict) -> None:
         raise UserError(
             f"train.accumulate: {config.train.accumulate} does not divide data.batch_size={data.batch_size}"
         )
-    if not vision.name:
+    if data.image.min_pixels > data.image.max_pixels:
+        raise UserError(
+            f"data.image.min_pixels: {data.image.min_pixels} is more than data.image.max_pixels={data.image.max_pixels}"
+        )
+    if not vision.name and not vision.family.startswith("qwen"):
         if vision.patch_size > vision.image_size:
             raise UserError(
                 f"model.vision.patch_size: {vision.patch_size} is larger than "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import Any, Literal
@@ -9,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from pivot_jax.data.batch import CHOSEN, REJECTED, EncodedRow, Example, Message
+from pivot_jax.data.images import size_of
+from pivot_jax.data.patches import Cutter, grid_positions, text_behind
 from pivot_jax.data.sources.base import IMAGE
 from pivot_jax.data.template import END, START, Template
-from pivot_jax.errors import RowError
+from pivot_jax.errors import RowError, UserError
 
 Kind = Literal["sft", "preference", "prompt", "contrastive"]
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -23,6 +26,9 @@ class Chat:
     Args:
       tokenizer: a ``transformers`` tokenizer with ``<|im_start|>``, ``<|im_end|>`` and the image token.
       image_tokens: features per image (patches of the encoder).
+      cutter: cuts pictures of any size; each then takes as many tokens as its size says, at most ``image_tokens``.
+      mrope: positions count pictures' rows and columns too ([n, 3], see ``patches.grid_positions``).
+      image_around: tokens before and behind each picture's; () for none.
       template: ``chat`` (ChatML) or ``plain`` (stage 1a); see :mod:`template`.
       system: system text; "" leaves the system turn out. A row's own system turn comes in its place.
       loss_mask: ``response_only`` scores answers with their ``<|im_end|>`` and newline. ``pivot`` scores also the
@@ -48,19 +54,23 @@ class Chat:
         max_length: int = 2048,
         max_targets: int = 0,
         max_images: int = 1,
+        cutter: Cutter | None = None,
+        mrope: bool = False,
+        image_around: tuple[str, ...] = (),
     ):
         self.tokenizer, self.plain = tokenizer, template == "plain"
         self.template = Template(
-            tokenizer, image_tokens=image_tokens, plain=self.plain, system=system,
-            pivot_mask=loss_mask == "pivot", image_token=image_token,
+            tokenizer, plain=self.plain, system=system,
+            pivot_mask=loss_mask == "pivot", image_token=image_token, around=image_around,
         )  # fmt: skip
         self.image_tokens, self.max_images = image_tokens, max_images
+        self.cutter, self.mrope = cutter, mrope
         self.max_length, self.max_targets = max_length, max_targets or 2 * max_length
         self.image_id = self.template.image_id
         self.end_id = self.template.newline_id if self.plain else self.template.end_id  # ends an answer
         pad = getattr(tokenizer, "pad_token_id", None)
         self.pad_id = self.template.end_id if pad is None else int(pad)
-        self._control = re.compile("|".join(map(re.escape, (START, END, image_token))))
+        self._control = re.compile("|".join(map(re.escape, (START, END, image_token, *image_around))))
 
     def decode(self, ids: Any) -> str:
         """Text of an answer: up to the token that ends it, control tokens left out."""
@@ -117,7 +127,8 @@ class Chat:
     def _conversation(self, example: Example) -> EncodedRow:
         if not example.messages or example.messages[-1].role != "assistant":
             raise RowError(example.id, "the row has no answer to train on (it ends with a question)")
-        piece = self.template.conversation(example.messages)
+        grids = self._grids(example)
+        piece = self.template.conversation(example.messages, _counts(grids))
         ids, answer = np.asarray(piece.ids, np.int32), np.asarray(piece.answer)
         targets = np.flatnonzero(piece.scored)
         targets = targets[targets > 0]  # nothing comes before the first token
@@ -130,13 +141,14 @@ class Chat:
         if cut and not answer[:length].any():
             raise RowError(example.id, f"{len(ids)} tokens: the answer begins behind the limit of {length}")
         targets = targets[targets < length]
-        return self._single(example, ids[:length], targets, cut)
+        return self._single(example, ids[:length], grids, targets, cut)
 
     def _prompt(self, example: Example) -> EncodedRow:
-        ids = np.asarray(self.template.prompt(example.messages).ids, np.int32)
+        grids = self._grids(example)
+        ids = np.asarray(self.template.prompt(example.messages, _counts(grids)).ids, np.int32)
         if len(ids) > self.max_length:
             raise RowError(example.id, f"the prompt has {len(ids)} tokens, the limit is {self.max_length}")
-        return self._single(example, ids)
+        return self._single(example, ids, grids)
 
     def _caption(self, example: Example) -> EncodedRow:
         if len(example.images) != 1:
@@ -146,12 +158,13 @@ class Chat:
             raise RowError(example.id, "a contrastive row needs a caption (an assistant turn)")
         ids = np.asarray(self.template.text(text.strip()), np.int32)
         cut = len(ids) >= self.max_length
-        return self._single(example, ids[: self.max_length - 1], cut=cut)
+        return self._single(example, ids[: self.max_length - 1], [], cut=cut)
 
     def _preference(self, example: Example) -> EncodedRow:
         if example.chosen is None or example.rejected is None:
             raise RowError(example.id, "a preference row needs 'chosen' and 'rejected'")
-        prompt = self.template.prompt(example.messages)
+        grids = self._grids(example)
+        prompt = self.template.prompt(example.messages, _counts(grids))
         p = len(prompt.ids)
         if not p:
             raise RowError(example.id, "a preference row needs a prompt")
@@ -169,36 +182,63 @@ class Chat:
         chosen, rejected = chosen[:cap], rejected[:cap]
         c, r = len(chosen), len(rejected)
         ids = np.asarray([*prompt.ids, *chosen, *rejected], np.int32)
-        positions = np.concatenate([np.arange(p), np.arange(p, p + c), np.arange(p, p + r)])
+        before = self._positions(ids[:p], grids)
+        positions = np.concatenate([before, text_behind(before, c), text_behind(before, r)])
         branches = np.repeat(np.asarray([0, CHOSEN, REJECTED]), [p, c, r])
         targets = np.concatenate([scored, np.arange(p, p + c + r)])
         sources = targets - 1
         sources[targets == p + c] = p - 1  # the rejected answer too begins behind the prompt
-        return self._row(example, ids, positions, branches, sources, targets, cut)
+        return self._row(example, ids, grids, positions, branches, sources, targets, cut)
 
     def _single(
-        self, example: Example, ids: np.ndarray, targets: np.ndarray | None = None, cut: bool = False
+        self,
+        example: Example,
+        ids: np.ndarray,
+        grids: list[tuple[int, int]],
+        targets: np.ndarray | None = None,
+        cut: bool = False,
     ) -> EncodedRow:
         """A row of one branch; ``targets``: places of the scored tokens."""
         targets = np.zeros(0, np.int64) if targets is None else targets
-        places = np.arange(len(ids))
-        return self._row(example, ids, places, np.zeros_like(places), targets - 1, targets, cut)
+        branches = np.zeros(len(ids), np.int32)
+        return self._row(example, ids, grids, self._positions(ids, grids), branches, targets - 1, targets, cut)
+
+    def _grids(self, example: Example) -> list[tuple[int, int]]:
+        """Rows and columns of tokens of each picture; a square encoder's need not be a grid (1 row, then)."""
+        if self.cutter is None:
+            side = math.isqrt(self.image_tokens)
+            rows = side if side**2 == self.image_tokens else 1
+            return [(rows, self.image_tokens // rows)] * len(example.images)
+        try:
+            return [self.cutter.token_grid(*size_of(image)) for image in example.images]
+        except UserError as error:
+            raise RowError(example.id, str(error)) from None
+
+    def _positions(self, ids: np.ndarray, grids: list[tuple[int, int]]) -> np.ndarray:
+        return grid_positions(ids == self.image_id, grids) if self.mrope else np.arange(len(ids))
+
+    def _slots(self, grids: list[tuple[int, int]]) -> np.ndarray:
+        """Place of each image token of a row among its images' features."""
+        own = [np.arange(math.prod(grid)) if self.cutter is None else self.cutter.slots(*grid) for grid in grids]
+        return np.concatenate([slots + i * self.image_tokens for i, slots in enumerate(own)]) if own else np.zeros(0)
 
     def _row(
         self,
         example: Example,
         ids: np.ndarray,
+        grids: list[tuple[int, int]],
         positions: np.ndarray,
         branches: np.ndarray,
         sources: np.ndarray,
         targets: np.ndarray,
         cut: bool,
     ) -> EncodedRow:
-        is_image = ids == self.image_id
+        slots = np.full(len(ids), -1, np.int32)
+        slots[ids == self.image_id] = self._slots(grids)
         return EncodedRow(
             id=example.id,
             tokens=ids,
-            image_slots=np.where(is_image, np.cumsum(is_image) - 1, -1).astype(np.int32),
+            image_slots=slots,
             positions=positions.astype(np.int32),
             branches=branches.astype(np.int32),
             sources=sources.astype(np.int32),
@@ -207,6 +247,10 @@ class Chat:
             images=example.images,
             cut=cut,
         )
+
+
+def _counts(grids: list[tuple[int, int]]) -> list[int]:
+    return [rows * columns for rows, columns in grids]
 
 
 def _asked(example: Example) -> Example:

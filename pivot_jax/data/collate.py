@@ -19,9 +19,9 @@ class _Padding:
         self.starts = (np.cumsum(sequences, 1) - sequences).ravel()  # [b*k]; of each row in its sequence
         self.filled = np.arange(size) < sequences.sum(1)[:, None]  # bool [b, size]
 
-    def pad(self, field: str, fill: int) -> np.ndarray:
-        """One field of all rows, int32 [b, size]."""
-        out = np.full(self.filled.shape, fill, np.int32)
+    def pad(self, field: str, fill: int, axes: tuple[int, ...] = ()) -> np.ndarray:
+        """One field of all rows, int32 [b, size, *axes]."""
+        out = np.full((*self.filled.shape, *axes), fill, np.int32)
         if self.rows:
             out[self.filled] = np.concatenate([getattr(row, field) for row in self.rows])
         return out
@@ -43,16 +43,19 @@ def vlm_batch(
     *,
     pack: int = 1,
     image_tokens: int = 0,
+    patch_places: np.ndarray | None = None,
+    mrope: bool = False,
 ) -> VLMBatch:
     """Training batch of b sequences of k = ``pack`` rows.
 
     Args:
       rows: b*k rows, or None for a masked row; each k that follow each other share a sequence and fit the bucket.
-      images: uint8 [b*k, m, height, width, 3].
+      images: uint8 [b*k, m, height, width, 3], or patches [b*k, m, p, i] with ``patch_places`` [b*k, m, p, 2].
       row_index: [b*k], -1 for a masked row.
       bucket: (n tokens, t targets) of a sequence.
       ref_logps: float32 [b*k, 2] or None.
       image_tokens: features per image; where rows are packed it says where a row's images begin.
+      mrope: the rows' positions have three axes.
 
     Raises:
       ValueError: rows that ``pack`` does not divide, that do not fit the bucket, or packed without ``image_tokens``.
@@ -62,11 +65,13 @@ def vlm_batch(
     tokens, targets = (_Padding(rows, name, bucket[i], pack) for i, name in enumerate(("tokens", "targets")))
     member = np.arange(len(rows)) % pack
     slots = tokens.pad("image_slots", -1)
+    m = images.shape[1]
+    pictures, places = (None if x is None else x.reshape(-1, pack * m, *x.shape[2:]) for x in (images, patch_places))
     return VLMBatch(
-        images=images.reshape(-1, pack * images.shape[1], *images.shape[2:]),
+        images=pictures,
         tokens=tokens.pad("tokens", pad_id),
-        image_slots=np.where(slots < 0, -1, slots + tokens.spread(member * images.shape[1] * image_tokens)),
-        positions=tokens.pad("positions", 0),
+        image_slots=np.where(slots < 0, -1, slots + tokens.spread(member * m * image_tokens)),
+        positions=tokens.pad("positions", 0, (3,) if mrope else ()),
         segments=tokens.spread(member + 1),
         branches=tokens.pad("branches", 0),
         sources=targets.pad("sources", 0) + targets.spread(tokens.starts),
@@ -76,11 +81,19 @@ def vlm_batch(
         target_rows=targets.spread(member),
         row_index=row_index.astype(np.int32).reshape(-1, pack),
         ref_logps=None if ref_logps is None else ref_logps.reshape(-1, pack, 2),
+        patch_places=places,
     )
 
 
 def prompt_batch(
-    rows: Sequence[EncodedRow | None], images: np.ndarray, row_index: np.ndarray, length: int, pad_id: int
+    rows: Sequence[EncodedRow | None],
+    images: np.ndarray,
+    row_index: np.ndarray,
+    length: int,
+    pad_id: int,
+    *,
+    patch_places: np.ndarray | None = None,
+    mrope: bool = False,
 ) -> PromptBatch:
     """Prompts to answer, right padded to ``length`` tokens; arguments as for :func:`vlm_batch`."""
     padding = _Padding(rows, "tokens", length)
@@ -88,9 +101,10 @@ def prompt_batch(
         images=images,
         tokens=padding.pad("tokens", pad_id),
         image_slots=padding.pad("image_slots", -1),
-        positions=padding.pad("positions", 0),
+        positions=padding.pad("positions", 0, (3,) if mrope else ()),
         segments=padding.filled.astype(np.int32),
         row_index=row_index.astype(np.int32),
+        patch_places=patch_places,
     )
 
 

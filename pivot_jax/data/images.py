@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pivot_jax.errors import UserError
 
@@ -32,9 +33,9 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error,
 class Preset:
     """How an encoder sees a picture.
 
-    ``squash`` resizes both sides to the size. Otherwise the shorter side becomes ``resize(size)`` and the centre is
-    cropped. ``torchvision_crop`` is the rounding of an odd margin: Hugging Face's processors take the floor,
-    torchvision and timm round half to even.
+    ``cut`` keeps a picture's shape. Else it becomes a square: ``squash`` resizes both sides to the size; or else the
+    shorter side becomes ``shorter_side(size)`` and the centre is cropped. ``torchvision_crop`` is the rounding of an
+    odd margin: Hugging Face's processors take the floor, torchvision and timm round half to even.
     """
 
     mean: tuple[float, float, float]
@@ -43,6 +44,11 @@ class Preset:
     interpolation: Image.Resampling = BICUBIC
     scale: float = 1.0  # shorter side = floor(size * scale), then a crop of size
     torchvision_crop: bool = False
+    # Pictures of any size, as lists of patches (``data.patches``): how the size is found, "" | "smart" | "naflex";
+    # merge x merge patches become one token; pixels of the windows that the encoder attends within (0: none).
+    cut: str = ""
+    merge: int = 1
+    window: int = 0
 
     def shorter_side(self, size: int) -> int:
         return math.floor(size * self.scale + 1e-6)
@@ -62,6 +68,9 @@ PRESETS = {
     "mae": Preset(IMAGENET_MEAN, IMAGENET_STD, scale=1 / 0.9, torchvision_crop=True),
     "sup": Preset(HALF, HALF, scale=1 / 0.9, torchvision_crop=True),
     "moco": Preset(IMAGENET_MEAN, IMAGENET_STD, interpolation=BILINEAR, scale=256 / 224, torchvision_crop=True),
+    "qwen2_vl": Preset(CLIP_MEAN, CLIP_STD, cut="smart", merge=2),
+    "qwen2_5_vl": Preset(CLIP_MEAN, CLIP_STD, cut="smart", merge=2, window=112),
+    "siglip2_naflex": Preset(HALF, HALF, cut="naflex", interpolation=BILINEAR),
 }
 
 
@@ -95,14 +104,36 @@ def load(reference: Any) -> Image.Image:
     Raises:
       UserError: missing, truncated, or not an image; the message names the file.
     """
+    return _read(reference, _as_rgb)
+
+
+def _read(reference: Any, use: Callable[[Image.Image], Any]) -> Any:
     if isinstance(reference, dict):
         reference = reference.get("bytes") or reference.get("path")
     try:
-        return _as_rgb(_open(reference))
+        return use(_open(reference))
     except FileNotFoundError:
         raise UserError(f"image file {describe(reference)} does not exist; {ROOT_RULE}") from None
     except _BROKEN as error:
         raise UserError(f"image {describe(reference)} cannot be read ({_reason(error)})") from None
+
+
+def size_of(reference: Any) -> tuple[int, int]:
+    """Height and width of the picture that :func:`load` would give, from the file's header.
+
+    A rotation that a PNG notes behind its pixels is not seen.
+
+    Raises:
+      UserError: as :func:`load`, as far as a header shows it.
+    """
+    return _read(reference, _upright_size)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    rotated = image.format == "MPO" or any(key in image.info for key in _ROTATED)
+    rotated = rotated and image.format != "TIFF"  # Pillow has turned its size already
+    sideways = rotated and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return image.size if sideways else image.size[::-1]
 
 
 def _reason(error: Exception) -> str:

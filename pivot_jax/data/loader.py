@@ -26,6 +26,7 @@ from pivot_jax.data.collate import contrastive_batch, prompt_batch, vlm_batch
 from pivot_jax.data.images import load, patches
 from pivot_jax.data.index import Index, RowStore, read_index
 from pivot_jax.data.pack import Packer
+from pivot_jax.data.patches import Cutter, cutter_of
 from pivot_jax.data.pictures import MIB, Pictures
 from pivot_jax.data.plan import Buckets, Plan, assign, local_slice
 from pivot_jax.data.skips import SkipLog
@@ -45,6 +46,8 @@ def build_loader(
     process_index: int = 0,
     process_count: int = 1,
     image_tokens: int | None = None,
+    patch_size: int | None = None,
+    mrope: bool | None = None,
     ref_logps: np.ndarray | None = None,
     workdir: str | Path | None = None,
     sources: Sequence[Mapping[str, Any]] | Source | None = None,
@@ -54,11 +57,13 @@ def build_loader(
 
     Args:
       cfg: a run's config; read are ``data``, ``tokenizer``, ``stage``, ``seed``, ``train.epochs``, ``train.steps``,
-        ``model.text.max_length`` (contrastive) and, without ``image_tokens``, ``model.vision.patch_size``.
+        ``model.text.max_length`` (contrastive) and, where ``patch_size`` or ``mrope`` is not given,
+        ``model.vision.patch_size`` and ``model.decoder.mrope_section``.
       tokenizer: a ``transformers`` tokenizer.
       kind: ``sft`` | ``preference`` | ``contrastive`` | ``prompt``; default: what the stage trains on.
       process_index, process_count: which part of every batch is loaded here.
-      image_tokens: features per image.
+      image_tokens: features per image; where a preset cuts pictures of any size into patches, it says itself.
+      patch_size: pixels of the encoder's patches. mrope: whether the decoder takes positions of three axes.
       ref_logps: float32 [rows, 2], see :meth:`Loader.set_ref_logps`.
       workdir: where ``skipped.jsonl`` and the index of a large data set are written; None writes nothing.
       sources: in place of ``data.sources``: config entries, or a source.
@@ -69,12 +74,17 @@ def build_loader(
     """
     kind = KINDS[cfg.stage] if kind is None else kind
     source = sources if hasattr(sources, "fingerprint") else read_all(cfg.data.sources if sources is None else sources)
-    if image_tokens is None:
-        image_tokens = patches(cfg.data.image.size, cfg.model.vision.patch_size)
+    patch_size = cfg.model.vision.patch_size if patch_size is None else patch_size
+    mrope = bool(cfg.model.decoder.mrope_section) if mrope is None else mrope
+    cutter = cutter_of(cfg.data.image, patch_size)
+    if cutter is not None:
+        image_tokens = cutter.tokens
+    elif image_tokens is None:
+        image_tokens = patches(cfg.data.image.size, patch_size)
     loader = Loader(
         cfg,
         source,  # type: ignore[arg-type]
-        _chat(cfg, tokenizer, kind, image_tokens),
+        _chat(cfg, tokenizer, kind, image_tokens, cutter, mrope),
         kind,
         process=(process_index, process_count),
         workdir=None if workdir is None else Path(workdir),
@@ -86,10 +96,14 @@ def build_loader(
     return loader
 
 
-def _chat(cfg: Any, tokenizer: Any, kind: Kind, image_tokens: int) -> Chat:
+def _chat(cfg: Any, tokenizer: Any, kind: Kind, image_tokens: int, cutter: Cutter | None, mrope: bool) -> Chat:
     data, words = cfg.data, cfg.tokenizer
     longest, most = tuple(data.buckets[-1]) if data.buckets else (data.max_length, 0)
     if kind == "contrastive":
+        if cutter is not None:
+            raise UserError(
+                f"data.image.preset: '{cutter.name}' cuts pictures into patches; stage 0 (contrastive) takes squares"
+            )
         longest, most = cfg.model.text.max_length, 0
     return Chat(
         tokenizer,
@@ -101,6 +115,9 @@ def _chat(cfg: Any, tokenizer: Any, kind: Kind, image_tokens: int) -> Chat:
         max_length=min(longest, data.max_length),
         max_targets=most,
         max_images=data.images_per_row,
+        cutter=cutter,
+        mrope=mrope,
+        image_around=tuple(words.image_around),
     )
 
 
@@ -143,7 +160,7 @@ class Loader:
         self.plan = Plan(bucket_of, batch_size, cfg.seed, cfg.data.shuffle, pack)
         self._pictures = Pictures(
             self.rows, cfg.data.images_per_row, cfg.data.image.preset, cfg.data.image.size, cfg.data.workers,
-            cfg.data.cache_images_mib,
+            cfg.data.cache_images_mib, chat.cutter,
         )  # fmt: skip
         self.steps_per_epoch = self.plan.steps_per_epoch
         wanted = cfg.train.steps or math.ceil(cfg.train.epochs * self.steps_per_epoch - 1e-9)
@@ -160,6 +177,7 @@ class Loader:
             "data": [data.template, data.loss_mask, data.images_per_row, data.check_images],
             "tokenizer": cfg.tokenizer.to_dict(),
             "limits": [chat.max_length, chat.max_targets, chat.image_tokens],
+            "pictures": [chat.cutter, chat.mrope],
         }
         index, store = read_index(
             self.source, lambda example: chat.encode(example, self.kind), settings, chat.tokenizer,
@@ -281,7 +299,7 @@ class Loader:
         index = np.array(rows)
         if self.ref_logps is not None:
             index = np.where(np.isfinite(self.ref_logps[index]).all(1), index, -1)
-        images, errors = self._pictures.batch(index, self._references)
+        (images, places), errors = self._pictures.batch(index, self._references)
         for place, error in enumerate(errors):
             if error is not None:
                 self.skipped.add(int(self._index.source_rows[index[place]]), error)
@@ -292,11 +310,14 @@ class Loader:
         if self.kind == "contrastive":
             return contrastive_batch(encoded, images, index, n, pad)
         if self.kind == "prompt":
-            return prompt_batch(encoded, images, index, n, pad)
+            return prompt_batch(encoded, images, index, n, pad, patch_places=places, mrope=self.chat.mrope)
         ref = None
         if self.ref_logps is not None:
             ref = np.where(index[:, None] >= 0, self.ref_logps[index], 0).astype(np.float32)
-        return vlm_batch(encoded, images, index, (n, t), pad, ref, pack=self.pack, image_tokens=self.chat.image_tokens)
+        return vlm_batch(
+            encoded, images, index, (n, t), pad, ref, pack=self.pack, image_tokens=self.chat.image_tokens,
+            patch_places=places, mrope=self.chat.mrope,
+        )  # fmt: skip
 
     def batch_at(self, step: int) -> Batch:
         """This process's rows of training batch number ``step``."""

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from pivot_jax.data.images import load, pad_to_square, preprocess, preset_of
+from pivot_jax.data.patches import Cutter
 from pivot_jax.errors import RowError, UserError
 
 MIB = 1 << 20
+Arrays = tuple[Any, Any]  # pictures, and the places of their patches or None
 References = Callable[[int], tuple[str, tuple[Any, ...]]]  # row → its id and image references
 
 
@@ -22,51 +24,69 @@ class Pictures:
       rows: rows of the data set.
       per_row: image slots m.
       preset, size: of :func:`images.preprocess`.
+      cutter: makes lists of patches in place of squares; None where the preset makes squares.
       workers: threads that read and decode (Pillow releases the interpreter lock while it does).
       cache_mib: if all rows' pictures fit, they are read once and kept; otherwise nothing is kept.
     """
 
-    def __init__(self, rows: int, per_row: int, preset: str, size: int, workers: int, cache_mib: int):
+    def __init__(
+        self,
+        rows: int,
+        per_row: int,
+        preset: str,
+        size: int,
+        workers: int,
+        cache_mib: int,
+        cutter: Cutter | None = None,
+    ):
         preset_of(preset)
-        self.shape = (per_row, size, size, 3)
-        self.preset, self.size = preset, size
+        self.preset, self.size, self.cutter = preset, size, cutter
+        self.shape = (per_row, *((cutter.most, cutter.patch**2 * 3) if cutter else (size, size, 3)))
         self._pool = ThreadPoolExecutor(workers, "pictures") if workers > 1 else None
         fits = rows * int(np.prod(self.shape)) <= cache_mib * MIB
-        self._kept = np.zeros((rows, *self.shape), np.uint8) if fits else None  # pages are taken when written
+        self._kept = self._empty(rows) if fits else None  # pages are taken when written
         self._there = np.zeros(rows, bool)
 
-    def batch(self, rows: np.ndarray, references: References) -> tuple[np.ndarray, list[RowError | None]]:
-        """Pictures of the rows, uint8 [b, m, size, size, 3], and for each row what was wrong with it.
+    def _empty(self, rows: int) -> Arrays:
+        """No pictures: zeros, and with a cutter the places of no patch."""
+        images = np.zeros((rows, *self.shape), np.uint8)
+        return images, None if self.cutter is None else np.full((rows, *self.shape[:-1], 2), -1, np.int32)
+
+    def batch(self, rows: np.ndarray, references: References) -> tuple[Arrays, list[RowError | None]]:
+        """Pictures of the rows, and for each row what was wrong with it.
+
+        uint8 [b, m, size, size, 3] and None; with a cutter patches, uint8 [b, m, p, i], and places, int32 [b, m, p, 2].
 
         ``references(row)`` gives the row's id and image references; it is asked only for what is not kept. -1 is a
         masked row: zeros, nothing wrong.
         """
         if self._kept is None:
-            out = np.zeros((len(rows), *self.shape), np.uint8)
+            out = self._empty(len(rows))
             return out, self._fill(out, np.flatnonzero(rows >= 0), rows, references)
         new = np.flatnonzero((rows >= 0) & ~self._there[np.maximum(rows, 0)])
-        fresh = np.zeros((len(new), *self.shape), np.uint8)
+        fresh = self._empty(len(new))
         found = self._fill(fresh, np.arange(len(new)), rows[new], references)
         errors: list[RowError | None] = [None] * len(rows)
         for i, place in enumerate(new):
             errors[place] = found[i]
             if found[i] is None:
-                self._kept[rows[place]] = fresh[i]
+                for kept, new_ in _both(self._kept, fresh):
+                    kept[rows[place]] = new_[i]
                 self._there[rows[place]] = True
-        out = self._kept[np.maximum(rows, 0)]
-        out[rows < 0] = 0
-        return out, errors
+        images, places = (None if kept is None else kept[np.maximum(rows, 0)] for kept in self._kept)
+        for out, empty in _both((images, places), (0, -1)):
+            out[rows < 0] = empty
+        return (images, places), errors
 
-    def _fill(
-        self, out: np.ndarray, places: np.ndarray, rows: np.ndarray, references: References
-    ) -> list[RowError | None]:
+    def _fill(self, out: Arrays, places: np.ndarray, rows: np.ndarray, references: References) -> list[RowError | None]:
         """Reads the pictures of ``rows[places]`` into ``out[places]``; zeros and an error where one is bad."""
         errors: list[RowError | None] = [None] * len(rows)
 
         def read(place: int) -> None:
             row_id, images = references(int(rows[place]))
             try:
-                out[place] = self._read(images)
+                for whole, own in _both(out, self._read(images)):
+                    whole[place] = own
             except UserError as error:
                 errors[place] = RowError(row_id, str(error))
 
@@ -77,9 +97,10 @@ class Pictures:
             list(self._pool.map(read, places))
         return errors
 
-    def _read(self, images: tuple[Any, ...]) -> np.ndarray:
-        """One row's pictures [m, size, size, 3]; several pictures in a row are padded to squares, as LLaVA does."""
-        out = np.zeros(self.shape, np.uint8)
+    def _read(self, images: tuple[Any, ...]) -> Arrays:
+        """One row's pictures; several pictures in a row are padded to squares, as LLaVA does, unless they are cut."""
+        empty = self._empty(1)
+        out, places = empty[0][0], None if self.cutter is None else empty[1][0]
         for slot, reference in enumerate(images):
             try:
                 image = load(reference)
@@ -87,7 +108,15 @@ class Pictures:
                 raise (
                     UserError(f"picture {slot + 1} of {len(images)}: {error}") if len(images) > 1 else error
                 ) from None
+            if self.cutter is not None and places is not None:
+                out[slot], places[slot] = self.cutter.cut(image)
+                continue
             if len(images) > 1:
                 image = pad_to_square(image, self.preset)
             out[slot] = preprocess(image, self.preset, self.size)
-        return out
+        return out, places
+
+
+def _both(first: Any, second: Any) -> list[tuple[Any, Any]]:
+    """Pairs of the arrays of two pictures, of those that are there."""
+    return [(a, b) for a, b in zip(first, second, strict=True) if a is not None]

@@ -4,7 +4,9 @@ Qwen's ChatML as the paper uses it (its released code)::
 
     <|im_start|>system\\n{system}<|im_end|>\\n<|im_start|>user\\n<image>\\n{q}<|im_end|>\\n<|im_start|>assistant\\n{a}<|im_end|>\\n
 
-and ``plain`` for stage 1a: ``<image>{caption}\\n``. Each ``<image>`` becomes N copies of the image token.
+and ``plain`` for stage 1a: ``<image>{caption}\\n``. Each ``<image>`` becomes N copies of the image token, N for each
+picture its own where its encoder takes any size. Models that want two more tokens around them (Qwen2-VL) have no
+newline behind a picture; the one that data in LLaVA's form has there is then left out.
 
 Text is tokenised in the pieces between control tokens, which gives the same ids as the whole string because
 tokenizers cut there first. The answer is a piece of its own behind ``assistant\\n``, so that a prompt to be answered is
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +50,7 @@ class Template:
 
     Args:
       tokenizer: a ``transformers`` tokenizer with ``<|im_start|>``, ``<|im_end|>`` and the image token.
+      around: tokens before and behind the image tokens of each picture; () for none.
       plain: the template of stage 1a in place of ChatML.
       pivot_mask: the paper's label mask in place of answers only.
       others: as for :class:`chat.Chat`.
@@ -57,13 +60,21 @@ class Template:
     """
 
     def __init__(
-        self, tokenizer: Any, *, image_tokens: int, plain: bool, system: str, pivot_mask: bool, image_token: str
+        self,
+        tokenizer: Any,
+        *,
+        plain: bool,
+        system: str,
+        pivot_mask: bool,
+        image_token: str,
+        around: Sequence[str] = (),
     ):
         self.tokenizer, self.system, self.plain = tokenizer, system, plain
-        self.image_tokens, self.pivot_mask = image_tokens, pivot_mask
+        self.pivot_mask = pivot_mask
         self._cache: dict[str, list[int]] = {}
         self._lock = threading.Lock()
         self.image_id, self.start_id, self.end_id = (self._token(text) for text in (image_token, START, END))
+        self._before, self._behind = ([self._token(text)] for text in around) if around else ([], [])
         newline = self.text(NEWLINE)
         if len(newline) != 1:
             raise UserError(f"tokenizer: a newline is {len(newline)} tokens; ChatML needs it to be one")
@@ -95,37 +106,41 @@ class Template:
         end = [self.newline_id] if self.plain else [self.end_id, self.newline_id]
         return [*self.text(_EMPTY_LINES.sub("", text)), *end]
 
-    def turn(self, role: str, text: str) -> list[int]:
-        """``<|im_start|>role\\n{text}<|im_end|>\\n``; every ``<image>`` becomes image tokens."""
+    def turn(self, role: str, text: str, counts: Iterator[int]) -> list[int]:
+        """``<|im_start|>role\\n{text}<|im_end|>\\n``; every ``<image>`` becomes the next of ``counts`` image tokens."""
         first, *rest = f"{role}\n{text}".split(IMAGE)
+        if self._before:
+            rest = [part.removeprefix(NEWLINE) for part in rest]
         ids = [self.start_id, *self.text(first)]
         for part in rest:
-            ids += [self.image_id] * self.image_tokens
-            ids += self.text(part)
+            ids += [*self._picture(next(counts)), *self.text(part)]
         return [*ids, self.end_id, self.newline_id]
 
-    def conversation(self, messages: Sequence[Message]) -> Piece:
-        """A conversation that ends with an answer."""
-        return self._plain(messages, answered=True) if self.plain else self._turns(messages)
+    def _picture(self, count: int) -> list[int]:
+        return [*self._before, *[self.image_id] * count, *self._behind]
 
-    def prompt(self, messages: Sequence[Message]) -> Piece:
+    def conversation(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
+        """A conversation that ends with an answer; ``counts``: image tokens of each of its pictures."""
+        return self._plain(messages, counts, answered=True) if self.plain else self._turns(messages, iter(counts))
+
+    def prompt(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
         """A conversation up to the header of the answer that is to come (plain: up to the pictures)."""
         if self.plain:
-            return self._plain(messages, answered=False)
-        piece = self._turns(messages)
+            return self._plain(messages, counts, answered=False)
+        piece = self._turns(messages, iter(counts))
         self._open(piece)
         return piece
 
-    def _turns(self, messages: Sequence[Message]) -> Piece:
+    def _turns(self, messages: Sequence[Message], counts: Iterator[int]) -> Piece:
         piece = Piece()
         if self.system and (not messages or messages[0].role != "system"):
-            piece.add(self.turn("system", self.system))
+            piece.add(self.turn("system", self.system, counts))
         for message in messages:
             if message.role == "assistant":
                 self._open(piece)
                 piece.add(self.answer(message.content), answer=True)
             else:
-                piece.add(self.turn(message.role, message.content))
+                piece.add(self.turn(message.role, message.content, counts))
         if self.pivot_mask:
             anywhere = (self.start_id, self.newline_id)
             piece.scored = [s or i in anywhere for s, i in zip(piece.scored, piece.ids, strict=True)]
@@ -134,11 +149,11 @@ class Template:
     def _open(self, piece: Piece) -> None:
         piece.add([self.start_id, *self.text("assistant\n")], scored=self.pivot_mask)
 
-    def _plain(self, messages: Sequence[Message], answered: bool) -> Piece:
+    def _plain(self, messages: Sequence[Message], counts: Sequence[int], answered: bool) -> Piece:
         """Pictures, then the caption and a newline, which are scored. The question's words are left out."""
         piece = Piece()
-        count = sum(message.content.count(IMAGE) for message in messages)
-        piece.add([self.image_id] * (self.image_tokens * count))
+        for count in counts:
+            piece.add(self._picture(count))
         if answered:
             piece.add(self.answer(messages[-1].content), answer=True)
         return piece

@@ -13,7 +13,7 @@ from pivot_jax.data.batch import EncodedRow, Example
 from pivot_jax.data.chat import Chat
 from pivot_jax.data.collate import prompt_batch, vlm_batch
 from pivot_jax.data.images import preset_of
-from pivot_jax.data.pictures import Pictures
+from pivot_jax.data.pictures import Arrays, Pictures
 from pivot_jax.errors import UserError
 from pivot_jax.eval import rank as ranking
 from pivot_jax.eval.generate import generate
@@ -62,7 +62,8 @@ class Answerer:
         self._key = jax.random.key(seed)
         self._calls = 0
         # Every picture is used once, so none is kept (a cache of 0 MiB).
-        self._pictures = Pictures(1, chat.max_images, preset, mllm.config.vision.image_size, workers, cache_mib=0)
+        size = 0 if chat.cutter else mllm.config.vision.image_size
+        self._pictures = Pictures(1, chat.max_images, preset, size, workers, 0, chat.cutter)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -88,7 +89,10 @@ class Answerer:
         """
         replies: list[Reply] = []
         for rows, images, count in self._batches(examples):
-            batch = prompt_batch(rows, images, _index(count, len(rows)), _length(rows), self.chat.pad_id)
+            index, (pixels, places) = _index(count, len(rows)), images
+            batch = prompt_batch(
+                rows, pixels, index, _length(rows), self.chat.pad_id, patch_places=places, mrope=self.chat.mrope
+            )
             self._calls += 1
             out = generate(
                 self.mllm,
@@ -124,7 +128,8 @@ class Answerer:
             ]
             targets = max(len(row.targets) for row in full if row is not None)
             bucket = (_length(full), _round_up(targets, LENGTH_STEP // 4))
-            batch = vlm_batch(full, images, _index(count, len(rows)), bucket, self.chat.pad_id)
+            index, (pixels, places) = _index(count, len(rows)), images
+            batch = vlm_batch(full, pixels, index, bucket, self.chat.pad_id, patch_places=places, mrope=self.chat.mrope)
             found = ranking.option_logps(self.mllm, self.params, batch, widest)
             sums.append(found[0][:count])
             counts.append(found[1][:count])
@@ -141,23 +146,27 @@ class Answerer:
     def _option_ids(self, text: str) -> list[int]:
         return [*self.chat.tokenizer(text, add_special_tokens=False)["input_ids"], self.chat.end_id]
 
-    def _batches(self, examples: Sequence[Example]) -> Iterator[tuple[list[EncodedRow | None], np.ndarray, int]]:
-        """Encoded rows (None: fills the batch up), their pictures uint8 [b, m, H, W, 3], and how many are real."""
+    def _batches(self, examples: Sequence[Example]) -> Iterator[tuple[list[EncodedRow | None], Arrays, int]]:
+        """Encoded rows (None: fills the batch up), their pictures (``Pictures.batch``), and how many are real."""
         for start in range(0, len(examples), self.batch_size):
             chunk = examples[start : start + self.batch_size]
             rows: list[EncodedRow | None] = [self.chat.encode(example, "prompt") for example in chunk]
             masked = self.batch_size - len(chunk)
             yield [*rows, *[None] * masked], self._images(chunk, masked), len(chunk)
 
-    def _images(self, chunk: Sequence[Example], masked: int) -> np.ndarray:
-        if self.blank_images:
-            mean = np.rint(255 * np.asarray(preset_of(self.preset).mean)).astype(np.uint8)
-            return np.broadcast_to(mean, (len(chunk) + masked, *self._pictures.shape)).copy()
-        places = np.asarray([*range(len(chunk)), *[-1] * masked])
-        images, errors = self._pictures.batch(places, lambda row: (chunk[row].id, chunk[row].images))
+    def _images(self, chunk: Sequence[Example], masked: int) -> Arrays:
+        if self.blank_images and self.chat.cutter is None:
+            return self._blank((len(chunk) + masked, *self._pictures.shape)), None
+        rows = np.asarray([*range(len(chunk)), *[-1] * masked])
+        (images, places), errors = self._pictures.batch(rows, lambda row: (chunk[row].id, chunk[row].images))
         if bad := next((error for error in errors if error is not None), None):
             raise UserError(f"{bad}; mend the file, every question of a benchmark has to be asked")
-        return images
+        return (self._blank(images.shape) if self.blank_images else images), places
+
+    def _blank(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The mean colour everywhere; of cut pictures the sizes (and so the prompts) stay as they are."""
+        mean = np.rint(255 * np.asarray(preset_of(self.preset).mean)).astype(np.uint8)
+        return np.broadcast_to(mean, (*shape[:-1], shape[-1] // 3, 3)).reshape(shape).copy()
 
 
 def _length(rows: Sequence[EncodedRow | None]) -> int:

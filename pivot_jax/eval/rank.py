@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pivot_jax.data.batch import EncodedRow
+from pivot_jax.data.patches import text_behind
 from pivot_jax.kernels.token_logprobs import token_logprobs
 from pivot_jax.models.mllm import MLLM, head_matrix
 
@@ -31,13 +32,12 @@ def option_row(prompt: EncodedRow, options: Sequence[Sequence[int]]) -> EncodedR
     if not options or any(len(option) == 0 for option in options):
         raise ValueError(f"row '{prompt.id}': every option to rank needs at least one token (got {list(options)})")
     n = len(prompt.tokens)
-    after = int(prompt.positions.max()) + 1
     tokens, positions, branches = [prompt.tokens], [prompt.positions], [np.zeros(n, np.int32)]
     sources, start = [], n
     for index, option in enumerate(options):
         places = np.arange(start, start + len(option))
         tokens.append(np.asarray(option, np.int32))
-        positions.append(after + np.arange(len(option)))
+        positions.append(text_behind(prompt.positions, len(option)))
         branches.append(np.full(len(option), index + 1))
         # The first token of every option is predicted from the prompt's last token.
         sources.append(np.concatenate([[n - 1], places[:-1]]))

@@ -5,7 +5,7 @@ from pivot_jax.hub.configs import read as read_config
 from pivot_jax.hub.families import HubModel, summary
 from pivot_jax.hub.folder import check_place
 from pivot_jax.hub.load import load_params
-from pivot_jax.hub.save import export_decoder, export_encoder, export_mllm
+from pivot_jax.hub.save import export_decoder, export_encoder, export_mllm, export_qwen_vl
 from pivot_jax.hub.snapshot import folder_of, from_hub
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "export_decoder",
     "export_encoder",
     "export_mllm",
+    "export_qwen_vl",
     "folder_of",
     "from_hub",
     "load_params",

@@ -36,12 +36,18 @@ _BODY = """\
 {{- '<|im_start|>assistant\\n' -}}
 {%- endif -%}
 """
+_PUT = ".replace('<image>', image)"
+_JOINED = ".replace('<image>\\n', image)"  # in front of it where no newline follows a picture
 
 
-def jinja(system: str, image_token: str = "<image>") -> str:
-    """Our ChatML template for ``apply_chat_template``; ``system`` "" leaves the system turn out."""
+def jinja(system: str, image: str = "<image>", *, newline: bool = True) -> str:
+    """Our ChatML template for ``apply_chat_template``; ``system`` "" leaves the system turn out.
+
+    ``image`` stands for a picture; without ``newline`` no newline follows it, also where the text has one.
+    """
     # repr writes quotes, newlines and backslashes as Jinja reads them
-    return f"{{%- set system = {system!r} -%}}\n{{%- set image = {image_token!r} -%}}\n{_BODY}"
+    body = _BODY if newline else _BODY.replace(_PUT, f"{_JOINED}{_PUT}")
+    return f"{{%- set system = {system!r} -%}}\n{{%- set image = {image!r} -%}}\n{body}"
 
 
 def system_text(tokenizer: Any, folder: Path) -> str | None:

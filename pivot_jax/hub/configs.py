@@ -14,9 +14,10 @@ from pathlib import Path
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
 from pivot_jax.hub import processors
-from pivot_jax.hub.families import FOLDERS, HubModel, llava_original, vision_of
+from pivot_jax.hub.families import FOLDERS, HubModel, llava_original, qwen_vl, vision_sizes
 from pivot_jax.hub.fields import read_json
 from pivot_jax.hub.snapshot import folder_of
+from pivot_jax.models.qwen_vision import QwenVisionConfig
 
 
 def read(folder: str | Path) -> HubModel:
@@ -51,7 +52,7 @@ def sizes(model: HubModel) -> dict[str, dict[str, int]]:
     """Sizes of the letters and flags in the families' tables, per part of the model."""
     found: dict[str, dict[str, int]] = {}
     if model.vision:
-        found["vision"] = vision_of(model.vision).sizes(model.vision, model.final)
+        found["vision"] = vision_sizes(model.vision, model.final)
     if model.decoder:
         d = model.decoder
         found["decoder"] = {
@@ -64,4 +65,6 @@ def sizes(model: HubModel) -> dict[str, dict[str, int]]:
         widths = model.vision.width, model.decoder.width
     if model.projector and widths:
         found["projector"] = {"i": widths[0], "d": widths[1], "e": widths[1]}
+        if isinstance(model.vision, QwenVisionConfig):
+            found["projector"] = qwen_vl.merger_sizes(model.vision, widths[1])
     return found

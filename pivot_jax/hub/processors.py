@@ -9,13 +9,15 @@ from typing import Any
 
 from pivot_jax.data.images import PRESETS, Preset
 from pivot_jax.errors import UserError
+from pivot_jax.hub.families import qwen_vl
 from pivot_jax.hub.families.parts import vision_of
 from pivot_jax.hub.fields import read_json
 from pivot_jax.models.encoder import ViTConfig
 from pivot_jax.models.mllm import EncoderConfig
+from pivot_jax.models.qwen_vision import QwenVisionConfig
 
 
-def read(cfg: EncoderConfig, folder: Path) -> EncoderConfig:
+def read(cfg: Any, folder: Path) -> Any:
     """The encoder as the folder's image processor serves it: preset, normalisation, and size of its pictures.
 
     Where a processor gives pictures of another size than the position table, the table is resized (``pos_grid``).
@@ -24,13 +26,15 @@ def read(cfg: EncoderConfig, folder: Path) -> EncoderConfig:
     Raises:
       UserError: a way of resizing or a size that no preset has.
     """
-    presets = cfg.traits.presets
-    cfg = _with_preset(cfg, presets[0])
+    if not isinstance(cfg, QwenVisionConfig):
+        cfg = _with_preset(cfg, cfg.traits.presets[0])
     for name, inside in (("preprocessor_config.json", False), ("processor_config.json", True)):
         raw = read_json(folder / name) if (folder / name).is_file() else {}
         raw = raw.get("image_processor") or {} if inside else raw
         if "image_mean" in raw and "image_std" in raw:
-            return _applied(cfg, presets, raw, folder / name)
+            if isinstance(cfg, QwenVisionConfig):
+                return qwen_vl.seen(cfg, raw)
+            return _applied(cfg, cfg.traits.presets, raw, folder / name)
     return cfg
 
 
@@ -90,7 +94,9 @@ def _side(size: Mapping[str, Any], path: Path) -> int:
 
 
 def _fits(preset: Preset, raw: Mapping[str, Any], squash: bool, short: int, size: int) -> bool:
-    same = preset.squash == squash and raw.get("resample", preset.interpolation) == preset.interpolation
+    same = (
+        not preset.cut and preset.squash == squash and raw.get("resample", preset.interpolation) == preset.interpolation
+    )
     return same and (squash or preset.shorter_side(size) == short)
 
 

@@ -11,13 +11,15 @@ import jax
 
 from pivot_jax.errors import UserError
 from pivot_jax.hub import chat, folder, processors, tensors
-from pivot_jax.hub.families import HubModel, llava, text_of, vision_of
+from pivot_jax.hub.families import HubModel, llava, qwen_vl, text_of, vision_of
 from pivot_jax.hub.load import Show
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import EncoderConfig, MLLMConfig
+from pivot_jax.models.qwen_vision import QwenVisionConfig
 from pivot_jax.models.vit import ViTConfig
 
 SHARD_BYTES = 5 << 30
+AROUND = ("<|vision_start|>", "<|vision_end|>")
 _SYSTEM = "You are a helpful assistant."
 
 
@@ -198,6 +200,58 @@ def export_mllm(
             note,
         ]
         folder.write_card(into, "LLaVA-style multimodal LLM", "image-text-to-text", lines)
+
+    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside, show)
+
+
+def export_qwen_vl(
+    params: Mapping[str, Any],
+    cfg: MLLMConfig,
+    out: str | Path,
+    *,
+    tokenizer: Any = None,
+    image_token: str | int = "<|image_pad|>",
+    image_around: tuple[str, ...] = AROUND,
+    system: str = _SYSTEM,
+    dtype: str = "float32",
+    max_positions: int = 32768,
+    overwrite: bool = False,
+    note: str = "",
+    show: Show | None = None,
+) -> Path:
+    """Writes everything as a Qwen2VLForConditionalGeneration or Qwen2_5_VLForConditionalGeneration, by the tower.
+
+    Args:
+      image_around: tokens before and behind each picture's.
+      others: as for :func:`export_mllm`.
+
+    Raises:
+      UserError: a decoder without M-RoPE, or with heads that the class cannot have; see also :func:`export_mllm`.
+    """
+    vision, vocabulary = cfg.vision, cfg.decoder.vocab_size
+    assert isinstance(vision, QwenVisionConfig)
+    token_id = _image_token_id(tokenizer, image_token, vocabulary)
+    ids: Any = (
+        None if tokenizer is None else tuple(_image_token_id(tokenizer, text, vocabulary) for text in image_around)
+    )
+    model = HubModel(vision.family, vision, cfg.decoder, cfg.projector, image_token_id=token_id, image_around=ids)
+    text = qwen_vl.write_text(vision.family, cfg.decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
+    raw, name = qwen_vl.write(model, text), qwen_vl.CLASSES[vision.family]
+
+    def beside(into: Path) -> None:
+        folder.write_json(into / "config.json", raw)
+        folder.write_generation(into, tokenizer)
+        folder.write_image_processor(into, qwen_vl.image_processor(vision))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(into)
+            image = tokenizer.convert_ids_to_tokens(token_id).join(image_around or ("", ""))
+            folder.write_chat_template(into, chat.jinja(system, image, newline=not image_around))
+        lines = [
+            f"A {name} trained with PIVOT-JAX. It loads with `transformers.{name}` and `transformers.AutoProcessor`.",
+            "",
+            note,
+        ]
+        folder.write_card(into, "Multimodal LLM", "image-text-to-text", lines)
 
     return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside, show)
 

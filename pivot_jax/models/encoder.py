@@ -37,7 +37,9 @@ class Traits:
 FAMILIES = {
     # SigLIP, and SigLIP2 of fixed resolution
     "siglip": Traits(("siglip", "siglip2"), class_token=False, penultimate=True, pool="attention"),
-    "siglip2_naflex": Traits(("siglip2",), class_token=False, penultimate=True, pool="attention", patch_input=True),
+    "siglip2_naflex": Traits(
+        ("siglip2_naflex",), class_token=False, penultimate=True, pool="attention", patch_input=True
+    ),
     "clip": Traits(("clip",), pre_norm=True, patch_bias=False, penultimate=True),
     "dinov2": Traits(("dinov2", "dinov2_224"), layer_scale=True, registers=True, gated=True),
     "vit_mae": Traits(("mae", "vit_imagenet")),

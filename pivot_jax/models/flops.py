@@ -11,6 +11,7 @@ from collections.abc import Set
 from pivot_jax.models.convnext import KERNEL, ConvNeXtConfig
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import EncoderConfig, MLLMConfig
+from pivot_jax.models.qwen_vision import MERGE, QwenVisionConfig
 from pivot_jax.models.siglip import TextConfig
 
 ENCODERS = ("vision", "second")
@@ -43,13 +44,26 @@ def vision(config: EncoderConfig, *, whole: bool = False) -> float:
     return 2 * p * 3 * config.patch_size**2 * d + blocks * block + pool
 
 
+def qwen_vision(config: QwenVisionConfig, patches: float) -> float:
+    """Forward of one image of ``patches`` patches through all blocks; windows count as whole ones."""
+    d = config.width
+    window = min(patches, (config.window // config.patch_size) ** 2) if config.windowed else patches
+    full = sum(not config.windowed or i in config.full_blocks for i in range(config.depth))
+    seen = full * patches + (config.depth - full) * window
+    products = 4 * d * d + (3 if config.windowed else 2) * d * config.mlp_dim
+    return 2 * patches * (3 * config.patch_size**2 * d + config.depth * products) + 4 * patches * seen * d
+
+
 def text(config: TextConfig) -> float:
     """Forward of one caption through the text tower."""
     return config.depth * _encoder_block(config.max_length, config.width, config.mlp_dim)
 
 
-def projector(config: MLLMConfig) -> float:
-    """Forward of one image's features."""
+def projector(config: MLLMConfig, patches: float = 0) -> float:
+    """Forward of one image's features; ``patches`` as in :func:`forward`."""
+    if isinstance(config.vision, QwenVisionConfig):
+        merged = MERGE**2 * config.vision.width
+        return 2 * (patches or config.vision.patches) / MERGE**2 * merged * (merged + config.decoder.width)
     out, layers = config.decoder.width, config.projector.layers + config.projector.reused
     return 2 * config.image_tokens * (config.feature_width * out + (layers - 1) * out * out)
 
@@ -67,12 +81,17 @@ def head(config: DecoderConfig, targets: float) -> float:
     return 2 * targets * config.width * config.vocab_size
 
 
-def forward(config: MLLMConfig, images: float, tokens: float, targets: float) -> dict[str, float]:
-    """Forward FLOPs by part of one row with ``images`` images and ``tokens`` tokens, image places included."""
+def forward(config: MLLMConfig, images: float, tokens: float, targets: float, patches: float = 0) -> dict[str, float]:
+    """Forward FLOPs by part of one row with ``images`` images and ``tokens`` tokens, image places included.
+
+    ``patches``: of an image of an encoder for any size; 0: as many as its list has room for.
+    """
+    tower = config.vision
+    encoder = qwen_vision(tower, patches or tower.patches) if isinstance(tower, QwenVisionConfig) else vision(tower)
     return {
-        "vision": images * vision(config.vision),
+        "vision": images * encoder,
         **({"second": images * vision(config.second)} if config.second else {}),
-        "projector": images * projector(config),
+        "projector": images * projector(config, patches),
         "decoder": decoder(config.decoder, tokens),
         "head": head(config.decoder, targets),
     }

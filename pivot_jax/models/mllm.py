@@ -12,10 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pivot_jax.models import layers
+from pivot_jax.models import layers, qwen_vision, vit
 from pivot_jax.models.convnext import ConvNeXt, ConvNeXtConfig
 from pivot_jax.models.decoder import Decoder, DecoderConfig, KVCache
-from pivot_jax.models.vit import ViT, ViTConfig, blank
+from pivot_jax.models.qwen_vision import Merger, QwenVision, QwenVisionConfig
+from pivot_jax.models.vit import ViT, ViTConfig
 
 Array = jax.Array
 EncoderConfig = ViTConfig | ConvNeXtConfig
@@ -34,9 +35,12 @@ class ProjectorConfig:
 
 @dataclass(frozen=True)
 class MLLMConfig:
-    """``second``: another encoder of the same pictures; its features stand beside the first one's, patch by patch."""
+    """``second``: another encoder of the same pictures; its features stand beside the first one's, patch by patch.
 
-    vision: EncoderConfig
+    A tower of Qwen's brings its own projector, the merger; ``projector`` then says nothing.
+    """
+
+    vision: Any  # EncoderConfig, or QwenVisionConfig
     projector: ProjectorConfig
     decoder: DecoderConfig
     dtype: str = "float32"
@@ -58,8 +62,10 @@ class MLLMConfig:
         return self.vision.width + (self.second.width if self.second else 0)
 
 
-def encoder(config: EncoderConfig, dtype: str) -> nn.Module:
+def encoder(config: EncoderConfig | QwenVisionConfig, dtype: str) -> nn.Module:
     """The module of an encoder's config."""
+    if isinstance(config, QwenVisionConfig):
+        return QwenVision(config, dtype)
     return ConvNeXt(config, dtype) if isinstance(config, ConvNeXtConfig) else ViT(config, dtype)
 
 
@@ -89,7 +95,8 @@ class MLLM(nn.Module):
         self.vision = encoder(cfg.vision, cfg.dtype)
         if cfg.second:
             self.second = encoder(cfg.second, cfg.dtype)
-        self.projector = Projector(cfg.projector, cfg.decoder.width)
+        width, qwen = cfg.decoder.width, isinstance(cfg.vision, QwenVisionConfig)
+        self.projector: Any = Merger(cfg.vision, width) if qwen else Projector(cfg.projector, width)
         self.decoder = Decoder(cfg.decoder, cfg.dtype)
 
     def encode_images(self, images: Array, places: Array | None = None) -> Array:
@@ -124,7 +131,7 @@ class MLLM(nn.Module):
         return features.reshape(b, m * features.shape[1], features.shape[2])
 
     def project(self, features: Array) -> Array:
-        """Vision features [..., d_vision] → image tokens [..., d]."""
+        """Vision features [..., p, d_vision] → image tokens [..., p, d]; the merger's are fewer than p."""
         return self.projector(features)
 
     def embed(self, batch: Any, image_features: Array | None = None) -> Array:
@@ -181,7 +188,8 @@ class MLLM(nn.Module):
 
 def init_params(mllm: MLLM, key: Array) -> dict[str, Any]:
     """Random float32 parameters of the whole model; a nested dict (tree in ARCHITECTURE.md)."""
-    images = blank(mllm.config.vision)
+    cfg = mllm.config.vision
+    images = qwen_vision.blank(cfg) if isinstance(cfg, QwenVisionConfig) else vit.blank(cfg)
     return mllm.init(key, images, jnp.zeros((1, 2), jnp.int32), method="touch_all")["params"]
 
 

@@ -13,9 +13,11 @@ from typing import Any
 from pivot_jax.config.check import suggest
 from pivot_jax.data.images import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, preset_of
 from pivot_jax.errors import UserError
+from pivot_jax.models import qwen_vision
 from pivot_jax.models.convnext import ConvNeXtConfig
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLMConfig, ProjectorConfig
+from pivot_jax.models.qwen_vision import QwenVisionConfig
 from pivot_jax.models.rotary import RopeScaling
 from pivot_jax.models.siglip import TextConfig
 from pivot_jax.models.vit import ViTConfig
@@ -41,7 +43,7 @@ def _siglip(names: str) -> dict[str, ViTConfig]:
     found = {}
     for name in names.split():
         size, patch, image = re.fullmatch(r"siglip2?-(.*)-patch(\d+)-(\w+)", name).groups()  # type: ignore[union-attr]
-        traits = {"family": "siglip2_naflex", "preset": "siglip2"} if image == "naflex" else {}
+        traits = {"family": "siglip2_naflex", "preset": "siglip2_naflex"} if image == "naflex" else {}
         pixels = 16 * int(patch) if image == "naflex" else int(image)  # NaFlex: of its 16 x 16 positions
         found[f"google/{name}"] = _vit(size, pixels, int(patch), **traits)
     return found
@@ -59,7 +61,11 @@ def _dinov2(size: str, **traits: Any) -> ViTConfig:
     return _vit(size, 518, 14, family="dinov2", gated=size == "giant", preset="dinov2", **_IMAGENET, **traits)
 
 
-VISION: dict[str, ViTConfig] = {
+_QWEN2_VL = QwenVisionConfig(
+    14, 1280, 32, 16, 5120, family="qwen2_vl", activation="quick_gelu", window=0, full_blocks=()
+)
+
+VISION: dict[str, Any] = {  # ViTConfig, QwenVisionConfig
     **_siglip(
         "siglip-base-patch16-224 siglip-base-patch16-256 siglip-base-patch16-384 siglip-base-patch16-512 "
         "siglip-large-patch16-256 siglip-large-patch16-384 siglip-so400m-patch14-224 siglip-so400m-patch14-384 "
@@ -89,6 +95,12 @@ VISION: dict[str, ViTConfig] = {
     "google/vit-base-patch16-224-in21k": _vit("base", 224, 16, **_SUP),
     "google/vit-large-patch16-224-in21k": _vit("large", 224, 16, **_SUP),
     "google/vit-huge-patch14-224-in21k": _vit("huge", 224, 14, **_SUP),
+    "Qwen/Qwen2-VL-2B-Instruct": _QWEN2_VL,
+    "Qwen/Qwen2-VL-7B-Instruct": _QWEN2_VL,
+    "Qwen/Qwen2.5-VL-3B-Instruct": QwenVisionConfig(14, 1280, 32, 16, 3420),
+    "Qwen/Qwen2.5-VL-7B-Instruct": QwenVisionConfig(14, 1280, 32, 16, 3420),
+    "Qwen/Qwen2.5-VL-32B-Instruct": QwenVisionConfig(14, 1280, 32, 16, 3456),
+    "Qwen/Qwen2.5-VL-72B-Instruct": QwenVisionConfig(14, 1280, 32, 16, 3456),
     "nyu-visionx/moco-v3-vit-b": _vit("base", 224, 16, family="vit", preset="moco", **_IMAGENET),
 }
 
@@ -120,6 +132,13 @@ _QWEN2 = {
     "Qwen2-72B Qwen2-72B-Instruct Qwen2.5-72B Qwen2.5-72B-Instruct": (8192, 80, 64, 8, 29568, True),
 }
 _QWEN2_EPS = {name: 1e-5 for name in ("Qwen2.5-14B", "Qwen2.5-32B", "Qwen2-72B", "Qwen2.5-72B")}  # not the Instructs'
+_QWEN_VL = {  # M-RoPE
+    "Qwen2-VL-2B-Instruct": (1536, 28, 12, 2, 8960, False),
+    "Qwen2.5-VL-3B-Instruct": (2048, 36, 16, 2, 11008, False),
+    "Qwen2-VL-7B-Instruct Qwen2.5-VL-7B-Instruct": (3584, 28, 28, 4, 18944, True),
+    "Qwen2.5-VL-32B-Instruct": (5120, 64, 40, 8, 27648, True),
+    "Qwen2.5-VL-72B-Instruct": (8192, 80, 64, 8, 29568, True),
+}
 # norms of queries and keys, head width 128
 _QWEN3 = {
     "Qwen3-0.6B Qwen3-0.6B-Base": (1024, 28, 16, 8, 3072, False),
@@ -145,6 +164,10 @@ def _qwen2(name: str, width: int, depth: int, heads: int, kv: int, mlp: int, unt
     return DecoderConfig(vocabulary, width, depth, heads, kv, mlp, eps=_QWEN2_EPS.get(name, 1e-6), tied=not untied)
 
 
+def _qwen_vl(name: str, *row: Any) -> DecoderConfig:
+    return dataclasses.replace(_qwen2(name, *row), mrope_section=(16, 24, 24))
+
+
 def _qwen3(name: str, width: int, depth: int, heads: int, kv: int, mlp: int, untied: bool) -> DecoderConfig:
     head_dim = 0 if 128 * heads == width else 128
     return DecoderConfig(
@@ -164,30 +187,34 @@ def _llama(
 
 DECODERS: dict[str, DecoderConfig] = {
     f"{owner}/{name}": make(name, *row)
-    for owner, make, rows in (("Qwen", _qwen2, _QWEN2), ("Qwen", _qwen3, _QWEN3), ("meta-llama", _llama, _LLAMA))
+    for owner, make, rows in (
+        ("Qwen", _qwen2, _QWEN2),
+        ("Qwen", _qwen_vl, _QWEN_VL),
+        ("Qwen", _qwen3, _QWEN3),
+        ("meta-llama", _llama, _LLAMA),
+    )
     for names, row in rows.items()
     for name in names.split()
 }
 
 
-def build(section: Any, preset: str) -> MLLMConfig:
+def build(section: Any, images: Any) -> MLLMConfig:
     """``config.model`` (a mapping with ``vision``, ``projector``, ``decoder``, ``dtype``) → model config.
 
-    ``preset`` (``config.data.image.preset``) gives the encoder's mean and std. A section with a ``name`` takes that
-    model's dimensions; its ``remat`` and ``scan_layers`` stay its own.
+    ``images`` is ``config.data.image``: its preset gives the encoder's mean and std, and ``max_patches`` the number of
+    patches. A section with a ``name`` takes that model's dimensions; its ``remat`` and ``scan_layers`` stay its own.
 
     Raises:
-      UserError: unknown name, or dimensions that do not fit; the message names the key.
+      UserError: unknown name, or dimensions or a preset that do not fit; the message names the key.
     """
-    projector, image = section["projector"], preset_of(preset)
-    vision = _vision(section["vision"])
-    if section["vision"]["name"] and preset not in vision.traits.presets:
+    projector, vision = section["projector"], _seen(_vision(section["vision"]), section["vision"]["name"], images)
+    if isinstance(vision, QwenVisionConfig) and projector["reuse"]:
         raise UserError(
-            f"data.image.preset: '{preset}' is not how model.vision.name='{section['vision']['name']}' sees pictures "
-            f"(allowed: {', '.join(vision.traits.presets)})"
+            f"model.projector.reuse: {projector['reuse']}, but the projector of a {vision.family} encoder is its "
+            "merger; set it to 0"
         )
     return MLLMConfig(
-        vision=dataclasses.replace(vision, preset=preset, mean=image.mean, std=image.std),
+        vision=vision,
         projector=ProjectorConfig(layers=projector["layers"], reused=projector["reuse"]),
         decoder=_part("model.decoder", DecoderConfig, DECODERS, section["decoder"]),
         dtype=section["dtype"],
@@ -198,6 +225,23 @@ def build(section: Any, preset: str) -> MLLMConfig:
 def build_text(section: Any, vocab_size: int, output: int) -> TextConfig:
     """``config.model.text`` → text tower of stage 0, with the tokenizer's vocabulary and the encoder's width."""
     return _construct("model.text", TextConfig, {**section, "vocab_size": vocab_size, "output": output})
+
+
+def _seen(vision: Any, name: str, images: Any) -> Any:
+    """The encoder with its pictures as ``config.data.image`` makes them."""
+    preset = preset_of(images["preset"])
+    if (name or vision.traits.patch_input or preset.cut) and images["preset"] not in vision.traits.presets:
+        what = f"name='{name}'" if name else f"family='{vision.family}'"
+        raise UserError(
+            f"data.image.preset: '{images['preset']}' is not how model.vision.{what} sees pictures "
+            f"(allowed: {', '.join(vision.traits.presets)})"
+        )
+    found = dataclasses.replace(vision, mean=preset.mean, std=preset.std)
+    if vision.traits.patch_input:
+        found = dataclasses.replace(found, max_patches=images["max_patches"])
+    if isinstance(found, QwenVisionConfig):
+        return dataclasses.replace(found, min_pixels=images["min_pixels"], max_pixels=images["max_pixels"])
+    return dataclasses.replace(found, preset=images["preset"])
 
 
 def _second(section: Any) -> ViTConfig | ConvNeXtConfig | None:
@@ -214,10 +258,11 @@ def _second(section: Any) -> ViTConfig | ConvNeXtConfig | None:
     return dataclasses.replace(config, preset=config.traits.presets[0], mean=image.mean, std=image.std)
 
 
-def _vision(section: Any, key: str = "model.vision") -> ViTConfig:
+def _vision(section: Any, key: str = "model.vision") -> Any:
     """A name may end in "@PIXELS": that encoder for images of another size, its position table resized."""
     name, at, pixels = section["name"].partition("@")
-    config = _part(key, ViTConfig, VISION, {**section, "name": name})
+    kind: Any = QwenVisionConfig if section["family"] in qwen_vision.FAMILIES else ViTConfig
+    config = _part(key, kind, VISION, {**section, "name": name})
     if not at:
         return config
     if not pixels.isdigit() or int(pixels) < config.patch_size or config.traits.patch_input:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from pivot_jax.data.batch import ContrastiveBatch, VLMBatch
+from pivot_jax.data.images import preset_of
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
 from pivot_jax.parallel.mesh import AXES, ROWS, check_rows, mesh_sizes
@@ -77,11 +78,17 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
             array(np.uint8, size, size, 3), array(np.int32, tokens), array(np.float32), array(np.int32)
         )
     n, t = bucket
+    vision, slots = setup.model.module.config.vision, pack * config.data.images_per_row
+    images, places = array(np.uint8, slots, size, size, 3), None
+    if preset_of(config.data.image.preset).cut:
+        images = array(np.uint8, slots, config.data.image.max_patches, vision.patch_size**2 * 3)
+        places = array(np.int32, slots, config.data.image.max_patches, 2)
+    positions = array(np.int32, n, 3) if setup.model.module.config.decoder.mrope_section else array(np.int32, n)
     ids, targets = array(np.int32, n), array(np.int32, t)
     stored = config.stage == "preference" and config.objective.reference == "stored"
     return VLMBatch(
-        images=array(np.uint8, pack * config.data.images_per_row, size, size, 3),
-        tokens=ids, image_slots=ids, positions=ids, segments=ids, branches=ids,
+        images=images, patch_places=places,
+        tokens=ids, image_slots=ids, positions=positions, segments=ids, branches=ids,
         sources=targets, targets=targets, weights=array(np.float32, t), target_branches=targets,
         target_rows=targets,
         row_index=array(np.int32, pack),

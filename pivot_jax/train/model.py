@@ -28,8 +28,8 @@ def build_model(config: Any, vocabulary: int) -> Model:
     Raises:
       UserError: the decoder's embedding is smaller than the vocabulary, or image sizes differ.
     """
-    parts = zoo.build(config.model, config.data.image.preset)
-    if parts.vision.image_size != config.data.image.size:
+    parts = zoo.build(config.model, config.data.image)
+    if isinstance(parts.vision, ViTConfig) and parts.vision.image_size != config.data.image.size:
         sizes = f"{config.data.image.size} but the encoder takes {parts.vision.image_size}"
         raise UserError(f"data.image.size is {sizes}; make them equal")
     if config.stage == "contrastive":
@@ -51,20 +51,35 @@ def build_model(config: Any, vocabulary: int) -> Model:
     return Model(module, lambda key: init_params(module, key))
 
 
+def row_shape(module: Any) -> dict[str, Any]:
+    """What a loader has to know of the model (arguments of ``build_loader``)."""
+    if isinstance(module, SigLIP):
+        return {"image_tokens": module.vision_config.tokens, "mrope": False}
+    vision, decoder = module.config.vision, module.config.decoder
+    shape = {"image_tokens": module.config.image_tokens, "patch_size": vision.patch_size}
+    return {**shape, "mrope": bool(decoder.mrope_section)}
+
+
 def step_flops(
-    config: Any, module: Any, loader_shape: tuple[float, float], trained: set[str], adapted: Set[str] = frozenset()
+    config: Any,
+    module: Any,
+    loader_shape: tuple[float, float],
+    trained: set[str],
+    adapted: Set[str] = frozenset(),
+    patches: float = 0,
 ) -> float:
     """Training FLOPs of one row by counting (padding not counted).
 
     Args:
       loader_shape: mean tokens and mean scored targets of a row.
+      patches: mean patches of an image slot; 0: of an encoder for any size, as many as there is room for.
       trained: rooms ("vision", "projector", "decoder") that get gradients.
       adapted: rooms of which only a LoRA adapter does.
     """
     if isinstance(module, SigLIP):
         return 3 * (flops.vision(module.vision_config, whole=True) + flops.text(module.text_config))
     tokens, targets = loader_shape
-    parts = flops.forward(module.config, config.data.images_per_row, tokens, targets)
+    parts = flops.forward(module.config, config.data.images_per_row, tokens, targets, patches)
     in_step = config.stage == "preference" and config.objective.reference == "step"
     return flops.train_step(parts, trained, in_step, adapted)
 

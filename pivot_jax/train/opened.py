@@ -10,6 +10,7 @@ import jax
 
 from pivot_jax import config as configs
 from pivot_jax.data.chat import Chat
+from pivot_jax.data.patches import cutter_of
 from pivot_jax.data.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs as hub_configs
@@ -47,12 +48,15 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
     config = read_config(workdir)
     if config.stage == "contrastive":
         raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; it can be probed only")
-    mllm = MLLM(zoo.build(config.model, config.data.image.preset))
+    mllm = MLLM(zoo.build(config.model, config.data.image))
     step = checkpoint.newest(workdir, step)
     params = jax.device_put(checkpoint.load_run(workdir, step))
     chat = Chat(
         load_tokenizer(config.tokenizer.path),
         image_tokens=mllm.config.image_tokens,
+        cutter=cutter_of(config.data.image, mllm.config.vision.patch_size),
+        mrope=bool(mllm.config.decoder.mrope_section),
+        image_around=tuple(config.tokenizer.image_around),
         template=template or config.data.template,
         system=config.tokenizer.system,
         loss_mask=config.data.loss_mask,
@@ -85,6 +89,10 @@ def open_encoder(text: str) -> OpenEncoder:
     if source.prefix is not None:
         raise UserError(f"{text}: an encoder is read whole; leave out ':{source.prefix}'")
     model, preset = _describe(source)
+    if model.vision.traits.patch_input:
+        raise UserError(
+            f"{text} is a {model.vision.family} encoder, for pictures of any size; probes need one of square images"
+        )
     whole = load_params(text)
     params = {part: whole[part] for part in ENCODER_ROOMS if part in whole}
     if "vision" not in params:
@@ -98,7 +106,8 @@ def _describe(source: Source) -> tuple[MLLMConfig, str]:
         found = hub_configs.read(source.place)
         if found.vision is None:
             raise UserError(f"{source.place} is a '{found.model_type}' folder, which holds no vision encoder")
-        plain = zoo.build(configs.base().model, "siglip")
+        base = configs.base()
+        plain = zoo.build(base.model, base.data.image)
         decoder, projector = found.decoder or plain.decoder, found.projector or ProjectorConfig()
         return replace(plain, vision=found.vision, projector=projector, decoder=decoder), found.vision.preset
     if source.kind == "pack":
@@ -108,5 +117,4 @@ def _describe(source: Source) -> tuple[MLLMConfig, str]:
         configs.merge(config, content, where=f"{source.place}/pack.json")
     else:
         config = read_config(source.place)
-    preset = config.data.image.preset
-    return zoo.build(config.model, preset), preset
+    return zoo.build(config.model, config.data.image), config.data.image.preset

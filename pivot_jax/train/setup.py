@@ -23,7 +23,7 @@ from pivot_jax.steps.objective import Objective
 from pivot_jax.steps.update import TrainState, build_step, init_state
 from pivot_jax.train.initialise import check as check_sources
 from pivot_jax.train.initialise import initial_params, read_adapter
-from pivot_jax.train.model import Model, build_model, root_key
+from pivot_jax.train.model import Model, build_model, root_key, row_shape
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,9 @@ def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init:
     if check_init:
         check_sources(dict(config.init), rules.flatten(jax.eval_shape(model.create, root_key(config))))
     loader = build_loader(
-        config, tokenizer, process_index=jax.process_index(), process_count=jax.process_count(), workdir=workdir
-    )
+        config, tokenizer, process_index=jax.process_index(), process_count=jax.process_count(), workdir=workdir,
+        **row_shape(model.module),
+    )  # fmt: skip
     loader.check_trainable()
     return assemble(config, mesh, loader, model)
 

@@ -37,12 +37,14 @@ class Speed:
         rows = int(np.sum(np.asarray(batch.row_index) >= 0))
         ids = batch.segments if hasattr(batch, "segments") else batch.tokens
         tokens = int(np.sum(np.asarray(ids) > 0)) * processes
-        images = rows * (self._setup.config.data.images_per_row if batch.images.ndim == 5 else 1) * processes
+        images = rows * (self._setup.config.data.images_per_row if hasattr(batch, "image_slots") else 1) * processes
         targets = float(np.sum(batch.weights)) / max(rows, 1)
         shape = (tokens / max(rows * processes, 1), targets)
         config, model = self._setup.config, self._setup.model
         trained = (self._setup.trained_rooms, self._setup.adapted_rooms)
-        flops = rows * processes * step_flops(config, model.module, shape, *trained)
+        places, slots = getattr(batch, "patch_places", None), max(rows, 1) * config.data.images_per_row
+        patches = 0.0 if places is None else float(np.sum(np.asarray(places)[..., 0] >= 0)) / slots
+        flops = rows * processes * step_flops(config, model.module, shape, *trained, patches)
         self._steps, self._waited, self._traced = self._steps + 1, self._waited + waited, self._traced + traced
         self._tokens, self._images, self._flops = self._tokens + tokens, self._images + images, self._flops + flops
         return tokens

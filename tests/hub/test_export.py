@@ -236,15 +236,13 @@ CONVERSATIONS = {
 def test_exported_chat_template_renders_what_ours_does(talker, tokenizer, tmp_path, system, turns):
     """With a system text, without one, and with one full of quotes: text and token ids."""
     params, cfg = talker
-    ours = Template(
-        tokenizer, image_tokens=1, plain=False, system=system, pivot_mask=False, image_token="<|image_pad|>"
-    )
-    messages = [Message(*turn) for turn in turns]
+    ours = Template(tokenizer, plain=False, system=system, pivot_mask=False, image_token="<|image_pad|>")
+    messages, counts = [Message(*turn) for turn in turns], [1] * sum(text.count("<image>") for _, text in turns)
     theirs = [{"role": role, "content": text} for role, text in turns]
     out = hub.export_mllm(params, cfg, tmp_path / "mllm", tokenizer=tokenizer, system=system)
     loaded = (load_tokenizer(out), transformers.AutoProcessor.from_pretrained(out))
     for prompt in (True, False):
-        ids = (ours.prompt(messages) if prompt else ours._turns(messages)).ids
+        ids = (ours.prompt(messages, counts) if prompt else ours._turns(messages, iter(counts))).ids
         texts = {one.apply_chat_template(theirs, tokenize=False, add_generation_prompt=prompt) for one in loaded}
         assert texts == {tokenizer.decode(ids)}
         assert loaded[0](texts.pop(), add_special_tokens=False)["input_ids"] == ids

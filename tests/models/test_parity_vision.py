@@ -253,7 +253,7 @@ B2 = {  # the dossier's encoders: name, tokens of an image
 def test_B2_token_counts_of_the_paper_s_encoders(name, tokens):
     """Traced at full size: the features are ``tokens`` patches of the encoder's width."""
     known = zoo.VISION[name.partition("@")[0]]
-    model = zoo.build(section_of(name), known.preset)
+    model = zoo.build(section_of(name), {"preset": known.preset})
     assert model.image_tokens == tokens
     vit, size = ViT(model.vision), model.vision.image_size
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
@@ -280,7 +280,7 @@ def test_zoo_is_consistent():
 )
 def test_names_that_the_zoo_refuses(name, preset, message):
     with pytest.raises(UserError, match=message):
-        zoo.build(section_of(name), preset)
+        zoo.build(section_of(name), {"preset": preset})
 
 
 @pytest.mark.parametrize(

@@ -58,15 +58,20 @@ def section(**decoder):
     return config.model
 
 
+SIGLIP = {"preset": "siglip"}
+
+
 def test_scaling_in_a_config():
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.2}
-    built = zoo.build(section(rope_scaling=scaling, mrope_section=[2, 3, 3], qk_norm=True), "siglip").decoder
+    built = zoo.build(
+        section(rope_scaling=scaling, mrope_section=[2, 3, 3], qk_norm=True), {"preset": "siglip"}
+    ).decoder
     assert built.rope_scaling == zoo.RopeScaling("yarn", 4.0, 64, attention_factor=1.2)
     assert built.mrope_section == (2, 3, 3) and built.qk_norm
     with pytest.raises(UserError, match=r"model.decoder.rope_scaling: rope_type 'yarn' needs original_max"):
-        zoo.build(section(rope_scaling={"rope_type": "yarn", "factor": 4.0}), "siglip")
+        zoo.build(section(rope_scaling={"rope_type": "yarn", "factor": 4.0}), SIGLIP)
     with pytest.raises(UserError, match=r"model.decoder: decoder: mrope_section \(1, 1, 1\) is not three"):
-        zoo.build(section(mrope_section=(1, 1, 1)), "siglip")
+        zoo.build(section(mrope_section=(1, 1, 1)), SIGLIP)
     for values, message in (
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type: 'longrope' is not allowed"),
         ({"rope_scaling": {"factor": 0}}, "factor: 0.0 is not allowed; it must be above 0"),
@@ -78,4 +83,4 @@ def test_scaling_in_a_config():
 
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(UserError, match=r"did you mean 'Qwen/Qwen2.5-1.5B.*'\?; there are: Qwen/Qwen2-0.5B, "):
-        zoo.build(section(name="Qwen/Qwen2.5-1.5"), "siglip")
+        zoo.build(section(name="Qwen/Qwen2.5-1.5"), SIGLIP)

@@ -52,7 +52,7 @@ def same(a, b) -> None:
 def test_a_run_s_model_is_the_folder_s_encoder_and_all_that_is_computed_trains(folder, make_config, kind):
     out, cfg = folder(kind)
     config = make_config(**settings(cfg))
-    assert zoo.build(config.model, config.data.image.preset).vision == cfg
+    assert zoo.build(config.model, config.data.image).vision == cfg
     like = setup.jax.eval_shape(build_model(config, 300).create, setup.root_key(config))
     loaded = rules.flatten(hub.load_params(out)["vision"])
     assert {path: leaf.shape for path, leaf in rules.flatten(like["vision"]).items()} == {
@@ -79,7 +79,7 @@ def test_encoders_survive_the_stages(folder, world, make_config, tmp_path, kind)
     for path, leaf in rules.flatten(params["dpo"]).items():
         assert np.array_equal(leaf, moved[path]) == path.startswith("final/") or path.endswith("attn/k/bias"), path
     config = read_config(chain["dpo"])
-    vision = zoo.build(config.model, config.data.image.preset).vision
+    vision = zoo.build(config.model, config.data.image).vision
     exported = hub.export_encoder({"vision": params["dpo"]}, vision, tmp_path / "exported")
     same(hub.load_params(exported)["vision"], params["dpo"])
     assert hub.read_config(exported).vision == vision

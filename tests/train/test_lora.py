@@ -151,7 +151,7 @@ def test_a_parameter_that_is_trained_in_full(trained, world, make_config, tmp_pa
 def test_a_run_goes_on_from_a_folder_of_peft_s(trained, make_config, tmp_path):
     """What one run leaves as an adapter is where another starts; another rank, scale or target is refused."""
     config = configs.from_json((trained / "adapted" / "config.json").read_text())
-    model = zoo.build(config.model, config.data.image.preset)
+    model = zoo.build(config.model, config.data.image)
     raw = checkpoint.load_run(trained / "adapted", merge=False)
     found = hub.HubModel("llava", model.vision, model.decoder, model.projector)
     adapter.write(raw, found, tmp_path / "peft")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pivot_jax.errors import UserError
-from pivot_jax.hub.families import llava, llava_original
+from pivot_jax.hub.families import llava, llava_original, qwen_vl
 from pivot_jax.hub.families.base import BUFFERS, TOWER, Folder, HubModel, TextFamily, VisionFamily
-from pivot_jax.hub.families.parts import LANGUAGES, TOWERS, text_of, vision_of
+from pivot_jax.hub.families.parts import LANGUAGES, TOWERS, text_of, vision_of, vision_sizes, vision_words
 from pivot_jax.hub.fields import section
 from pivot_jax.hub.names import Layout, within
 from pivot_jax.hub.shards import keys_of
@@ -27,6 +27,8 @@ __all__ = [
     "summary",
     "text_of",
     "vision_of",
+    "vision_sizes",
+    "vision_words",
 ]
 
 
@@ -78,6 +80,7 @@ FOLDERS: dict[str, Folder] = {
     **{kind: _language_model(family) for kind, family in LANGUAGES.items()},
     **llava_original.FOLDERS,
     "llava": Folder(_read_llava, llava.layout),
+    **qwen_vl.FOLDERS,
 }
 
 
@@ -92,7 +95,7 @@ def layout_of(model: HubModel) -> Layout:
 
 def summary(model: HubModel) -> str:
     """Dimensions in words, for messages."""
-    parts = [vision_of(model.vision).words(model.vision, model.final)] if model.vision else []
+    parts = [vision_words(model.vision, model.final)] if model.vision else []
     if model.decoder:
         d = model.decoder
         parts.append(

@@ -33,11 +33,12 @@ class HubModel:
     """
 
     model_type: str
-    vision: Any = None  # an encoder's config: ViTConfig, ConvNeXtConfig
+    vision: Any = None  # an encoder's config: ViTConfig, ConvNeXtConfig, QwenVisionConfig
     decoder: DecoderConfig | None = None
     projector: ProjectorConfig | None = None
     final: bool = True
     image_token_id: int | None = None
+    image_around: tuple[int, int] | None = None  # ids of the tokens before and behind a picture's
     # LLaVA's own code may leave the encoder out of its checkpoints: its name then, and the projector's input and output
     # widths, which the parts do not say.
     absent_tower: str = ""

@@ -1,0 +1,171 @@
+"""Qwen2-VL and Qwen2.5-VL folders: old and new spellings in, folders that transformers loads out, bit for bit."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_hf
+import tiny_qwen as tiny
+import torch
+import transformers
+
+from pivot_jax import hub, rules
+from pivot_jax.cli.main import main
+from pivot_jax.data import images
+from pivot_jax.data.tokenizer import load_tokenizer
+from pivot_jax.errors import UserError
+from pivot_jax.hub import families
+from pivot_jax.models import zoo
+from pivot_jax.models.mllm import MLLM, init_params
+from pivot_jax.train.opened import open_run
+
+KINDS = ("qwen2_vl", "qwen2_5_vl")
+CONFIGS = {"qwen2_vl": transformers.Qwen2VLConfig, "qwen2_5_vl": transformers.Qwen2_5_VLConfig}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request, tmp_path_factory):
+    """A checkpoint with its tokenizer and processor file, as on the hub."""
+    path = tmp_path_factory.mktemp(request.param)
+    tokens = tiny.tokenizer(path)
+    tiny.model(request.param, tokens, 1, text=dict(tie_word_embeddings=False)).save_pretrained(path)
+    limits = {"min_pixels": 64, "max_pixels": 512, "patch_size": 4, "merge_size": 2}
+    statistics = {"image_mean": images.CLIP_MEAN, "image_std": images.CLIP_STD}
+    (path / "preprocessor_config.json").write_text(json.dumps(limits | statistics))
+    return path
+
+
+def same(first, second):
+    first, second = rules.flatten(first), rules.flatten(second)
+    assert first.keys() == second.keys()
+    for path, leaf in first.items():
+        np.testing.assert_array_equal(leaf, second[path], err_msg=path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_defaults_are_those_of_transformers(kind):
+    config = CONFIGS[kind]()
+    for section, table in (
+        (config.vision_config, families.qwen_vl.VISION_DEFAULTS[kind]),
+        (config.text_config, families.qwen_vl.TEXT_DEFAULTS),
+        (config, {f"{name}_token_id": value for name, value in families.qwen_vl.TOKENS.items()}),
+    ):
+        for key, value in table.items():
+            theirs = section.rope_parameters["rope_theta"] if key == "rope_theta" else getattr(section, key, value)
+            assert (list(theirs) if isinstance(theirs, tuple) else theirs) == value, key
+
+
+def test_a_real_config(shared_data):
+    found = hub.read_config(shared_data / "qwen2_5_vl_processor")
+    name = "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert found.vision == zoo.VISION[name] and found.decoder == zoo.DECODERS[name]
+    assert found.image_token_id == 151655 and found.image_around == (151652, 151653)
+    index = json.loads((shared_data / "qwen2_5_vl_processor" / "model.safetensors.index.json").read_text())
+    layout = families.layout_of(found)
+    entries, _ = hub.names.entries(layout, hub.configs.sizes(found))
+    assert {layout.canonical(key) for key in index["weight_map"]} == {key for entry in entries for key in entry.keys}
+
+
+def test_the_zoo_has_the_shapes_of_the_files():
+    for name, tower in zoo.VISION.items():
+        if name.startswith("Qwen"):
+            section = {"vision": {"name": name, "family": tower.family, "remat": "none", "scan_layers": True}}
+            section |= {"projector": {"layers": 2, "reuse": 0}, "second": {"kind": "none"}, "dtype": "float32"}
+            section["decoder"] = {"name": name, "remat": "none", "scan_layers": True}
+            pictures = dict(preset=tower.family, max_patches=256, min_pixels=1, max_pixels=10**6)
+            module = MLLM(zoo.build(section, pictures))
+            shapes = jax.eval_shape(lambda key, module=module: init_params(module, key), jax.random.key(0))
+            count = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e9
+            assert count == pytest.approx(float(name.split("-")[2 if "VL-" in name else 1][:-1]), rel=0.3), name
+
+
+def test_memory_s_spelling_and_the_nested_config(folder, tmp_path):
+    """transformers 5 in memory: model.visual, model.language_model; its own config.json has a text_config."""
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
+    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+    assert any(key.startswith("model.visual.") for key in tensors)
+    from safetensors.torch import save_file
+
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    assert "text_config" in json.loads((folder / "config.json").read_text())
+    same(hub.load_params(tmp_path), hub.load_params(folder))
+    tiny_hf.rewrite(tmp_path, rename=lambda key: key.replace("patch_embed", "patch_embedding"))
+    with pytest.raises(UserError, match=r"visual.patch_embed.proj.weight.*nearest"):
+        hub.load_params(tmp_path)
+
+
+def test_import_export_and_load_in_transformers(folder, tmp_path, capsys):
+    """Through the command line: import-hf → a run that answers → export-hf → transformers, the same bits and logits."""
+    main(["import-hf", "--folder", str(folder), "--workdir", str(tmp_path / "run")])
+    run = open_run(tmp_path / "run")
+    assert run.chat.mrope and run.chat.cutter is not None and run.config.tokenizer.image_around == tiny.AROUND
+    assert (run.chat.cutter.most, run.chat.cutter.min_pixels, run.chat.cutter.max_pixels) == (32, 64, 512)
+    main(["export-hf", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    same(hub.load_params(tmp_path / "out"), hub.load_params(folder))
+    theirs, again = hub.read_config(folder), hub.read_config(tmp_path / "out")
+    assert again == theirs
+
+    model = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    assert type(model).__name__ == families.qwen_vl.CLASSES[theirs.model_type]
+    before = transformers.AutoModelForImageTextToText.from_pretrained(folder)
+    tokens = load_tokenizer(tmp_path / "out")
+    chat, rows = tiny.chat(theirs.model_type, tokens), tiny.examples()
+    inputs = tiny.theirs(chat, rows)
+    with torch.no_grad():
+        np.testing.assert_array_equal(model(**inputs).logits.numpy(), before(**inputs).logits.numpy())
+
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    assert tuple(processor.image_mean) == images.CLIP_MEAN and dict(processor.size)["longest_edge"] == 512
+    content = [{"type": "image"}, {"type": "text", "text": "How many?"}]
+    text = tokens.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    assert "user\n<|vision_start|><|image_pad|><|vision_end|>How many?<|im_end|>" in text
+    text = tokens.apply_chat_template([{"role": "user", "content": "<image>\nHow many?"}], tokenize=False)
+    assert "user\n<|vision_start|><|image_pad|><|vision_end|>How many?<|im_end|>" in text
+
+
+def test_bf16_checkpoint(folder, tmp_path):
+    """Read as it is, and computed in bfloat16 within its rounding."""
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    found, params = hub.read_config(tmp_path), hub.load_params(tmp_path)
+    for path, leaf in rules.flatten(hub.load_params(folder)).items():
+        np.testing.assert_array_equal(leaf.astype(jnp.bfloat16).astype(jnp.float32), rules.flatten(params)[path])
+    chat, rows = tiny.chat(found.model_type, load_tokenizer(folder)), tiny.examples()
+    mllm, batch = MLLM(dataclass_with(found.mllm, dtype="bfloat16")), tiny.batch(chat, rows)
+    hidden = jax.jit(lambda p, b: mllm.apply({"params": p}, b, method="hidden"))(params, batch)
+    with torch.no_grad():
+        states = model(**tiny.theirs(chat, rows), output_hidden_states=True).hidden_states[-1].float().numpy()
+    real = batch.segments > 0
+    gap = np.abs(np.asarray(hidden, np.float32)[real] - states[real])
+    assert gap.max() < 0.15 * np.abs(states[real]).max() and gap.mean() < 0.02
+
+
+def test_what_these_classes_cannot_hold(folder, tmp_path):
+    found, params = hub.read_config(folder), hub.load_params(folder)
+    with pytest.raises(UserError, match="export the whole model"):
+        hub.export_encoder(params, found.mllm, tmp_path / "e")
+    decoder = dataclass_with(found.decoder, mrope_section=())
+    with pytest.raises(UserError, match="has M-RoPE"):
+        hub.export_qwen_vl(params, dataclass_with(found.mllm, decoder=decoder), tmp_path / "m", image_token=5)
+    raw = json.loads((folder / "config.json").read_text())
+    for section, key, value, match in (
+        ("vision_config", "spatial_merge_size", 3, "only 2"),
+        ("vision_config", "in_channels", 1, "only 3"),
+        ("vision_config", "hidden_act", "relu", "supported"),
+        ("text_config", "use_sliding_window", True, "use_sliding_window"),
+    ):
+        changed = {**raw, section: {**raw[section], key: value}}
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=match):
+            hub.read_config(tmp_path)
+
+
+def dataclass_with(value, **changes):
+    import dataclasses
+
+    return dataclasses.replace(value, **changes)
