@@ -176,7 +176,7 @@ def _data() -> dict[str, Any]:
         "pack": 1,
         "images_per_row": 1,  # image slots of a row; a row with more images is a bad row
         "image": {
-            # Any-resolution tiling (LLaVA-OneVision): a picture is an overview and up to max_tiles - 1 tiles of ``size``
+            # Any-resolution tiling (LLaVA-OneVision): a picture is an overview and up to max_tiles - 1 tiles of size
             # pixels. 1: one square. Needs model.projector.newline and images_per_row 1.
             "max_tiles": 1,
             "preset": "siglip",  # a key of data.images.PRESETS: resize, crop, interpolation, mean and std of an encoder

@@ -27,7 +27,7 @@ class Chat:
     Args:
       tokenizer: a ``transformers`` tokenizer with ``<|im_start|>``, ``<|im_end|>`` and the image token.
       image_tokens: features per image (patches of the encoder).
-      cutter: cuts pictures of any size into patches or tiles; each then takes as many tokens as its size says, at most ``image_tokens``.
+      cutter: cuts pictures of any size into patches or tiles; each then takes as many tokens as its size says.
       mrope: positions count pictures' rows and columns too ([n, 3], see ``patches.grid_positions``).
       image_around: tokens before and behind each picture's; () for none.
       template: ``chat`` (ChatML) or ``plain`` (stage 1a); see :mod:`template`.

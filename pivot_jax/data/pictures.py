@@ -60,9 +60,9 @@ class Pictures:
     def _empty(self, rows: int) -> Arrays:
         """No pictures: zeros, and with a cutter the places of no patch."""
         images = np.zeros((rows, *self.shape), np.uint8)
-        return images, None if not isinstance(self.cutter, Cutter) else np.full(
-            (rows, *self.shape[:-1], 2), -1, np.int32
-        )
+        if not isinstance(self.cutter, Cutter):
+            return images, None
+        return images, np.full((rows, *self.shape[:-1], 2), -1, np.int32)
 
     def batch(self, rows: np.ndarray, references: References) -> tuple[Arrays, list[RowError | None]]:
         """Pictures of the rows, and for each row what was wrong with it.
@@ -112,7 +112,7 @@ class Pictures:
     def _read(self, images: tuple[Any, ...]) -> Arrays:
         """One row's pictures; several pictures in a row are padded to squares, as LLaVA does, unless they are cut."""
         empty = self._empty(1)
-        out, places = empty[0][0], empty[1][0] if isinstance(self.cutter, Cutter) else None
+        out, places = empty[0][0], None if empty[1] is None else empty[1][0]
         for slot, reference in enumerate(images):
             try:
                 image = load(reference)
@@ -120,7 +120,7 @@ class Pictures:
                 raise (
                     UserError(f"picture {slot + 1} of {len(images)}: {error}") if len(images) > 1 else error
                 ) from None
-            if isinstance(self.cutter, Cutter):
+            if isinstance(self.cutter, Cutter) and places is not None:
                 out[slot], places[slot] = self.cutter.cut(image)
                 continue
             if isinstance(self.cutter, Tiler):

@@ -57,7 +57,7 @@ def option_row(prompt: EncodedRow, options: Sequence[Sequence[int]]) -> EncodedR
     )
 
 
-def _no_pictures_behind(prompt: EncodedRow, added: int) -> dict[str, np.ndarray]:
+def _no_pictures_behind(prompt: EncodedRow, added: int) -> dict[str, Any]:
     """The prompt's taps of tiles, if it has any, and none for ``added`` tokens behind it."""
     if prompt.tile_taps is None or prompt.tile_weights is None:
         return {}

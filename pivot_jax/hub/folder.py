@@ -34,7 +34,7 @@ def write_generation(folder: Path, tokenizer: Any) -> None:
 
 
 def write_llava_processor(folder: Path, cfg: ViTConfig, image_token: str, system: str, tiled: bool) -> None:
-    """processor_config.json of a LlavaProcessor (``tiled``: LlavaOnevisionProcessor), and the ChatML template with the image token."""
+    """processor_config.json of a LlavaProcessor (``tiled``: LlavaOnevisionProcessor), and the ChatML template."""
     settings: dict[str, Any] = {
         "image_token": image_token,
         "vision_feature_select_strategy": llava.strategy(cfg),
