@@ -12,6 +12,7 @@ import tiny_hf as tiny
 import torch
 from parity import compare
 
+from pivot_jax import config as configs
 from pivot_jax import hub, rules
 from pivot_jax.data.images import PRESETS
 from pivot_jax.errors import UserError
@@ -248,9 +249,9 @@ def test_mllm_takes_patch_tokens_and_trains_what_they_need(tmp_path, kind):
 
 def section_of(name: str) -> dict:
     """``config.model`` with this vision encoder."""
-    section: dict = {**dataclasses.asdict(models.CONFIG.vision), "name": name}
-    section = {"vision": section, "projector": {"layers": 2, "reuse": 0}, "dtype": "float32"}
-    return section | {"decoder": {**dataclasses.asdict(models.CONFIG.decoder), "name": ""}}
+    section = configs.base().model.to_dict()
+    section["vision"]["name"] = name
+    return section
 
 
 B2 = {  # the dossier's encoders: name, tokens of an image
