@@ -60,12 +60,12 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
 
     tokenizer = load_tokenizer(folder)
     config = configs.base()
-    system = hub.system_text(tokenizer, folder)
-    if system is None:
-        system = config.tokenizer.system
+    found = hub.dialect_and_system(tokenizer, folder)
+    chat, system = found or (config.tokenizer.chat, config.tokenizer.system)
+    if found is None:
         print(
-            f"{folder}: its chat template is missing or no ChatML and is not taken over; the run asks in ChatML "
-            f"with the system text {system!r} (tokenizer.system in {out / 'config.json'})",
+            f"{folder}: its chat template is missing or none that we render and is not taken over; the run asks in "
+            f"ChatML with the system text {system!r} (tokenizer.system in {out / 'config.json'})",
             file=sys.stderr,
         )
     if model.image_token_id is not None:
@@ -75,7 +75,7 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
     content = {
         "name": folder.name,
         "model": _model_section(model),
-        "tokenizer": {"path": str(folder), "image_token": image_token, "system": system},
+        "tokenizer": {"path": str(folder), "image_token": image_token, "chat": chat, "system": system},
         "data": {"image": {"preset": model.vision.preset, "size": model.vision.image_size}},
     }
     configs.merge(config, content, where=str(folder))
@@ -116,6 +116,7 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
         hub.export_encoder(params, model.vision, args.out, **common)
     else:
         common |= {"tokenizer": load_tokenizer(config.tokenizer.path), "system": config.tokenizer.system}
+        common |= {"dialect": config.tokenizer.chat}
         if args.what == "decoder":
             hub.export_decoder(params, model.decoder, args.out, **common)
         else:

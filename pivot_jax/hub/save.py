@@ -118,6 +118,7 @@ def export_decoder(
     tokenizer: Any = None,
     dtype: str = "float32",
     system: str = _SYSTEM,
+    dialect: str = "chatml",
     max_positions: int = 32768,
     overwrite: bool = False,
     note: str = "",
@@ -134,7 +135,7 @@ def export_decoder(
         folder.write_generation(into, tokenizer)
         if tokenizer is not None:
             tokenizer.save_pretrained(into)
-            folder.write_chat_template(into, chat.jinja(system))
+            folder.write_chat_template(into, chat.jinja(system, dialect=dialect))
         lines = ["A decoder trained with PIVOT-JAX. It loads with `transformers.AutoModelForCausalLM`.", "", note]
         folder.write_card(into, "Language model", "text-generation", lines)
 
@@ -149,6 +150,7 @@ def export_mllm(
     tokenizer: Any = None,
     image_token: str | int = "<|image_pad|>",
     system: str = _SYSTEM,
+    dialect: str = "chatml",
     dtype: str = "float32",
     max_positions: int = 32768,
     overwrite: bool = False,
@@ -163,6 +165,7 @@ def export_mllm(
     Args:
       image_token: the placeholder; an id where there is no tokenizer.
       system: the chat template's default system text; "" leaves the system turn out.
+      dialect: how the chat template writes turns: a key of ``data.dialects.DIALECTS``.
       dtype: "float32", "bfloat16" or "float16".
 
     Raises:
@@ -190,7 +193,8 @@ def export_mllm(
         folder.write_image_processor(into, processors.write(encoder))
         if tokenizer is not None:
             tokenizer.save_pretrained(into)
-            folder.write_llava_processor(into, encoder, tokenizer.convert_ids_to_tokens(token_id), system)
+            token = tokenizer.convert_ids_to_tokens(token_id)
+            folder.write_llava_processor(into, encoder, token, chat.jinja(system, token, dialect))
         lines = [
             "A LLaVA-style multimodal LLM trained with PIVOT-JAX. It loads "
             "with `transformers.LlavaForConditionalGeneration` and `transformers.AutoProcessor`.",
