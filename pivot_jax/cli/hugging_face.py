@@ -49,6 +49,8 @@ def _model_section(model: Any) -> dict[str, Any]:
         if found is not None:
             values = dataclasses.asdict(found)
             section[part] |= {key: value for key, value in values.items() if key in section[part]}
+    if model.projector is not None:
+        section["projector"] |= {"layers": model.projector.layers, "reuse": model.projector.reused}
     return section
 
 
