@@ -51,7 +51,8 @@ def _model_section(model: Any) -> dict[str, Any]:
             values = dataclasses.asdict(found)
             section[part] |= {key: value for key, value in values.items() if key in section[part]}
     if model.projector is not None:
-        section["projector"]["newline"] = model.projector.newline
+        values = {"layers": model.projector.layers, "reuse": model.projector.reused}
+        section["projector"] |= {**values, "newline": model.projector.newline}
     return section
 
 
@@ -63,12 +64,12 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
 
     tokenizer = load_tokenizer(folder)
     config = configs.base()
-    system = hub.system_text(tokenizer, folder)
-    if system is None:
-        system = config.tokenizer.system
+    found = hub.dialect_and_system(tokenizer, folder)
+    chat, system = found or (config.tokenizer.chat, config.tokenizer.system)
+    if found is None:
         print(
-            f"{folder}: its chat template is missing or no ChatML and is not taken over; the run asks in ChatML "
-            f"with the system text {system!r} (tokenizer.system in {out / 'config.json'})",
+            f"{folder}: its chat template is missing or none that we render and is not taken over; the run asks in "
+            f"ChatML with the system text {system!r} (tokenizer.system in {out / 'config.json'})",
             file=sys.stderr,
         )
     around = tuple(tokenizer.convert_ids_to_tokens(list(model.image_around or ())))
@@ -79,7 +80,10 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
     content = {
         "name": folder.name,
         "model": _model_section(model),
-        "tokenizer": {"path": str(folder), "image_token": image_token, "system": system, "image_around": around},
+        "tokenizer": {
+            **{"path": str(folder), "image_token": image_token, "chat": chat, "system": system},
+            "image_around": around,
+        },
         "data": {"image": {**_image_section(model.vision, out / "config.json"), "max_tiles": model.max_tiles}},
     }
     configs.merge(config, content, where=str(folder))
@@ -146,6 +150,7 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
         hub.export_encoder(params, model.vision, args.out, **common)
     else:
         common |= {"tokenizer": load_tokenizer(config.tokenizer.path), "system": config.tokenizer.system}
+        common |= {"dialect": config.tokenizer.chat}
         if args.what == "decoder":
             hub.export_decoder(params, model.decoder, args.out, **common)
         elif isinstance(model.vision, QwenVisionConfig):

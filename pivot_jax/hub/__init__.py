@@ -1,6 +1,6 @@
 """Hugging Face checkpoints in and out."""
 
-from pivot_jax.hub.chat import system_text
+from pivot_jax.hub.chat import dialect_and_system
 from pivot_jax.hub.configs import read as read_config
 from pivot_jax.hub.families import HubModel, summary
 from pivot_jax.hub.folder import check_place
@@ -11,6 +11,7 @@ from pivot_jax.hub.snapshot import folder_of, from_hub
 __all__ = [
     "HubModel",
     "check_place",
+    "dialect_and_system",
     "export_decoder",
     "export_encoder",
     "export_mllm",
@@ -20,5 +21,4 @@ __all__ = [
     "load_params",
     "read_config",
     "summary",
-    "system_text",
 ]
