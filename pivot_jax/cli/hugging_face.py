@@ -18,15 +18,24 @@ PARTS = ("llava", "encoder", "decoder", "adapter")
 def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     """A LLaVA folder becomes a run (config.json and a checkpoint of step 0); an encoder or decoder a pack."""
     from pivot_jax import hub
+    from pivot_jax.models import lora
+    from pivot_jax.optim import partition
+    from pivot_jax.progress import progress
 
     folder = hub.folder_of(args.folder)
     model = hub.read_config(folder)
     out = places.folder(args.workdir, "--workdir")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a new folder")
-    params = hub.load_params(folder)
-    if model.decoder is not None and model.vision is not None:
-        _write_run(folder, model, params, out)
+    whole = model.decoder is not None and model.vision is not None
+    # a tokenizer that does not fit is refused before anything is read
+    config = _run_config(folder, model) if whole else None
+    adapters = hub.adapter.read(args.adapter, model) if args.adapter else {}
+    params = hub.load_params(folder, show=lambda size: progress(f"reading {folder}", size, size=True))
+    if adapters:
+        params = lora.merged(partition.merge(params, adapters))
+    if config is not None:
+        _write_run(config, params, out)
         print(f"{out}: a run of {hub.summary(model)}; use it with --workdir, or as run:{out} in init")
         return
     from pivot_jax.train.checkpoint import save_pack
@@ -52,20 +61,25 @@ def _model_section(model: Any) -> dict[str, Any]:
     return section
 
 
-def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> None:
+def _run_config(folder: Path, model: Any) -> Any:
+    """Config of the run that a whole model's folder becomes.
+
+    Raises:
+      UserError: a tokenizer that is not there, or that does not fit the model.
+    """
     from pivot_jax import config as configs
     from pivot_jax import hub
     from pivot_jax.data.tokenizer import load_tokenizer
-    from pivot_jax.train.checkpoint import Checkpoints
 
     tokenizer = load_tokenizer(folder)
+    _check_tokenizer(folder, tokenizer, model)
     config = configs.base()
     system = hub.system_text(tokenizer, folder)
     if system is None:
         system = config.tokenizer.system
         print(
             f"{folder}: its chat template is missing or no ChatML and is not taken over; the run asks in ChatML "
-            f"with the system text {system!r} (tokenizer.system in {out / 'config.json'})",
+            f"with the system text {system!r} (tokenizer.system in its config.json)",
             file=sys.stderr,
         )
     if model.image_token_id is not None:
@@ -80,6 +94,28 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
     }
     configs.merge(config, content, where=str(folder))
     configs.validate(config)
+    return config
+
+
+def _check_tokenizer(folder: Path, tokenizer: Any, model: Any) -> None:
+    rows = model.decoder.vocab_size
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows (vocab_size in "
+            "config.json); fetch the tokenizer's files of this model"
+        )
+    image = model.image_token_id
+    if image is not None and tokenizer.convert_ids_to_tokens(image) is None:
+        raise UserError(
+            f"{folder}: config.json puts pictures at token {image}, which the tokenizer of {len(tokenizer)} tokens "
+            "does not have; fetch the tokenizer's files of this model"
+        )
+
+
+def _write_run(config: Any, params: dict[str, Any], out: Path) -> None:
+    from pivot_jax import config as configs
+    from pivot_jax.train.checkpoint import Checkpoints
+
     out.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(out)
     checkpoints.save(0, {"trained": params, "frozen": {}}, {})
