@@ -18,11 +18,6 @@ torch.set_num_threads(1)  # tests run side by side; threads that wait for each o
 IMAGE_TOKEN = 3
 
 
-def vision_config(**changes: Any) -> transformers.SiglipVisionConfig:
-    sizes = dict(hidden_size=24, intermediate_size=36, num_hidden_layers=3, num_attention_heads=3)
-    return transformers.SiglipVisionConfig(**{**sizes, "image_size": 24, "patch_size": 8, **changes})
-
-
 def text_config(family: str = "qwen2", **changes: Any) -> transformers.PreTrainedConfig:
     """``family``: qwen2, qwen3 or llama."""
     sizes = dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, vocab_size=61)
@@ -33,7 +28,7 @@ def text_config(family: str = "qwen2", **changes: Any) -> transformers.PreTraine
 
 
 def vision_model(seed: int = 0, **changes: Any) -> transformers.SiglipVisionModel:
-    return _random(transformers.SiglipVisionModel(vision_config(**changes)), seed)
+    return encoder("siglip_vision_model", seed, **changes)
 
 
 def text_model(seed: int = 0, family: str = "qwen2", **changes: Any) -> transformers.PreTrainedModel:
@@ -78,12 +73,16 @@ def encode(model: Any, images: np.ndarray, resize: bool = False) -> Any:
 
 
 def llava_model(seed: int = 0, vision: dict | None = None, text: dict | None = None, **changes: Any):
-    """``text``: as for :func:`text_config`, a family among it."""
+    """``vision``, ``text``: as for :func:`encoder_config` and :func:`text_config`, with a ``kind`` and a ``family``.
+
+    CLIP's tower has a class token, which is dropped.
+    """
+    vision = {"kind": "siglip_vision_model", **(vision or {})}
     config = transformers.LlavaConfig(
-        vision_config=vision_config(**(vision or {})),
+        vision_config=encoder_config(**vision),
         text_config=text_config(**(text or {})),
         image_token_index=IMAGE_TOKEN,
-        vision_feature_select_strategy="full",
+        vision_feature_select_strategy="default" if vision["kind"] == "clip_vision_model" else "full",
         **changes,
     )
     return _random(transformers.LlavaForConditionalGeneration(config), seed)
@@ -98,6 +97,17 @@ def _random(model: torch.nn.Module, seed: int) -> Any:
             around = 1.0 if ("norm" in name and name.endswith("weight")) or name.endswith("lambda1") else 0.0
             weight.copy_(around + noise * (0.1 if weight.ndim < 2 else weight.shape[-1] ** -0.5))
     return model.eval()
+
+
+def save(model: torch.nn.Module, folder: Path, config: Any = None) -> None:
+    """Weights under the names that they have in memory; ``save_pretrained`` goes back to a loaded file's spelling."""
+    folder.mkdir(exist_ok=True)
+    weights = {
+        key: value.contiguous().numpy() for key, value in model.state_dict().items() if value.is_floating_point()
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = config or model.config
+    config.save_pretrained(folder)
 
 
 def rewrite(folder: Path, rename: Any = None, drop: Any = None, config: dict | None = None) -> None:

@@ -53,7 +53,7 @@ def segment(args: argparse.Namespace, overrides: Overrides) -> None:
     splits = folders.segmentation(args.data, args.seed)
     encoder = open_encoder(args.encoder)
     if not preset_of(encoder.preset).squash:
-        raise UserError(f"the preset '{encoder.preset}' crops its pictures; masks are squashed, so only SigLIP's fits")
+        raise UserError(f"the preset '{encoder.preset}' crops its pictures; only presets that squash fit the masks")
     arrays: list[Any] = []
     for split in ("train", "val", "test"):
         files = splits[split]

@@ -48,30 +48,14 @@ def base() -> ConfigDict:
 def _model() -> dict[str, Any]:
     return {
         "dtype": "float32",  # float32 | bfloat16: matmuls; weights, norms, softmax and log-probs are always float32
-        "vision": {
-            # A name of models.zoo, which then sets the dimensions; "" takes them from below. "NAME@PIXELS" is that
-            # encoder for images of another size.
-            "name": "",
-            # siglip (and SigLIP2) | siglip2_naflex | clip | dinov2 | vit_mae | vit (supervised, MoCo-v3): class token,
-            # norms, layer scale, and which features an MLLM takes; models.vit.FAMILIES says how they differ
-            "family": "siglip",
-            "image_size": 32,  # pixels, square; equal to data.image.size
-            "patch_size": 8,  # pixels; the last pixels of a row that fill no patch are left out, as a convolution does
-            "width": 64,
-            "depth": 4,  # blocks; of siglip and clip an MLLM computes depth - 1 of them (penultimate features)
-            "heads": 4,  # divides width
-            "mlp_dim": 256,
-            "eps": 1e-6,  # layer norm
-            "activation": "gelu_tanh",  # gelu_tanh (SigLIP) | gelu (exact) | quick_gelu (CLIP)
-            # siglip: attention-pool head, which stage 0 and exported towers need; vit: pooler; the others have none
-            "pool_head": True,
-            "registers": 0,  # register tokens (dinov2)
-            "gated": False,  # SwiGLU in place of the MLP, with hidden width mlp_dim (dinov2; the giant has it)
-            # Side of the position table where it differs from image_size // patch_size (a checkpoint of another
-            # resolution); it is resized in the forward pass. 0: that of the images.
-            "pos_grid": 0,
-            "remat": "none",  # none | dots (keep matmul results) | full (recompute each block in the backward pass)
-            "scan_layers": True,  # one compiled block for all layers; False unrolls (slower to compile)
+        "vision": _encoder(),
+        # A second encoder of the same pictures, resized on the device; its features stand beside the first one's, patch
+        # by patch. Of its keys a ConvNeXt reads name, image_size, patch_size, eps, activation, widths and depths.
+        "second": {
+            "kind": "none",  # none | vit | convnext
+            **_encoder(),
+            "widths": (),  # convnext: width of each stage
+            "depths": (),  # convnext: blocks of each stage
         },
         "projector": {
             "layers": 2,  # new Linear layers, GELU between; hidden width is the decoder's
@@ -85,6 +69,34 @@ def _model() -> dict[str, Any]:
             "mlp_dim": 256,
             "max_length": 32,  # tokens of a caption, longer ones are cut
         },
+    }
+
+
+def _encoder() -> dict[str, Any]:
+    return {
+        # A name of models.zoo, which then sets the dimensions; "" takes them from below. "NAME@PIXELS" is that
+        # encoder for images of another size.
+        "name": "",
+        # siglip (and SigLIP2) | siglip2_naflex | clip | dinov2 | vit_mae | vit (supervised, MoCo-v3): class token,
+        # norms, layer scale, and which features an MLLM takes; models.encoder.FAMILIES says how they differ
+        "family": "siglip",
+        "image_size": 32,  # pixels, square; equal to data.image.size
+        "patch_size": 8,  # pixels; the last pixels of a row that fill no patch are left out, as a convolution does
+        "width": 64,
+        "depth": 4,  # blocks; of siglip and clip an MLLM computes depth - 1 of them (penultimate features)
+        "heads": 4,  # divides width
+        "mlp_dim": 256,
+        "eps": 1e-6,  # layer norm
+        "activation": "gelu_tanh",  # gelu_tanh (SigLIP) | gelu (exact) | quick_gelu (CLIP)
+        # siglip: attention-pool head, which stage 0 and exported towers need; vit: pooler; the others have none
+        "pool_head": True,
+        "registers": 0,  # register tokens (dinov2)
+        "gated": False,  # SwiGLU in place of the MLP, with hidden width mlp_dim (dinov2; the giant has it)
+        # Side of the position table where it differs from image_size // patch_size (a checkpoint of another
+        # resolution); it is resized in the forward pass. 0: that of the images.
+        "pos_grid": 0,
+        "remat": "none",  # none | dots (keep matmul results) | full (recompute each block in the backward pass)
+        "scan_layers": True,  # one compiled block for all layers; False unrolls (slower to compile)
     }
 
 

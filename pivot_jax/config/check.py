@@ -16,9 +16,10 @@ from pivot_jax.errors import UserError
 CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"stage", ("contrastive", "sft", "preference")),
     (r"model\.dtype", ("float32", "bfloat16")),
-    (r"model\.(vision|decoder)\.remat", ("none", "dots", "full")),
-    (r"model\.vision\.family", ("siglip", "siglip2_naflex", "clip", "dinov2", "vit_mae", "vit")),
-    (r"model\.vision\.activation", ("gelu_tanh", "gelu", "quick_gelu")),
+    (r"model\.(vision|second|decoder)\.remat", ("none", "dots", "full")),
+    (r"model\.(vision|second)\.family", ("siglip", "siglip2_naflex", "clip", "dinov2", "vit_mae", "vit")),
+    (r"model\.(vision|second)\.activation", ("gelu_tanh", "gelu", "quick_gelu")),
+    (r"model\.second\.kind", ("none", "vit", "convnext")),
     (r"model\.projector\.reuse", (0, 1, 2)),
     (r"model\.decoder\.rope_scaling\.rope_type", ("default", "linear", "dynamic", "yarn", "llama3")),
     (r"data\.template", ("chat", "plain")),
@@ -29,7 +30,7 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
 )
 # (regex over the dotted key, test, words for the range)
 RANGES: tuple[tuple[str, Any, str], ...] = (
-    (r"model\.(vision|decoder|text)\.(image_size|patch_size|width|depth|heads|kv_heads|mlp_dim|vocab_size|max_length)",
+    (r"model\.(vision|second|decoder|text)\.(image_size|patch_size|width|depth|heads|kv_heads|mlp_dim|vocab_size|max_length)",
      lambda x: x >= 1, "at least 1"),
     (r"model\.vision\.(registers|pos_grid)", lambda x: x >= 0, "at least 0"),
     (r"model\.projector\.layers", lambda x: x >= 1, "at least 1"),

@@ -31,7 +31,7 @@ EXECUTION = (
     r"data\.(workers|prefetch|cache_rows_mib|cache_images_mib|max_bad_share)",
     r"hardware",
     r"parallel\..*",
-    r"model\.(vision|decoder)\.(remat|scan_layers)",
+    r"model\.(vision|second|decoder)\.(remat|scan_layers)",
     r"train\.(accumulate|log_every|checkpoint_every|keep|best_metric)",
     r"eval\..*",
 )

@@ -11,10 +11,11 @@ from pivot_jax.data.images import PRESETS, Preset
 from pivot_jax.errors import UserError
 from pivot_jax.hub.families.parts import vision_of
 from pivot_jax.hub.fields import read_json
-from pivot_jax.models.vit import ViTConfig
+from pivot_jax.models.encoder import ViTConfig
+from pivot_jax.models.mllm import EncoderConfig
 
 
-def read(cfg: ViTConfig, folder: Path) -> ViTConfig:
+def read(cfg: EncoderConfig, folder: Path) -> EncoderConfig:
     """The encoder as the folder's image processor serves it: preset, normalisation, and size of its pictures.
 
     Where a processor gives pictures of another size than the position table, the table is resized (``pos_grid``).
@@ -33,7 +34,7 @@ def read(cfg: ViTConfig, folder: Path) -> ViTConfig:
     return cfg
 
 
-def _applied(cfg: ViTConfig, presets: tuple[str, ...], raw: Mapping[str, Any], path: Path) -> ViTConfig:
+def _applied(cfg: EncoderConfig, presets: tuple[str, ...], raw: Mapping[str, Any], path: Path) -> EncoderConfig:
     statistics: dict[str, Any] = {key: tuple(map(float, raw[f"image_{key}"])) for key in ("mean", "std")}
     if "size" in raw and not cfg.traits.patch_input:
         squash, short, size = _geometry(raw, path)
@@ -45,13 +46,13 @@ def _applied(cfg: ViTConfig, presets: tuple[str, ...], raw: Mapping[str, Any], p
             )
         same = [name for name in fitting if _statistics(PRESETS[name]) == statistics]
         cfg = _with_preset(cfg, (same or fitting)[0]).resized(size)
-    if "max_num_patches" in raw and cfg.traits.patch_input:
+    if "max_num_patches" in raw and isinstance(cfg, ViTConfig) and cfg.traits.patch_input:
         most = int(raw["max_num_patches"])
         cfg = dataclasses.replace(cfg, max_patches=0 if most == cfg.pos_side**2 else most)
     return dataclasses.replace(cfg, **statistics)
 
 
-def _with_preset(cfg: ViTConfig, name: str) -> ViTConfig:
+def _with_preset(cfg: EncoderConfig, name: str) -> EncoderConfig:
     return dataclasses.replace(cfg, preset=name, **_statistics(PRESETS[name]))
 
 
@@ -93,7 +94,7 @@ def _fits(preset: Preset, raw: Mapping[str, Any], squash: bool, short: int, size
     return same and (squash or preset.shorter_side(size) == short)
 
 
-def write(cfg: ViTConfig) -> dict[str, Any]:
+def write(cfg: EncoderConfig) -> dict[str, Any]:
     """preprocessor_config.json of the encoder's family for its preset."""
     family = vision_of(cfg)
     if family.processor:
@@ -112,7 +113,7 @@ def write(cfg: ViTConfig) -> dict[str, Any]:
         "image_mean": list(cfg.mean),
         "image_std": list(cfg.std),
     }
-    if cfg.traits.patch_input:
+    if isinstance(cfg, ViTConfig) and cfg.traits.patch_input:
         return {**common, "patch_size": cfg.patch_size, "max_num_patches": cfg.patches}
     if preset.squash:
         return {**common, "size": square}

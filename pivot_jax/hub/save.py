@@ -15,6 +15,7 @@ from pivot_jax.hub.families import HubModel, llava, text_of, vision_of
 from pivot_jax.hub.load import Show
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import EncoderConfig, MLLMConfig
+from pivot_jax.models.vit import ViTConfig
 
 SHARD_BYTES = 5 << 30
 _SYSTEM = "You are a helpful assistant."
@@ -168,24 +169,28 @@ def export_mllm(
       UserError: a projector that LLaVA has no place for, parameters of another model, no image token, a folder
         that is not empty, a disk that is full. The folder is written whole or not at all.
     """
+    encoder = cfg.vision
+    if not isinstance(encoder, ViTConfig) or cfg.second:
+        what = "two encoders" if cfg.second else f"a {encoder.family} tower"
+        raise UserError(f"Hugging Face's LLaVA has no class with {what}; export its parts instead")
     count = cfg.projector.layers + cfg.projector.reused
     if count != 2:
         raise UserError(f"Hugging Face's LLaVA has 2 projector layers, this model {count}; export its parts instead")
     token_id = _image_token_id(tokenizer, image_token, cfg.decoder.vocab_size)
-    _check_llava(cfg.vision)
-    final = _has_final(params, cfg.vision)
-    model = HubModel("llava", cfg.vision, cfg.decoder, cfg.projector, final, token_id)
-    tower, language = vision_of(cfg.vision), text_of(cfg.decoder)
+    _check_llava(encoder)
+    final = _has_final(params, encoder)
+    model = HubModel("llava", encoder, cfg.decoder, cfg.projector, final, token_id)
+    tower, language = vision_of(encoder), text_of(cfg.decoder)
     text = language.write(cfg.decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
-    vision = tower.write(cfg.vision, final, dtype)
+    vision = tower.write(encoder, final, dtype)
 
     def beside(into: Path) -> None:
-        folder.write_json(into / "config.json", llava.write(vision, text, token_id, cfg.vision))
+        folder.write_json(into / "config.json", llava.write(vision, text, token_id, encoder))
         folder.write_generation(into, tokenizer)
-        folder.write_image_processor(into, processors.write(cfg.vision))
+        folder.write_image_processor(into, processors.write(encoder))
         if tokenizer is not None:
             tokenizer.save_pretrained(into)
-            folder.write_llava_processor(into, cfg.vision, tokenizer.convert_ids_to_tokens(token_id), system)
+            folder.write_llava_processor(into, encoder, tokenizer.convert_ids_to_tokens(token_id), system)
         lines = [
             "A LLaVA-style multimodal LLM trained with PIVOT-JAX. It loads "
             "with `transformers.LlavaForConditionalGeneration` and `transformers.AutoProcessor`.",

@@ -51,6 +51,16 @@ class ConvNeXtConfig:
     has_final = True  # the closing norm
 
     @property
+    def tokens(self) -> int:
+        """Tokens of an image in front of the decoder."""
+        return self.patches
+
+    @property
+    def pos_side(self) -> int:
+        """Without positions there is no table to be resized."""
+        return self.grid
+
+    @property
     def blocks(self) -> int:
         return sum(self.depths)
 

@@ -262,8 +262,8 @@ def segments_of(places: Array | None) -> Array | None:
     return None if places is None else (places[..., 0] >= 0).astype(jnp.int32)
 
 
-def blank(cfg: ViTConfig) -> tuple[Array, ...]:
-    """One input of the right shapes, for ``init``: (images,) or (patches, places)."""
+def blank(cfg: Any) -> tuple[Array, ...]:
+    """One input of an encoder's shapes, for ``init``: (images,) or (patches, places)."""
     if cfg.traits.patch_input:
         return jnp.zeros((1, 1, cfg.patch_size**2 * 3)), jnp.zeros((1, 1, 2), jnp.int32)
     return (jnp.zeros((1, cfg.image_size, cfg.image_size, 3)),)

@@ -13,6 +13,7 @@ from typing import Any
 from pivot_jax.config.check import suggest
 from pivot_jax.data.images import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, preset_of
 from pivot_jax.errors import UserError
+from pivot_jax.models.convnext import ConvNeXtConfig
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLMConfig, ProjectorConfig
 from pivot_jax.models.rotary import RopeScaling
@@ -89,6 +90,23 @@ VISION: dict[str, ViTConfig] = {
     "google/vit-large-patch16-224-in21k": _vit("large", 224, 16, **_SUP),
     "google/vit-huge-patch14-224-in21k": _vit("huge", 224, 14, **_SUP),
     "nyu-visionx/moco-v3-vit-b": _vit("base", 224, 16, family="vit", preset="moco", **_IMAGENET),
+}
+
+
+def _convnext(widths: tuple[int, ...], depths: tuple[int, ...], image: int, **traits: Any) -> ConvNeXtConfig:
+    return ConvNeXtConfig(image, widths, depths, **traits)
+
+
+CONVNEXT: dict[str, ConvNeXtConfig] = {
+    "facebook/convnext-tiny-224": _convnext((96, 192, 384, 768), (3, 3, 9, 3), 224),
+    "facebook/convnext-small-224": _convnext((96, 192, 384, 768), (3, 3, 27, 3), 224),
+    "facebook/convnext-base-224": _convnext((128, 256, 512, 1024), (3, 3, 27, 3), 224),
+    "facebook/convnext-large-224": _convnext((192, 384, 768, 1536), (3, 3, 27, 3), 224),
+    "facebook/convnext-xlarge-224-22k": _convnext((256, 512, 1024, 2048), (3, 3, 27, 3), 224),
+    # the paper's; published for open_clip, so its weights need a conversion to ConvNextModel first
+    "laion/CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup": _convnext(
+        (384, 768, 1536, 3072), (3, 4, 30, 3), 256, mean=CLIP_MEAN, std=CLIP_STD
+    ),
 }
 
 # name -> (width, depth, heads, key/value heads, MLP width, head of its own); biases on q, k and v
@@ -173,6 +191,7 @@ def build(section: Any, preset: str) -> MLLMConfig:
         projector=ProjectorConfig(layers=projector["layers"], reused=projector["reuse"]),
         decoder=_part("model.decoder", DecoderConfig, DECODERS, section["decoder"]),
         dtype=section["dtype"],
+        second=_second(section["second"]),
     )
 
 
@@ -181,15 +200,29 @@ def build_text(section: Any, vocab_size: int, output: int) -> TextConfig:
     return _construct("model.text", TextConfig, {**section, "vocab_size": vocab_size, "output": output})
 
 
-def _vision(section: Any) -> ViTConfig:
+def _second(section: Any) -> ViTConfig | ConvNeXtConfig | None:
+    """Its pictures are normalised as its family's first preset says; a name has its own."""
+    if section["kind"] == "none":
+        return None
+    if section["kind"] == "vit":
+        config: Any = _vision(section, "model.second")
+    else:
+        config = _part("model.second", ConvNeXtConfig, CONVNEXT, {**section, "family": "convnext"})
+    if section["name"]:
+        return config
+    image = preset_of(config.traits.presets[0])
+    return dataclasses.replace(config, preset=config.traits.presets[0], mean=image.mean, std=image.std)
+
+
+def _vision(section: Any, key: str = "model.vision") -> ViTConfig:
     """A name may end in "@PIXELS": that encoder for images of another size, its position table resized."""
-    name, _, pixels = section["name"].partition("@")
-    config = _part("model.vision", ViTConfig, VISION, {**section, "name": name})
-    if not pixels:
+    name, at, pixels = section["name"].partition("@")
+    config = _part(key, ViTConfig, VISION, {**section, "name": name})
+    if not at:
         return config
     if not pixels.isdigit() or int(pixels) < config.patch_size or config.traits.patch_input:
         raise UserError(
-            f"model.vision.name: '{section['name']}' ends in no image size; write {name}@PIXELS with at least the "
+            f"{key}.name: '{section['name']}' ends in no image size; write {name}@PIXELS with at least the "
             f"{config.patch_size} pixels of a patch, for an encoder of square images"
         )
     return config.resized(int(pixels))
@@ -211,7 +244,7 @@ def dimensions(name: str) -> ViTConfig | DecoderConfig:
     Raises:
       UserError: a name that is not known; it names the nearest.
     """
-    known: dict[str, Any] = {**VISION, **DECODERS}
+    known: dict[str, Any] = {**VISION, **CONVNEXT, **DECODERS}
     if name not in known:
         raise UserError(f"'{name}' is unknown{near(name, known)}")
     return known[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 
@@ -64,6 +65,44 @@ def test_B3_equals_torchvision_transform(preset, resize, shape):
     resized = np.asarray(image.resize(target, filter_))
     top, left = round((target[1] - 224) / 2.0), round((target[0] - 224) / 2.0)
     np.testing.assert_array_equal(images.preprocess(image, preset, 224), resized[top : top + 224, left : left + 224])
+
+
+PHOTOS = (
+    ("mmvet_preference/images/v1_0.jpg", (512, 171)),
+    ("mmvet_preference/images/v1_101.jpg", (498, 397)),
+    ("llava_pretrain_mini/images/000010124.jpg", (256, 267)),
+)
+PROCESSORS = {  # preset: transformers' class, its settings at the size that the published files have
+    "siglip": ("siglip", {"resample": 3}, 384),
+    "siglip2": ("siglip", {"resample": 2}, 512),
+    "clip": ("clip", {}, 336),
+    "dinov2": ("bit", {"size": {"shortest_edge": 518}, "crop_size": {"height": 518, "width": 518}}, 518),
+    "dinov2_224": ("bit", {"size": {"shortest_edge": 256}}, 224),
+    "vit": ("vit", {}, 224),
+    "vit_imagenet": ("vit", {}, 224),
+}
+
+
+@pytest.mark.parametrize("preset", PROCESSORS)
+def test_B3_real_photos_equal_transformers_pillow_processors(shared_data, preset):
+    """At most one grey level, on photos of odd sizes."""
+    kind, settings, size = PROCESSORS[preset]
+    name = {"siglip": "Siglip", "clip": "CLIP", "bit": "Bit", "vit": "ViT"}[kind]
+    module = importlib.import_module(f"transformers.models.{kind}.image_processing_pil_{kind}")
+    if kind in ("siglip", "vit", "clip"):
+        square = {"height": size, "width": size}
+        own = {"size": {"shortest_edge": size}, "crop_size": square} if kind == "clip" else {"size": square}
+        settings = own | settings
+    rule = images.PRESETS[preset]
+    statistics = {"image_mean": list(rule.mean), "image_std": list(rule.std)}
+    processor = getattr(module, f"{name}ImageProcessorPil")(**settings, **statistics)
+    for file, shape in PHOTOS:
+        photo = images.load(shared_data / file)
+        assert photo.size == shape
+        theirs = processor(images=photo, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        grey = (theirs * np.float32(rule.std) + np.float32(rule.mean)) * 255
+        assert grey.shape == (size, size, 3)
+        assert np.abs(images.preprocess(photo, preset, size) - grey).max() <= 1.001
 
 
 def test_B3_squash_keeps_the_borders_and_the_centre_crop_loses_them():
@@ -167,7 +206,7 @@ def test_multi_image_rows_are_padded_with_the_mean_colour():
 
 
 def test_unknown_preset_names_the_known():
-    with pytest.raises(UserError, match="siglip, clip"):
+    with pytest.raises(UserError, match="siglip, siglip2, clip"):
         images.preprocess(picture(8, 8), "siglib", 8)
 
 

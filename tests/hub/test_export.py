@@ -25,6 +25,7 @@ from pivot_jax.models.mllm import MLLM, MLLMConfig
 
 SHAPES = {
     "tied": {},
+    "CLIP tower": dict(vision=dict(kind="clip_vision_model")),
     "untied, odd sizes": dict(
         vision=dict(hidden_size=20, num_attention_heads=5, image_size=37, patch_size=7, vision_use_head=False),
         text=dict(tie_word_embeddings=False, num_attention_heads=6, num_key_value_heads=3, head_dim=10),
@@ -187,6 +188,38 @@ def _prompt(picture, tokens, is_image) -> PromptBatch:
     slots = np.where(is_image, np.cumsum(is_image, axis=1) - 1, -1).astype(np.int32)
     positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
     return PromptBatch(picture[None, None], tokens, slots, positions, np.ones_like(tokens), np.zeros(1, np.int32))
+
+
+def test_clip_tower_in_transformers_llava(tokenizer, tmp_path):
+    """The processor counts no class token, the model drops it; a resized position table is refused."""
+    text, vision = dict(vocab_size=len(tokenizer)), dict(kind="clip_vision_model")
+    tiny.llava_model(seed=6, text=text, vision=vision).save_pretrained(tmp_path / "in")
+    params, cfg = hub.load_params(tmp_path / "in"), hub.read_config(tmp_path / "in").mllm
+    out = hub.export_mllm(params, cfg, tmp_path / "out", tokenizer=tokenizer)
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(out)
+    processor = transformers.AutoProcessor.from_pretrained(out)
+    picture = np.random.default_rng(2).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    inputs = processor(images=[picture], text=["<|image_pad|>\nhow many?"], return_tensors="pt")
+    tokens = inputs["input_ids"].numpy().astype(np.int32)
+    is_image = tokens == tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert is_image.sum() == cfg.vision.patches == 9
+    with torch.no_grad():
+        theirs = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    prompt = _prompt(picture, tokens, is_image)
+    ours = jax.jit(lambda params: MLLM(cfg).apply({"params": params}, prompt, method="hidden"))(params)
+    assert tiny.max_gap(ours, theirs) <= 1e-4
+    larger = dataclasses.replace(cfg, vision=cfg.vision.resized(40))
+    with pytest.raises(
+        UserError, match="table of 3x3 places is resized to 5x5, which Hugging Face's LLaVA does not do"
+    ):
+        hub.export_mllm(params, larger, tmp_path / "no", tokenizer=tokenizer)
+
+
+def test_llava_has_no_place_for_features_behind_a_norm(start, tmp_path):
+    params, cfg = start
+    vision = dataclasses.replace(cfg.vision, family="dinov2")
+    with pytest.raises(UserError, match="takes no features of a 'dinov2' encoder as we do; export its parts instead"):
+        hub.export_mllm(params, dataclasses.replace(cfg, vision=vision), tmp_path / "no", image_token=tiny.IMAGE_TOKEN)
 
 
 CONVERSATIONS = {

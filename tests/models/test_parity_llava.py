@@ -1,4 +1,4 @@
-"""The whole MLLM against transformers' LLaVA (SigLIP and each language model), live."""
+"""The whole MLLM against transformers' LLaVA (SigLIP or CLIP, and each language model), live."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ SHAPES: dict[str, dict] = {
         vision=dict(hidden_size=20, num_attention_heads=5, image_size=37, patch_size=7, num_hidden_layers=2),
         text=dict(tie_word_embeddings=False, hidden_size=30, num_attention_heads=5, num_key_value_heads=1),
     ),
+    "CLIP tower": dict(vision=dict(kind="clip_vision_model", num_hidden_layers=2, image_size=37, patch_size=7)),
     "features of the last block": dict(vision_feature_layer=-1),
     "layer counted from the front": dict(vision_feature_layer=2, text=dict(num_key_value_heads=4)),
     "Qwen3": dict(text=dict(family="qwen3")),
@@ -37,7 +38,7 @@ SHAPES: dict[str, dict] = {
         text=dict(family="llama", tie_word_embeddings=False, rope_parameters=LLAMA3),
     ),
 }
-LIGHT = ("tied", "features of the last block", "Qwen3", "Llama, scaled, untied")  # of `make test`
+LIGHT = ("tied", "CLIP tower", "features of the last block", "Qwen3", "Llama, scaled, untied")  # of `make test`
 TEXT = ((4, 2, 3), (1, 5, 1))  # text tokens before, between and behind the two images of each row
 
 

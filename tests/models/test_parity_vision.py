@@ -14,10 +14,12 @@ from parity import compare
 
 from pivot_jax import hub, rules
 from pivot_jax.data.images import PRESETS
+from pivot_jax.errors import UserError
 from pivot_jax.models import positions, zoo
+from pivot_jax.models.encoder import ViTConfig
 from pivot_jax.models.layers import Collect
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
-from pivot_jax.models.vit import Block, ViT, ViTConfig
+from pivot_jax.models.vit import Block, ViT
 from tests import tiny as models
 
 ODD = dict(image_size=37, patch_size=7, hidden_size=20, num_attention_heads=5)  # a remainder, 25 patches
@@ -41,7 +43,7 @@ SHAPES = {
     "vit": {"plain": {}, "odd": dict(**ODD, intermediate_size=17), "two layers": dict(num_hidden_layers=2)},
 }
 CASES = [(kind, name) for kind, shapes in SHAPES.items() for name in shapes]
-# pixels at which the tables of "odd" and "plain" (5x5 and 3x3 places) are smaller and larger than the images' grid
+# pixels at which the tables of "odd" and "plain" (5x5, 3x3 places) are smaller and larger than the grid of the images
 RESIZED = [("siglip_vision_model", "plain", 56), ("clip_vision_model", "odd", 22), ("clip_vision_model", "plain", 40)]
 RESIZED += [("dinov2", "odd", 65), ("dinov2_with_registers", "odd", 22), ("dinov2_with_registers", "plain", 56)]
 RESIZED += [("vit_mae", "odd", 50), ("vit", "plain", 32)]
@@ -223,6 +225,13 @@ def test_mllm_takes_patch_tokens_and_trains_what_they_need(tmp_path, kind):
     assert bool(dead) == cfg.has_final
 
 
+def section_of(name: str) -> dict:
+    """``config.model`` with this vision encoder."""
+    section: dict = {**dataclasses.asdict(models.CONFIG.vision), "name": name}
+    section = {"vision": section, "projector": {"layers": 2, "reuse": 0}, "dtype": "float32"}
+    return section | {"decoder": {**dataclasses.asdict(models.CONFIG.decoder), "name": ""}}
+
+
 B2 = {  # the dossier's encoders: name, tokens of an image
     "openai/clip-vit-large-patch14": 256,
     "openai/clip-vit-large-patch14-336": 576,
@@ -244,10 +253,7 @@ B2 = {  # the dossier's encoders: name, tokens of an image
 def test_B2_token_counts_of_the_paper_s_encoders(name, tokens):
     """Traced at full size: the features are ``tokens`` patches of the encoder's width."""
     known = zoo.VISION[name.partition("@")[0]]
-    section = {**dataclasses.asdict(known), "name": name}
-    section = {"vision": section, "projector": {"layers": 2, "reuse": 0}, "dtype": "float32"}
-    section["decoder"] = {**dataclasses.asdict(models.CONFIG.decoder), "name": ""}
-    model = zoo.build(section, known.preset)
+    model = zoo.build(section_of(name), known.preset)
     assert model.image_tokens == tokens
     vit, size = ViT(model.vision), model.vision.image_size
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
@@ -260,3 +266,47 @@ def test_zoo_is_consistent():
         assert cfg.preset in cfg.traits.presets, name
         assert (cfg.mean, cfg.std) == (PRESETS[cfg.preset].mean, PRESETS[cfg.preset].std), name
         assert cfg.image_size % cfg.patch_size in (0, 6), name  # only so400m/14 at 384 cuts pixels off
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "message"),
+    [
+        ("facebook/dinov2-base", "siglip", "'siglip' is not how .* sees pictures .allowed: dinov2, dinov2_224"),
+        ("facebook/dinov2-base@", "dinov2", "'facebook/dinov2-base@' ends in no image size"),
+        ("facebook/dinov2-base@13", "dinov2", "at least the 14 pixels of a patch"),
+        ("google/siglip2-base-patch16-naflex@384", "siglip2", "for an encoder of square images"),
+        ("facebook/dinov2-tiny@224", "dinov2", "'facebook/dinov2-tiny' is unknown"),
+    ],
+)
+def test_names_that_the_zoo_refuses(name, preset, message):
+    with pytest.raises(UserError, match=message):
+        zoo.build(section_of(name), preset)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(family="resnet"), "family 'resnet' is unknown; there are: siglip"),
+        (dict(registers=4), "registers is 4, which family 'siglip' cannot have"),
+        (dict(family="clip", gated=True), "gated is True, which family 'clip' cannot have"),
+        (dict(depth=1), "features come from the penultimate block"),
+    ],
+)
+def test_configurations_that_no_encoder_has(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ViTConfig(**{**dict(image_size=16, patch_size=8, width=8, depth=2, heads=2, mlp_dim=8), **changes})
+
+
+def test_inputs_that_an_encoder_does_not_take(tmp_path):
+    square = ViTConfig(image_size=16, patch_size=8, width=8, depth=2, heads=2, mlp_dim=8, pool_head=False)
+    flexible = dataclasses.replace(square, family="siglip2_naflex")
+    image, patches = jnp.zeros((1, 24, 24, 3)), jnp.zeros((1, 4, 192))
+    for cfg, inputs, message in (
+        (square, (image,), "takes 16x16 RGB images"),
+        (flexible, (image,), "takes patches .* and places; got .*, None"),
+        (flexible, (patches, jnp.zeros((1, 3, 2), int)), r"takes patches \[b, p, 192\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ViT(cfg).init(jax.random.key(0), *inputs, method="features")
+    with pytest.raises(ValueError, match="no pooling head"):
+        ViT(square).init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), method="pooled")

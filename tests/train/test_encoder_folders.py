@@ -1,0 +1,86 @@
+"""PIVOT's way through the stages with every family of encoders, from a Hugging Face folder and back to one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny_hf as tiny
+
+from pivot_jax import hub, rules
+from pivot_jax.hub import processors
+from pivot_jax.hub.folder import write_image_processor
+from pivot_jax.models import zoo
+from pivot_jax.train import checkpoint, setup
+from pivot_jax.train.extract import read_config
+from pivot_jax.train.model import build_model
+from pivot_jax.train.opened import open_encoder
+from tests.train.conftest import run_stages
+
+KINDS = [kind for kind in tiny.ENCODERS if kind != "siglip2_vision_model"]  # NaFlex takes no square images
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def make(kind: str):
+        out = tmp_path / kind
+        tiny.save(tiny.encoder(kind), out)
+        cfg = hub.read_config(out).vision
+        write_image_processor(out, processors.write(cfg))
+        return out, cfg
+
+    return make
+
+
+def settings(cfg) -> dict:
+    """``config.model.vision`` of an encoder."""
+    names = ("image_size", "patch_size", "width", "depth", "heads", "mlp_dim", "family", "eps", "activation")
+    values = {name: getattr(cfg, name) for name in (*names, "pool_head", "registers", "gated")}
+    return {f"model__vision__{name}": value for name, value in values.items()} | {
+        "data__image__size": cfg.image_size,
+        "data__image__preset": cfg.preset,
+    }
+
+
+def same(a, b) -> None:
+    a, b = rules.flatten(a), rules.flatten(b)
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_s_model_is_the_folder_s_encoder_and_all_that_is_computed_trains(folder, make_config, kind):
+    out, cfg = folder(kind)
+    config = make_config(**settings(cfg))
+    assert zoo.build(config.model, config.data.image.preset).vision == cfg
+    like = setup.jax.eval_shape(build_model(config, 300).create, setup.root_key(config))
+    loaded = rules.flatten(hub.load_params(out)["vision"])
+    assert {path: leaf.shape for path, leaf in rules.flatten(like["vision"]).items()} == {
+        path: leaf.shape for path, leaf in loaded.items()
+    }
+    rates = setup.partition.peak_rates(setup._rules(config, like), like)
+    frozen = {path.removeprefix("vision/") for path, rate in rates.items() if rate == "frozen"}
+    assert frozen == {path for path in loaded if path.startswith("final/")}
+    opened = open_encoder(f"hf:{out}")
+    assert (opened.preset, opened.size, opened.mllm.config.vision) == (cfg.preset, 24, cfg)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", KINDS)
+def test_encoders_survive_the_stages(folder, world, make_config, tmp_path, kind):
+    """The encoder enters 1a as the folder has it, Stage 2 as it left 1b, Stage 3 as it left DPO, and goes back."""
+    out, cfg = folder(kind)
+    names = ("1a", "1b", "dpo", "3")
+    chain = run_stages(world, make_config, tmp_path / "chain", names, init={"vision": f"hf:{out}"}, **settings(cfg))
+    params = {name: checkpoint.load_run(chain[name])["vision"] for name in names}
+    same(params["1a"], hub.load_params(out)["vision"])
+    same(params["3"], params["dpo"])
+    moved = rules.flatten(params["1b"])
+    for path, leaf in rules.flatten(params["dpo"]).items():
+        assert np.array_equal(leaf, moved[path]) == path.startswith("final/") or path.endswith("attn/k/bias"), path
+    config = read_config(chain["dpo"])
+    vision = zoo.build(config.model, config.data.image.preset).vision
+    exported = hub.export_encoder({"vision": params["dpo"]}, vision, tmp_path / "exported")
+    same(hub.load_params(exported)["vision"], params["dpo"])
+    assert hub.read_config(exported).vision == vision
+    tiny.ENCODERS[kind].from_pretrained(exported)

@@ -1,0 +1,62 @@
+"""Stage 1b, DPO, extraction and stage 3 with other encoders than the default, and with two (C3 and C4 for each).
+
+PIVOT's own code reloads the pretrained weights of some families at the start of stage 2, over those that stage 1b has
+trained. So what enters stage 2 is held against what left stage 1b, bit for bit.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from pivot_jax import config as configs
+from pivot_jax import rules
+from pivot_jax.train import checkpoint
+from pivot_jax.train.initialise import initial_params
+from pivot_jax.train.model import build_model
+from pivot_jax.train.reference import weights_hash
+from tests.train.conftest import run_stages
+
+
+def vit(family, preset, **more):
+    settings = {"depth": 2, "family": family, "activation": "gelu", **more}
+    return {f"model__vision__{key}": value for key, value in settings.items()} | {"data__image__preset": preset}
+
+
+# The other families, from their folders and back to them, are in test_encoder_folders.
+FAMILIES = {
+    "dinov2": vit("dinov2", "dinov2", registers=2, gated=True),
+    "siglip + convnext": vit("siglip", "siglip") | dict(
+        model__second__kind="convnext", model__second__image_size=32,
+        model__second__widths=(6, 10), model__second__depths=(1, 1),
+    ),
+    "siglip + dinov2": vit("siglip", "siglip") | dict(
+        model__second__kind="vit", model__second__family="dinov2", model__second__image_size=24,
+        model__second__width=16, model__second__depth=1, model__second__heads=2, model__second__mlp_dim=24,
+    ),
+}  # fmt: skip
+IN_MAKE_TEST = ("dinov2",)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in IN_MAKE_TEST else pytest.param(name, marks=pytest.mark.heavy) for name in FAMILIES]
+)
+def test_C3_C4_the_encoder_of_stage_1b_enters_stage_2_and_dpo_s_enters_stage_3(world, make_config, tmp_path, name):
+    chain = run_stages(world, make_config, tmp_path, ("1b", "dpo", "3"), **FAMILIES[name])
+    params = {stage: checkpoint.load_run(chain[stage]) for stage in ("1b", "dpo", "3")}
+    config = configs.from_json((chain["dpo"] / "config.json").read_text())
+    create = build_model(config, 320).create
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    places = jax.tree.map(lambda _: device, jax.eval_shape(create, jax.random.key(0)))
+    start = initial_params(dict(config.init), create, jax.random.key(9), places)
+    encoders = [room for room in ("vision", "second") if room in start]
+    assert len(encoders) == 1 + ("+" in name)
+    for room in encoders:
+        assert weights_hash(start[room]) == weights_hash(params["1b"][room]), f"{room} of stage 1b enters stage 2"
+        assert weights_hash(params["3"][room]) == weights_hash(params["dpo"][room]), f"{room} stays frozen in stage 3"
+        before, after = (rules.flatten(params[stage][room]) for stage in ("1b", "dpo"))
+        moved = [path for path in before if not np.array_equal(before[path], after[path])]
+        unused = [path for path in before if path.startswith("final/")]
+        assert not set(moved) & set(unused), "what an MLLM does not compute is not trained"
+        assert len(moved) > 0.8 * (len(before) - len(unused)), f"DPO trains {room}"
