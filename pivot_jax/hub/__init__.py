@@ -1,5 +1,6 @@
 """Hugging Face checkpoints in and out."""
 
+from pivot_jax.hub import adapter
 from pivot_jax.hub.chat import dialect_and_system
 from pivot_jax.hub.configs import read as read_config
 from pivot_jax.hub.families import HubModel, summary
@@ -10,6 +11,7 @@ from pivot_jax.hub.snapshot import folder_of, from_hub
 
 __all__ = [
     "HubModel",
+    "adapter",
     "check_place",
     "dialect_and_system",
     "export_decoder",
