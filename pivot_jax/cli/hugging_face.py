@@ -50,6 +50,8 @@ def _model_section(model: Any) -> dict[str, Any]:
         if found is not None:
             values = dataclasses.asdict(found)
             section[part] |= {key: value for key, value in values.items() if key in section[part]}
+    if model.projector is not None:
+        section["projector"]["newline"] = model.projector.newline
     return section
 
 
@@ -78,7 +80,7 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
         "name": folder.name,
         "model": _model_section(model),
         "tokenizer": {"path": str(folder), "image_token": image_token, "system": system, "image_around": around},
-        "data": {"image": _image_section(model.vision, out / "config.json")},
+        "data": {"image": {**_image_section(model.vision, out / "config.json"), "max_tiles": model.max_tiles}},
     }
     configs.merge(config, content, where=str(folder))
     configs.validate(config)

@@ -66,6 +66,7 @@ def _model() -> dict[str, Any]:
         },
         "projector": {
             "layers": 2,  # new Linear layers, GELU between; hidden width is the decoder's
+            "newline": False,  # a learned vector that ends the rows of a tiled picture (data.image.max_tiles above 1)
             "reuse": 0,  # frozen layers taken from a pack and put in front of the new ones: 0 | 1 | 2
         },
         "decoder": _decoder(),
@@ -175,6 +176,9 @@ def _data() -> dict[str, Any]:
         "pack": 1,
         "images_per_row": 1,  # image slots of a row; a row with more images is a bad row
         "image": {
+            # Any-resolution tiling (LLaVA-OneVision): a picture is an overview and up to max_tiles - 1 tiles of size
+            # pixels. 1: one square. Needs model.projector.newline and images_per_row 1.
+            "max_tiles": 1,
             "preset": "siglip",  # a key of data.images.PRESETS: resize, crop, interpolation, mean and std of an encoder
             "size": 32,  # pixels, square
             # For presets that keep a picture's size and cut it into patches (qwen2_vl, qwen2_5_vl, siglip2_naflex):

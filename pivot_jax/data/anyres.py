@@ -8,16 +8,55 @@ a learned newline vector closes each of its rows. What the model has to do for t
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from pivot_jax.data.images import preset_of
 
 GRID_SIDE = 6  # tiles per side at most
 MAX_PLACES = 9  # the map may have as many places as this many tiles; "anyres_max_9"
 SHRINK_FROM = 1.1  # a map that is larger by up to this factor a side is left as it is
 TAPS = 4  # features that a token is made of: two rows and two columns around a place of the shrunk map
+
+
+@dataclass(frozen=True)
+class Tiler:
+    """One config's way from a picture to tiles. Build with :func:`tiler_of`.
+
+    Attributes:
+      size: pixels of a tile's side. side: its patches per side.
+      most: tiles that a picture has room for, the overview among them.
+    """
+
+    name: str
+    size: int
+    side: int
+    most: int
+
+    def layout(self, height: int, width: int) -> Layout:
+        return layout(height, width, self.size, self.most, self.side)
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Tokens of a picture of this size; rows of different kinds, so as one row."""
+        return 1, len(self.layout(height, width).slots)
+
+    def cut(self, image: Image.Image) -> np.ndarray:
+        """uint8 [most, size, size, 3]; zeros behind the picture's last tile."""
+        found = tiles(image, self.size, self.most, preset_of(self.name).interpolation)
+        return np.concatenate([found, np.zeros((self.most - len(found), *found.shape[1:]), np.uint8)])
+
+
+def tiler_of(section: Mapping[str, Any], patch: int) -> Tiler | None:
+    """Of ``config.data.image``; None where a picture is one square."""
+    if section["max_tiles"] <= 1:
+        return None
+    return Tiler(section["preset"], section["size"], section["size"] // patch, section["max_tiles"])
 
 
 @dataclass(frozen=True)
@@ -67,6 +106,7 @@ def tiles(image: Image.Image, tile: int, max_tiles: int, interpolation: Image.Re
     return np.concatenate([overview[None], pixels.reshape(-1, tile, tile, 3)])
 
 
+@functools.lru_cache(maxsize=64)
 def layout(height: int, width: int, tile: int, max_tiles: int, grid: int) -> Layout:
     """Tokens of a picture of height x width pixels whose tiles have ``grid`` patches a side."""
     rows, columns = tile_grid(height, width, tile, max_tiles)

@@ -64,6 +64,8 @@ class EncodedRow:
     targets: np.ndarray
     target_branches: np.ndarray
     images: tuple[Any, ...] = ()
+    tile_taps: np.ndarray | None = None  # int32 [n, 4] and float32 [n, 4], see VLMBatch
+    tile_weights: np.ndarray | None = None
     cut: bool = False  # text was cut to the length limit
 
 
@@ -87,6 +89,10 @@ class VLMBatch:
     row_index: Any  # int32 [b, k]; index of the row in the loader's data set, -1 for a masked row
     ref_logps: Any = None  # float32 [b, k, 2]; stored reference log-probs of chosen and rejected, or None
     patch_places: Any = None  # int32 [b, k*m, p, 2]; (row, column) of each patch in its picture, -1 at padding; or None
+    # Of pictures cut into tiles (then m counts tiles): the image tokens that each image place is a weighted sum of, in
+    # place of ``image_slots``; -1 is the newline vector. int32 and float32 [b, n, 4], or None.
+    tile_taps: Any = None
+    tile_weights: Any = None
 
 
 @struct.dataclass
@@ -110,3 +116,5 @@ class PromptBatch:
     segments: Any  # int32 [b, n]; 1 at prompt tokens, 0 at padding
     row_index: Any  # int32 [b]
     patch_places: Any = None  # int32 [b, m, p, 2], or None
+    tile_taps: Any = None  # int32 [b, n, 4], or None; see VLMBatch
+    tile_weights: Any = None  # float32 [b, n, 4], or None

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pivot_jax.data.anyres import TAPS, Tiler
 from pivot_jax.data.batch import CHOSEN, REJECTED, EncodedRow, Example, Message
 from pivot_jax.data.images import size_of
 from pivot_jax.data.patches import Cutter, grid_positions, text_behind
@@ -26,7 +27,7 @@ class Chat:
     Args:
       tokenizer: a ``transformers`` tokenizer with ``<|im_start|>``, ``<|im_end|>`` and the image token.
       image_tokens: features per image (patches of the encoder).
-      cutter: cuts pictures of any size; each then takes as many tokens as its size says, at most ``image_tokens``.
+      cutter: cuts pictures of any size into patches or tiles; each then takes as many tokens as its size says.
       mrope: positions count pictures' rows and columns too ([n, 3], see ``patches.grid_positions``).
       image_around: tokens before and behind each picture's; () for none.
       template: ``chat`` (ChatML) or ``plain`` (stage 1a); see :mod:`template`.
@@ -54,7 +55,7 @@ class Chat:
         max_length: int = 2048,
         max_targets: int = 0,
         max_images: int = 1,
-        cutter: Cutter | None = None,
+        cutter: Cutter | Tiler | None = None,
         mrope: bool = False,
         image_around: tuple[str, ...] = (),
     ):
@@ -226,8 +227,19 @@ class Chat:
 
     def _slots(self, grids: list[tuple[int, int]]) -> np.ndarray:
         """Place of each image token of a row among its images' features."""
-        own = [np.arange(math.prod(grid)) if self.cutter is None else self.cutter.slots(*grid) for grid in grids]
+        cut = self.cutter if isinstance(self.cutter, Cutter) else None
+        own = [np.arange(math.prod(grid)) if cut is None else cut.slots(*grid) for grid in grids]
         return np.concatenate([slots + i * self.image_tokens for i, slots in enumerate(own)]) if own else np.zeros(0)
+
+    def _taps(self, example: Example, slots: np.ndarray) -> dict[str, np.ndarray]:
+        """Of which features the image tokens of a tiled picture are made (see ``VLMBatch.tile_taps``)."""
+        if not isinstance(self.cutter, Tiler):
+            return {}
+        taps, weights = np.full((len(slots), TAPS), -1, np.int32), np.zeros((len(slots), TAPS), np.float32)
+        for image in example.images:  # one at most
+            found = self.cutter.layout(*size_of(image))
+            taps[slots >= 0], weights[slots >= 0] = found.slots, found.weights
+        return {"tile_taps": taps, "tile_weights": weights}
 
     def _row(
         self,
@@ -246,6 +258,7 @@ class Chat:
             id=example.id,
             tokens=ids,
             image_slots=slots,
+            **self._taps(example, slots),
             positions=positions.astype(np.int32),
             branches=branches.astype(np.int32),
             sources=sources.astype(np.int32),

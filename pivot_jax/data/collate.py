@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pivot_jax.data.anyres import TAPS
 from pivot_jax.data.batch import ContrastiveBatch, EncodedRow, PromptBatch, VLMBatch
 
 
@@ -25,6 +26,15 @@ class _Padding:
         if self.rows:
             out[self.filled] = np.concatenate([getattr(row, field) for row in self.rows])
         return out
+
+    def taps(self, offsets: np.ndarray) -> dict[str, np.ndarray]:
+        """Taps and weights of rows whose pictures are cut into tiles; ``offsets``: of each row's features, [b*k]."""
+        if not self.rows or self.rows[0].tile_taps is None:
+            return {}
+        taps = self.pad("tile_taps", -1, (TAPS,))
+        weights = np.zeros(taps.shape, np.float32)
+        weights[self.filled] = np.concatenate([row.tile_weights for row in self.rows if row.tile_weights is not None])
+        return {"tile_taps": np.where(taps < 0, -1, taps + self.spread(offsets)[..., None]), "tile_weights": weights}
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """One value per row, [b*k], at each of the row's places and 0 at padding: int32 [b, size]."""
@@ -71,6 +81,7 @@ def vlm_batch(
         images=pictures,
         tokens=tokens.pad("tokens", pad_id),
         image_slots=np.where(slots < 0, -1, slots + tokens.spread(member * m * image_tokens)),
+        **tokens.taps(member * m * image_tokens),
         positions=tokens.pad("positions", 0, (3,) if mrope else ()),
         segments=tokens.spread(member + 1),
         branches=tokens.pad("branches", 0),
@@ -101,6 +112,7 @@ def prompt_batch(
         images=images,
         tokens=padding.pad("tokens", pad_id),
         image_slots=padding.pad("image_slots", -1),
+        **padding.taps(np.zeros(len(rows), int)),
         positions=padding.pad("positions", 0, (3,) if mrope else ()),
         segments=padding.filled.astype(np.int32),
         row_index=row_index.astype(np.int32),

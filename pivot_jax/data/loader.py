@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 
 from pivot_jax.data.ahead import Batch, LoaderIterator, read_ahead
+from pivot_jax.data.anyres import Tiler
 from pivot_jax.data.batch import EncodedRow, Example
 from pivot_jax.data.chat import Chat, Kind
 from pivot_jax.data.collate import contrastive_batch, prompt_batch, vlm_batch
 from pivot_jax.data.images import load, patches
 from pivot_jax.data.index import Index, RowStore, read_index
 from pivot_jax.data.pack import Packer
-from pivot_jax.data.patches import Cutter, cutter_of
-from pivot_jax.data.pictures import MIB, Pictures
+from pivot_jax.data.patches import Cutter
+from pivot_jax.data.pictures import MIB, Pictures, cutter_of
 from pivot_jax.data.plan import Buckets, Plan, assign, local_slice
 from pivot_jax.data.skips import SkipLog
 from pivot_jax.data.sources import Source, read_all
@@ -77,7 +78,7 @@ def build_loader(
     patch_size = cfg.model.vision.patch_size if patch_size is None else patch_size
     mrope = bool(cfg.model.decoder.mrope_section) if mrope is None else mrope
     cutter = cutter_of(cfg.data.image, patch_size)
-    if cutter is not None:
+    if isinstance(cutter, Cutter):
         image_tokens = cutter.tokens
     elif image_tokens is None:
         image_tokens = patches(cfg.data.image.size, patch_size)
@@ -96,7 +97,7 @@ def build_loader(
     return loader
 
 
-def _chat(cfg: Any, tokenizer: Any, kind: Kind, image_tokens: int, cutter: Cutter | None, mrope: bool) -> Chat:
+def _chat(cfg: Any, tokenizer: Any, kind: Kind, image_tokens: int, cutter: Cutter | Tiler | None, mrope: bool) -> Chat:
     data, words = cfg.data, cfg.tokenizer
     longest, most = tuple(data.buckets[-1]) if data.buckets else (data.max_length, 0)
     if kind == "contrastive":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from pivot_jax.data import patches
+from pivot_jax.data.anyres import Tiler, tiler_of
 from pivot_jax.data.images import load, pad_to_square, preprocess, preset_of
 from pivot_jax.data.patches import Cutter
 from pivot_jax.errors import RowError, UserError
@@ -17,6 +19,11 @@ Arrays = tuple[Any, Any]  # pictures, and the places of their patches or None
 References = Callable[[int], tuple[str, tuple[Any, ...]]]  # row → its id and image references
 
 
+def cutter_of(section: Mapping[str, Any], patch: int) -> Cutter | Tiler | None:
+    """What cuts pictures as ``config.data.image`` says; None where each is one square. Raises UserError."""
+    return patches.cutter_of(section, patch) or tiler_of(section, patch)
+
+
 class Pictures:
     """Preprocessed pictures by row number.
 
@@ -24,7 +31,7 @@ class Pictures:
       rows: rows of the data set.
       per_row: image slots m.
       preset, size: of :func:`images.preprocess`.
-      cutter: makes lists of patches in place of squares; None where the preset makes squares.
+      cutter: makes lists of patches, or several tiles, in place of one square; None where the config wants squares.
       workers: threads that read and decode (Pillow releases the interpreter lock while it does).
       cache_mib: if all rows' pictures fit, they are read once and kept; otherwise nothing is kept.
     """
@@ -37,11 +44,14 @@ class Pictures:
         size: int,
         workers: int,
         cache_mib: int,
-        cutter: Cutter | None = None,
+        cutter: Cutter | Tiler | None = None,
     ):
         preset_of(preset)
         self.preset, self.size, self.cutter = preset, size, cutter
-        self.shape = (per_row, *((cutter.most, cutter.patch**2 * 3) if cutter else (size, size, 3)))
+        if isinstance(cutter, Cutter):
+            self.shape: tuple[int, ...] = (per_row, cutter.most, cutter.patch**2 * 3)
+        else:
+            self.shape = (per_row * (cutter.most if cutter else 1), size, size, 3)
         self._pool = ThreadPoolExecutor(workers, "pictures") if workers > 1 else None
         fits = rows * int(np.prod(self.shape)) <= cache_mib * MIB
         self._kept = self._empty(rows) if fits else None  # pages are taken when written
@@ -50,7 +60,9 @@ class Pictures:
     def _empty(self, rows: int) -> Arrays:
         """No pictures: zeros, and with a cutter the places of no patch."""
         images = np.zeros((rows, *self.shape), np.uint8)
-        return images, None if self.cutter is None else np.full((rows, *self.shape[:-1], 2), -1, np.int32)
+        if not isinstance(self.cutter, Cutter):
+            return images, None
+        return images, np.full((rows, *self.shape[:-1], 2), -1, np.int32)
 
     def batch(self, rows: np.ndarray, references: References) -> tuple[Arrays, list[RowError | None]]:
         """Pictures of the rows, and for each row what was wrong with it.
@@ -100,7 +112,7 @@ class Pictures:
     def _read(self, images: tuple[Any, ...]) -> Arrays:
         """One row's pictures; several pictures in a row are padded to squares, as LLaVA does, unless they are cut."""
         empty = self._empty(1)
-        out, places = empty[0][0], None if self.cutter is None else empty[1][0]
+        out, places = empty[0][0], None if empty[1] is None else empty[1][0]
         for slot, reference in enumerate(images):
             try:
                 image = load(reference)
@@ -108,8 +120,12 @@ class Pictures:
                 raise (
                     UserError(f"picture {slot + 1} of {len(images)}: {error}") if len(images) > 1 else error
                 ) from None
-            if self.cutter is not None and places is not None:
+            if isinstance(self.cutter, Cutter) and places is not None:
                 out[slot], places[slot] = self.cutter.cut(image)
+                continue
+            if isinstance(self.cutter, Tiler):
+                most = self.cutter.most
+                out[slot * most : (slot + 1) * most] = self.cutter.cut(image)
                 continue
             if len(images) > 1:
                 image = pad_to_square(image, self.preset)

@@ -130,6 +130,9 @@ def _generate(
     return jnp.where(behind, pad_id, tokens), lengths, done, logps
 
 
+PER_TOKEN = ("tokens", "image_slots", "positions", "segments", "tile_taps", "tile_weights")
+
+
 def _right_padded(prompts: Any) -> Any:
     """Each row's tokens moved to its front, which is where the cache counts them from; their order stays."""
     order = jnp.argsort(prompts.segments == 0, axis=1, stable=True)
@@ -137,5 +140,5 @@ def _right_padded(prompts: Any) -> Any:
     def moved(x: Array) -> Array:
         return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
 
-    names = ("tokens", "image_slots", "positions", "segments")
-    return prompts.replace(**{name: moved(getattr(prompts, name)) for name in names})
+    fields = {name: getattr(prompts, name) for name in PER_TOKEN}
+    return prompts.replace(**{name: moved(x) for name, x in fields.items() if x is not None})

@@ -53,7 +53,18 @@ def option_row(prompt: EncodedRow, options: Sequence[Sequence[int]]) -> EncodedR
         targets=np.concatenate([np.asarray(option) for option in options]).astype(np.int32),
         target_branches=np.concatenate(branches[1:]).astype(np.int32),
         images=prompt.images,
+        **_no_pictures_behind(prompt, added),
     )
+
+
+def _no_pictures_behind(prompt: EncodedRow, added: int) -> dict[str, Any]:
+    """The prompt's taps of tiles, if it has any, and none for ``added`` tokens behind it."""
+    if prompt.tile_taps is None or prompt.tile_weights is None:
+        return {}
+    return {
+        "tile_taps": np.pad(prompt.tile_taps, ((0, added), (0, 0)), constant_values=-1),
+        "tile_weights": np.pad(prompt.tile_weights, ((0, added), (0, 0))),
+    }
 
 
 def option_logps(mllm: MLLM, params: Any, batch: Any, max_options: int) -> tuple[np.ndarray, np.ndarray]:

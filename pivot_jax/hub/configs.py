@@ -64,7 +64,8 @@ def sizes(model: HubModel) -> dict[str, dict[str, int]]:
     if widths is None and model.vision and model.decoder:
         widths = model.vision.width, model.decoder.width
     if model.projector and widths:
-        found["projector"] = {"i": widths[0], "d": widths[1], "e": widths[1]}
+        newline = int(model.projector is not None and model.projector.newline)
+        found["projector"] = {"i": widths[0], "d": widths[1], "e": widths[1], "newline": newline}
         if isinstance(model.vision, QwenVisionConfig):
             found["projector"] = qwen_vl.merger_sizes(model.vision, widths[1])
     return found

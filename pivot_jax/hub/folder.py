@@ -33,15 +33,18 @@ def write_generation(folder: Path, tokenizer: Any) -> None:
     write_json(folder / "generation_config.json", {"do_sample": False, **ids})
 
 
-def write_llava_processor(folder: Path, cfg: ViTConfig, image_token: str, system: str) -> None:
-    """processor_config.json of a LlavaProcessor, and the ChatML template with the image token."""
-    settings = {
-        "processor_class": "LlavaProcessor",
+def write_llava_processor(folder: Path, cfg: ViTConfig, image_token: str, system: str, tiled: bool) -> None:
+    """processor_config.json of a LlavaProcessor (``tiled``: LlavaOnevisionProcessor), and the ChatML template."""
+    settings: dict[str, Any] = {
         "image_token": image_token,
-        "num_additional_image_tokens": cfg.prefix,
-        "patch_size": cfg.patch_size,
         "vision_feature_select_strategy": llava.strategy(cfg),
     }
+    if tiled:
+        settings |= {"processor_class": "LlavaOnevisionProcessor", "num_image_tokens": cfg.patches}
+        settings |= {"vision_aspect_ratio": llava.ASPECT}
+    else:
+        settings |= {"processor_class": "LlavaProcessor", "num_additional_image_tokens": cfg.prefix}
+        settings |= {"patch_size": cfg.patch_size}
     write_json(folder / "processor_config.json", settings)
     write_chat_template(folder, chat.jinja(system, image_token))
 

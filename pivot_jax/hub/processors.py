@@ -83,7 +83,9 @@ def _geometry(raw: Mapping[str, Any], path: Path) -> tuple[bool, int, int]:
             )
         return squash, side, side
     pixels = side if crop is None else _side(crop, path) if isinstance(crop, Mapping) else crop
-    return squash and side == pixels, side, pixels
+    if squash and side != pixels:
+        raise UserError(f"{path}: pictures are squashed to {side} and cropped to {pixels}, which no preset does")
+    return squash, side, pixels
 
 
 def _side(size: Mapping[str, Any], path: Path) -> int:
@@ -101,7 +103,11 @@ def _fits(preset: Preset, raw: Mapping[str, Any], squash: bool, short: int, size
 
 
 def write(cfg: EncoderConfig) -> dict[str, Any]:
-    """preprocessor_config.json of the encoder's family for its preset."""
+    """preprocessor_config.json of the encoder's family for its preset.
+
+    Of the presets with torchvision's crop (mae, sup, moco) the file's processor cuts one pixel beside ours where a
+    margin is odd: transformers rounds it down.
+    """
     family = vision_of(cfg)
     if family.processor:
         return family.processor(cfg)

@@ -159,6 +159,8 @@ def export_mllm(
 ) -> Path:
     """Writes everything as a LlavaForConditionalGeneration, with a LlavaProcessor if a tokenizer is given.
 
+    A model of tiled pictures (``projector.newline``) becomes a LlavaOnevisionForConditionalGeneration.
+
     Where ``vision/final`` is absent, the tower has one layer less and ``vision_feature_layer`` is -1: the same
     function, and no weights made up.
 
@@ -180,22 +182,23 @@ def export_mllm(
         raise UserError(f"Hugging Face's LLaVA has 2 projector layers, this model {count}; export its parts instead")
     token_id = _image_token_id(tokenizer, image_token, cfg.decoder.vocab_size)
     _check_llava(encoder)
-    final = _has_final(params, encoder)
-    model = HubModel("llava", encoder, cfg.decoder, cfg.projector, final, token_id)
+    final, tiled = _has_final(params, encoder), cfg.projector.newline
+    model = HubModel("llava_onevision" if tiled else "llava", encoder, cfg.decoder, cfg.projector, final, token_id)
     tower, language = vision_of(encoder), text_of(cfg.decoder)
     text = language.write(cfg.decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
-    vision = tower.write(encoder, final, dtype)
+    raw = (llava.write_onevision if tiled else llava.write)(tower.write(encoder, final, dtype), text, token_id, encoder)
+    seen, name = processors.write(encoder), raw["architectures"][0]
 
     def beside(into: Path) -> None:
-        folder.write_json(into / "config.json", llava.write(vision, text, token_id, encoder))
+        folder.write_json(into / "config.json", raw)
         folder.write_generation(into, tokenizer)
-        folder.write_image_processor(into, processors.write(encoder))
+        folder.write_image_processor(into, llava.onevision_processor(encoder, seen) if tiled else seen)
         if tokenizer is not None:
             tokenizer.save_pretrained(into)
-            folder.write_llava_processor(into, encoder, tokenizer.convert_ids_to_tokens(token_id), system)
+            folder.write_llava_processor(into, encoder, tokenizer.convert_ids_to_tokens(token_id), system, tiled)
         lines = [
-            "A LLaVA-style multimodal LLM trained with PIVOT-JAX. It loads "
-            "with `transformers.LlavaForConditionalGeneration` and `transformers.AutoProcessor`.",
+            f"A LLaVA-style multimodal LLM trained with PIVOT-JAX. It loads with `transformers.{name}` and "
+            "`transformers.AutoProcessor`.",
             "",
             note,
         ]

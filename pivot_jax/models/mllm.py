@@ -31,6 +31,7 @@ class ProjectorConfig:
 
     layers: int = 2
     reused: int = 0
+    newline: bool = False  # a learned vector that ends the rows of a tiled picture's map (LLaVA-OneVision)
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,22 @@ def encoder(config: EncoderConfig | QwenVisionConfig, dtype: str) -> nn.Module:
 
 
 class Projector(nn.Module):
-    """Linear layers ``fc1``, ``fc2``, ... with exact GELU between, all to the decoder's width."""
+    """Linear layers ``fc1``, ``fc2``, ... with exact GELU between, all to the decoder's width; perhaps ``newline``."""
 
     config: ProjectorConfig
     width: int
 
-    @nn.compact
+    def setup(self) -> None:
+        self.count = self.config.reused + self.config.layers
+        for index in range(1, self.count + 1):
+            setattr(self, f"fc{index}", layers.Linear(self.width))
+        if self.config.newline:
+            self.newline = self.param("newline", nn.initializers.normal(self.width**-0.5), (self.width,))
+
     def __call__(self, x: Array) -> Array:
-        count = self.config.reused + self.config.layers
-        for index in range(1, count + 1):
-            x = layers.Linear(self.width, name=f"fc{index}")(x)
-            if index < count:
+        for index in range(1, self.count + 1):
+            x = getattr(self, f"fc{index}")(x)
+            if index < self.count:
                 x = layers.ACTIVATIONS["gelu"](x)
         return x
 
@@ -142,8 +148,23 @@ class MLLM(nn.Module):
         if image_features is None:
             image_features = self.encode_images(batch.images, batch.patch_places)
         image_tokens = self.project(image_features)
-        placed = jnp.take_along_axis(image_tokens, jnp.maximum(batch.image_slots, 0)[:, :, None], axis=1)
+        if batch.tile_taps is not None:
+            placed = self._blended(image_tokens, batch.tile_taps, batch.tile_weights)
+        else:
+            placed = jnp.take_along_axis(image_tokens, jnp.maximum(batch.image_slots, 0)[:, :, None], axis=1)
         return jnp.where((batch.image_slots >= 0)[:, :, None], placed, x)
+
+    def _blended(self, image_tokens: Array, taps: Array, weights: Array) -> Array:
+        """Weighted sums [b, n, d] of image tokens and the newline vector (tap -1); see ``data.anyres``."""
+        b, count, d = image_tokens.shape
+        newline = jnp.broadcast_to(self.projector.newline.astype(image_tokens.dtype), (b, 1, d))
+        everything = jnp.concatenate([image_tokens, newline], axis=1)
+        total = jnp.zeros((b, taps.shape[1], d), image_tokens.dtype)
+        for k in range(taps.shape[2]):
+            places = jnp.where(taps[:, :, k] < 0, count, taps[:, :, k])
+            picked = jnp.take_along_axis(everything, places[:, :, None], axis=1)
+            total += picked * weights[:, :, k, None].astype(picked.dtype)
+        return total
 
     def hidden(self, batch: Any, image_features: Array | None = None) -> Array:
         """Closing-norm states [b, n, d] of a ``VLMBatch`` or ``PromptBatch``.

@@ -215,7 +215,7 @@ def build(section: Any, images: Any) -> MLLMConfig:
         )
     return MLLMConfig(
         vision=vision,
-        projector=ProjectorConfig(layers=projector["layers"], reused=projector["reuse"]),
+        projector=ProjectorConfig(projector["layers"], projector["reuse"], projector["newline"]),
         decoder=_part("model.decoder", DecoderConfig, DECODERS, section["decoder"]),
         dtype=section["dtype"],
         second=_second(section["second"]),

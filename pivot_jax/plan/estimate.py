@@ -45,7 +45,9 @@ def _temporaries(setup: Setup, trained: Any, bucket: tuple[int, int], rows: int)
     if isinstance(module, SigLIP):
         towers = [(module.vision_config, module.vision_config.sequence), (module.text_config, bucket[0])]
     else:
-        images = config.data.pack * config.data.images_per_row * module.config.vision.sequence
+        images = (
+            config.data.pack * config.data.images_per_row * config.data.image.max_tiles * module.config.vision.sequence
+        )
         towers = [(module.config.vision, images), (module.config.decoder, bucket[0])]
     kept, work = 0, 0
     for tower, tokens in towers:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
+from pivot_jax.data.anyres import TAPS
 from pivot_jax.data.batch import ContrastiveBatch, VLMBatch
 from pivot_jax.data.images import preset_of
 from pivot_jax.errors import UserError
@@ -79,7 +80,8 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
         )
     n, t = bucket
     vision, slots = setup.model.module.config.vision, pack * config.data.images_per_row
-    images, places = array(np.uint8, slots, size, size, 3), None
+    tiles = config.data.image.max_tiles
+    images, places = array(np.uint8, slots * tiles, size, size, 3), None
     if preset_of(config.data.image.preset).cut:
         images = array(np.uint8, slots, config.data.image.max_patches, vision.patch_size**2 * 3)
         places = array(np.int32, slots, config.data.image.max_patches, 2)
@@ -88,6 +90,8 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
     stored = config.stage == "preference" and config.objective.reference == "stored"
     return VLMBatch(
         images=images, patch_places=places,
+        tile_taps=array(np.int32, n, TAPS) if tiles > 1 else None,
+        tile_weights=array(np.float32, n, TAPS) if tiles > 1 else None,
         tokens=ids, image_slots=ids, positions=positions, segments=ids, branches=ids,
         sources=targets, targets=targets, weights=array(np.float32, t), target_branches=targets,
         target_rows=targets,

@@ -79,7 +79,9 @@ def step_flops(
     if isinstance(module, SigLIP):
         return 3 * (flops.vision(module.vision_config, whole=True) + flops.text(module.text_config))
     tokens, targets = loader_shape
-    parts = flops.forward(module.config, config.data.images_per_row, tokens, targets, patches)
+    parts = flops.forward(
+        module.config, config.data.images_per_row * config.data.image.max_tiles, tokens, targets, patches
+    )
     in_step = config.stage == "preference" and config.objective.reference == "step"
     return flops.train_step(parts, trained, in_step, adapted)
 

@@ -10,7 +10,7 @@ import jax
 
 from pivot_jax import config as configs
 from pivot_jax.data.chat import Chat
-from pivot_jax.data.patches import cutter_of
+from pivot_jax.data.pictures import cutter_of
 from pivot_jax.data.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs as hub_configs

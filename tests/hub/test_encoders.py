@@ -15,11 +15,13 @@ import transformers
 from safetensors.numpy import load_file
 
 from pivot_jax import hub, rules
+from pivot_jax.cli import main
 from pivot_jax.data import images
 from pivot_jax.errors import UserError
 from pivot_jax.hub import processors
 from pivot_jax.models.encoder import FAMILIES, ViTConfig
 from pivot_jax.models.vit import ViT
+from pivot_jax.train.opened import open_encoder
 
 KINDS = list(tiny.ENCODERS)
 SWIGLU = dict(use_swiglu_ffn=True, mlp_ratio=4)
@@ -186,6 +188,18 @@ def test_resized_positions_are_exported_as_they_are(tmp_path):
     assert tiny.max_gap(ours, tiny.encode(model, images).last_hidden_state[:, 1:]) <= 1e-4
 
 
+def test_an_imported_pack_keeps_preset_size_and_table(tmp_path):
+    """``import-hf`` and back open the same encoder: pictures by the folder's processor, positions resized."""
+    tiny.save(tiny.encoder("dinov2_with_registers"), tmp_path / "hf")
+    cfg = dataclasses.replace(hub.read_config(tmp_path / "hf").vision.resized(40), preset="dinov2_224")
+    (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(processors.write(cfg)))
+    assert main(["import-hf", "--folder", str(tmp_path / "hf"), "--workdir", str(tmp_path / "pack")]) == 0
+    for kind in ("hf", "pack"):
+        opened = open_encoder(f"{kind}:{tmp_path / kind}")
+        assert (opened.preset, opened.size, opened.mllm.config.vision) == ("dinov2_224", 40, cfg)
+        same(opened.params["vision"], hub.load_params(tmp_path / "hf")["vision"])
+
+
 def test_no_dinov2_class_has_any_mlp_width(tmp_path):
     tiny.save(tiny.encoder("dinov2"), tmp_path / "in")
     cfg = dataclasses.replace(hub.read_config(tmp_path / "in").vision, mlp_dim=50)
@@ -229,6 +243,7 @@ def test_preset_and_size_come_from_the_processor(tmp_path, kind, raw, preset, si
     ("raw", "message"),
     [
         ({"size": {"height": 20, "width": 24}}, "is no square"),
+        ({"size": {"height": 30, "width": 30}, "crop_size": 24}, "squashed to 30 and cropped to 24, which no preset"),
         ({"size": {"shortest_edge": 24}}, "without a crop, which gives no squares"),
         (
             {"size": {"shortest_edge": 30}, "crop_size": 24},

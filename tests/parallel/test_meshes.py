@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.errors import UserError
+from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.parallel.mesh import check_rows, fit, make_mesh, param_shardings, place_batch
 from pivot_jax.train.model import build_model
 from pivot_jax.train.setup import assemble
@@ -115,6 +117,30 @@ def test_parameters_are_really_split():
     assert shardings["vision/final/block/mlp/fc1/kernel"].spec == P("fsdp", "tensor")
     placed = jax.device_put(tiny.params()["decoder"]["embed"], shardings["decoder/embed"])
     assert placed.addressable_shards[0].data.shape == (48, 8)
+
+
+def test_parameters_of_other_encoders_are_split_too():
+    """A SwiGLU's three matrices and two biases; a pooler."""
+    mesh = make_mesh(run_config((1, 4, 2)).parallel)
+    for traits, expected in (
+        (
+            dict(family="dinov2", gated=True, registers=2),
+            {
+                "blocks/mlp/gate/kernel": P(None, "fsdp", "tensor"),
+                "blocks/mlp/up/bias": P(None, "tensor"),
+                "blocks/mlp/down/kernel": P(None, "tensor", "fsdp"),
+                "blocks/layer_scale1": P(None, None),
+                "register_tokens": P(None, None),
+            },
+        ),
+        (dict(family="vit"), {"final/pooler/kernel": P(None, "fsdp"), "norm/scale": P(None)}),
+    ):
+        vision = dataclasses.replace(tiny.CONFIG.vision, **traits)
+        like = jax.eval_shape(
+            lambda v=vision: init_params(MLLM(dataclasses.replace(tiny.CONFIG, vision=v)), jax.random.key(0))
+        )
+        shardings = rules.flatten(param_shardings(like, mesh)["vision"])
+        assert {path: shardings[path].spec for path in expected} == expected
 
 
 def test_an_axis_that_does_not_divide_is_left_whole():

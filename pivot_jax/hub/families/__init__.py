@@ -80,6 +80,7 @@ FOLDERS: dict[str, Folder] = {
     **{kind: _language_model(family) for kind, family in LANGUAGES.items()},
     **llava_original.FOLDERS,
     "llava": Folder(_read_llava, llava.layout),
+    "llava_onevision": Folder(llava.read_onevision, llava.layout),
     **qwen_vl.FOLDERS,
 }
 

@@ -39,6 +39,7 @@ class HubModel:
     final: bool = True
     image_token_id: int | None = None
     image_around: tuple[int, int] | None = None  # ids of the tokens before and behind a picture's
+    max_tiles: int = 1  # that a picture is cut into, with the overview
     # LLaVA's own code may leave the encoder out of its checkpoints: its name then, and the projector's input and output
     # widths, which the parts do not say.
     absent_tower: str = ""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pivot_jax.data.anyres import GRID_SIDE
 from pivot_jax.hub.families.base import BUFFERS, TOWER, HubModel
 from pivot_jax.hub.families.parts import LANGUAGES, TOWERS, text_of, vision_of
 from pivot_jax.hub.fields import Fields, section
-from pivot_jax.hub.names import Layout, linear, within
+from pivot_jax.hub.names import Layout, Rule, linear, within
 from pivot_jax.models.mllm import ProjectorConfig
 from pivot_jax.models.vit import ViTConfig
 
@@ -28,10 +30,38 @@ PROJECTOR = (
     *linear("projector/fc1", "linear_1", "i d"),
     *linear("projector/fc2", "linear_2", "d e"),
 )
+ASPECT = "anyres_max_9"
+NEWLINE = Rule("projector/newline", "image_newline", "d -> d", when="newline")
+TILES = GRID_SIDE**2 + 1  # of LLaVA-OneVision's processor: all grids, and the overview
+ONEVISION = DEFAULTS | {
+    "image_token_index": 151646,
+    "vision_feature_select_strategy": "full",
+    "vision_feature_layer": -1,
+    "vision_aspect_ratio": ASPECT,
+}
 
 
 def read(raw: Mapping[str, Any], path: Path) -> HubModel:
-    fields = Fields(raw, DEFAULTS, str(path))
+    return _read(Fields(raw, DEFAULTS, str(path)), raw, path)
+
+
+def read_onevision(raw: Mapping[str, Any], path: Path) -> HubModel:
+    """A LlavaOnevisionForConditionalGeneration; of videos nothing is read."""
+    fields = Fields(raw, ONEVISION, str(path))
+    fields.only("vision_aspect_ratio", ASPECT)
+    model = _read(fields, raw, path)
+    assert model.vision is not None
+    if (given := raw.get("image_grid_pinpoints")) is not None and _pinpoints(model.vision.image_size) != sorted(given):
+        raise fields.fail("image_grid_pinpoints", f"are not all grids of up to {GRID_SIDE}x{GRID_SIDE} tiles")
+    return replace(model, model_type="llava_onevision", projector=ProjectorConfig(2, 0, newline=True), max_tiles=TILES)
+
+
+def _pinpoints(tile: int) -> list[list[int]]:
+    sides = [tile * count for count in range(1, GRID_SIDE + 1)]
+    return [[height, width] for height in sides for width in sides]
+
+
+def _read(fields: Fields, raw: Mapping[str, Any], path: Path) -> HubModel:
     vision, text = section(raw, "vision_config", path), section(raw, "text_config", path)
     tower, language = (
         _part(fields, part, key, known)
@@ -82,11 +112,13 @@ def layout(model: HubModel) -> Layout:
         (
             *within(tower.rules, theirs=f"vision_tower.{tower.prefix}"),
             *within(PROJECTOR, theirs="multi_modal_projector."),
+            NEWLINE,
             *within(language.rules, theirs="language_model."),
         ),
         (
             (rf"{TOWER}({re.escape(tower.prefix)})?", f"vision_tower.{tower.prefix}"),
             (r"(model\.)?multi_modal_projector\.", "multi_modal_projector."),
+            (r"(model\.)?image_newline", "image_newline"),
             (r"model\.mm_projector\.0\.", "multi_modal_projector.linear_1."),  # LLaVA-NeXT's own code
             (r"model\.mm_projector\.2\.", "multi_modal_projector.linear_2."),
             (r"(language_model\.)?lm_head\.", "language_model.lm_head."),
@@ -115,4 +147,27 @@ def write(vision: Mapping[str, Any], text: Mapping[str, Any], image_token_id: in
         "vision_config": vision,
         "vision_feature_layer": layer,
         "vision_feature_select_strategy": strategy(cfg),
+    }
+
+
+def write_onevision(
+    vision: Mapping[str, Any], text: Mapping[str, Any], image_token_id: int, cfg: ViTConfig
+) -> dict[str, Any]:
+    """config.json of a LlavaOnevisionForConditionalGeneration from its two parts' objects."""
+    return {
+        **write(vision, text, image_token_id, cfg),
+        "architectures": ["LlavaOnevisionForConditionalGeneration"],
+        "model_type": "llava_onevision",
+        "image_grid_pinpoints": _pinpoints(cfg.image_size),
+        "vision_aspect_ratio": ASPECT,
+    }
+
+
+def onevision_processor(cfg: ViTConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """preprocessor_config.json from that of the tower."""
+    return {
+        **settings,
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "image_grid_pinpoints": _pinpoints(cfg.image_size),
+        "do_pad": True,
     }
