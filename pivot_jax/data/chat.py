@@ -206,7 +206,7 @@ class Chat:
 
     def fits(self, row: EncodedRow, places: np.ndarray) -> bool:
         """Whether a row has as many image tokens as its pictures, cut into patches at places [m, p, 2], need."""
-        assert self.cutter is not None
+        assert isinstance(self.cutter, Cutter)
         slots = row.image_slots[row.image_slots >= 0] // self.image_tokens
         patches = (places[..., 0] >= 0).sum(-1)
         return bool((np.bincount(slots, minlength=len(places)) * self.cutter.preset.merge**2 == patches).all())
