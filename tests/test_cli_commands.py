@@ -294,7 +294,7 @@ def test_import_keeps_the_system_text(world, trained, tmp_path, capsys, system):
     (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages[0].content }}")
     assert run("import-hf", "--folder", tmp_path / "hf", "--workdir", tmp_path / "other") == 0
     err = capsys.readouterr().err
-    assert "no ChatML and is not taken over" in err and "'You are a helpful assistant.'" in err
+    assert "none that we render and is not taken over" in err and "'You are a helpful assistant.'" in err
 
 
 @pytest.fixture(scope="module")

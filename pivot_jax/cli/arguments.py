@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from pivot_jax.cli import commands, hugging_face, planning, probing
+from pivot_jax.cli import commands, hugging_face, inspecting, planning, probing
 
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
 MOST_TOKENS = 1 << 16  # of an answer; as config.check allows eval.max_new_tokens
@@ -26,7 +26,8 @@ def build_parser(version: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pivot-jax {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _train, _plan, _tune, _extract, _eval, _score, _probe, _generate, _import_hf, _export_hf):
+    in_and_out = (_import_hf, _export_hf, _inspect)
+    for add in (_demo, _train, _plan, _tune, _extract, _eval, _score, _probe, _generate, *in_and_out):
         add(subparsers)
     return parser
 
@@ -192,6 +193,7 @@ def _import_hf(subparsers) -> None:
         "--folder", metavar="DIR", required=True, help="config.json and safetensors; or ORG/NAME on the hub"
     )
     _workdir(parser, "where the run or pack goes")
+    parser.add_argument("--adapter", metavar="DIR", help="a LoRA of PEFT's on this model, to be merged into it")
 
 
 def _export_hf(subparsers) -> None:
@@ -205,6 +207,19 @@ def _export_hf(subparsers) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--drop-last", action="store_true", help="encoder: leave out the block that no stage trains")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that is not empty")
+
+
+def _inspect(subparsers) -> None:
+    parser = _command(
+        subparsers, "inspect", inspecting.inspect,
+        "the modules of a model with shapes and sizes, and what a config would train; reads no weights",
+        "Of a config: what it would make and train. Of a run: what is saved, and what its config trains.",
+    )  # fmt: skip
+    parser.add_argument("place", metavar="PLACE", nargs="?", help="a run, a pack or a Hugging Face folder")
+    _config(parser, required=False)
+    _step(parser)
+    parser.add_argument("--depth", type=_count, default=0, metavar="N", help="levels of the tree (default: all)")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def _probe(subparsers) -> None:

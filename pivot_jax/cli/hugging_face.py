@@ -19,15 +19,30 @@ PARTS = ("llava", "encoder", "decoder", "adapter")
 def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     """A LLaVA folder becomes a run (config.json and a checkpoint of step 0); an encoder or decoder a pack."""
     from pivot_jax import hub
+    from pivot_jax.models import lora
+    from pivot_jax.models.convnext import ConvNeXtConfig
+    from pivot_jax.optim import partition
+    from pivot_jax.progress import progress
 
     folder = hub.folder_of(args.folder)
     model = hub.read_config(folder)
     out = places.folder(args.workdir, "--workdir")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a new folder")
-    params = hub.load_params(folder)
-    if model.decoder is not None and model.vision is not None:
-        _write_run(folder, model, params, out)
+    if isinstance(model.vision, ConvNeXtConfig):
+        raise UserError(
+            f"{folder} is a ConvNeXt, which a run has as its second encoder: set model.second.kind=convnext and its "
+            f"dimensions, and init.second=hf:{folder}:vision"
+        )
+    whole = model.decoder is not None and model.vision is not None
+    # a tokenizer that does not fit is refused before anything is read
+    config = _run_config(folder, model) if whole else None
+    adapters = hub.adapter.read(args.adapter, model) if args.adapter else {}
+    params = hub.load_params(folder, show=lambda size: progress(f"reading {folder}", size, size=True))
+    if adapters:
+        params = lora.merged(partition.merge(params, adapters))
+    if config is not None:
+        _write_run(config, params, out)
         print(f"{out}: a run of {hub.summary(model)}; use it with --workdir, or as run:{out} in init")
         return
     from pivot_jax.train.checkpoint import save_pack
@@ -35,7 +50,7 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     section = _model_section(model)
     about = {"source": str(args.folder), "model_type": model.model_type, "model": section}
     if model.vision is not None:
-        about["image"] = _image_section(model.vision, out / "pack.json")
+        about["image"] = _image_section(model.vision)
     save_pack(out, params, about)
     print(f"{out}: a pack of {hub.summary(model)}; use it as pack:{out} in init")
 
@@ -51,24 +66,30 @@ def _model_section(model: Any) -> dict[str, Any]:
             values = dataclasses.asdict(found)
             section[part] |= {key: value for key, value in values.items() if key in section[part]}
     if model.projector is not None:
-        section["projector"]["newline"] = model.projector.newline
+        values = {"layers": model.projector.layers, "reuse": model.projector.reused}
+        section["projector"] |= {**values, "newline": model.projector.newline}
     return section
 
 
-def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> None:
+def _run_config(folder: Path, model: Any) -> Any:
+    """Config of the run that a whole model's folder becomes.
+
+    Raises:
+      UserError: a tokenizer that is not there, or that does not fit the model.
+    """
     from pivot_jax import config as configs
     from pivot_jax import hub
     from pivot_jax.data.tokenizer import load_tokenizer
-    from pivot_jax.train.checkpoint import Checkpoints
 
     tokenizer = load_tokenizer(folder)
+    _check_tokenizer(folder, tokenizer, model)
     config = configs.base()
-    system = hub.system_text(tokenizer, folder)
-    if system is None:
-        system = config.tokenizer.system
+    found = hub.dialect_and_system(tokenizer, folder)
+    chat, system = found or (config.tokenizer.chat, config.tokenizer.system)
+    if found is None:
         print(
-            f"{folder}: its chat template is missing or no ChatML and is not taken over; the run asks in ChatML "
-            f"with the system text {system!r} (tokenizer.system in {out / 'config.json'})",
+            f"{folder}: its chat template is missing or none that we render and is not taken over; the run asks in "
+            f"ChatML with the system text {system!r} (tokenizer.system in its config.json)",
             file=sys.stderr,
         )
     around = tuple(tokenizer.convert_ids_to_tokens(list(model.image_around or ())))
@@ -79,11 +100,36 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
     content = {
         "name": folder.name,
         "model": _model_section(model),
-        "tokenizer": {"path": str(folder), "image_token": image_token, "system": system, "image_around": around},
-        "data": {"image": {**_image_section(model.vision, out / "config.json"), "max_tiles": model.max_tiles}},
+        "tokenizer": {
+            **{"path": str(folder), "image_token": image_token, "chat": chat, "system": system},
+            "image_around": around,
+        },
+        "data": {"image": {**_image_section(model.vision), "max_tiles": model.max_tiles}},
     }
     configs.merge(config, content, where=str(folder))
     configs.validate(config)
+    return config
+
+
+def _check_tokenizer(folder: Path, tokenizer: Any, model: Any) -> None:
+    rows = model.decoder.vocab_size
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows (vocab_size in "
+            "config.json); fetch the tokenizer's files of this model"
+        )
+    image = model.image_token_id
+    if image is not None and tokenizer.convert_ids_to_tokens(image) is None:
+        raise UserError(
+            f"{folder}: config.json puts pictures at token {image}, which the tokenizer of {len(tokenizer)} tokens "
+            "does not have; fetch the tokenizer's files of this model"
+        )
+
+
+def _write_run(config: Any, params: dict[str, Any], out: Path) -> None:
+    from pivot_jax import config as configs
+    from pivot_jax.train.checkpoint import Checkpoints
+
     out.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(out)
     checkpoints.save(0, {"trained": params, "frozen": {}}, {})
@@ -92,8 +138,8 @@ def _write_run(folder: Path, model: Any, params: dict[str, Any], out: Path) -> N
     (out / "config.json").write_text(configs.to_json(config))
 
 
-def _image_section(vision: Any, file: Path) -> dict[str, Any]:
-    """``config.data.image`` for the folder's encoder; ``file`` is where it will stand."""
+def _image_section(vision: Any) -> dict[str, Any]:
+    """``config.data.image`` for the folder's encoder."""
     from pivot_jax.data.images import preset_of
     from pivot_jax.models.qwen_vision import QwenVisionConfig
 
@@ -110,7 +156,7 @@ def _image_section(vision: Any, file: Path) -> dict[str, Any]:
     room = min(MOST_PATCHES, most // vision.patch_size**2 // 4 * 4)
     if room * vision.patch_size**2 < most:
         print(
-            f"pictures of more than {room} patches are made smaller (data.image.max_patches in {file}); "
+            f"pictures of more than {room} patches are made smaller (data.image.max_patches); "
             f"the checkpoint's processor lets them have {most // vision.patch_size**2}",
             file=sys.stderr,
         )
@@ -146,6 +192,7 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
         hub.export_encoder(params, model.vision, args.out, **common)
     else:
         common |= {"tokenizer": load_tokenizer(config.tokenizer.path), "system": config.tokenizer.system}
+        common |= {"dialect": config.tokenizer.chat}
         if args.what == "decoder":
             hub.export_decoder(params, model.decoder, args.out, **common)
         elif isinstance(model.vision, QwenVisionConfig):

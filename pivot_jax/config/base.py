@@ -154,6 +154,7 @@ def _tokenizer() -> dict[str, Any]:
         # Tokens before and behind the image tokens of each picture, such as Qwen2-VL's
         # ("<|vision_start|>", "<|vision_end|>"); () for none.
         "image_around": (),
+        "chat": "chatml",  # how turns are written: chatml (Qwen) | llama3
         "system": "You are a helpful assistant.",  # LLaVA's system text, not Qwen2.5's own default
     }
 
@@ -164,7 +165,7 @@ def _data() -> dict[str, Any]:
         # file or folder, "image_root": folder, "sampling": "all" | "first:N" | "first:P%" | "end:N" | "random:N",
         # "split": ...}; data.sources documents each format's keys.
         "sources": (),
-        "template": "chat",  # chat | plain (stage 1a: image, caption, newline; no turns)
+        "template": "chat",  # chat (turns, see tokenizer.chat) | plain (stage 1a: image, caption, newline; no turns)
         "loss_mask": "response_only",  # response_only | pivot (turn headers and newlines too, as in the paper's code)
         "max_length": 2048,  # tokens of a row after image expansion; text is cut on the right, an image never
         # Static shapes of sequences, ascending: ((tokens, scored targets), ...). A batch takes the first that holds it.

@@ -26,6 +26,7 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"model\.second\.kind", ("none", "vit", "convnext")),
     (r"model\.projector\.reuse", (0, 1, 2)),
     (r"model\.decoder\.rope_scaling\.rope_type", ("default", "linear", "dynamic", "yarn", "llama3")),
+    (r"tokenizer\.chat", ("chatml", "llama3")),
     (r"data\.template", ("chat", "plain")),
     (r"data\.loss_mask", ("response_only", "pivot")),
     (r"objective\.name", ("sft", "dpo", "mpo")),
@@ -134,6 +135,7 @@ def validate(config: ConfigDict) -> None:
       UserError: names the keys and the mend.
     """
     _check_stage(config)
+    _check_template(config)
     _check_shapes(config)
     _check_packing(config)
     _check_sources(config)
@@ -154,6 +156,14 @@ def _check_stage(config: ConfigDict) -> None:
         raise UserError(
             f"objective.name: {objective!r} does not fit stage '{stage}' (allowed: {', '.join(fits[stage])}); "
             "set stage and objective.name together"
+        )
+
+
+def _check_template(config: ConfigDict) -> None:
+    if config.data.loss_mask == "pivot" and config.tokenizer.chat != "chatml":
+        raise UserError(
+            "data.loss_mask: 'pivot' is the mask of the paper's ChatML rows, not of "
+            f"tokenizer.chat='{config.tokenizer.chat}'; set data.loss_mask to 'response_only'"
         )
 
 

@@ -14,7 +14,7 @@ from pivot_jax.data.batch import CHOSEN, REJECTED, EncodedRow, Example, Message
 from pivot_jax.data.images import size_of
 from pivot_jax.data.patches import Cutter, grid_positions, text_behind
 from pivot_jax.data.sources.base import IMAGE
-from pivot_jax.data.template import END, START, Template
+from pivot_jax.data.template import Template
 from pivot_jax.errors import RowError, UserError
 
 Kind = Literal["sft", "preference", "prompt", "contrastive"]
@@ -25,12 +25,13 @@ class Chat:
     """Encodes examples with one tokenizer, template and loss mask.
 
     Args:
-      tokenizer: a ``transformers`` tokenizer with ``<|im_start|>``, ``<|im_end|>`` and the image token.
+      tokenizer: a ``transformers`` tokenizer with the dialect's control tokens and the image token.
       image_tokens: features per image (patches of the encoder).
       cutter: cuts pictures of any size into patches or tiles; each then takes as many tokens as its size says.
       mrope: positions count pictures' rows and columns too ([n, 3], see ``patches.grid_positions``).
       image_around: tokens before and behind each picture's; () for none.
-      template: ``chat`` (ChatML) or ``plain`` (stage 1a); see :mod:`template`.
+      template: ``chat`` (turns in the ``dialect``) or ``plain`` (stage 1a); see :mod:`template`.
+      dialect: a key of ``dialects.DIALECTS``: how a turn is written.
       system: system text; "" leaves the system turn out. A row's own system turn comes in its place.
       loss_mask: ``response_only`` scores answers with their ``<|im_end|>`` and newline. ``pivot`` scores also the
         header ``<|im_start|>assistant\\n``, every ``<|im_start|>`` and every newline token anywhere (PIVOT's code);
@@ -52,6 +53,7 @@ class Chat:
         system: str = "You are a helpful assistant.",
         loss_mask: str = "response_only",
         image_token: str = "<|image_pad|>",
+        dialect: str = "chatml",
         max_length: int = 2048,
         max_targets: int = 0,
         max_images: int = 1,
@@ -61,8 +63,8 @@ class Chat:
     ):
         self.tokenizer, self.plain = tokenizer, template == "plain"
         self.template = Template(
-            tokenizer, plain=self.plain, system=system,
-            pivot_mask=loss_mask == "pivot", image_token=image_token, around=image_around,
+            tokenizer, plain=self.plain, system=system, pivot_mask=loss_mask == "pivot", image_token=image_token,
+            around=image_around, dialect=dialect,
         )  # fmt: skip
         self.image_tokens, self.max_images = image_tokens, max_images
         self.cutter, self.mrope = cutter, mrope
@@ -71,7 +73,8 @@ class Chat:
         self.end_id = self.template.newline_id if self.plain else self.template.end_id  # ends an answer
         pad = getattr(tokenizer, "pad_token_id", None)
         self.pad_id = self.template.end_id if pad is None else int(pad)
-        self._control = re.compile("|".join(map(re.escape, (START, END, image_token, *image_around))))
+        control = (*self.template.dialect.tokens, image_token, *image_around)
+        self._control = re.compile("|".join(map(re.escape, control)))
 
     def decode(self, ids: Any) -> str:
         """Text of an answer: up to the token that ends it, control tokens left out."""

@@ -113,6 +113,7 @@ def _chat(cfg: Any, tokenizer: Any, kind: Kind, image_tokens: int, cutter: Cutte
         system=words.system,
         loss_mask=data.loss_mask,
         image_token=words.image_token,
+        dialect=words.chat,
         max_length=min(longest, data.max_length),
         max_targets=most,
         max_images=data.images_per_row,

@@ -4,6 +4,10 @@ Qwen's ChatML as the paper uses it (its released code)::
 
     <|im_start|>system\\n{system}<|im_end|>\\n<|im_start|>user\\n<image>\\n{q}<|im_end|>\\n<|im_start|>assistant\\n{a}<|im_end|>\\n
 
+Llama 3's, which has a header token behind the role and drops space around a text (see :mod:`dialects`)::
+
+    <|begin_of_text|><|start_header_id|>user<|end_header_id|>\\n\\n<image>\\n{q}<|eot_id|>…
+
 and ``plain`` for stage 1a: ``<image>{caption}\\n``. Each ``<image>`` becomes N copies of the image token, N for each
 picture its own where its encoder takes any size. Models that want two more tokens around them (Qwen2-VL) have no
 newline behind a picture; the one that data in LLaVA's form has there is then left out.
@@ -23,10 +27,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pivot_jax.data.batch import Message
+from pivot_jax.data.dialects import DIALECTS
 from pivot_jax.data.sources.base import IMAGE
 from pivot_jax.errors import UserError
 
-START, END, NEWLINE = "<|im_start|>", "<|im_end|>", "\n"
+NEWLINE = "\n"
 KEPT_LENGTH, KEPT_PIECES = 80, 20_000  # characters of a piece whose ids are kept, and how many pieces
 _EMPTY_LINES = re.compile(r"\A\s*[\r\n]+")
 
@@ -49,9 +54,10 @@ class Template:
     """Token ids of turns.
 
     Args:
-      tokenizer: a ``transformers`` tokenizer with ``<|im_start|>``, ``<|im_end|>`` and the image token.
+      tokenizer: a ``transformers`` tokenizer with the dialect's control tokens and the image token.
+      dialect: a key of ``dialects.DIALECTS``.
       around: tokens before and behind the image tokens of each picture; () for none.
-      plain: the template of stage 1a in place of ChatML.
+      plain: the template of stage 1a in place of turns.
       pivot_mask: the paper's label mask in place of answers only.
       others: as for :class:`chat.Chat`.
 
@@ -68,24 +74,30 @@ class Template:
         pivot_mask: bool,
         image_token: str,
         around: Sequence[str] = (),
+        dialect: str = "chatml",
     ):
         self.tokenizer, self.system, self.plain = tokenizer, system, plain
         self.pivot_mask = pivot_mask
         self._cache: dict[str, list[int]] = {}
         self._lock = threading.Lock()
-        self.image_id, self.start_id, self.end_id = (self._token(text) for text in (image_token, START, END))
+        self.dialect = DIALECTS[dialect]
+        first, header = ([self._token(text)] if text else [] for text in (self.dialect.first, self.dialect.header))
+        self._first, self._header = first, header
+        self.image_id, self.start_id = self._token(image_token), self._token(self.dialect.start)
+        self.end_id = self._token(self.dialect.end)
         self._before, self._behind = ([self._token(text)] for text in around) if around else ([], [])
         newline = self.text(NEWLINE)
         if len(newline) != 1:
-            raise UserError(f"tokenizer: a newline is {len(newline)} tokens; ChatML needs it to be one")
+            raise UserError(f"tokenizer: a newline is {len(newline)} tokens; the templates need it to be one")
         self.newline_id = newline[0]
+        self._close = [self.end_id, *self.text(self.dialect.after)]
 
     def _token(self, text: str) -> int:
         ids = self.text(text)
         if len(ids) != 1:
             raise UserError(
                 f"tokenizer: '{text}' is not one token (it becomes {len(ids)}); add it as a special token, "
-                "or set tokenizer.image_token to one that is"
+                "or set tokenizer.image_token to one that is, or tokenizer.chat to the model's own format"
             )
         return ids[0]
 
@@ -102,19 +114,27 @@ class Template:
         return found
 
     def answer(self, text: str) -> list[int]:
-        """Ids of an answer with its end: ``<|im_end|>\\n``, or ``\\n`` in the plain template."""
-        end = [self.newline_id] if self.plain else [self.end_id, self.newline_id]
-        return [*self.text(_EMPTY_LINES.sub("", text)), *end]
+        """Ids of an answer with its end: ``<|im_end|>\\n``, ``<|eot_id|>``, or ``\\n`` in the plain template."""
+        if self.plain:
+            return [*self.text(_EMPTY_LINES.sub("", text)), self.newline_id]
+        return [*self.text(text.strip() if self.dialect.trims else _EMPTY_LINES.sub("", text)), *self._close]
 
     def turn(self, role: str, text: str, counts: Iterator[int]) -> list[int]:
         """``<|im_start|>role\\n{text}<|im_end|>\\n``; every ``<image>`` becomes the next of ``counts`` image tokens."""
-        first, *rest = f"{role}\n{text}".split(IMAGE)
+        opening, before = self._opening(role)
+        first, *rest = f"{before}{text.strip() if self.dialect.trims else text}".split(IMAGE)
         if self._before:
             rest = [part.removeprefix(NEWLINE) for part in rest]
-        ids = [self.start_id, *self.text(first)]
+        ids = [*opening, *self.text(first)]
         for part in rest:
             ids += [*self._picture(next(counts)), *self.text(part)]
-        return [*ids, self.end_id, self.newline_id]
+        return [*ids, *self._close]
+
+    def _opening(self, role: str) -> tuple[list[int], str]:
+        """Ids up to the last control token in front of a turn's text, and what stands between it and the text."""
+        if self._header:
+            return [self.start_id, *self.text(role), *self._header], self.dialect.gap
+        return [self.start_id], f"{role}{self.dialect.gap}"
 
     def _picture(self, count: int) -> list[int]:
         return [*self._before, *[self.image_id] * count, *self._behind]
@@ -133,6 +153,7 @@ class Template:
 
     def _turns(self, messages: Sequence[Message], counts: Iterator[int]) -> Piece:
         piece = Piece()
+        piece.add(self._first)
         if self.system and (not messages or messages[0].role != "system"):
             piece.add(self.turn("system", self.system, counts))
         for message in messages:
@@ -147,7 +168,8 @@ class Template:
         return piece
 
     def _open(self, piece: Piece) -> None:
-        piece.add([self.start_id, *self.text("assistant\n")], scored=self.pivot_mask)
+        opening, before = self._opening("assistant")
+        piece.add([*opening, *self.text(before)], scored=self.pivot_mask)
 
     def _plain(self, messages: Sequence[Message], counts: Sequence[int], answered: bool) -> Piece:
         """Pictures, then the caption and a newline, which are scored. The question's words are left out."""

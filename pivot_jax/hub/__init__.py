@@ -1,6 +1,7 @@
 """Hugging Face checkpoints in and out."""
 
-from pivot_jax.hub.chat import system_text
+from pivot_jax.hub import adapter
+from pivot_jax.hub.chat import dialect_and_system
 from pivot_jax.hub.configs import read as read_config
 from pivot_jax.hub.families import HubModel, summary
 from pivot_jax.hub.folder import check_place
@@ -10,7 +11,9 @@ from pivot_jax.hub.snapshot import folder_of, from_hub
 
 __all__ = [
     "HubModel",
+    "adapter",
     "check_place",
+    "dialect_and_system",
     "export_decoder",
     "export_encoder",
     "export_mllm",
@@ -20,5 +23,4 @@ __all__ = [
     "load_params",
     "read_config",
     "summary",
-    "system_text",
 ]

@@ -1,4 +1,4 @@
-"""Chat templates of Hugging Face folders: ours as Jinja, and the system text of somebody else's."""
+"""Chat templates of Hugging Face folders: ours as Jinja, and dialect and system text of somebody else's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-START, END = "<|im_start|>", "<|im_end|>"
+from pivot_jax.data.dialects import DIALECTS, Dialect
+
 LEGACY = "chat_template.json"  # where processors of transformers before 5 keep theirs
 
 # What data.template renders: the system turn only where there is a text, an image place for every <image>, no empty
 # lines in front of an answer. A message's content is a string, or a list of {"type": "image"} and {"type": "text"}.
 _BODY = """\
+{{- first -}}
 {%- if system and (not messages or messages[0]['role'] != 'system') -%}
-{{- '<|im_start|>system\\n' + system + '<|im_end|>\\n' -}}
+{{- start + 'system' + gap + (system | trim if trims else system) + end -}}
 {%- endif -%}
 {%- for message in messages -%}
 {%- set turn = namespace(text='') -%}
@@ -24,37 +26,45 @@ _BODY = """\
 {%- set turn.text = turn.text + ('<image>\\n' if item['type'] == 'image' else item['text']) -%}
 {%- endfor -%}
 {%- endif -%}
-{%- if message['role'] == 'assistant' -%}
+{%- if trims -%}
+{%- set turn.text = turn.text | trim -%}
+{%- elif message['role'] == 'assistant' -%}
 {%- set space = turn.text[:(turn.text | length) - (turn.text.lstrip() | length)] -%}
 {%- set turn.text = turn.text[([space.rfind('\\n'), space.rfind('\\r')] | max) + 1:] -%}
-{%- else -%}
+{%- endif -%}
+{%- if message['role'] != 'assistant' -%}
 {%- set turn.text = turn.text.replace('<image>', image) -%}
 {%- endif -%}
-{{- '<|im_start|>' + message['role'] + '\\n' + turn.text + '<|im_end|>\\n' -}}
+{{- start + message['role'] + gap + turn.text + end -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
+{{- start + 'assistant' + gap -}}
 {%- endif -%}
 """
 _PUT = ".replace('<image>', image)"
 _JOINED = ".replace('<image>\\n', image)"  # in front of it where no newline follows a picture
 
 
-def jinja(system: str, image: str = "<image>", *, newline: bool = True) -> str:
-    """Our ChatML template for ``apply_chat_template``; ``system`` "" leaves the system turn out.
+def jinja(system: str, image: str = "<image>", dialect: str = "chatml", *, newline: bool = True) -> str:
+    """Our template for ``apply_chat_template``; ``system`` "" leaves the system turn out.
 
     ``image`` stands for a picture; without ``newline`` no newline follows it, also where the text has one.
     """
+    form = DIALECTS[dialect]
+    values = {
+        **{"system": system, "image": image, "first": form.first, "start": form.start},
+        **{"gap": form.header + form.gap, "end": form.end + form.after},
+    }
     # repr writes quotes, newlines and backslashes as Jinja reads them
+    lines = [f"{{%- set {name} = {value!r} -%}}\n" for name, value in values.items()]
     body = _BODY if newline else _BODY.replace(_PUT, f"{_JOINED}{_PUT}")
-    return f"{{%- set system = {system!r} -%}}\n{{%- set image = {image!r} -%}}\n{body}"
+    return "".join([*lines, f"{{%- set trims = {str(form.trims).lower()} -%}}\n", body])
 
 
-def system_text(tokenizer: Any, folder: Path) -> str | None:
-    """Default system text of a folder's chat template ("" if it has no system turn by itself).
+def dialect_and_system(tokenizer: Any, folder: Path) -> tuple[str, str] | None:
+    """The dialect of a folder's chat template, and its default system text ("" if it has no system turn by itself).
 
-    None if the folder has no template, or one that does not render a question as ChatML, which is all that we can
-    render.
+    None if the folder has no template, or one that does not render a question in a dialect of ours.
     """
     template = None if tokenizer.chat_template else _legacy(folder)  # None: the tokenizer's own
     if not (tokenizer.chat_template or template):
@@ -68,14 +78,20 @@ def system_text(tokenizer: Any, folder: Path) -> str | None:
             )  # fmt: skip
         except Exception:  # somebody's template runs here; whatever it raises is no bug of ours
             continue
-        turn = f"{START}user\n{question}{END}\n{START}assistant\n"
-        if not text.endswith(turn):
-            continue
-        before = text.removesuffix(turn)
-        inner = before.removeprefix(f"{START}system\n").removesuffix(f"{END}\n")
-        if not before or before == f"{START}system\n{inner}{END}\n":
-            return inner
+        for name, form in DIALECTS.items():
+            system = _system_of(text, form, form.turn("user", question) + form.opening("assistant"))
+            if system is not None:
+                return name, system
     return None
+
+
+def _system_of(text: str, form: Dialect, asked: str) -> str | None:
+    """The system text in front of ``asked``, "" if there is none; None if the text is written otherwise."""
+    if not (text.startswith(form.first) and text.endswith(asked)):
+        return None
+    before = text.removesuffix(asked).removeprefix(form.first)
+    inner = before.removeprefix(form.opening("system")).removesuffix(form.end + form.after)
+    return inner if not before or before == form.turn("system", inner) else None
 
 
 def _legacy(folder: Path) -> str | None:

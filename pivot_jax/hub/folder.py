@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from pivot_jax.errors import UserError
-from pivot_jax.hub import chat
 from pivot_jax.hub.families import llava
 from pivot_jax.models.vit import ViTConfig
 
@@ -33,8 +32,8 @@ def write_generation(folder: Path, tokenizer: Any) -> None:
     write_json(folder / "generation_config.json", {"do_sample": False, **ids})
 
 
-def write_llava_processor(folder: Path, cfg: ViTConfig, image_token: str, system: str, tiled: bool) -> None:
-    """processor_config.json of a LlavaProcessor (``tiled``: LlavaOnevisionProcessor), and the ChatML template."""
+def write_llava_processor(folder: Path, cfg: ViTConfig, image_token: str, template: str, tiled: bool) -> None:
+    """processor_config.json of a LlavaProcessor (``tiled``: LlavaOnevisionProcessor), and its chat template."""
     settings: dict[str, Any] = {
         "image_token": image_token,
         "vision_feature_select_strategy": llava.strategy(cfg),
@@ -46,7 +45,7 @@ def write_llava_processor(folder: Path, cfg: ViTConfig, image_token: str, system
         settings |= {"processor_class": "LlavaProcessor", "num_additional_image_tokens": cfg.prefix}
         settings |= {"patch_size": cfg.patch_size}
     write_json(folder / "processor_config.json", settings)
-    write_chat_template(folder, chat.jinja(system, image_token))
+    write_chat_template(folder, template)
 
 
 def write_chat_template(folder: Path, template: str) -> None:

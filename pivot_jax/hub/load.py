@@ -78,8 +78,8 @@ def load_params(
             return rules.unflatten({path: filler.array(wanted[path], where) for path, where in shardings.items()})
 
 
-def shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
-    """Path → shape of the parameters that a folder holds, from config.json and the files' headers.
+def headers(folder: str | Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Path → shape and stored type of the parameters that a folder holds; no weights are read.
 
     Raises:
       UserError: as :func:`load_params`.
@@ -87,7 +87,8 @@ def shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
     folder = folder_of(folder)
     model = configs.read(folder)
     with _shards(folder, model) as shards:
-        return {path: entry.shape for path, entry in match(shards, model).entries.items()}
+        entries, file_keys = match(shards, model)
+        return {path: (e.shape, str(shards.type_of(file_keys[e.keys[0]]))) for path, e in entries.items()}
 
 
 def _shards(folder: Path, model: families.HubModel) -> Shards:

@@ -120,6 +120,7 @@ def export_decoder(
     tokenizer: Any = None,
     dtype: str = "float32",
     system: str = _SYSTEM,
+    dialect: str = "chatml",
     max_positions: int = 32768,
     overwrite: bool = False,
     note: str = "",
@@ -136,7 +137,7 @@ def export_decoder(
         folder.write_generation(into, tokenizer)
         if tokenizer is not None:
             tokenizer.save_pretrained(into)
-            folder.write_chat_template(into, chat.jinja(system))
+            folder.write_chat_template(into, chat.jinja(system, dialect=dialect))
         lines = ["A decoder trained with PIVOT-JAX. It loads with `transformers.AutoModelForCausalLM`.", "", note]
         folder.write_card(into, "Language model", "text-generation", lines)
 
@@ -151,6 +152,7 @@ def export_mllm(
     tokenizer: Any = None,
     image_token: str | int = "<|image_pad|>",
     system: str = _SYSTEM,
+    dialect: str = "chatml",
     dtype: str = "float32",
     max_positions: int = 32768,
     overwrite: bool = False,
@@ -167,6 +169,7 @@ def export_mllm(
     Args:
       image_token: the placeholder; an id where there is no tokenizer.
       system: the chat template's default system text; "" leaves the system turn out.
+      dialect: how the chat template writes turns: a key of ``data.dialects.DIALECTS``.
       dtype: "float32", "bfloat16" or "float16".
 
     Raises:
@@ -195,7 +198,8 @@ def export_mllm(
         folder.write_image_processor(into, llava.onevision_processor(encoder, seen) if tiled else seen)
         if tokenizer is not None:
             tokenizer.save_pretrained(into)
-            folder.write_llava_processor(into, encoder, tokenizer.convert_ids_to_tokens(token_id), system, tiled)
+            token = tokenizer.convert_ids_to_tokens(token_id)
+            folder.write_llava_processor(into, encoder, token, chat.jinja(system, token, dialect), tiled)
         lines = [
             f"A LLaVA-style multimodal LLM trained with PIVOT-JAX. It loads with `transformers.{name}` and "
             "`transformers.AutoProcessor`.",
@@ -216,6 +220,7 @@ def export_qwen_vl(
     image_token: str | int = "<|image_pad|>",
     image_around: tuple[str, ...] = AROUND,
     system: str = _SYSTEM,
+    dialect: str = "chatml",
     dtype: str = "float32",
     max_positions: int = 32768,
     overwrite: bool = False,
@@ -248,7 +253,7 @@ def export_qwen_vl(
         if tokenizer is not None:
             tokenizer.save_pretrained(into)
             image = tokenizer.convert_ids_to_tokens(token_id).join(image_around or ("", ""))
-            folder.write_chat_template(into, chat.jinja(system, image, newline=not image_around))
+            folder.write_chat_template(into, chat.jinja(system, image, dialect, newline=not image_around))
         lines = [
             f"A {name} trained with PIVOT-JAX. It loads with `transformers.{name}` and `transformers.AutoProcessor`.",
             "",

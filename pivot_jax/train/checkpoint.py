@@ -256,16 +256,16 @@ def load_pack(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return load_tree((folder / "params").absolute()), about
 
 
-def lazy_pack(folder: Path) -> dict[str, Any]:
-    """Parameters of a pack as ``hub.tensors.Lazy`` leaves. Raises as :func:`load_pack`."""
+def saved_in_run(workdir: Path, step: int) -> dict[str, Any]:
+    """Path → what orbax says of each saved parameter (shape, dtype), adapters too; no weights are read."""
+    tree = _metadata((workdir / "checkpoints").absolute() / str(step) / "state")
+    return {path: leaf for part in ("trained", "frozen") for path, leaf in rules.flatten(tree[part]).items()}
+
+
+def saved_in_pack(folder: Path) -> dict[str, Any]:
+    """As :func:`saved_in_run`, of a pack. Raises as :func:`load_pack`."""
     describe_pack(folder)
-    place = (folder / "params").absolute()
-    flat = rules.flatten(_metadata(place))
-
-    def lazy(path: str, leaf: Any) -> Lazy:
-        return Lazy(tuple(leaf.shape), lambda: rules.flatten(_restore(place, rules.unflatten({path: leaf})))[path])
-
-    return rules.unflatten({path: lazy(path, leaf) for path, leaf in flat.items()})
+    return rules.flatten(_metadata((folder / "params").absolute()))
 
 
 def describe_pack(folder: Path) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from pivot_jax import rules
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
 from pivot_jax.hub import HubModel, adapter
-from pivot_jax.hub.load import Choose
+from pivot_jax.hub.load import Choose, headers
 from pivot_jax.hub.load import load_params as load_hub
-from pivot_jax.hub.load import shapes as hub_shapes
+from pivot_jax.models import lora
 from pivot_jax.train import checkpoint
 
 _SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<place>[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
@@ -62,9 +62,12 @@ class Source:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Path → shape of the whole source; nothing is read but headers."""
         if self.kind == "hf":
-            return hub_shapes(self.place)
-        lazy = checkpoint.lazy_pack(self.place) if self.kind == "pack" else checkpoint.lazy_run(self.place, self.step)
-        return {path: leaf.shape for path, leaf in rules.flatten(lazy).items()}
+            return {path: shape for path, (shape, _) in headers(self.place).items()}
+        if self.kind == "pack":
+            saved = checkpoint.saved_in_pack(self.place)
+        else:
+            saved = checkpoint.saved_in_run(self.place, checkpoint.newest(self.place, self.step))
+        return {path: tuple(leaf.shape) for path, leaf in saved.items() if not lora.is_adapter(path)}
 
 
 def load_params(source: str) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
         system=config.tokenizer.system,
         loss_mask=config.data.loss_mask,
         image_token=config.tokenizer.image_token,
+        dialect=config.tokenizer.chat,
         max_length=LONGEST_PROMPT,
         max_images=config.data.images_per_row,
     )

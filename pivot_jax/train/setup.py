@@ -141,12 +141,7 @@ def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init:
 
 def assemble(config: Any, mesh: Mesh, loader: Any, model: Model) -> Setup:
     """The parts that follow from model and mesh; ``loader`` needs only ``total_steps``."""
-    like = jax.eval_shape(model.create, root_key(config))
-    rates = partition.peak_rates(_rules(config, like), like)
-    ranks: lora.Ranks = {}
-    if config.lora.rank:
-        ranks, rates = partition.lora_ranks(config.lora, like, rates)
-        like = partition.merge(like, jax.eval_shape(_adapters(config, like, ranks), root_key(config)))
+    like, rates, ranks = parameters(config, model)
     return Setup(
         config=config,
         mesh=mesh,
@@ -160,6 +155,17 @@ def assemble(config: Any, mesh: Mesh, loader: Any, model: Model) -> Setup:
         shardings=param_shardings(like, mesh),
         like=like,
     )
+
+
+def parameters(config: Any, model: Model) -> tuple[dict[str, Any], dict[str, float | str], lora.Ranks]:
+    """A run's parameters as ShapeDtypeStruct, path → peak learning rate or "frozen", kernel → rank of its adapter."""
+    like = jax.eval_shape(model.create, root_key(config))
+    rates = partition.peak_rates(_rules(config, like), like)
+    ranks: lora.Ranks = {}
+    if config.lora.rank:
+        ranks, rates = partition.lora_ranks(config.lora, like, rates)
+        like = partition.merge(like, jax.eval_shape(_adapters(config, like, ranks), root_key(config)))
+    return like, rates, ranks
 
 
 def starting_params(setup: Setup) -> dict[str, Any]:

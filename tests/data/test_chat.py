@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import unicodedata
+from copy import deepcopy
 
 import numpy as np
 import pytest
 
+from pivot_jax import config as configs
 from pivot_jax.data.batch import Example, Message
 from pivot_jax.data.chat import Chat
+from pivot_jax.data.dialects import DIALECTS
 from pivot_jax.data.sources import read
 from pivot_jax.errors import RowError, UserError
+from tests.chat_templates import LLAMA3
 
 TALK = Example(
     "talk",
@@ -299,3 +304,69 @@ def test_target_limit_cuts_too(tokenizer):
 def test_tokenizer_without_the_image_token_is_refused(tokenizer):
     with pytest.raises(UserError, match=r"'<\|picture\|>' is not one token.*tokenizer\.image_token"):
         Chat(tokenizer, image_tokens=1, image_token="<|picture|>")
+
+
+CONVERSATIONS = {
+    "question": [("user", "<image>\nWhat colour?"), ("assistant", "Red.")],
+    "space": [
+        ("user", "  <image>\nWhat  \n\n"),
+        ("assistant", "\n\n  Red.\n"),
+        ("user", "So?"),
+        ("assistant", " Yes. "),
+    ],
+    "own system turn": [("system", " Be\nbrief. "), ("user", "How many?"), ("assistant", "Three")],
+}
+
+
+@pytest.fixture(scope="module")
+def llama(tokenizer):
+    found = deepcopy(tokenizer)
+    found.add_tokens(list(DIALECTS["llama3"].tokens), special_tokens=True)
+    return found
+
+
+@pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_llama3_is_what_transformers_renders(llama, turns):
+    """Text and ids of the row and of the prompt, which is the row's beginning; answers with their end are scored."""
+    chat = Chat(llama, image_tokens=3, system="", dialect="llama3")
+    images = ("x.png",) * sum("<image>" in text for _, text in turns)
+    example = Example("x", tuple(Message(*turn) for turn in turns), images)
+    row, prompt = chat.encode(example, "sft"), chat.encode(example, "prompt")
+    messages = [{"role": role, "content": text} for role, text in turns]
+    for ids, given, asks in ((row.tokens, messages, False), (prompt.tokens, messages[:-1], True)):
+        text = llama.apply_chat_template(given, chat_template=LLAMA3, tokenize=False, add_generation_prompt=asks)
+        text = text.replace("<image>", "<|image_pad|>" * 3)
+        assert llama.decode(ids) == text
+        assert llama(text, add_special_tokens=False)["input_ids"] == ids.tolist()
+    assert row.tokens[: len(prompt.tokens)].tolist() == prompt.tokens.tolist()
+    answers = [text.strip() + "<|eot_id|>" for role, text in turns if role == "assistant"]
+    assert llama.decode(row.targets) == "".join(answers)
+    assert chat.decode(row.tokens[len(prompt.tokens) :]) == turns[-1][1].strip()
+
+
+def test_llama3_refuses_its_own_control_tokens_and_the_papers_mask(llama, tokenizer):
+    chat = Chat(llama, image_tokens=1, dialect="llama3")
+    with pytest.raises(RowError, match=r"holds the control token '<\|eot_id\|>'"):
+        chat.encode(Example("x", (Message("user", "a<|eot_id|>b"), Message("assistant", "c"))), "sft")
+    with pytest.raises(UserError, match=r"'<\|begin_of_text\|>' is not one token .*or tokenizer.chat to the model's"):
+        Chat(tokenizer, image_tokens=1, dialect="llama3")
+    content = {"tokenizer": {"chat": "llama3"}, "data": {"loss_mask": "pivot"}}
+    config = configs.base()
+    configs.merge(config, content)
+    with pytest.raises(UserError, match=r"data.loss_mask: 'pivot' is the mask of the paper's ChatML rows"):
+        configs.validate(config)
+
+
+def test_golden_encodings_of_the_real_qwen_tokenizer(qwen, shared_data):
+    """Texts by themselves, and the one with control tokens as a row of ours."""
+    golden = json.loads((shared_data / "qwen2_5_vl_processor" / "golden_tokens.json").read_text())
+    template = Chat(qwen, image_tokens=1).template
+    plain = [case for case in golden if not case.get("special")]
+    assert len(golden) == 22 and len(plain) == 21
+    for case in plain:
+        assert template.text(case["text"]) == case["ids"], case["text"]
+        assert template.tokenizer.decode(case["ids"]) == unicodedata.normalize("NFC", case["text"])
+    (special,) = [case for case in golden if case.get("special")]
+    assert qwen(special["text"], add_special_tokens=False)["input_ids"] == special["ids"]
+    question = Example("x", (Message("user", "<|vision_start|><image><|vision_end|>What is $x$?"),), ("x.png",))
+    assert Chat(qwen, image_tokens=1).encode(question, "prompt").tokens.tolist() == special["ids"]

@@ -33,6 +33,7 @@ MODELS: dict[str, tuple[bool, dict]] = {  # whether it sees pictures, and its se
     "LLaVA, Qwen2": (True, dict(family="qwen2")),
     "LLaVA, Qwen3": (True, dict(family="qwen3")),
     "LLaVA, Llama": (True, dict(family="llama")),
+    "LLaVA, CLIP and Llama": (True, dict(family="llama", vision=dict(kind="clip_vision_model"))),
     "Qwen2, yarn": (False, dict(family="qwen2", rope_parameters=YARN)),
     "Llama, dynamic": (False, dict(family="llama", rope_parameters=DYNAMIC, max_position_embeddings=24)),
 }
@@ -80,7 +81,8 @@ def theirs(model, batch: PromptBatch, rows: slice = slice(None)) -> list[list[in
 def test_64_greedy_tokens(tmp_path, name):
     pictures, settings = MODELS[name]
     settings = {**settings, "tie_word_embeddings": False}  # with random weights a tied model repeats its last token
-    build = tiny.llava_model(3, text=settings) if pictures else tiny.text_model(3, **settings)
+    vision = settings.pop("vision", None)
+    build = tiny.llava_model(3, vision, settings) if pictures else tiny.text_model(3, **settings)
     build.save_pretrained(tmp_path / "theirs")
     found, params = hub.read_config(tmp_path / "theirs"), hub.load_params(tmp_path / "theirs")
     if pictures:

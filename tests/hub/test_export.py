@@ -17,11 +17,14 @@ from jax.sharding import PartitionSpec as P
 
 from pivot_jax import hub, rules
 from pivot_jax.data.batch import Message, PromptBatch
+from pivot_jax.data.dialects import DIALECTS
 from pivot_jax.data.template import Template
 from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import UserError
 from pivot_jax.eval.generate import generate
+from pivot_jax.hub import chat
 from pivot_jax.models.mllm import MLLM, MLLMConfig
+from tests.chat_templates import LLAMA3
 
 SHAPES = {
     "tied": {},
@@ -55,7 +58,9 @@ def start(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    return load_tokenizer(train_bpe(["what colour is the circle? red", "how many? three"], 270, folder))
+    found = load_tokenizer(train_bpe(["what colour is the circle? red", "how many? three"], 270, folder))
+    found.add_tokens(list(DIALECTS["llama3"].tokens), special_tokens=True)
+    return found
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
@@ -231,26 +236,40 @@ CONVERSATIONS = {
 }
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("system", ["You are a helpful assistant.", "", 'It\'s "a" {{ b }}\\n %}\nc \U0001f600'])
 @pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_exported_chat_template_renders_what_ours_does(talker, tokenizer, tmp_path, system, turns):
+def test_exported_chat_template_renders_what_ours_does(tokenizer, tmp_path, dialect, system, turns):
     """With a system text, without one, and with one full of quotes: text and token ids."""
-    params, cfg = talker
-    ours = Template(tokenizer, plain=False, system=system, pivot_mask=False, image_token="<|image_pad|>")
+    ours = Template(
+        tokenizer, plain=False, system=system, pivot_mask=False, image_token="<|image_pad|>", dialect=dialect
+    )
     messages, counts = [Message(*turn) for turn in turns], [1] * sum(text.count("<image>") for _, text in turns)
     theirs = [{"role": role, "content": text} for role, text in turns]
-    out = hub.export_mllm(params, cfg, tmp_path / "mllm", tokenizer=tokenizer, system=system)
-    loaded = (load_tokenizer(out), transformers.AutoProcessor.from_pretrained(out))
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(chat.jinja(system, "<|image_pad|>", dialect))
+    loaded = load_tokenizer(tmp_path)
     for prompt in (True, False):
         ids = (ours.prompt(messages, counts) if prompt else ours._turns(messages, iter(counts))).ids
-        texts = {one.apply_chat_template(theirs, tokenize=False, add_generation_prompt=prompt) for one in loaded}
-        assert texts == {tokenizer.decode(ids)}
-        assert loaded[0](texts.pop(), add_special_tokens=False)["input_ids"] == ids
-    if system == "" and turns and turns[0][0] == "user":
-        assert tokenizer.decode(ids).startswith("<|im_start|>user")
-    out = hub.export_decoder(params, cfg, tmp_path / "decoder", tokenizer=tokenizer, system=system)
-    if not any("<image>" in text for _, text in turns):
-        assert load_tokenizer(out).apply_chat_template(theirs, tokenize=False) == tokenizer.decode(ids)
+        text = loaded.apply_chat_template(theirs, tokenize=False, add_generation_prompt=prompt)
+        assert text == tokenizer.decode(ids)
+        assert loaded(text, add_special_tokens=False)["input_ids"] == ids
+    if system == "" and turns[0][0] == "user":
+        assert tokenizer.decode(ids).startswith(ours.dialect.first + ours.dialect.opening("user"))
+    assert hub.dialect_and_system(loaded, tmp_path) == (dialect, system)
+
+
+def test_both_kinds_of_export_take_the_dialect(talker, tokenizer, tmp_path):
+    params, cfg = talker
+    theirs, system = [{"role": "user", "content": "how many?"}], "Be brief."
+    given = dict(tokenizer=tokenizer, system=system, dialect="llama3")
+    hub.export_mllm(params, cfg, tmp_path / "mllm", **given)
+    hub.export_decoder(params, cfg, tmp_path / "decoder", **given)
+    form = DIALECTS["llama3"]
+    expected = form.first + form.turn("system", system) + form.turn("user", "how many?") + form.opening("assistant")
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "mllm")
+    for loaded in (processor, load_tokenizer(tmp_path / "mllm"), load_tokenizer(tmp_path / "decoder")):
+        assert loaded.apply_chat_template(theirs, tokenize=False, add_generation_prompt=True) == expected
 
 
 OLDER = "{% for m in messages %}{{ m['role'] + ' ' + m['content'] }}{% endfor %}"
@@ -268,18 +287,25 @@ ITEMS = (
 
 @pytest.mark.parametrize(
     ("template", "expected"),
-    [(QWEN, "You are Qwen."), (ITEMS, ""), (OLDER, None), ("{{ raise_exception('no') }}", None), ("{% if", None)],
+    [
+        (QWEN, ("chatml", "You are Qwen.")),
+        (ITEMS, ("chatml", "")),
+        (LLAMA3, ("llama3", "")),
+        (OLDER, None),
+        ("{{ raise_exception('no') }}", None),
+        ("{% if", None),
+    ],
 )
 @pytest.mark.parametrize("legacy", [False, True], ids=["the tokenizer's", "chat_template.json"])
-def test_system_text_of_a_folder(tokenizer, tmp_path, template, expected, legacy):
-    """Found by rendering a question, whatever the template looks like; None where it is not ChatML."""
+def test_dialect_and_system_text_of_a_folder(tokenizer, tmp_path, template, expected, legacy):
+    """Found by rendering a question, whatever the template looks like; None where it is no dialect of ours."""
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
     if legacy:
         (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     else:
         (tmp_path / "chat_template.jinja").write_text(template)
-    assert hub.system_text(load_tokenizer(tmp_path), tmp_path) == expected
+    assert hub.dialect_and_system(load_tokenizer(tmp_path), tmp_path) == expected
 
 
 def test_decoder_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_path):

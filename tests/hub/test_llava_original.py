@@ -19,6 +19,7 @@ from pivot_jax.models import zoo
 from pivot_jax.train.initialise import initial_params
 
 TOWER = "google/siglip-tiny-patch8-24"
+LEAVES = ("weight", "bias")
 
 
 @pytest.fixture(autouse=True)
@@ -162,3 +163,35 @@ def test_pickled_projectors_are_refused_with_the_command_that_converts_them(whol
     command = str(error.value).split("convert them: ")[1]
     subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True)
     same(hub.load_params(folder), hub.load_params(good))
+
+
+def test_import_as_a_run(tmp_path):
+    """Scaled positions, four projector layers and Llama's turns are in the run's config; its model opens with them."""
+    from pivot_jax.cli import main
+    from pivot_jax.data.dialects import DIALECTS
+    from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
+    from pivot_jax.hub.chat import jinja
+    from pivot_jax.train.opened import open_run
+
+    tokenizer = load_tokenizer(train_bpe(["what colour?"], 270, tmp_path / "tokenizer"))
+    tokenizer.add_tokens(list(DIALECTS["llama3"].tokens), special_tokens=True)
+    tokenizer.chat_template = jinja("Be brief.", dialect="llama3")
+    rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 16}
+    rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    settings = dict(family="llama", tie_word_embeddings=False, vocab_size=len(tokenizer), rope_parameters=rope)
+    tiny.llava_model(text=settings).save_pretrained(tmp_path)
+    own = tmp_path / "own"
+    own.mkdir()
+    write(tmp_path, own, model_type="llava_llama", mm_projector_type="mlp4x_gelu")
+    tokenizer.save_pretrained(own)
+    tensors = load_file(own / "model.safetensors")
+    for number in (4, 6):
+        tensors |= {f"model.mm_projector.{number}.{key}": tensors[f"model.mm_projector.2.{key}"] for key in LEAVES}
+    save_file(tensors, own / "model.safetensors")
+    assert main(["import-hf", "--folder", str(own), "--workdir", str(tmp_path / "run")]) == 0
+    opened = open_run(tmp_path / "run")
+    found, expected = opened.mllm.config, hub.read_config(own).mllm
+    assert found.decoder == expected.decoder and found.decoder.rope_scaling.rope_type == "llama3"
+    assert found.projector == expected.projector and found.projector.layers == 4
+    assert opened.chat.template.dialect is DIALECTS["llama3"] and opened.config.tokenizer.system == "Be brief."
+    same(opened.params, hub.load_params(own))

@@ -37,6 +37,13 @@ SHAPES: dict[str, dict] = {
         vision=dict(image_size=37, patch_size=7),
         text=dict(family="llama", tie_word_embeddings=False, rope_parameters=LLAMA3),
     ),
+    "CLIP and Llama, odd sizes": dict(
+        vision=dict(kind="clip_vision_model", hidden_size=20, num_attention_heads=5),
+        text=dict(family="llama", tie_word_embeddings=False),
+    ),
+    "CLIP and Qwen3, features of the last block": dict(
+        vision=dict(kind="clip_vision_model"), text=dict(family="qwen3"), vision_feature_layer=-1
+    ),
 }
 LIGHT = ("tied", "CLIP tower", "features of the last block", "Qwen3", "Llama, scaled, untied")  # of `make test`
 TEXT = ((4, 2, 3), (1, 5, 1))  # text tokens before, between and behind the two images of each row
@@ -87,6 +94,7 @@ def test_logits(tmp_path, name):
             output_hidden_states=True,
         )
     real = batch.segments > 0
-    family = f"LLaVA, {model.config.text_config.model_type}"
+    parts = (model.config.vision_config.model_type.removesuffix("_vision_model"), model.config.text_config.model_type)
+    family = f"LLaVA, {' and '.join(parts)}"
     compare(family, name, "states", hidden[real], theirs.hidden_states[-1].numpy()[real])
     compare(family, name, "logits", logits[real], theirs.logits.numpy()[real])

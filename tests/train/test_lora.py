@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from pivot_jax import cli, hub, rules
 from pivot_jax import config as configs
-from pivot_jax import hub, rules
 from pivot_jax.errors import UserError
 from pivot_jax.hub import adapter
 from pivot_jax.models import lora, zoo
@@ -216,3 +216,29 @@ def test_adapters_start_as_peft_s_do():
     assert np.abs(a).max() <= 1 / 8 and np.std(a) == pytest.approx(1 / 8 / 3**0.5, rel=0.05)
     assert not np.array_equal(a[0], a[1]) and not np.array_equal(a[0], flat["projector/fc1/lora_a"])
     assert not flat["projector/fc1/lora_b"].any() and float(flat["projector/fc1/lora_scale"]) == 8 / 16**0.5
+
+
+def test_a_run_leaves_by_the_command_line_and_comes_back(trained, tmp_path, capsys):
+    """Merged, and as base and adapter: both are the run's own parameters; an export reads one parameter at a time."""
+    merged = rules.flatten(checkpoint.load_run(trained / "adapted"))
+    lazy = rules.flatten(checkpoint.lazy_run(trained / "adapted"))
+    assert lazy.keys() == merged.keys()
+    for path in ("decoder/blocks/attn/q/kernel", "decoder/embed"):
+        np.testing.assert_array_equal(lazy[path].read(), merged[path])
+
+    def call(*argv):
+        assert cli.main([str(word) for word in argv]) == 0
+
+    call("export-hf", "--workdir", trained / "adapted", "--out", tmp_path / "merged")
+    call("export-hf", "--workdir", trained / "base", "--out", tmp_path / "base")
+    call("export-hf", "--workdir", trained / "adapted", "--what", "adapter", "--out", tmp_path / "adapter")
+    call("import-hf", "--folder", tmp_path / "base", "--adapter", tmp_path / "adapter", "--workdir", tmp_path / "back")
+    again = rules.flatten(checkpoint.load_run(tmp_path / "back"))
+    from_hub = rules.flatten(hub.load_params(tmp_path / "merged"))
+    for path, leaf in merged.items():
+        np.testing.assert_allclose(again[path], leaf, rtol=1e-6, atol=1e-7, err_msg=path)
+        np.testing.assert_array_equal(from_hub[path], leaf, err_msg=path)
+    capsys.readouterr()
+    argv = ["export-hf", "--workdir", trained / "base", "--what", "adapter", "--out", tmp_path / "none"]
+    assert cli.main([str(word) for word in argv]) == 1
+    assert "was trained without LoRA (lora.rank is 0)" in capsys.readouterr().err

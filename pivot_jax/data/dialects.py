@@ -1,0 +1,44 @@
+"""How chat formats write a turn: the control tokens around it, and what stands between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One format. A conversation is ``first`` and then, for every turn, ``start role header gap text end after``.
+
+    Attributes:
+      first, start, header, end: control tokens, each one id; "" where the format has none.
+      gap: between the role and the text; without a header token it is one piece with them.
+      after: behind a turn, "" or a newline.
+      trims: whether space around a text is dropped.
+    """
+
+    first: str
+    start: str
+    header: str
+    gap: str
+    end: str
+    after: str
+    trims: bool
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Control tokens, which no text may hold."""
+        return tuple(token for token in (self.first, self.start, self.header, self.end) if token)
+
+    def turn(self, role: str, text: str) -> str:
+        return f"{self.opening(role)}{text.strip() if self.trims else text}{self.end}{self.after}"
+
+    def opening(self, role: str) -> str:
+        return f"{self.start}{role}{self.header}{self.gap}"
+
+
+DIALECTS = {  # config.tokenizer.chat
+    "chatml": Dialect("", "<|im_start|>", "", "\n", "<|im_end|>", "\n", trims=False),  # Qwen
+    "llama3": Dialect(
+        "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "\n\n", "<|eot_id|>", "", trims=True
+    ),
+}
