@@ -205,6 +205,7 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
 
 def _export_adapter(args: argparse.Namespace, config: Any, model: Any) -> None:
     from pivot_jax.hub import HubModel, adapter
+    from pivot_jax.models.qwen_vision import QwenVisionConfig
     from pivot_jax.train import checkpoint
 
     if not config.lora.rank:
@@ -212,6 +213,7 @@ def _export_adapter(args: argparse.Namespace, config: Any, model: Any) -> None:
     params = checkpoint.load_run(Path(args.workdir), args.step, merge=False)
     start = config.init.get("", "")
     base = start.removeprefix("hf:") if start.startswith("hf:") else ""
-    hub_model = HubModel("llava", model.vision, model.decoder, model.projector)
+    kind = model.vision.family if isinstance(model.vision, QwenVisionConfig) else "llava"
+    hub_model = HubModel(kind, model.vision, model.decoder, model.projector)
     adapter.write(params, hub_model, args.out, base=base, overwrite=args.overwrite)
     print(f"{args.out}: adapter of {args.workdir}, for peft")

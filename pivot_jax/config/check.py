@@ -69,6 +69,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"train\.(accumulate|log_every|checkpoint_every|keep)|eval\.(batch_size|max_new_tokens)", lambda x: x >= 1,
      "at least 1"),
 )  # fmt: skip
+ANY_SIZE = ("siglip2_naflex", "qwen2_vl", "qwen2_5_vl")  # families of encoders that take pictures of any size
 FREE = ("init",)  # dicts whose keys the user chooses
 
 
@@ -180,7 +181,7 @@ def _check_shapes(config: ConfigDict) -> None:
         raise UserError(
             f"data.image.min_pixels: {data.image.min_pixels} is more than data.image.max_pixels={data.image.max_pixels}"
         )
-    if not vision.name and not vision.family.startswith("qwen"):
+    if not vision.name and vision.family not in ANY_SIZE:
         if vision.patch_size > vision.image_size:
             raise UserError(
                 f"model.vision.patch_size: {vision.patch_size} is larger than "

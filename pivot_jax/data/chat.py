@@ -207,6 +207,13 @@ class Chat:
         branches = np.zeros(len(ids), np.int32)
         return self._row(example, ids, grids, self._positions(ids, grids), branches, targets - 1, targets, cut)
 
+    def fits(self, row: EncodedRow, places: np.ndarray) -> bool:
+        """Whether a row has as many image tokens as its pictures, cut into patches at places [m, p, 2], need."""
+        assert isinstance(self.cutter, Cutter)
+        slots = row.image_slots[row.image_slots >= 0] // self.image_tokens
+        patches = (places[..., 0] >= 0).sum(-1)
+        return bool((np.bincount(slots, minlength=len(places)) * self.cutter.preset.merge**2 == patches).all())
+
     def _grids(self, example: Example) -> list[tuple[int, int]]:
         """Rows and columns of tokens of each picture; a square encoder's need not be a grid (1 row, then)."""
         if self.cutter is None:

@@ -104,14 +104,14 @@ def load(reference: Any) -> Image.Image:
     Raises:
       UserError: missing, truncated, or not an image; the message names the file.
     """
-    return _read(reference, _as_rgb)
+    return _read(reference, lambda source: _as_rgb(_open(source)))
 
 
-def _read(reference: Any, use: Callable[[Image.Image], Any]) -> Any:
+def _read(reference: Any, use: Callable[[Any], Any]) -> Any:
     if isinstance(reference, dict):
         reference = reference.get("bytes") or reference.get("path")
     try:
-        return use(_open(reference))
+        return use(reference)
     except FileNotFoundError:
         raise UserError(f"image file {describe(reference)} does not exist; {ROOT_RULE}") from None
     except _BROKEN as error:
@@ -119,21 +119,43 @@ def _read(reference: Any, use: Callable[[Image.Image], Any]) -> Any:
 
 
 def size_of(reference: Any) -> tuple[int, int]:
-    """Height and width of the picture that :func:`load` would give, from the file's header.
-
-    A rotation that a PNG notes behind its pixels is not seen.
+    """Height and width of the picture that :func:`load` would give, from its file's header.
 
     Raises:
       UserError: as :func:`load`, as far as a header shows it.
     """
-    return _read(reference, _upright_size)
+    return _read(reference, _upright)
+
+
+def _upright(reference: Any) -> tuple[int, int]:
+    if isinstance(reference, (str, Path)):
+        with open(reference, "rb") as file:  # its pixels are not read
+            return _upright_size(Image.open(file))
+    return _upright_size(_open(reference))
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
+    file = getattr(image, "fp", None)
+    if image.format == "PNG" and file is not None and _notes_behind_pixels(file):
+        image.load()  # a rotation may be noted there
     rotated = image.format == "MPO" or any(key in image.info for key in _ROTATED)
     rotated = rotated and image.format != "TIFF"  # Pillow has turned its size already
     sideways = rotated and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return image.size if sideways else image.size[::-1]
+
+
+def _notes_behind_pixels(file: Any) -> bool:
+    """Whether a PNG's file has text or camera data behind its pixels; the file's place stays."""
+    place, behind = file.tell(), False
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        size, kind = struct.unpack(">I4s", head)
+        behind = behind or kind == b"IDAT"
+        if kind == b"IEND" or (behind and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")):
+            break
+        file.seek(size + 4, io.SEEK_CUR)
+    file.seek(place)
+    return len(head) == 8 and kind != b"IEND"
 
 
 def _reason(error: Exception) -> str:

@@ -32,7 +32,7 @@ from pivot_jax.data.pictures import MIB, Pictures, cutter_of
 from pivot_jax.data.plan import Buckets, Plan, assign, local_slice
 from pivot_jax.data.skips import SkipLog
 from pivot_jax.data.sources import Source, read_all
-from pivot_jax.errors import UserError
+from pivot_jax.errors import RowError, UserError
 
 log = logging.getLogger(__name__)
 KINDS: dict[str, Kind] = {"contrastive": "contrastive", "sft": "sft", "preference": "preference"}  # stage → kind
@@ -307,6 +307,8 @@ class Loader:
                 self.skipped.add(int(self._index.source_rows[index[place]]), error)
                 index[place] = -1
         encoded = [self.encoded(int(row)) if row >= 0 else None for row in index]
+        if places is not None:
+            self._mask_changed(index, encoded, places)
         n, t = self.buckets[bucket]
         pad = self.chat.pad_id
         if self.kind == "contrastive":
@@ -320,6 +322,14 @@ class Loader:
             encoded, images, index, (n, t), pad, ref, pack=self.pack, image_tokens=self.chat.image_tokens,
             patch_places=places, mrope=self.chat.mrope,
         )  # fmt: skip
+
+    def _mask_changed(self, index: np.ndarray, rows: list[EncodedRow | None], places: np.ndarray) -> None:
+        """Masks rows whose tokens were counted for pictures of another size than these are; places [b, m, p, 2]."""
+        for place, row in enumerate(rows):
+            if row is not None and not self.chat.fits(row, places[place]):
+                error = RowError(row.id, "a picture has another size than when its row was tokenised")
+                self.skipped.add(int(self._index.source_rows[index[place]]), error)
+                rows[place], index[place] = None, -1
 
     def batch_at(self, step: int) -> Batch:
         """This process's rows of training batch number ``step``."""

@@ -20,7 +20,7 @@ from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs, names
 from pivot_jax.hub import folder as folders
-from pivot_jax.hub.families import HubModel, layout_of, summary
+from pivot_jax.hub.families import HubModel, layout_of, qwen_vl, summary
 from pivot_jax.hub.fields import read_json
 from pivot_jax.hub.load import nearest
 from pivot_jax.hub.names import Entry
@@ -49,6 +49,7 @@ _IN_MEMORY: dict[str, tuple[tuple[str, str], ...]] = {
         (r"vision_tower\.", "model.vision_tower."),
         (r"multi_modal_projector\.", "model.multi_modal_projector."),
     ),
+    **dict.fromkeys(qwen_vl.CLASSES, ((r"visual\.", "model.visual."), (r"model\.", "model.language_model."))),
     "qwen2": (),
     "qwen3": (),
     "llama": (),

@@ -29,7 +29,7 @@ def build_model(config: Any, vocabulary: int) -> Model:
       UserError: the decoder's embedding is smaller than the vocabulary, or image sizes differ.
     """
     parts = zoo.build(config.model, config.data.image)
-    if isinstance(parts.vision, ViTConfig) and parts.vision.image_size != config.data.image.size:
+    if not parts.vision.traits.patch_input and parts.vision.image_size != config.data.image.size:
         sizes = f"{config.data.image.size} but the encoder takes {parts.vision.image_size}"
         raise UserError(f"data.image.size is {sizes}; make them equal")
     if config.stage == "contrastive":

@@ -19,9 +19,11 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
 from pivot_jax.data import images
 from pivot_jax.data.batch import Example, Message
 from pivot_jax.data.chat import Chat
+from pivot_jax.data.loader import build_loader
 from pivot_jax.data.patches import cutter_of, grid_positions, naflex_size, smart_size, text_behind
 from pivot_jax.data.pictures import Pictures
 from pivot_jax.errors import RowError, UserError
+from tests.data.conftest import config
 
 SECTION = {"max_patches": 4096, "min_pixels": 3136, "max_pixels": 1003520}
 SIDES = [(70, 42), (84, 126), (480, 640), (1080, 1920), (29, 31), (333, 1000), (14, 2000), (4000, 25), (57, 57)]
@@ -171,6 +173,20 @@ def test_size_of_a_rotated_picture(kind, orientation):
     assert images.size_of(file.getvalue()) == (loaded.height, loaded.width)
 
 
+def test_size_of_a_png_that_notes_its_rotation_behind_the_pixels(tmp_path):
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 8
+    photo(30, 50).save(file, "PNG", exif=exif)
+    data = file.getvalue()
+    start = data.index(b"eXIf") - 4
+    size = int.from_bytes(data[start : start + 4], "big") + 12
+    moved, end = data[:start] + data[start + size :], len(data) - size - 12
+    path = tmp_path / "late.png"
+    path.write_bytes(moved[:end] + data[start : start + size] + moved[end:])
+    assert images.size_of(str(path)) == images.size_of(path.read_bytes()) == (50, 30)
+    assert images.load(str(path)).size == (30, 50)
+
+
 def test_size_of_a_broken_picture():
     with pytest.raises(UserError, match="cannot be read"):
         images.size_of(b"nothing")
@@ -238,6 +254,28 @@ def test_rows_of_chats(tokenizer):
         np.testing.assert_array_equal(pair.tokens[own], alone.tokens)
     with pytest.raises(RowError, match="no/such.png does not exist"):
         chat.encode(Example("q", (Message("user", "<image>?"),), ("no/such.png",)), "prompt")
+
+
+def test_a_picture_that_changes_its_size_masks_its_row(tokenizer, tmp_path):
+    """What the row's tokens were counted for is not what there is to see."""
+    rows = [{"messages": [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A circle."}]}]
+    rows = [{**rows[0], "images": [f"{i}.png"]} for i in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for i in range(4):
+        photo(24, 24 + 8 * i).save(tmp_path / f"{i}.png")
+    source = {"format": "trl", "path": str(tmp_path / "rows.jsonl"), "image_root": str(tmp_path)}
+    made = config(source, batch_size=4, max_bad_share=1.0)
+    with made.unlocked():
+        made.data.image.update(preset="qwen2_vl", max_patches=64, min_pixels=64)
+    loader = build_loader(made, tokenizer, kind="sft", patch_size=4, mrope=True)
+    first = loader.batch_at(0)
+    assert (first.row_index >= 0).all() and first.positions.shape[-1] == 3
+    photo(16, 16).save(tmp_path / "2.png")
+    again = build_loader(made, tokenizer, kind="sft", patch_size=4, mrope=True)  # its index is remembered
+    second = again.batch_at(0)
+    assert sorted(second.row_index.ravel().tolist()) == [-1, 0, 1, 3]
+    assert not second.segments[second.row_index[:, 0] < 0].any()
+    assert ["another size" in entry["reason"] for entry in again.skipped.entries.values()] == [True]
 
 
 def test_pictures_are_cut_and_kept(tmp_path):

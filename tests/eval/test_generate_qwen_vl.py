@@ -1,6 +1,8 @@
-"""64 greedy tokens of Qwen2-VL and Qwen2.5-VL, batched: the same as transformers' with its padding on the left."""
+"""Answers of Qwen2-VL and Qwen2.5-VL: 64 greedy tokens, batched and padded on either side, as transformers has them."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tiny_qwen as tiny
 import torch
 
 from pivot_jax import hub
+from pivot_jax.eval.answerer import Answerer
 from pivot_jax.eval.generate import generate
 from pivot_jax.models.mllm import MLLM
 
@@ -15,6 +18,13 @@ CASES = [
     ("qwen2_5_vl", 64),
     pytest.param("qwen2_vl", 64, marks=pytest.mark.heavy),
 ]
+
+
+def padded_left(batch):
+    empty = (batch.segments == 0).sum(1)
+    names = ("tokens", "image_slots", "positions", "segments")
+    rows = {name: zip(getattr(batch, name), empty, strict=True) for name in names}
+    return batch.replace(**{k: np.stack([np.roll(row, n, axis=0) for row, n in v]) for k, v in rows.items()})
 
 
 @pytest.mark.parametrize(("kind", "new"), CASES)
@@ -25,7 +35,11 @@ def test_the_same_greedy_tokens(tmp_path, kind, new):
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
     chat = tiny.chat(kind, tokens, window=cfg.vision.window // cfg.vision.patch_size)
     rows = tiny.examples(seed=1)
-    ours = generate(MLLM(cfg), params, tiny.batch(chat, rows), max_new_tokens=new, eos_ids=(-1,), pad_id=chat.pad_id)
+    settings = dict(max_new_tokens=new, eos_ids=(-1,), pad_id=chat.pad_id)
+    batch = tiny.batch(chat, rows)
+    ours = generate(MLLM(cfg), params, batch, **settings)
+    left = generate(MLLM(cfg), params, padded_left(batch), **settings)
+    np.testing.assert_array_equal(left.tokens, ours.tokens)
     assert len({tuple(row) for row in ours.tokens.tolist()}) == len(rows) and len(np.unique(ours.tokens)) > 3
     # transformers answers batches only where they are padded on the left; on the right, row by row without padding.
     for those in (slice(0, 3), slice(0, 1), slice(1, 2)):
@@ -34,3 +48,24 @@ def test_the_same_greedy_tokens(tmp_path, kind, new):
         with torch.no_grad():
             out = model.generate(**inputs, max_new_tokens=new, do_sample=False, eos_token_id=None, pad_token_id=0)
         np.testing.assert_array_equal(ours.tokens[those], out[:, length:].numpy(), err_msg=str(those))
+
+
+@pytest.mark.heavy
+def test_an_answerer_with_pictures_of_any_size(tmp_path):
+    """Answers and ranks do not depend on the batch; blank pictures keep their size and say nothing."""
+    tokens = tiny.tokenizer(tmp_path)
+    tiny.model("qwen2_5_vl", tokens, seed=3).save_pretrained(tmp_path)
+    cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
+    parts, rows = (MLLM(cfg), params, tiny.chat("qwen2_5_vl", tokens)), tiny.examples(seed=1)
+    together = Answerer(*parts, preset="qwen2_5_vl", batch_size=2)
+    alone = Answerer(*parts, preset="qwen2_5_vl", batch_size=1)
+    assert together.answer(rows, 5) == alone.answer(rows, 5)
+    options = [["red", "blue"]] * len(rows)
+    sums, _ = together.option_logps(rows, options)
+    np.testing.assert_allclose(sums, alone.option_logps(rows, options)[0], atol=1e-4)
+    other = [
+        dataclasses.replace(row, images=more.images) for row, more in zip(rows, tiny.examples(seed=2), strict=True)
+    ]
+    assert np.abs(together.option_logps(other, options)[0] - sums)[:2].max() > 1e-3
+    blind = Answerer(*parts, preset="qwen2_5_vl", batch_size=2, blank_images=True)
+    np.testing.assert_array_equal(blind.option_logps(other, options)[0], blind.option_logps(rows, options)[0])

@@ -12,15 +12,17 @@ import tiny_hf
 import tiny_qwen as tiny
 import torch
 import transformers
+from parity import compare
 
+from pivot_jax import config as configs
 from pivot_jax import hub, rules
 from pivot_jax.cli.main import main
 from pivot_jax.data import images
 from pivot_jax.data.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
-from pivot_jax.hub import families
-from pivot_jax.models import zoo
-from pivot_jax.models.mllm import MLLM, init_params
+from pivot_jax.hub import adapter, families
+from pivot_jax.models import lora, zoo
+from pivot_jax.models.mllm import MLLM, head_matrix, init_params
 from pivot_jax.train.opened import open_run
 
 KINDS = ("qwen2_vl", "qwen2_5_vl")
@@ -73,11 +75,10 @@ def test_a_real_config(shared_data):
 def test_the_zoo_has_the_shapes_of_the_files():
     for name, tower in zoo.VISION.items():
         if name.startswith("Qwen"):
-            section = {"vision": {"name": name, "family": tower.family, "remat": "none", "scan_layers": True}}
-            section |= {"projector": {"layers": 2, "reuse": 0}, "second": {"kind": "none"}, "dtype": "float32"}
-            section["decoder"] = {"name": name, "remat": "none", "scan_layers": True}
-            pictures = dict(preset=tower.family, max_patches=256, min_pixels=1, max_pixels=10**6)
-            module = MLLM(zoo.build(section, pictures))
+            config = configs.base()
+            configs.merge(config, {"model": {part: {"name": name} for part in ("vision", "decoder")}})
+            configs.merge(config, {"data": {"image": {"preset": tower.family, "max_patches": 256}}})
+            module = MLLM(zoo.build(config.model, config.data.image))
             shapes = jax.eval_shape(lambda key, module=module: init_params(module, key), jax.random.key(0))
             count = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e9
             assert count == pytest.approx(float(name.split("-")[2 if "VL-" in name else 1][:-1]), rel=0.3), name
@@ -143,6 +144,34 @@ def test_bf16_checkpoint(folder, tmp_path):
     real = batch.segments > 0
     gap = np.abs(np.asarray(hidden, np.float32)[real] - states[real])
     assert gap.max() < 0.15 * np.abs(states[real]).max() and gap.mean() < 0.02
+
+
+def test_an_adapter_in_peft(folder, tmp_path):
+    """LoRA on decoder, tower and merger computes in PEFT what it does here; a part of a fused layer is refused."""
+    import peft
+
+    found, params = hub.read_config(folder), hub.load_params(folder)
+    kernels = {path: leaf.shape for path, leaf in rules.flatten(params).items()}
+    mlp = "gate" if found.vision.windowed else "fc1"
+    ranks = {f"{path}/kernel": 3 for path in ("decoder/blocks/attn/q", f"vision/blocks/mlp/{mlp}", "projector/fc2")}
+    tree, rng = rules.flatten(lora.create(jax.random.key(0), kernels, ranks, 4.0, False)), np.random.default_rng(0)
+    moved = {p: rng.normal(size=x.shape).astype(np.float32) for p, x in tree.items() if p.endswith(lora.B)}
+    whole = rules.unflatten({**rules.flatten(params), **tree, **moved})
+    adapter.write(whole, found, tmp_path / "lora", base=str(folder))
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
+    loaded = peft.PeftModel.from_pretrained(model, tmp_path / "lora").eval()
+    chat, rows = tiny.chat(found.model_type, load_tokenizer(folder)), tiny.examples()
+    batch, mllm = tiny.batch(chat, rows), MLLM(found.mllm)
+    logits = jax.jit(lambda p, b: mllm.apply({"params": p}, b, method="hidden") @ head_matrix(p).T)
+    with torch.no_grad():
+        theirs = loaded(**tiny.theirs(chat, rows)).logits.numpy()
+    real, ours = batch.segments > 0, np.asarray(logits(whole, batch))
+    assert np.abs(ours - np.asarray(logits(params, batch)))[real].max() > 0.1
+    compare(families.qwen_vl.CLASSES[found.model_type], "LoRA", "logits", ours[real], theirs[real])
+    fused = {"vision/blocks/attn/q/kernel": 2}
+    tree = rules.flatten(lora.create(jax.random.key(0), kernels, fused, 4.0, False))
+    with pytest.raises(UserError, match="attn/q"):
+        adapter.write(rules.unflatten({**rules.flatten(params), **tree}), found, tmp_path / "fused", base="")
 
 
 def test_what_these_classes_cannot_hold(folder, tmp_path):

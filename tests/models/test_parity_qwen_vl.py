@@ -11,6 +11,8 @@ import torch
 from parity import compare
 
 from pivot_jax import hub
+from pivot_jax.models import qwen_vision
+from pivot_jax.models.layers import COLLECT_NOTHING
 from pivot_jax.models.mllm import MLLM, head_matrix
 
 NAMES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL"}
@@ -67,6 +69,29 @@ def _program(mllm):
         return found, merged, hidden, jnp.einsum("bnd,vd->bnv", hidden, head_matrix(params))
 
     return run
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_one_block(tmp_path, tokens, kind):
+    """One block on the same input, at 1e-5: within a window and over a whole picture of 2 x 6 tokens."""
+    model = tiny.model(kind, tokens)
+    model.save_pretrained(tmp_path)
+    cfg, params = hub.read_config(tmp_path).vision, hub.load_params(tmp_path)["vision"]
+    places = np.argwhere(np.ones((4, 12), bool))[None].astype(np.int32)
+    x = np.random.default_rng(0).normal(size=(1, 48, cfg.width)).astype(np.float32)
+    pictures, windows = qwen_vision.segments(jnp.asarray(places), 4)
+    angles = qwen_vision.rotary_angles_2d(jnp.asarray(places), cfg.width // cfg.heads)
+    block = qwen_vision.Block(cfg)
+    own = jax.tree.map(lambda leaf: leaf[1], params["blocks"])
+    run = jax.jit(lambda full: block.apply({"params": own}, x, full, angles, pictures, windows, COLLECT_NOTHING)[0])
+    cos_sin = tuple(torch.tensor(np.array(part))[0, :, 0] for part in angles)
+    for full in (True, False):
+        order = np.arange(48) if full else np.argsort(np.asarray(windows)[0], kind="stable")
+        ends = torch.tensor([0, 48] if full else [0, 16, 32, 48], dtype=torch.int32)
+        with torch.no_grad():
+            rotary = tuple(part[order] for part in cos_sin)
+            out = model.model.visual.blocks[1](torch.tensor(x[0, order]), cu_seqlens=ends, position_embeddings=rotary)
+        compare(NAMES[kind], "one block", f"output, full attention: {full}", run(full)[0, order], out, 1e-5)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)

@@ -129,6 +129,19 @@ def test_a_shared_pair_is_two_sequences(pictures, make_config, world):
         assert np.abs(leaf).max() > 0, path
 
 
+@pytest.mark.heavy
+def test_naflex_sees_pictures_of_any_size(pictures, make_config, tmp_path):
+    """SigLIP2 NaFlex goes through the same pipeline: no merging, one position per token."""
+    changes = QWEN | dict(
+        model__vision__family="siglip2_naflex", model__vision__activation="gelu_tanh", model__decoder__mrope_section=(),
+        data__image__preset="siglip2_naflex", data__image__max_patches=24, data__sources=(pictures["chats"],),
+    )  # fmt: skip
+    run(make_config(**changes, train__steps=STEPS), tmp_path / "run")
+    found = losses(tmp_path / "run")
+    assert len(found) == STEPS and np.isfinite(found).all()
+    assert open_run(tmp_path / "run").chat.image_tokens == 24
+
+
 def test_parts_that_do_not_fit(make_config, pictures):
     fitting = QWEN | dict(data__sources=(pictures["chats"],))
     for changes, match in (
