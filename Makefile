@@ -10,13 +10,14 @@ COMPAT_PYTHON ?= $(shell for p in python3.12 $(wildcard $(HOME)/.pyenv/versions/
 COMPAT_VERSIONS := jax==0.11.2 flax==0.12.12
 COMPAT_TESTS := tests/kernels tests/models tests/steps tests/parallel tests/test_structure.py
 
-.PHONY: help demo test test-all test-compat lint format clean
+.PHONY: help demo test test-all test-compat parity lint format clean
 
 help:
 	@echo "make demo         the whole pipeline in miniature, then runs/demo/report.html"
 	@echo "make test         ruff, mypy and the tests, without the ones marked heavy"
 	@echo "make test-all     the same with the heavy tests"
 	@echo "make test-compat  tests of kernels, models, steps and meshes with $(COMPAT_VERSIONS) on Python 3.12"
+	@echo "make parity       every family against transformers, then docs/parity.md"
 	@echo "make lint         ruff and mypy only"
 	@echo "make format       let ruff rewrite the layout of the code"
 	@echo "make clean        remove .venv and the caches (runs/ stays)"
@@ -34,6 +35,13 @@ test-all: lint
 test-compat: .venv-compat/.installed
 	.venv-compat/bin/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not heavy" \
 	  --ignore-glob='*parity*' $(COMPAT_TESTS)
+
+# Every comparison writes a line; the heavy ones too.
+parity: .venv/.installed-test
+	@mkdir -p build && rm -f build/parity.jsonl
+	PIVOT_PARITY=$(CURDIR)/build/parity.jsonl $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile \
+	  $$(grep -lE '^from (tests\.)?parity import' tests/*/*.py)
+	$(BIN)/python tests/parity.py build/parity.jsonl docs/parity.md
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

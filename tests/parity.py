@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,3 +28,33 @@ def compare(family: str, config: str, what: str, ours: Any, theirs: Any, limit: 
         with open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
     assert max(absolute, relative) <= limit, f"{family} {config}: {what} differs by {absolute:.2e} ({relative:.2e})"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown row for each family and thing compared: how many configs, and the largest gaps among them."""
+    groups: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["family"], row["what"], row["limit"]), []).append(row)
+    lines = ["| family | compared | configs | max absolute | max relative | limit |", "|---|---|---|---|---|---|"]
+    for (family, what, limit), found in sorted(groups.items()):
+        worst = (max(row[key] for row in found) for key in ("absolute", "relative"))
+        count = len({row["config"] for row in found})
+        gaps = " | ".join(f"{gap:.1e}" for gap in worst)
+        lines.append(f"| {family} | {what} | {count} | {gaps} | {limit:.0e} |")
+    return "\n".join(lines)
+
+
+def main(source: str, target: str) -> None:
+    """Writes ``source``'s rows, a line of JSON each, as a page to ``target``."""
+    rows = [json.loads(line) for line in Path(source).read_text().splitlines()]
+    head = (
+        "# Parity with transformers\n\n"
+        "`make parity` runs the tests that hold random models of every family against live `transformers`, the heavy\n"
+        "ones too, and writes this page. Relative is the largest gap over the largest value. Where a limit is above\n"
+        "1e-4, a checkpoint in bfloat16 or pictures in grey levels are compared.\n\n"
+    )
+    Path(target).write_text(f"{head}{table(rows)}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
