@@ -121,7 +121,7 @@ def test_answers_under_other_settings_are_asked_again_and_kept(toy, tmp_path, ca
 
 def test_an_answerer_says_what_its_answers_depend_on():
     """A greedy answer does not depend on the seed; a sampled one on seed and batch."""
-    chat = SimpleNamespace(end_id=1, max_images=1)
+    chat = SimpleNamespace(end_id=1, max_images=1, cutter=None)
     mllm = SimpleNamespace(config=SimpleNamespace(vision=SimpleNamespace(image_size=8)))
     greedy = [Answerer(mllm, {}, chat, seed=seed, batch_size=2 + seed).settings for seed in (0, 1)]
     assert greedy[0] == greedy[1] == {"temperature": 0.0, "preset": "siglip", "blank_images": False}
@@ -219,7 +219,7 @@ def test_the_wrong_place_says_what_lies_there(tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("# a page\n", "is no file of its questions .malformed JSON"),
+        ("# a page\n", "(is no file of its questions|nor one JSON object a line) .malformed JSON"),
         ('{"id": 1, "answer": "A"}\n', "'?question'?"),
         ("", "is empty"),
     ],
