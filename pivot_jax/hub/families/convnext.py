@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pivot_jax.errors import UserError
 from pivot_jax.hub.families.base import VisionFamily
+from pivot_jax.hub.families.common import ACTIVATIONS, activation
 from pivot_jax.hub.fields import Fields, checked
 from pivot_jax.hub.names import Rule, linear, norm, within
 from pivot_jax.models.convnext import KERNEL, STAGES, ConvNeXtConfig
@@ -22,7 +22,6 @@ DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-12,
     "layer_scale_init_value": 1e-6,
 }
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 _BICUBIC = 3
 
 
@@ -80,9 +79,6 @@ def words(cfg: ConvNeXtConfig, final: bool) -> str:
 def read(raw: Mapping[str, Any], where: str, dropped: bool) -> ConvNeXtConfig:
     fields = Fields(raw, DEFAULTS, where)
     fields.only("num_channels", 3)
-    names = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
-    if fields["hidden_act"] not in names:
-        raise fields.fail("hidden_act", f"is {fields['hidden_act']!r}; supported: {', '.join(names)}")
     if raw.get("num_stages", len(fields["depths"])) != len(fields["depths"]):
         raise fields.fail("num_stages", f"is {raw['num_stages']} but there are {len(fields['depths'])} depths")
     if fields["layer_scale_init_value"] <= 0:
@@ -95,14 +91,12 @@ def read(raw: Mapping[str, Any], where: str, dropped: bool) -> ConvNeXtConfig:
         depths=tuple(fields["depths"]),
         patch_size=fields.side("patch_size"),
         eps=fields["layer_norm_eps"],
-        activation=names[fields["hidden_act"]],
+        activation=activation(fields),
     )
 
 
 def write(cfg: ConvNeXtConfig, final: bool, dtype: str) -> dict[str, Any]:
     """config.json of a ConvNextModel."""
-    if cfg.activation not in ACTIVATIONS:
-        raise UserError(f"ConvNeXt has no activation '{cfg.activation}' (there are: {', '.join(ACTIVATIONS)})")
     return {
         "architectures": ["ConvNextModel"],
         "model_type": "convnext",
