@@ -13,6 +13,7 @@ from pivot_jax.data.batch import EncodedRow, Example
 from pivot_jax.data.chat import Chat
 from pivot_jax.data.collate import prompt_batch, vlm_batch
 from pivot_jax.data.images import preset_of
+from pivot_jax.data.patches import Cutter
 from pivot_jax.data.pictures import Arrays, Pictures
 from pivot_jax.errors import UserError
 from pivot_jax.eval import rank as ranking
@@ -62,7 +63,7 @@ class Answerer:
         self._key = jax.random.key(seed)
         self._calls = 0
         # Every picture is used once, so none is kept (a cache of 0 MiB).
-        size = 0 if chat.cutter else mllm.config.vision.image_size
+        size = 0 if isinstance(chat.cutter, Cutter) else mllm.config.vision.image_size  # of a square or a tile
         self._pictures = Pictures(1, chat.max_images, preset, size, workers, 0, chat.cutter)
 
     @property

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import jax
 import numpy as np
 import pytest
 
+from pivot_jax.data.anyres import tiler_of
 from pivot_jax.data.batch import Example, Message
 from pivot_jax.data.chat import Chat
 from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval.answerer import Answerer
+from pivot_jax.models.mllm import MLLM, init_params
 from tests.tiny_mllm import tiny_mllm
 
 
@@ -62,3 +67,21 @@ def test_questions_that_cannot_be_asked_stop_the_evaluation(parts):
     long = Example("q8", (Message("user", "<image>\n" + "colour " * 300),), examples()[0].images)
     with pytest.raises(RowError, match="row 'q8'.*the limit is 128"):
         Answerer(*parts).answer([long], 2)
+
+
+def test_tiled_pictures_are_answered_and_blanked(parts):
+    """LLaVA-OneVision's tiles are squares of the encoder's size, several to a picture; an evaluation keeps none."""
+    mllm, _, chat = parts
+    cfg = mllm.config
+    cfg = replace(cfg, projector=replace(cfg.projector, newline=True))
+    mllm = MLLM(cfg)
+    params = init_params(mllm, jax.random.key(0))
+    section = {"max_tiles": 5, "preset": "siglip", "size": cfg.vision.image_size}
+    chat = Chat(
+        chat.tokenizer, image_tokens=cfg.image_tokens, max_length=256, cutter=tiler_of(section, cfg.vision.patch_size)
+    )
+    together = Answerer(mllm, params, chat, batch_size=2).answer(examples(3), 4)
+    assert together == Answerer(mllm, params, chat, batch_size=1).answer(examples(3), 4)
+    blind = Answerer(mllm, params, chat, blank_images=True)
+    same_text = [Example(e.id, examples()[0].messages, e.images) for e in examples(3)]
+    assert np.ptp(blind.option_logps(same_text, [["red", "green"]] * 3)[0], axis=0).max() < 1e-5
