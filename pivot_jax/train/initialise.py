@@ -130,7 +130,7 @@ def initial_params(init: Mapping[str, str], create: Callable[[Any], Any], key: A
     for prefix, wanted in plan.items():
         source = Source.parse(init[prefix])
         params |= _from_source(prefix, source, wanted, placed)
-    random = {path for path in like if _longest(init, path) is None}
+    random = {path for path in like if longest(init, path) is None}
     if random:
         made = jax.jit(
             lambda key: {path: leaf for path, leaf in rules.flatten(create(key)).items() if path in random},
@@ -149,7 +149,7 @@ def check(init: Mapping[str, str], like: Mapping[str, Any]) -> dict[str, dict[st
     Raises:
       UserError: a source that is damaged, lacks a parameter or has it in another shape; a prefix that names nothing.
     """
-    owner = {path: _longest(init, path) for path in like}
+    owner = {path: longest(init, path) for path in like}
     for prefix in init:
         if prefix not in owner.values():
             raise UserError(f"init: no parameter lies under '{prefix}' (or a longer prefix covers all of them)")
@@ -181,7 +181,8 @@ def _there(
     return found
 
 
-def _longest(init: Mapping[str, str], path: str) -> str | None:
+def longest(init: Mapping[str, str], path: str) -> str | None:
+    """The prefix whose source gives a parameter."""
     fitting = [p for p in init if p == "" or path == p or path.startswith(p + "/")]
     return max(fitting, key=len) if fitting else None
 
@@ -200,6 +201,12 @@ def _mend(path: str) -> str:
         return "; this encoder has no attention-pool head: set model.vision.pool_head=false"
     if path.startswith("vision/final/pooler/"):
         return "; this encoder has no pooler: set model.vision.pool_head=false"
+    if path.startswith("decoder/blocks/attn/") and path.endswith("/bias"):
+        return "; this language model has no biases on q, k and v: set model.decoder.qkv_bias=false"
+    if path.startswith("decoder/blocks/attn/") and path.endswith("_norm/scale"):
+        return "; this language model has no norms of queries and keys: set model.decoder.qk_norm=false"
+    if path.startswith("decoder/head"):
+        return "; this language model's head is its embedding: set model.decoder.tied=true"
     return ""
 
 

@@ -51,6 +51,13 @@ def build_model(config: Any, vocabulary: int) -> Model:
     return Model(module, lambda key: init_params(module, key))
 
 
+def parts(module: Any) -> dict[str, Any]:
+    """Room → configuration of what can come from another model; None where there is none."""
+    if isinstance(module, SigLIP):
+        return {"vision": module.vision_config}
+    return {"vision": module.config.vision, "second": module.config.second, "decoder": module.config.decoder}
+
+
 def row_shape(module: Any) -> dict[str, Any]:
     """What a loader has to know of the model (arguments of ``build_loader``)."""
     if isinstance(module, SigLIP):

@@ -17,6 +17,7 @@ from pivot_jax.hub import configs as hub_configs
 from pivot_jax.models import zoo
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
 from pivot_jax.train import checkpoint
+from pivot_jax.train.agreement import config_of
 from pivot_jax.train.extract import ENCODER_ROOMS, read_config
 from pivot_jax.train.initialise import Source, load_params
 
@@ -111,11 +112,5 @@ def _describe(source: Source) -> tuple[MLLMConfig, str]:
         plain = zoo.build(base.model, base.data.image)
         decoder, projector = found.decoder or plain.decoder, found.projector or ProjectorConfig()
         return replace(plain, vision=found.vision, projector=projector, decoder=decoder), found.vision.preset
-    if source.kind == "pack":
-        about = checkpoint.describe_pack(source.place)
-        config = configs.base()
-        content = {"model": about["model"], "data": {"image": about["image"]}}
-        configs.merge(config, content, where=f"{source.place}/pack.json")
-    else:
-        config = read_config(source.place)
+    config = config_of(source)
     return zoo.build(config.model, config.data.image), config.data.image.preset

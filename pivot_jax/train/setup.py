@@ -17,13 +17,15 @@ from pivot_jax.data.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
 from pivot_jax.optim import adamw, partition, schedule
+from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import check_rows, make_mesh, param_shardings, replicated
 from pivot_jax.steps import build as steps
 from pivot_jax.steps.objective import Objective
 from pivot_jax.steps.update import TrainState, build_step, init_state
+from pivot_jax.train import agreement
 from pivot_jax.train.initialise import check as check_sources
 from pivot_jax.train.initialise import initial_params, read_adapter
-from pivot_jax.train.model import Model, build_model, root_key, row_shape
+from pivot_jax.train.model import Model, build_model, parts, root_key, row_shape
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init:
     model = build_model(config, len(tokenizer))
     if check_init:
         check_sources(dict(config.init), rules.flatten(jax.eval_shape(model.create, root_key(config))))
+        for line in agreement.check(dict(config.init), parts(model.module)) if is_first() else ():
+            print(line)
     loader = build_loader(
         config, tokenizer, process_index=jax.process_index(), process_count=jax.process_count(), workdir=workdir,
         **row_shape(model.module),

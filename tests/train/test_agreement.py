@@ -1,0 +1,59 @@
+"""A source whose shapes fit, but whose weights are of another model than the config's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import tiny_hf as tiny
+
+from pivot_jax import hub
+from pivot_jax.errors import UserError
+from pivot_jax.models.rotary import RopeScaling
+from pivot_jax.train import agreement
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hf")
+    for kind in ("siglip_vision_model", "clip_vision_model", "dinov2_with_registers"):
+        tiny.save(tiny.encoder(kind), root / kind)
+    for family in ("qwen2", "qwen3"):
+        tiny.save(tiny.text_model(family=family), root / family)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("room", "place", "changes", "mend"),
+    [
+        ("vision", "clip_vision_model", {"activation": "gelu"}, "model.vision.activation=quick_gelu"),
+        ("vision", "dinov2_with_registers", {"registers": 0}, "model.vision.registers=4"),
+        ("vision", "siglip_vision_model", {"heads": 4}, "model.vision.heads=3"),
+        ("vision", "siglip_vision_model", {"family": "siglip2_naflex"}, "model.vision.family=siglip"),
+        ("decoder", "qwen2", {"heads": 2, "kv_heads": 1}, "model.decoder.heads=4, model.decoder.kv_heads=2"),
+        ("decoder", "qwen2", {"qkv_bias": False}, "model.decoder.qkv_bias=true"),
+        ("decoder", "qwen3", {"qk_norm": False}, "model.decoder.qk_norm=true"),
+    ],
+)
+def test_another_model_of_the_same_shapes(places, room, place, changes, mend):
+    source, own = f"hf:{places / place}", getattr(hub.read_config(places / place), room)
+    for init in ({room: source}, {"": source}, {room: f"{source}:{room}"}):
+        assert agreement.check(init, {room: own}) == []
+        with pytest.raises(UserError, match=f"the {room} of .*{place} is another than this config's.*; set .*{mend}"):
+            agreement.check(init, {room: replace(own, **changes)})
+
+
+def test_what_may_be_chosen_anew_is_said(places):
+    own = hub.read_config(places / "qwen2").decoder
+    other = replace(own, rope_theta=5e5, rope_scaling=RopeScaling("linear", 2.0), remat="full", mrope_section=(1, 1, 2))
+    lines = agreement.check({"decoder": f"hf:{places / 'qwen2'}"}, {"decoder": other})
+    assert [line.split("made with ")[1] for line in lines] == [
+        "rope_theta 10000.0; this config sets 500000.0",
+        "rope_scaling default; this config sets linear",
+    ]
+
+
+def test_parts_that_no_source_gives_are_not_compared(places):
+    own = hub.read_config(places / "qwen2").decoder
+    init = {"decoder/blocks": f"hf:{places / 'qwen3'}", "projector": "pack:no/such"}
+    assert agreement.check(init, {"decoder": own, "second": None}) == []
