@@ -22,7 +22,7 @@ from pivot_jax.models import lora
 from pivot_jax.train import checkpoint
 
 _SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<place>[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
-_OPTIONAL = ("vision/final/", "second/final/")  # an MLLM does without it, so a source may too
+OPTIONAL = ("vision/final/", "second/final/")  # an MLLM does without it, so a source may too
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _there(
                     "config; it is the checkpoint of another model"
                 )
             found[path] = origin
-        elif not path.startswith(_OPTIONAL) or any(name.startswith(_OPTIONAL) for name in shapes):
+        elif not path.startswith(OPTIONAL) or any(name.startswith(OPTIONAL) for name in shapes):
             there = sorted({"/".join(name.split("/")[:2]) for name in shapes})
             raise UserError(f"init: {place} has no parameter '{origin}' (it has: {', '.join(there)}){_mend(path)}")
     return found

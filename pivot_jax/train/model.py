@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.models import flops, zoo
 from pivot_jax.models.mllm import MLLM, init_params
@@ -49,6 +50,16 @@ def build_model(config: Any, vocabulary: int) -> Model:
         )
     module = MLLM(parts)
     return Model(module, lambda key: init_params(module, key))
+
+
+def without(model: Model, absent: Set[str]) -> Model:
+    """The model with the parameters at these paths left out, which it must do without."""
+
+    def create(key: Any) -> dict[str, Any]:
+        made = rules.flatten(model.create(key))
+        return rules.unflatten({path: leaf for path, leaf in made.items() if path not in absent})
+
+    return Model(model.module, create)
 
 
 def parts(module: Any) -> dict[str, Any]:

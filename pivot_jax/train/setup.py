@@ -22,10 +22,10 @@ from pivot_jax.parallel.mesh import check_rows, make_mesh, param_shardings, repl
 from pivot_jax.steps import build as steps
 from pivot_jax.steps.objective import Objective
 from pivot_jax.steps.update import TrainState, build_step, init_state
-from pivot_jax.train import agreement
+from pivot_jax.train import agreement, checkpoint
+from pivot_jax.train.initialise import OPTIONAL, initial_params, longest, read_adapter
 from pivot_jax.train.initialise import check as check_sources
-from pivot_jax.train.initialise import initial_params, read_adapter
-from pivot_jax.train.model import Model, build_model, parts, root_key, row_shape
+from pivot_jax.train.model import Model, build_model, parts, root_key, row_shape, without
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init:
     """All parts of a run; reads and checks the data, allocates no parameters.
 
     Args:
-      check_init: look whether ``config.init`` fits, from the sources' headers, before the data are read.
+      check_init: look whether ``config.init`` fits, from the sources' headers, before the data are read. False for a
+        run that goes on, whose checkpoint in ``workdir`` says what it is made of.
 
     Raises:
       UserError: anything in the config that does not fit together.
@@ -132,15 +133,36 @@ def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init:
     tokenizer = load_tokenizer(config.tokenizer.path)
     model = build_model(config, len(tokenizer))
     if check_init:
-        check_sources(dict(config.init), rules.flatten(jax.eval_shape(model.create, root_key(config))))
-        for line in agreement.check(dict(config.init), parts(model.module)) if is_first() else ():
-            print(line)
+        model = _as_started(config, model, None)
+    elif workdir is not None and (workdir / "checkpoints").is_dir():
+        model = _as_started(config, model, workdir)
     loader = build_loader(
         config, tokenizer, process_index=jax.process_index(), process_count=jax.process_count(), workdir=workdir,
         **row_shape(model.module),
     )  # fmt: skip
     loader.check_trainable()
     return assemble(config, mesh, loader, model)
+
+
+def _as_started(config: Any, model: Model, workdir: Path | None) -> Model:
+    """The model without the encoder's end where the starting weights lack it, so that no random one takes its place.
+
+    Args:
+      workdir: of a run that goes on, which says what it started with; None: ``config.init`` is checked, and says it.
+    """
+    like = rules.flatten(jax.eval_shape(model.create, root_key(config)))
+    if workdir is None:
+        init = dict(config.init)
+        given = check_sources(init, like)
+        for line in agreement.check(init, parts(model.module)) if is_first() else ():
+            print(line)
+        there = set().union(*given.values()) | {path for path in like if longest(init, path) is None}
+    else:
+        there = set(checkpoint.saved_in_run(workdir, checkpoint.newest(workdir)))
+    absent = {path for path in like if path.startswith(OPTIONAL) and path not in there}
+    if absent and config.stage == "contrastive":
+        raise UserError(f"init: the encoder's source lacks '{min(absent)}', which stage 0 trains; take a whole encoder")
+    return without(model, absent) if absent else model
 
 
 def assemble(config: Any, mesh: Mesh, loader: Any, model: Model) -> Setup:

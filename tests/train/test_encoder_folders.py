@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import tiny_hf as tiny
 
 from pivot_jax import hub, rules
+from pivot_jax.errors import UserError
 from pivot_jax.hub import processors
 from pivot_jax.hub.folder import write_image_processor
 from pivot_jax.models import zoo
@@ -14,6 +17,7 @@ from pivot_jax.train import checkpoint, setup
 from pivot_jax.train.extract import read_config
 from pivot_jax.train.model import build_model
 from pivot_jax.train.opened import open_encoder
+from pivot_jax.train.run import run
 from tests.train.conftest import run_stages
 
 KINDS = [kind for kind in tiny.ENCODERS if kind != "siglip2_vision_model"]  # NaFlex takes no square images
@@ -84,3 +88,19 @@ def test_encoders_survive_the_stages(folder, world, make_config, tmp_path, kind)
     same(hub.load_params(exported)["vision"], params["dpo"])
     assert hub.read_config(exported).vision == vision
     tiny.ENCODERS[kind].from_pretrained(exported)
+
+
+def test_an_encoder_without_its_end_trains_and_resumes(make_config, tmp_path):
+    """LLaVA-OneVision's towers and exports with ``drop_last`` end with the block that features come from."""
+    whole = run(make_config(train__steps=1), tmp_path / "whole").workdir
+    vision = zoo.build(make_config().model, make_config().data.image).vision
+    hub.export_encoder(checkpoint.load_run(whole), vision, tmp_path / "short", drop_last=True)
+    config = make_config(init={"vision": f"hf:{tmp_path / 'short'}"}, train__steps=2)
+    assert run(config, tmp_path / "run").step == 2
+    params = checkpoint.load_run(tmp_path / "run")
+    assert "final" not in params["vision"] and params["vision"]["blocks"]
+    shutil.rmtree(tmp_path / "short")
+    assert run(config, tmp_path / "run").step == 2  # the checkpoint says what the run is made of
+    stage0 = make_config(init={"vision": f"run:{tmp_path / 'run'}"}, stage="contrastive")
+    with pytest.raises(UserError, match="source lacks 'vision/final/.*; take a whole encoder"):
+        run(stage0, tmp_path / "stage0")
