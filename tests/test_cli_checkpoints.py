@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from pivot_jax import cli, hub, rules
 from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.train import checkpoint
+from pivot_jax.train.initialise import load_params
 from tests.tiny_mllm import tiny_mllm
 
 Q1 = "language_model.model.layers.1.self_attn.q_proj.weight"
@@ -166,6 +167,17 @@ def test_a_tokenizer_of_another_vocabulary(world, tmp_path, capsys, command):
         assert run(command, *argv) == 1
         assert "puts pictures at token 390, which the tokenizer of 2" in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_an_imported_run_s_config_starts_from_its_weights(world, tmp_path, capsys):
+    """Trained further as it is, it would else start from random ones without a word."""
+    assert run("import-hf", "--folder", world / "hf", "--workdir", tmp_path / "run") == 0
+    init = json.loads((tmp_path / "run" / "config.json").read_text())["init"]
+    assert init == {"": f"hf:{world / 'hf'}"}
+    same = rules.flatten(load_params(init[""])), rules.flatten(checkpoint.load_run(tmp_path / "run"))
+    assert same[0].keys() == same[1].keys()
+    for path, leaf in same[0].items():
+        np.testing.assert_array_equal(leaf, same[1][path])
 
 
 def test_inspect(world, tmp_path, capsys):

@@ -42,6 +42,8 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     if adapters:
         params = lora.merged(partition.merge(params, adapters))
     if config is not None:
+        # the run's config, trained further, starts from these weights and not from random ones
+        config.init = {"": f"run:{out}" if adapters else f"hf:{folder}"}
         _write_run(config, params, out)
         print(f"{out}: a run of {hub.summary(model)}; use it with --workdir, or as run:{out} in init")
         return
