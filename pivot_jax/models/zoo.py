@@ -213,12 +213,19 @@ def build(section: Any, images: Any) -> MLLMConfig:
             f"model.projector.reuse: {projector['reuse']}, but the projector of a {vision.family} encoder is its "
             "merger; set it to 0"
         )
+    second = _second(section["second"])
+    if second and (vision.traits.patch_input or second.traits.patch_input):
+        family = (vision if vision.traits.patch_input else second).family
+        raise UserError(
+            f"model.second.kind: two encoders see the same square picture, and a '{family}' takes pictures of any "
+            "size; take another family, or model.second.kind=none"
+        )
     return MLLMConfig(
         vision=vision,
         projector=ProjectorConfig(projector["layers"], projector["reuse"], projector["newline"]),
         decoder=_part("model.decoder", DecoderConfig, DECODERS, section["decoder"]),
         dtype=section["dtype"],
-        second=_second(section["second"]),
+        second=second,
     )
 
 

@@ -177,7 +177,9 @@ def _there(
             found[path] = origin
         elif not path.startswith(OPTIONAL) or any(name.startswith(OPTIONAL) for name in shapes):
             there = sorted({"/".join(name.split("/")[:2]) for name in shapes})
-            raise UserError(f"init: {place} has no parameter '{origin}' (it has: {', '.join(there)}){_mend(path)}")
+            room = path.split("/")[0]
+            mend = _mend(path) if any(name.startswith(f"{room}/") for name in shapes) else ""
+            raise UserError(f"init: {place} has no parameter '{origin}' (it has: {', '.join(there)}){mend}")
     return found
 
 

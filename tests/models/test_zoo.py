@@ -84,3 +84,12 @@ def test_scaling_in_a_config():
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(UserError, match=r"did you mean 'Qwen/Qwen2.5-1.5B.*'\?; there are: Qwen/Qwen2-0.5B, "):
         zoo.build(section(name="Qwen/Qwen2.5-1.5"), SIGLIP)
+
+
+@pytest.mark.parametrize("family", ["siglip2_naflex", "qwen2_vl"])
+def test_a_second_encoder_beside_one_for_pictures_of_any_size_is_refused(family):
+    config = configs.base()
+    images = {"preset": family, "max_patches": 16}
+    configs.merge(config, {"model.vision.family": family, "model.second.kind": "vit", "data.image": images})
+    with pytest.raises(UserError, match=f"model.second.kind: two encoders .*'{family}' takes pictures of any size"):
+        zoo.build(config.model, config.data.image)

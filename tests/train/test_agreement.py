@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tiny_hf as tiny
@@ -10,7 +11,7 @@ import tiny_hf as tiny
 from pivot_jax import hub
 from pivot_jax.errors import UserError
 from pivot_jax.models.rotary import RopeScaling
-from pivot_jax.train import agreement
+from pivot_jax.train import agreement, initialise
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +58,13 @@ def test_parts_that_no_source_gives_are_not_compared(places):
     own = hub.read_config(places / "qwen2").decoder
     init = {"decoder/blocks": f"hf:{places / 'qwen3'}", "projector": "pack:no/such"}
     assert agreement.check(init, {"decoder": own, "second": None}) == []
+
+
+def test_missing_biases_name_their_key_only_where_there_is_a_language_model(places):
+    like = {"decoder/blocks/attn/k/bias": SimpleNamespace(shape=(2, 16))}
+    mend = "set model.decoder.qkv_bias=false"
+    with pytest.raises(UserError, match=mend):
+        initialise.check({"decoder": f"hf:{places / 'qwen3'}"}, like)
+    with pytest.raises(UserError, match="has no parameter") as refusal:
+        initialise.check({"decoder": f"hf:{places / 'siglip_vision_model'}"}, like)
+    assert mend not in str(refusal.value)
