@@ -26,14 +26,14 @@ demo: .venv/.installed
 	$(BIN)/pivot-jax demo --workdir runs/demo
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not heavy"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not heavy"
 
 test-all: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Tests against PyTorch are left out: its wheel of gigabytes is in .venv already, and says nothing of JAX's version.
 test-compat: .venv-compat/.installed
-	.venv-compat/bin/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not heavy" \
+	.venv-compat/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not heavy" \
 	  --ignore-glob='*parity*' $(COMPAT_TESTS)
 
 # Every comparison writes a line; the heavy ones too.

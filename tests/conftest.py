@@ -23,6 +23,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# A worker takes a file after the other (`--dist loadfile`): those that take longest go first, so that no worker is left
+# alone at the end.
+LONG_FIRST = (
+    "study/test_demo.py", "parallel/test_meshes.py", "train/test_resume.py", "test_cli_commands.py",
+    "steps/test_preference_step.py", "plan/test_plan.py", "train/test_stages.py", "notebooks/test_quickstart.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(ROOT / "tests").as_posix()
+        return LONG_FIRST.index(path) if path in LONG_FIRST else len(LONG_FIRST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real images and texts, or a skip that says where it was looked for."""

@@ -81,7 +81,7 @@ def test_the_table_takes_the_least_time_over_all_cases_of_a_kind(script, monkeyp
     assert choices.read(file) == {"NVIDIA H200": [entry]}
 
 
-@pytest.mark.parametrize("task", ["dpo", "sft"])
+@pytest.mark.parametrize("task", ["dpo", pytest.param("sft", marks=pytest.mark.heavy)])
 def test_our_side_of_the_step_takes_the_batches_that_are_made_for_it(script, task):
     """At the reference, where its log-probs are those of a uniform model, DPO's loss is near ln 2."""
     side = script("step_sides").JaxSide("tiny", "dots")

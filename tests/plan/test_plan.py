@@ -164,7 +164,9 @@ def test_packed_rows_are_planned_as_sequences():
         first(configs.load(DPO, overrides), where, rows=6)
 
 
-@pytest.mark.parametrize(("reference", "limit"), [("stored", 8.5e12), ("step", 11e12)])
+@pytest.mark.parametrize(
+    ("reference", "limit"), [("stored", 8.5e12), pytest.param("step", 11e12, marks=pytest.mark.heavy)]
+)
 def test_a_pair_of_the_papers_size_by_hand_and_by_xla(reference, limit, monkeypatch):
     """XLA counts the dense program without loops; by hand only the visible half of causal attention counts."""
     monkeypatch.setitem(attention.AUTO, "cpu", "reference")

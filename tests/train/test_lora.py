@@ -148,6 +148,7 @@ def test_a_parameter_that_is_trained_in_full(trained, world, make_config, tmp_pa
     assert trace(tmp_path)[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.heavy
 def test_a_run_goes_on_from_a_folder_of_peft_s(trained, make_config, tmp_path):
     """What one run leaves as an adapter is where another starts; another rank, scale or target is refused."""
     config = configs.from_json((trained / "adapted" / "config.json").read_text())

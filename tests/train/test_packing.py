@@ -25,7 +25,7 @@ def parameters(workdir):
     return rules.flatten(checkpoint.load_run(workdir))
 
 
-@pytest.fixture(scope="module", params=["sft", "preference"])
+@pytest.fixture(scope="module", params=["sft", pytest.param("preference", marks=pytest.mark.heavy)])
 def runs(request, world, make_config, tmp_path_factory):
     """(config of the packed run, its workdir, the unpacked run's): four rows a sequence on a mesh of 2 x 2 x 2.
 

@@ -81,7 +81,7 @@ def steps_logged(workdir: Path) -> int:
     return lines[-1]["step"] if lines else 0
 
 
-@pytest.mark.parametrize("wanted", [2, pytest.param(5, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("wanted", [1, pytest.param(5, marks=pytest.mark.heavy)])
 def test_G3_kill_9_at_random_moments_leaves_the_same_bits(make_config, tmp_path, wanted):
     """24 rows in batches of 8: an epoch ends every third step, so the kills fall on both sides of its boundary."""
     total, draw = 40, random.Random(7)
@@ -186,7 +186,7 @@ def test_too_many_bad_rows_stop_the_run_but_lose_nothing(make_config, world, tmp
     assert "2 bad rows were left out" in printed
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["config.json", pytest.param("metrics.jsonl", marks=pytest.mark.heavy)])
 def test_a_start_that_cannot_write_keeps_what_is_there(make_config, tmp_path, monkeypatch, name):
     """Both files are written again at every start, and no half of one may take its place."""
     config = make_config(train__steps=2)
@@ -247,6 +247,7 @@ def test_a_metric_that_is_not_logged_cannot_be_the_best(make_config, tmp_path):
         run(make_config(train__steps=1, train__best_metric="-los"), tmp_path)
 
 
+@pytest.mark.heavy
 def test_a_full_disk_keeps_the_checkpoint_before(make_config, tmp_path):
     """A file-size limit stands in for the full disk: writing fails half-way, as it does there.
 

@@ -36,12 +36,10 @@ FAMILIES = {
         model__second__width=16, model__second__depth=1, model__second__heads=2, model__second__mlp_dim=24,
     ),
 }  # fmt: skip
-IN_MAKE_TEST = ("dinov2",)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in IN_MAKE_TEST else pytest.param(name, marks=pytest.mark.heavy) for name in FAMILIES]
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", FAMILIES)
 def test_C3_C4_the_encoder_of_stage_1b_enters_stage_2_and_dpo_s_enters_stage_3(world, make_config, tmp_path, name):
     chain = run_stages(world, make_config, tmp_path, ("1b", "dpo", "3"), **FAMILIES[name])
     params = {stage: checkpoint.load_run(chain[stage]) for stage in ("1b", "dpo", "3")}
