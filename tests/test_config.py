@@ -146,3 +146,15 @@ def test_fingerprint_ignores_execution_only(tmp_path):
     assert config.fingerprint(plain) != config.fingerprint(other)
     assert config.differences(plain, other) == ["optimizer.clip: 1.0 → 0.5", "init.vision: '(absent)' → 'run:a'"]
     assert config.differences(plain, config.load(spec, same)) == []
+
+
+def test_tiles_and_newline_come_together():
+    tiled = config.base()
+    config.merge(tiled, {"data.image.max_tiles": 4})
+    with pytest.raises(UserError, match=r"data\.image\.max_tiles: 4 needs model\.projector\.newline=true"):
+        config.validate(tiled)
+    config.merge(tiled, {"model.projector.newline": True})
+    config.validate(tiled)
+    config.merge(tiled, {"data.image.max_tiles": 1})
+    with pytest.raises(UserError, match=r"model\.projector\.newline: true, but a picture of one square"):
+        config.validate(tiled)

@@ -173,6 +173,11 @@ def _check_shapes(config: ConfigDict) -> None:
         raise UserError(
             f"train.accumulate: {config.train.accumulate} does not divide data.batch_size={data.batch_size}"
         )
+    if config.model.projector.newline and data.image.max_tiles == 1:
+        raise UserError(
+            "model.projector.newline: true, but a picture of one square has no rows to end; set data.image.max_tiles "
+            "above 1, or newline to false"
+        )
     if data.image.max_tiles > 1 and not (config.model.projector.newline and data.images_per_row == 1):
         raise UserError(
             f"data.image.max_tiles: {data.image.max_tiles} needs model.projector.newline=true and data.images_per_row=1"

@@ -52,7 +52,11 @@ def read_onevision(raw: Mapping[str, Any], path: Path) -> HubModel:
     model = _read(fields, raw, path)
     assert model.vision is not None
     if (given := raw.get("image_grid_pinpoints")) is not None and _pinpoints(model.vision.image_size) != sorted(given):
-        raise fields.fail("image_grid_pinpoints", f"are not all grids of up to {GRID_SIDE}x{GRID_SIDE} tiles")
+        raise fields.fail(
+            "image_grid_pinpoints",
+            f"are not all grids of up to {GRID_SIDE}x{GRID_SIDE} tiles of {model.vision.image_size} pixels, the only "
+            "ones supported",
+        )
     return replace(model, model_type="llava_onevision", projector=ProjectorConfig(2, 0, newline=True), max_tiles=TILES)
 
 
