@@ -305,6 +305,7 @@ def encoder_run(world):
     return world / "zero"
 
 
+@pytest.mark.heavy
 def test_export_of_stage_0_and_over_a_folder(world, trained, encoder_run, tmp_path, capsys):
     out = tmp_path / "hf"
     for extra in ((), ("--what", "decoder")):
@@ -366,6 +367,7 @@ def test_places_that_cannot_be_written_cost_one_line(world, trained, tmp_path, c
     assert sorted(tmp_path.iterdir()) == before and file.read_text() == "mine"
 
 
+@pytest.mark.heavy
 def test_sigterm_saves_and_the_same_command_goes_on(world, tmp_path):
     """Exit code 143 and a checkpoint; run again, the run ends as if nothing had happened."""
     argv = ["train", "--config", str(world / "tiny.py"), "--workdir", str(tmp_path / "run"), "--config.train.steps=150"]

@@ -171,7 +171,7 @@ def test_a_prompts_cache_is_not_repeated_for_its_responses(model):
     assert state.shape == (12, 16)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 2, 4)])
+@pytest.mark.parametrize("shape", [(2, 2, 2), pytest.param((1, 2, 4), marks=pytest.mark.heavy)])
 def test_a_mesh_gives_the_same_answers(model, shape):
     """Rows and heads are split; 2 key/value heads over tensor 4 are not. No step gathers the answers' cache."""
     mllm, params = model

@@ -102,6 +102,7 @@ def test_G1_G2_G4_every_combination(alone, mesh, accumulate, remat):
     check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
 
 
+@pytest.mark.heavy
 def test_G5_bfloat16_loss_is_within_2e_2(alone):
     losses, *_ = train(dtype="bfloat16")
     np.testing.assert_allclose(losses, alone[0], rtol=2e-2)

@@ -51,7 +51,9 @@ def check(alone, packed):
         np.testing.assert_allclose(got[path], value, rtol=1e-5, atol=1e-5, err_msg=path)
 
 
-@pytest.mark.parametrize(("name", "pack"), [("sft", 4), ("dpo", 2), ("dpo", 8), ("mpo", 4)])
+@pytest.mark.parametrize(
+    ("name", "pack"), [("sft", 4), ("dpo", 2), ("dpo", 8), pytest.param("mpo", 4, marks=pytest.mark.heavy)]
+)
 def test_a_packed_batch_is_its_rows_alone(name, pack):
     batch = rows()
     check(run(OBJECTIVES[name], batch), run(OBJECTIVES[name], tiny.packed(batch, pack)))

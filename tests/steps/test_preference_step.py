@@ -114,6 +114,7 @@ def test_A2_halving_beta_at_the_reference_halves_the_gradient():
     close(jax.tree.map(lambda g: g / 2, whole), half, 1e-6)
 
 
+@pytest.mark.heavy
 def test_A3_prompt_targets_change_sft_but_not_dpo():
     params = tiny.params()
     masked, unmasked = tiny.pairs(ref=False), tiny.pairs(ref=False, prompt_targets=True)
@@ -138,6 +139,7 @@ def test_A4_gamma_adds_the_mean_nll_of_the_chosen():
     close(mixed_grads, jax.tree.map(lambda d, n: d + 0.7 * n, plain_grads, nll_grads), 1e-5)
 
 
+@pytest.mark.heavy
 def test_A4_delta_runs_through_the_steps():
     """Each step uses the mean of all rewards before it, whatever accumulation; here two steps with known rewards."""
     objective, params = dpo(name="mpo"), tiny.params()
@@ -195,6 +197,7 @@ def test_A5_image_once_equals_image_twice(layout):
     close(got_grads, want_grads, 1e-6)
 
 
+@pytest.mark.heavy
 def test_A6_chosen_copy_of_dpo_gives_sfts_map():
     """The paper's map looks at the chosen copy of the image only, so it equals SFT's; the shared image's does not."""
     params, batch = tiny.params(), tiny.pairs(1)

@@ -165,6 +165,7 @@ def test_a_start_that_failed_does_not_claim_the_workdir(make_config, tmp_path):
     assert run(config, tmp_path / "run").step == 1
 
 
+@pytest.mark.heavy
 def test_too_many_bad_rows_stop_the_run_but_lose_nothing(make_config, world, tmp_path, capsys):
     """Pictures that break only when they are decoded; with a larger limit the same run goes on and says how many."""
     data = tmp_path / "data"

@@ -225,6 +225,7 @@ def test_a_step_is_read_after_the_next_one_is_queued(make_config, tmp_path, monk
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.heavy
 def test_a_run_says_what_share_of_the_peak_it_uses(make_config, tmp_path, monkeypatch):
     """MFU counts what the model needs, HFU what the program does: recomputation and padding too."""
     monkeypatch.setattr(speed, "peak_flops", lambda kind: 1e12)
