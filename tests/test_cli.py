@@ -59,7 +59,8 @@ def test_documented_commands_parse(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     parser = arguments.build_parser("0")
     args, overrides = arguments.parse(parser, shlex.split(command)[1:])
-    if getattr(args, "config", None) and not args.config.startswith("runs/"):  # a run's own: made by a command before it
+    made_before = "runs/"  # a run's own config, which a command above it makes
+    if getattr(args, "config", None) and not args.config.startswith(made_before):
         config.load(args.config, overrides)
 
 
