@@ -34,7 +34,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown row for each family and thing compared: how many configs, and the largest gaps among them."""
     groups: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["family"], row["what"], row["limit"]), []).append(row)
+        what = row["what"].partition(" of ")[0]  # "gradient of" each of many parameters: one row
+        groups.setdefault((row["family"], what, row["limit"]), []).append(row)
     lines = ["| family | compared | configs | max absolute | max relative | limit |", "|---|---|---|---|---|---|"]
     for (family, what, limit), found in sorted(groups.items()):
         worst = (max(row[key] for row in found) for key in ("absolute", "relative"))
