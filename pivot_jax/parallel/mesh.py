@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -41,14 +42,39 @@ def make_mesh(section: Any, devices: Any = None) -> Mesh:
     """Mesh of ``config.parallel`` over all devices; one axis may be -1 and takes what is left.
 
     Raises:
-      UserError: the axes' product is not the number of devices.
+      UserError: the axes' product is not the number of devices, or no axis of rows can be split over the slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(section, len(devices))
-    if len(devices) == len(jax.devices()) and devices[0].platform != "cpu":
+    if len(devices) == len(jax.devices()) and devices[0].platform != "cpu" and _slices(devices) == 1:
         # knows the interconnect's topology
         return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
-    return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(arrange(devices, sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def arrange(devices: Any, sizes: tuple[int, ...]) -> np.ndarray:
+    """Devices along :data:`AXES`, in their order.
+
+    Slices of TPUs, which a slower network joins, split the first axis of rows that their number divides: with ``data``
+    only gradients cross that network, with ``fsdp`` parameters too. Raises UserError where neither is a multiple.
+    """
+    slices = _slices(devices)
+    if slices == 1:
+        return np.asarray(devices).reshape(sizes)
+    axis = next((i for i, size in enumerate(sizes[:2]) if size % slices == 0), None)
+    if axis is None:
+        raise UserError(
+            f"these devices are {slices} slices, and neither parallel.data={sizes[0]} nor parallel.fsdp={sizes[1]} is "
+            f"a multiple of that; set parallel.data={slices}"
+        )
+    across = [slices if i == axis else 1 for i in range(3)]
+    within = [size // n for size, n in zip(sizes, across, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+
+
+def _slices(devices: Any) -> int:
+    """Slices of TPUs among the devices; machines with GPUs count as one, their order is right as it is."""
+    return len({d.slice_index for d in devices}) if devices[0].platform == "tpu" else 1
 
 
 def mesh_sizes(section: Any, count: int) -> tuple[int, ...]:

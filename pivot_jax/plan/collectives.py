@@ -7,7 +7,10 @@ import re
 from collections import defaultdict
 from typing import NamedTuple
 
+import numpy as np
+
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+OUTER = "between slices"  # TPU slices, or machines with GPUs
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -18,25 +21,73 @@ _LAYOUT = re.compile(r"\{[^}]*\}")
 _ELEMENT = re.compile(r"\([^)]*\)|\w+\[[\d,]*\]")  # of a tuple: itself a tuple, or an array
 _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 _CONSTANT = re.compile(r"constant\((\d+)\)")
+_OUTER_SEND = re.compile(r"= \((.*?), u32\[\].* send\(.*xla_megascale_runtime")
+_GROUPS = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
+_PARTITIONS = re.compile(r"num_partitions=(\d+)")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
 
 class Traffic(NamedTuple):
-    """Of one device and step: operations and the bytes of their results, loops counted as often as they run."""
+    """Of one device and step: operations and the bytes of their results, loops counted as often as they run.
+
+    Of :data:`OUTER` the bytes that the device sends, not those of a result.
+    """
 
     operations: int
     bytes: int
 
 
-def traffic(hlo: str) -> dict[str, Traffic]:
-    """Collectives by kind, of :data:`KINDS`; kinds that do not occur are left out."""
+def traffic(hlo: str, machine: int = 0) -> dict[str, Traffic]:
+    """Collectives by kind, of :data:`KINDS`, and what leaves a slice or machine; what does not occur is left out.
+
+    The TPU compiler makes an operation of its own of what leaves a slice. For GPUs it follows from the groups of
+    devices: ``machine`` is their number in one, and they share the way out. 0: TPUs, or a single machine.
+    """
     computations, entry = _computations(hlo)
+    everyone = _PARTITIONS.search(hlo)
+    devices = int(everyone[1]) if everyone else 1
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+
+    def count(kind: str, times: int, size: int) -> None:
+        found[kind][0] += times
+        found[kind][1] += times * size
+
     for name, times in _runs(computations, entry).items():
         for line in computations[name]:
             if match := _SENT.search(line):
-                found[match[2]][0] += times
-                found[match[2]][1] += times * _result_bytes(*match.groups())
-    return {kind: Traffic(*found[kind]) for kind in KINDS if kind in found}
+                size = _result_bytes(*match.groups())
+                count(match[2], times, size)
+                if outer := _leaving(match[2], size, _groups(line, devices), machine) if machine else 0:
+                    count(OUTER, times, outer)
+            elif match := _OUTER_SEND.search(line):
+                count(OUTER, times, sum(_bytes(*array) for array in _ARRAY.findall(_LAYOUT.sub("", match[1]))))
+    return {kind: Traffic(*found[kind]) for kind in (*KINDS, OUTER) if kind in found}
+
+
+def _groups(line: str, devices: int) -> list[list[int]]:
+    """Devices that an operation joins, by their place in the mesh."""
+    if match := _IOTA.search(line):
+        shape, dims, order = ([int(x) for x in part.split(",")] if part else None for part in match.groups())
+        assert shape and dims
+        places = np.arange(math.prod(dims)).reshape(dims)
+        return (places if order is None else places.transpose(order)).reshape(shape).tolist()
+    match = _GROUPS.search(line)
+    if not match:
+        return [[*range(devices)]]
+    return [[int(x) for x in group.split(",")] for group in re.findall(r"[\d,]+(?=\})", match[1])]
+
+
+def _leaving(kind: str, size: int, groups: list[list[int]], machine: int) -> int:
+    """The least bytes that a GPU sends to other machines: what they need of a result, shared by a machine's GPUs."""
+    group = max(groups, key=lambda group: len({place // machine for place in group}))
+    machines = len({place // machine for place in group})
+    if machines < 2:
+        return 0
+    if kind == "collective-permute":
+        return size
+    whole = size * {"reduce-scatter": len(group), "all-reduce": 2}.get(kind, 1)
+    sharing = 1 if kind == "all-to-all" else len(group) // machines
+    return whole * (machines - 1) // machines // sharing
 
 
 def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from pivot_jax import rules
+from pivot_jax.plan.collectives import OUTER
 from pivot_jax.plan.program import GIB
 from pivot_jax.plan.run import Plan
 from pivot_jax.plan.topology import Topology
@@ -57,7 +58,9 @@ def bounds(plan: Plan, topology: Topology) -> dict[str, float]:
         "memory": 2 * (program.parameters + program.optimizer) / chip.hbm_bytes,
     }
     if plan.compiled:
-        found["network"] = sum(x.bytes for x in program.traffic.values()) / chip.link_bytes
+        found["network"] = sum(x.bytes for kind, x in program.traffic.items() if kind != OUTER) / chip.link_bytes
+    if OUTER in program.traffic and chip.outer_bytes:
+        found[OUTER] = program.traffic[OUTER].bytes / chip.outer_bytes
     return found
 
 

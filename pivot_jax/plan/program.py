@@ -17,7 +17,7 @@ from pivot_jax.data.batch import ContrastiveBatch, VLMBatch
 from pivot_jax.data.images import preset_of
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
-from pivot_jax.parallel.mesh import AXES, ROWS, check_rows, mesh_sizes
+from pivot_jax.parallel.mesh import AXES, ROWS, arrange, check_rows, mesh_sizes
 from pivot_jax.plan.collectives import Traffic, traffic
 from pivot_jax.plan.topology import Topology
 from pivot_jax.train.model import build_model
@@ -63,7 +63,7 @@ def prepare(config: Any, topology: Topology) -> Setup:
     if topology.devices is None:
         mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
     else:
-        mesh = Mesh(np.asarray(topology.devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+        mesh = Mesh(arrange(topology.devices, sizes), AXES, axis_types=(AxisType.Auto,) * 3)
     model = build_model(config, 1)  # the tokenizer is not read; a vocabulary that is too small shows in training
     return assemble(config, mesh, SimpleNamespace(total_steps=1000), model)
 
@@ -100,8 +100,8 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
     )  # fmt: skip
 
 
-def compile_step(setup: Setup, bucket: tuple[int, int], rows: int) -> Program:
-    """The step on ``rows`` rows of one bucket, for the devices of the setup's mesh.
+def compile_step(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: int) -> Program:
+    """The step on ``rows`` rows of one bucket, for the topology's devices, which are those of the setup's mesh.
 
     Raises:
       UserError: rows that packing or the mesh does not divide.
@@ -120,7 +120,7 @@ def compile_step(setup: Setup, bucket: tuple[int, int], rows: int) -> Program:
         arguments=memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         flops=traced_flops(traced.jaxpr),
-        traffic=traffic(compiled.as_text()),
+        traffic=traffic(compiled.as_text(), topology.machine),
     )
 
 

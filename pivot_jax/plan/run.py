@@ -142,7 +142,7 @@ def _shards(setup: Setup) -> int:
 def _program(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: int, *, count: bool = True) -> Program:
     if topology.devices is None:
         return estimate_step(setup, bucket, rows, count=count)
-    return programs.compile_step(setup, bucket, rows)
+    return programs.compile_step(setup, topology, bucket, rows)
 
 
 def _model_flops(setup: Setup, bucket: tuple[int, int]) -> float:

@@ -44,6 +44,11 @@ class Topology:
     devices: Any
     missing: str = ""  # what to install
 
+    @property
+    def machine(self) -> int:
+        """GPUs that NVLink joins; of TPUs 0, whose compiler writes down itself what leaves a slice."""
+        return 0 if self.chip.dims else self.count // self.slices
+
 
 def find(name: str) -> Topology:
     """Topology of a name.

@@ -16,7 +16,7 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.models.mllm import MLLM, init_params
-from pivot_jax.parallel.mesh import check_rows, fit, make_mesh, param_shardings, place_batch
+from pivot_jax.parallel.mesh import arrange, check_rows, fit, make_mesh, param_shardings, place_batch
 from pivot_jax.train.model import build_model
 from pivot_jax.train.setup import assemble
 
@@ -155,3 +155,26 @@ def test_bad_meshes_are_refused():
     assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
     with pytest.raises(UserError, match=r"data.batch_size is 12, no multiple of .* = 8"):
         check_rows(12, "data.batch_size", mesh)
+
+
+def slices(count, chips):
+    """TPU devices of ``count`` slices in a row of ``chips``, as far as a mesh asks."""
+    chip = lambda i, at: SimpleNamespace(  # noqa: E731
+        platform="tpu", slice_index=i, process_index=i, device_kind="TPU", coords=(at, 0, 0), core_on_chip=0
+    )
+    return [chip(i, at) for i in range(count) for at in range(chips)]
+
+
+@pytest.mark.parametrize(
+    "sizes, split", [((2, 4, 1), 0), ((4, 2, 1), 0), ((1, 8, 1), 1), ((1, 4, 2), 1)], ids=lambda x: str(x)
+)
+def test_slices_split_an_axis_of_rows(sizes, split):
+    devices = arrange(slices(2, 4), sizes)
+    assert devices.shape == sizes
+    halves = np.split(devices, 2, axis=split)
+    assert [{d.slice_index for d in half.flat} for half in halves] == [{0}, {1}]
+
+
+def test_slices_that_no_axis_of_rows_is_a_multiple_of_are_refused():
+    with pytest.raises(UserError, match="3 slices, .* set parallel.data=3"):
+        arrange(slices(3, 4), (1, 2, 6))

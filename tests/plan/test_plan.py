@@ -146,6 +146,41 @@ ENTRY %main (a: f32[8]) -> f32[8] {
     }
 
 
+def test_traffic_between_slices_is_what_a_tpu_sends_to_another():
+    handler = 'is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}'
+    hlo = f"""HloModule m, num_partitions=8
+ENTRY %main (a: f32[8]) -> f32[8] {{
+  %r = f32[256,1024]{{1,0:T(8,128)}} reduce-scatter(%g), channel_id=1, replica_groups={{{{0,1,2,3}}}}
+  %s = (f32[256,8,128]{{2,1,0:T(8,128)}}, u32[], token[]) send(%r, %t), {handler}
+  %d = token[] send-done(%s), {handler}
+  ROOT %v = (f32[256,8,128]{{2,1,0}}, u32[], token[]) recv(%t), {handler}
+}}
+"""
+    assert traffic(hlo) == {"reduce-scatter": (1, 1 << 20), "between slices": (1, 1 << 20)}
+
+
+@pytest.mark.parametrize(
+    "operation, leaving",
+    [
+        ("bf16[64,8]{1,0} all-gather(%a), replica_groups={{0,1,2,3,4,5,6,7}}", 1024 // 2 // 4),
+        ("bf16[64,8]{1,0} all-gather(%a), replica_groups=[1,8]<=[8]", 1024 // 2 // 4),
+        ("bf16[64,8]{1,0} all-gather(%a), replica_groups=[2,4]<=[8]", 0),  # each within a machine
+        ("bf16[64,8]{1,0} all-gather(%a), replica_groups=[4,2]<=[2,4]T(1,0)", 1024 // 2),  # the same place in both
+        ("f32[8]{0} reduce-scatter(%a), replica_groups={} ", 8 * 32 // 2 // 4),
+        ("f32[8]{0} all-reduce(%a), replica_groups={{0,4},{1,5},{2,6},{3,7}}", 2 * 32 // 2),
+        ("f32[8]{0} all-to-all(%a), replica_groups={{0,1,2,3,4,5,6,7}}", 32 // 2),
+        ("f32[8]{0} collective-permute(%a), source_target_pairs={{0,1},{1,2},{3,4}}", 32),
+        ("f32[8]{0} collective-permute(%a), source_target_pairs={{0,1},{1,0}}", 0),
+    ],
+)
+def test_traffic_between_machines_is_what_the_groups_need_at_least(operation, leaving):
+    """Two machines of four GPUs, which share the way out."""
+    hlo = f"HloModule m, num_partitions=8\nENTRY %main (a: f32[8]) -> f32[8] {{\n  ROOT %r = {operation}\n}}\n"
+    found = traffic(hlo, 4)
+    assert found.pop("between slices", (1, 0)) == (1, leaving)
+    assert traffic(hlo) == found
+
+
 def test_packed_rows_are_planned_as_sequences():
     """Eight pairs, four to a sequence: the work needed is that of the pairs alone, the arrays are those of a batch."""
     overrides = {"data.pack": "4", "data.max_length": "1024", "data.buckets": "((3072, 512),)"}
@@ -312,6 +347,20 @@ def test_a_step_compiles_for_tpus_that_are_not_here():
     assert found.compiled
     assert found.program.temporaries > 0
     assert found.program.traffic["all-gather"].operations > 0
+
+
+@needs_libtpu
+@pytest.mark.heavy
+@pytest.mark.parametrize("data", [2, 1])
+def test_gradients_alone_cross_slices_where_data_is_split_over_them(data):
+    """With ``data`` over the slices a device sends its share of the gradients (float32); without, parameters too."""
+    overrides = {"parallel.data": str(data), "parallel.fsdp": "-1", "data.buckets": "((1024,448),)"}
+    where = topology.find("v5e-4x2")
+    found = first(configs.load(DPO, overrides), where, rows=8)
+    gradients = 4 * found.program.optimizer / 8
+    sent = found.program.traffic["between slices"].bytes
+    assert (0.9 * gradients < sent < 1.2 * gradients) if data == 2 else sent > 2 * gradients
+    assert page.bounds(found, where)["between slices"] == sent / where.chip.outer_bytes
 
 
 @needs_cuda
