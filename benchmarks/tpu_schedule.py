@@ -135,11 +135,11 @@ def splash(shape: tuple[int, int, int, int, bool, str]) -> tuple[Any, tuple[Any,
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    from pivot_jax.kernels.tpu.attention import block_size
+    from pivot_jax.kernels.tpu.attention import choose_tiles
 
     n, h, _, c, causal, _ = shape
     n = -(-n // 128) * 128
-    side = -(-block_size(n) // 128) * 128
+    side = -(-choose_tiles(n, n).both.keys // 128) * 128
     names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
     sizes = kernel.BlockSizes(**dict.fromkeys((*names, "block_q_dq", "block_kv_dq"), side))
     mask = masks.MultiHeadMask([masks.CausalMask((n, n)) if causal else masks.FullMask((n, n))] * h)

@@ -208,6 +208,20 @@ def test_inspect(world, tmp_path, capsys):
     assert "blocks" not in capsys.readouterr().out
 
 
+def test_inspect_counts_nothing_that_an_import_lacks(world, tmp_path, capsys):
+    """A tower without its last block: the run's table of what is trained has the parameters that the run has."""
+    params = hub.load_params(world / "hf")
+    del params["vision"]["final"]
+    short = tmp_path / "short"
+    hub.export_mllm(params, hub.read_config(world / "hf").mllm, short, tokenizer=load_tokenizer(world / "hf"))
+    assert run("import-hf", "--folder", short, "--workdir", tmp_path / "run") == 0
+    capsys.readouterr()
+    assert run("inspect", tmp_path / "run", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert not any(path.startswith("vision/final/") for path in found["leaves"])
+    assert sum(row["parameters"] for row in found["trained"]) == found["parameters"]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -129,7 +129,7 @@ def _plan(subparsers) -> None:
 def _tune(subparsers) -> None:
     parser = _command(
         subparsers, "tune", planning.tune,
-        "time tile sizes of the attention kernels for GPUs on the one at hand; later runs on its kind take the best",
+        "time tile sizes of the attention kernels on the GPU or TPU at hand; later runs on its kind take the best",
         "The table is $PIVOT_TILES, or else pivot-jax/tiles.json in $XDG_CACHE_HOME (~/.cache).",
     )  # fmt: skip
     parser.add_argument(

@@ -51,12 +51,13 @@ def tune(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from pivot_jax.kernels.target import kind, platform
 
     shapes = [kernels.parse(text) for text in args.shape]
-    if platform() != "gpu":
-        raise UserError(f"tune times the kernels for GPUs, and the device here is a {platform()}")
+    tunable = kernels.TUNABLE.get(platform())
+    if tunable is None:
+        raise UserError(f"tune times the kernels for GPUs and TPUs, and the device here is a {platform()}")
     for text, shape in zip(args.shape, shapes, strict=True):
-        found = kernels.tune(shape)
+        found = kernels.tune(shape, tunable)
         entry = {"tiles": found.tiles, "ms": found.ms, "default_ms": found.default_ms}
-        tuned.record(kind(), "pallas_triton", found.case, entry)
+        tuned.record(kind(), tunable.backend, found.case, entry)
         tiles = ", ".join(f"{name} {tuple(tile)}" for name, tile in zip(found.tiles._fields, found.tiles, strict=True))
         print(f"{text}: {found.ms:.3f} ms, {found.default_ms:.3f} with the defaults; {tiles}")
     print(f"written to {tuned.place()}")

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from pivot_jax.errors import UserError
 from pivot_jax.kernels import tuned
-from pivot_jax.kernels.gpu.triton import attention_triton, choose_tiles
-from pivot_jax.kernels.gpu.triton_tile import Tile, Tiles
+from pivot_jax.kernels.gpu import triton
+from pivot_jax.kernels.gpu.triton_tile import Tile
+from pivot_jax.kernels.tpu import attention as tpu
 
 _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)(?:/(\d+))?x(\d+)(?::(causal|full))?(?::(none|segments|branches))?")
 _SECONDS = 0.2  # that a candidate is timed for at least
@@ -32,11 +33,20 @@ class Shape(NamedTuple):
     mask: str
 
 
+class Tunable(NamedTuple):
+    """An attention backend whose tiles can be chosen; its ``tiles`` are a NamedTuple with one for each kernel."""
+
+    backend: str
+    attend: Callable[..., Any]
+    default: Callable[[Shape], Any]
+    candidates: Callable[[str, Shape], Iterator[Any]]
+
+
 class Found(NamedTuple):
     """Milliseconds of a forward and backward pass with the best tiles, and with the defaults."""
 
     case: tuned.Case
-    tiles: Tiles
+    tiles: Any
     ms: float
     default_ms: float
 
@@ -60,18 +70,18 @@ def parse(text: str) -> Shape:
     return Shape(rows, n, h, kv, c, match[6] == "causal", match[7] or "none")
 
 
-def tune(shape: Shape, timer: Callable[[Shape, Tiles], float] | None = None) -> Found:
-    """The fastest tiles of the Triton kernels for a shape in bfloat16, kernel by kernel from their defaults.
+def tune(shape: Shape, tunable: Tunable, timer: Callable[[Shape, Any], float] | None = None) -> Found:
+    """The fastest tiles of a backend for a shape in bfloat16, kernel by kernel from their defaults.
 
     Args:
       timer: seconds of a forward and backward pass; raises JaxRuntimeError where the tiles do not compile.
         Default: :func:`seconds`.
     """
-    timer = timer or seconds
-    best = default = choose_tiles(shape.n, shape.n, shape.c, jnp.bfloat16)
+    timer = timer or functools.partial(seconds, tunable)
+    best = default = tunable.default(shape)
     fastest = usual = timer(shape, default)
-    for kernel in Tiles._fields:
-        for tile in candidates(kernel, shape):
+    for kernel in default._fields:
+        for tile in tunable.candidates(kernel, shape):
             tiles = best._replace(**{kernel: tile})
             if tiles == best:
                 continue
@@ -88,7 +98,7 @@ def tune(shape: Shape, timer: Callable[[Shape, Tiles], float] | None = None) -> 
     return Found(case, best, 1e3 * fastest, 1e3 * usual)
 
 
-def candidates(kernel: str, shape: Shape) -> Iterator[Tile]:
+def triton_candidates(kernel: str, shape: Shape) -> Iterator[Tile]:
     """Tiles worth a try: eight warps for tiles of 128 rows, four also; keys and queries no longer than the row."""
     longest = max(16, 1 << (shape.n - 1).bit_length())
     for own in (64, 128):
@@ -99,7 +109,27 @@ def candidates(kernel: str, shape: Shape) -> Iterator[Tile]:
                         yield Tile(own, other, warps, stages)
 
 
-def seconds(shape: Shape, tiles: Tiles) -> float:
+def tpu_candidates(kernel: str, shape: Shape) -> Iterator[tpu.Sides]:
+    """Sides from 128 to 1,024 that are shorter than the row; the whole row is a default where it is short."""
+    sides = [side for side in (128, 256, 384, 512, 768, 1024) if side < shape.n]
+    for queries in sides:
+        for keys in sides:
+            yield tpu.Sides(queries, keys)
+
+
+# By platform. The Mosaic kernels of Hopper GPUs have one size of tile: a warpgroup's product sets it.
+TUNABLE = {
+    "gpu": Tunable(
+        "pallas_triton",
+        triton.attention_triton,
+        lambda shape: triton.choose_tiles(shape.n, shape.n, shape.c, jnp.bfloat16),
+        triton_candidates,
+    ),
+    "tpu": Tunable("pallas_tpu", tpu.attention_tpu, lambda shape: tpu.choose_tiles(shape.n, shape.n), tpu_candidates),
+}
+
+
+def seconds(tunable: Tunable, shape: Shape, tiles: Any) -> float:
     """Of one forward and backward pass on the default device, the fastest of some rounds."""
     keys = jax.random.split(jax.random.key(0), 4)
     size = (shape.rows, shape.n, shape.h, shape.c)
@@ -109,9 +139,7 @@ def seconds(shape: Shape, tiles: Tiles) -> float:
 
     @jax.jit
     def step(q, k, v, probe):
-        compute = functools.partial(
-            attention_triton, masks=masks, causal=shape.causal, scale=shape.c**-0.5, tiles=tiles
-        )
+        compute = functools.partial(tunable.attend, masks=masks, causal=shape.causal, scale=shape.c**-0.5, tiles=tiles)
         out, pull = jax.vjp(compute, q, k, v)
         return out, pull(probe)
 

@@ -18,7 +18,7 @@ from pivot_jax.train.extract import read_config
 from pivot_jax.train.initialise import Source, longest
 
 # Keys of a part that change what its weights compute. Left out: what shapes tell, what is how and not what (remat), and
-# what training may choose anew (size and normalisation of pictures, M-RoPE, which text does not tell from RoPE).
+# what training may choose anew (the size of pictures, M-RoPE, which text does not tell from RoPE).
 _ENCODER = ("family", "heads", "activation", "registers", "gated")
 _COMPUTES = {
     "vision": _ENCODER,
@@ -27,7 +27,7 @@ _COMPUTES = {
 }
 _WINDOWS = ("window", "full_blocks")  # of qwen2_5_vl
 # What may be changed on purpose, as for a longer context: said, not refused.
-_CHANGES = {"vision": ("eps",), "second": ("eps",), "decoder": ("eps", "rope_theta", "rope_scaling")}
+_CHANGES = {"vision": ("eps", "preset"), "second": ("eps",), "decoder": ("eps", "rope_theta", "rope_scaling")}
 
 
 def check(init: Mapping[str, str], wanted: Mapping[str, Any]) -> list[str]:

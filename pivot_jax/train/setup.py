@@ -133,9 +133,9 @@ def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init:
     tokenizer = load_tokenizer(config.tokenizer.path)
     model = build_model(config, len(tokenizer))
     if check_init:
-        model = _as_started(config, model, None)
+        model = as_started(config, model, None)
     elif workdir is not None and (workdir / "checkpoints").is_dir():
-        model = _as_started(config, model, workdir)
+        model = as_started(config, model, workdir)
     loader = build_loader(
         config, tokenizer, process_index=jax.process_index(), process_count=jax.process_count(), workdir=workdir,
         **row_shape(model.module),
@@ -144,7 +144,7 @@ def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init:
     return assemble(config, mesh, loader, model)
 
 
-def _as_started(config: Any, model: Model, workdir: Path | None) -> Model:
+def as_started(config: Any, model: Model, workdir: Path | None) -> Model:
     """The model without the encoder's end where the starting weights lack it, so that no random one takes its place.
 
     Args:

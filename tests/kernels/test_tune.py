@@ -13,8 +13,10 @@ from pivot_jax.errors import UserError
 from pivot_jax.kernels import tune, tuned
 from pivot_jax.kernels.gpu import triton
 from pivot_jax.kernels.gpu.triton_tile import Tile, Tiles
+from pivot_jax.kernels.tpu import attention as tpu
 
 LM = "8x2048x14/2x64:causal:segments"
+TRITON, TPU = tune.TUNABLE["gpu"], tune.TUNABLE["tpu"]
 BEST = Tiles(Tile(128, 128, 8, 2), Tile(64, 32, 4, 3), Tile(128, 32, 8, 2))
 
 
@@ -32,7 +34,7 @@ def clock(shape, tiles):
 
 
 def test_every_kernel_gets_its_fastest_tile_and_what_does_not_compile_is_left_out():
-    found = tune.tune(tune.parse(LM), clock)
+    found = tune.tune(tune.parse(LM), TRITON, clock)
     assert found.tiles == BEST
     assert (found.ms, found.default_ms) == (7000.0, 10000.0)
     assert str(found.case) == "2048x2048 group 7 width 64 bfloat16 causal segments"
@@ -41,37 +43,55 @@ def test_every_kernel_gets_its_fastest_tile_and_what_does_not_compile_is_left_ou
 @pytest.mark.parametrize("n", [1, 40, 577])
 def test_candidates_of_a_short_row_are_no_longer_than_it_needs(n):
     shape = tune.parse(f"2x{n}x4x64")
-    assert all(max(tile[:2]) < 2 * max(n, 16) for name in Tiles._fields for tile in tune.candidates(name, shape))
+    assert all(max(tile[:2]) < 2 * max(n, 16) for name in Tiles._fields for tile in TRITON.candidates(name, shape))
+    assert all(max(sides) < n for sides in TPU.candidates("both", shape))
 
 
 @pytest.mark.parametrize("mask", ["segments", "branches"])
 def test_the_timed_step_runs(mask):
     shape = tune.parse(f"1x40x2/1x16:causal:{mask}")
-    assert tune.seconds(shape, Tiles(*[Tile(32, 32, 4, 1)] * 3)) > 0
+    assert tune.seconds(TRITON, shape, Tiles(*[Tile(32, 32, 4, 1)] * 3)) > 0
+    assert tune.seconds(TPU, shape, TPU.default(shape)) > 0
 
 
-def test_a_kernel_takes_what_was_measured_for_its_case_device_and_jax(table, monkeypatch):
+def test_tiles_of_a_tpu():
+    best = tpu.Sides(512, 1024)
+    found = tune.tune(tune.parse(LM), TPU, lambda shape, tiles: 1.0 if tiles.both == best else 2.0)
+    assert (found.tiles.both, found.ms, found.default_ms) == (best, 1000.0, 2000.0)
+    assert tpu.choose_tiles(2048, 577).both == (512, 592)  # the default: no padding beyond a register's rows
+
+
+@pytest.mark.parametrize(
+    "module, tunable, best", [(triton, TRITON, BEST), (tpu, TPU, tpu.Tiles(tpu.Sides(256, 1024)))], ids=["gpu", "tpu"]
+)
+def test_a_kernel_takes_what_was_measured_for_its_case_device_and_jax(table, monkeypatch, module, tunable, best):
     q, k = (jax.ShapeDtypeStruct((8, 2048, heads, 64), jnp.bfloat16) for heads in (14, 2))
     ids = jax.ShapeDtypeStruct((8, 2048), jnp.int32)
     taken = []
-    monkeypatch.setattr(triton, "platform", lambda: "gpu")
-    monkeypatch.setattr(triton, "kind", lambda: "NVIDIA H200")
-    monkeypatch.setattr(triton, "_attend", lambda spec, q, k, v, masks: taken.append(spec.tiles) or q)
+    monkeypatch.setattr(module, "platform", lambda: "gpu" if module is triton else "tpu")
+    monkeypatch.setattr(module, "kind", lambda: "this one")
+
+    def attend(spec, q, k, v, where):
+        taken.append(spec.tiles if module is triton else tpu.Tiles(tpu.Sides(spec.q_block, spec.k_block)))
+        return q
+
+    monkeypatch.setattr(module, "_attend", attend)
 
     def take(masks):
-        jax.eval_shape(lambda *x: triton.attention_triton(*x, causal=True, scale=1.0), q, k, k, masks)
+        jax.eval_shape(lambda *x: tunable.attend(*x, causal=True, scale=1.0), q, k, k, masks)
         return taken.pop()
 
     packed, dense = (ids, ids, None, None), (None,) * 4
-    default = take(packed)
-    found = tune.tune(tune.parse(LM), clock)
-    tuned.record("NVIDIA H100", "pallas_triton", found.case, {"tiles": found.tiles})
+    default, shape = take(packed), tune.parse(LM)
+    assert default == tunable.default(shape) != best
+    case = tuned.Case(2048, 2048, 7, 64, "bfloat16", True, "segments")
+    tuned.record("another", tunable.backend, case, {"tiles": best})
     assert take(packed) == default  # another device
-    tuned.record("NVIDIA H200", "pallas_triton", found.case, {"tiles": found.tiles})
-    assert take(packed) == BEST
+    tuned.record("this one", tunable.backend, case, {"tiles": best})
+    assert take(packed) == best
     assert take(dense) == default  # another case
     content = json.loads(table.read_text())
-    content["NVIDIA H200"]["pallas_triton"][str(found.case)]["jax"] = "0.1"
+    content["this one"][tunable.backend][str(case)]["jax"] = "0.1"
     table.write_text(json.dumps(content))
     tuned._table.cache_clear()
     assert take(packed) == default  # another JAX

@@ -54,6 +54,14 @@ def test_what_may_be_chosen_anew_is_said(places):
     ]
 
 
+def test_pictures_seen_in_another_way_are_said(places):
+    own = hub.read_config(places / "siglip_vision_model").vision
+    (line,) = agreement.check(
+        {"vision": f"hf:{places / 'siglip_vision_model'}"}, {"vision": replace(own, preset="clip", mean=(0.4,) * 3)}
+    )
+    assert line.endswith("was made with preset siglip; this config sets clip")
+
+
 def test_parts_that_no_source_gives_are_not_compared(places):
     own = hub.read_config(places / "qwen2").decoder
     init = {"decoder/blocks": f"hf:{places / 'qwen3'}", "projector": "pack:no/such"}

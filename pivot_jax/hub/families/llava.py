@@ -74,7 +74,8 @@ def _read(fields: Fields, raw: Mapping[str, Any], path: Path) -> HubModel:
     fields.only("projector_hidden_act", "gelu")
     fields.only("multimodal_projector_bias", True)
     where = f"{path} vision_config"
-    encoder = tower.read(vision, where, False)
+    layer = fields["vision_feature_layer"]
+    encoder = tower.read(vision, where, layer == -1)
     if not encoder.traits.penultimate or encoder.traits.patch_input:
         raise fields.fail("vision_config", f"is a '{tower.model_type}', which LLaVA does not take features of as we do")
     if fields["vision_feature_select_strategy"] != strategy(encoder):
@@ -82,13 +83,13 @@ def _read(fields: Fields, raw: Mapping[str, Any], path: Path) -> HubModel:
         given = fields["vision_feature_select_strategy"]
         reason = f"is '{given}', which {drops} '{tower.model_type}'; set '{strategy(encoder)}'"
         raise fields.fail("vision_feature_select_strategy", reason)
-    layer, depth = fields["vision_feature_layer"], encoder.depth
-    behind = layer if layer < 0 else layer - depth - 1  # counted from the end: -1 is the last block's output
+    # Counted from the end -1 is the last block's output: as if there were one more block, which was left out.
+    behind = layer if layer < 0 else layer - encoder.depth - 1
     if behind not in (-1, -2):
         raise fields.fail("vision_feature_layer", f"is {layer}; supported: -2 (penultimate block) and -1")
     return HubModel(
         "llava",
-        vision=tower.read(vision, where, behind == -1),
+        vision=encoder if layer == behind else tower.read(vision, where, behind == -1),
         decoder=language.read(text, f"{path} text_config", fields["tie_word_embeddings"]),
         projector=ProjectorConfig(layers=2, reused=0),
         final=behind == -2,

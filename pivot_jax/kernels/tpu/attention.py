@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pivot_jax.kernels import blocks as blocks_lib
-from pivot_jax.kernels.target import platform
+from pivot_jax.kernels import tuned
+from pivot_jax.kernels.target import kind, platform
 from pivot_jax.kernels.tpu.backward import backward
 from pivot_jax.kernels.tpu.forward import forward
 from pivot_jax.kernels.tpu.tile import LANES, Spec
@@ -29,6 +30,19 @@ from pivot_jax.kernels.tpu.tile import LANES, Spec
 Array = jax.Array
 _ONE_TILE = 768  # tokens; up to here a row's scores fit one tile, and softmax needs no second look
 _ROWS = 16  # rows of a bfloat16 register
+
+
+class Sides(NamedTuple):
+    """Of a tile: queries and keys. The forward and the backward kernel share them."""
+
+    queries: int
+    keys: int
+
+
+class Tiles(NamedTuple):
+    """Tile by kernel, as ``pivot-jax tune`` goes through them."""
+
+    both: Sides
 
 
 def attention_tpu(
@@ -39,14 +53,14 @@ def attention_tpu(
     *,
     causal: bool,
     scale: float,
-    q_block: int = 0,
-    k_block: int = 0,
+    tiles: Tiles | None = None,
     interpret: bool | None = None,
 ) -> Array:
     """See :func:`pivot_jax.kernels.attention.attention`; ``masks`` are its four id arrays.
 
     Args:
-      q_block, k_block: tile sides, multiples of 128; 0 takes :func:`block_size`.
+      tiles: sides are multiples of 128, or a whole row; default: what ``pivot-jax tune`` found, else
+        :func:`choose_tiles`.
       interpret: run the kernels in JAX's interpreter, which is slow and right; default: on CPUs.
 
     Raises:
@@ -58,7 +72,10 @@ def attention_tpu(
     interpret = target == "cpu" if interpret is None else interpret
     b, n, _, _ = q.shape
     m = k.shape[1]
-    q_block, k_block = q_block or block_size(n), k_block or block_size(m)
+    if tiles is None and not interpret:
+        found = tuned.tiles(kind(), "pallas_tpu", tuned.case_of(q, k, masks, causal))
+        tiles = Tiles(*(Sides(*sides) for sides in found)) if found else None
+    q_block, k_block = (tiles or choose_tiles(n, m)).both
     padded_n, padded_m = _up(n, q_block), _up(m, k_block)
     mask = "branches" if masks[2] is not None else "segments" if masks[0] is not None else "keys"
     if mask == "keys" and (padded_m == m or causal):
@@ -73,11 +90,15 @@ def attention_tpu(
     return out[:, :, :n].transpose(0, 2, 1, 3)
 
 
-def block_size(length: int) -> int:
-    """The tile side with the least padding of ``length``, and of those the largest.
+def choose_tiles(n: int, m: int) -> Tiles:
+    """Tiles for rows of n queries and m keys: those with the least padding, and of those the largest.
 
-    A short row is one tile, which needs no multiple of 128; else multiples of 128 up to 768.
+    A short row is one tile, which needs no multiple of 128; else sides are multiples of 128 up to 768.
     """
+    return Tiles(Sides(_side(n), _side(m)))
+
+
+def _side(length: int) -> int:
     if length <= _ONE_TILE:
         return _up(length, _ROWS)
     return min(range(LANES, 6 * LANES + 1, LANES), key=lambda size: (_up(length, size), -size))
