@@ -73,8 +73,9 @@ def arrange(devices: Any, sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def _slices(devices: Any) -> int:
-    """Slices of TPUs among the devices; machines with GPUs count as one, their order is right as it is."""
-    return len({d.slice_index for d in devices}) if devices[0].platform == "tpu" else 1
+    """Slices of TPUs among the devices, which have no number where there is one; machines with GPUs count as one,
+    whose order is right as it is."""
+    return len({getattr(d, "slice_index", 0) for d in devices}) if devices[0].platform == "tpu" else 1
 
 
 def mesh_sizes(section: Any, count: int) -> tuple[int, ...]:

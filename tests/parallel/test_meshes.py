@@ -175,6 +175,12 @@ def test_slices_split_an_axis_of_rows(sizes, split):
     assert [{d.slice_index for d in half.flat} for half in halves] == [{0}, {1}]
 
 
+def test_a_single_slice_stays_in_its_order():
+    """Its devices need not say a slice."""
+    devices = [SimpleNamespace(platform="tpu", id=i) for i in range(8)]
+    assert [d.id for d in arrange(devices, (2, 2, 2)).flat] == list(range(8))
+
+
 def test_slices_that_no_axis_of_rows_is_a_multiple_of_are_refused():
     with pytest.raises(UserError, match="3 slices, .* set parallel.data=3"):
         arrange(slices(3, 4), (1, 2, 6))

@@ -353,13 +353,16 @@ def test_a_step_compiles_for_tpus_that_are_not_here():
 @pytest.mark.heavy
 @pytest.mark.parametrize("data", [2, 1])
 def test_gradients_alone_cross_slices_where_data_is_split_over_them(data):
-    """With ``data`` over the slices a device sends its share of the gradients (float32); without, parameters too."""
-    overrides = {"parallel.data": str(data), "parallel.fsdp": "-1", "data.buckets": "((1024,448),)"}
+    """With ``data`` over the slices a device sends its share of the gradients (bfloat16); without, parameters too."""
+    small = {"name": "", "width": 64, "depth": 2, "heads": 4, "kv_heads": 2, "mlp_dim": 128, "vocab_size": 1024}
+    overrides = {f"model.decoder.{key}": str(value) for key, value in small.items()}
+    overrides |= {"model.vision.name": "google/siglip-base-patch16-224", "data.image.size": "224"}
+    overrides |= {"parallel.data": str(data), "parallel.fsdp": "-1", "data.buckets": "((256, 64),)"}
     where = topology.find("v5e-4x2")
     found = first(configs.load(DPO, overrides), where, rows=8)
-    gradients = 4 * found.program.optimizer / 8
+    gradients = 2 * found.program.optimizer / 8  # two moments of float32 in the optimizer's state
     sent = found.program.traffic["between slices"].bytes
-    assert (0.9 * gradients < sent < 1.2 * gradients) if data == 2 else sent > 2 * gradients
+    assert (0.9 * gradients < sent < 1.2 * gradients) if data == 2 else sent > 3 * gradients
     assert page.bounds(found, where)["between slices"] == sent / where.chip.outer_bytes
 
 
