@@ -104,8 +104,8 @@ class _disk_errors:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, (OSError, ValueError)):
-            complete = [p.name for p in self.folder.glob("*") if p.name.isdigit()]
-            left = f"complete checkpoints: {', '.join(sorted(complete, key=int))}" if complete else "none before it"
+            steps = complete(self.folder.parent)
+            left = f"complete checkpoints: {', '.join(map(str, steps))}" if steps else "none before it"
             raise UserError(
                 f"checkpoint {self.step} could not be written to {self.folder}: {reason(error)}; {left}. "
                 f"{files.MEND.capitalize()}"
@@ -159,10 +159,14 @@ def lazy_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
     return rules.unflatten({path: lazy(path) for path in flat if not lora.is_adapter(path)})
 
 
+def complete(workdir: Path) -> list[int]:
+    """Steps of a run's complete checkpoints. One that is being written, or was when its run was killed, is none."""
+    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
+
+
 def newest(workdir: Path, step: int | None = None) -> int:
     """The newest complete step of a run, or ``step`` if it is there. Raises as :func:`load_run`."""
-    folder = workdir / "checkpoints"
-    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit()) if folder.is_dir() else []
+    steps = complete(workdir)
     if not steps or (step is not None and step not in steps):
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
         mend = f" (there is: steps {steps}); choose one of them" if steps else places.instead(workdir, "run")

@@ -18,7 +18,7 @@ from pivot_jax.optim import partition
 from pivot_jax.parallel import runtime
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.progress import progress
-from pivot_jax.train import loop, reference
+from pivot_jax.train import checkpoint, loop, reference
 from pivot_jax.train.checkpoint import Checkpoints
 from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.setup import Setup, build, starting_params
@@ -83,7 +83,7 @@ def run(config: Any, workdir: Path | str) -> Result:
 def _check_place(config: Any, workdir: Path) -> bool:
     """Whether nothing was computed there yet that could be lost; refuses a workdir that belongs to another config."""
     path = workdir / "config.json"
-    fresh = not (path.exists() and any((workdir / "checkpoints").glob("[0-9]*")))
+    fresh = not (path.exists() and checkpoint.complete(workdir))
     if not fresh:
         old = configs.from_json(path.read_text())
         if configs.fingerprint(old) != configs.fingerprint(config):

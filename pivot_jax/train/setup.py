@@ -134,7 +134,7 @@ def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init:
     model = build_model(config, len(tokenizer))
     if check_init:
         model = as_started(config, model, None)
-    elif workdir is not None and (workdir / "checkpoints").is_dir():
+    elif workdir is not None and checkpoint.complete(workdir):
         model = as_started(config, model, workdir)
     loader = build_loader(
         config, tokenizer, process_index=jax.process_index(), process_count=jax.process_count(), workdir=workdir,

@@ -107,6 +107,19 @@ def test_G3_kill_9_at_random_moments_leaves_the_same_bits(make_config, tmp_path,
     assert trace(cut) == trace(whole)
 
 
+def test_a_run_killed_in_its_first_save_begins_anew(make_config, tmp_path):
+    """All that is left are the files of before the first step, a log and a checkpoint that is not complete."""
+    config = make_config(train__steps=3)
+    run(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    (tmp_path / "cut" / "result.json").unlink()
+    (newest,) = (tmp_path / "cut" / "checkpoints").iterdir()
+    newest.rename(newest.with_name("3.orbax-checkpoint-tmp"))
+    assert run(config, tmp_path / "cut").step == 3
+    assert trace(tmp_path / "cut") == trace(tmp_path / "whole")
+    same_bits(tmp_path / "cut", tmp_path / "whole")
+
+
 def test_a_killed_pass_of_the_reference_goes_on_where_it_was(make_config, world, tmp_path, monkeypatch):
     """And ends with the same numbers; other weights begin anew."""
     config = make_config(stage="preference", objective__name="dpo", data__sources=(source(world, "next_dpo"),))
