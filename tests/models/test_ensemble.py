@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-import torch
 from PIL import Image
 
 from pivot_jax.models import layers
@@ -53,6 +52,7 @@ def test_the_second_encoder_s_features_stand_beside_the_first_s(name):
 
     both, first, other = run(params, pictures)
     grid, target = second.grid, tiny.CONFIG.vision.grid
+    torch = pytest.importorskip("torch", reason="make test-compat installs no PyTorch")
     square = torch.tensor(np.asarray(other)).reshape(2, grid, grid, -1).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(square, size=(target, target), mode="bilinear", align_corners=False)
     expected = np.concatenate([first, resized.permute(0, 2, 3, 1).reshape(2, target**2, -1).numpy()], -1)
