@@ -29,7 +29,7 @@ def parameters(workdir):
 def runs(request, world, make_config, tmp_path_factory):
     """(config of the packed run, its workdir, the unpacked run's): four rows a sequence on a mesh of eight devices.
 
-    The preference step is not split over ``fsdp`` too: XLA's collectives for CPUs now and then wait for each other then.
+    The preference step is not split over ``fsdp`` too: XLA's collectives for CPUs sometimes lock each other out then.
     Adam's usual eps would blow the rounding noise of gradients that are zero up to whole steps.
     """
     stage = request.param
