@@ -22,7 +22,7 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     TILE,
     WARPGROUPS,
     Spec,
-    add_product_nt,
+    add_product_and_nt,
     add_products,
     along,
     apply_mask,
@@ -189,11 +189,14 @@ def _d_keys_kernel(
             if masked:
                 weights = apply_mask(spec, weights, (own_codes, slot), (key_codes, wg), 1, 0.0)
             minus_delta = along(-vector(spec, delta_tile.at[slot], 1), 1, scores.shape)
-            d_scores = weights * add_product_nt(spec, minus_delta, v_tile.at[wg], d_tile.at[slot])
-            factors = d_scores.astype(q.dtype), weights.astype(q.dtype)
-            carry = add_products(spec, carry, factors, (q_tile.at[slot], d_tile.at[slot]))
+            dk_acc, dv_acc = carry
+            # dv beside v d^T, not beside dk: with both sums and both of their factors at once registers run out.
+            d_factors = (weights.astype(q.dtype), d_tile.at[slot]), (v_tile.at[wg], d_tile.at[slot])
+            dv_acc, d_weights = add_product_and_nt(spec, (dv_acc, minus_delta), *d_factors)
+            d_scores = weights * d_weights
+            (dk_acc,) = add_products(spec, (dk_acc,), (d_scores.astype(q.dtype),), (q_tile.at[slot],))
             plgpu.barrier_arrive(q_free.at[slot])
-            return carry
+            return dk_acc, dv_acc
 
         zeros = laid_out(spec, jnp.zeros((ROWS, k_tile.shape[-1]), jnp.float32))
         dk_acc, dv_acc = visit(spec, counts, (b, j), step, (zeros, zeros), times=heads)

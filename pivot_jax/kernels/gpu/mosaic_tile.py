@@ -84,11 +84,16 @@ def product_nt(spec: Spec, a: Any, b: Any, meanwhile: Any = lambda: None) -> Arr
     return pl.run_scoped(compute, plgpu.ACC((a.shape[0], b.shape[0]), jnp.float32))
 
 
-def add_product_nt(spec: Spec, acc: Array, a: Any, b: Any) -> Array:
-    """acc + :func:`product_nt`."""
+def add_product_and_nt(spec: Spec, accs: tuple[Array, Array], rows: tuple[Any, Any], nt: tuple[Any, Any]) -> Any:
+    """One sum plus a product of ``rows``, as in :func:`add_products`, the other plus :func:`product_nt` of ``nt``."""
     if spec.interpret:
-        return acc + product_nt(spec, a, b)
-    return pl.run_state(lambda ref: plgpu.wgmma(ref, a, b.transpose((1, 0))))(plgpu.ACC.init(acc))
+        return *add_products(spec, accs[:1], rows[:1], rows[1:]), accs[1] + product_nt(spec, *nt)
+
+    def compute(refs):
+        plgpu.wgmma(refs[0], *rows)
+        plgpu.wgmma(refs[1], nt[0], nt[1].transpose((1, 0)))
+
+    return pl.run_state(compute)(tuple(plgpu.ACC.init(acc) for acc in accs))
 
 
 def weights_and_product_nt(spec: Spec, a: Any, b: Any, to_weights: Any, x: Any, y: Any) -> tuple[Array, Array]:
