@@ -17,7 +17,7 @@ class Chip:
     flops: float  # dense bf16 FLOP/s
     hbm_bytes: float  # bytes/s
     link_bytes: float  # bytes/s that a device sends to its peers over the fast network (ICI, NVLink)
-    outer_bytes: float  # the same over the network that joins slices or machines; 0: no figure published
+    outer_bytes: float  # the same over the network that joins slices or machines; 0: not known to us
     dims: int = 2  # of a TPU's torus; 0: not a TPU
     cores_per_chip: int = 1  # in the maker's counting
     devices_per_chip: int = 1
@@ -29,7 +29,7 @@ CHIPS: dict[str, Chip] = {
     "v5e": Chip("TPU v5 lite", 15.75, 197e12, 8.2e11, 2.0e11, 3.1e9),
     "v5p": Chip("TPU v5", 95.74, 459e12, 2.77e12, 6.0e11, 6.25e9, dims=3, cores_per_chip=2),
     "v6e": Chip("TPU v6 lite", 31.25, 918e12, 1.64e12, 4.5e11, 1.25e10),
-    "7x": Chip("TPU7x", 94.75, 1153e12, 3.7e12, 6.0e11, 6.25e9, dims=3, cores_per_chip=2, devices_per_chip=2),
+    "7x": Chip("TPU7x", 94.75, 1153e12, 3.7e12, 6.0e11, 0, dims=3, cores_per_chip=2, devices_per_chip=2),
     "h100": Chip("NVIDIA H100 80GB HBM3", 79.1, 989e12, 3.35e12, 4.5e11, 5.0e10, dims=0),
     "h200": Chip("NVIDIA H200", 139.8, 989e12, 4.8e12, 4.5e11, 5.0e10, dims=0),
 }
