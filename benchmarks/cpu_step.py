@@ -196,8 +196,7 @@ class JaxSide:
         return vlm_batch(rows, data["images"][:, None], np.arange(len(rows)), (start + count, count), 0)
 
     def _stored(self, module: Any, params: Any, batch: Any) -> Any:
-        from pivot_jax.steps.preference import answer_logps
-        from pivot_jax.steps.scored import score
+        from pivot_jax.steps.scored import answer_logps, score
 
         return np.asarray(self.jax.jit(lambda p, b: answer_logps(score(module, p, b), b))(params, batch))
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from flax import struct
 
-CHOSEN, REJECTED = 1, 2
+CHOSEN = 1
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from pivot_jax.data.anyres import TAPS, Tiler
-from pivot_jax.data.batch import CHOSEN, REJECTED, EncodedRow, Example, Message
+from pivot_jax.data.batch import EncodedRow, Example, Message
+from pivot_jax.data.group import group_row
 from pivot_jax.data.images import size_of
-from pivot_jax.data.patches import Cutter, grid_positions, text_behind
+from pivot_jax.data.patches import Cutter, grid_positions
 from pivot_jax.data.sources.base import IMAGE
 from pivot_jax.data.template import Template
 from pivot_jax.errors import RowError, UserError
@@ -183,16 +184,8 @@ class Chat:
         cut = max(len(chosen), len(rejected)) > cap
         if cut and chosen[:cap] == rejected[:cap]:
             raise RowError(example.id, f"chosen and rejected are the same when cut to {cap} tokens")
-        chosen, rejected = chosen[:cap], rejected[:cap]
-        c, r = len(chosen), len(rejected)
-        ids = np.asarray([*prompt.ids, *chosen, *rejected], np.int32)
-        before = self._positions(ids[:p], grids)
-        positions = np.concatenate([before, text_behind(before, c), text_behind(before, r)])
-        branches = np.repeat(np.asarray([0, CHOSEN, REJECTED]), [p, c, r])
-        targets = np.concatenate([scored, np.arange(p, p + c + r)])
-        sources = targets - 1
-        sources[targets == p + c] = p - 1  # the rejected answer too begins behind the prompt
-        return self._row(example, ids, grids, positions, branches, sources, targets, cut)
+        row = self._single(example, np.asarray(prompt.ids, np.int32), grids, scored, cut)
+        return group_row(row, [chosen[:cap], rejected[:cap]])
 
     def _single(
         self,
@@ -204,8 +197,21 @@ class Chat:
     ) -> EncodedRow:
         """A row of one branch; ``targets``: places of the scored tokens."""
         targets = np.zeros(0, np.int64) if targets is None else targets
-        branches = np.zeros(len(ids), np.int32)
-        return self._row(example, ids, grids, self._positions(ids, grids), branches, targets - 1, targets, cut)
+        slots = np.full(len(ids), -1, np.int32)
+        slots[ids == self.image_id] = self._slots(grids)
+        return EncodedRow(
+            id=example.id,
+            tokens=ids,
+            image_slots=slots,
+            **self._taps(example, slots),
+            positions=self._positions(ids, grids).astype(np.int32),
+            branches=np.zeros(len(ids), np.int32),
+            sources=(targets - 1).astype(np.int32),
+            targets=ids[targets],
+            target_branches=np.zeros(len(targets), np.int32),
+            images=example.images,
+            cut=cut,
+        )
 
     def fits(self, row: EncodedRow, places: np.ndarray) -> bool:
         """Whether a row has as many image tokens as its pictures, cut into patches at places [m, p, 2], need."""
@@ -243,33 +249,6 @@ class Chat:
             found = self.cutter.layout(*size_of(image))
             taps[slots >= 0], weights[slots >= 0] = found.slots, found.weights
         return {"tile_taps": taps, "tile_weights": weights}
-
-    def _row(
-        self,
-        example: Example,
-        ids: np.ndarray,
-        grids: list[tuple[int, int]],
-        positions: np.ndarray,
-        branches: np.ndarray,
-        sources: np.ndarray,
-        targets: np.ndarray,
-        cut: bool,
-    ) -> EncodedRow:
-        slots = np.full(len(ids), -1, np.int32)
-        slots[ids == self.image_id] = self._slots(grids)
-        return EncodedRow(
-            id=example.id,
-            tokens=ids,
-            image_slots=slots,
-            **self._taps(example, slots),
-            positions=positions.astype(np.int32),
-            branches=branches.astype(np.int32),
-            sources=sources.astype(np.int32),
-            targets=ids[targets],
-            target_branches=branches[targets].astype(np.int32),
-            images=example.images,
-            cut=cut,
-        )
 
 
 def _counts(grids: list[tuple[int, int]]) -> list[int]:

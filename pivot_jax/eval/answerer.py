@@ -12,6 +12,7 @@ import numpy as np
 from pivot_jax.data.batch import EncodedRow, Example
 from pivot_jax.data.chat import Chat
 from pivot_jax.data.collate import prompt_batch, vlm_batch
+from pivot_jax.data.group import group_row
 from pivot_jax.data.images import preset_of
 from pivot_jax.data.patches import Cutter
 from pivot_jax.data.pictures import Arrays, Pictures
@@ -122,9 +123,7 @@ class Answerer:
         sums, counts, start = [], [], 0
         for rows, images, count in self._batches(examples):
             full = [
-                ranking.option_row(row, [self._option_ids(text) for text in options[start + index]])
-                if row is not None
-                else None
+                group_row(row, [self._option_ids(text) for text in options[start + index]]) if row is not None else None
                 for index, row in enumerate(rows)
             ]
             targets = max(len(row.targets) for row in full if row is not None)

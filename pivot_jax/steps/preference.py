@@ -15,7 +15,7 @@ from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives import preference, sft
 from pivot_jax.objectives.terms import Term, weighted
 from pivot_jax.steps.objective import Objective
-from pivot_jax.steps.scored import answer_weights, score
+from pivot_jax.steps.scored import answer_logps, score
 
 _ROUNDING = 1e-6  # relative; sums of a few thousand float32 log-probs agree to this
 
@@ -57,11 +57,6 @@ def build(mllm: MLLM, section: Any) -> Objective:
     if mixture.bco:
         return Objective(totals, loss, preference.RewardMean.zero(), remember)
     return Objective(totals, loss)
-
-
-def answer_logps(stats: TokenStats, batch: Any) -> Any:
-    """Summed log-probs of each row's chosen and rejected answer: float32 [b, k, 2]."""
-    return jnp.einsum("bt,btkr->bkr", stats.logps, answer_weights(batch), precision=jax.lax.Precision.HIGHEST)
 
 
 def _valid(batch: Any) -> Any:

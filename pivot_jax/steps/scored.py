@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from pivot_jax.kernels.token_logprobs import TokenStats, token_logprobs
@@ -23,11 +24,17 @@ def score(mllm: MLLM, params: dict[str, Any], batch: Any, image_features: Any = 
     return TokenStats(*(getattr(stats, name).reshape(shape) for name in ("logps", "entropy", "correct", "mean_logit")))
 
 
-def answer_weights(batch: Any) -> Any:
-    """float32 [b, t, k, 2]: weight of each target in the chosen and in the rejected answer of each of k rows.
+def answer_weights(batch: Any, answers: int = 2) -> Any:
+    """float32 [b, t, k, answers]: weight of each target in each answer (branch 1, 2, ...) of each of k rows.
 
-    Targets of branch 0 (prompt) count in both answers of their row; they cancel in every pairwise loss.
+    Targets of branch 0 (prompt) count in all answers of their row; they cancel in every loss that compares answers.
     """
     rows, branches = batch.target_rows[:, :, None, None], batch.target_branches[:, :, None, None]
     own = rows == jnp.arange(batch.row_index.shape[1])[:, None]
-    return batch.weights[:, :, None, None] * (own & ((branches == 0) | (branches == jnp.asarray([1, 2]))))
+    return batch.weights[:, :, None, None] * (own & ((branches == 0) | (branches == 1 + jnp.arange(answers))))
+
+
+def answer_logps(stats: TokenStats, batch: Any, answers: int = 2) -> Any:
+    """Summed log-probs of each row's answers, chosen and rejected or a group's: float32 [b, k, answers]."""
+    weights = answer_weights(batch, answers)
+    return jnp.einsum("bt,btkr->bkr", stats.logps, weights, precision=jax.lax.Precision.HIGHEST)

@@ -16,8 +16,7 @@ from pivot_jax.data import scenes
 from pivot_jax.data.loader import build_loader
 from pivot_jax.data.tokenizer import load_tokenizer
 from pivot_jax.probe import gradmap
-from pivot_jax.steps.preference import answer_logps
-from pivot_jax.steps.scored import score
+from pivot_jax.steps.scored import answer_logps, score
 from pivot_jax.study.measure import save_arrays
 from pivot_jax.study.settings import Study
 from pivot_jax.train.opened import OpenRun, open_run

@@ -14,8 +14,7 @@ from pivot_jax.data.tokenizer import load_tokenizer
 from pivot_jax.eval.answerer import Answerer
 from pivot_jax.eval.benchmarks import evaluate
 from pivot_jax.probe import classify, features, heads, segment
-from pivot_jax.steps.preference import answer_logps
-from pivot_jax.steps.scored import score
+from pivot_jax.steps.scored import answer_logps, score
 from pivot_jax.study.settings import RUN_OF_ARM, Study
 from pivot_jax.train.opened import OpenRun, open_encoder, open_run
 

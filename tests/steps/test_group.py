@@ -8,28 +8,27 @@ import numpy as np
 
 from pivot_jax.data.batch import EncodedRow
 from pivot_jax.data.collate import vlm_batch
+from pivot_jax.data.group import group_row
 from pivot_jax.models.mllm import MLLM
-from pivot_jax.steps.scored import score
+from pivot_jax.steps.scored import answer_logps, score
 from tests import tiny
 
 IMAGE, PROMPT, ANSWERS = 4, 5, (3, 1, 6, 2)
 START = IMAGE + PROMPT
 
 
-def row(text, lengths):
-    """Image, prompt and answers of the given lengths side by side; one answer needs no branch."""
-    branches = np.concatenate([np.zeros(START), *(np.full(n, i + 1) for i, n in enumerate(lengths))]).astype(np.int32)
-    within = np.concatenate([np.arange(n) for n in lengths])
-    at = np.arange(START, START + len(within))
+def row(text, answer):
+    """Image, prompt and one answer of the given length (0: the prompt alone) as a row without branches."""
+    places = np.arange(START + answer, dtype=np.int32)
     return EncodedRow(
         id="row",
         tokens=np.concatenate([np.full(IMAGE, 5), text]).astype(np.int32),
-        image_slots=np.where(np.arange(len(branches)) < IMAGE, np.arange(len(branches)), -1),
-        positions=np.concatenate([np.arange(START), START + within]).astype(np.int32),
-        branches=branches if len(lengths) > 1 else np.zeros_like(branches),
-        sources=np.where(within == 0, START - 1, at - 1).astype(np.int32),
+        image_slots=np.where(places < IMAGE, places, -1),
+        positions=places,
+        branches=np.zeros_like(places),
+        sources=places[START:] - 1,
         targets=text[PROMPT:].astype(np.int32),
-        target_branches=branches[START:],
+        target_branches=np.zeros(answer, np.int32),
     )
 
 
@@ -41,18 +40,17 @@ def test_a_group_in_one_row_equals_a_sequence_per_response():
     ends = PROMPT + np.cumsum(ANSWERS)
     cut = [np.r_[0:PROMPT, end - n : end] for n, end in zip(ANSWERS, ends, strict=True)]
     longest = START + max(ANSWERS)
-    group = vlm_batch(
-        [row(text, ANSWERS) for text in texts], images, np.arange(2), (START + sum(ANSWERS) + 3, sum(ANSWERS)), 0
-    )
+    groups = [group_row(row(text[:PROMPT], 0), np.split(text[PROMPT:], ends[:-1] - PROMPT)) for text in texts]
+    group = vlm_batch(groups, images, np.arange(2), (START + sum(ANSWERS) + 3, sum(ANSWERS)), 0)
     alone = [
-        vlm_batch([row(text[places], (n,)) for text in texts], images, np.arange(2), (longest, n), 0)
+        vlm_batch([row(text[places], n) for text in texts], images, np.arange(2), (longest, n), 0)
         for places, n in zip(cut, ANSWERS, strict=True)
     ]
     advantages = jnp.asarray([0.7, -1.2, 0.1, 2.0])
 
     def together(params):
-        logps = score(module, params, group).logps
-        return jnp.sum(logps * advantages[group.target_branches - 1]), logps
+        stats = score(module, params, group)
+        return jnp.sum(answer_logps(stats, group, len(ANSWERS)) @ advantages), stats.logps
 
     def apart(params):
         logps = [score(module, params, batch).logps for batch in alone]

@@ -11,7 +11,7 @@ from pivot_jax import rules
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives.preference import RewardMean
 from pivot_jax.steps import preference, sft
-from pivot_jax.steps.scored import score
+from pivot_jax.steps.scored import answer_logps, score
 
 MODEL = MLLM(tiny.CONFIG)
 DPO = {"name": "dpo", "beta": 0.1, "gamma": 0.3, "label_smoothing": 0.0}
@@ -88,9 +88,9 @@ def test_a_packed_batch_holds_each_row_once_and_says_whose_a_target_is():
 
 def test_log_probs_have_an_entry_per_row_and_a_masked_one_is_zero():
     batch = rows()
-    sums = preference.answer_logps(score(MODEL, tiny.params(), batch), batch)
+    sums = answer_logps(score(MODEL, tiny.params(), batch), batch)
     packed = tiny.packed(batch, 4)
-    together = preference.answer_logps(score(MODEL, tiny.params(), packed), packed)
+    together = answer_logps(score(MODEL, tiny.params(), packed), packed)
     assert sums.shape == (8, 1, 2) and together.shape == (2, 4, 2)
     np.testing.assert_allclose(together.reshape(8, 2), sums[:, 0], rtol=1e-5)
     assert not np.any(together[0, 2]) and not np.any(together[1, 3])

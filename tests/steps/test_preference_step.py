@@ -14,7 +14,7 @@ from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives.preference import RewardMean, bco
 from pivot_jax.probe import gradmap
 from pivot_jax.steps import preference, sft
-from pivot_jax.steps.scored import score
+from pivot_jax.steps.scored import answer_logps, score
 from pivot_jax.steps.update import build_step, init_state
 
 MODEL = MLLM(tiny.CONFIG)
@@ -89,7 +89,7 @@ def test_A2_gradient_equals_the_closed_form():
     _, grads, _ = run(dpo(), params, batch)
 
     def logp(params, answer):
-        return preference.answer_logps(score(MODEL, params, batch), batch)[0, 0, answer]
+        return answer_logps(score(MODEL, params, batch), batch)[0, 0, answer]
 
     values, parts = zip(*(jax.jit(jax.value_and_grad(logp), static_argnums=1)(params, a) for a in (0, 1)), strict=True)
     delta = (values[0] - batch.ref_logps[0, 0, 0]) - (values[1] - batch.ref_logps[0, 0, 1])
@@ -100,7 +100,7 @@ def test_A2_gradient_equals_the_closed_form():
 def test_A2_log_probs_are_summed_not_averaged():
     params, batch = tiny.params(), tiny.pairs(2)
     stats = score(MODEL, params, batch)
-    sums = preference.answer_logps(stats, batch)
+    sums = answer_logps(stats, batch)
     for row in range(2):
         for answer in (0, 1):
             chosen = (batch.target_branches[row] == answer + 1) & (batch.weights[row] > 0)
@@ -149,7 +149,7 @@ def test_A4_delta_runs_through_the_steps():
     for seed in (0, 1):
         batch = tiny.pairs(seed=seed)
         np.testing.assert_allclose(state.memory.mean, np.mean(seen) if seen else 0.0, rtol=1e-5)
-        sums = preference.answer_logps(score(MODEL, params, batch), batch) - batch.ref_logps
+        sums = answer_logps(score(MODEL, params, batch), batch) - batch.ref_logps
         seen += np.ravel(0.1 * sums).tolist()
         state, _ = step(state, batch, None)
     np.testing.assert_allclose(state.memory.mean, np.mean(seen), rtol=1e-5)
@@ -162,7 +162,7 @@ def test_A4_mpo_on_the_model():
     memory = RewardMean(jnp.float32(0.4), jnp.float32(8))
     loss, _, metrics = run(objective, params, batch, memory=memory)
     plain, _, _ = run(dpo(), params, batch)
-    sums = preference.answer_logps(score(MODEL, params, batch), batch) - batch.ref_logps
+    sums = answer_logps(score(MODEL, params, batch), batch) - batch.ref_logps
     quality = jnp.mean(bco(sums[..., 0], sums[..., 1], 0.1, 0.4))
     np.testing.assert_allclose(loss, 0.8 * plain + 0.2 * quality + metrics["nll_loss"], rtol=1e-5)
 

@@ -13,8 +13,7 @@ from pivot_jax import rules
 from pivot_jax.data.loader import build_loader
 from pivot_jax.data.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
-from pivot_jax.steps.preference import answer_logps
-from pivot_jax.steps.scored import score
+from pivot_jax.steps.scored import answer_logps, score
 from pivot_jax.train import checkpoint
 from pivot_jax.train.extract import extract
 from pivot_jax.train.metrics import read
