@@ -4,14 +4,16 @@
     python benchmarks/input_pipeline.py --config configs/trial/sft.py    # a config's own data
 
 Without a config, 640 x 480 JPEG pictures with short conversations in LLaVA's format are written to a scratch folder and
-brought to 384 pixels. Pictures are decoded anew every time (``data.cache_images_mib=0``). For each of the step
-times given the loader is read by a loop that sleeps that long, as the host does while a device works; what the loop
-waits for batches is what ``perf/data_wait_s`` of a run reports. Rows/s are those of a loop that does not sleep.
+brought to 384 pixels. Pictures are decoded and rows tokenised anew every time (``data.cache_images_mib=0``,
+``data.cache_rows_mib=0``). For each of the step times given the loader is read by a loop that sleeps that long, as the
+host does while a device works; what the loop waits for batches is what ``perf/data_wait_s`` of a run reports. Rows/s
+are those of a loop that does not sleep. "first pass" is the pass over all rows before training, rows/s.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -82,31 +84,38 @@ def main() -> None:
     parser.add_argument("--config", help="a run's config; default: pictures made for the purpose")
     parser.add_argument("--rows", type=int, default=16, help="rows of a batch")
     parser.add_argument("--batches", type=int, default=40)
-    parser.add_argument("--pictures", type=int, default=256, help="of those made for the purpose")
+    parser.add_argument("--kinds", nargs="+", choices=("thread", "process"), default=["thread", "process"])
+    parser.add_argument("--pictures", type=int, default=4096, help="of those made for the purpose")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="data.workers")
     parser.add_argument("--step-seconds", type=float, nargs="+", default=[0.5, 1.0])
     parser.add_argument("--json", type=Path, default=measure.RESULTS / "input_pipeline.json")
     args = parser.parse_args()
     from pivot_jax import config as configs
+    from pivot_jax.data import index
     from pivot_jax.data.loader import build_loader
     from pivot_jax.data.tokenizer import load_tokenizer
 
     record = Record(args.json, "cpu")
     with tempfile.TemporaryDirectory() as scratch:
         config = configs.load(args.config) if args.config else synthetic(Path(scratch), args.pictures, args.rows)
-        config.data.batch_size, config.data.cache_images_mib = args.rows, 0
+        config.data.batch_size, config.data.cache_images_mib, config.data.cache_rows_mib = args.rows, 0, 0
         config.train.epochs = 1000.0
         record.content |= {"config": args.config or "made for the purpose", "rows": args.rows}
         tokenizer = load_tokenizer(config.tokenizer.path)
-        print(f"{'workers':>8}{'step s':>8}{'rows/s':>10}{'MB/s':>9}{'wait s':>9}{'share':>8}")
-        for workers in args.workers:
-            config.data.workers = workers
+        print(f"{'workers':>18}{'first pass':>12}{'step s':>8}{'rows/s':>10}{'MB/s':>9}{'wait s':>9}{'share':>8}")
+        for kind, workers in itertools.product(args.kinds, args.workers):
+            config.data.workers, config.data.worker_kind = workers, kind
+            index._RECENT.clear()  # so that every loader makes its own pass
+            start = time.perf_counter()
             loader = build_loader(config, tokenizer)
+            first = len(loader.source) / (time.perf_counter() - start)
             runs = [read(loader, args.batches, step) for step in (0.0, *args.step_seconds)]
-            record.add(f"{workers} workers", runs)
+            record.add(f"{workers} {kind}", {"first_pass_rows_per_second": first, "runs": runs})
             for x in runs:
-                line = f"{workers:8}{x['step_seconds_given']:8.2f}{x['rows_per_second']:10.1f}{x['mb_per_second']:9.1f}"
-                print(f"{line}{x['data_wait_s']['median']:9.3f}{x['share_waiting']:8.1%}", flush=True)
+                line = f"{f'{workers} {kind}':>18}{first:12.0f}{x['step_seconds_given']:8.2f}"
+                line += f"{x['rows_per_second']:10.1f}{x['mb_per_second']:9.1f}"
+                line += f"{x['data_wait_s']['median']:9.3f}{x['share_waiting']:8.1%}"
+                print(line, flush=True)
     print(f"written: {record.path}")
 
 

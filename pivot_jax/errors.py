@@ -1,5 +1,7 @@
 """Errors that are the input's fault, not the code's."""
 
+from typing import Any
+
 
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, where (file, row id, key), and the mend.
@@ -15,3 +17,6 @@ class RowError(UserError):
         super().__init__(f"row '{row_id}': {reason}")
         self.row_id = row_id
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowError, (self.row_id, self.reason)  # it comes back from worker processes

@@ -189,7 +189,10 @@ def _data() -> dict[str, Any]:
         },
         "batch_size": 16,  # rows (sft, contrastive) or pairs (preference) per optimizer step, over all processes
         "shuffle": True,  # order from (seed, epoch); False keeps the files' order
-        "workers": 2,  # threads that read and decode images; does not change the result
+        "workers": 2,  # threads or processes that read and decode images; does not change the result
+        # thread | process. Processes share the first pass over all rows too, and leave the interpreter lock to the
+        # train loop; they take a few seconds to start and some 400 MiB each.
+        "worker_kind": "thread",
         "prefetch": 2,  # batches prepared ahead; does not change the result
         "cache_rows_mib": 256,  # memory for tokenised rows, MiB; what does not fit is tokenised again in each epoch
         "cache_images_mib": 512,  # preprocessed pictures are kept in memory if all of them fit here, MiB; 0: never

@@ -28,6 +28,7 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"model\.decoder\.rope_scaling\.rope_type", ("default", "linear", "dynamic", "yarn", "llama3")),
     (r"tokenizer\.chat", ("chatml", "llama3")),
     (r"data\.template", ("chat", "plain")),
+    (r"data\.worker_kind", ("thread", "process")),
     (r"data\.loss_mask", ("response_only", "pivot")),
     (r"objective\.name", ("sft", "dpo", "mpo")),
     (r"objective\.reference", ("stored", "step")),

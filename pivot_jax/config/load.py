@@ -28,7 +28,7 @@ from pivot_jax.errors import UserError
 # mesh or accumulation changes results by rounding only.)
 EXECUTION = (
     r"name",
-    r"data\.(workers|prefetch|cache_rows_mib|cache_images_mib|max_bad_share)",
+    r"data\.(workers|worker_kind|prefetch|cache_rows_mib|cache_images_mib|max_bad_share)",
     r"hardware",
     r"parallel\..*",
     r"model\.(vision|second|decoder)\.(remat|scan_layers)",

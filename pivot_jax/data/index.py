@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from pivot_jax.data.batch import EncodedRow, Example
-from pivot_jax.data.images import ROOT_RULE
 from pivot_jax.data.sources import Source
+from pivot_jax.data.workers import RowReader, Workers
 from pivot_jax.errors import RowError
 from pivot_jax.progress import progress
 
@@ -42,12 +42,7 @@ class Index:
         return len(self.source_rows)
 
 
-def build_index(
-    source: Source,
-    encode: Callable[[Example], EncodedRow],
-    check_files: bool,
-    keep: Callable[[int, EncodedRow], None],
-) -> Index:
+def build_index(source: Source, workers: Workers, keep: Callable[[int, EncodedRow], None]) -> Index:
     """Reads and encodes every row once. ``keep(usable row number, encoded row)`` may store it for later."""
     places: list[int] = []
     lengths: list[int] = []
@@ -55,14 +50,10 @@ def build_index(
     bad: list[tuple[int, str, str]] = []
     size, cut = len(source), 0
     with progress(f"reading {source.name}", size, show=size >= SHOW_FROM) as advance:
-        for place in range(size):
+        for place, row in enumerate(workers.encode(_examples(source))):
             advance()
-            try:
-                row = encode(source[place])
-                if check_files:
-                    _look_for(row)
-            except RowError as error:
-                bad.append((place, error.row_id, error.reason))
+            if isinstance(row, RowError):
+                bad.append((place, row.row_id, row.reason))
                 continue
             keep(len(places), row)
             places.append(place)
@@ -73,18 +64,18 @@ def build_index(
     return Index(*arrays, tuple(bad), cut)
 
 
-def _look_for(row: EncodedRow) -> None:
-    for image in row.images:
-        if isinstance(image, str) and not os.path.exists(image):
-            raise RowError(row.id, f"image file {image} does not exist; {ROOT_RULE}")
+def _examples(source: Source) -> Iterator[Example | RowError]:
+    for place in range(len(source)):
+        try:
+            yield source[place]
+        except RowError as error:
+            yield error
 
 
-def _usable(source: Source, place: int, encode: Callable[[Example], EncodedRow], check_files: bool) -> bool:
+def _usable(source: Source, place: int, reader: RowReader) -> bool:
     """Whether a row that was bad is so no longer: the data file is the same, but a missing picture may be there now."""
     try:
-        row = encode(source[place])
-        if check_files:
-            _look_for(row)
+        reader.encode(source[place])
     except RowError:
         return False
     return True
@@ -116,28 +107,23 @@ RECENT = 6
 
 
 def read_index(
-    source: Source,
-    encode: Callable[[Example], EncodedRow],
-    settings: dict[str, Any],
-    tokenizer: Any,
-    check_files: bool,
-    room: int,
-    folder: Path | None,
+    source: Source, workers: Workers, settings: dict[str, Any], room: int, folder: Path | None
 ) -> tuple[Index, RowStore]:
     """The index of a source and its kept rows: from memory, from ``folder``, or from a pass over all rows.
 
-    ``settings``: everything besides source and tokenizer that ``encode`` depends on.
+    ``settings``: everything besides source and tokenizer that the tokens depend on.
     """
     store = RowStore(room)
     if not source.fingerprint:
-        return build_index(source, encode, check_files, store.keep), store
+        return build_index(source, workers, store.keep), store
+    tokenizer = workers.reader.chat.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     content = json.dumps([source.fingerprint, len(source), settings, room, vocabulary], sort_keys=True, default=str)
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def holds(index: Index) -> bool:
-        return not any(_usable(source, place, encode, check_files) for place, _, _ in index.bad)
+        return not any(_usable(source, place, workers.reader) for place, _, _ in index.bad)
 
     if key in _RECENT and holds(_RECENT[key][0]):
         return _RECENT[key]
@@ -145,7 +131,7 @@ def read_index(
     if path is not None and path.is_file() and holds(stored := _load(path)):
         log.info("index of %s taken from %s", source.name, path)
         return stored, store
-    index = build_index(source, encode, check_files, store.keep)
+    index = build_index(source, workers, store.keep)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _save(index, path)

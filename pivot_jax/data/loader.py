@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 
 from pivot_jax.data.ahead import Batch, LoaderIterator, read_ahead
-from pivot_jax.data.anyres import Tiler
 from pivot_jax.data.batch import EncodedRow, Example
-from pivot_jax.data.chat import Chat, Kind
+from pivot_jax.data.chat import Chat, Kind, chat_of
 from pivot_jax.data.collate import contrastive_batch, prompt_batch, vlm_batch
 from pivot_jax.data.images import load, patches
 from pivot_jax.data.index import Index, RowStore, read_index
 from pivot_jax.data.pack import Packer
 from pivot_jax.data.patches import Cutter
-from pivot_jax.data.pictures import MIB, Pictures, cutter_of
+from pivot_jax.data.pictures import MIB, Arrays, PictureReader, Pictures, cutter_of
 from pivot_jax.data.plan import Buckets, Plan, assign, local_slice
 from pivot_jax.data.skips import SkipLog
 from pivot_jax.data.sources import Source, read_all
+from pivot_jax.data.workers import Job, RowReader, Workers
 from pivot_jax.errors import RowError, UserError
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def build_loader(
     loader = Loader(
         cfg,
         source,  # type: ignore[arg-type]
-        _chat(cfg, tokenizer, kind, image_tokens, cutter, mrope),
+        chat_of(cfg, tokenizer, kind, image_tokens, cutter, mrope),
         kind,
         process=(process_index, process_count),
         workdir=None if workdir is None else Path(workdir),
@@ -95,32 +95,6 @@ def build_loader(
     if ref_logps is not None:
         loader.set_ref_logps(ref_logps)
     return loader
-
-
-def _chat(cfg: Any, tokenizer: Any, kind: Kind, image_tokens: int, cutter: Cutter | Tiler | None, mrope: bool) -> Chat:
-    data, words = cfg.data, cfg.tokenizer
-    longest, most = tuple(data.buckets[-1]) if data.buckets else (data.max_length, 0)
-    if kind == "contrastive":
-        if cutter is not None:
-            raise UserError(
-                f"data.image.preset: '{cutter.name}' cuts pictures into patches; stage 0 (contrastive) takes squares"
-            )
-        longest, most = cfg.model.text.max_length, 0
-    return Chat(
-        tokenizer,
-        image_tokens=image_tokens,
-        template=data.template,
-        system=words.system,
-        loss_mask=data.loss_mask,
-        image_token=words.image_token,
-        dialect=words.chat,
-        max_length=min(longest, data.max_length),
-        max_targets=most,
-        max_images=data.images_per_row,
-        cutter=cutter,
-        mrope=mrope,
-        image_around=tuple(words.image_around),
-    )
 
 
 class Loader:
@@ -154,16 +128,16 @@ class Loader:
         name = "skipped.jsonl" if process[0] == 0 else f"skipped-{process[0]}.jsonl"
         path = None if workdir is None else workdir / name
         self.skipped = SkipLog(path, len(source), cfg.data.max_bad_share, source.name)
+        pictures = PictureReader(cfg.data.images_per_row, cfg.data.image.preset, cfg.data.image.size, chat.cutter)
+        reader = RowReader(chat, kind, pictures, cfg.data.check_images)
+        self._workers = Workers(reader, cfg.data.workers, cfg.data.worker_kind)
         self._index, self._store = self._read_rows(cfg, workdir)
         self.rows = len(self._index)
         self.packer = Packer(self._index.lengths, self._index.targets, pack)
         given = _given_buckets(kind, cfg)
         bucket_of = self.packer.groups(given) if given else np.zeros(self.rows, np.int32)
         self.plan = Plan(bucket_of, batch_size, cfg.seed, cfg.data.shuffle, pack)
-        self._pictures = Pictures(
-            self.rows, cfg.data.images_per_row, cfg.data.image.preset, cfg.data.image.size, cfg.data.workers,
-            cfg.data.cache_images_mib, chat.cutter,
-        )  # fmt: skip
+        self._pictures = Pictures(pictures, self.rows, cfg.data.cache_images_mib)
         self.steps_per_epoch = self.plan.steps_per_epoch
         wanted = cfg.train.steps or math.ceil(cfg.train.epochs * self.steps_per_epoch - 1e-9)
         self.total_steps = wanted if self.steps_per_epoch else 0
@@ -181,10 +155,7 @@ class Loader:
             "limits": [chat.max_length, chat.max_targets, chat.image_tokens],
             "pictures": [chat.cutter, chat.mrope],
         }
-        index, store = read_index(
-            self.source, lambda example: chat.encode(example, self.kind), settings, chat.tokenizer,
-            data.check_images, data.cache_rows_mib * MIB, workdir,
-        )  # fmt: skip
+        index, store = read_index(self.source, self._workers, settings, data.cache_rows_mib * MIB, workdir)
         self.skipped.forget(self._mended(index))
         self.skipped.add_all(index.bad)
         log.info(
@@ -225,12 +196,20 @@ class Loader:
             self._store.keep(row, found)
         return found
 
-    def _references(self, row: int) -> tuple[str, tuple[Any, ...]]:
+    def _read(self, rows: list[int], fresh: dict[int, EncodedRow]) -> Iterator[Arrays | RowError]:
+        """Pictures of the rows, or what is wrong with one; rows that had to be tokenised as well go into ``fresh``."""
+        for row, done in zip(rows, self._workers.finish(map(self._job, rows)), strict=True):
+            if done.row is not None:
+                self._store.keep(row, done.row)
+                fresh[row] = done.row
+            yield done.pictures
+
+    def _job(self, row: int) -> Job:
         kept = self._store.get(row)
         if kept is not None and kept.images:
-            return kept.id, kept.images
+            return Job(kept.id, kept.images, None)
         example = self.example(row)
-        return example.id, example.images
+        return Job(example.id, example.images, example if kept is None else None)
 
     def set_ref_logps(self, ref_logps: np.ndarray) -> None:
         """Stored reference log-probs of chosen and rejected, float32 [rows, 2], to be put into every batch.
@@ -301,12 +280,13 @@ class Loader:
         index = np.array(rows)
         if self.ref_logps is not None:
             index = np.where(np.isfinite(self.ref_logps[index]).all(1), index, -1)
-        (images, places), errors = self._pictures.batch(index, self._references)
+        fresh: dict[int, EncodedRow] = {}
+        (images, places), errors = self._pictures.batch(index, lambda rows: self._read(rows, fresh))
         for place, error in enumerate(errors):
             if error is not None:
                 self.skipped.add(int(self._index.source_rows[index[place]]), error)
                 index[place] = -1
-        encoded = [self.encoded(int(row)) if row >= 0 else None for row in index]
+        encoded = [(fresh.get(int(row)) or self.encoded(int(row))) if row >= 0 else None for row in index]
         if places is not None:
             self._mask_changed(index, encoded, places)
         n, t = self.buckets[bucket]

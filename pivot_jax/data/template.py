@@ -92,6 +92,12 @@ class Template:
         self.newline_id = newline[0]
         self._close = [self.end_id, *self.text(self.dialect.after)]
 
+    def __getstate__(self) -> dict[str, Any]:  # a lock cannot go to a worker process
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def _token(self, text: str) -> int:
         ids = self.text(text)
         if len(ids) != 1:

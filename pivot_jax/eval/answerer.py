@@ -15,7 +15,8 @@ from pivot_jax.data.collate import prompt_batch, vlm_batch
 from pivot_jax.data.group import group_row
 from pivot_jax.data.images import preset_of
 from pivot_jax.data.patches import Cutter
-from pivot_jax.data.pictures import Arrays, Pictures
+from pivot_jax.data.pictures import Arrays, PictureReader, Pictures
+from pivot_jax.data.workers import Job, RowReader, Workers
 from pivot_jax.errors import UserError
 from pivot_jax.eval import rank as ranking
 from pivot_jax.eval.generate import generate
@@ -63,9 +64,10 @@ class Answerer:
         self.eos_ids = tuple(dict.fromkeys((chat.end_id, *eos_ids)))
         self._key = jax.random.key(seed)
         self._calls = 0
-        # Every picture is used once, so none is kept (a cache of 0 MiB).
         size = 0 if isinstance(chat.cutter, Cutter) else mllm.config.vision.image_size  # of a square or a tile
-        self._pictures = Pictures(1, chat.max_images, preset, size, workers, 0, chat.cutter)
+        reader = PictureReader(chat.max_images, preset, size, chat.cutter)
+        self._pictures = Pictures(reader, 1, cache_mib=0)  # every picture is used once, so none is kept
+        self._workers = Workers(RowReader(chat, "prompt", reader, check_files=False), workers, "thread")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -156,9 +158,11 @@ class Answerer:
 
     def _images(self, chunk: Sequence[Example], masked: int) -> Arrays:
         if self.blank_images and self.chat.cutter is None:
-            return self._blank((len(chunk) + masked, *self._pictures.shape)), None
+            return self._blank((len(chunk) + masked, *self._pictures.reader.shape)), None
         rows = np.asarray([*range(len(chunk)), *[-1] * masked])
-        (images, places), errors = self._pictures.batch(rows, lambda row: (chunk[row].id, chunk[row].images))
+        jobs = [Job(example.id, example.images, None) for example in chunk]
+        done = self._workers.finish(jobs)
+        (images, places), errors = self._pictures.batch(rows, lambda _: (one.pictures for one in done))
         if bad := next((error for error in errors if error is not None), None):
             raise UserError(f"{bad}; mend the file, every question of a benchmark has to be asked")
         return (self._blank(images.shape) if self.blank_images else images), places

@@ -21,7 +21,7 @@ from pivot_jax.data.batch import Example, Message
 from pivot_jax.data.chat import Chat
 from pivot_jax.data.loader import build_loader
 from pivot_jax.data.patches import cutter_of, grid_positions, naflex_size, smart_size, text_behind
-from pivot_jax.data.pictures import Pictures
+from pivot_jax.data.pictures import PictureReader, Pictures
 from pivot_jax.errors import RowError, UserError
 from tests.data.conftest import config
 
@@ -284,12 +284,20 @@ def test_pictures_are_cut_and_kept(tmp_path):
     for i, path in enumerate(paths):
         photo(24, 24 + 8 * i).save(path)
     shown = {0: (paths[0],), 1: tuple(paths), 2: (str(Path("no") / "such.png"),)}
-    references = lambda row: (str(row), shown[row])  # noqa: E731
+    reader = PictureReader(2, "qwen2_vl", 0, cut)
+
+    def read(rows):
+        for row in rows:
+            try:
+                yield reader.read(shown[row])
+            except UserError as error:
+                yield RowError(str(row), str(error))
+
     for cache in (0, 64):
-        pictures = Pictures(3, 2, "qwen2_vl", 0, 1, cache, cut)
+        pictures = Pictures(reader, 3, cache)
         rows = np.asarray([1, -1, 0, 2])
         for _ in range(2):
-            (patches, places), errors = pictures.batch(rows, references)
+            (patches, places), errors = pictures.batch(rows, read)
             assert patches.shape == (4, 2, 64, 48) and places.shape == (4, 2, 64, 2)
             counts = (places[..., 0] >= 0).sum(-1)
             np.testing.assert_array_equal(counts, [[36, 48], [0, 0], [36, 0], [0, 0]])

@@ -20,7 +20,7 @@ from pivot_jax.data.anyres import GRID_SIDE, Tiler, tile_grid
 from pivot_jax.data.batch import Example, Message
 from pivot_jax.data.chat import Chat
 from pivot_jax.data.collate import prompt_batch, vlm_batch
-from pivot_jax.data.pictures import Pictures
+from pivot_jax.data.pictures import PictureReader, Pictures
 from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.models.mllm import MLLM, head_matrix
 
@@ -70,8 +70,10 @@ def prompts(tokenizer):
     turns = (Message("user", "<image>\nWhat is it?"),)
     examples = [Example(str(i), turns, (np.asarray(image),)) for i, image in enumerate(pictures())]
     rows = [chat.encode(example, "prompt") for example in examples]
-    read = Pictures(len(rows), 1, "siglip", TILE, 1, 0, tiler)
-    (images, _), errors = read.batch(np.arange(len(rows)), lambda row: (rows[row].id, examples[row].images))
+    reader = PictureReader(1, "siglip", TILE, tiler)
+    (images, _), errors = Pictures(reader, len(rows), 0).batch(
+        np.arange(len(rows)), lambda places: [reader.read(examples[place].images) for place in places]
+    )
     assert errors == [None] * len(rows)
     length = max(len(row.tokens) for row in rows) + 3
     return prompt_batch(rows, images, np.arange(len(rows)), length, chat.pad_id), rows, images
