@@ -51,8 +51,9 @@ def model_config() -> Any:
     return MLLMConfig(vision, ProjectorConfig(), decoder)
 
 
-def unrolled(cfg: Any) -> Any:
-    towers = {name: dataclasses.replace(getattr(cfg, name), scan_layers=False) for name in ("vision", "decoder")}
+def unrolled(cfg: Any, remat: str) -> Any:
+    own = {"scan_layers": False, "remat": remat}
+    towers = {name: dataclasses.replace(getattr(cfg, name), **own) for name in ("vision", "decoder")}
     return dataclasses.replace(cfg, **towers)
 
 
@@ -128,7 +129,7 @@ class TorchSide:
 class JaxSide:
     """The train loop's own compiled step, on one device."""
 
-    def __init__(self, folder: Path, task: str, rows: int, threads: int):
+    def __init__(self, folder: Path, task: str, rows: int, threads: int, remat: str = "none"):
         from pivot_jax.parallel import runtime
 
         runtime.keep_freed_memory()
@@ -142,7 +143,7 @@ class JaxSide:
 
         self.jax, self.task = jax, task
         config = self._config(task)
-        module = MLLM(unrolled(hub.read_config(folder).mllm))
+        module = MLLM(unrolled(hub.read_config(folder).mllm, remat))
         model = Model(module, lambda key: init_params(module, key))
         setup = assemble(
             config, make_mesh(config.parallel, jax.devices()[:1]), argparse.Namespace(total_steps=1000), model

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,14 @@ def main() -> None:
     print(f"written: {args.json}")
 
 
-def planned(size: str, topology: str, effort: str) -> dict[str, Any]:
+def planned(size: str, topology: str, effort: str, changes: Sequence[str] = (), search: bool = True) -> dict[str, Any]:
     """The plan of the config's batch, and what is the most that fits."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.json"
         command = [sys.executable, "-m", "pivot_jax.cli", "plan", "--config", CONFIG, "--topology", topology]
-        command += ["--search", "--effort", effort, "--json", str(file), f"--config.data.buckets=({BUCKET},)"]
-        command += [f"--config.model.decoder.name={DECODERS[size]}"]
+        command += ["--effort", effort, "--json", str(file), f"--config.data.buckets=({BUCKET},)"]
+        command += [f"--config.model.decoder.name={DECODERS[size]}", *changes, *["--search"] * search]
         environment = os.environ | {"PYTHONPATH": str(measure.ROOT)}
         run = subprocess.run(command, cwd=measure.ROOT, env=environment, capture_output=True, text=True, check=False)
         if not file.exists():

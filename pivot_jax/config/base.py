@@ -104,7 +104,8 @@ def _encoder() -> dict[str, Any]:
         # Side of the position table where it differs from image_size // patch_size (a checkpoint of another
         # resolution); it is resized in the forward pass. 0: that of the images.
         "pos_grid": 0,
-        "remat": "none",  # none | dots (keep matmul results) | full (recompute each block in the backward pass)
+        # none | dots (keep the results of matmuls and attention) | full (recompute each block in the backward pass)
+        "remat": "none",
         "scan_layers": True,  # one compiled block for all layers; False unrolls (slower to compile)
     }
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pivot_jax.kernels import residuals
 from pivot_jax.kernels.target import platform
 
 Array = jax.Array
@@ -65,12 +66,12 @@ def _forward(causal: bool, scale: float, q: Array, k: Array, v: Array, masks: An
 
 
 def _core_fwd(causal, scale, q, k, v, masks):
-    out, lse = _forward(causal, scale, q, k, v, masks)
+    out, lse = residuals.attention(*_forward(causal, scale, q, k, v, masks))
     return out, (q, k, v, masks, out, lse)
 
 
-def _core_bwd(causal, scale, residuals, d_out):
-    q, k, v, masks, out, lse = residuals
+def _core_bwd(causal, scale, kept, d_out):
+    q, k, v, masks, out, lse = kept
     # softmax's Jacobian needs only the row sum of d_out * out
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
 

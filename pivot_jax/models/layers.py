@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from pivot_jax.kernels import residuals
+
 Array = jax.Array
 
 ACTIVATIONS = {
@@ -152,8 +154,11 @@ class Collect:
 COLLECT_NOTHING = Collect(False)
 
 REMAT_POLICIES = {
-    # matmul results are kept, everything cheap is computed again; attention is computed again too
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    # Kept: matmul results, and what attention's backward pass needs; everything cheap is computed again.
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(residuals.ATTENTION),
+    ),
     # only layer inputs are kept
     "full": jax.checkpoint_policies.nothing_saveable,
 }

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 
 from pivot_jax.models.mllm import MLLM, init_params
+from pivot_jax.parallel.mesh import AXES
 from pivot_jax.steps.scored import score
+from pivot_jax.train.work import traced_flops
 from tests import tiny
 
 
@@ -28,6 +31,22 @@ def scanned():
 def test_unrolled_layers_give_the_scans_loss_and_gradients(scanned, remat):
     found = value_and_gradients(MLLM(tiny.config(scan_layers=False, remat=remat)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, scanned)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_dots_computes_no_product_again(scan_layers, devices):
+    """Neither the matmuls nor attention, which stands in a ``shard_map`` where there is a mesh."""
+    batch = tiny.pairs(4)
+
+    def flops(remat: str) -> float:
+        mllm = MLLM(tiny.config(remat=remat, scan_layers=scan_layers))
+        loss = lambda params: jnp.sum(score(mllm, params, batch).logps * batch.weights)  # noqa: E731
+        return traced_flops(jax.make_jaxpr(jax.grad(loss))(tiny.params()))
+
+    mesh = Mesh(np.reshape(jax.devices()[:devices], (1, devices, 1)), AXES, axis_types=(AxisType.Auto,) * 3)
+    with jax.set_mesh(mesh):
+        assert flops("none") == flops("dots") < flops("full")
 
 
 def test_unrolled_layers_have_no_loop_and_the_same_parameters():

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels import residuals
 from pivot_jax.kernels.gpu.mosaic_backward import backward
 from pivot_jax.kernels.gpu.mosaic_forward import forward
 from pivot_jax.kernels.gpu.mosaic_tile import TILE, Spec
@@ -63,12 +64,12 @@ def _attend(spec: Spec, q: Array, k: Array, v: Array, codes: blocks_lib.Codes) -
 
 
 def _attend_fwd(spec, q, k, v, codes):
-    out, lse = forward(spec, q, k, v, codes)
+    out, lse = residuals.attention(*forward(spec, q, k, v, codes))
     return out, (q, k, v, codes, out, lse)
 
 
-def _attend_bwd(spec, residuals, d_out):
-    q, k, v, codes, out, lse = residuals
+def _attend_bwd(spec, kept, d_out):
+    q, k, v, codes, out, lse = kept
     return *backward(spec, q, k, v, codes, out, lse, d_out), jax.tree.map(_no_gradient, codes)
 
 

@@ -22,8 +22,8 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     TILE,
     WARPGROUPS,
     Spec,
+    add_product,
     add_product_and_nt,
-    add_products,
     along,
     apply_mask,
     code_arrays,
@@ -109,7 +109,7 @@ def _d_queries_kernel(
             factors = q_tile.at[wg], k_tile.at[slot], to_weights, d_tile.at[wg], v_tile.at[slot]
             weights, d_weights = weights_and_product_nt(spec, *factors)
             d_scores = weights * (d_weights - along(row_delta, 0, weights.shape))
-            (acc,) = add_products(spec, (acc,), (d_scores.astype(k.dtype),), (k_tile.at[slot],))
+            acc = add_product(spec, acc, d_scores.astype(k.dtype), k_tile.at[slot])
             plgpu.barrier_arrive(k_free.at[slot])
             return acc
 
@@ -194,7 +194,7 @@ def _d_keys_kernel(
             d_factors = (weights.astype(q.dtype), d_tile.at[slot]), (v_tile.at[wg], d_tile.at[slot])
             dv_acc, d_weights = add_product_and_nt(spec, (dv_acc, minus_delta), *d_factors)
             d_scores = weights * d_weights
-            (dk_acc,) = add_products(spec, (dk_acc,), (d_scores.astype(q.dtype),), (q_tile.at[slot],))
+            dk_acc = add_product(spec, dk_acc, d_scores.astype(q.dtype), q_tile.at[slot])
             plgpu.barrier_arrive(q_free.at[slot])
             return dk_acc, dv_acc
 

@@ -23,7 +23,7 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     TILE,
     WARPGROUPS,
     Spec,
-    add_products,
+    add_product,
     along,
     apply_mask,
     code_arrays,
@@ -106,7 +106,7 @@ def _kernel(
             plgpu.barrier_arrive(turn)
             plgpu.barrier_wait(v_ready.at[slot])
             plgpu.barrier_wait(turn)
-            (acc,) = add_products(spec, (acc,), (weights,), (v_tile.at[slot],))
+            acc = add_product(spec, acc, weights, v_tile.at[slot])
             plgpu.barrier_arrive(v_free.at[slot])
             return acc, now, total
 

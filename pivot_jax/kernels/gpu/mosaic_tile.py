@@ -85,9 +85,9 @@ def product_nt(spec: Spec, a: Any, b: Any, meanwhile: Any = lambda: None) -> Arr
 
 
 def add_product_and_nt(spec: Spec, accs: tuple[Array, Array], rows: tuple[Any, Any], nt: tuple[Any, Any]) -> Any:
-    """One sum plus a product of ``rows``, as in :func:`add_products`, the other plus :func:`product_nt` of ``nt``."""
+    """One sum plus a product of ``rows``, as in :func:`add_product`, the other plus :func:`product_nt` of ``nt``."""
     if spec.interpret:
-        return *add_products(spec, accs[:1], rows[:1], rows[1:]), accs[1] + product_nt(spec, *nt)
+        return add_product(spec, accs[0], *rows), accs[1] + product_nt(spec, *nt)
 
     def compute(refs):
         plgpu.wgmma(refs[0], *rows)
@@ -109,17 +109,11 @@ def weights_and_product_nt(spec: Spec, a: Any, b: Any, to_weights: Any, x: Any, 
     return pl.run_scoped(compute, *(plgpu.ACC((u.shape[0], v.shape[0]), jnp.float32) for u, v in ((a, b), (x, y))))
 
 
-def add_products(spec: Spec, accs: tuple[Array, ...], rows: tuple[Array, ...], factors: tuple[Any, ...]) -> Any:
-    """acc + row factor for each, awaited together; rows [n, m] in registers, factors [m, c] in shared memory."""
+def add_product(spec: Spec, acc: Array, row: Array, factor: Any) -> Array:
+    """acc + row factor; row [n, m] in registers, factor [m, c] in shared memory."""
     if spec.interpret:
-        products = (jnp.dot(a, b[...], preferred_element_type=jnp.float32) for a, b in zip(rows, factors, strict=True))
-        return tuple(acc + product for acc, product in zip(accs, products, strict=True))
-
-    def compute(refs):
-        for ref, a, b in zip(refs, rows, factors, strict=True):
-            plgpu.wgmma(ref, a, b)
-
-    return pl.run_state(compute)(tuple(plgpu.ACC.init(acc) for acc in accs))
+        return acc + jnp.dot(row, factor[...], preferred_element_type=jnp.float32)
+    return pl.run_state(lambda ref: plgpu.wgmma(ref, row, factor))(plgpu.ACC.init(acc))
 
 
 def laid_out(spec: Spec, x: Array, axis: int | None = None) -> Array:

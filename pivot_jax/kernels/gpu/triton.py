@@ -28,7 +28,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pivot_jax.kernels import blocks as blocks_lib
-from pivot_jax.kernels import tuned
+from pivot_jax.kernels import residuals, tuned
 from pivot_jax.kernels.gpu import triton_tile as tt
 from pivot_jax.kernels.gpu.triton_tile import EMPTY, LEAST, MASKED, Spec, Tile, Tiles
 from pivot_jax.kernels.target import kind, platform
@@ -108,12 +108,12 @@ def _attend(spec: Spec, q: Array, k: Array, v: Array, masks: Any) -> Array:
 
 
 def _attend_fwd(spec, q, k, v, masks):
-    out, lse = _forward(spec, q, k, v, masks)
+    out, lse = residuals.attention(*_forward(spec, q, k, v, masks))
     return out, (q, k, v, masks, out, lse)
 
 
-def _attend_bwd(spec, residuals, d_out):
-    q, k, v, masks, out, lse = residuals
+def _attend_bwd(spec, kept, d_out):
+    q, k, v, masks, out, lse = kept
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).swapaxes(1, 2)  # [b, h, n]
     dq = _backward_queries(spec, q, k, v, masks, d_out, lse, delta)
     dk, dv = _backward_keys(spec, q, k, v, masks, d_out, lse, delta)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pivot_jax.kernels import blocks as blocks_lib
-from pivot_jax.kernels import tuned
+from pivot_jax.kernels import residuals, tuned
 from pivot_jax.kernels.target import kind, platform
 from pivot_jax.kernels.tpu.backward import backward
 from pivot_jax.kernels.tpu.forward import forward
@@ -110,12 +110,12 @@ def _attend(spec: Spec, q: Array, k: Array, v: Array, where: Any) -> Array:
 
 
 def _attend_fwd(spec, q, k, v, where):
-    out, lse = forward(spec, q, k, v, where)
+    out, lse = residuals.attention(*forward(spec, q, k, v, where))
     return out, (q, k, v, where, out, lse)
 
 
-def _attend_bwd(spec, residuals, d_out):
-    q, k, v, where, out, lse = residuals
+def _attend_bwd(spec, kept, d_out):
+    q, k, v, where, out, lse = kept
     dq, dk, dv = backward(spec, q, k, v, where, out, lse, d_out)
     return dq, dk, dv, jax.tree.map(_no_gradient, where)
 
