@@ -1,6 +1,6 @@
 """Everything that waits for a GPU, in one command of under eight minutes.
 
-    python benchmarks/gpu.py [--out benchmarks/results] [--budget 460]
+    python benchmarks/gpu.py [--out benchmarks/results/gpu] [--budget 460]
 
 In this order: numerics of every attention backend at every head width and mask, attention times, log-probs, the SFT
 and DPO step, generation. Needed are jax with CUDA, flax, optax, numpy and pillow; PyTorch, transformers and tokamax are
@@ -45,7 +45,7 @@ LEAST = 20.0  # seconds without which a part is not begun: its processes take th
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=measure.RESULTS, help="folder of the JSON files")
+    parser.add_argument("--out", type=Path, default=measure.RESULTS / "gpu", help="folder of the JSON files")
     parser.add_argument("--budget", type=float, default=sum(part[3] for part in PARTS.values()), help="seconds in all")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU, ours only, to see that all runs")

@@ -1,7 +1,7 @@
 """Memory of a step by counting, for where the compiler of a topology is not installed. A guide, not a proof.
 
-Temporaries come out too low: of the full-size DPO step 14 % below the compiler's on one H200, 39 to 44 % where
-parameters are split over devices, whose gathered copies are not counted.
+The factors below are set to nine compiled steps (benchmarks/README.md): temporaries came out 7 to 16 % too low where
+the step is split over devices, and 31 % too high on one H200.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from pivot_jax import rules
 from pivot_jax.models.siglip import SigLIP
 from pivot_jax.plan.program import Program, device_bytes, held, step_arguments
 from pivot_jax.train.setup import Setup
 from pivot_jax.train.work import traced_flops
 
-# Values kept per token and block, in units of the block's width: layer input; matmul results; everything.
-_KEPT = {"full": 1, "dots": 10, "none": 16}
+# What a tower keeps for the backward pass beyond its blocks' inputs, in units of what its matmuls and attention give.
+_KEPT = {"full": 0.0, "dots": 1.0, "none": 3.3}
+# What the backward pass of one block holds at once, per token, in units of its width and of its MLP's.
+_AT_WORK = (16, 10)
 
 
 def estimate_step(setup: Setup, bucket: tuple[int, int], rows: int, *, count: bool = True) -> Program:
@@ -42,16 +45,22 @@ def _temporaries(setup: Setup, trained: Any, bucket: tuple[int, int], rows: int)
     size = np.dtype(config.model.dtype).itemsize if config.model.dtype != "bfloat16" else 2
     shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
     here = rows // (config.data.pack * shards * config.train.accumulate)  # sequences of a micro-batch
-    towers: list[tuple[Any, int]]
+    towers: list[tuple[str, Any, int]]
     if isinstance(module, SigLIP):
-        towers = [(module.vision_config, module.vision_config.sequence), (module.text_config, bucket[0])]
+        towers = [("vision", module.vision_config, module.vision_config.sequence)]
+        towers.append(("text", module.text_config, bucket[0]))
     else:
         images = (
             config.data.pack * config.data.images_per_row * config.data.image.max_tiles * module.config.vision.sequence
         )
-        towers = [(module.config.vision, images), (module.config.decoder, bucket[0])]
-    kept, work = 0, 0
-    for tower, tokens in towers:
-        kept += here * tokens * tower.width * tower.depth * _KEPT[getattr(tower, "remat", "none")] * size
-        work = max(work, here * tokens * (8 * tower.width + 4 * tower.mlp_dim) * size)
-    return device_bytes(trained) + kept + work
+        towers = [("vision", module.config.vision, images), ("decoder", module.config.decoder, bucket[0])]
+    flat, kept, work = rules.flatten(setup.like), 0.0, 0.0
+    for name, tower, tokens in towers:
+        kernels = [leaf.shape for path, leaf in flat.items() if path.startswith(f"{name}/blocks/") and "kernel" in path]
+        inputs = kernels[0][0] * tower.width  # of all blocks, per token; so much attention gives too
+        products = sum(shape[0] * shape[-1] for shape in kernels)
+        values = inputs + _KEPT[getattr(tower, "remat", "none")] * (products + inputs)
+        kept += here * tokens * values * size
+        at_work = _AT_WORK[0] * tower.width + _AT_WORK[1] * tower.mlp_dim
+        work = max(work, here * tokens * at_work * size)
+    return device_bytes(trained) + round(kept + work)

@@ -18,7 +18,7 @@ _PREALLOCATED = 0.75  # of a GPU's memory, by JAX's default
 def text(plan: Plan, topology: Topology) -> str:
     """One bucket's table: memory of a device, work, traffic, bounds of the step's time."""
     program, (tokens, targets) = plan.program, plan.bucket
-    how = f"estimated, likely too low; pip install 'pivot-jax[{topology.missing}]' to compile"
+    how = f"estimated, to a third or so; pip install 'pivot-jax[{topology.missing}]' to compile"
     how = "compiled" if plan.compiled else how
     shape = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     rows = f"{plan.rows} rows" + (f", {plan.pack} to a sequence," if plan.pack > 1 else "")
