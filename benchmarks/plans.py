@@ -55,7 +55,8 @@ def planned(size: str, topology: str, effort: str, changes: Sequence[str] = (), 
         file = Path(folder) / "plan.json"
         command = [sys.executable, "-m", "pivot_jax.cli", "plan", "--config", CONFIG, "--topology", topology]
         command += ["--effort", effort, "--json", str(file), f"--config.data.buckets=({BUCKET},)"]
-        command += [f"--config.model.decoder.name={DECODERS[size]}", *changes, *["--search"] * search]
+        command += ["--config.train.accumulate=1", f"--config.model.decoder.name={DECODERS[size]}"]
+        command += [*changes, *["--search"] * search]
         environment = os.environ | {"PYTHONPATH": str(measure.ROOT)}
         run = subprocess.run(command, cwd=measure.ROOT, env=environment, capture_output=True, text=True, check=False)
         if not file.exists():
