@@ -371,7 +371,8 @@ def test_gradients_alone_cross_slices_where_data_is_split_over_them(data):
 def test_a_step_compiles_for_gpus_that_are_not_here():
     """One row a device: XLA's own choice of matmul does not compile for that without the GPU at hand."""
     one = {"train.accumulate": "1", "data.buckets": "((1024,448),)"}
-    found = first(configs.load(DPO, {"parallel.fsdp": "8", "parallel.data": "1"} | one), topology.find("h100-8"), rows=8)
+    config = configs.load(DPO, {"parallel.fsdp": "8", "parallel.data": "1"} | one)
+    found = first(config, topology.find("h100-8"), rows=8)
     assert found.compiled
     assert found.fits
     assert found.program.temporaries > 0
