@@ -74,7 +74,7 @@ def test_wrong_usage_is_two(capsys):
     assert usage_error("demo", "--config.seed=3") == 2
     assert "takes no config keys" in capsys.readouterr().err
     assert usage_error("export-hf", "--workdir", "w", "--out", "o", "--drop-last") == 2
-    assert "--drop-last does nothing for --what llava" in capsys.readouterr().err
+    assert "--drop-last does nothing for --what model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("bad", ["0", "-1", "nan", "1.5", "²", "99999999999999999999"])

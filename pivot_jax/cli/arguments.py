@@ -55,7 +55,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
     if args.command == "train" and not args.workdir and not args.print_config:
         parser.error("train: --workdir is missing: where the run's checkpoints, metrics.jsonl and config.json go")
     if args.command == "export-hf" and args.drop_last and args.what != "encoder":
-        given = "(the default)" if args.what == "llava" else ""
+        given = "(the default)" if args.what == "model" else ""
         parser.error(f"--drop-last does nothing for --what {args.what} {given}: say --what encoder, or leave it out")
     if overrides and not hasattr(args, "takes_overrides"):
         parser.error(f"{args.command} takes no config keys, but --config.{next(iter(overrides))} was given")
@@ -202,7 +202,7 @@ def _export_hf(subparsers) -> None:
     )
     _workdir(parser, "the run")
     _step(parser)
-    parser.add_argument("--what", choices=hugging_face.PARTS, default="llava", help="default llava: everything")
+    parser.add_argument("--what", choices=hugging_face.PARTS, default="model", help="default model: everything")
     parser.add_argument("--out", metavar="DIR", required=True, help="where the folder goes")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--drop-last", action="store_true", help="encoder: leave out the block that no stage trains")

@@ -13,7 +13,7 @@ from pivot_jax.errors import UserError
 
 Overrides = dict[str, str]
 MOST_PATCHES = 4096  # of a picture, in an imported run: 1,024 tokens
-PARTS = ("llava", "encoder", "decoder", "adapter")
+PARTS = ("model", "encoder", "decoder", "adapter")
 
 
 def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
@@ -211,7 +211,7 @@ def _export_adapter(args: argparse.Namespace, config: Any, model: Any) -> None:
     from pivot_jax.train import checkpoint
 
     if not config.lora.rank:
-        raise UserError(f"{args.workdir} was trained without LoRA (lora.rank is 0); export the model, --what llava")
+        raise UserError(f"{args.workdir} was trained without LoRA (lora.rank is 0); export the model, --what model")
     params = checkpoint.load_run(Path(args.workdir), args.step, merge=False)
     start = config.init.get("", "")
     base = start.removeprefix("hf:") if start.startswith("hf:") else ""

@@ -132,15 +132,11 @@ def export_decoder(
     model = HubModel(family.model_type, decoder=decoder)
     raw = family.write(decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
 
-    def beside(into: Path) -> None:
-        folder.write_json(into / "config.json", raw)
-        folder.write_generation(into, tokenizer)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(into)
-            folder.write_chat_template(into, chat.jinja(system, dialect=dialect))
-        lines = ["A decoder trained with PIVOT-JAX. It loads with `transformers.AutoModelForCausalLM`.", "", note]
-        folder.write_card(into, "Language model", "text-generation", lines)
+    def write_chat(into: Path) -> None:
+        folder.write_chat_template(into, chat.jinja(system, dialect=dialect))
 
+    lines = ["A decoder trained with PIVOT-JAX. It loads with `transformers.AutoModelForCausalLM`.", "", note]
+    beside = _beside(raw, None, tokenizer, write_chat, ("Language model", "text-generation", lines))
     return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside, show)
 
 
@@ -190,24 +186,20 @@ def export_mllm(
     tower, language = vision_of(encoder), text_of(cfg.decoder)
     text = language.write(cfg.decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
     raw = (llava.write_onevision if tiled else llava.write)(tower.write(encoder, final, dtype), text, token_id, encoder)
-    seen, name = processors.write(encoder), raw["architectures"][0]
+    processor = llava.onevision_processor(encoder, processors.write(encoder)) if tiled else processors.write(encoder)
 
-    def beside(into: Path) -> None:
-        folder.write_json(into / "config.json", raw)
-        folder.write_generation(into, tokenizer)
-        folder.write_image_processor(into, llava.onevision_processor(encoder, seen) if tiled else seen)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(into)
-            token = tokenizer.convert_ids_to_tokens(token_id)
-            folder.write_llava_processor(into, encoder, token, chat.jinja(system, token, dialect), tiled)
-        lines = [
-            f"A LLaVA-style multimodal LLM trained with PIVOT-JAX. It loads with `transformers.{name}` and "
-            "`transformers.AutoProcessor`.",
-            "",
-            note,
-        ]
-        folder.write_card(into, "LLaVA-style multimodal LLM", "image-text-to-text", lines)
+    def write_chat(into: Path) -> None:
+        token = tokenizer.convert_ids_to_tokens(token_id)
+        folder.write_llava_processor(into, encoder, token, chat.jinja(system, token, dialect), tiled)
 
+    lines = [
+        f"A LLaVA-style multimodal LLM trained with PIVOT-JAX. It loads with `transformers.{raw['architectures'][0]}` "
+        "and `transformers.AutoProcessor`.",
+        "",
+        note,
+    ]
+    card = "LLaVA-style multimodal LLM", "image-text-to-text", lines
+    beside = _beside(raw, processor, tokenizer, write_chat, card)
     return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside, show)
 
 
@@ -246,22 +238,45 @@ def export_qwen_vl(
     text = qwen_vl.write_text(vision.family, cfg.decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
     raw, name = qwen_vl.write(model, text), qwen_vl.CLASSES[vision.family]
 
+    def write_chat(into: Path) -> None:
+        image = tokenizer.convert_ids_to_tokens(token_id).join(image_around or ("", ""))
+        folder.write_chat_template(into, chat.jinja(system, image, dialect, newline=not image_around))
+
+    lines = [
+        f"A {name} trained with PIVOT-JAX. It loads with `transformers.{name}` and `transformers.AutoProcessor`.",
+        "",
+        note,
+    ]
+    card = "Multimodal LLM", "image-text-to-text", lines
+    beside = _beside(raw, qwen_vl.image_processor(vision), tokenizer, write_chat, card)
+    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside, show)
+
+
+def _beside(
+    raw: Mapping[str, Any],
+    processor: Mapping[str, Any] | None,
+    tokenizer: Any,
+    write_chat: Callable[[Path], None],
+    card: tuple[str, str, list[str]],
+) -> Callable[[Path], None]:
+    """Writes what stands beside the weights of a model that generates: config, processors, tokenizer, card.
+
+    Args:
+      processor: preprocessor_config.json. write_chat: writes the chat template, where there is a tokenizer.
+      card: title, pipeline tag, lines.
+    """
+
     def beside(into: Path) -> None:
         folder.write_json(into / "config.json", raw)
         folder.write_generation(into, tokenizer)
-        folder.write_image_processor(into, qwen_vl.image_processor(vision))
+        if processor is not None:
+            folder.write_image_processor(into, processor)
         if tokenizer is not None:
             tokenizer.save_pretrained(into)
-            image = tokenizer.convert_ids_to_tokens(token_id).join(image_around or ("", ""))
-            folder.write_chat_template(into, chat.jinja(system, image, dialect, newline=not image_around))
-        lines = [
-            f"A {name} trained with PIVOT-JAX. It loads with `transformers.{name}` and `transformers.AutoProcessor`.",
-            "",
-            note,
-        ]
-        folder.write_card(into, "Multimodal LLM", "image-text-to-text", lines)
+            write_chat(into)
+        folder.write_card(into, *card)
 
-    return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside, show)
+    return beside
 
 
 def _export(
