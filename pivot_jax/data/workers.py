@@ -101,7 +101,7 @@ class Workers:
         self._own = threading.local()
         self._pipes: list[Connection] = []
         # multiprocessing runs this before it waits for its children at the end of the process.
-        self._end = Finalize(self, _hang_up, (self._pipes,), exitpriority=10)
+        Finalize(self, _hang_up, (self._pipes,), exitpriority=10)
 
     def finish(self, jobs: Iterable[Job]) -> Iterator[Done]:
         """Every job done, in order."""
