@@ -169,6 +169,30 @@ def test_a_tokenizer_of_another_vocabulary(world, tmp_path, capsys, command):
         assert not out.exists()
 
 
+def test_a_tokenizer_that_is_not_there(world, tmp_path, capsys):
+    folder, out = tmp_path / "hf", tmp_path / "out"
+    shutil.copytree(world / "hf", folder)
+    for path in folder.glob("token*"):
+        path.unlink()
+    assert run("import-hf", "--folder", folder, "--workdir", out) == 1
+    error = capsys.readouterr().err
+    assert f"{folder}: '{folder}' holds no tokenizer" in error and "fetch the tokenizer's files" in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_places_with_a_colon_or_an_at(world, tmp_path, capsys):
+    """A run imported from and into such folders starts from them, as its config says."""
+    folder, out = tmp_path / "m:1@2", tmp_path / "w:1@2"
+    shutil.copytree(world / "hf", folder)
+    assert run("import-hf", "--folder", folder, "--workdir", out) == 0
+    init = json.loads((out / "config.json").read_text())["init"][""]
+    same = [rules.flatten(load_params(text)) for text in (init, f"run:{out}", f"hf:{world / 'hf'}")]
+    for path, leaf in same[0].items():
+        np.testing.assert_array_equal(leaf, same[1][path])
+        np.testing.assert_array_equal(leaf, same[2][path])
+
+
 def test_an_imported_run_s_config_starts_from_its_weights(world, tmp_path, capsys):
     """Trained further as it is, it would else start from random ones without a word."""
     assert run("import-hf", "--folder", world / "hf", "--workdir", tmp_path / "run") == 0

@@ -120,6 +120,7 @@ def _decoder() -> dict[str, Any]:
         "kv_heads": 2,  # key/value heads; divides heads
         "head_dim": 0,  # 0: width / heads
         "mlp_dim": 192,
+        "max_positions": 32768,  # tokens of context that an export declares (max_position_embeddings)
         "rope_theta": 1e6,  # base of the rotary wavelengths
         # Positions beyond the pretrained context, as config.json names them; which keys a type reads stands in
         # models.rotary.FIELDS.

@@ -167,7 +167,7 @@ def set_key(config: ConfigDict, key: str, value: Any) -> None:
     if isinstance(node[last], ConfigDict):
         inside = ", ".join(node[last]) or "yours to choose"
         if key == "init":
-            inside = "parameter prefixes; the whole model is --config.init.=run:FOLDER"
+            inside = "parameter prefixes, --config.init.vision=hf:FOLDER; the whole model is --config.init.=run:FOLDER"
         raise UserError(f"{key}: a group of keys, not a value (keys in it: {inside})")
     if isinstance(value, str) and not isinstance(node[last], str):
         value = _parse(key, value, node[last])

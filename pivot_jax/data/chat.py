@@ -74,8 +74,10 @@ class Chat:
         self.end_id = self.template.newline_id if self.plain else self.template.end_id  # ends an answer
         pad = getattr(tokenizer, "pad_token_id", None)
         self.pad_id = self.template.end_id if pad is None else int(pad)
-        control = (*self.template.dialect.tokens, image_token, *image_around)
-        self._control = re.compile("|".join(map(re.escape, control)))
+        # Some models' token for a picture is spelled as the placeholder in our rows, which questions may hold, and do.
+        control = {*self.template.dialect.tokens, image_token, *image_around}
+        self._control = re.compile("|".join(map(re.escape, sorted(control))))
+        self._control_in_questions = re.compile("|".join(map(re.escape, sorted(control - {IMAGE}))))
 
     def decode(self, ids: Any) -> str:
         """Text of an answer: up to the token that ends it, control tokens left out."""
@@ -123,8 +125,9 @@ class Chat:
         for what, text in answers:
             if not text.strip():
                 raise RowError(example.id, f"the {what} is empty")
-        for text in (*texts, example.chosen or "", example.rejected or ""):
-            if found := self._control.search(text):
+        asked = [(message.content, message.role != "assistant") for message in example.messages]
+        for text, question in (*asked, (example.chosen or "", False), (example.rejected or "", False)):
+            if found := (self._control_in_questions if question else self._control).search(text):
                 raise RowError(example.id, f"the text holds the control token '{found.group()}'; remove it")
             if found := _SURROGATE.search(text):  # JSON may hold half of a pair; no tokenizer takes it
                 raise RowError(example.id, f"the text holds {found.group()!a}, half of a character, at {found.start()}")

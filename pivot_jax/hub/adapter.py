@@ -140,7 +140,7 @@ def write(
         save_file(tensors, into / WEIGHTS, metadata={"format": "pt"})
         folders.write_json(into / CONFIG, settings)
         on = f"`{base}`" if base else "the model that training started from"
-        lines = [f"A LoRA adapter trained with PIVOT-JAX on {on}. It loads with `peft.PeftModel.from_pretrained`.", ""]
+        lines = [f"A LoRA adapter from PIVOT-JAX on {on}. It loads with `peft.PeftModel.from_pretrained`.", ""]
         folders.write_card(into, "LoRA adapter", "text-generation", lines, library="peft")
     return Path(out)
 
@@ -150,7 +150,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     raw = read_json(path)
     for key, allowed in _ONLY.items():
         if raw.get(key) not in allowed:
-            raise UserError(f"{path}: '{key}' is {raw.get(key)!r}; supported: {allowed[0]!r}")
+            raise UserError(f"{path}: '{key}' is {raw.get(key)!r}; supported: {allowed[0]!r} (merge it in PEFT)")
     for key in ("r", "lora_alpha"):
         if not isinstance(raw.get(key), (int, float)) or raw[key] <= 0:
             raise UserError(f"{path}: '{key}' is {raw.get(key)!r}; expected a number above 0")
@@ -172,7 +172,7 @@ def _modules(shards: Shards) -> dict[str, dict[str, str]]:
     for key in shards.keys:
         match = _KEY.fullmatch(key)
         if not match:
-            raise UserError(f"{shards.where(key)}: '{key}' is no weight of a LoRA on a linear layer")
+            raise UserError(f"{shards.where(key)}: '{key}' is no weight of a LoRA on a linear layer; merge it in PEFT")
         shards.check_float(key)
         found.setdefault(match[1], {})[match[2]] = key
     for module, keys in found.items():

@@ -42,6 +42,11 @@ def read(folder: str | Path) -> HubModel:
         reason = f"model_type {kind!r} is not supported" if kind else "there is no model_type"
         known = ", ".join(sorted(FOLDERS))
         raise UserError(f"{path}: {reason} (supported: {known}){places.instead(folder, 'hf')}")
+    for inside in (raw, raw.get("text_config"), raw.get("vision_config")):
+        if isinstance(inside, dict) and inside.get("quantization_config"):
+            raise UserError(
+                f"{path}: 'quantization_config' is not supported; save the model again in bfloat16 or float32"
+            )
     model = FOLDERS[kind].read(raw, path)
     if model.vision is None:
         return model

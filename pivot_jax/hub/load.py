@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from pivot_jax import rules
@@ -22,6 +23,8 @@ from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import Shards
 from pivot_jax.hub.snapshot import folder_of
 from pivot_jax.progress import Advance
+
+_ROWS_COMPARED = 4096
 
 Choose = Callable[[str, tuple[int, ...]], Sharding | None]
 Show = Callable[[int], AbstractContextManager[Advance]]
@@ -120,6 +123,7 @@ def match(shards: Shards, model: families.HubModel) -> Checkpoint:
     needed = {key: entry for entry in found for key in entry.keys}
     for problem in _problems(shards, layout, needed, passed_over, file_keys):
         raise UserError(f"{problem}; config.json says {families.summary(model)}")
+    _check_tied(shards, found, passed_over, file_keys)
     return Checkpoint({entry.path: entry for entry in found}, file_keys)
 
 
@@ -146,6 +150,28 @@ def _problems(
         near = nearest(key, list(needed))
         known = f"; nearest known: '{near}'" if near else ""
         yield f"{shards.where(file_keys[key])}: '{file_keys[key]}' is not a parameter of this model{known}"
+
+
+def _check_tied(shards: Shards, found: Sequence[Entry], passed_over: set[str], file_keys: Mapping[str, str]) -> None:
+    """A head in the file of a model whose head is the embedding, as config.json says, has to be it."""
+    embed = next((file_keys[entry.keys[0]] for entry in found if entry.path == "decoder/embed"), None)
+    head = next((file_keys[key] for key in passed_over & set(file_keys) if key.endswith("lm_head.weight")), None)
+    if embed is None or head is None:
+        return
+    same = shards.shape(head) == shards.shape(embed) and shards.type_of(head) == shards.type_of(embed)
+    for start in range(0, shards.shape(head)[0], _ROWS_COMPARED) if same else ():
+        count = min(_ROWS_COMPARED, shards.shape(head)[0] - start)
+        both = [np.empty((count, *shards.shape(name)[1:]), shards.type_of(name)) for name in (head, embed)]
+        for name, rows in zip((head, embed), both, strict=True):
+            shards.rows(name, start, rows)
+        if both[0].tobytes() != both[1].tobytes():
+            same = False
+            break
+    if not same:
+        raise UserError(
+            f"{shards.where(head)}: '{head}' differs from '{embed}', but config.json says tie_word_embeddings; set it "
+            "to false, or delete the head"
+        )
 
 
 def nearest(key: str, candidates: Sequence[str]) -> str | None:

@@ -20,6 +20,7 @@ from pivot_jax.models.vit import ViTConfig
 
 SHARD_BYTES = 5 << 30
 AROUND = ("<|vision_start|>", "<|vision_end|>")
+VIDEO = "<|video_pad|>"  # Qwen-VL's configs name its id
 _SYSTEM = "You are a helpful assistant."
 
 
@@ -62,7 +63,7 @@ def export_encoder(
     model = HubModel(family.model_type, vision=vision, final=final)
     raw = family.write(vision, final, dtype)
     lines = [
-        f"A vision encoder trained with PIVOT-JAX. It loads with `transformers.{family.class_name}`.",
+        f"A vision encoder from PIVOT-JAX. It loads with `transformers.{family.class_name}`.",
         "",
         *_about(vision, final, final_trained),
         *([family.note] if family.note else []),
@@ -121,7 +122,6 @@ def export_decoder(
     dtype: str = "float32",
     system: str = _SYSTEM,
     dialect: str = "chatml",
-    max_positions: int = 32768,
     overwrite: bool = False,
     note: str = "",
     show: Show | None = None,
@@ -130,12 +130,12 @@ def export_decoder(
     decoder = cfg.decoder if isinstance(cfg, MLLMConfig) else cfg
     family = text_of(decoder)
     model = HubModel(family.model_type, decoder=decoder)
-    raw = family.write(decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
+    raw = family.write(decoder, dtype) | folder.special_tokens(tokenizer)
 
     def write_chat(into: Path) -> None:
         folder.write_chat_template(into, chat.jinja(system, dialect=dialect))
 
-    lines = ["A decoder trained with PIVOT-JAX. It loads with `transformers.AutoModelForCausalLM`.", "", note]
+    lines = ["A decoder from PIVOT-JAX. It loads with `transformers.AutoModelForCausalLM`.", "", note]
     beside = _beside(raw, None, tokenizer, write_chat, ("Language model", "text-generation", lines))
     return _export(Path(out), overwrite, tensors.Tensors(params, model, dtype), beside, show)
 
@@ -150,7 +150,6 @@ def export_mllm(
     system: str = _SYSTEM,
     dialect: str = "chatml",
     dtype: str = "float32",
-    max_positions: int = 32768,
     overwrite: bool = False,
     note: str = "",
     show: Show | None = None,
@@ -184,7 +183,7 @@ def export_mllm(
     final, tiled = _has_final(params, encoder), cfg.projector.newline
     model = HubModel("llava_onevision" if tiled else "llava", encoder, cfg.decoder, cfg.projector, final, token_id)
     tower, language = vision_of(encoder), text_of(cfg.decoder)
-    text = language.write(cfg.decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
+    text = language.write(cfg.decoder, dtype) | folder.special_tokens(tokenizer)
     raw = (llava.write_onevision if tiled else llava.write)(tower.write(encoder, final, dtype), text, token_id, encoder)
     processor = llava.onevision_processor(encoder, processors.write(encoder)) if tiled else processors.write(encoder)
 
@@ -193,7 +192,7 @@ def export_mllm(
         folder.write_llava_processor(into, encoder, token, chat.jinja(system, token, dialect), tiled)
 
     lines = [
-        f"A LLaVA-style multimodal LLM trained with PIVOT-JAX. It loads with `transformers.{raw['architectures'][0]}` "
+        f"A LLaVA-style multimodal LLM from PIVOT-JAX. It loads with `transformers.{raw['architectures'][0]}` "
         "and `transformers.AutoProcessor`.",
         "",
         note,
@@ -214,7 +213,6 @@ def export_qwen_vl(
     system: str = _SYSTEM,
     dialect: str = "chatml",
     dtype: str = "float32",
-    max_positions: int = 32768,
     overwrite: bool = False,
     note: str = "",
     show: Show | None = None,
@@ -234,8 +232,12 @@ def export_qwen_vl(
     ids: Any = (
         None if tokenizer is None else tuple(_image_token_id(tokenizer, text, vocabulary) for text in image_around)
     )
-    model = HubModel(vision.family, vision, cfg.decoder, cfg.projector, image_token_id=token_id, image_around=ids)
-    text = qwen_vl.write_text(vision.family, cfg.decoder, dtype, max_positions) | folder.special_tokens(tokenizer)
+    video = None if tokenizer is None else tokenizer.get_vocab().get(VIDEO)
+    model = HubModel(
+        vision.family, vision, cfg.decoder, cfg.projector,
+        image_token_id=token_id, image_around=ids, video_token_id=video,
+    )  # fmt: skip
+    text = qwen_vl.write_text(vision.family, cfg.decoder, dtype) | folder.special_tokens(tokenizer)
     raw, name = qwen_vl.write(model, text), qwen_vl.CLASSES[vision.family]
 
     def write_chat(into: Path) -> None:
@@ -243,7 +245,7 @@ def export_qwen_vl(
         folder.write_chat_template(into, chat.jinja(system, image, dialect, newline=not image_around))
 
     lines = [
-        f"A {name} trained with PIVOT-JAX. It loads with `transformers.{name}` and `transformers.AutoProcessor`.",
+        f"A {name} from PIVOT-JAX. It loads with `transformers.{name}` and `transformers.AutoProcessor`.",
         "",
         note,
     ]

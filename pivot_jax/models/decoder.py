@@ -36,6 +36,7 @@ class DecoderConfig:
     kv_heads: int
     mlp_dim: int
     head_dim: int = 0  # 0: width / heads
+    max_positions: int = 32768  # that an export declares (max_position_embeddings); nothing is computed from it
     rope_theta: float = 1e6
     eps: float = 1e-6
     tied: bool = True

@@ -165,13 +165,14 @@ def _qwen2(name: str, width: int, depth: int, heads: int, kv: int, mlp: int, unt
 
 
 def _qwen_vl(name: str, *row: Any) -> DecoderConfig:
-    return dataclasses.replace(_qwen2(name, *row), mrope_section=(16, 24, 24))
+    longest = 128000 if name.startswith("Qwen2.5") else 32768
+    return dataclasses.replace(_qwen2(name, *row), mrope_section=(16, 24, 24), max_positions=longest)
 
 
 def _qwen3(name: str, width: int, depth: int, heads: int, kv: int, mlp: int, untied: bool) -> DecoderConfig:
     head_dim = 0 if 128 * heads == width else 128
     return DecoderConfig(
-        151936, width, depth, heads, kv, mlp, head_dim, tied=not untied, qkv_bias=False, qk_norm=True
+        151936, width, depth, heads, kv, mlp, head_dim, 40960, tied=not untied, qkv_bias=False, qk_norm=True
     )  # fmt: skip
 
 
@@ -180,7 +181,7 @@ def _llama(
 ) -> DecoderConfig:
     scaling = RopeScaling("llama3", float(factor), 8192) if factor else RopeScaling()
     return DecoderConfig(
-        128256, width, depth, heads, kv, mlp,
+        128256, width, depth, heads, kv, mlp, max_positions=131072 if factor else 8192,
         rope_theta=5e5, eps=1e-5, tied=not untied, qkv_bias=False, rope_scaling=scaling,
     )  # fmt: skip
 

@@ -90,7 +90,8 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
 
 def mend(setup: Setup, most: int) -> str:
     """What to set where steps of at most ``most`` rows fit."""
-    others = "more devices, parallel.data=1 with parallel.fsdp=-1, model.*.remat=full"
+    split = "parallel.data=1 with parallel.fsdp=-1, " if setup.mesh.size > 1 else ""
+    others = f"more devices, {split}model.*.remat=full"
     if not most:
         return f"not even one row a shard fits; take {others}"
     batch, at_once = setup.config.data.batch_size, most // setup.config.train.accumulate

@@ -13,6 +13,7 @@ from pivot_jax import config as configs
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs as hub_configs
 from pivot_jax.models import zoo
+from pivot_jax.models.rotary import FIELDS, RopeScaling
 from pivot_jax.train import checkpoint
 from pivot_jax.train.extract import read_config
 from pivot_jax.train.initialise import Source, longest
@@ -59,7 +60,7 @@ def config_of(source: Source) -> Any:
         return read_config(source.place)
     about = checkpoint.describe_pack(source.place)
     config = configs.base()
-    content = {"model": about["model"], "data": {"image": about["image"]}}
+    content = {"model": about["model"], "data": {"image": about.get("image", {})}}  # a language model sees none
     configs.merge(config, content, where=f"{source.place}/pack.json")
     return config
 
@@ -95,4 +96,7 @@ def _differences(keys: tuple[str, ...], ours: Any, theirs: Any) -> dict[str, tup
 
 
 def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(getattr(value, "rope_type", value))
+    if isinstance(value, RopeScaling):
+        numbers = [f"{key} {number:g}" for key in FIELDS[value.rope_type] if (number := getattr(value, key))]
+        return f"{value.rope_type} ({', '.join(numbers)})" if numbers else value.rope_type
+    return str(value).lower() if isinstance(value, bool) else str(value)

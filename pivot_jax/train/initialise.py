@@ -40,6 +40,9 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
+        kind, _, whole = text.partition(":")
+        if kind in ("run", "pack", "hf") and Path(whole).expanduser().exists():
+            return cls(kind, Path(whole).expanduser(), None, None)  # its name may hold an @ or a colon
         found = _SOURCE.fullmatch(text)
         if not found or (found["step"] and found["kind"] != "run"):
             kind = places.kind_of(text)
@@ -172,7 +175,7 @@ def _there(
             if tuple(shapes[origin]) != tuple(like[path].shape):
                 raise UserError(
                     f"init: '{origin}' is {tuple(shapes[origin])} in {place} but {tuple(like[path].shape)} in this "
-                    "config; it is the checkpoint of another model"
+                    f"config; {_another(origin)}"
                 )
             found[path] = origin
         elif not path.startswith(OPTIONAL) or any(name.startswith(OPTIONAL) for name in shapes):
@@ -216,3 +219,9 @@ def _float32(array: Any) -> Any:
     if isinstance(array, np.ndarray):
         return array.astype(np.float32, copy=False)
     return array.astype(jnp.float32)
+
+
+def _another(path: str) -> str:
+    if path.endswith("/pos_embed"):
+        return "for pictures of another size set model.vision.pos_grid to the side of the checkpoint's grid"
+    return "it is the checkpoint of another model"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,6 +232,25 @@ def test_a_row_brings_its_own_system_text(tokenizer):
     talk = Example("s", (Message("system", "Be brief."), Message("user", "Q"), Message("assistant", "A")))
     text = tokenizer.decode(Chat(tokenizer, image_tokens=1).encode(talk, "sft").tokens)
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ") and "helpful" not in text
+
+
+def test_the_image_token_may_be_spelled_as_the_placeholder(tokenizer):
+    """LLaVA's own tokenizers call it <image>: questions may hold it, answers may not."""
+    own = deepcopy(tokenizer)
+    own.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    chat, usual = Chat(own, image_tokens=3, image_token="<image>"), Chat(own, image_tokens=3)
+    for kind, example in (("sft", TALK), ("prompt", TALK), ("preference", PAIR)):
+        row, same = chat.encode(example, kind), usual.encode(example, kind)
+        assert (row.tokens == chat.image_id).sum() == 3 and chat.image_id != usual.image_id
+        np.testing.assert_array_equal(np.where(row.tokens == chat.image_id, usual.image_id, row.tokens), same.tokens)
+        np.testing.assert_array_equal(row.image_slots, same.image_slots)
+    for bad in (
+        replace(PAIR, chosen="It is <image> red."),
+        replace(PAIR, rejected="<image>"),
+        Example("talk", (Message("user", "What?"), Message("assistant", "An <image>")), ("a.png",)),
+    ):
+        with pytest.raises(RowError, match="the text holds the control token '<image>'"):
+            chat.encode(bad, "preference" if bad.chosen else "sft")
 
 
 def test_several_images_take_consecutive_slots(tokenizer):

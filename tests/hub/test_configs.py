@@ -204,6 +204,12 @@ def test_normalisation_comes_from_the_image_processor(tmp_path):
         (llava(projector_hidden_act="silu"), "'projector_hidden_act' is 'silu'"),
         (llava(vision={"model_type": "swin"}), "'vision_config' has model_type 'swin'"),
         ({"model_type": "llava"}, "'vision_config' is None"),
+        (
+            {"model_type": "qwen2", "layer_types": ["full_attention"] * 7},
+            "'layer_types' has 7 entries, num_hidden_layers is",
+        ),
+        ({"model_type": "qwen2", "quantization_config": {"bits": 4}}, "'quantization_config' is not supported; save"),
+        (llava(quantization_config={"bits": 4}), "'quantization_config' is not supported; save"),
     ],
 )
 def test_refusals(tmp_path, raw, message):

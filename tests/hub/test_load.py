@@ -107,6 +107,28 @@ def test_tree_is_the_model_s_own(tmp_path, tied):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), own) == jax.tree.map(lambda x: (x.shape, x.dtype), loaded)
 
 
+def test_a_head_beside_tied_embeddings(llava, copy):
+    """The same values twice are taken; others are another model than config.json says."""
+    raw = json.loads((copy / "config.json").read_text())
+    raw["tie_word_embeddings"] = raw["text_config"]["tie_word_embeddings"] = True
+    (copy / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(
+        UserError, match="lm_head.weight' differs from .*embed_tokens.weight', but .*tie_word_embeddings"
+    ):
+        hub.load_params(copy)
+    tensors = load_file(copy / "model.safetensors")
+    head, embed = (
+        next(key for key in tensors if key.endswith(end)) for end in ("lm_head.weight", "embed_tokens.weight")
+    )
+    save_file({**tensors, head: tensors[embed].copy()}, copy / "model.safetensors", metadata={"format": "pt"})
+    assert "head" not in hub.load_params(copy)["decoder"]
+    cut = tensors[embed].copy()
+    cut[-1, -1] += 1
+    save_file({**tensors, head: cut}, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="differs from"):
+        hub.load_params(copy)
+
+
 def test_part_of_a_model(llava):
     assert list(hub.load_params(llava, prefix="vision")) == ["vision"]
     assert "final" not in hub.load_params(llava, final=False)["vision"]
@@ -233,7 +255,7 @@ def test_missing_key_names_the_nearest(copy):
 
 def test_extra_key(copy):
     text = json.loads((copy / "config.json").read_text())["text_config"]
-    tiny.rewrite(copy, config={"text_config": {**text, "num_hidden_layers": 1}})
+    tiny.rewrite(copy, config={"text_config": {**text, "num_hidden_layers": 1, "layer_types": None}})
     with pytest.raises(UserError, match=r"layers\.1\..* is not a parameter of this model; nearest known: .*layers\.0"):
         hub.load_params(copy)
 

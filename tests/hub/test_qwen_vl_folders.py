@@ -110,6 +110,14 @@ def test_import_export_and_load_in_transformers(folder, tmp_path, capsys):
     same(hub.load_params(tmp_path / "out"), hub.load_params(folder))
     theirs, again = hub.read_config(folder), hub.read_config(tmp_path / "out")
     assert again == theirs
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    vocabulary, longest = load_tokenizer(folder).get_vocab(), theirs.decoder.max_positions
+    assert written["video_token_id"] == vocabulary.get("<|video_pad|>", families.qwen_vl.TOKENS["video"])
+    assert (
+        written["max_position_embeddings"]
+        == longest
+        == transformers.AutoConfig.from_pretrained(folder).text_config.max_position_embeddings
+    )
 
     model = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
     assert type(model).__name__ == families.qwen_vl.CLASSES[theirs.model_type]
@@ -190,7 +198,10 @@ def test_what_these_classes_cannot_hold(folder, tmp_path):
         ("vision_config", "in_channels", 1, "only 3"),
         ("vision_config", "hidden_act", "relu", "supported"),
         ("text_config", "use_sliding_window", True, "use_sliding_window"),
+        ("vision_config", "fullatt_block_indexes", [1, 7], r"'fullatt_block_indexes' is \[1, 7\], of \d blocks"),
     ):
+        if key == "fullatt_block_indexes" and not found.vision.windowed:
+            continue
         changed = {**raw, section: {**raw[section], key: value}}
         (tmp_path / "config.json").write_text(json.dumps(changed))
         with pytest.raises(UserError, match=match):

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 import tiny_hf as tiny
 
-from pivot_jax import hub
+from pivot_jax import cli, hub
 from pivot_jax.errors import UserError
 from pivot_jax.models.rotary import RopeScaling
 from pivot_jax.train import agreement, initialise
+from pivot_jax.train.opened import open_encoder
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,20 @@ def test_what_may_be_chosen_anew_is_said(places):
     lines = agreement.check({"decoder": f"hf:{places / 'qwen2'}"}, {"decoder": other})
     assert [line.split("made with ")[1] for line in lines] == [
         "rope_theta 10000.0; this config sets 500000.0",
-        "rope_scaling default; this config sets linear",
+        "rope_scaling default; this config sets linear (factor 2)",
     ]
+
+
+def test_a_pack_of_a_language_model(places, tmp_path):
+    """It says nothing of pictures."""
+    pack = tmp_path / "odd: a@2"
+    assert cli.main(["import-hf", "--folder", str(places / "qwen2"), "--workdir", str(pack)]) == 0
+    own = hub.read_config(places / "qwen2").decoder
+    assert agreement.check({"decoder": f"pack:{pack}"}, {"decoder": own}) == []
+    with pytest.raises(UserError, match="set model.decoder.heads=4"):
+        agreement.check({"decoder": f"pack:{pack}"}, {"decoder": replace(own, heads=2)})
+    with pytest.raises(UserError, match="holds no vision encoder"):
+        open_encoder(f"pack:{pack}")
 
 
 def test_pictures_seen_in_another_way_are_said(places):

@@ -39,6 +39,7 @@ class HubModel:
     final: bool = True
     image_token_id: int | None = None
     image_around: tuple[int, int] | None = None  # ids of the tokens before and behind a picture's
+    video_token_id: int | None = None  # written beside it by the classes that have one; videos are not read
     max_tiles: int = 1  # that a picture is cut into, with the overview
     # LLaVA's own code may leave the encoder out of its checkpoints: its name then, and the projector's input and output
     # widths, which the parts do not say.
@@ -107,14 +108,14 @@ class TextFamily:
     Attributes:
       model_type, class_name, rules: as for :class:`VisionFamily`; keys begin with ``model.`` or are ``lm_head.weight``.
       read: (section, file for messages, whether the wrapper ties the head) → config.
-      write: (config, dtype, longest position) → the section.
+      write: (config, dtype) → the section.
     """
 
     model_type: str
     class_name: str
     rules: tuple[Rule, ...]
     read: Callable[[Mapping[str, Any], str, bool], DecoderConfig]
-    write: Callable[[DecoderConfig, str, int], dict[str, Any]]
+    write: Callable[[DecoderConfig, str], dict[str, Any]]
 
 
 @dataclass(frozen=True)

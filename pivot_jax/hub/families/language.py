@@ -58,9 +58,11 @@ def read(fields: Fields, tied: bool, *, mrope: bool = False, **own: Any) -> Deco
       UserError: an activation, a window or positions that our decoder does not compute, or sizes that do not fit.
     """
     fields.only("hidden_act", "silu")
-    kinds = sorted({str(kind) for kind in fields.raw.get("layer_types") or ()} - {"full_attention"})
-    if kinds:
+    types, depth = fields.raw.get("layer_types") or (), fields["num_hidden_layers"]
+    if kinds := sorted({str(kind) for kind in types} - {"full_attention"}):
         raise fields.fail("layer_types", f"has {', '.join(map(repr, kinds))}; only 'full_attention' is supported")
+    if types and len(types) != depth:
+        raise fields.fail("layer_types", f"has {len(types)} entries, num_hidden_layers is {depth}")
     width, heads = fields["hidden_size"], fields["num_attention_heads"]
     head_dim = fields["head_dim"] if "head_dim" in fields.defaults else fields.raw.get("head_dim") or 0
     theta, scaling, sections = rope(fields)
@@ -73,12 +75,13 @@ def read(fields: Fields, tied: bool, *, mrope: bool = False, **own: Any) -> Deco
         DecoderConfig,
         vocab_size=fields["vocab_size"],
         width=width,
-        depth=fields["num_hidden_layers"],
+        depth=depth,
         heads=heads,
         kv_heads=_kv_heads(fields),
         mlp_dim=fields["intermediate_size"],
         head_dim=0 if head_dim * heads == width else head_dim,
         rope_theta=theta,
+        max_positions=fields["max_position_embeddings"],
         eps=fields["rms_norm_eps"],
         tied=fields["tie_word_embeddings"] or tied,
         rope_scaling=scaling,
@@ -165,7 +168,7 @@ def _number(fields: Fields, key: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def write(cfg: DecoderConfig, model_type: str, class_name: str, dtype: str, max_positions: int) -> dict[str, Any]:
+def write(cfg: DecoderConfig, model_type: str, class_name: str, dtype: str) -> dict[str, Any]:
     """config.json; rotary settings in the spelling of transformers 5 and in the older one.
 
     Raises:
@@ -185,7 +188,7 @@ def write(cfg: DecoderConfig, model_type: str, class_name: str, dtype: str, max_
         "hidden_size": cfg.width,
         "initializer_range": 0.02,
         "intermediate_size": cfg.mlp_dim,
-        "max_position_embeddings": cfg.rope_scaling.original_max_position_embeddings if dynamic else max_positions,
+        "max_position_embeddings": cfg.rope_scaling.original_max_position_embeddings if dynamic else cfg.max_positions,
         "num_attention_heads": cfg.heads,
         "num_hidden_layers": cfg.depth,
         "num_key_value_heads": cfg.kv_heads,

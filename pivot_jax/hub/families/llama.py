@@ -29,9 +29,9 @@ def read(raw: Mapping[str, Any], where: str, tied: bool) -> DecoderConfig:
     return language.read(fields, tied, qkv_bias=False)
 
 
-def write(cfg: DecoderConfig, dtype: str, max_positions: int) -> dict[str, Any]:
+def write(cfg: DecoderConfig, dtype: str) -> dict[str, Any]:
     """config.json of a LlamaForCausalLM."""
-    raw = language.write(cfg, "llama", "LlamaForCausalLM", dtype, max_positions)
+    raw = language.write(cfg, "llama", "LlamaForCausalLM", dtype)
     return {**raw, "attention_bias": False, "mlp_bias": False}
 
 

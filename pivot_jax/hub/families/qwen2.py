@@ -27,9 +27,9 @@ def read(raw: Mapping[str, Any], where: str, tied: bool) -> DecoderConfig:
     return language.read(fields, tied, qkv_bias=True)
 
 
-def write(cfg: DecoderConfig, dtype: str, max_positions: int) -> dict[str, Any]:
+def write(cfg: DecoderConfig, dtype: str) -> dict[str, Any]:
     """config.json of a Qwen2ForCausalLM."""
-    raw = language.write(cfg, "qwen2", "Qwen2ForCausalLM", dtype, max_positions)
+    raw = language.write(cfg, "qwen2", "Qwen2ForCausalLM", dtype)
     return {**raw, "use_sliding_window": False}
 
 

@@ -30,9 +30,9 @@ def read(raw: Mapping[str, Any], where: str, tied: bool) -> DecoderConfig:
     return language.read(fields, tied, qkv_bias=False, qk_norm=True)
 
 
-def write(cfg: DecoderConfig, dtype: str, max_positions: int) -> dict[str, Any]:
+def write(cfg: DecoderConfig, dtype: str) -> dict[str, Any]:
     """config.json of a Qwen3ForCausalLM."""
-    raw = language.write(cfg, "qwen3", "Qwen3ForCausalLM", dtype, max_positions)
+    raw = language.write(cfg, "qwen3", "Qwen3ForCausalLM", dtype)
     return {**raw, "attention_bias": False, "use_sliding_window": False}
 
 

@@ -125,6 +125,8 @@ def _vision(raw: Mapping[str, Any], kind: str, where: str) -> QwenVisionConfig:
         fields.only("hidden_act", "silu")
         own = {"width": fields["hidden_size"], "mlp_dim": fields["intermediate_size"], "window": fields["window_size"]}
         own |= {"full_blocks": tuple(fields["fullatt_block_indexes"])}
+        if any(not 0 <= block < fields["depth"] for block in own["full_blocks"]):
+            raise fields.fail("fullatt_block_indexes", f"is {list(own['full_blocks'])}, of {fields['depth']} blocks")
     return checked(
         where,
         QwenVisionConfig,
@@ -192,22 +194,23 @@ def write(model: HubModel, text: Mapping[str, Any]) -> dict[str, Any]:
     else:
         vision |= {"embed_dim": cfg.width, "mlp_ratio": cfg.mlp_dim // cfg.width}
     start, end = model.image_around or (TOKENS["vision_start"], TOKENS["vision_end"])
+    video = TOKENS["video"] if model.video_token_id is None else model.video_token_id
     return {
         **text,
-        **{"image_token_id": model.image_token_id, "video_token_id": TOKENS["video"]},
+        **{"image_token_id": model.image_token_id, "video_token_id": video},
         **{"vision_start_token_id": start, "vision_end_token_id": end},
         "vision_config": vision,
     }
 
 
-def write_text(kind: str, cfg: DecoderConfig, dtype: str, max_positions: int) -> dict[str, Any]:
+def write_text(kind: str, cfg: DecoderConfig, dtype: str) -> dict[str, Any]:
     """The language model's keys of config.json."""
     if cfg.head_dim and cfg.head_dim * cfg.heads != cfg.width:
         raise UserError(f"{CLASSES[kind]} has heads of width / heads; model.decoder.head_dim is {cfg.head_dim}")
     if not cfg.mrope_section:
         raise UserError(f"{CLASSES[kind]} has M-RoPE; with an empty model.decoder.mrope_section it says something else")
     plain = dataclasses.replace(cfg, mrope_section=())
-    raw = language.write(plain, kind, CLASSES[kind], dtype, max_positions)
+    raw = language.write(plain, kind, CLASSES[kind], dtype)
     scaling = language.rope_scaling(plain)
     scaling = {"rope_type": "default", "type": "mrope"} if cfg.rope_scaling.rope_type == "default" else scaling
     left_out = ("head_dim", "rope_parameters")
