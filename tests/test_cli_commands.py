@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -390,3 +391,15 @@ def test_sigterm_saves_and_the_same_command_goes_on(world, tmp_path):
 
 def _env() -> dict[str, str]:
     return dict(os.environ, XLA_FLAGS="", PYTHONPATH=str(Path(__file__).resolve().parents[1]))
+
+
+def test_the_python_of_the_readme(world, trained):
+    """With a run and a picture that are there in place of the paper's."""
+    (code,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+    code = code.replace("runs/pivot/stage2_dpo", str(trained)).replace("cat.jpg", str(world / "0.png"))
+    names: dict = {}
+    exec(code, names)
+    assert names["pooled"].shape == (1, 16) and np.isfinite(names["pooled"]).all()
+    assert isinstance(names["reply"].text, str)
+    logps, batch = names["logps"], names["batch"]
+    assert logps.shape == batch.targets.shape and (np.asarray(logps)[np.asarray(batch.weights) > 0] < 0).all()

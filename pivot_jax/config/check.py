@@ -98,7 +98,10 @@ def coerce(key: str, value: Any, default: Any) -> Any:
         ok = isinstance(value, type(default)) and not (isinstance(default, int) and isinstance(value, bool))
     if not ok:
         given, wanted = type(value).__name__, type(default).__name__
-        raise UserError(f"{key}: {value!r} ({given}) is not allowed; it must be of type {wanted}, such as {default!r}")
+        alone = "; write (…,) around a single one" if isinstance(default, tuple) and isinstance(value, (dict, str)) else ""
+        raise UserError(
+            f"{key}: {value!r} ({given}) is not allowed; it must be of type {wanted}, such as {default!r}{alone}"
+        )
     return value
 
 
