@@ -98,7 +98,8 @@ def coerce(key: str, value: Any, default: Any) -> Any:
         ok = isinstance(value, type(default)) and not (isinstance(default, int) and isinstance(value, bool))
     if not ok:
         given, wanted = type(value).__name__, type(default).__name__
-        alone = "; write (…,) around a single one" if isinstance(default, tuple) and isinstance(value, (dict, str)) else ""
+        single = isinstance(default, tuple) and isinstance(value, (dict, str))
+        alone = "; write (…,) around a single one" if single else ""
         raise UserError(
             f"{key}: {value!r} ({given}) is not allowed; it must be of type {wanted}, such as {default!r}{alone}"
         )
