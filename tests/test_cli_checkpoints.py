@@ -176,7 +176,7 @@ def test_a_tokenizer_that_is_not_there(world, tmp_path, capsys):
         path.unlink()
     assert run("import-hf", "--folder", folder, "--workdir", out) == 1
     error = capsys.readouterr().err
-    assert f"{folder}: '{folder}' holds no tokenizer" in error and "fetch the tokenizer's files" in error
+    assert f"--folder: '{folder}' holds no tokenizer" in error and "fetch the tokenizer's files" in error
     assert error.count("\n") == 1
     assert not out.exists()
 

@@ -83,13 +83,7 @@ def _run_config(folder: Path, model: Any) -> Any:
     from pivot_jax import hub
     from pivot_jax.data.tokenizer import load_tokenizer
 
-    try:
-        tokenizer = load_tokenizer(folder)
-    except UserError as error:
-        raise UserError(
-            f"{folder}: {str(error).split(': ', 1)[1]}; fetch the tokenizer's files of this model (tokenizer.json, "
-            "tokenizer_config.json)"
-        ) from error
+    tokenizer = load_tokenizer(folder, "--folder")
     _check_tokenizer(folder, tokenizer, model)
     config = configs.base()
     found = hub.dialect_and_system(tokenizer, folder)

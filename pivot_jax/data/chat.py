@@ -255,9 +255,22 @@ class Chat:
 
 
 def chat_of(
-    cfg: Any, tokenizer: Any, kind: Kind, image_tokens: int, cutter: Cutter | Tiler | None, mrope: bool
+    cfg: Any,
+    tokenizer: Any,
+    kind: Kind,
+    image_tokens: int,
+    cutter: Cutter | Tiler | None,
+    mrope: bool,
+    **changes: Any,
 ) -> Chat:
-    """What encodes the rows of a config's data set; arguments as for ``loader.build_loader``. Raises UserError."""
+    """What encodes the rows of a config's data set; arguments as for ``loader.build_loader``.
+
+    Args:
+      changes: of :class:`Chat`'s arguments, in place of what the config says.
+
+    Raises:
+      UserError: as :class:`Chat`, or a preset that stage 0 does not take.
+    """
     data, words = cfg.data, cfg.tokenizer
     longest, most = tuple(data.buckets[-1]) if data.buckets else (data.max_length, 0)
     if kind == "contrastive":
@@ -266,21 +279,18 @@ def chat_of(
                 f"data.image.preset: '{cutter.name}' cuts pictures into patches; stage 0 (contrastive) takes squares"
             )
         longest, most = cfg.model.text.max_length, 0
-    return Chat(
-        tokenizer,
-        image_tokens=image_tokens,
-        template=data.template,
-        system=words.system,
-        loss_mask=data.loss_mask,
-        image_token=words.image_token,
-        dialect=words.chat,
-        max_length=min(longest, data.max_length),
-        max_targets=most,
-        max_images=data.images_per_row,
-        cutter=cutter,
-        mrope=mrope,
-        image_around=tuple(words.image_around),
-    )
+    settings = {
+        "template": data.template,
+        "system": words.system,
+        "loss_mask": data.loss_mask,
+        "image_token": words.image_token,
+        "dialect": words.chat,
+        "max_length": min(longest, data.max_length),
+        "max_targets": most,
+        "max_images": data.images_per_row,
+        "image_around": tuple(words.image_around),
+    }
+    return Chat(tokenizer, image_tokens=image_tokens, cutter=cutter, mrope=mrope, **(settings | changes))
 
 
 def _counts(grids: list[tuple[int, int]]) -> list[int]:

@@ -77,8 +77,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: str | Path) -> Pat
     return out
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path, key: str = "tokenizer.path") -> PreTrainedTokenizerBase:
     """Loads a tokenizer folder (a trained one or a Hugging Face checkpoint's), never from the network.
+
+    Args:
+      key: what named the folder, for messages.
 
     Raises:
       UserError: the folder is missing or holds no tokenizer.
@@ -88,12 +91,15 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     folder = Path(path)
     if not str(path) or not folder.is_dir():
         raise UserError(
-            f"tokenizer.path: no folder at '{path}'; name a folder with tokenizer.json: a model's from Hugging Face "
+            f"{key}: no folder at '{path}'; name a folder with tokenizer.json: a model's from Hugging Face "
             "(hf download ORG/NAME --local-dir DIR), or for configs/demo the one that `pivot-jax demo` writes first"
         )
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers lets through what any of its libraries raises
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"tokenizer.path: '{path}' holds no tokenizer that transformers can load ({reason})") from error
+        raise UserError(
+            f"{key}: '{path}' holds no tokenizer that transformers can load ({reason}); fetch the tokenizer's files of "
+            "this model (tokenizer.json, tokenizer_config.json)"
+        ) from error
     return tokenizer

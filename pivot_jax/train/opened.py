@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from pivot_jax import config as configs
-from pivot_jax.data.chat import Chat
+from pivot_jax.data.chat import Chat, chat_of
 from pivot_jax.data.pictures import cutter_of
 from pivot_jax.data.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
@@ -52,19 +52,16 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
     mllm = MLLM(zoo.build(config.model, config.data.image))
     step = checkpoint.newest(workdir, step)
     params = jax.device_put(checkpoint.load_run(workdir, step))
-    chat = Chat(
+    chat = chat_of(
+        config,
         load_tokenizer(config.tokenizer.path),
-        image_tokens=mllm.config.image_tokens,
-        cutter=cutter_of(config.data.image, mllm.config.vision.patch_size),
-        mrope=bool(mllm.config.decoder.mrope_section),
-        image_around=tuple(config.tokenizer.image_around),
+        "prompt",
+        mllm.config.image_tokens,
+        cutter_of(config.data.image, mllm.config.vision.patch_size),
+        bool(mllm.config.decoder.mrope_section),
         template=template or config.data.template,
-        system=config.tokenizer.system,
-        loss_mask=config.data.loss_mask,
-        image_token=config.tokenizer.image_token,
-        dialect=config.tokenizer.chat,
         max_length=LONGEST_PROMPT,
-        max_images=config.data.images_per_row,
+        max_targets=0,
     )
     identity = f"{config.name}@{step}-{configs.fingerprint(config)}-{checkpoint.content_mark(workdir, step)}"
     return OpenRun(f"{workdir}@{step}", config, mllm, params, chat, identity)
