@@ -1,9 +1,18 @@
-"""Files that are written whole or not at all: neither a kill nor a full disk leaves half of one, or none."""
+"""Atomic writes: a file or folder is written completely or not at all, whatever kills the process or fills the disk.
+
+A folder that is replaced must hold only what was written here before. :data:`MARKER` in it lists those files, so that
+nothing of the user's is ever deleted.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +20,8 @@ from pivot_jax.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MEND = "free disk space and run the same command again"
+MARKER = ".pivot-jax.json"  # in a folder: the files that a command wrote there
+_HASHED = 16 << 20  # bytes; larger files are recognised by their size alone
 
 
 @contextlib.contextmanager
@@ -39,3 +50,97 @@ def not_written(path: Path, error: OSError) -> UserError:
     """One line for a failed write."""
     mend = f"; {MEND}" if error.errno in FULL else ""
     return UserError(f"{path} could not be written ({error.strerror or error}){mend}")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its place when the block ends without an error.
+
+    Args:
+      overwrite: an earlier folder may be replaced, if it holds only what was written there by this function.
+
+    Raises:
+      UserError: as :func:`check_folder`, or the folder could not be written. ``folder`` is then as it was.
+    """
+    check_folder(folder, overwrite=overwrite)
+    partial = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        yield partial
+        _mark(partial)
+        partial.chmod(0o755)
+        _take_place(partial, folder)
+    except OSError as error:
+        raise not_written(folder, error) from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Raises UserError where :func:`whole_folder` may not write: a file, or a folder that holds anything else."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose another folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    written = _written(folder)
+    if written is None:
+        raise UserError(
+            f"{folder} is not empty and was not written by this command; choose another folder, or delete it yourself"
+        )
+    if not overwrite:
+        raise UserError(f"{folder} is not empty; choose another folder, or add --overwrite (overwrite=True)")
+    changed = [name for name, path in _files_in(folder) if written.get(name) != _recognise(path)]
+    if changed:
+        raise UserError(
+            f"{folder} holds files that this command did not write or that were changed since "
+            f"({', '.join(changed[:3])}); move them away, or choose another folder"
+        )
+
+
+def _files_in(folder: Path) -> list[tuple[str, Path]]:
+    """(name below the folder, path) of everything in it but the marker; an empty folder counts as an entry."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir() or _is_empty(path)]
+    return [(name, path) for path in found if (name := path.relative_to(folder).as_posix()) != MARKER]
+
+
+def _is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
+def _recognise(path: Path) -> str:
+    """Size and, of small files, content; "folder" for an empty one. A link is never one of ours."""
+    if path.is_symlink():
+        return "link"
+    if path.is_dir():
+        return "folder"
+    size = path.stat().st_size
+    return f"{size} {hashlib.sha256(path.read_bytes()).hexdigest()}" if size <= _HASHED else str(size)
+
+
+def _mark(folder: Path) -> None:
+    written = {name: _recognise(path) for name, path in _files_in(folder)}
+    (folder / MARKER).write_text(json.dumps({"written": written}, indent=1), encoding="utf-8")
+
+
+def _written(folder: Path) -> dict[str, str] | None:
+    """What the folder's marker lists; None without a marker that can be read."""
+    try:
+        return dict(json.loads((folder / MARKER).read_text(encoding="utf-8"))["written"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _take_place(new: Path, folder: Path) -> None:
+    if not folder.exists():
+        os.rename(new, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
+    os.replace(folder, old)  # an empty folder may be replaced
+    try:
+        os.rename(new, folder)
+    except OSError:
+        os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -319,12 +319,16 @@ def test_export_of_stage_0_and_over_a_folder(world, trained, encoder_run, tmp_pa
     assert run("probe", "classify", "--encoder", f"hf:{out}", "--data", world / "classes") == 0
     capsys.readouterr()
     assert run(*argv) == 1
-    assert "is not empty; name another folder, or add --overwrite" in capsys.readouterr().err
+    assert "is not empty; choose another folder, or add --overwrite" in capsys.readouterr().err
     assert run(*argv, "--overwrite") == 0
     shutil.copytree(trained, tmp_path / "in" / "run")
     for place in (tmp_path / "in", tmp_path / "in" / "run"):
         assert run("export-hf", "--workdir", tmp_path / "in" / "run", "--out", place, "--overwrite") == 1
-        assert "--overwrite would delete the run" in capsys.readouterr().err
+        assert "is not empty and was not written by this command" in capsys.readouterr().err
+    (out / "notes.txt").write_text("mine")
+    assert run(*argv, "--overwrite") == 1
+    assert "did not write or that were changed since (notes.txt)" in capsys.readouterr().err
+    assert (out / "notes.txt").read_text() == "mine" and (tmp_path / "in" / "run" / "config.json").exists()
 
 
 COMMANDS = {

@@ -206,7 +206,9 @@ def _export_hf(subparsers) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="where the folder goes")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--drop-last", action="store_true", help="encoder: leave out the block that no stage trains")
-    parser.add_argument("--overwrite", action="store_true", help="replace a folder that is not empty")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier export (never a folder that holds anything else)"
+    )
 
 
 def _inspect(subparsers) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pivot_jax import files
 from pivot_jax.cli import places
 from pivot_jax.errors import UserError
 
@@ -179,9 +180,7 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     if config.stage == "contrastive" and args.what != "encoder":
         raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; add --what encoder")
     out = places.folder(args.out, "--out")
-    if args.overwrite and workdir.resolve().is_relative_to(out.resolve()):
-        raise UserError(f"--overwrite would delete the run, for {out} holds {workdir}; name another folder")
-    hub.check_place(out, args.overwrite)
+    files.check_folder(out, overwrite=args.overwrite)
     model = zoo.build(config.model, config.data.image)
     if args.what == "adapter":
         _export_adapter(args, config, model)

@@ -4,7 +4,6 @@ from pivot_jax.hub import adapter
 from pivot_jax.hub.chat import dialect_and_system
 from pivot_jax.hub.configs import read as read_config
 from pivot_jax.hub.families import HubModel, summary
-from pivot_jax.hub.folder import check_place
 from pivot_jax.hub.load import load_params
 from pivot_jax.hub.save import export_decoder, export_encoder, export_mllm, export_qwen_vl
 from pivot_jax.hub.snapshot import folder_of, from_hub
@@ -12,7 +11,6 @@ from pivot_jax.hub.snapshot import folder_of, from_hub
 __all__ = [
     "HubModel",
     "adapter",
-    "check_place",
     "dialect_and_system",
     "export_decoder",
     "export_encoder",

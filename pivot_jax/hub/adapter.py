@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save_file
 
-from pivot_jax import rules
+from pivot_jax import files, rules
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs, names
 from pivot_jax.hub import folder as folders
@@ -136,7 +136,7 @@ def write(
     for module, pair in pairs.items():
         tensors[f"base_model.model.{module}.lora_A.weight"] = np.ascontiguousarray(pair.a.T)
         tensors[f"base_model.model.{module}.lora_B.weight"] = np.ascontiguousarray(pair.b.T)
-    with folders.whole_or_nothing(Path(out), overwrite) as into:
+    with files.whole_folder(Path(out), overwrite=overwrite) as into:
         save_file(tensors, into / WEIGHTS, metadata={"format": "pt"})
         folders.write_json(into / CONFIG, settings)
         on = f"`{base}`" if base else "the model that training started from"

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pivot_jax.errors import UserError
 from pivot_jax.hub.families import llava
 from pivot_jax.models.vit import ViTConfig
 
@@ -61,49 +56,3 @@ def write_card(folder: Path, title: str, pipeline: str, lines: list[str], librar
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def check_place(folder: Path, overwrite: bool) -> None:
-    """Raises UserError where an export may not go: a file, or a folder with content that is not to be replaced."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; name a folder for the export")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise UserError(
-            f"{folder} is not empty; name another folder, or add --overwrite (overwrite=True) to replace it"
-        )
-
-
-@contextlib.contextmanager
-def whole_or_nothing(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that takes its place when the block ends well, and else goes away.
-
-    Raises:
-      UserError: ``folder`` has content and ``overwrite`` is False; or writing failed (full disk, permissions).
-    """
-    check_place(folder, overwrite)
-    partial = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-        yield partial
-        partial.chmod(0o755)
-        _take_place(partial, folder)
-    except OSError as error:
-        raise UserError(f"export to {folder} failed ({error}); nothing was changed there; name another disk") from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _take_place(new: Path, folder: Path) -> None:
-    if not folder.exists():
-        os.rename(new, folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
-    os.replace(folder, old)  # an empty folder may be replaced
-    try:
-        os.rename(new, folder)
-    except OSError:
-        os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

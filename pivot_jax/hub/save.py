@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from pivot_jax import files
 from pivot_jax.errors import UserError
 from pivot_jax.hub import chat, folder, processors, tensors
 from pivot_jax.hub.families import HubModel, llava, qwen_vl, text_of, vision_of
@@ -290,7 +291,7 @@ def _export(
         tensors.drain(gathered)
         return out
     try:
-        with folder.whole_or_nothing(out, overwrite) as into:
+        with files.whole_folder(out, overwrite=overwrite) as into:
             with show(source.bytes) if show else contextlib.nullcontext() as advance:
                 tensors.write_shards(into, source, gathered, SHARD_BYTES, advance)
             beside(into)

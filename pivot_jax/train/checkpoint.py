@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -217,37 +216,18 @@ def _numpy() -> Any:
 def save_pack(folder: Path, params: dict[str, Any], about: dict[str, Any]) -> None:
     """Writes parameters and a description as a pack: ``params/`` (orbax) and ``pack.json``.
 
-    Replaces a pack at ``folder`` only once the new one is complete.
+    An earlier pack at ``folder`` is replaced, once the new one is complete.
 
     Raises:
-      UserError: there is something at ``folder`` that is no pack, or it could not be written.
+      UserError: ``folder`` holds anything else (:func:`files.check_folder`), or it could not be written.
     """
-    check_pack_place(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        with ocp.StandardCheckpointer() as writer:
-            writer.save((partial / "params").absolute(), params)
+    with files.whole_folder(folder, overwrite=True) as partial:
+        try:
+            with ocp.StandardCheckpointer() as writer:
+                writer.save((partial / "params").absolute(), params)
+        except ValueError as error:  # what orbax makes of a failed write
+            raise UserError(f"{folder} could not be written: {reason(error)}; {files.MEND}") from error
         (partial / "pack.json").write_text(json.dumps(about, indent=1, sort_keys=True))
-    except (OSError, ValueError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"pack {folder} could not be written: {reason(error)}; {files.MEND}") from error
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def check_pack_place(folder: Path) -> None:
-    """Refuses a place that holds anything but an earlier pack, because writing a pack there would delete it."""
-    if folder.is_dir():
-        others = {path.name for path in folder.iterdir()} - {"params", "pack.json"}
-        if not others:
-            return
-        raise UserError(
-            f"{folder} holds other things than a pack ({', '.join(sorted(others)[:3])}); choose a new folder"
-        )
-    if folder.exists():
-        raise UserError(f"{folder} is a file; choose a new folder")
 
 
 def load_pack(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pivot_jax import config as configs
+from pivot_jax import files
 from pivot_jax.config import places
 from pivot_jax.errors import UserError
 from pivot_jax.train import checkpoint
@@ -23,7 +24,7 @@ def extract(workdir: Path, out: Path, step: int | None = None) -> dict[str, Any]
     Raises:
       UserError: no such run or checkpoint, a run without an encoder, or a place that holds something else.
     """
-    checkpoint.check_pack_place(out)
+    files.check_folder(out, overwrite=True)
     run_config = read_config(workdir)
     params = checkpoint.load_run(workdir, step)
     parts: dict[str, Any] = {name: params[name] for name in ENCODER_ROOMS if name in params}

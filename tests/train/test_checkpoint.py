@@ -53,8 +53,13 @@ def test_a_pack_is_replaced_only_when_the_new_one_is_whole(tmp_path):
 
 def test_a_pack_does_not_replace_what_is_no_pack(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match=r"holds other things than a pack \(thesis.txt\); choose a new folder"):
+    with pytest.raises(UserError, match="is not empty and was not written by this command; choose another folder"):
         checkpoint.save_pack(tmp_path, {"vision": {"w": np.float32([1.0])}}, {})
     with pytest.raises(UserError, match="is a file"):
         checkpoint.save_pack(tmp_path / "thesis.txt", {"vision": {"w": np.float32([1.0])}}, {})
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    checkpoint.save_pack(tmp_path / "pack", {"vision": {"w": np.float32([1.0])}}, {})
+    (tmp_path / "pack" / "params" / "thesis.txt").write_text("more work")
+    with pytest.raises(UserError, match=r"did not write or that were changed since \(params/thesis.txt\)"):
+        checkpoint.save_pack(tmp_path / "pack", {"vision": {"w": np.float32([2.0])}}, {})
+    assert (tmp_path / "pack" / "params" / "thesis.txt").exists()
