@@ -170,8 +170,8 @@ class JaxSide:
 
     def _batch(self, data: dict[str, np.ndarray]) -> Any:
         """Rows as ``Chat`` and ``collate`` make them: image, prompt, then one answer, or both as branches."""
-        from pivot_jax.data.batch import EncodedRow
-        from pivot_jax.data.collate import vlm_batch
+        from pivot_jax.data.processing.batch import EncodedRow
+        from pivot_jax.data.processing.collate import vlm_batch
 
         answers = ("chosen",) if self.task == "sft" else ("chosen", "rejected")
         start, count = PATCHES + PROMPT, ANSWER * len(answers)
@@ -197,7 +197,7 @@ class JaxSide:
         return vlm_batch(rows, data["images"][:, None], np.arange(len(rows)), (start + count, count), 0)
 
     def _stored(self, module: Any, params: Any, batch: Any) -> Any:
-        from pivot_jax.steps.scored import answer_logps, score
+        from pivot_jax.models.logprobs import answer_logps, score
 
         return np.asarray(self.jax.jit(lambda p, b: answer_logps(score(module, p, b), b))(params, batch))
 

@@ -32,7 +32,7 @@ def synthetic(folder: Path, count: int, rows: int) -> Any:
     from PIL import Image
 
     from pivot_jax import config as configs
-    from pivot_jax.data.tokenizer import train_bpe
+    from pivot_jax.data.processing.tokenizer import train_bpe
 
     rng = np.random.default_rng(0)
     written = []
@@ -91,9 +91,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=measure.RESULTS / "input_pipeline.json")
     args = parser.parse_args()
     from pivot_jax import config as configs
-    from pivot_jax.data import index
-    from pivot_jax.data.loader import build_loader
-    from pivot_jax.data.tokenizer import load_tokenizer
+    from pivot_jax.data.loading import index
+    from pivot_jax.data.loading.loader import build_loader
+    from pivot_jax.data.processing.tokenizer import load_tokenizer
 
     record = Record(args.json, "cpu")
     with tempfile.TemporaryDirectory() as scratch:

@@ -48,7 +48,7 @@ class JaxSide:
         """Seconds of the first call, which compiles."""
         from functools import partial
 
-        from pivot_jax.data.batch import PromptBatch
+        from pivot_jax.data.processing.batch import PromptBatch
         from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, init_params
         from pivot_jax.models.vit import ViTConfig
 
@@ -72,7 +72,7 @@ class JaxSide:
         return self.run()
 
     def run(self) -> float:
-        from pivot_jax.eval.generate import generate
+        from pivot_jax.models.generate import generate
 
         start = time.perf_counter()
         found = generate(self._mllm, self._params, self._prompts, max_new_tokens=self._new, eos_ids=())

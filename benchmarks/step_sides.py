@@ -53,7 +53,7 @@ def draw(config: Any, rows: int) -> dict[str, np.ndarray]:
 
 def vlm_batch(config: Any, task: str, rows: int) -> Any:
     """Rows as the loader makes them: image, prompt, then one answer, or both side by side as branches."""
-    from pivot_jax.data.batch import VLMBatch
+    from pivot_jax.data.processing.batch import VLMBatch
 
     data, patches = draw(config, rows), config.vision.patches
     answers = ("chosen",) if task == "sft" else ("chosen", "rejected")
@@ -110,9 +110,9 @@ class JaxSide:
           RuntimeError: out of memory, by XLA's count of the program or when it ran.
         """
         from pivot_jax.models import flops
-        from pivot_jax.steps import build
-        from pivot_jax.steps.update import build_step
-        from pivot_jax.train.work import traced_flops
+        from pivot_jax.models.flops import traced_flops
+        from pivot_jax.objectives import build
+        from pivot_jax.optim.update import build_step
 
         jax = self._jax
         batch = vlm_batch(self._config, task, rows)
@@ -164,7 +164,7 @@ class JaxSide:
 
     def _fresh(self, optimizer: Any, objective: Any, like: Any, rates: Any) -> Any:
         from pivot_jax.optim import partition
-        from pivot_jax.steps.update import init_state
+        from pivot_jax.optim.update import init_state
 
         jax, jnp = self._jax, self._jax.numpy
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from pivot_jax import cli
-from pivot_jax.data.tokenizer import train_bpe
+from pivot_jax.data.processing.tokenizer import train_bpe
 from pivot_jax.train.checkpoint import Checkpoints, content_mark
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
@@ -362,8 +362,8 @@ def test_places_that_cannot_be_written_cost_one_line(world, trained, tmp_path, c
     wants_folder = command in ("train", "demo", "extract", "export")
     bad = [file / "x.png", tmp_path / ("x" * 300), file if wants_folder else tmp_path, link / "x.png"]
     bad += [Path("/proc/q/x.png")] if sys.platform == "linux" else []
-    monkeypatch.setattr("pivot_jax.train.opened.open_run", None)  # so that a place that is tried late shows
-    monkeypatch.setattr("pivot_jax.train.opened.open_encoder", None)
+    monkeypatch.setattr("pivot_jax.train.open.open_run", None)  # so that a place that is tried late shows
+    monkeypatch.setattr("pivot_jax.train.open.open_encoder", None)
     before = sorted(tmp_path.iterdir())
     for place in bad:
         assert run(*argv, option, place) == 1, place

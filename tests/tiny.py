@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from pivot_jax.data.batch import EncodedRow, VLMBatch
-from pivot_jax.data.collate import vlm_batch
+from pivot_jax.data.processing.batch import EncodedRow, VLMBatch
+from pivot_jax.data.processing.collate import vlm_batch
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, init_params
 from pivot_jax.models.vit import ViTConfig

@@ -12,11 +12,12 @@ import transformers
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from pivot_jax.data.batch import Example, Message, PromptBatch
-from pivot_jax.data.chat import Chat
-from pivot_jax.data.collate import prompt_batch
-from pivot_jax.data.patches import Cutter, cutter_of
-from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.data.example import Example, Message
+from pivot_jax.data.processing.batch import PromptBatch
+from pivot_jax.data.processing.chat import Chat
+from pivot_jax.data.processing.collate import prompt_batch
+from pivot_jax.data.processing.patches import Cutter, cutter_of
+from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 
 AROUND = ("<|vision_start|>", "<|vision_end|>")
 VOCAB, MOST, PATCH = 330, 32, 4

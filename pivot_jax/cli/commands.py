@@ -70,10 +70,10 @@ def extract(args: argparse.Namespace, overrides: Overrides) -> None:
 
 
 def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
-    from pivot_jax.eval import benchmarks
+    from pivot_jax.eval import run as benchmarks
     from pivot_jax.eval.answerer import Answerer
     from pivot_jax.train.extract import read_config
-    from pivot_jax.train.opened import open_run
+    from pivot_jax.train.open import open_run
 
     if not benchmarks.find(args.benchmark).ranked and args.ranked:
         can = ", ".join(name for name, one in benchmarks.BENCHMARKS.items() if one.ranked)
@@ -101,7 +101,7 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
 
 
 def score(args: argparse.Namespace, overrides: Overrides) -> None:
-    from pivot_jax.eval import benchmarks
+    from pivot_jax.eval import run as benchmarks
 
     file = given.predictions(args.predictions)
     show_score(benchmarks.score(file, args.benchmark), file)
@@ -123,9 +123,9 @@ def show_score(found: Any, predictions: Path) -> None:
 
 
 def generate(args: argparse.Namespace, overrides: Overrides) -> None:
-    from pivot_jax.data.batch import Example, Message
+    from pivot_jax.data.example import Example, Message
     from pivot_jax.eval.answerer import Answerer
-    from pivot_jax.train.opened import open_run
+    from pivot_jax.train.open import open_run
 
     for path in args.image:
         given.picture("--image", path)

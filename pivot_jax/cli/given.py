@@ -11,7 +11,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # what a picture may be written a
 
 def file(option: str, text: str) -> Path:
     """Raises UserError where there is no file; names the nearest one."""
-    from pivot_jax.config.places import nearest
+    from pivot_jax.config.paths import nearest
 
     path = Path(text)
     if not text:
@@ -25,7 +25,7 @@ def file(option: str, text: str) -> Path:
 
 def picture(option: str, text: str) -> None:
     """Raises UserError where there is no file, or one that is no picture."""
-    from pivot_jax.data import images
+    from pivot_jax.data.processing import images
 
     file(option, text)
     try:

@@ -82,7 +82,7 @@ def _run_config(folder: Path, model: Any) -> Any:
     """
     from pivot_jax import config as configs
     from pivot_jax import hub
-    from pivot_jax.data.tokenizer import load_tokenizer
+    from pivot_jax.data.processing.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(folder, "--folder")
     _check_tokenizer(folder, tokenizer, model)
@@ -143,7 +143,7 @@ def _write_run(config: Any, params: dict[str, Any], out: Path) -> None:
 
 def _image_section(vision: Any) -> dict[str, Any]:
     """``config.data.image`` for the folder's encoder."""
-    from pivot_jax.data.images import preset_of
+    from pivot_jax.data.processing.images import preset_of
     from pivot_jax.models.qwen_vision import QwenVisionConfig
 
     if not isinstance(vision, QwenVisionConfig):
@@ -168,7 +168,7 @@ def _image_section(vision: Any) -> dict[str, Any]:
 
 def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax import hub
-    from pivot_jax.data.tokenizer import load_tokenizer
+    from pivot_jax.data.processing.tokenizer import load_tokenizer
     from pivot_jax.models import zoo
     from pivot_jax.models.qwen_vision import QwenVisionConfig
     from pivot_jax.progress import progress

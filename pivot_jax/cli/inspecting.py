@@ -120,7 +120,7 @@ def _of_config(spec: str, overrides: dict[str, str]) -> Found:
 def _trained(config: Any, workdir: Path | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Flat shapes of a config's parameters, and the rows of what it trains; a run in ``workdir`` may hold fewer."""
     from pivot_jax import rules
-    from pivot_jax.data.tokenizer import load_tokenizer
+    from pivot_jax.data.processing.tokenizer import load_tokenizer
     from pivot_jax.optim import partition
     from pivot_jax.train.model import build_model
     from pivot_jax.train.setup import as_started, parameters
@@ -133,10 +133,10 @@ def _trained(config: Any, workdir: Path | None = None) -> tuple[dict[str, Any], 
 
 
 def _of_place(text: str, step: int | None) -> Found:
-    from pivot_jax.config import places
+    from pivot_jax.config import paths
 
     kind, _, rest = text.partition(":")
-    kind, place = (kind, rest) if kind in places.WORDS and rest else (places.kind_of(text), text)
+    kind, place = (kind, rest) if kind in paths.WORDS and rest else (paths.kind_of(text), text)
     if step is not None and kind != "run":
         raise UserError(f"--step: only a run has checkpoints, and {place} is none")
     if kind == "run":

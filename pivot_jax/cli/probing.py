@@ -21,7 +21,7 @@ def classify(args: argparse.Namespace, overrides: Overrides) -> None:
 
     from pivot_jax.probe import classify as probe
     from pivot_jax.probe import folders
-    from pivot_jax.train.opened import open_encoder
+    from pivot_jax.train.open import open_encoder
 
     _check(args.out)
     splits, names = folders.classification(args.data, args.seed)
@@ -43,10 +43,10 @@ def classify(args: argparse.Namespace, overrides: Overrides) -> None:
 
 
 def segment(args: argparse.Namespace, overrides: Overrides) -> None:
-    from pivot_jax.data.images import preset_of
+    from pivot_jax.data.processing.images import preset_of
     from pivot_jax.probe import folders
     from pivot_jax.probe import segment as probe
-    from pivot_jax.train.opened import open_encoder
+    from pivot_jax.train.open import open_encoder
 
     _check(args.out)
     classes = given.class_names(args.classes)
@@ -78,9 +78,9 @@ def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
     import numpy as np
     from PIL import Image
 
-    from pivot_jax.data import images as pictures
+    from pivot_jax.data.processing import images as pictures
     from pivot_jax.probe import gradmap as probe
-    from pivot_jax.train.opened import open_run
+    from pivot_jax.train.open import open_run
 
     out = places.file(args.out, "--out", given.PICTURES)
     given.picture("--image", args.image)
@@ -115,9 +115,10 @@ def _answer_loss(run: Any, args: argparse.Namespace, image: np.ndarray) -> tuple
     import jax.numpy as jnp
     import numpy as np
 
-    from pivot_jax.data.batch import CHOSEN, Example, Message
-    from pivot_jax.data.collate import vlm_batch
-    from pivot_jax.steps.scored import score
+    from pivot_jax.data.example import Example, Message
+    from pivot_jax.data.processing.batch import CHOSEN
+    from pivot_jax.data.processing.collate import vlm_batch
+    from pivot_jax.models.logprobs import score
 
     prompt = (Message("user", f"<image>\n{args.prompt}"),)
     example = Example("gradmap", prompt, (args.image,), args.answer, args.rejected)
@@ -137,7 +138,7 @@ def align(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.data import sources
     from pivot_jax.probe import align as probe
     from pivot_jax.probe import features, folders
-    from pivot_jax.train.opened import open_encoder
+    from pivot_jax.train.open import open_encoder
 
     _check(args.out)
     given.file("--text-features", args.text_features)

@@ -182,7 +182,7 @@ def _data() -> dict[str, Any]:
             # Any-resolution tiling (LLaVA-OneVision): a picture is an overview and up to max_tiles - 1 tiles of size
             # pixels. 1: one square. Needs model.projector.newline and images_per_row 1.
             "max_tiles": 1,
-            "preset": "siglip",  # a key of data.images.PRESETS: resize, crop, interpolation, mean and std of an encoder
+            "preset": "siglip",  # how an encoder sees images: a key of processing.images.PRESETS
             "size": 32,  # pixels, square
             # For presets that keep a picture's size and cut it into patches (qwen2_vl, qwen2_5_vl, siglip2_naflex):
             "max_patches": 0,  # patches that every picture's list has room for; one with more is made smaller

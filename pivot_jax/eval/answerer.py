@@ -9,17 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from pivot_jax.data.batch import EncodedRow, Example
-from pivot_jax.data.chat import Chat
-from pivot_jax.data.collate import prompt_batch, vlm_batch
-from pivot_jax.data.group import group_row
-from pivot_jax.data.images import preset_of
-from pivot_jax.data.patches import Cutter
-from pivot_jax.data.pictures import Arrays, PictureReader, Pictures
-from pivot_jax.data.workers import Job, RowReader, Workers
+from pivot_jax.data.example import Example
+from pivot_jax.data.loading.image_cache import Arrays, PictureReader, Pictures
+from pivot_jax.data.loading.workers import Job, RowReader, Workers
+from pivot_jax.data.processing.batch import EncodedRow
+from pivot_jax.data.processing.branches import group_row
+from pivot_jax.data.processing.chat import Chat
+from pivot_jax.data.processing.collate import prompt_batch, vlm_batch
+from pivot_jax.data.processing.images import preset_of
+from pivot_jax.data.processing.patches import Cutter
 from pivot_jax.errors import UserError
-from pivot_jax.eval import rank as ranking
-from pivot_jax.eval.generate import generate
+from pivot_jax.eval import ranking
+from pivot_jax.models.generate import generate
 from pivot_jax.models.mllm import MLLM
 
 LENGTH_STEP = 64  # prompts are padded to a multiple of this, so that few shapes are compiled

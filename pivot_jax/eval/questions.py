@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pivot_jax.config import places
+from pivot_jax.config import paths
 from pivot_jax.data import sources
-from pivot_jax.data.batch import Example, Message
+from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import with_images
 from pivot_jax.data.sources.rows import open_rows, row_id_of
 from pivot_jax.errors import RowError, UserError
-from pivot_jax.eval.answers import LETTERS
+from pivot_jax.eval.scoring.parse import LETTERS
 
 SHOWN = 6  # names of what a wrong folder holds
 LETTER_TAIL = "\nAnswer with the option's letter from the given choices directly."
@@ -141,7 +141,7 @@ def _lettered(choices: Sequence[str]) -> str:
 def _folder(path: str | Path, what: str) -> Path:
     folder = Path(path)
     if not folder.is_dir():
-        near = places.nearest(folder)
+        near = paths.nearest(folder)
         raise UserError(f"{what}: no folder at '{folder}'{near or '; name the one with its questions'}")
     return folder
 
@@ -155,7 +155,7 @@ def _file(path: str | Path, what: str) -> Path:
     mend = "name the file of questions, or its folder"
     if place.is_dir():
         raise UserError(f"{what}: {place} holds no data.jsonl{_contents(place)}; {mend}")
-    raise UserError(f"{what}: {place} does not exist{places.nearest(place, files=True) or f'; {mend}'}")
+    raise UserError(f"{what}: {place} does not exist{paths.nearest(place, files=True) or f'; {mend}'}")
 
 
 def _short(error: RowError) -> str:

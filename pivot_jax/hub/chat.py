@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pivot_jax.data.dialects import DIALECTS, Dialect
+from pivot_jax.data.processing.dialects import DIALECTS, Dialect
 
 LEGACY = "chat_template.json"  # where processors of transformers before 5 keep theirs
 

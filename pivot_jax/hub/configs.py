@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from pivot_jax.config import places
+from pivot_jax.config import paths
 from pivot_jax.errors import UserError
 from pivot_jax.hub import processors
 from pivot_jax.hub.families import FOLDERS, HubModel, llava_original, qwen_vl, vision_sizes
@@ -41,7 +41,7 @@ def read(folder: str | Path) -> HubModel:
     if kind not in FOLDERS:
         reason = f"model_type {kind!r} is not supported" if kind else "there is no model_type"
         known = ", ".join(sorted(FOLDERS))
-        raise UserError(f"{path}: {reason} (supported: {known}){places.instead(folder, 'hf')}")
+        raise UserError(f"{path}: {reason} (supported: {known}){paths.instead(folder, 'hf')}")
     for inside in (raw, raw.get("text_config"), raw.get("vision_config")):
         if isinstance(inside, dict) and inside.get("quantization_config"):
             raise UserError(

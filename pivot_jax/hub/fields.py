@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pivot_jax.config import places
+from pivot_jax.config import paths
 from pivot_jax.errors import UserError
 
 
@@ -47,7 +47,7 @@ class Fields:
 
 def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        mend = places.instead(path.parent, "hf") or f"; is {path.parent} a Hugging Face model folder?"
+        mend = paths.instead(path.parent, "hf") or f"; is {path.parent} a Hugging Face model folder?"
         raise UserError(f"{path} is missing{mend}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))

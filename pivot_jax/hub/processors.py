@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pivot_jax.data.images import PRESETS, Preset
+from pivot_jax.data.processing.images import PRESETS, Preset
 from pivot_jax.errors import UserError
 from pivot_jax.hub.families import qwen_vl
 from pivot_jax.hub.families.parts import vision_of

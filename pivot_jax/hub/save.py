@@ -165,7 +165,7 @@ def export_mllm(
     Args:
       image_token: the placeholder; an id where there is no tokenizer.
       system: the chat template's default system text; "" leaves the system turn out.
-      dialect: how the chat template writes turns: a key of ``data.dialects.DIALECTS``.
+      dialect: how the chat template writes turns: a key of ``data.processing.dialects.DIALECTS``.
       dtype: "float32", "bfloat16" or "float16".
 
     Raises:

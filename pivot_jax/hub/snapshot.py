@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pivot_jax.config.places import nearest
+from pivot_jax.config.paths import nearest
 from pivot_jax.errors import UserError
 
 # config and processor, safetensors, tokenizer: no pickles, and no copies in other frameworks' formats

@@ -182,7 +182,7 @@ class Decoder(nn.Module):
         return jnp.take(self.embed, tokens, axis=0).astype(self.dtype)
 
     def hidden(self, x: Array, positions: Array, segments: Array, branches: Array | None = None) -> Array:
-        """Embedded tokens [b, n, d] → closing-norm states [b, n, d]; ids as in ``data.batch.VLMBatch``.
+        """Embedded tokens [b, n, d] → closing-norm states [b, n, d]; ids as in ``data.processing.batch.VLMBatch``.
 
         ``positions`` are int32 [b, n], with M-RoPE [b, n, 3].
         """

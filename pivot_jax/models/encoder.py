@@ -18,7 +18,7 @@ class Traits:
       pool: one vector per image: "attention" (SigLIP's head), "class" (the class token), "dense" (the class token
         through a Linear layer and tanh, where ``pool_head`` is set).
       patch_input: pictures come as lists of patches with their places, of any height and width.
-      presets: how its published processors see pictures, keys of ``data.images.PRESETS``; the first where nothing says.
+      presets: how its published processors see pictures, keys of ``images.PRESETS``; the first where nothing says.
       registers, gated: the family has variants with register tokens, or with a SwiGLU in place of the MLP.
     """
 
@@ -56,7 +56,7 @@ class ViTConfig:
       pool_head: the pooling head of SigLIP, or the pooler of ViT, is there; other families have none.
       max_patches: p of the arrays that a family with ``patch_input`` is given; 0: as many as the table has. No weight
         depends on it.
-      preset: how its pictures are resized and cropped, a key of ``data.images.PRESETS``.
+      preset: how its pictures are resized and cropped, a key of ``images.PRESETS``.
       mean, std: of the normalisation.
     """
 

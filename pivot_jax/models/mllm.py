@@ -155,7 +155,7 @@ class MLLM(nn.Module):
         return jnp.where((batch.image_slots >= 0)[:, :, None], placed, x)
 
     def _blended(self, image_tokens: Array, taps: Array, weights: Array) -> Array:
-        """Weighted sums [b, n, d] of image tokens and the newline vector (tap -1); see ``data.anyres``."""
+        """Weighted sums [b, n, d] of image tokens and the newline vector (tap -1); see ``data.processing.tiles``."""
         b, count, d = image_tokens.shape
         newline = jnp.broadcast_to(self.projector.newline.astype(image_tokens.dtype), (b, 1, d))
         everything = jnp.concatenate([image_tokens, newline], axis=1)

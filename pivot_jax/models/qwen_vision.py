@@ -1,6 +1,6 @@
 """Vision towers of Qwen2-VL and Qwen2.5-VL: pictures of any size as lists of patches, 2-D rotary positions.
 
-A picture is a padded list of patches with their places in its grid (``data.patches`` cuts it). Qwen2-VL attends over
+A picture is a padded list of patches with their places in its grid (``processing.patches``). Qwen2-VL attends over
 the whole picture; Qwen2.5-VL within windows, and over the whole picture in a few blocks. The model takes windows and
 rotary angles from the places, so any order of the patches is right as long as the 2 x 2 of a merged token follow
 each other; an order that keeps windows together lets attention kernels skip blocks.
@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pivot_jax.data.images import CLIP_MEAN, CLIP_STD
+from pivot_jax.data.processing.images import CLIP_MEAN, CLIP_STD
 from pivot_jax.kernels.attention import attention
 from pivot_jax.models import layers
 from pivot_jax.models.decoder import GatedMLP

@@ -1,4 +1,4 @@
-"""SigLIP's pairwise sigmoid loss for stage 0."""
+"""Stage 0: image-text pretraining of the encoder with SigLIP's pairwise sigmoid loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pivot_jax.objectives.terms import Term
+from pivot_jax.models.siglip import SigLIP
+from pivot_jax.objectives.base import Objective, Term, weighted
 
 
 def sigmoid_contrastive(image: Any, text: Any, scale: Any, bias: Any, valid: Any) -> Term:
@@ -24,3 +25,19 @@ def sigmoid_contrastive(image: Any, text: Any, scale: Any, bias: Any, valid: Any
     sign = 2.0 * jnp.eye(image.shape[0]) - 1.0
     pairs = -jax.nn.log_sigmoid(sign * logits) * valid[:, None] * valid[None, :]
     return Term(jnp.sum(pairs), jnp.sum(valid))
+
+
+def build(model: SigLIP) -> Objective:
+    """Every image against every text of the global batch; so it cannot be cut into micro-batches."""
+
+    def totals(batch: Any) -> dict[str, Any]:
+        return {"images": jnp.sum(batch.weights)}
+
+    def loss(params, batch, totals, memory, reference):
+        image, text, scale, bias = model.apply({"params": params}, batch.images, batch.tokens)
+        term = sigmoid_contrastive(image, text, scale, bias, batch.weights)
+        best = jnp.argmax(image @ text.T, axis=1) == jnp.arange(image.shape[0])
+        metrics = {"retrieval_accuracy": weighted(best.astype(jnp.float32), batch.weights)}
+        return term.sum / jnp.maximum(totals["images"], 1.0), metrics
+
+    return Objective(totals, loss)

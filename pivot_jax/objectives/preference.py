@@ -1,83 +1,83 @@
-"""Preference losses on pairs: DPO and the parts that MPO is composed of.
+"""Preference training on pairs that share image and prompt (stage 2).
 
-All take log-ratios r = Σ log π(y|x) - Σ log π_ref(y|x), float32 of any shape with one entry
-per pair, summed (not averaged) over the answer's tokens, and give one loss per pair in the same shape.
+A pair is one row: image and prompt once, both answers side by side as branches 1 and 2. A sequence holds k rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from pivot_jax.errors import UserError
+from pivot_jax.kernels.token_logprobs import TokenStats
+from pivot_jax.models.logprobs import answer_logps, score
+from pivot_jax.models.mllm import MLLM
+from pivot_jax.objectives import preference_losses, sft
+from pivot_jax.objectives.base import Objective, Term, weighted
+
+_ROUNDING = 1e-6  # relative; sums of a few thousand float32 log-probs agree to this
 
 
-def sigmoid(chosen: Any, rejected: Any, beta: float, label_smoothing: float = 0.0) -> Any:
-    """DPO: -log σ(β (r_c - r_r)); with label smoothing ε, cDPO: -(1-ε) log σ(βd) - ε log σ(-βd).
+def build(mllm: MLLM, section: Any) -> Objective:
+    """Objective of ``config.objective``; metrics as TRL's DPOTrainer names them.
 
-    PIVOT eq. 1 (DPO); β = 0.1 and ε = 0 there.
+    The reference log-probs are ``batch.ref_logps`` where stored, else come from the ``reference`` parameters.
     """
-    logits = beta * (chosen - rejected)
-    return -(1 - label_smoothing) * jax.nn.log_sigmoid(logits) - label_smoothing * jax.nn.log_sigmoid(-logits)
+    mixture = preference_losses.mixture(section)
+    beta, smoothing = section["beta"], section["label_smoothing"]
+
+    def totals(batch: Any) -> dict[str, Any]:
+        return {"pairs": jnp.sum(_valid(batch)), "tokens": jnp.sum(batch.weights * (batch.target_branches == 1))}
+
+    def loss(params, batch, totals, memory, reference):
+        stats = score(mllm, params, batch)
+        policy = answer_logps(stats, batch)
+        if batch.ref_logps is not None:
+            ref = batch.ref_logps
+        else:
+            ref = jax.lax.stop_gradient(answer_logps(score(mllm, reference, batch), batch))
+        chosen, rejected = policy[..., 0] - ref[..., 0], policy[..., 1] - ref[..., 1]
+        valid = _valid(batch)
+        pairs = mixture.sigmoid * preference_losses.sigmoid(chosen, rejected, beta, smoothing)
+        if mixture.bco:
+            pairs += mixture.bco * preference_losses.bco(chosen, rejected, beta, memory.mean)
+        share = jnp.sum(pairs * valid) / jnp.maximum(totals["pairs"], 1.0)
+        term = sft.nll(stats.logps, batch.weights * (batch.target_branches == 1))
+        if mixture.nll:
+            share += mixture.nll * term.sum / jnp.maximum(totals["tokens"], 1.0)
+        metrics = _metrics(stats, batch, policy, ref, beta, valid)
+        return share, {"losses/dpo": weighted(pairs, valid), "nll_loss": term} | metrics
+
+    def remember(memory: Any, metrics: dict[str, Term]) -> Any:
+        both = [metrics["rewards/chosen"], metrics["rewards/rejected"]]
+        return memory.update(sum(term.sum for term in both), sum(term.weight for term in both))
+
+    if mixture.bco:
+        return Objective(totals, loss, preference_losses.RewardMean.zero(), remember)
+    return Objective(totals, loss)
 
 
-def bco(chosen: Any, rejected: Any, beta: float, delta: Any) -> Any:
-    """BCO on a pair: -log σ(β r_c - δ) - log σ(-(β r_r - δ)), δ the running mean of rewards β r.
-
-    InternVL's MPO quality loss.
-    """
-    return -jax.nn.log_sigmoid(beta * chosen - delta) - jax.nn.log_sigmoid(-(beta * rejected - delta))
+def _valid(batch: Any) -> Any:
+    return (batch.row_index >= 0).astype(jnp.float32)
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Weights of the parts: sigmoid * DPO + bco * BCO + nll * (token-mean NLL of the chosen answer)."""
-
-    sigmoid: float = 1.0
-    bco: float = 0.0
-    nll: float = 0.0
-
-
-OBJECTIVES = {
-    # DPO with PIVOT's optional γ * NLL(chosen)
-    "dpo": lambda section: Mixture(sigmoid=1.0, nll=section["gamma"]),
-    # InternVL: 0.8 preference + 0.2 quality + 1.0 generation
-    "mpo": lambda section: Mixture(sigmoid=0.8, bco=0.2, nll=1.0),
-}
-
-
-def mixture(section: Any) -> Mixture:
-    """``config.objective`` → weights.
-
-    Raises:
-      UserError: the name is no preference objective.
-    """
-    name = section["name"]
-    if name not in OBJECTIVES:
-        raise UserError(f"objective.name: '{name}' is no preference objective; there are: {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name](section)
-
-
-@struct.dataclass
-class RewardMean:
-    """Running mean δ of all rewards seen, chosen and rejected; BCO's state.
-
-    A step uses the mean of the steps before it, so that accumulation does not change it (InternVL's code includes
-    the current micro-batch). At the first step, where every reward is 0, the two agree.
-    """
-
-    mean: Any
-    count: Any
-
-    @classmethod
-    def zero(cls) -> RewardMean:
-        return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-
-    def update(self, total: Any, count: Any) -> RewardMean:
-        """Adds ``count`` rewards that sum to ``total``."""
-        seen = self.count + count
-        return RewardMean(self.mean + (total - count * self.mean) / jnp.maximum(seen, 1.0), seen)
+def _metrics(stats: TokenStats, batch: Any, policy: Any, ref: Any, beta: float, valid: Any) -> dict[str, Term]:
+    tokens = [batch.weights * (batch.target_branches == branch) for branch in (1, 2)]
+    rewards = beta * (policy - ref)
+    margins = rewards[..., 0] - rewards[..., 1]
+    # Strictly greater, beyond float32 rounding of the sums: at the reference itself policy and reference come from two
+    # compiled programs, and a last bit of difference is no preference.
+    rounding = _ROUNDING * beta * jnp.sum(jnp.abs(policy) + jnp.abs(ref), axis=-1)
+    return {
+        "rewards/chosen": weighted(rewards[..., 0], valid),
+        "rewards/rejected": weighted(rewards[..., 1], valid),
+        "rewards/margins": weighted(margins, valid),
+        "rewards/accuracies": weighted((margins > rounding).astype(jnp.float32), valid),
+        "logps/chosen": weighted(policy[..., 0], valid),
+        "logps/rejected": weighted(policy[..., 1], valid),
+        "logits/chosen": weighted(stats.mean_logit, tokens[0]),
+        "logits/rejected": weighted(stats.mean_logit, tokens[1]),
+        "mean_token_accuracy": weighted(stats.correct, tokens[0]),
+        "entropy": weighted(stats.entropy, tokens[0] + tokens[1]),
+    }

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from pivot_jax import rules
+from pivot_jax.models.flops import traced_flops
 from pivot_jax.models.siglip import SigLIP
 from pivot_jax.plan.program import Program, device_bytes, held, step_arguments
 from pivot_jax.train.setup import Setup
-from pivot_jax.train.work import traced_flops
 
 # What a tower keeps for the backward pass beyond its blocks' inputs, in units of what its matmuls and attention give.
 _KEPT = {"full": 0.0, "dots": 1.0, "none": 3.3}

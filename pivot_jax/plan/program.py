@@ -12,17 +12,17 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
-from pivot_jax.data.anyres import TAPS
-from pivot_jax.data.batch import ContrastiveBatch, VLMBatch
-from pivot_jax.data.images import preset_of
+from pivot_jax.data.processing.batch import ContrastiveBatch, VLMBatch
+from pivot_jax.data.processing.images import preset_of
+from pivot_jax.data.processing.tiles import TAPS
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
+from pivot_jax.models.flops import traced_flops
 from pivot_jax.parallel.mesh import AXES, ROWS, arrange, check_rows, mesh_sizes
 from pivot_jax.plan.collectives import Traffic, traffic
 from pivot_jax.plan.topology import Topology
 from pivot_jax.train.model import build_model
 from pivot_jax.train.setup import Setup, assemble
-from pivot_jax.train.work import traced_flops
 
 GIB = 2**30
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pivot_jax.errors import UserError
-from pivot_jax.eval import intervals
-from pivot_jax.eval.intervals import Interval
+from pivot_jax.eval import statistics
+from pivot_jax.eval.statistics import Interval
 
 PAPER_GRID = (0.01, 0.03, 0.1, 0.316, 1.0, 3.16)
 ONE_THREAD = 50_000_000  # features x images x classes below which more threads only wait for each other
@@ -144,7 +144,7 @@ def balanced(labels: np.ndarray, per_class: int, *, seed: int = 0) -> np.ndarray
 
 def _result(predictions, test_y, C, grid, flags, seed) -> ProbeResult:
     correct = np.asarray(predictions == test_y)
-    interval = intervals.mean(correct.astype(float), seed=seed)
+    interval = statistics.mean(correct.astype(float), seed=seed)
     return ProbeResult(float(correct.mean()), interval, C, correct, predictions, grid, tuple(flags))
 
 

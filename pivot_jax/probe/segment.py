@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pivot_jax.errors import UserError
-from pivot_jax.eval import intervals
-from pivot_jax.eval.intervals import Interval
+from pivot_jax.eval import statistics
+from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import heads
 from pivot_jax.probe.heads import Training
 
@@ -208,7 +208,7 @@ def recall_of(hits: np.ndarray) -> np.ndarray:
 def _over_images(per_image: np.ndarray, score, seed: int, combine=lambda values: values.mean(-1)) -> Interval:
     """Bootstrap over images of a score averaged over seeds: [r, n, ...] → interval. Images are shared by the seeds."""
     by_image = np.moveaxis(per_image, 1, 0)
-    return intervals.bootstrap(by_image, lambda sums: combine(score(sums)), draws=1000, seed=seed)
+    return statistics.bootstrap(by_image, lambda sums: combine(score(sums)), draws=1000, seed=seed)
 
 
 def _nanmean(values: np.ndarray, axis: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pivot_jax.eval.intervals import Interval
+from pivot_jax.eval.statistics import Interval
 
 Value = str | int | float | Interval | None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pivot_jax.eval.intervals import Interval
+from pivot_jax.eval.statistics import Interval
 from pivot_jax.report.content import Value
 
 MINUS = "−"

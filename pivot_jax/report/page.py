@@ -59,7 +59,7 @@ def _cell(value: Value, like: Column | Fact) -> dict[str, str]:
 
 def _tone(value: Value, column: Column) -> str:
     """A difference whose interval leaves zero out is set off, in words too (see the page's legend)."""
-    from pivot_jax.eval.intervals import Interval
+    from pivot_jax.eval.statistics import Interval
 
     if not column.signed or not isinstance(value, Interval) or not value.excludes_zero:
         return ""

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from pivot_jax.errors import UserError
-from pivot_jax.eval.intervals import Interval
+from pivot_jax.eval.statistics import Interval
 
 SERIES = 7  # distinct series colours; --s0 ... --s6 in the page
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"

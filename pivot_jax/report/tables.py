@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pivot_jax.eval.intervals import Interval
+from pivot_jax.eval.statistics import Interval
 from pivot_jax.report import format as text
 from pivot_jax.report.content import Column, Table, Value
 

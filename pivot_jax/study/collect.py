@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pivot_jax.eval import predictions
-from pivot_jax.eval.benchmarks import score
-from pivot_jax.eval.intervals import Interval
+from pivot_jax.eval import predictions, statistics
+from pivot_jax.eval.run import score
+from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import segment
-from pivot_jax.report import stats
 from pivot_jax.study.language import majority_answers
 from pivot_jax.study.settings import ARMS, Study
 from pivot_jax.study.tasks import result
@@ -49,7 +48,7 @@ class Results:
         kinds = [row["category"] for row in self.predictions(self.seeds[0], run)]
         scores = self.answers(run)
         order = dict.fromkeys(kind for kind, _ in self.study.settings.world.questions if kind in kinds)
-        return {kind: stats.over_seeds(scores[:, [k == kind for k in kinds]]) for kind in order}
+        return {kind: statistics.over_seeds(scores[:, [k == kind for k in kinds]]) for kind in order}
 
     @cached_property
     def prior(self) -> np.ndarray:
@@ -81,7 +80,7 @@ class Results:
             values = segment.mean_iou(drawn).mean(-1)
             return values[..., 0] - values[..., 1] if less else values[..., 0]
 
-        return stats.crossed(sums, statistic)
+        return statistics.crossed(sums, statistic)
 
     def pairs(self, arm: str, split: str) -> tuple[Interval, Interval]:
         """Reward accuracy and margin of an arm on a split of pairs."""
@@ -90,7 +89,7 @@ class Results:
             with np.load(self.study.folder(seed) / "pairs" / f"{arm}.npz") as file:
                 margins.append(file[split][:, 0] - file[split][:, 1])
         values = np.asarray(margins, float)
-        return stats.over_seeds((values > 0).astype(float)), stats.over_seeds(values)
+        return statistics.over_seeds((values > 0).astype(float)), statistics.over_seeds(values)
 
     def maps(self, seed: int) -> dict[str, np.ndarray]:
         with np.load(self.study.folder(seed) / "maps.npz") as file:

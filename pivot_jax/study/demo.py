@@ -50,7 +50,7 @@ def run(workdir: str | Path, configs: Path | None = None) -> Path:
 def prepare(study: Study) -> None:
     """Pictures and tokenizer, unless they are there."""
     from pivot_jax.data import scenes
-    from pivot_jax.data.tokenizer import train_bpe
+    from pivot_jax.data.processing.tokenizer import train_bpe
 
     settings = study.settings
     if not (study.data / "dataset_info.json").is_file():

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from pivot_jax.data import scenes
-from pivot_jax.data.loader import build_loader
-from pivot_jax.data.tokenizer import load_tokenizer
+from pivot_jax.data.loading.loader import build_loader
+from pivot_jax.data.processing.tokenizer import load_tokenizer
+from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.probe import gradmap
-from pivot_jax.steps.scored import answer_logps, score
 from pivot_jax.study.measure import save_arrays
 from pivot_jax.study.settings import Study
-from pivot_jax.train.opened import OpenRun, open_run
+from pivot_jax.train.open import OpenRun, open_run
 
 # Which weights, which loss. At the reference weights DPO's gradient is a multiple of that of -(chosen - rejected).
 MAPS = {

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 
 from pivot_jax.data import scenes
-from pivot_jax.data.loader import build_loader
-from pivot_jax.data.tokenizer import load_tokenizer
+from pivot_jax.data.loading.loader import build_loader
+from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.eval.answerer import Answerer
-from pivot_jax.eval.benchmarks import evaluate
+from pivot_jax.eval.run import evaluate
+from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.probe import classify, features, heads, segment
-from pivot_jax.steps.scored import answer_logps, score
 from pivot_jax.study.settings import RUN_OF_ARM, Study
-from pivot_jax.train.opened import OpenRun, open_encoder, open_run
+from pivot_jax.train.open import OpenRun, open_encoder, open_run
 
 
 def answers(study: Study, seed: int, run: str, blank: bool) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pivot_jax.eval.intervals import Interval
+from pivot_jax.eval import statistics
+from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import gradmap
 from pivot_jax.report import format as text
-from pivot_jax.report import page, plots, stats, tables
+from pivot_jax.report import page, plots, tables
 from pivot_jax.report.content import (
     Answer,
     Card,
@@ -67,9 +68,9 @@ def write_report(study: Study, seconds: float) -> Path:
 
 
 def _facts(results: Results, seconds: float) -> tuple[Fact, ...]:
-    gap = stats.difference(results.answers("stage1b"), results.answers("stage1b_blank"))
+    gap = statistics.difference(results.answers("stage1b"), results.answers("stage1b_blank"))
     seen, unseen = (results.pairs("dpo", split)[0] for split in ("preference", "preference_test"))
-    third = stats.difference(results.answers("stage3_dpo"), results.answers("stage3_sft"))
+    third = statistics.difference(results.answers("stage3_dpo"), results.answers("stage3_sft"))
     return (
         Fact("Stage 1b over its zero-image control", gap, "%", "accuracy on unseen questions", signed=True),
         Fact("DPO reward accuracy, training pairs", seen, "%"),
@@ -94,11 +95,11 @@ def _summary(results: Results) -> str:
 def _encoder(results: Results, arm: str) -> dict[str, Interval]:
     """What is measured of an arm's encoder."""
     return {
-        "class, encoder": stats.over_seeds(results.classified(arm, "encoder")),
-        "class, projector": stats.over_seeds(results.classified(arm, "projector")),
+        "class, encoder": statistics.over_seeds(results.classified(arm, "encoder")),
+        "class, projector": statistics.over_seeds(results.classified(arm, "projector")),
         "segmentation mIoU": results.segmented(arm),
-        "stage 3 answers": stats.over_seeds(results.answers(f"stage3_{arm}")),
-        "stage 3, ranked": stats.over_seeds(results.answers(f"stage3_{arm}", ranked=True)),
+        "stage 3 answers": statistics.over_seeds(results.answers(f"stage3_{arm}")),
+        "stage 3, ranked": statistics.over_seeds(results.answers(f"stage3_{arm}", ranked=True)),
     }
 
 
@@ -107,10 +108,10 @@ def _gaps(results: Results, first: str, second: str) -> dict[str, Interval]:
 
     def answers(ranked: bool) -> Interval:
         one, two = (results.answers(f"stage3_{arm}", ranked) for arm in (first, second))
-        return stats.difference(one, two)
+        return statistics.difference(one, two)
 
     def classified(kind: str) -> Interval:
-        return stats.difference(results.classified(first, kind), results.classified(second, kind))
+        return statistics.difference(results.classified(first, kind), results.classified(second, kind))
 
     return {
         "class, encoder": classified("encoder"),
@@ -125,16 +126,16 @@ def _learning(results: Results) -> Section:
     """Stages 0 to 1b: does it see at all?"""
     rows = {
         "Stage 1b": {
-            "accuracy": stats.over_seeds(results.answers("stage1b")),
-            "options ranked": stats.over_seeds(results.answers("stage1b", ranked=True)),
+            "accuracy": statistics.over_seeds(results.answers("stage1b")),
+            "options ranked": statistics.over_seeds(results.answers("stage1b", ranked=True)),
             **results.by_kind("stage1b"),
         },
         "Stage 1b, zero image": {
-            "accuracy": stats.over_seeds(results.answers("stage1b_blank")),
-            "options ranked": stats.over_seeds(results.answers("stage1b_blank", ranked=True)),
+            "accuracy": statistics.over_seeds(results.answers("stage1b_blank")),
+            "options ranked": statistics.over_seeds(results.answers("stage1b_blank", ranked=True)),
             **results.by_kind("stage1b_blank"),
         },
-        "Most frequent answer": {"accuracy": stats.mean(results.prior)},
+        "Most frequent answer": {"accuracy": statistics.mean(results.prior)},
     }
     runs = {stage: _metrics(results, stage) for stage in ("stage0", "stage1a", "stage1b")}
     return Section(
@@ -163,8 +164,8 @@ def _stage2(results: Results) -> Section:
         rows.append((ARMS[arm], tuple(values)))
     answered = {
         ARMS[arm]: {
-            GENERATED: stats.over_seeds(results.answers(run)),
-            RANKED: stats.over_seeds(results.answers(run, ranked=True)),
+            GENERATED: statistics.over_seeds(results.answers(run)),
+            RANKED: statistics.over_seeds(results.answers(run, ranked=True)),
         }
         for arm, run in RUN_OF_ARM.items()
     }
@@ -234,7 +235,9 @@ def _gradients(results: Results) -> Section:
         hit, energy, entropy = (
             np.asarray([one[title][name] for one in found]) for name in ("hit", "energy", "entropy")
         )
-        rows.append((title, (stats.over_seeds(hit), stats.over_seeds(energy), stats.over_seeds(entropy))))
+        rows.append(
+            (title, (statistics.over_seeds(hit), statistics.over_seeds(energy), statistics.over_seeds(entropy)))
+        )
     rows.append(("even map (chance)", (float(area.mean()), float(area.mean()), 1.0)))
     columns = (
         Column("peak on the object", "%"),

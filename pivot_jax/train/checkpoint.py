@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from pivot_jax import files, rules
-from pivot_jax.config import places
+from pivot_jax.config import paths
 from pivot_jax.errors import UserError
 from pivot_jax.hub.tensors import Lazy
 from pivot_jax.models import lora
@@ -168,7 +168,7 @@ def newest(workdir: Path, step: int | None = None) -> int:
     steps = complete(workdir)
     if not steps or (step is not None and step not in steps):
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-        mend = f" (there is: steps {steps}); choose one of them" if steps else places.instead(workdir, "run")
+        mend = f" (there is: steps {steps}); choose one of them" if steps else paths.instead(workdir, "run")
         raise UserError(f"no {wanted} in {workdir}{mend or '; train that run first'}")
     return steps[-1] if step is None else step
 
@@ -255,6 +255,6 @@ def saved_in_pack(folder: Path) -> dict[str, Any]:
 def describe_pack(folder: Path) -> dict[str, Any]:
     """``pack.json`` of a pack. Raises as :func:`load_pack`."""
     if not (folder / "pack.json").is_file():
-        mend = places.instead(folder, "pack") or "; write one with `pivot-jax extract`"
+        mend = paths.instead(folder, "pack") or "; write one with `pivot-jax extract`"
         raise UserError(f"no pack at {folder} (pack.json is missing){mend}")
     return json.loads((folder / "pack.json").read_text())

@@ -7,7 +7,7 @@ from typing import Any
 
 from pivot_jax import config as configs
 from pivot_jax import files
-from pivot_jax.config import places
+from pivot_jax.config import paths
 from pivot_jax.errors import UserError
 from pivot_jax.train import checkpoint
 from pivot_jax.train.reference import weights_hash
@@ -48,7 +48,7 @@ def read_config(workdir: Path) -> Any:
       UserError: no run there.
     """
     path = workdir / "config.json"
-    if not path.is_file() or places.kind_of(workdir) == "hf":
+    if not path.is_file() or paths.kind_of(workdir) == "hf":
         lacks = "" if path.is_file() else " (config.json is missing)"
-        raise UserError(f"{workdir} is no run's workdir{lacks}{places.instead(workdir, 'run')}")
+        raise UserError(f"{workdir} is no run's workdir{lacks}{paths.instead(workdir, 'run')}")
     return configs.from_json(path.read_text())

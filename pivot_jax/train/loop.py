@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pivot_jax.errors import UserError
+from pivot_jax.models.flops import traced_flops
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import place_batch
 from pivot_jax.progress import progress
@@ -21,7 +22,6 @@ from pivot_jax.train.checkpoint import Checkpoints
 from pivot_jax.train.metrics import MetricsWriter, Window
 from pivot_jax.train.setup import Setup
 from pivot_jax.train.speed import Speed
-from pivot_jax.train.work import traced_flops
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from pivot_jax import files, rules
 from pivot_jax.errors import UserError
+from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import place_batch
-from pivot_jax.steps.scored import answer_logps, score
 
 FILE = "reference_logps.npz"
 UNFINISHED = "reference_logps.unfinished.npz"

@@ -12,20 +12,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pivot_jax import rules
-from pivot_jax.data.loader import Loader, build_loader
-from pivot_jax.data.tokenizer import load_tokenizer
+from pivot_jax.data.loading.loader import Loader, build_loader
+from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
+from pivot_jax.objectives import build as steps
+from pivot_jax.objectives.base import Objective
 from pivot_jax.optim import adamw, partition, schedule
+from pivot_jax.optim.update import TrainState, build_step, init_state
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import check_rows, make_mesh, param_shardings, replicated
-from pivot_jax.steps import build as steps
-from pivot_jax.steps.objective import Objective
-from pivot_jax.steps.update import TrainState, build_step, init_state
-from pivot_jax.train import agreement, checkpoint
-from pivot_jax.train.initialise import OPTIONAL, initial_params, longest, read_adapter
-from pivot_jax.train.initialise import check as check_sources
+from pivot_jax.train import checkpoint, compatibility
 from pivot_jax.train.model import Model, build_model, parts, root_key, row_shape, without
+from pivot_jax.train.source import OPTIONAL, initial_params, longest, read_adapter
+from pivot_jax.train.source import check as check_sources
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def as_started(config: Any, model: Model, workdir: Path | None) -> Model:
     if workdir is None:
         init = dict(config.init)
         given = check_sources(init, like)
-        for line in agreement.check(init, parts(model.module)) if is_first() else ():
+        for line in compatibility.check(init, parts(model.module)) if is_first() else ():
             print(line)
         there = set().union(*given.values()) | {path for path in like if longest(init, path) is None}
     else:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pivot_jax.config import base
-from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 
 TEXTS = [
     "What color is the circle? The circle is red.",

@@ -10,9 +10,9 @@ from PIL import Image
 from transformers.models.llava_onevision import image_processing_pil_llava_onevision as processor
 from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 
-from pivot_jax.data import anyres
+from pivot_jax.data.processing import tiles
 
-ALL = anyres.GRID_SIDE**2 + 1
+ALL = tiles.GRID_SIDE**2 + 1
 SIZES = ((40, 40), (97, 31), (200, 350), (333, 120), (17, 300), (30, 500), (260, 260), (401, 399))
 
 
@@ -28,7 +28,7 @@ def test_tiles_are_the_processor_s(height, width):
         size={"height": tile, "width": tile}, image_grid_pinpoints=pinpoints, do_rescale=False, do_normalize=False
     )
     theirs = process(picture(height, width), return_tensors="np")["pixel_values"][0].transpose(0, 2, 3, 1)
-    ours = anyres.tiles(picture(height, width), tile, ALL, Image.Resampling.BICUBIC)
+    ours = tiles.tiles(picture(height, width), tile, ALL, Image.Resampling.BICUBIC)
     assert ours.shape == theirs.shape
     assert np.abs(ours.astype(int) - theirs).max() <= 1
 
@@ -42,14 +42,14 @@ def test_tokens_are_what_the_model_packs(height, width):
     )
     config = transformers.LlavaOnevisionConfig(vision_config=vision, image_grid_pinpoints=pinpoints)
     stub = type("Packer", (), {"config": config})()
-    rows, columns = anyres.tile_grid(height, width, tile, ALL)
+    rows, columns = tiles.tile_grid(height, width, tile, ALL)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(1 + rows * columns, grid**2, d)).astype(np.float32)
     newline = rng.normal(size=d).astype(np.float32)
     (theirs,), _ = LlavaOnevisionModel.pack_image_features(
         stub, [torch.tensor(features)], torch.tensor([[height, width]]), torch.tensor(newline)
     )
-    found = anyres.layout(height, width, tile, ALL, grid)
+    found = tiles.layout(height, width, tile, ALL, grid)
     flat = np.concatenate([features.reshape(-1, d), newline[None]])
     ours = np.einsum("nkd,nk->nd", flat[found.slots], found.weights)
     assert ours.shape == tuple(theirs.shape)
@@ -57,5 +57,5 @@ def test_tokens_are_what_the_model_packs(height, width):
 
 
 def test_a_limit_on_tiles_keeps_the_grid_small():
-    assert anyres.tile_grid(4000, 4000, 384, 10) == (3, 3)
-    assert anyres.tiles(picture(400, 100), 48, 5, Image.Resampling.BICUBIC).shape[0] <= 5
+    assert tiles.tile_grid(4000, 4000, 384, 10) == (3, 3)
+    assert tiles.tiles(picture(400, 100), 48, 5, Image.Resampling.BICUBIC).shape[0] <= 5

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pivot_jax import config as configs
-from pivot_jax.data.batch import Example, Message
-from pivot_jax.data.chat import Chat
-from pivot_jax.data.dialects import DIALECTS
+from pivot_jax.data.example import Example, Message
+from pivot_jax.data.processing.chat import Chat
+from pivot_jax.data.processing.dialects import DIALECTS
 from pivot_jax.data.sources import read
 from pivot_jax.errors import RowError, UserError
 from tests.chat_templates import LLAMA3

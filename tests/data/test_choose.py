@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pivot_jax.data.chat import Chat
+from pivot_jax.data.processing.chat import Chat
 from pivot_jax.data.sources import read
 from pivot_jax.data.sources.choose import no_think, shifted, under30
 from pivot_jax.errors import UserError

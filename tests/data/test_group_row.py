@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pivot_jax.data.batch import EncodedRow
-from pivot_jax.data.group import group_row
+from pivot_jax.data.processing.batch import EncodedRow
+from pivot_jax.data.processing.branches import group_row
 
 
 def prompt(positions=(0, 1, 2, 3), **changes):

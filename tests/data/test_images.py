@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pivot_jax.data import images
+from pivot_jax.data.processing import images
 from pivot_jax.errors import UserError
 
 

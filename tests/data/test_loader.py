@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pivot_jax.data.batch import ContrastiveBatch, PromptBatch, VLMBatch
-from pivot_jax.data.loader import build_loader
-from pivot_jax.data.plan import Plan, assign, local_slice
+from pivot_jax.data.loading.loader import build_loader
+from pivot_jax.data.loading.schedule import Plan, assign, local_slice
+from pivot_jax.data.processing.batch import ContrastiveBatch, PromptBatch, VLMBatch
 from pivot_jax.errors import UserError
 from tests.data.conftest import config, llava_row, preference_row, write_jsonl
 
@@ -335,7 +335,7 @@ def test_too_many_bad_rows_stop_the_run(tmp_path, pictures, tokenizer):
 
 
 def test_a_stored_index_is_made_anew_when_a_missing_picture_comes(pictures, rows, tokenizer, tmp_path, monkeypatch):
-    from pivot_jax.data import index
+    from pivot_jax.data.loading import index
 
     monkeypatch.setattr(index, "STORE_FROM", 1)
     there = (pictures / "7.png").read_bytes()
@@ -429,7 +429,7 @@ def test_too_few_rows_for_a_batch(rows, tokenizer):
 
 
 def test_index_of_a_large_set_is_stored_and_used_again(rows, tokenizer, tmp_path, monkeypatch):
-    from pivot_jax.data import index
+    from pivot_jax.data.loading import index
 
     monkeypatch.setattr(index, "STORE_FROM", 10)
     cfg, work = config(rows), tmp_path / "work"

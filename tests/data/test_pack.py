@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pivot_jax import config as configs
-from pivot_jax.data.loader import build_loader
-from pivot_jax.data.pack import Packer
-from pivot_jax.data.plan import Plan, local_slice
+from pivot_jax.data.loading.loader import build_loader
+from pivot_jax.data.loading.packing import Packer
+from pivot_jax.data.loading.schedule import Plan, local_slice
 from pivot_jax.errors import UserError
 from tests.data.conftest import config, llava_row, preference_row, write_jsonl
 

@@ -16,12 +16,12 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
     get_image_size_for_max_num_patches,
 )
 
-from pivot_jax.data import images
-from pivot_jax.data.batch import Example, Message
-from pivot_jax.data.chat import Chat
-from pivot_jax.data.loader import build_loader
-from pivot_jax.data.patches import cutter_of, grid_positions, naflex_size, smart_size, text_behind
-from pivot_jax.data.pictures import PictureReader, Pictures
+from pivot_jax.data.example import Example, Message
+from pivot_jax.data.loading.image_cache import PictureReader, Pictures
+from pivot_jax.data.loading.loader import build_loader
+from pivot_jax.data.processing import images
+from pivot_jax.data.processing.chat import Chat
+from pivot_jax.data.processing.patches import cutter_of, grid_positions, naflex_size, smart_size, text_behind
 from pivot_jax.errors import RowError, UserError
 from tests.data.conftest import config
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pivot_jax.data.batch import Message
+from pivot_jax.data.example import Message
 from pivot_jax.data.sources import FORMATS, read, read_all
 from pivot_jax.errors import RowError, UserError
 from tests.data.conftest import llava_row, preference_row, write_jsonl
@@ -323,7 +323,7 @@ def test_trl_pictures_of_every_kind():
         {"messages": [USER, answer("a")], "images": [np.asarray(picture)]},
         {"messages": [inline, answer("a")]},
     ]
-    from pivot_jax.data.images import load
+    from pivot_jax.data.processing.images import load
 
     for row in rows:
         example = read({"format": "trl", "path": [row]})[0]

@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import UserError
 
 TEXTS = ["What color is the circle?", "The circle is red.", "There is a small red circle at the top left."] * 5

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from pivot_jax.data.loader import build_loader
+from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.errors import UserError
 from tests.data.conftest import config, llava_row, preference_row, write_jsonl
 from tests.data.test_loader import same

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from pivot_jax.data.anyres import tiler_of
-from pivot_jax.data.batch import Example, Message
-from pivot_jax.data.chat import Chat
-from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.data.example import Example, Message
+from pivot_jax.data.processing.chat import Chat
+from pivot_jax.data.processing.tiles import tiler_of
+from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval.answerer import Answerer
 from pivot_jax.models.mllm import MLLM, init_params

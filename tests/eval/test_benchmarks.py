@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pivot_jax.data.batch import Example, Message
+from pivot_jax.data.example import Example, Message
 from pivot_jax.errors import UserError
-from pivot_jax.eval import benchmarks, predictions, questions
+from pivot_jax.eval import predictions, questions
+from pivot_jax.eval import run as benchmarks
 from pivot_jax.eval.answerer import Answerer, Reply
-from pivot_jax.eval.benchmarks import Benchmark
+from pivot_jax.eval.run import Benchmark
 
 
 class Scripted:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from pivot_jax.data.batch import EncodedRow, PromptBatch, VLMBatch
-from pivot_jax.data.group import group_row
-from pivot_jax.eval import rank
-from pivot_jax.eval.generate import _generate, generate
+from pivot_jax.data.processing.batch import EncodedRow, PromptBatch, VLMBatch
+from pivot_jax.data.processing.branches import group_row
+from pivot_jax.eval import ranking
 from pivot_jax.kernels import decode
+from pivot_jax.models.generate import _generate, generate
 from pivot_jax.models.mllm import head_matrix
 from pivot_jax.parallel.mesh import AXES, param_shardings, place_batch
 from tests.tiny_mllm import PATCHES, tiny_mllm
@@ -235,18 +235,18 @@ def test_option_logps_equal_separate_forwards(model):
     batch = prompts([6, 9])
     options = [[[3, 4], [5], [6, 7, 8]], [[9], [10, 11]]]
     rows = [group_row(encoded(batch, row), options[row]) for row in range(2)]
-    sums, counts = rank.option_logps(mllm, params, collated(rows, batch.images), max_options=3)
+    sums, counts = ranking.option_logps(mllm, params, collated(rows, batch.images), max_options=3)
     assert counts.tolist() == [[2, 1, 3], [1, 2, 0]] and sums[1, 2] == -np.inf
     places = [(row, index) for row in range(2) for index in range(len(options[row]))]
     alone = [group_row(encoded(batch, row), [options[row][index]]) for row, index in places]
     images = batch.images[[row for row, _ in places]]
-    single, _ = rank.option_logps(mllm, params, collated(alone, images), max_options=1)
+    single, _ = ranking.option_logps(mllm, params, collated(alone, images), max_options=1)
     np.testing.assert_allclose([sums[place] for place in places], single[:, 0], atol=2e-4)
 
 
 def test_rank_normalisations():
     sums = np.array([[-4.0, -3.0, -np.inf]])
     counts = np.array([[4, 1, 0]])
-    assert rank.rank(sums, counts, "sum").tolist() == [1]
-    assert rank.rank(sums, counts, "mean").tolist() == [0]
-    assert rank.rank(sums, counts, "prior", np.array([[-9.0, -3.5, -np.inf]])).tolist() == [0]
+    assert ranking.rank(sums, counts, "sum").tolist() == [1]
+    assert ranking.rank(sums, counts, "mean").tolist() == [0]
+    assert ranking.rank(sums, counts, "prior", np.array([[-9.0, -3.5, -np.inf]])).tolist() == [0]

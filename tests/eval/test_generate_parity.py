@@ -13,8 +13,8 @@ import torch
 import transformers
 
 from pivot_jax import hub, rules
-from pivot_jax.data.batch import PromptBatch
-from pivot_jax.eval.generate import generate
+from pivot_jax.data.processing.batch import PromptBatch
+from pivot_jax.models.generate import generate
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
 from pivot_jax.models.vit import ViTConfig
 
@@ -118,7 +118,7 @@ def test_64_greedy_tokens(tmp_path, name):
 
 def test_padding_on_either_side_is_the_same_batch():
     """Positions of any number of axes go with their tokens."""
-    from pivot_jax.eval.generate import _right_padded
+    from pivot_jax.models.generate import _right_padded
 
     tokens, segments = np.array([[0, 0, 7, 8], [0, 5, 0, 6]]), np.array([[0, 0, 1, 1], [0, 1, 0, 1]])
     positions = np.arange(24).reshape(2, 4, 3)

@@ -11,7 +11,7 @@ import torch
 
 from pivot_jax import hub
 from pivot_jax.eval.answerer import Answerer
-from pivot_jax.eval.generate import generate
+from pivot_jax.models.generate import generate
 from pivot_jax.models.mllm import MLLM
 
 CASES = [

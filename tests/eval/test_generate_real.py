@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from pivot_jax import hub
-from pivot_jax.data.batch import PromptBatch
-from pivot_jax.eval.generate import generate
+from pivot_jax.data.processing.batch import PromptBatch
+from pivot_jax.models.generate import generate
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
 from pivot_jax.models.vit import ViTConfig
 

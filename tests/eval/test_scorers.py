@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from pivot_jax.eval import aggregate, answers, mathematics, scorers
-from pivot_jax.eval.scorers import SCORERS, Gold
+from pivot_jax.eval.scoring import aggregate, math, parse, scorers
+from pivot_jax.eval.scoring.scorers import SCORERS, Gold
 
 AB = Gold(("(b)",), ("Open", "Closed"))
 
@@ -43,8 +43,8 @@ def read_gz(path):
     ],
 )
 def test_E2_letter_extraction(text, cambrian, strict):
-    assert answers.letter(text) == cambrian
-    assert answers.strict_letter(text, AB.choices) == strict
+    assert parse.letter(text) == cambrian
+    assert parse.strict_letter(text, AB.choices) == strict
 
 
 @pytest.mark.parametrize("name", sorted(SCORERS))
@@ -55,9 +55,9 @@ def test_E2_odd_answers_never_crash(name, text):
     for gold in (AB, Gold(("12",)), Gold(("",)), Gold(()), Gold(("yes",) * 10)):
         score = SCORERS[name](text, gold)
         assert 0.0 <= score <= 1.0
-        assert mathematics.mathvista(text, gold) in (0.0, 1.0)
-        assert mathematics.mathvista(text, gold, cambrian=True) in (0.0, 1.0)
-        assert mathematics.mathvision(text, gold) in (0.0, 1.0)
+        assert math.mathvista(text, gold) in (0.0, 1.0)
+        assert math.mathvista(text, gold, cambrian=True) in (0.0, 1.0)
+        assert math.mathvision(text, gold) in (0.0, 1.0)
 
 
 @pytest.mark.parametrize("name", sorted(set(SCORERS) - {"yes_no"}))
@@ -154,7 +154,7 @@ def test_E2_textvqa_soft_accuracy():
     ],
 )
 def test_E2_evalai_normaliser(text, normal):
-    assert answers.evalai(text) == normal
+    assert parse.evalai(text) == normal
 
 
 @pytest.mark.parametrize(
@@ -187,14 +187,14 @@ def test_E2_scienceqa():
 
 def test_E3_mathvista_quirk_and_corrected():
     gold = Gold(("B",), ("135°", "145°"))
-    assert mathematics.mathvista("B", gold, cambrian=True) == 1
+    assert math.mathvista("B", gold, cambrian=True) == 1
     for worked in ("(B) 145°", "B.", "The angle is halved.\nThe answer is B", "145°"):
-        assert mathematics.mathvista(worked, gold, cambrian=True) == 0, worked
-        assert mathematics.mathvista(worked, gold) == 1, worked
+        assert math.mathvista(worked, gold, cambrian=True) == 0, worked
+        assert math.mathvista(worked, gold) == 1, worked
     number = Gold(("100",))
-    assert mathematics.mathvista("104", number, cambrian=True) == 1
-    assert mathematics.mathvista("It is long.\nThe answer is 104.", number, cambrian=True) == 0
-    assert mathematics.mathvista("It is long.\nThe answer is 104.", number) == 1
+    assert math.mathvista("104", number, cambrian=True) == 1
+    assert math.mathvista("It is long.\nThe answer is 104.", number, cambrian=True) == 0
+    assert math.mathvista("It is long.\nThe answer is 104.", number) == 1
 
 
 @pytest.mark.parametrize(
@@ -214,18 +214,18 @@ def test_E3_mathvista_quirk_and_corrected():
     ],
 )
 def test_mathvision_values(given, right, same):
-    assert mathematics.equal_value(given, right) is same
+    assert math.equal_value(given, right) is same
 
 
 def test_compliance_separates_format_from_correctness():
-    assert answers.complies("B", "letter", AB.choices) and answers.complies("(b).", "letter", AB.choices)
-    assert not answers.complies("The answer is B", "letter", AB.choices)
-    assert not answers.complies("E", "letter", AB.choices)
-    assert answers.complies("1,234.5", "number") and not answers.complies("about 3", "number")
-    assert answers.complies("Yes.", "yes_no") and not answers.complies("Yes, it is", "yes_no")
-    assert answers.complies("red", "short") and not answers.complies("", "short")
+    assert parse.complies("B", "letter", AB.choices) and parse.complies("(b).", "letter", AB.choices)
+    assert not parse.complies("The answer is B", "letter", AB.choices)
+    assert not parse.complies("E", "letter", AB.choices)
+    assert parse.complies("1,234.5", "number") and not parse.complies("about 3", "number")
+    assert parse.complies("Yes.", "yes_no") and not parse.complies("Yes, it is", "yes_no")
+    assert parse.complies("red", "short") and not parse.complies("", "short")
     with pytest.raises(ValueError, match="known are"):
-        answers.complies("B", "letters")
+        parse.complies("B", "letters")
 
 
 def test_average_of_the_paper():
@@ -273,7 +273,7 @@ def test_E2_official_mathvista(shared_data, name):
     for row in rows:
         gold = Gold((row["answer"],), tuple(row["choices"] or ()))
         scores.append(
-            mathematics.mathvista_official(
+            math.mathvista_official(
                 row["extraction"],
                 gold,
                 answer_type=row["answer_type"],
@@ -292,7 +292,7 @@ def test_official_mathvision(shared_data, name):
     # The official flags leave a right value with its unit ("8 kg" for option B, 8 kg) unmatched; ours counts it, so
     # the two agree on nearly all answers and differ to one side only.
     for answer, least in (("model_answer", 0.97), ("response", 0.94)):
-        ours = [mathematics.mathvision(row[answer], gold_of(golds[row["id"]])) for row in rows]
+        ours = [math.mathvision(row[answer], gold_of(golds[row["id"]])) for row in rows]
         agree = sum(score == row["correct"] for score, row in zip(ours, rows, strict=True))
         assert len(rows) > 1200 and agree / len(rows) >= least
 

@@ -19,9 +19,9 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub import HubModel, adapter
 from pivot_jax.models import lora
 from pivot_jax.models.mllm import MLLM, init_params
+from pivot_jax.objectives import preference, sft
 from pivot_jax.optim import partition
-from pivot_jax.steps import preference, sft
-from pivot_jax.steps.accumulate import loss_and_gradients
+from pivot_jax.optim.accumulate import loss_and_gradients
 from tests import tiny
 from tests.parity import compare
 

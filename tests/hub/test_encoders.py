@@ -16,12 +16,12 @@ from safetensors.numpy import load_file
 
 from pivot_jax import hub, rules
 from pivot_jax.cli import main
-from pivot_jax.data import images
+from pivot_jax.data.processing import images
 from pivot_jax.errors import UserError
 from pivot_jax.hub import processors
 from pivot_jax.models.encoder import FAMILIES, ViTConfig
 from pivot_jax.models.vit import ViT
-from pivot_jax.train.opened import open_encoder
+from pivot_jax.train.open import open_encoder
 
 KINDS = list(tiny.ENCODERS)
 SWIGLU = dict(use_swiglu_ffn=True, mlp_ratio=4)

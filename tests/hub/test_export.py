@@ -16,13 +16,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pivot_jax import hub, rules
-from pivot_jax.data.batch import Message, PromptBatch
-from pivot_jax.data.dialects import DIALECTS
-from pivot_jax.data.template import Template
-from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.data.example import Message
+from pivot_jax.data.processing.batch import PromptBatch
+from pivot_jax.data.processing.dialects import DIALECTS
+from pivot_jax.data.processing.template import Template
+from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import UserError
-from pivot_jax.eval.generate import generate
 from pivot_jax.hub import chat
+from pivot_jax.models.generate import generate
 from pivot_jax.models.mllm import MLLM, MLLMConfig
 from tests.chat_templates import LLAMA3
 

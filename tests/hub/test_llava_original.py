@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from pivot_jax import hub, rules
 from pivot_jax.errors import UserError
 from pivot_jax.models import zoo
-from pivot_jax.train.initialise import initial_params
+from pivot_jax.train.source import initial_params
 
 TOWER = "google/siglip-tiny-patch8-24"
 LEAVES = ("weight", "bias")
@@ -168,10 +168,10 @@ def test_pickled_projectors_are_refused_with_the_command_that_converts_them(whol
 def test_import_as_a_run(tmp_path):
     """Scaled positions, four projector layers and Llama's turns are in the run's config; its model opens with them."""
     from pivot_jax.cli import main
-    from pivot_jax.data.dialects import DIALECTS
-    from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
+    from pivot_jax.data.processing.dialects import DIALECTS
+    from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
     from pivot_jax.hub.chat import jinja
-    from pivot_jax.train.opened import open_run
+    from pivot_jax.train.open import open_run
 
     tokenizer = load_tokenizer(train_bpe(["what colour?"], 270, tmp_path / "tokenizer"))
     tokenizer.add_tokens(list(DIALECTS["llama3"].tokens), special_tokens=True)

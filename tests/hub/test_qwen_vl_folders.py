@@ -17,13 +17,13 @@ from parity import compare
 from pivot_jax import config as configs
 from pivot_jax import hub, rules
 from pivot_jax.cli.main import main
-from pivot_jax.data import images
-from pivot_jax.data.tokenizer import load_tokenizer
+from pivot_jax.data.processing import images
+from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.hub import adapter, families
 from pivot_jax.models import lora, zoo
 from pivot_jax.models.mllm import MLLM, head_matrix, init_params
-from pivot_jax.train.opened import open_run
+from pivot_jax.train.open import open_run
 
 KINDS = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL"}
 CONFIGS = {"qwen2_vl": transformers.Qwen2VLConfig, "qwen2_5_vl": transformers.Qwen2_5_VLConfig}

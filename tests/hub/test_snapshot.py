@@ -11,7 +11,7 @@ from huggingface_hub import errors
 from pivot_jax import hub
 from pivot_jax.errors import UserError
 from pivot_jax.models import zoo
-from pivot_jax.train.initialise import load_params
+from pivot_jax.train.source import load_params
 
 NAME = "google/siglip2-so400m-patch16-384"
 

@@ -11,7 +11,7 @@ import torch
 from parity import compare
 
 from pivot_jax import hub
-from pivot_jax.data.batch import PromptBatch
+from pivot_jax.data.processing.batch import PromptBatch
 from pivot_jax.models.mllm import MLLM, head_matrix
 
 LLAMA3 = {

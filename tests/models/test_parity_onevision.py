@@ -16,12 +16,12 @@ from PIL import Image
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
 from pivot_jax import hub
-from pivot_jax.data.anyres import GRID_SIDE, Tiler, tile_grid
-from pivot_jax.data.batch import Example, Message
-from pivot_jax.data.chat import Chat
-from pivot_jax.data.collate import prompt_batch, vlm_batch
-from pivot_jax.data.pictures import PictureReader, Pictures
-from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.data.example import Example, Message
+from pivot_jax.data.loading.image_cache import PictureReader, Pictures
+from pivot_jax.data.processing.chat import Chat
+from pivot_jax.data.processing.collate import prompt_batch, vlm_batch
+from pivot_jax.data.processing.tiles import GRID_SIDE, Tiler, tile_grid
+from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.models.mllm import MLLM, head_matrix
 
 TILE, PATCH, TILES = 24, 8, GRID_SIDE**2 + 1

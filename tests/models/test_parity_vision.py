@@ -14,14 +14,14 @@ from parity import compare
 
 from pivot_jax import config as configs
 from pivot_jax import hub, rules
-from pivot_jax.data.images import PRESETS
+from pivot_jax.data.processing.images import PRESETS
 from pivot_jax.errors import UserError
 from pivot_jax.models import flops, positions, zoo
 from pivot_jax.models.encoder import ViTConfig
+from pivot_jax.models.flops import traced_flops
 from pivot_jax.models.layers import Collect
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
 from pivot_jax.models.vit import Block, ViT
-from pivot_jax.train.work import traced_flops
 from tests import tiny as models
 
 ODD = dict(image_size=37, patch_size=7, hidden_size=20, num_attention_heads=5)  # a remainder, 25 patches

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from pivot_jax.models.flops import traced_flops
+from pivot_jax.models.logprobs import score
 from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.parallel.mesh import AXES
-from pivot_jax.steps.scored import score
-from pivot_jax.train.work import traced_flops
 from tests import tiny
 
 

@@ -15,10 +15,10 @@ from pivot_jax import config as configs
 from pivot_jax.cli.main import main
 from pivot_jax.errors import UserError
 from pivot_jax.kernels import attention, token_logprobs
+from pivot_jax.models.flops import traced_flops
 from pivot_jax.plan import page, program, topology
 from pivot_jax.plan.collectives import traffic
 from pivot_jax.plan.run import largest_rows, plan
-from pivot_jax.train.work import traced_flops
 
 DPO = "configs/pivot/stage2_dpo.py"
 PAPER_PAIR = (768, 128)  # 576 image tokens, 64 of prompt, two answers of 64

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pivot_jax.eval import intervals
-from pivot_jax.eval.intervals import Interval
+from pivot_jax.eval import statistics
+from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import gradmap
 from pivot_jax.report import content, plots, tables
 from pivot_jax.report.content import Answer, Card, Cards, Fact, Figure, Grid, Listing, Picture, Report, Section
@@ -38,7 +38,7 @@ def metric_rows(arm: int, seed: int) -> list[dict]:
 
 def scores(offset: float, n: int = 600) -> Interval:
     values = (np.random.default_rng(int(1000 * offset)).random(n) < offset).astype(float)
-    return intervals.mean(values, draws=300)
+    return statistics.mean(values, draws=300)
 
 
 def sample() -> Report:

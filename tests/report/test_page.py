@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pivot_jax.errors import UserError
-from pivot_jax.eval.intervals import Interval
+from pivot_jax.eval.statistics import Interval
 from pivot_jax.report import format as text
 from pivot_jax.report import page, plots, tables
 from pivot_jax.report.content import Column, Report, Section, Table

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pivot_jax.data.batch import EncodedRow
-from pivot_jax.data.collate import vlm_batch
-from pivot_jax.data.group import group_row
+from pivot_jax.data.processing.batch import EncodedRow
+from pivot_jax.data.processing.branches import group_row
+from pivot_jax.data.processing.collate import vlm_batch
+from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.models.mllm import MLLM
-from pivot_jax.steps.scored import answer_logps, score
 from tests import tiny
 
 IMAGE, PROMPT, ANSWERS = 4, 5, (3, 1, 6, 2)

@@ -8,10 +8,10 @@ import pytest
 import tiny
 
 from pivot_jax import rules
+from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.models.mllm import MLLM
-from pivot_jax.objectives.preference import RewardMean
-from pivot_jax.steps import preference, sft
-from pivot_jax.steps.scored import answer_logps, score
+from pivot_jax.objectives import preference, sft
+from pivot_jax.objectives.preference_losses import RewardMean
 
 MODEL = MLLM(tiny.CONFIG)
 DPO = {"name": "dpo", "beta": 0.1, "gamma": 0.3, "label_smoothing": 0.0}
@@ -97,7 +97,7 @@ def test_log_probs_have_an_entry_per_row_and_a_masked_one_is_zero():
 
 
 def test_packed_rows_need_the_number_of_image_tokens():
-    from pivot_jax.data.collate import vlm_batch
+    from pivot_jax.data.processing.collate import vlm_batch
 
     with pytest.raises(ValueError, match="image_tokens"):
         vlm_batch([None, None], np.zeros((2, 1, 4, 4, 3), np.uint8), np.asarray([-1, -1]), (8, 4), 0, pack=2)

@@ -10,12 +10,12 @@ import pytest
 import tiny
 
 from pivot_jax import rules
+from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.models.mllm import MLLM
-from pivot_jax.objectives.preference import RewardMean, bco
+from pivot_jax.objectives import preference, sft
+from pivot_jax.objectives.preference_losses import RewardMean, bco
+from pivot_jax.optim.update import build_step, init_state
 from pivot_jax.probe import gradmap
-from pivot_jax.steps import preference, sft
-from pivot_jax.steps.scored import answer_logps, score
-from pivot_jax.steps.update import build_step, init_state
 
 MODEL = MLLM(tiny.CONFIG)
 SECTION = {"name": "dpo", "beta": 0.1, "gamma": 0.0, "label_smoothing": 0.0}

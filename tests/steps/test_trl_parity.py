@@ -18,14 +18,14 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Picture
 
 from pivot_jax import config, hub, rules
-from pivot_jax.data.batch import Example, Message
-from pivot_jax.data.chat import Chat
-from pivot_jax.data.collate import vlm_batch
-from pivot_jax.data.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.data.example import Example, Message
+from pivot_jax.data.processing.chat import Chat
+from pivot_jax.data.processing.collate import vlm_batch
+from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.models.mllm import MLLM
+from pivot_jax.objectives import build as objectives
 from pivot_jax.optim import adamw, partition
-from pivot_jax.steps import build as objectives
-from pivot_jax.steps.update import build_step, init_state
+from pivot_jax.optim.update import build_step, init_state
 
 STEPS, ROWS, RATE = 5, 3, 2e-3
 WORDS = ["red", "green", "circle", "square", "left", "right", "of", "the", "one", "two", "three", "is", "there", "yes"]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pivot_jax import config as configs
-from pivot_jax.data.tokenizer import train_bpe
+from pivot_jax.data.processing.tokenizer import train_bpe
 from pivot_jax.train.extract import extract
 from pivot_jax.train.run import run
 

@@ -11,8 +11,8 @@ import tiny_hf as tiny
 from pivot_jax import cli, hub
 from pivot_jax.errors import UserError
 from pivot_jax.models.rotary import RopeScaling
-from pivot_jax.train import agreement, initialise
-from pivot_jax.train.opened import open_encoder
+from pivot_jax.train import compatibility, source
+from pivot_jax.train.open import open_encoder
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,15 @@ def places(tmp_path_factory):
 def test_another_model_of_the_same_shapes(places, room, place, changes, mend):
     source, own = f"hf:{places / place}", getattr(hub.read_config(places / place), room)
     for init in ({room: source}, {"": source}, {room: f"{source}:{room}"}):
-        assert agreement.check(init, {room: own}) == []
+        assert compatibility.check(init, {room: own}) == []
         with pytest.raises(UserError, match=f"the {room} of .*{place} is another than this config's.*; set .*{mend}"):
-            agreement.check(init, {room: replace(own, **changes)})
+            compatibility.check(init, {room: replace(own, **changes)})
 
 
 def test_what_may_be_chosen_anew_is_said(places):
     own = hub.read_config(places / "qwen2").decoder
     other = replace(own, rope_theta=5e5, rope_scaling=RopeScaling("linear", 2.0), remat="full", mrope_section=(1, 1, 2))
-    lines = agreement.check({"decoder": f"hf:{places / 'qwen2'}"}, {"decoder": other})
+    lines = compatibility.check({"decoder": f"hf:{places / 'qwen2'}"}, {"decoder": other})
     assert [line.split("made with ")[1] for line in lines] == [
         "rope_theta 10000.0; this config sets 500000.0",
         "rope_scaling default; this config sets linear (factor 2)",
@@ -60,16 +60,16 @@ def test_a_pack_of_a_language_model(places, tmp_path):
     pack = tmp_path / "odd: a@2"
     assert cli.main(["import-hf", "--folder", str(places / "qwen2"), "--workdir", str(pack)]) == 0
     own = hub.read_config(places / "qwen2").decoder
-    assert agreement.check({"decoder": f"pack:{pack}"}, {"decoder": own}) == []
+    assert compatibility.check({"decoder": f"pack:{pack}"}, {"decoder": own}) == []
     with pytest.raises(UserError, match="set model.decoder.heads=4"):
-        agreement.check({"decoder": f"pack:{pack}"}, {"decoder": replace(own, heads=2)})
+        compatibility.check({"decoder": f"pack:{pack}"}, {"decoder": replace(own, heads=2)})
     with pytest.raises(UserError, match="holds no vision encoder"):
         open_encoder(f"pack:{pack}")
 
 
 def test_pictures_seen_in_another_way_are_said(places):
     own = hub.read_config(places / "siglip_vision_model").vision
-    (line,) = agreement.check(
+    (line,) = compatibility.check(
         {"vision": f"hf:{places / 'siglip_vision_model'}"}, {"vision": replace(own, preset="clip", mean=(0.4,) * 3)}
     )
     assert line.endswith("was made with preset siglip; this config sets clip")
@@ -78,14 +78,14 @@ def test_pictures_seen_in_another_way_are_said(places):
 def test_parts_that_no_source_gives_are_not_compared(places):
     own = hub.read_config(places / "qwen2").decoder
     init = {"decoder/blocks": f"hf:{places / 'qwen3'}", "projector": "pack:no/such"}
-    assert agreement.check(init, {"decoder": own, "second": None}) == []
+    assert compatibility.check(init, {"decoder": own, "second": None}) == []
 
 
 def test_missing_biases_name_their_key_only_where_there_is_a_language_model(places):
     like = {"decoder/blocks/attn/k/bias": SimpleNamespace(shape=(2, 16))}
     mend = "set model.decoder.qkv_bias=false"
     with pytest.raises(UserError, match=mend):
-        initialise.check({"decoder": f"hf:{places / 'qwen3'}"}, like)
+        source.check({"decoder": f"hf:{places / 'qwen3'}"}, like)
     with pytest.raises(UserError, match="has no parameter") as refusal:
-        initialise.check({"decoder": f"hf:{places / 'siglip_vision_model'}"}, like)
+        source.check({"decoder": f"hf:{places / 'siglip_vision_model'}"}, like)
     assert mend not in str(refusal.value)

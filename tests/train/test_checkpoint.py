@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pivot_jax.errors import UserError
-from pivot_jax.steps.update import TrainState
+from pivot_jax.optim.update import TrainState
 from pivot_jax.train import checkpoint
 
 

@@ -16,7 +16,7 @@ from pivot_jax.models import zoo
 from pivot_jax.train import checkpoint, setup
 from pivot_jax.train.extract import read_config
 from pivot_jax.train.model import build_model
-from pivot_jax.train.opened import open_encoder
+from pivot_jax.train.open import open_encoder
 from pivot_jax.train.run import run
 from tests.train.conftest import run_stages
 

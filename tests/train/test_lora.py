@@ -17,10 +17,10 @@ from pivot_jax.hub import adapter
 from pivot_jax.models import lora, zoo
 from pivot_jax.parallel.mesh import make_mesh, param_shardings
 from pivot_jax.train import checkpoint, loop
-from pivot_jax.train.initialise import load_params
 from pivot_jax.train.metrics import read
-from pivot_jax.train.opened import open_run
+from pivot_jax.train.open import open_run
 from pivot_jax.train.run import run
+from pivot_jax.train.source import load_params
 from tests.train.conftest import source
 from tests.train.test_resume import same_bits, trace
 

@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from pivot_jax import rules
-from pivot_jax.data.loader import build_loader
-from pivot_jax.data.tokenizer import load_tokenizer
+from pivot_jax.data.loading.loader import build_loader
+from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
-from pivot_jax.steps.scored import answer_logps, score
+from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.train import checkpoint
 from pivot_jax.train.extract import extract
 from pivot_jax.train.metrics import read
 from pivot_jax.train.model import build_model, row_shape
-from pivot_jax.train.opened import open_encoder, open_run
+from pivot_jax.train.open import open_encoder, open_run
 from pivot_jax.train.run import run
 from tests.tiny import single
 

@@ -13,9 +13,9 @@ import pytest
 from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.train import checkpoint
-from pivot_jax.train.initialise import initial_params
 from pivot_jax.train.model import build_model
 from pivot_jax.train.reference import weights_hash
+from pivot_jax.train.source import initial_params
 from tests.train.conftest import run_stages
 
 

@@ -16,11 +16,11 @@ from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.optim import partition, schedule
 from pivot_jax.train import checkpoint, loop, speed
-from pivot_jax.train.initialise import Source, initial_params, load_params
 from pivot_jax.train.metrics import read
 from pivot_jax.train.model import build_model
 from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.run import run
+from pivot_jax.train.source import Source, initial_params, load_params
 from tests import tiny
 
 FINAL = "vision/final/"

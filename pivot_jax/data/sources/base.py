@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pivot_jax.data.batch import Example
+from pivot_jax.data.example import Example
 from pivot_jax.data.sources.rows import Rows, row_id_of
 from pivot_jax.errors import RowError
 

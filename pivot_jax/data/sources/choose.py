@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from pivot_jax.data.batch import Example
+from pivot_jax.data.example import Example
 from pivot_jax.data.sources.base import Selected, Source
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.progress import progress

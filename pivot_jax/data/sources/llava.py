@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pivot_jax.data.batch import Example, Message
+from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import Joined, Mapped, Source, front_image, root_of, rooted, with_images
 from pivot_jax.data.sources.choose import sample
 from pivot_jax.data.sources.rows import need, open_rows

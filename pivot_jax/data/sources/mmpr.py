@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pivot_jax.data.batch import Example
+from pivot_jax.data.example import Example
 from pivot_jax.data.sources.base import Joined, Mapped, Selected, Source
 from pivot_jax.data.sources.llava import preference_example
 from pivot_jax.data.sources.rows import JsonLines

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pivot_jax.data.batch import Example, Message
+from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import Source, with_images
 from pivot_jax.data.sources.llava import conversation_example, preference_example
 from pivot_jax.errors import RowError, UserError

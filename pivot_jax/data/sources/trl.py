@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pivot_jax.data.batch import Example, Message
+from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import IMAGE, Mapped, Source, listed, root_of, rooted
 from pivot_jax.data.sources.rows import need, open_rows
 from pivot_jax.errors import RowError

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pivot_jax.data.anyres import GRID_SIDE
+from pivot_jax.data.processing.tiles import GRID_SIDE
 from pivot_jax.hub.families.base import BUFFERS, TOWER, HubModel
 from pivot_jax.hub.families.parts import LANGUAGES, TOWERS, text_of, vision_of
 from pivot_jax.hub.fields import Fields, section

@@ -1,0 +1,156 @@
+"""The pass over all rows before training: which are usable, how long they are, and why the others are not.
+
+Texts are tokenised, pictures are not opened (only looked for). Large data sets keep the result in the workdir, keyed
+by everything it depends on, so that a resumed run does not tokenise millions of rows again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pivot_jax.data.example import Example
+from pivot_jax.data.loading.workers import RowReader, Workers
+from pivot_jax.data.processing.batch import EncodedRow
+from pivot_jax.data.sources import Source
+from pivot_jax.errors import RowError
+from pivot_jax.progress import progress
+
+log = logging.getLogger(__name__)
+STORE_FROM = 50_000  # rows; smaller sets are read again in seconds
+SHOW_FROM = 5_000  # rows; a progress bar for less would only flicker
+
+
+@dataclass(frozen=True)
+class Index:
+    """Usable rows in source order, and the bad ones."""
+
+    source_rows: np.ndarray  # int64 [rows]; place in the source
+    lengths: np.ndarray  # int32 [rows]; tokens
+    targets: np.ndarray  # int32 [rows]; scored targets
+    bad: tuple[tuple[int, str, str], ...]  # place in the source, row id, reason
+    cut: int = 0  # rows whose text was cut to length
+
+    def __len__(self) -> int:
+        return len(self.source_rows)
+
+
+def build_index(source: Source, workers: Workers, keep: Callable[[int, EncodedRow], None]) -> Index:
+    """Reads and encodes every row once. ``keep(usable row number, encoded row)`` may store it for later."""
+    places: list[int] = []
+    lengths: list[int] = []
+    targets: list[int] = []
+    bad: list[tuple[int, str, str]] = []
+    size, cut = len(source), 0
+    with progress(f"reading {source.name}", size, show=size >= SHOW_FROM) as advance:
+        for place, row in enumerate(workers.encode(_examples(source))):
+            advance()
+            if isinstance(row, RowError):
+                bad.append((place, row.row_id, row.reason))
+                continue
+            keep(len(places), row)
+            places.append(place)
+            lengths.append(len(row.tokens))
+            targets.append(len(row.targets))
+            cut += row.cut
+    arrays = np.asarray(places, np.int64), np.asarray(lengths, np.int32), np.asarray(targets, np.int32)
+    return Index(*arrays, tuple(bad), cut)
+
+
+def _examples(source: Source) -> Iterator[Example | RowError]:
+    for place in range(len(source)):
+        try:
+            yield source[place]
+        except RowError as error:
+            yield error
+
+
+def _usable(source: Source, place: int, reader: RowReader) -> bool:
+    """Whether a row that was bad is so no longer: the data file is the same, but a missing picture may be there now."""
+    try:
+        reader.encode(source[place])
+    except RowError:
+        return False
+    return True
+
+
+class RowStore:
+    """Encoded rows kept in memory while there is room (bytes), with their pictures if these are paths or bytes."""
+
+    def __init__(self, room: int):
+        self.room, self._rows = room, dict[int, EncodedRow]()
+
+    def get(self, row: int) -> EncodedRow | None:
+        return self._rows.get(row)
+
+    def keep(self, row: int, encoded: EncodedRow) -> None:
+        pictures = sum(len(image) for image in encoded.images if isinstance(image, bytes))
+        size = 28 * len(encoded.tokens) + 1200 + pictures  # arrays and their objects, roughly
+        if size > self.room:
+            return
+        if not all(isinstance(image, (str, bytes)) for image in encoded.images):
+            encoded = replace(encoded, images=())
+        self.room -= size
+        self._rows[row] = encoded
+
+
+# What the last loaders of this process read: arms and seeds of one study use the same rows again and again.
+_RECENT: dict[str, tuple[Index, RowStore]] = {}
+RECENT = 6
+
+
+def read_index(
+    source: Source, workers: Workers, settings: dict[str, Any], room: int, folder: Path | None
+) -> tuple[Index, RowStore]:
+    """The index of a source and its kept rows: from memory, from ``folder``, or from a pass over all rows.
+
+    ``settings``: everything besides source and tokenizer that the tokens depend on.
+    """
+    store = RowStore(room)
+    if not source.fingerprint:
+        return build_index(source, workers, store.keep), store
+    tokenizer = workers.reader.chat.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    content = json.dumps([source.fingerprint, len(source), settings, room, vocabulary], sort_keys=True, default=str)
+    key = hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def holds(index: Index) -> bool:
+        return not any(_usable(source, place, workers.reader) for place, _, _ in index.bad)
+
+    if key in _RECENT and holds(_RECENT[key][0]):
+        return _RECENT[key]
+    path = None if folder is None or len(source) < STORE_FROM else folder / f"index-{key}.npz"
+    if path is not None and path.is_file() and holds(stored := _load(path)):
+        log.info("index of %s taken from %s", source.name, path)
+        return stored, store
+    index = build_index(source, workers, store.keep)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(index, path)
+    elif len(source) < STORE_FROM:
+        _RECENT[key] = index, store
+        while len(_RECENT) > RECENT:
+            del _RECENT[next(iter(_RECENT))]
+    return index, store
+
+
+def _save(index: Index, path: Path) -> None:
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
+    arrays = {"source_rows": index.source_rows, "lengths": index.lengths, "targets": index.targets}
+    np.savez(partial, allow_pickle=False, bad=np.asarray(json.dumps(index.bad)), cut=np.asarray(index.cut), **arrays)
+    partial.replace(path)  # a killed process leaves no half index behind
+
+
+def _load(path: Path) -> Index:
+    with np.load(path) as stored:
+        bad = tuple((int(place), str(row_id), str(reason)) for place, row_id, reason in json.loads(str(stored["bad"])))
+        return Index(stored["source_rows"], stored["lengths"], stored["targets"], bad, int(stored["cut"]))

@@ -1,0 +1,55 @@
+"""Which rows of a batch share a sequence, and how long the sequences are: from the rows' lengths alone."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+
+from pivot_jax.data.loading.schedule import Buckets, assign
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Deals rows to sequences of exactly ``pack`` rows. ``lengths``, ``targets``: int32 [rows] of the data set.
+
+    A row of -1 is masked: it takes a place in a sequence and no room.
+    """
+
+    lengths: np.ndarray
+    targets: np.ndarray
+    pack: int
+
+    def deal(self, rows: np.ndarray) -> np.ndarray:
+        """The rows [b*k] in the order of sequences: each k = ``pack`` that follow each other share one.
+
+        The longest row comes first, each to the sequence with the fewest tokens that has a place left; so a long row
+        gets short companions. Sequences, and rows in them, then take the order they came in: pack 1 changes nothing.
+        """
+        lengths = _of(self.lengths, rows)
+        members: list[list[int]] = [[] for _ in range(len(rows) // self.pack)]
+        open_ = [(0, sequence) for sequence in range(len(members))]  # a heap already
+        for place in np.argsort(-lengths, kind="stable"):
+            tokens, sequence = open_[0]
+            members[sequence].append(int(place))
+            if len(members[sequence]) < self.pack:
+                heapq.heapreplace(open_, (tokens + int(lengths[place]), sequence))
+            else:
+                heapq.heappop(open_)
+        return rows[np.asarray(sorted(map(sorted, members))).ravel()]
+
+    def sizes(self, rows: np.ndarray) -> np.ndarray:
+        """Tokens and scored targets of each sequence of dealt rows: int64 [b, 2]."""
+        sizes = np.stack([_of(self.lengths, rows), _of(self.targets, rows)], axis=1)
+        return sizes.reshape(-1, self.pack, 2).sum(1)
+
+    def groups(self, buckets: Buckets) -> np.ndarray:
+        """The bucket that each row needs with average rows beside it, int32 [rows]; the last where none would hold."""
+        others = self.pack - 1
+        tokens, targets = (values + others * values.mean() for values in (self.lengths, self.targets))
+        return np.minimum(assign(tokens, targets, buckets), len(buckets) - 1)
+
+
+def _of(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return np.where(rows >= 0, values[rows], 0).astype(np.int64)

@@ -1,0 +1,67 @@
+"""Batches read ahead by grain, and the place among them that a checkpoint keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grain
+
+from pivot_jax.data.processing.batch import ContrastiveBatch, PromptBatch, VLMBatch
+from pivot_jax.errors import UserError
+
+Batch = VLMBatch | PromptBatch | ContrastiveBatch
+THREADS = 4  # batches assembled at the same time, at most; pictures have threads of their own
+
+
+class LoaderIterator:
+    """This process's training batches. Its state is JSON-able; save it before ``next()``."""
+
+    def __init__(self, count: int, load: Callable[[int], Batch], prefetch: int, fingerprint: str):
+        self._fingerprint = fingerprint
+        self._inner = read_ahead(count, load, prefetch)
+
+    def __iter__(self) -> LoaderIterator:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._inner)
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the next batch stands."""
+        return {"grain": self._inner.get_state(), "data": self._fingerprint}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes to a saved place.
+
+        Raises:
+          UserError: the state is of other data, batch size or seed.
+        """
+        if state.get("data") != self._fingerprint:
+            raise UserError(
+                "the saved place in the data does not fit this data set (rows, lengths, batch size, buckets or seed "
+                "have changed since the checkpoint); restore the data, or start a new workdir"
+            )
+        self._inner.set_state(dict(state["grain"]))
+
+
+class _Steps:
+    """Batches by number, as grain reads them."""
+
+    def __init__(self, count: int, load: Callable[[int], Batch]):
+        self._count, self._load = count, load
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._load(int(step))
+
+
+def read_ahead(count: int, load: Callable[[int], Batch], prefetch: int) -> Any:
+    """grain's iterator over ``load(0), load(1), ...``, ``prefetch`` batches ahead in threads.
+
+    Its state counts what was handed out, not what was read ahead.
+    """
+    options = grain.ReadOptions(num_threads=min(prefetch, THREADS), prefetch_buffer_size=prefetch)
+    return iter(grain.MapDataset.source(_Steps(count, load)).to_iter_dataset(options))

@@ -1,0 +1,56 @@
+"""A prompt and n responses to it as one row: preference pairs, the options of a question, groups of online RL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pivot_jax.data.processing.batch import EncodedRow
+from pivot_jax.data.processing.patches import text_behind
+
+
+def group_row(prompt: EncodedRow, responses: Sequence[Sequence[int]]) -> EncodedRow:
+    """The prompt with every response's tokens behind it: response i is branch i + 1.
+
+    Its positions go on from the prompt's. Image and prompt are computed once for all responses. Every response token is
+    a target, behind those that the prompt has itself; the first is predicted from the prompt's last token.
+
+    Args:
+      prompt: a row of one branch, such as ``Chat.encode(example, "prompt")`` gives.
+      responses: token ids of each, the end of the turn included.
+
+    Raises:
+      ValueError: no responses, or one without tokens (its log-probability would be 0 and always win).
+    """
+    if not responses or any(len(response) == 0 for response in responses):
+        raise ValueError(f"row '{prompt.id}': every response needs at least one token (got {list(responses)})")
+    n, sizes = len(prompt.tokens), [len(response) for response in responses]
+    added = np.concatenate([np.asarray(response, np.int32) for response in responses])
+    branches = np.repeat(np.arange(1, len(sizes) + 1, dtype=np.int32), sizes)
+    sources = n - 1 + np.arange(len(added), dtype=np.int32)
+    sources[np.cumsum([0, *sizes[:-1]])] = n - 1
+    return EncodedRow(
+        id=prompt.id,
+        tokens=np.concatenate([prompt.tokens, added]),
+        image_slots=np.pad(prompt.image_slots, (0, len(added)), constant_values=-1),
+        positions=np.concatenate([prompt.positions, *(text_behind(prompt.positions, size) for size in sizes)]),
+        branches=np.concatenate([prompt.branches, branches]),
+        sources=np.concatenate([prompt.sources, sources]),
+        targets=np.concatenate([prompt.targets, added]),
+        target_branches=np.concatenate([prompt.target_branches, branches]),
+        images=prompt.images,
+        **_taps(prompt, len(added)),
+        cut=prompt.cut,
+    )
+
+
+def _taps(prompt: EncodedRow, added: int) -> dict[str, Any]:
+    """The prompt's taps of tiles, if it has any, and none for ``added`` tokens behind it."""
+    if prompt.tile_taps is None or prompt.tile_weights is None:
+        return {}
+    return {
+        "tile_taps": np.pad(prompt.tile_taps, ((0, added), (0, 0)), constant_values=-1),
+        "tile_weights": np.pad(prompt.tile_weights, ((0, added), (0, 0))),
+    }

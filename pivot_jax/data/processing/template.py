@@ -1,0 +1,187 @@
+"""Templates: turns of text to token ids, image places, and which tokens are scored.
+
+Qwen's ChatML as the paper uses it (its released code)::
+
+    <|im_start|>system\\n{system}<|im_end|>\\n<|im_start|>user\\n<image>\\n{q}<|im_end|>\\n<|im_start|>assistant\\n{a}<|im_end|>\\n
+
+Llama 3's, which has a header token behind the role and drops space around a text (see :mod:`dialects`)::
+
+    <|begin_of_text|><|start_header_id|>user<|end_header_id|>\\n\\n<image>\\n{q}<|eot_id|>…
+
+and ``plain`` for stage 1a: ``<image>{caption}\\n``. Each ``<image>`` becomes N copies of the image token, N for each
+picture its own where its encoder takes any size. Models that want two more tokens around them (Qwen2-VL) have no
+newline behind a picture; the one that data in LLaVA's form has there is then left out.
+
+Text is tokenised in the pieces between control tokens, which gives the same ids as the whole string because
+tokenizers cut there first. The answer is a piece of its own behind ``assistant\\n``, so that a prompt to be answered is
+exactly the beginning of the row that was trained on; for that, empty lines before an answer are dropped (a tokenizer
+would merge them with the header's newline).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pivot_jax.data.example import Message
+from pivot_jax.data.processing.dialects import DIALECTS
+from pivot_jax.data.sources.base import IMAGE
+from pivot_jax.errors import UserError
+
+NEWLINE = "\n"
+KEPT_LENGTH, KEPT_PIECES = 80, 20_000  # characters of a piece whose ids are kept, and how many pieces
+_EMPTY_LINES = re.compile(r"\A\s*[\r\n]+")
+
+
+@dataclass
+class Piece:
+    """A growing row: ids, which of them are an answer, and which are scored (answers among them)."""
+
+    ids: list[int] = field(default_factory=list)
+    answer: list[bool] = field(default_factory=list)
+    scored: list[bool] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], answer: bool = False, scored: bool = False) -> None:
+        self.ids.extend(ids)
+        self.answer.extend([answer] * len(ids))
+        self.scored.extend([answer or scored] * len(ids))
+
+
+class Template:
+    """Token ids of turns.
+
+    Args:
+      tokenizer: a ``transformers`` tokenizer with the dialect's control tokens and the image token.
+      dialect: a key of ``dialects.DIALECTS``.
+      around: tokens before and behind the image tokens of each picture; () for none.
+      plain: the template of stage 1a in place of turns.
+      pivot_mask: the paper's label mask in place of answers only.
+      others: as for :class:`chat.Chat`.
+
+    Raises:
+      UserError: the tokenizer lacks a control token, or writes a newline as several tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        plain: bool,
+        system: str,
+        pivot_mask: bool,
+        image_token: str,
+        around: Sequence[str] = (),
+        dialect: str = "chatml",
+    ):
+        self.tokenizer, self.system, self.plain = tokenizer, system, plain
+        self.pivot_mask = pivot_mask
+        self._cache: dict[str, list[int]] = {}
+        self._lock = threading.Lock()
+        self.dialect = DIALECTS[dialect]
+        first, header = ([self._token(text)] if text else [] for text in (self.dialect.first, self.dialect.header))
+        self._first, self._header = first, header
+        self.image_id, self.start_id = self._token(image_token), self._token(self.dialect.start)
+        self.end_id = self._token(self.dialect.end)
+        self._before, self._behind = ([self._token(text)] for text in around) if around else ([], [])
+        newline = self.text(NEWLINE)
+        if len(newline) != 1:
+            raise UserError(f"tokenizer: a newline is {len(newline)} tokens; the templates need it to be one")
+        self.newline_id = newline[0]
+        self._close = [self.end_id, *self.text(self.dialect.after)]
+
+    def __getstate__(self) -> dict[str, Any]:  # a lock cannot go to a worker process
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
+    def _token(self, text: str) -> int:
+        ids = self.text(text)
+        if len(ids) != 1:
+            raise UserError(
+                f"tokenizer: '{text}' is not one token (it becomes {len(ids)}); add it as a special token, "
+                "or set tokenizer.image_token to one that is, or tokenizer.chat to the model's own format"
+            )
+        return ids[0]
+
+    def text(self, text: str) -> list[int]:
+        """Ids of a piece between control tokens. Short pieces (headers, stock questions) are kept."""
+        if not text:
+            return []
+        found = self._cache.get(text)
+        if found is None:
+            with self._lock:  # fast tokenizers refuse use by two threads at once ("Already borrowed")
+                found = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            if len(text) <= KEPT_LENGTH and len(self._cache) < KEPT_PIECES:
+                self._cache[text] = found
+        return found
+
+    def answer(self, text: str) -> list[int]:
+        """Ids of an answer with its end: ``<|im_end|>\\n``, ``<|eot_id|>``, or ``\\n`` in the plain template."""
+        if self.plain:
+            return [*self.text(_EMPTY_LINES.sub("", text)), self.newline_id]
+        return [*self.text(text.strip() if self.dialect.trims else _EMPTY_LINES.sub("", text)), *self._close]
+
+    def turn(self, role: str, text: str, counts: Iterator[int]) -> list[int]:
+        """``<|im_start|>role\\n{text}<|im_end|>\\n``; every ``<image>`` becomes the next of ``counts`` image tokens."""
+        opening, before = self._opening(role)
+        first, *rest = f"{before}{text.strip() if self.dialect.trims else text}".split(IMAGE)
+        if self._before:
+            rest = [part.removeprefix(NEWLINE) for part in rest]
+        ids = [*opening, *self.text(first)]
+        for part in rest:
+            ids += [*self._picture(next(counts)), *self.text(part)]
+        return [*ids, *self._close]
+
+    def _opening(self, role: str) -> tuple[list[int], str]:
+        """Ids up to the last control token in front of a turn's text, and what stands between it and the text."""
+        if self._header:
+            return [self.start_id, *self.text(role), *self._header], self.dialect.gap
+        return [self.start_id], f"{role}{self.dialect.gap}"
+
+    def _picture(self, count: int) -> list[int]:
+        return [*self._before, *[self.image_id] * count, *self._behind]
+
+    def conversation(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
+        """A conversation that ends with an answer; ``counts``: image tokens of each of its pictures."""
+        return self._plain(messages, counts, answered=True) if self.plain else self._turns(messages, iter(counts))
+
+    def prompt(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
+        """A conversation up to the header of the answer that is to come (plain: up to the pictures)."""
+        if self.plain:
+            return self._plain(messages, counts, answered=False)
+        piece = self._turns(messages, iter(counts))
+        self._open(piece)
+        return piece
+
+    def _turns(self, messages: Sequence[Message], counts: Iterator[int]) -> Piece:
+        piece = Piece()
+        piece.add(self._first)
+        if self.system and (not messages or messages[0].role != "system"):
+            piece.add(self.turn("system", self.system, counts))
+        for message in messages:
+            if message.role == "assistant":
+                self._open(piece)
+                piece.add(self.answer(message.content), answer=True)
+            else:
+                piece.add(self.turn(message.role, message.content, counts))
+        if self.pivot_mask:
+            anywhere = (self.start_id, self.newline_id)
+            piece.scored = [s or i in anywhere for s, i in zip(piece.scored, piece.ids, strict=True)]
+        return piece
+
+    def _open(self, piece: Piece) -> None:
+        opening, before = self._opening("assistant")
+        piece.add([*opening, *self.text(before)], scored=self.pivot_mask)
+
+    def _plain(self, messages: Sequence[Message], counts: Sequence[int], answered: bool) -> Piece:
+        """Pictures, then the caption and a newline, which are scored. The question's words are left out."""
+        piece = Piece()
+        for count in counts:
+            piece.add(self._picture(count))
+        if answered:
+            piece.add(self.answer(messages[-1].content), answer=True)
+        return piece

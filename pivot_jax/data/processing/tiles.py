@@ -1,0 +1,147 @@
+"""Any-resolution tiling (LLaVA-OneVision): a large picture as one overview and several tiles of full resolution.
+
+The picture is fitted into the grid of tiles that keeps most of its pixels, over black margins. The tiles' features are
+put together to one map, the margins are cut off, the map is shrunk where it has more places than ``max_9`` allows, and
+a learned newline vector closes each of its rows. What the model has to do for that is one weighted sum per image token:
+:func:`layout` says of which features. Letters: t tiles with the overview, n image tokens, p patches of a tile.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pivot_jax.data.processing.images import preset_of
+
+GRID_SIDE = 6  # tiles per side at most
+MAX_PLACES = 9  # the map may have as many places as this many tiles; "anyres_max_9"
+SHRINK_FROM = 1.1  # a map that is larger by up to this factor a side is left as it is
+TAPS = 4  # features that a token is made of: two rows and two columns around a place of the shrunk map
+
+
+@dataclass(frozen=True)
+class Tiler:
+    """One config's way from a picture to tiles. Build with :func:`tiler_of`.
+
+    Attributes:
+      size: pixels of a tile's side. side: its patches per side.
+      most: tiles that a picture has room for, the overview among them.
+    """
+
+    name: str
+    size: int
+    side: int
+    most: int
+
+    def layout(self, height: int, width: int) -> Layout:
+        return layout(height, width, self.size, self.most, self.side)
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Tokens of a picture of this size; rows of different kinds, so as one row."""
+        return 1, len(self.layout(height, width).slots)
+
+    def cut(self, image: Image.Image) -> np.ndarray:
+        """uint8 [most, size, size, 3]; zeros behind the picture's last tile."""
+        found = tiles(image, self.size, self.most, preset_of(self.name).interpolation)
+        return np.concatenate([found, np.zeros((self.most - len(found), *found.shape[1:]), np.uint8)])
+
+
+def tiler_of(section: Mapping[str, Any], patch: int) -> Tiler | None:
+    """Of ``config.data.image``; None where a picture is one square."""
+    if section["max_tiles"] <= 1:
+        return None
+    return Tiler(section["preset"], section["size"], section["size"] // patch, section["max_tiles"])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Of which features the tokens of one image are made.
+
+    Attributes:
+      slots: int32 [n, 4]; index into the image's t*p features, tile by tile; -1 is the newline vector.
+      weights: float32 [n, 4]; sum 1.
+    """
+
+    slots: np.ndarray
+    weights: np.ndarray
+
+
+def tile_grid(height: int, width: int, tile: int, max_tiles: int) -> tuple[int, int]:
+    """Rows and columns of tiles for a picture of height x width pixels.
+
+    The grid in which the fitted picture keeps most pixels, and of those the one that wastes least. The overview counts
+    among ``max_tiles``.
+    """
+    best, kept, wasted = (1, 1), 0, math.inf
+    sides = range(1, GRID_SIDE + 1)
+    for rows, columns in ((r, c) for r in sides for c in sides if r * c < max_tiles):
+        tall, wide = rows * tile, columns * tile
+        scale = min(wide / width, tall / height)
+        fitted = min(int(width * scale) * int(height * scale), width * height)
+        waste = tall * wide - fitted
+        if fitted > kept or (fitted == kept and waste < wasted):
+            best, kept, wasted = (rows, columns), fitted, waste
+    return best
+
+
+def tiles(image: Image.Image, tile: int, max_tiles: int, interpolation: Image.Resampling) -> np.ndarray:
+    """The overview (squashed to a square) and the tiles row by row: uint8 [t, tile, tile, 3]."""
+    width, height = image.size
+    rows, columns = tile_grid(height, width, tile, max_tiles)
+    tall, wide = rows * tile, columns * tile
+    if wide / width < tall / height:
+        fitted = (wide, min(math.ceil(height * (wide / width)), tall))
+    else:
+        fitted = (min(math.ceil(width * (tall / height)), wide), tall)
+    canvas = Image.new("RGB", (wide, tall))
+    canvas.paste(image.resize(fitted, interpolation), ((wide - fitted[0]) // 2, (tall - fitted[1]) // 2))
+    pixels = np.asarray(canvas).reshape(rows, tile, columns, tile, 3).transpose(0, 2, 1, 3, 4)
+    overview = np.asarray(image.resize((tile, tile), interpolation))
+    return np.concatenate([overview[None], pixels.reshape(-1, tile, tile, 3)])
+
+
+@functools.lru_cache(maxsize=64)
+def layout(height: int, width: int, tile: int, max_tiles: int, grid: int) -> Layout:
+    """Tokens of a picture of height x width pixels whose tiles have ``grid`` patches a side."""
+    rows, columns = tile_grid(height, width, tile, max_tiles)
+    whole = (rows * grid, columns * grid)
+    top, left = _margins(height, width, *whole)
+    tall, wide = whole[0] - 2 * top, whole[1] - 2 * left
+    ratio = math.sqrt(tall * wide / (MAX_PLACES * grid**2))
+    shrunk = (int(tall // ratio), int(wide // ratio)) if ratio > SHRINK_FROM else (tall, wide)
+    y, down = _taps(tall, shrunk[0])
+    x, across = _taps(wide, shrunk[1])
+    y, x = y + top, x + left
+    # place (y, x) of the map is patch (y % grid, x % grid) of tile (y // grid, x // grid); tile 0 is the overview
+    index = 1 + (y // grid)[:, None, :, None] * columns + (x // grid)[None, :, None, :]
+    index = index * grid**2 + (y % grid)[:, None, :, None] * grid + (x % grid)[None, :, None, :]
+    weights = down[:, None, :, None] * across[None, :, None, :]
+    slots, weights = index.reshape(*shrunk, TAPS), weights.reshape(*shrunk, TAPS)
+    newline = np.full((shrunk[0], 1, TAPS), -1), np.full((shrunk[0], 1, TAPS), 1 / TAPS)
+    slots, weights = (np.concatenate(pair, axis=1) for pair in ((slots, newline[0]), (weights, newline[1])))
+    overview = np.repeat(np.arange(grid**2)[:, None], TAPS, axis=1), np.full((grid**2, TAPS), 1 / TAPS)
+    return Layout(
+        np.concatenate([overview[0], slots.reshape(-1, TAPS)]).astype(np.int32),
+        np.concatenate([overview[1], weights.reshape(-1, TAPS)]).astype(np.float32),
+    )
+
+
+def _margins(height: int, width: int, tall: int, wide: int) -> tuple[int, int]:
+    """Rows above and columns beside the picture in a map of tall x wide places; as many are below and behind."""
+    if width / height > wide / tall:
+        return (tall - int(round(height * (wide / width), 7))) // 2, 0
+    return 0, (wide - int(round(width * (tall / height), 7))) // 2
+
+
+def _taps(size: int, target: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each of ``target`` places the two of ``size`` around it and their weights, both [target, 2] (bilinear)."""
+    centre = np.maximum((np.arange(target) + 0.5) * (size / target) - 0.5, 0)
+    low = np.floor(centre).astype(int)
+    share = centre - low
+    return np.stack([low, np.minimum(low + 1, size - 1)], 1), np.stack([1 - share, share], 1)

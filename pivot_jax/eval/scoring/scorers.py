@@ -1,0 +1,195 @@
+"""Score of one answer: 0..1, never an exception for an empty or odd answer.
+
+Formulas are those of the suite the paper used (Cambrian-1's evaluation code) unless a name says otherwise. Each scorer
+takes the model's answer and a :class:`Gold`; what needs several answers at once is in ``aggregate``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pivot_jax.eval.scoring import parse
+
+
+@dataclass(frozen=True)
+class Gold:
+    """What an answer is held against."""
+
+    answers: tuple[str, ...]  # accepted answers; a letter for multiple choice; ten for VQA
+    choices: tuple[str, ...] = ()  # option texts, in letter order
+    category: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The first accepted answer."""
+        return self.answers[0] if self.answers else ""
+
+
+def exact(answer: str, gold: Gold) -> float:
+    """GQA, MME: equal after lower case and trailing full stops."""
+    return float(any(parse.plain(answer) == parse.plain(accepted) for accepted in gold.answers))
+
+
+def letter(answer: str, gold: Gold) -> float:
+    """Cambrian multiple choice (MMBench, SEED, AI2D, CV-Bench): first character of the cleaned answer."""
+    return float(parse.letter(answer) == parse.letter(gold.answer) != "")
+
+
+def strict_letter(answer: str, gold: Gold) -> float:
+    """Multiple choice that counts a letter only where the answer names one, or gives one option's text."""
+    return float(parse.strict_letter(answer, gold.choices or 26) == parse.letter(gold.answer) != "")
+
+
+def letter_or_text(answer: str, gold: Gold) -> float:
+    """MMVP: the whole cleaned answer is the letter, or the right option's text."""
+    given, right = parse.cambrian_text(answer), parse.letter(gold.answer)
+    return float(given != "" and given in (right.lower(), _choice(gold, right).lower()))
+
+
+def scienceqa(answer: str, gold: Gold) -> float:
+    """ScienceQA: the text before the first full stop is the letter, or the answer is the option's text."""
+    given, right = parse.after_marker(answer).rstrip("."), parse.letter(gold.answer)
+    text = parse.normalise(_choice(gold, right))
+    return float(given.split(".")[0].upper() == right != "" or (text != "" and parse.normalise(given) == text))
+
+
+def scienceqa_llava(answer: str, gold: Gold) -> float:
+    """ScienceQA as LLaVA scores it: a bare letter, "B. text", or exactly one "The answer is B."; else wrong."""
+    options = parse.LETTERS[: len(gold.choices) or 5]
+    text = answer or ""
+    if len(text) == 1 and text in options:
+        found = text
+    elif len(text) >= 3 and text[0] in options and text[1:3] == ". ":
+        found = text[0]
+    else:
+        said = re.findall(r"The answer is ([A-Z])\.", text)
+        found = said[0] if len(said) == 1 else ""
+    return float(found == parse.letter(gold.answer) != "")
+
+
+def relaxed(answer: str, gold: Gold, tolerance: float = 0.05) -> float:
+    """ChartQA: within 5 % of a numeric gold, else equal in lower case."""
+    return float(any(_relaxed_one(answer or "", accepted, tolerance) for accepted in gold.answers))
+
+
+def substring(answer: str, gold: Gold) -> float:
+    """OCRBench: some accepted answer is contained in the answer (handwritten formulas: blanks removed, case kept)."""
+    if gold.category == "Handwritten Mathematical Expression Recognition":
+        clean: Callable[[str], str] = lambda text: text.strip().replace("\n", " ").replace(" ", "")  # noqa: E731
+    else:
+        clean = lambda text: text.lower().strip().replace("\n", " ")  # noqa: E731
+    given = clean(answer or "")
+    return float(given != "" and any(clean(accepted) in given for accepted in gold.answers))
+
+
+def contains_words(answer: str, gold: Gold) -> float:
+    """MultimodalOCR's VQA sets: some gold stands in the answer as whole words, both EvalAI-normalised."""
+    given = parse.evalai(answer)
+    return float(any(_has_words(given, parse.evalai(accepted)) for accepted in gold.answers))
+
+
+def contains_text(answer: str, gold: Gold) -> float:
+    """MultimodalOCR's text recognition sets: as :func:`contains_words`, with all but letters and digits removed."""
+    clean: Callable[[str], str] = lambda text: re.sub(r"[^a-zA-Z0-9\s]", "", text or "").lower()  # noqa: E731
+    return float(any(_has_words(clean(answer), clean(accepted)) for accepted in gold.answers))
+
+
+def vqa(answer: str, gold: Gold) -> float:
+    """VQA soft accuracy over ten annotators: mean over leave-one-out sets of min(1, matches / 3), EvalAI-normalised.
+
+    Source: Antol et al. 2015, as EvalAI computes it.
+    """
+    given = parse.evalai(answer)
+    golds = [parse.evalai(accepted) for accepted in gold.answers]
+    if not golds or not given:
+        return 0.0
+    if len(golds) == 1:
+        return float(given == golds[0])
+    matches = golds.count(given)
+    # Leaving out a matching annotator leaves matches - 1; leaving out another leaves all of them.
+    left_out = matches * min(1.0, (matches - 1) / 3) + (len(golds) - matches) * min(1.0, matches / 3)
+    return left_out / len(golds)
+
+
+def anls(answer: str, gold: Gold, threshold: float = 0.5) -> float:
+    """DocVQA: 1 − normalised edit distance to the nearest gold, 0 where below τ = 0.5 (Biten et al. 2019)."""
+    given = " ".join((answer or "").strip().lower().split())
+    scores = [0.0]
+    for accepted in gold.answers:
+        target = " ".join(accepted.strip().lower().split())
+        longest = max(len(given), len(target))
+        if given and longest:
+            similarity = 1 - edit_distance(given, target) / longest
+            scores.append(similarity if similarity >= threshold else 0.0)
+    return max(scores)
+
+
+def yes_no(answer: str, gold: Gold) -> float:
+    """POPE: see :func:`read_yes_no`."""
+    return float(read_yes_no(answer) == parse.plain(gold.answer))
+
+
+def read_yes_no(answer: str) -> str:
+    """POPE's reading: of the first sentence, "no" if it holds a negation, else "yes" (an empty answer too)."""
+    words = (answer or "").split(".")[0].replace(",", "").lower().split()
+    return "no" if {"no", "not"} & set(words) else "yes"
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Levenshtein distance in characters."""
+    previous = list(range(len(second) + 1))
+    for row, left in enumerate(first, 1):
+        current = [row]
+        for column, right in enumerate(second, 1):
+            current.append(min(previous[column] + 1, current[-1] + 1, previous[column - 1] + (left != right)))
+        previous = current
+    return previous[-1]
+
+
+def _has_words(text: str, words: str) -> bool:
+    # A gold that normalises to nothing ("the") matches any text with a word in it, as in the scorer of that suite.
+    return re.search(rf"\b{re.escape(words)}\b", text) is not None
+
+
+def _relaxed_one(answer: str, accepted: str, tolerance: float) -> bool:
+    given, right = parse.number(answer), parse.number(accepted)
+    if given is not None and right is not None:
+        return abs(given - right) <= tolerance * abs(right)
+    return answer.strip().lower() == accepted.strip().lower()
+
+
+def _choice(gold: Gold, right: str) -> str:
+    """Text of the option with that letter, "" where there is none."""
+    index = parse.LETTERS.find(right) if right else -1
+    return gold.choices[index] if 0 <= index < len(gold.choices) else ""
+
+
+Scorer = Callable[[str, Gold], float]
+
+SCORERS: dict[str, Scorer] = {
+    "exact": exact,
+    "letter": letter,
+    "strict_letter": strict_letter,
+    "letter_or_text": letter_or_text,
+    "scienceqa": scienceqa,
+    "scienceqa_llava": scienceqa_llava,
+    "relaxed": relaxed,
+    "substring": substring,
+    "contains_words": contains_words,
+    "contains_text": contains_text,
+    "vqa": vqa,
+    "anls": anls,
+    "yes_no": yes_no,
+}
+
+
+def gold_from(row: Mapping[str, Any]) -> Gold:
+    """Gold of a row of a predictions file (``gt_answer`` text or list, ``choices``, ``category``)."""
+    accepted = row.get("gt_answer", "")
+    listed: Sequence[Any] = accepted if isinstance(accepted, list | tuple) else [accepted]
+    return Gold(
+        tuple(str(one) for one in listed), tuple(map(str, row.get("choices") or ())), str(row.get("category", ""))
+    )

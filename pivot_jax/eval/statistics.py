@@ -1,0 +1,280 @@
+"""Intervals and tests for scores: the unit that is resampled is the independent one (a question, a pair, an image).
+
+Arms are compared on the same items, so every comparison is paired: the items' difficulty cancels. With several training
+seeds, both seeds and items are random, and both are resampled (crossed bootstrap, Owen 2007); an interval over items
+alone would say how sure we are about these *checkpoints*, not about the *method*. Letters: s seeds, n items.
+
+Everything here is seeded, so that one seed gives one report. Resampling is done through counts: a bootstrap draw of
+n units is a multinomial vector of n counts, so that a statistic of *sums* over units (a mean, a ratio, a mean
+intersection over union) is one matrix product per draw, however the units' sums look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL, DRAWS = 0.95, 2000
+_CHUNK_ELEMENTS = 4_000_000  # counts held at once: 32 MB of int64
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval, in the unit of the estimate (shares are 0..1, not percent)."""
+
+    value: float
+    low: float
+    high: float
+    level: float = LEVEL
+    n: int = 0  # number of independent units behind it
+    method: str = "bootstrap"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero (what a difference is asked for)."""
+        return self.low > 0 or self.high < 0
+
+    def scaled(self, factor: float) -> Interval:
+        """The same interval in another unit (100 for percent)."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor, self.level, self.n, self.method)
+
+
+def draw_sums(per_unit: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """Sums over resampled units.
+
+    Args:
+      per_unit: [n, ...] one entry per independent unit.
+
+    Returns:
+      float64 [draws, ...].
+    """
+    per_unit = np.asarray(per_unit, np.float64)
+    n = len(per_unit)
+    if n == 0:
+        raise ValueError("bootstrap of no units; there is nothing to resample")
+    flat = per_unit.reshape(n, -1)
+    generator = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_ELEMENTS // n)
+    sums = []
+    for start in range(0, draws, chunk):
+        counts = generator.multinomial(n, np.full(n, 1.0 / n), size=min(chunk, draws - start))
+        sums.append(counts @ flat)
+    return np.concatenate(sums).reshape(draws, *per_unit.shape[1:])
+
+
+def bootstrap(
+    per_unit: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of a statistic of sums.
+
+    Args:
+      per_unit: [n, ...] sums of each independent unit.
+      statistic: maps sums [draws, ...] to values [draws]; it sees ``per_unit.sum(0)[None]`` for the point estimate.
+    """
+    per_unit = np.asarray(per_unit, np.float64)
+    values = np.asarray(statistic(draw_sums(per_unit, draws=draws, seed=seed)), np.float64)
+    point = float(np.asarray(statistic(per_unit.sum(0)[None]))[0])
+    tail = 100 * (1 - level) / 2
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    return Interval(point, float(low), float(high), level, len(per_unit))
+
+
+def mean(
+    values: np.ndarray,
+    units: Sequence[Hashable] | None = None,
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Mean of ``values`` [n] with its interval; ``units`` names each value's cluster where they are not independent.
+
+    A bootstrap of 0/1 values that are all equal has no width, which would claim certainty; there Wilson's score
+    interval is given instead, and ``method`` says so.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"mean takes a non-empty vector of values, got shape {values.shape}")
+    if units is None and np.all(values == values[0]) and values[0] in (0.0, 1.0):
+        return wilson(int(values.sum()), len(values), level=level)
+    if units is None:
+        return bootstrap(values, lambda sums: sums / len(values), draws=draws, level=level, seed=seed)
+    if len(units) != len(values):
+        raise ValueError(f"{len(units)} unit labels for {len(values)} values")
+    _, index = np.unique(np.asarray([str(unit) for unit in units]), return_inverse=True)
+    per_unit = np.zeros((index.max() + 1, 2))
+    np.add.at(per_unit, index, np.stack([values, np.ones_like(values)], 1))
+    return bootstrap(per_unit, lambda sums: sums[:, 0] / sums[:, 1], draws=draws, level=level, seed=seed)
+
+
+def wilson(successes: int, n: int, *, level: float = LEVEL) -> Interval:
+    """Wilson's score interval of a share (Wilson 1927); exact enough at 0 % and 100 %, where the bootstrap is not."""
+    from scipy.stats import norm
+
+    z = float(norm.ppf(1 - (1 - level) / 2))
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    # At 0 of n and n of n the bound is the share itself; rounding must not move it to the wrong side.
+    return Interval(share, min(low, share), max(high, share), level, n, method="wilson")
+
+
+def difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    units: Sequence[Hashable] | None = None,
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Mean of ``first`` − ``second`` on the same items: [n] or [s, n] each (seed i against seed i).
+
+    Args:
+      units: cluster of each item (both questions of a pair), where items are not independent.
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"a paired difference needs the same seeds and items, got {first.shape} and {second.shape} scores"
+        )
+    return _crossed(first - second, units, draws, level, seed)
+
+
+def over_seeds(
+    values: np.ndarray,
+    units: Sequence[Hashable] | None = None,
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Mean of ``values`` [s, n] (or [n], one seed) with seeds and items both resampled.
+
+    With one seed the interval is over items only. With two or three, the seeds' part of it is rough: there are few
+    ways to draw them.
+    """
+    values = np.atleast_2d(np.asarray(values, float))
+    if values.size and units is None and np.all(values == values.flat[0]) and values.flat[0] in (0.0, 1.0):
+        # All right or all wrong: no resampling shows any spread, though n items leave some doubt.
+        return mean(values.mean(axis=0), level=level)
+    return _crossed(values, units, draws, level, seed)
+
+
+def _crossed(values: np.ndarray, units: Sequence[Hashable] | None, draws: int, level: float, seed: int) -> Interval:
+    """Crossed bootstrap of the mean of [s, n] values; one seed: over items alone."""
+    values = np.atleast_2d(values)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"values must be [seeds, items], got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("values hold NaN or infinity; score every item before comparing arms")
+    sums, sizes = _cluster(values, units)
+    s, n = sums.shape
+    if s == 1:
+        per_unit = np.stack([sums[0], sizes], axis=1)
+        return bootstrap(per_unit, lambda drawn: drawn[:, 0] / drawn[:, 1], draws=draws, level=level, seed=seed)
+    generator = np.random.default_rng(seed)
+    seeds = generator.multinomial(s, np.full(s, 1 / s), size=draws).astype(float)
+    items = generator.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    estimates = np.einsum("ds,sn,dn->d", seeds, sums, items, optimize=True) / (s * (items @ sizes))
+    low, high = np.percentile(estimates, [50 * (1 - level), 50 * (1 + level)])
+    return Interval(float(values.mean()), float(low), float(high), level, n)
+
+
+def crossed(
+    per_unit: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    draws: int = 1000,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """:func:`over_seeds` for a statistic of sums (mean IoU of overlap counts): its mean over seeds.
+
+    Args:
+      per_unit: [s, n, ...] sums of each seed and item. For a paired difference of two arms put them in a last axis and
+        take the difference in ``statistic``.
+      statistic: sums over items [..., *rest] → values [...].
+    """
+    per_unit = np.asarray(per_unit, float)
+    s, n = per_unit.shape[:2]
+    point = float(np.mean(statistic(per_unit.sum(axis=1))))
+    generator = np.random.default_rng(seed)
+    seeds = generator.multinomial(s, np.full(s, 1 / s), size=draws) / s
+    items = generator.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    values = [statistic((items @ one.reshape(n, -1)).reshape(draws, *one.shape[1:])) for one in per_unit]
+    estimates = np.einsum("ds,sd->d", seeds, np.asarray(values))
+    low, high = np.nanpercentile(estimates, [50 * (1 - level), 50 * (1 + level)])
+    return Interval(point, float(low), float(high), level, n)
+
+
+def seed_spread(values: np.ndarray) -> tuple[float, float]:
+    """Mean over seeds of the seeds' means, and their sample standard deviation (0 for one seed): [s, n] → floats."""
+    means = np.atleast_2d(np.asarray(values, float)).mean(axis=1)
+    return float(means.mean()), float(means.std(ddof=1)) if len(means) > 1 else 0.0
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Exact two-sided p of McNemar's test: are the items that only one arm got right split evenly? bool [n] each."""
+    from scipy.stats import binomtest
+
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"McNemar's test needs the same items, got {first.shape} and {second.shape}")
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
+
+
+def permutation(first: np.ndarray, second: np.ndarray, *, draws: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p of the paired sign-flip test on the mean difference; scores [n] of any kind.
+
+    Exact over all 2^k flips of the k items that differ while k ≤ 14, else by ``draws`` random flips (with the observed
+    one counted in, so that p is never 0).
+    """
+    gap = np.asarray(first, float) - np.asarray(second, float)
+    if gap.ndim != 1:
+        raise ValueError(f"the sign-flip test takes one score per item, got {gap.shape}; average the seeds first")
+    gap = gap[gap != 0]
+    if len(gap) == 0:
+        return 1.0
+    observed = abs(gap.sum()) * (1 - 1e-12)
+    if len(gap) <= 14:
+        flips = 1 - 2 * ((np.arange(2 ** len(gap))[:, None] >> np.arange(len(gap))) & 1)
+        return float((np.abs(flips @ gap) >= observed).mean())
+    generator = np.random.default_rng(seed)
+    extreme = 0
+    for start in range(0, draws, 1000):
+        flips = generator.choice([-1.0, 1.0], size=(min(1000, draws - start), len(gap)))
+        extreme += int((np.abs(flips @ gap) >= observed).sum())
+    return (extreme + 1) / (draws + 1)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm-adjusted p per comparison (Holm 1979): compare with 0.05 to keep the chance of any false claim there."""
+    adjusted: dict[str, float] = {}
+    running = 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        running = max(running, min(1.0, (len(p_values) - rank) * p))
+        adjusted[name] = running
+    return {name: adjusted[name] for name in p_values}
+
+
+def _cluster(values: np.ndarray, units: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sums [s, clusters] and sizes [clusters]."""
+    if units is None:
+        return values, np.ones(values.shape[1])
+    if len(units) != values.shape[1]:
+        raise ValueError(f"{len(units)} unit labels for {values.shape[1]} items")
+    _, index = np.unique(np.asarray([str(unit) for unit in units]), return_inverse=True)
+    sums = np.stack([np.bincount(index, weights=row) for row in values])
+    return sums, np.bincount(index).astype(float)
