@@ -8,7 +8,7 @@ JOBS ?= 2
 COMPAT_PYTHON ?= $(shell for p in python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python); do \
   $$p -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
 COMPAT_VERSIONS := jax==0.11.2 flax==0.12.12
-COMPAT_TESTS := tests/kernels tests/models tests/steps tests/parallel tests/test_structure.py
+COMPAT_TESTS := tests/kernels tests/models tests/objectives tests/parallel tests/test_structure.py
 
 .PHONY: help demo test test-all test-compat parity lint format clean
 
@@ -40,7 +40,7 @@ test-compat: .venv-compat/.installed
 parity: .venv/.installed-test
 	@mkdir -p build && rm -f build/parity.jsonl
 	PIVOT_PARITY=$(CURDIR)/build/parity.jsonl $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile \
-	  $$(grep -lE '^from (tests\.)?parity import' tests/*/*.py)
+	  $$(grep -lE '^from tests\.parity import' tests/*/*.py)
 	$(BIN)/python tests/parity.py build/parity.jsonl docs/parity.md
 
 lint: .venv/.installed-test

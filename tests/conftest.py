@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # alone at the end.
 LONG_FIRST = (
     "study/test_demo.py", "parallel/test_meshes.py", "train/test_resume.py", "test_cli_commands.py",
-    "steps/test_preference_step.py", "plan/test_plan.py", "train/test_stages.py", "notebooks/test_quickstart.py",
+    "objectives/test_preference_step.py", "plan/test_plan.py", "train/test_stages.py", "notebooks/test_quickstart.py",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from pivot_jax import cli, hub, rules
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.train import checkpoint
 from pivot_jax.train.source import load_params
-from tests.tiny_mllm import tiny_mllm
+from tests.tiny.mllm import tiny_mllm
 
 Q1 = "language_model.model.layers.1.self_attn.q_proj.weight"
 

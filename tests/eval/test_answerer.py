@@ -15,7 +15,7 @@ from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval.answerer import Answerer
 from pivot_jax.models.mllm import MLLM, init_params
-from tests.tiny_mllm import tiny_mllm
+from tests.tiny.mllm import tiny_mllm
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import peft
 import pytest
-import tiny_hf
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
@@ -22,8 +21,9 @@ from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.objectives import preference, sft
 from pivot_jax.optim import partition
 from pivot_jax.optim.accumulate import loss_and_gradients
-from tests import tiny
 from tests.parity import compare
+from tests.tiny import hf as tiny_hf
+from tests.tiny import pairs as tiny
 
 IMAGE = tiny.VOCABULARY - 1  # a token that stands nowhere else
 MODEL = HubModel("llava", tiny.CONFIG.vision, tiny.CONFIG.decoder, tiny.CONFIG.projector, image_token_id=IMAGE)

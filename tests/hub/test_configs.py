@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import tiny_hf as tiny
 import transformers
 
 from pivot_jax import hub
@@ -14,6 +13,7 @@ from pivot_jax.hub import families
 from pivot_jax.hub.families import LANGUAGES
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.rotary import RopeScaling
+from tests.tiny import hf as tiny
 
 
 def write(folder, raw):

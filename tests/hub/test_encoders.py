@@ -9,7 +9,6 @@ import re
 import jax
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
 import transformers
 from safetensors.numpy import load_file
@@ -22,6 +21,7 @@ from pivot_jax.hub import processors
 from pivot_jax.models.encoder import FAMILIES, ViTConfig
 from pivot_jax.models.vit import ViT
 from pivot_jax.train.open import open_encoder
+from tests.tiny import hf as tiny
 
 KINDS = list(tiny.ENCODERS)
 SWIGLU = dict(use_swiglu_ffn=True, mlp_ratio=4)

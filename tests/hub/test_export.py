@@ -9,7 +9,6 @@ import json
 import jax
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
 import transformers
 from jax.sharding import NamedSharding
@@ -25,7 +24,8 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub import chat
 from pivot_jax.models.generate import generate
 from pivot_jax.models.mllm import MLLM, MLLMConfig
-from tests.chat_templates import LLAMA3
+from tests.tiny import hf as tiny
+from tests.tiny.chat_templates import LLAMA3
 
 SHAPES = {
     "tied": {},

@@ -8,7 +8,6 @@ import re
 import jax
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
 from jax.sharding import SingleDeviceSharding
 from safetensors.numpy import load_file, save_file
@@ -17,6 +16,7 @@ from pivot_jax import hub, rules
 from pivot_jax.errors import UserError
 from pivot_jax.models import zoo
 from pivot_jax.train.source import initial_params
+from tests.tiny import hf as tiny
 
 TOWER = "google/siglip-tiny-patch8-24"
 LEAVES = ("weight", "bias")

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
 import transformers
 from jax.sharding import NamedSharding
@@ -22,6 +21,7 @@ from pivot_jax.hub import configs, families, names
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLM, ProjectorConfig, init_params
 from pivot_jax.models.vit import ViTConfig
+from tests.tiny import hf as tiny
 
 
 def same(a, b) -> None:

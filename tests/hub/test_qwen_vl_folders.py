@@ -8,11 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_hf
-import tiny_qwen as tiny
 import torch
 import transformers
-from parity import compare
 
 from pivot_jax import config as configs
 from pivot_jax import hub, rules
@@ -24,6 +21,9 @@ from pivot_jax.hub import adapter, families
 from pivot_jax.models import lora, zoo
 from pivot_jax.models.mllm import MLLM, head_matrix, init_params
 from pivot_jax.train.open import open_run
+from tests.parity import compare
+from tests.tiny import hf as tiny_hf
+from tests.tiny import qwen as tiny
 
 KINDS = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL"}
 CONFIGS = {"qwen2_vl": transformers.Qwen2VLConfig, "qwen2_5_vl": transformers.Qwen2_5_VLConfig}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import huggingface_hub
 import numpy as np
 import pytest
-import tiny_hf as tiny
 from huggingface_hub import errors
 
 from pivot_jax import hub
 from pivot_jax.errors import UserError
 from pivot_jax.models import zoo
 from pivot_jax.train.source import load_params
+from tests.tiny import hf as tiny
 
 NAME = "google/siglip2-so400m-patch16-384"
 

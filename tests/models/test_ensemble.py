@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
 from pivot_jax.models import layers
 from pivot_jax.models.convnext import ConvNeXt, ConvNeXtConfig
 from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.models.vit import ViT, ViTConfig
+from tests.tiny import pairs as tiny
 
 SECONDS = {
     "ConvNeXt": ConvNeXtConfig(image_size=32, widths=(6, 10), depths=(1, 2)),

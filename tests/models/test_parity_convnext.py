@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
 import transformers
-from parity import compare
 
 from pivot_jax import hub
 from pivot_jax.models.convnext import ConvNeXt
+from tests.parity import compare
+from tests.tiny import hf as tiny
 
 SIZES = {
     "four stages": dict(hidden_sizes=[8, 12, 16, 20], depths=[1, 2, 1, 1], image_size=64),

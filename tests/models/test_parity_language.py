@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
 import transformers
-from parity import compare
 
 from pivot_jax import hub
 from pivot_jax.models import layers, rotary
 from pivot_jax.models.decoder import Decoder, DecoderBlock, DecoderConfig
+from tests.parity import compare
+from tests.tiny import hf as tiny
 
 LONG = 29  # tokens: more than the pretrained context of the scaled configs
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
-from parity import compare
 
 from pivot_jax import hub
 from pivot_jax.data.processing.batch import PromptBatch
 from pivot_jax.models.mllm import MLLM, head_matrix
+from tests.parity import compare
+from tests.tiny import hf as tiny
 
 LLAMA3 = {
     **{"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 16},

@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
 import transformers
-from parity import compare
 from PIL import Image
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
@@ -23,6 +21,8 @@ from pivot_jax.data.processing.collate import prompt_batch, vlm_batch
 from pivot_jax.data.processing.tiles import GRID_SIDE, Tiler, tile_grid
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.models.mllm import MLLM, head_matrix
+from tests.parity import compare
+from tests.tiny import hf as tiny
 
 TILE, PATCH, TILES = 24, 8, GRID_SIDE**2 + 1
 PINPOINTS = [[TILE * r, TILE * c] for r in range(1, GRID_SIDE + 1) for c in range(1, GRID_SIDE + 1)]

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_qwen as tiny
 import torch
-from parity import compare
 
 from pivot_jax import hub
 from pivot_jax.models import qwen_vision
 from pivot_jax.models.layers import COLLECT_NOTHING
 from pivot_jax.models.mllm import MLLM, head_matrix
+from tests.parity import compare
+from tests.tiny import qwen as tiny
 
 NAMES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL"}
 CONFIGS = {

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
-from parity import compare
 
 from pivot_jax import config as configs
 from pivot_jax import hub
 from pivot_jax.models.vit import ViT
 from pivot_jax.train.model import build_model
+from tests.parity import compare
+from tests.tiny import hf as tiny
 
 SHAPES = {
     "plain": {},

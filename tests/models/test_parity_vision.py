@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
-from parity import compare
 
 from pivot_jax import config as configs
 from pivot_jax import hub, rules
@@ -22,7 +20,9 @@ from pivot_jax.models.flops import traced_flops
 from pivot_jax.models.layers import Collect
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
 from pivot_jax.models.vit import Block, ViT
-from tests import tiny as models
+from tests.parity import compare
+from tests.tiny import hf as tiny
+from tests.tiny import pairs as models
 
 ODD = dict(image_size=37, patch_size=7, hidden_size=20, num_attention_heads=5)  # a remainder, 25 patches
 SHAPES = {

@@ -10,7 +10,7 @@ from pivot_jax.models.flops import traced_flops
 from pivot_jax.models.logprobs import score
 from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.parallel.mesh import AXES
-from tests import tiny
+from tests.tiny import pairs as tiny
 
 
 def value_and_gradients(mllm: MLLM):

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-import tiny
 from jax.sharding import PartitionSpec as P
 
 from pivot_jax import config as configs
@@ -19,6 +18,7 @@ from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.parallel.mesh import arrange, check_rows, fit, make_mesh, param_shardings, place_batch
 from pivot_jax.train.model import build_model
 from pivot_jax.train.setup import assemble
+from tests.tiny import pairs as tiny
 
 MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]
 STEPS = 3

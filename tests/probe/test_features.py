@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pivot_jax.probe import features
-from tests.tiny_mllm import tiny_mllm
+from tests.tiny.mllm import tiny_mllm
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (11, 8, 8, 3), dtype=np.uint8)
 traces = []

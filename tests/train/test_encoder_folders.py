@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny_hf as tiny
 
 from pivot_jax import hub, rules
 from pivot_jax.errors import UserError
@@ -18,6 +17,7 @@ from pivot_jax.train.extract import read_config
 from pivot_jax.train.model import build_model
 from pivot_jax.train.open import open_encoder
 from pivot_jax.train.run import run
+from tests.tiny import hf as tiny
 from tests.train.conftest import run_stages
 
 KINDS = [kind for kind in tiny.ENCODERS if kind != "siglip2_vision_model"]  # NaFlex takes no square images

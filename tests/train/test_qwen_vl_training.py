@@ -20,7 +20,7 @@ from pivot_jax.train.metrics import read
 from pivot_jax.train.model import build_model, row_shape
 from pivot_jax.train.open import open_encoder, open_run
 from pivot_jax.train.run import run
-from tests.tiny import single
+from tests.tiny.pairs import single
 
 QWEN = dict(
     model__vision__family="qwen2_5_vl", model__vision__activation="silu", model__vision__patch_size=4,

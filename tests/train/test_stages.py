@@ -21,7 +21,7 @@ from pivot_jax.train.model import build_model
 from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.run import run
 from pivot_jax.train.source import Source, initial_params, load_params
-from tests import tiny
+from tests.tiny import pairs as tiny
 
 FINAL = "vision/final/"
 

@@ -15,7 +15,7 @@ import pytest
 from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.errors import UserError
 from tests.data.conftest import config, llava_row, preference_row, write_jsonl
-from tests.data.test_loader import same
+from tests.data.loading.test_loader import same
 
 
 def children():
@@ -86,10 +86,10 @@ def test_a_fault_in_a_worker_comes_with_its_place(tmp_path, pictures, tokenizer,
 
 SCRIPT = """
 import os, sys
-from tests.data.test_workers import children, load
+from tests.data.loading.test_workers import children, load
 
 if __name__ == "__main__":
-    from pivot_jax.data.tokenizer import load_tokenizer
+    from pivot_jax.data.processing.tokenizer import load_tokenizer
     where = {"format": "llava", "path": sys.argv[1], "image_root": sys.argv[2]}
     loader = load(where, load_tokenizer(sys.argv[3]), workers=2, worker_kind="process", cache_images_mib=0)
     iterator = iter(loader)

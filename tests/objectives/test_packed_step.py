@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-import tiny
 
 from pivot_jax import rules
 from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives import preference, sft
 from pivot_jax.objectives.preference_losses import RewardMean
+from tests.tiny import pairs as tiny
 
 MODEL = MLLM(tiny.CONFIG)
 DPO = {"name": "dpo", "beta": 0.1, "gamma": 0.3, "label_smoothing": 0.0}

@@ -6,13 +6,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import tiny_hf as tiny
 
 from pivot_jax import cli, hub
 from pivot_jax.errors import UserError
 from pivot_jax.models.rotary import RopeScaling
 from pivot_jax.train import compatibility, source
 from pivot_jax.train.open import open_encoder
+from tests.tiny import hf as tiny
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
 
 from pivot_jax import rules
 from pivot_jax.models.logprobs import answer_logps, score
@@ -16,6 +15,7 @@ from pivot_jax.objectives import preference, sft
 from pivot_jax.objectives.preference_losses import RewardMean, bco
 from pivot_jax.optim.update import build_step, init_state
 from pivot_jax.probe import gradmap
+from tests.tiny import pairs as tiny
 
 MODEL = MLLM(tiny.CONFIG)
 SECTION = {"name": "dpo", "beta": 0.1, "gamma": 0.0, "label_smoothing": 0.0}

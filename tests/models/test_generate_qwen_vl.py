@@ -6,13 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-import tiny_qwen as tiny
 import torch
 
 from pivot_jax import hub
 from pivot_jax.eval.answerer import Answerer
 from pivot_jax.models.generate import generate
 from pivot_jax.models.mllm import MLLM
+from tests.tiny import qwen as tiny
 
 CASES = [
     ("qwen2_5_vl", 64),

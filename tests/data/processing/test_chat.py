@@ -16,7 +16,7 @@ from pivot_jax.data.processing.chat import Chat
 from pivot_jax.data.processing.dialects import DIALECTS
 from pivot_jax.data.sources import read
 from pivot_jax.errors import RowError, UserError
-from tests.chat_templates import LLAMA3
+from tests.tiny.chat_templates import LLAMA3
 
 TALK = Example(
     "talk",

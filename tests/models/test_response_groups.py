@@ -11,7 +11,7 @@ from pivot_jax.data.processing.branches import group_row
 from pivot_jax.data.processing.collate import vlm_batch
 from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.models.mllm import MLLM
-from tests import tiny
+from tests.tiny import pairs as tiny
 
 IMAGE, PROMPT, ANSWERS = 4, 5, (3, 1, 6, 2)
 START = IMAGE + PROMPT

@@ -17,7 +17,7 @@ from pivot_jax.kernels import decode
 from pivot_jax.models.generate import _generate, generate
 from pivot_jax.models.mllm import head_matrix
 from pivot_jax.parallel.mesh import AXES, param_shardings, place_batch
-from tests.tiny_mllm import PATCHES, tiny_mllm
+from tests.tiny.mllm import PATCHES, tiny_mllm
 
 VOCAB, NEW = 31, 5
 NO_END = (-1, -2)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
 import transformers
 
@@ -17,6 +16,7 @@ from pivot_jax.data.processing.batch import PromptBatch
 from pivot_jax.models.generate import generate
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
 from pivot_jax.models.vit import ViTConfig
+from tests.tiny import hf as tiny
 
 NEW, NEVER = 64, -1  # tokens, and an end token that never comes
 LENGTHS = (9, 4, 6)  # of the prompts' texts

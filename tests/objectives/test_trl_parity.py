@@ -10,7 +10,6 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-import tiny_hf as tiny
 import torch
 import transformers
 import trl
@@ -26,6 +25,7 @@ from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives import build as objectives
 from pivot_jax.optim import adamw, partition
 from pivot_jax.optim.update import build_step, init_state
+from tests.tiny import hf as tiny
 
 STEPS, ROWS, RATE = 5, 3, 2e-3
 WORDS = ["red", "green", "circle", "square", "left", "right", "of", "the", "one", "two", "three", "is", "there", "yes"]

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import tiny_hf as tiny
 import torch
 import transformers
 from PIL import Image
@@ -18,6 +17,7 @@ from pivot_jax.data.processing.chat import Chat
 from pivot_jax.data.processing.collate import prompt_batch
 from pivot_jax.data.processing.patches import Cutter, cutter_of
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
+from tests.tiny import hf as tiny
 
 AROUND = ("<|vision_start|>", "<|vision_end|>")
 VOCAB, MOST, PATCH = 330, 32, 4
