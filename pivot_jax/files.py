@@ -31,13 +31,16 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
       UserError: it could not be written; ``path`` is then as it was.
     """
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")  # the same ending: np.savez adds its own to others
+    # The same suffix, because np.savez appends its own to any other; the id keeps two processes apart.
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise not_written(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -97,7 +97,7 @@ def _side(size: Mapping[str, Any], path: Path) -> int:
 
 def _fits(preset: Preset, raw: Mapping[str, Any], squash: bool, short: int, size: int) -> bool:
     same = (
-        not preset.cut and preset.squash == squash and raw.get("resample", preset.interpolation) == preset.interpolation
+        not preset.sizing and preset.squash == squash and raw.get("resample", preset.interpolation) == preset.interpolation
     )
     return same and (squash or preset.shorter_side(size) == short)
 

@@ -238,7 +238,7 @@ def build_text(section: Any, vocab_size: int, output: int) -> TextConfig:
 def _seen(vision: Any, name: str, images: Any) -> Any:
     """The encoder with its pictures as ``config.data.image`` makes them."""
     preset = preset_of(images["preset"])
-    if (name or vision.traits.patch_input or preset.cut) and images["preset"] not in vision.traits.presets:
+    if (name or vision.traits.patch_input or preset.sizing) and images["preset"] not in vision.traits.presets:
         what = f"name='{name}'" if name else f"family='{vision.family}'"
         raise UserError(
             f"data.image.preset: '{images['preset']}' is not how model.vision.{what} sees pictures "

@@ -82,7 +82,7 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
     vision, slots = setup.model.module.config.vision, pack * config.data.images_per_row
     tiles = config.data.image.max_tiles
     images, places = array(np.uint8, slots * tiles, size, size, 3), None
-    if preset_of(config.data.image.preset).cut:
+    if preset_of(config.data.image.preset).sizing:
         images = array(np.uint8, slots, config.data.image.max_patches, vision.patch_size**2 * 3)
         places = array(np.int32, slots, config.data.image.max_patches, 2)
     positions = array(np.int32, n, 3) if setup.model.module.config.decoder.mrope_section else array(np.int32, n)

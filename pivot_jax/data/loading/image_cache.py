@@ -1,150 +1,70 @@
-"""The pictures of a batch: read, preprocessed, and kept when the whole data set is small enough."""
+"""The images of a batch: read and preprocessed, and kept where the whole data set is small enough."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from pivot_jax.data.processing import patches
-from pivot_jax.data.processing.images import load, pad_to_square, preprocess, preset_of
-from pivot_jax.data.processing.patches import Cutter
-from pivot_jax.data.processing.tiles import Tiler, tiler_of
-from pivot_jax.errors import RowError, UserError
+from pivot_jax.data.processing.geometry import ImageArrays
+from pivot_jax.data.processing.processor import Processor
+from pivot_jax.errors import RowError
 
 MIB = 1 << 20
-Arrays = tuple[Any, Any]  # pictures, and the places of their patches or None
-Read = Callable[[list[int]], Iterable["Arrays | RowError"]]  # rows → their pictures, in order
+Read = Callable[[list[int]], Iterable["ImageArrays | RowError"]]  # row numbers → their images, in order
 
 
-def cutter_of(section: Mapping[str, Any], patch: int) -> Cutter | Tiler | None:
-    """What cuts pictures as ``config.data.image`` says; None where each is one square. Raises UserError."""
-    return patches.cutter_of(section, patch) or tiler_of(section, patch)
-
-
-@dataclass(frozen=True)
-class PictureReader:
-    """Makes the pictures of a row what the encoder takes.
-
-    Attributes:
-      per_row: image slots m.
-      preset, size: of :func:`images.preprocess`.
-      cutter: makes lists of patches, or several tiles, in place of one square; None where the config wants squares.
-
-    Raises:
-      UserError: an unknown preset.
-    """
-
-    per_row: int
-    preset: str
-    size: int
-    cutter: Cutter | Tiler | None = None
-
-    def __post_init__(self) -> None:
-        preset_of(self.preset)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a row's pictures: [m, size, size, 3], or [m, p, i] patches."""
-        if isinstance(self.cutter, Cutter):
-            return (self.per_row, self.cutter.most, self.cutter.patch**2 * 3)
-        return (self.per_row * self._tiles, self.size, self.size, 3)
-
-    @property
-    def _tiles(self) -> int:
-        return self.cutter.most if isinstance(self.cutter, Tiler) else 1
-
-    def empty(self, *rows: int, slots: int | None = None) -> Arrays:
-        """No pictures: zeros, and with a cutter the places of no patch. ``slots``: fewer than a row has."""
-        own = self.shape if slots is None else (slots, *self.shape[1:])
-        images = np.zeros((*rows, *own), np.uint8)
-        if not isinstance(self.cutter, Cutter):
-            return images, None
-        return images, np.full((*rows, *own[:-1], 2), -1, np.int32)
-
-    def read(self, images: tuple[Any, ...]) -> Arrays:
-        """One row's pictures, in as many slots as it needs.
-
-        Several pictures in a row are padded to squares, as LLaVA does, unless they are cut.
-
-        Raises:
-          UserError: a picture that cannot be read.
-        """
-        out, places = self.empty(slots=len(images) * self._tiles)
-        for slot, reference in enumerate(images):
-            try:
-                image = load(reference)
-            except UserError as error:
-                raise (
-                    UserError(f"picture {slot + 1} of {len(images)}: {error}") if len(images) > 1 else error
-                ) from None
-            if isinstance(self.cutter, Cutter) and places is not None:
-                out[slot], places[slot] = self.cutter.cut(image)
-                continue
-            if isinstance(self.cutter, Tiler):
-                out[slot * self._tiles : (slot + 1) * self._tiles] = self.cutter.cut(image)
-                continue
-            if len(images) > 1:
-                image = pad_to_square(image, self.preset)
-            out[slot] = preprocess(image, self.preset, self.size)
-        return out, places
-
-
-class Pictures:
-    """Preprocessed pictures by row number.
+class ImageCache:
+    """Preprocessed images by row number.
 
     Args:
-      reader: says how large a row's pictures are.
+      processor: says how large a row's images are.
       rows: rows of the data set.
-      cache_mib: if all rows' pictures fit, they are read once and kept; otherwise nothing is kept.
+      cache_mib: if all rows' images fit, they are read once and kept; otherwise nothing is kept.
     """
 
-    def __init__(self, reader: PictureReader, rows: int, cache_mib: int):
-        self.reader = reader
-        fits = rows * int(np.prod(reader.shape)) <= cache_mib * MIB
-        self._kept = reader.empty(rows) if fits else None  # pages are taken when written
-        self._there = np.zeros(rows, bool)
+    def __init__(self, processor: Processor, rows: int, cache_mib: int):
+        self._processor = processor
+        one = self._empty(1)
+        fits = rows * one.pixels.nbytes <= cache_mib * MIB
+        self._kept = self._empty(rows) if fits else None  # pages are allocated when written
+        self._read = np.zeros(rows, bool)
 
-    def batch(self, rows: np.ndarray, read: Read) -> tuple[Arrays, list[RowError | None]]:
-        """Pictures of the rows, and for each row what was wrong with it.
+    def _empty(self, rows: int) -> ImageArrays:
+        return self._processor.geometry.empty(rows, self._processor.arrays_per_row)
 
-        uint8 [b, m, size, size, 3] and None; with a cutter patches, uint8 [b, m, p, i], and places, int32 [b, m, p, 2].
+    def batch(self, rows: np.ndarray, read: Read) -> tuple[ImageArrays, list[RowError | None]]:
+        """Images of the rows with leading axes [b, m], and for each row the reason why it is bad, or None.
 
-        ``read(rows)`` gives the pictures of each (``PictureReader.read``) or its error; it is asked only for what is
-        not kept. -1 is a masked row: zeros, nothing wrong.
+        ``read(rows)`` yields the images of each row (``Processor.read_images``) or its error; it is called only for rows
+        that are not kept. -1 is a masked row: an empty image and no error.
         """
         if self._kept is None:
-            out = self.reader.empty(len(rows))
+            out = self._empty(len(rows))
             return out, self._fill(out, np.flatnonzero(rows >= 0), rows, read)
-        new = np.flatnonzero((rows >= 0) & ~self._there[np.maximum(rows, 0)])
-        fresh = self.reader.empty(len(new))
+        new = np.flatnonzero((rows >= 0) & ~self._read[np.maximum(rows, 0)])
+        fresh = self._empty(len(new))
         found = self._fill(fresh, np.arange(len(new)), rows[new], read)
         errors: list[RowError | None] = [None] * len(rows)
-        for i, place in enumerate(new):
-            errors[place] = found[i]
+        for i, index in enumerate(new):
+            errors[index] = found[i]
             if found[i] is None:
-                for kept, new_ in _both(self._kept, fresh):
-                    kept[rows[place]] = new_[i]
-                self._there[rows[place]] = True
-        images, places = (None if kept is None else kept[np.maximum(rows, 0)] for kept in self._kept)
-        for out, empty in _both((images, places), (0, -1)):
-            out[rows < 0] = empty
-        return (images, places), errors
+                for kept, one in self._kept.pairs(fresh):
+                    kept[rows[index]] = one[i]
+                self._read[rows[index]] = True
+        out = ImageArrays(*(None if kept is None else kept[np.maximum(rows, 0)] for kept in self._kept))
+        for whole, empty in out.pairs(self._empty(1)):
+            whole[rows < 0] = empty[0]
+        return out, errors
 
-    def _fill(self, out: Arrays, places: np.ndarray, rows: np.ndarray, read: Read) -> list[RowError | None]:
-        """Reads the pictures of ``rows[places]`` into ``out[places]``; an error where one is bad."""
+    def _fill(self, out: ImageArrays, indices: np.ndarray, rows: np.ndarray, read: Read) -> list[RowError | None]:
+        """Reads the images of ``rows[indices]`` into ``out[indices]``; an error where one is bad."""
         errors: list[RowError | None] = [None] * len(rows)
-        for place, found in zip(places, read([int(row) for row in rows[places]]), strict=True):
+        for index, found in zip(indices, read([int(row) for row in rows[indices]]), strict=True):
             if isinstance(found, RowError):
-                errors[place] = found
+                errors[index] = found
                 continue
-            for whole, own in _both(out, found):
-                whole[place, : len(own)] = own
+            for whole, own in out.pairs(found):
+                whole[index, : len(own)] = own
         return errors
 
-
-def _both(first: Any, second: Any) -> list[tuple[Any, Any]]:
-    """Pairs of the arrays of two pictures, of those that are there."""
-    return [(a, b) for a, b in zip(first, second, strict=True) if a is not None]

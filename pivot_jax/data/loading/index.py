@@ -1,7 +1,7 @@
 """The pass over all rows before training: which are usable, how long they are, and why the others are not.
 
-Texts are tokenised, pictures are not opened (only looked for). Large data sets keep the result in the workdir, keyed
-by everything it depends on, so that a resumed run does not tokenise millions of rows again.
+Texts are tokenised; images are not opened, only looked for. For large data sets the result is stored in the workdir,
+keyed by everything that it depends on, so a resumed run does not tokenise millions of rows again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from pivot_jax import files
 from pivot_jax.data.example import Example
-from pivot_jax.data.loading.workers import RowReader, Workers
+from pivot_jax.data.loading.workers import Workers
 from pivot_jax.data.processing.batch import EncodedRow
+from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.sources import Source
 from pivot_jax.errors import RowError
 from pivot_jax.progress import progress
@@ -33,11 +34,11 @@ SHOW_FROM = 5_000  # rows; a progress bar for less would only flicker
 class Index:
     """Usable rows in source order, and the bad ones."""
 
-    source_rows: np.ndarray  # int64 [rows]; place in the source
+    source_rows: np.ndarray  # int64 [rows]; position in the source
     lengths: np.ndarray  # int32 [rows]; tokens
     targets: np.ndarray  # int32 [rows]; scored targets
-    bad: tuple[tuple[int, str, str], ...]  # place in the source, row id, reason
-    cut: int = 0  # rows whose text was cut to length
+    bad: tuple[tuple[int, str, str], ...]  # position in the source, row id, reason
+    truncated: int = 0  # rows whose text was truncated
 
     def __len__(self) -> int:
         return len(self.source_rows)
@@ -45,45 +46,45 @@ class Index:
 
 def build_index(source: Source, workers: Workers, keep: Callable[[int, EncodedRow], None]) -> Index:
     """Reads and encodes every row once. ``keep(usable row number, encoded row)`` may store it for later."""
-    places: list[int] = []
+    source_rows: list[int] = []
     lengths: list[int] = []
     targets: list[int] = []
     bad: list[tuple[int, str, str]] = []
-    size, cut = len(source), 0
+    size, truncated = len(source), 0
     with progress(f"reading {source.name}", size, show=size >= SHOW_FROM) as advance:
-        for place, row in enumerate(workers.encode(_examples(source))):
+        for position, row in enumerate(workers.encode(_examples(source))):
             advance()
             if isinstance(row, RowError):
-                bad.append((place, row.row_id, row.reason))
+                bad.append((position, row.row_id, row.reason))
                 continue
-            keep(len(places), row)
-            places.append(place)
+            keep(len(source_rows), row)
+            source_rows.append(position)
             lengths.append(len(row.tokens))
             targets.append(len(row.targets))
-            cut += row.cut
-    arrays = np.asarray(places, np.int64), np.asarray(lengths, np.int32), np.asarray(targets, np.int32)
-    return Index(*arrays, tuple(bad), cut)
+            truncated += row.truncated
+    arrays = np.asarray(source_rows, np.int64), np.asarray(lengths, np.int32), np.asarray(targets, np.int32)
+    return Index(*arrays, tuple(bad), truncated)
 
 
 def _examples(source: Source) -> Iterator[Example | RowError]:
-    for place in range(len(source)):
+    for position in range(len(source)):
         try:
-            yield source[place]
+            yield source[position]
         except RowError as error:
             yield error
 
 
-def _usable(source: Source, place: int, reader: RowReader) -> bool:
-    """Whether a row that was bad is so no longer: the data file is the same, but a missing picture may be there now."""
+def _usable(source: Source, position: int, processor: Processor) -> bool:
+    """Whether a bad row has become usable: the data file is the same, but a missing image may exist now."""
     try:
-        reader.encode(source[place])
+        processor.encode(source[position])
     except RowError:
         return False
     return True
 
 
 class RowStore:
-    """Encoded rows kept in memory while there is room (bytes), with their pictures if these are paths or bytes."""
+    """Encoded rows kept in memory up to ``room`` bytes, with their images if these are paths or bytes."""
 
     def __init__(self, room: int):
         self.room, self._rows = room, dict[int, EncodedRow]()
@@ -92,8 +93,8 @@ class RowStore:
         return self._rows.get(row)
 
     def keep(self, row: int, encoded: EncodedRow) -> None:
-        pictures = sum(len(image) for image in encoded.images if isinstance(image, bytes))
-        size = 28 * len(encoded.tokens) + 1200 + pictures  # arrays and their objects, roughly
+        images = sum(len(image) for image in encoded.images if isinstance(image, bytes))
+        size = 28 * len(encoded.tokens) + 1200 + images  # arrays and their objects, roughly
         if size > self.room:
             return
         if not all(isinstance(image, (str, bytes)) for image in encoded.images):
@@ -112,19 +113,21 @@ def read_index(
 ) -> tuple[Index, RowStore]:
     """The index of a source and its kept rows: from memory, from ``folder``, or from a pass over all rows.
 
-    ``settings``: everything besides source and tokenizer that the tokens depend on.
+    Args:
+      settings: everything besides source and tokenizer that the tokens depend on.
+      room: bytes of encoded rows to keep in memory.
     """
     store = RowStore(room)
     if not source.fingerprint:
         return build_index(source, workers, store.keep), store
-    tokenizer = workers.reader.chat.tokenizer
+    tokenizer = workers.processor.chat.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     content = json.dumps([source.fingerprint, len(source), settings, room, vocabulary], sort_keys=True, default=str)
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def holds(index: Index) -> bool:
-        return not any(_usable(source, place, workers.reader) for place, _, _ in index.bad)
+        return not any(_usable(source, position, workers.processor) for position, _, _ in index.bad)
 
     if key in _RECENT and holds(_RECENT[key][0]):
         return _RECENT[key]
@@ -144,13 +147,13 @@ def read_index(
 
 
 def _save(index: Index, path: Path) -> None:
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
     arrays = {"source_rows": index.source_rows, "lengths": index.lengths, "targets": index.targets}
-    np.savez(partial, allow_pickle=False, bad=np.asarray(json.dumps(index.bad)), cut=np.asarray(index.cut), **arrays)
-    partial.replace(path)  # a killed process leaves no half index behind
+    arrays |= {"bad": np.asarray(json.dumps(index.bad)), "truncated": np.asarray(index.truncated)}
+    with files.whole(path) as partial:
+        np.savez(partial, allow_pickle=False, **arrays)
 
 
 def _load(path: Path) -> Index:
     with np.load(path) as stored:
-        bad = tuple((int(place), str(row_id), str(reason)) for place, row_id, reason in json.loads(str(stored["bad"])))
-        return Index(stored["source_rows"], stored["lengths"], stored["targets"], bad, int(stored["cut"]))
+        bad = tuple((int(row), str(row_id), str(reason)) for row, row_id, reason in json.loads(str(stored["bad"])))
+        return Index(stored["source_rows"], stored["lengths"], stored["targets"], bad, int(stored["truncated"]))

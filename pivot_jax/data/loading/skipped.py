@@ -16,18 +16,18 @@ class SkipLog:
     """Rows that were left out, each once, with the reason.
 
     Args:
-      path: ``skipped.jsonl`` to write, or None for memory only. What an earlier run wrote there is taken over, so a
-        resumed run neither forgets nor repeats; what was mended since is for :meth:`forget`.
+      path: ``skipped.jsonl`` to write, or None for memory only. A resumed run continues an earlier run's file and repeats
+        no row; :meth:`forget` removes rows that have been fixed since.
       total: rows of the data set, good and bad.
-      limit: the largest share of bad rows that is borne.
-      name: the data set, for the message.
+      limit: the largest tolerated share of bad rows.
+      name: of the data set, for the message.
     """
 
     def __init__(self, path: Path | None, total: int, limit: float, name: str):
         self.path, self.total, self.limit, self.name = path, total, limit, name
         self._lock = threading.Lock()
         self.entries: dict[int, dict[str, Any]] = {}
-        self._start = ""  # what must stand before the next line
+        self._start = ""  # written before the next line
         if path is not None and path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
             self._start = "\n" if text and not text.endswith("\n") else ""
@@ -40,7 +40,7 @@ class SkipLog:
             if entry["source"] == self.name:
                 self.entries[int(entry["row"])] = entry
         except (ValueError, KeyError, TypeError):
-            return  # a line cut off by a kill; the row is met again
+            return  # a line truncated by a kill; the row will be found again
 
     @property
     def count(self) -> int:
@@ -51,15 +51,15 @@ class SkipLog:
         return self.count / max(self.total, 1)
 
     def add(self, row: int, error: RowError) -> None:
-        """Notes a bad row (``row`` is its place in the source).
+        """Adds a bad row (``row`` is its position in the source).
 
         Raises:
-          UserError: the share of bad rows has passed the limit.
+          UserError: the share of bad rows is above the limit.
         """
         self.add_all([(row, error.row_id, error.reason)])
 
     def add_all(self, bad: Sequence[tuple[int, str, str]]) -> None:
-        """Notes bad rows (place in the source, row id, reason): all are written before the limit is looked at."""
+        """Adds bad rows (position in the source, row id, reason): all are written before the limit is checked."""
         with self._lock:
             new = [entry for entry in bad if entry[0] not in self.entries]
             lines = []
@@ -78,7 +78,7 @@ class SkipLog:
         self.check()
 
     def forget(self, rows: Collection[int]) -> None:
-        """Takes rows out again that an earlier run listed and that are good now, from the file too."""
+        """Removes rows that an earlier run listed and that are good now, from the file too."""
         if not rows:
             return
         with self._lock:
@@ -104,6 +104,5 @@ class SkipLog:
             where = f"; all are in {self.path}" if self.path is not None else ""
             raise UserError(
                 f"{self.count} of {self.total} rows of {self.name} are bad, more than data.max_bad_share={self.limit}"
-                f"{where}; the last is row '{last['id']}': {last['reason']} (mend or remove the rows, or raise the "
-                "limit)"
+                f"{where}; the last is row '{last['id']}': {last['reason']} (fix or remove the rows, or raise the limit)"
             )

@@ -1,14 +1,13 @@
-"""What is done for each row by itself, tokenising it and reading its pictures, in threads or in processes.
+"""Work per row, tokenising it and reading its images, in threads or in processes.
 
-Threads suffice where pictures are decoded: Pillow releases the interpreter lock for that. Tokenising holds it, and so
-does all that the train loop does between two steps; processes have locks of their own. Neither changes a batch.
+Threads suffice to decode images: Pillow releases the interpreter lock. Tokenising holds it, and so does everything that
+the train loop does between two steps; processes have their own locks. Neither changes a batch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import pickle
 import signal
 import threading
@@ -22,37 +21,18 @@ from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 from pivot_jax.data.example import Example
-from pivot_jax.data.loading.image_cache import Arrays, PictureReader
 from pivot_jax.data.processing.batch import EncodedRow
-from pivot_jax.data.processing.chat import Chat, Kind
-from pivot_jax.data.processing.images import ROOT_RULE
+from pivot_jax.data.processing.geometry import ImageArrays
+from pivot_jax.data.processing.processor import Processor
 from pivot_jax.errors import RowError, UserError
 
 CHUNK = 64  # rows that a process tokenises at a time in the pass over all rows
-SPARE = 1 << 20  # bytes shared with a process beyond a row's pictures, for tokens
-AHEAD = 4  # items in work per worker, so that a slow one keeps none waiting
-
-
-class RowReader(NamedTuple):
-    """How a data set's rows are tokenised and its pictures made; what a worker process holds."""
-
-    chat: Chat
-    kind: Kind
-    pictures: PictureReader
-    check_files: bool
-
-    def encode(self, example: Example) -> EncodedRow:
-        """Raises RowError: as :meth:`Chat.encode`, or a picture's file is not there (``check_files``)."""
-        row = self.chat.encode(example, self.kind)
-        if self.check_files:
-            for image in row.images:
-                if isinstance(image, str) and not os.path.exists(image):
-                    raise RowError(row.id, f"image file {image} does not exist; {ROOT_RULE}")
-        return row
+SPARE = 1 << 20  # bytes shared with a process for tokens, beyond a row's images
+AHEAD = 4  # items in progress per worker, so that a slow one does not hold up the others
 
 
 class Job(NamedTuple):
-    """A row of a batch: its pictures to read and, where its tokens are not at hand, the example to tokenise."""
+    """A row of a batch: its images to read and, where its tokens are not stored, the example to tokenise."""
 
     id: str
     images: tuple[Any, ...]
@@ -60,27 +40,27 @@ class Job(NamedTuple):
 
 
 class Done(NamedTuple):
-    """The row's tokens where they were asked for, and its pictures or what is wrong with the row."""
+    """The row's tokens where they were requested, and its images or the reason why the row is bad."""
 
     row: EncodedRow | None
-    pictures: Arrays | RowError
+    images: ImageArrays | RowError
 
 
-def _finish(reader: RowReader, job: Job) -> Done:
+def _finish(processor: Processor, job: Job) -> Done:
     try:
-        row = None if job.example is None else reader.chat.encode(job.example, reader.kind)
-        return Done(row, reader.pictures.read(job.images))
+        row = None if job.example is None else processor.chat.encode(job.example, processor.kind)
+        return Done(row, processor.read_images(job.images))
     except RowError as error:
         return Done(None, error)
     except UserError as error:
         return Done(None, RowError(job.id, str(error)))
 
 
-def _encode(reader: RowReader, examples: list[Example | RowError]) -> list[EncodedRow | RowError]:
+def _encode(processor: Processor, examples: list[Example | RowError]) -> list[EncodedRow | RowError]:
     found: list[EncodedRow | RowError] = []
     for example in examples:
         try:
-            found.append(example if isinstance(example, RowError) else reader.encode(example))
+            found.append(example if isinstance(example, RowError) else processor.encode(example))
         except RowError as error:
             found.append(error)
     return found
@@ -95,8 +75,8 @@ class Workers:
         that the run can still save.
     """
 
-    def __init__(self, reader: RowReader, count: int, kind: str):
-        self.reader, self.count, self.kind = reader, count, kind
+    def __init__(self, processor: Processor, count: int, kind: str):
+        self.processor, self.count, self.kind = processor, count, kind
         alone = kind == "thread" and count == 1
         self._pool = None if alone else ThreadPoolExecutor(count, "rows")
         self._own = threading.local()
@@ -113,12 +93,12 @@ class Workers:
         source = iter(examples)
         chunks = iter(lambda: list(islice(source, CHUNK)), [])
         if self.kind == "thread":  # the interpreter lock would let only one work
-            return (row for chunk in chunks for row in _encode(self.reader, chunk))
+            return (row for chunk in chunks for row in _encode(self.processor, chunk))
         return (row for rows in self._map(_encode, chunks) for row in rows)
 
-    def _map(self, function: Callable[[RowReader, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    def _map(self, function: Callable[[Processor, Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         if self._pool is None:
-            yield from (function(self.reader, item) for item in items)
+            yield from (function(self.processor, item) for item in items)
             return
         call = self._here if self.kind == "thread" else self._there
         waiting: deque[Future[Any]] = deque()
@@ -133,13 +113,13 @@ class Workers:
             for future in waiting:
                 future.cancel()
 
-    def _here(self, function: Callable[[RowReader, Any], Any], item: Any) -> Any:
-        return function(self.reader, item)
+    def _here(self, function: Callable[[Processor, Any], Any], item: Any) -> Any:
+        return function(self.processor, item)
 
-    def _there(self, function: Callable[[RowReader, Any], Any], item: Any) -> Any:
+    def _there(self, function: Callable[[Processor, Any], Any], item: Any) -> Any:
         """In this thread's process."""
         if not hasattr(self._own, "process"):
-            self._own.process = _Process(self.reader)
+            self._own.process = _Process(self.processor)
             self._pipes.append(self._own.process.pipe)
         try:
             good, found = self._own.process.ask((function, item))
@@ -156,12 +136,12 @@ class Workers:
 class _Process:
     """A process that works for this end of a pipe; the arrays of its answers come in memory that both share."""
 
-    def __init__(self, reader: RowReader):
+    def __init__(self, processor: Processor):
         spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks that JAX's threads hold
         self.pipe, there = spawn.Pipe()
-        pictures = sum(x.nbytes for x in reader.pictures.empty() if x is not None)
-        self._shared = spawn.RawArray("B", pictures + SPARE)
-        spawn.Process(target=_serve, args=(there, reader, self._shared), daemon=True, name="rows").start()
+        images = sum(x.nbytes for x in processor.geometry.empty(processor.arrays_per_row) if x is not None)
+        self._shared = spawn.RawArray("B", images + SPARE)
+        spawn.Process(target=_serve, args=(there, processor, self._shared), daemon=True, name="rows").start()
         there.close()
 
     def ask(self, request: Any) -> Any:
@@ -172,7 +152,7 @@ class _Process:
         return pickle.loads(answer, buffers=[copy[end - size : end] for end, size in zip(ends, sizes, strict=True)])
 
 
-def _serve(pipe: Connection, reader: RowReader, shared: Any) -> None:
+def _serve(pipe: Connection, processor: Processor, shared: Any) -> None:
     """The process: answers until the other end of the pipe is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -180,7 +160,7 @@ def _serve(pipe: Connection, reader: RowReader, shared: Any) -> None:
         while True:
             function, item = pipe.recv()
             try:
-                answer = True, function(reader, item)
+                answer = True, function(processor, item)
             except Exception as error:  # raised again where the answer is awaited
                 error.add_note(f"in a process that reads rows:\n{traceback.format_exc()}")
                 answer = False, error

@@ -1,14 +1,14 @@
-"""What flows between rooms: examples (text and image references), encoded rows, and batches of arrays.
+"""Encoded rows, and batches of arrays: what flows from the data to the models.
 
 Letters: b sequences, k rows in each, n tokens, m images per row, p patch tokens per image, t scored targets.
 
 A row is one conversation, one preference pair that shares image and prompt, or a group of responses to one prompt.
-A sequence of a :class:`VLMBatch` holds k rows one behind the other (``data.pack``; k = 1: one row), each with positions
-and branches of its own. What may see what is said by two integer arrays:
+A sequence of a :class:`VLMBatch` holds k rows one after the other (``data.packing``; k = 1: one row), each with positions
+and branches of its own. Two integer arrays say which tokens see each other:
 
 * ``segments``: 0 is padding, 1 to k the rows; tokens with different segments never see each other.
 * ``branches``: 0 is the shared prompt, 1, 2, ... are alternative responses (1 = chosen, 2 = rejected).
-  A token sees branch 0 and its own branch only; ``positions`` restart behind the prompt in each branch.
+  A token sees branch 0 and its own branch only; ``positions`` restart after the prompt in each branch.
 
 What is scored is an explicit list, not a shifted mask: target ``targets[b, t]`` is predicted from the hidden
 state at token ``sources[b, t]``. So the first token of *each* branch is predicted from the prompt's last
@@ -41,17 +41,17 @@ class EncodedRow:
     images: tuple[Any, ...] = ()
     tile_taps: np.ndarray | None = None  # int32 [n, 4] and float32 [n, 4], see VLMBatch
     tile_weights: np.ndarray | None = None
-    cut: bool = False  # text was cut to the length limit
+    truncated: bool = False  # text was truncated to the length limit
 
 
 @struct.dataclass
 class VLMBatch:
     """Arrays of one training batch. Images are uint8 RGB, already resized; the model normalises them."""
 
-    # uint8 [b, k*m, height, width, 3]; zeros where a row has fewer than m images. Encoders for pictures of any size
-    # take lists of patches instead: [b, k*m, p, patch*patch*3], pixels in order row, column, colour.
+    # uint8 [b, k*m, height, width, 3]; zeros where a row has fewer than m images. Encoders for variable-resolution
+    # images take lists of patches instead: [b, k*m, p, patch*patch*3], values in order row, column, colour.
     images: Any
-    tokens: Any  # int32 [b, n]; image places hold the image token's id
+    tokens: Any  # int32 [b, n]; image slots hold the image token's id
     image_slots: Any  # int32 [b, n]; index into the sequence's k*m*p image tokens, -1 at text
     positions: Any  # int32 [b, n]; rotary positions. Of a decoder with M-RoPE: [b, n, 3] (time, row, column)
     segments: Any  # int32 [b, n]; 0 padding
@@ -63,8 +63,8 @@ class VLMBatch:
     target_rows: Any  # int32 [b, t]; which of the sequence's k rows the target belongs to, from 0
     row_index: Any  # int32 [b, k]; index of the row in the loader's data set, -1 for a masked row
     ref_logps: Any = None  # float32 [b, k, 2]; stored reference log-probs of chosen and rejected, or None
-    patch_places: Any = None  # int32 [b, k*m, p, 2]; (row, column) of each patch in its picture, -1 at padding; or None
-    # Of pictures cut into tiles (then m counts tiles): the image tokens that each image place is a weighted sum of, in
+    patch_positions: Any = None  # int32 [b, k*m, p, 2]; (row, column) of each patch in its image, -1 at padding; or None
+    # Of images split into tiles (then m counts tiles): the features that each image token is a weighted sum of, in
     # place of ``image_slots``; -1 is the newline vector. int32 and float32 [b, n, 4], or None.
     tile_taps: Any = None
     tile_weights: Any = None
@@ -90,6 +90,9 @@ class PromptBatch:
     positions: Any  # int32 [b, n] or [b, n, 3]
     segments: Any  # int32 [b, n]; 1 at prompt tokens, 0 at padding
     row_index: Any  # int32 [b]
-    patch_places: Any = None  # int32 [b, m, p, 2], or None
+    patch_positions: Any = None  # int32 [b, m, p, 2], or None
     tile_taps: Any = None  # int32 [b, n, 4], or None; see VLMBatch
     tile_weights: Any = None  # float32 [b, n, 4], or None
+
+
+Batch = VLMBatch | PromptBatch | ContrastiveBatch

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from pivot_jax.data.processing.batch import EncodedRow
-from pivot_jax.data.processing.patches import text_behind
+from pivot_jax.data.processing.patches import positions_after
 
 
 def group_row(prompt: EncodedRow, responses: Sequence[Sequence[int]]) -> EncodedRow:
-    """The prompt with every response's tokens behind it: response i is branch i + 1.
+    """The prompt followed by the tokens of every response: response i is branch i + 1.
 
-    Its positions go on from the prompt's. Image and prompt are computed once for all responses. Every response token is
-    a target, behind those that the prompt has itself; the first is predicted from the prompt's last token.
+    Its positions continue from the prompt's. Image and prompt are computed once for all responses. Every response token
+    is a target, after the prompt's own targets; the first one is predicted from the prompt's last token.
 
     Args:
-      prompt: a row of one branch, such as ``Chat.encode(example, "prompt")`` gives.
+      prompt: a row of one branch, as from ``Processor.encode(example, "prompt")``.
       responses: token ids of each, the end of the turn included.
 
     Raises:
@@ -35,19 +35,19 @@ def group_row(prompt: EncodedRow, responses: Sequence[Sequence[int]]) -> Encoded
         id=prompt.id,
         tokens=np.concatenate([prompt.tokens, added]),
         image_slots=np.pad(prompt.image_slots, (0, len(added)), constant_values=-1),
-        positions=np.concatenate([prompt.positions, *(text_behind(prompt.positions, size) for size in sizes)]),
+        positions=np.concatenate([prompt.positions, *(positions_after(prompt.positions, size) for size in sizes)]),
         branches=np.concatenate([prompt.branches, branches]),
         sources=np.concatenate([prompt.sources, sources]),
         targets=np.concatenate([prompt.targets, added]),
         target_branches=np.concatenate([prompt.target_branches, branches]),
         images=prompt.images,
         **_taps(prompt, len(added)),
-        cut=prompt.cut,
+        truncated=prompt.truncated,
     )
 
 
 def _taps(prompt: EncodedRow, added: int) -> dict[str, Any]:
-    """The prompt's taps of tiles, if it has any, and none for ``added`` tokens behind it."""
+    """The prompt's tile fields, if it has any, and none for the ``added`` tokens after it."""
     if prompt.tile_taps is None or prompt.tile_weights is None:
         return {}
     return {

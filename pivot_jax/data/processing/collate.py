@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from pivot_jax.data.processing.batch import ContrastiveBatch, EncodedRow, PromptBatch, VLMBatch
+from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.tiles import TAPS
+
+Rows = Sequence[EncodedRow | None]
+
+
+class Collation(NamedTuple):
+    """Constants of a model's batches.
+
+    Attributes:
+      pad_id: token at padding.
+      image_features: features of one image array; with packed rows, where the features of each row begin.
+      mrope: positions have three axes.
+    """
+
+    pad_id: int
+    image_features: int
+    mrope: bool = False
 
 
 class _Padding:
-    """``pack`` rows behind each other and right padding to ``size``, worked out once for all fields of that length."""
+    """``packing`` rows after each other and right padding to ``size``, worked out once for all fields of that length."""
 
-    def __init__(self, rows: Sequence[EncodedRow | None], field: str, size: int, pack: int = 1):
+    def __init__(self, rows: Rows, field: str, size: int, packing: int = 1):
         self.rows = [row for row in rows if row is not None]
         self.lengths = np.asarray([0 if row is None else len(getattr(row, field)) for row in rows])
-        sequences = self.lengths.reshape(-1, pack)
+        sequences = self.lengths.reshape(-1, packing)
         self.starts = (np.cumsum(sequences, 1) - sequences).ravel()  # [b*k]; of each row in its sequence
         self.filled = np.arange(size) < sequences.sum(1)[:, None]  # bool [b, size]
 
@@ -27,8 +45,8 @@ class _Padding:
             out[self.filled] = np.concatenate([getattr(row, field) for row in self.rows])
         return out
 
-    def taps(self, offsets: np.ndarray) -> dict[str, np.ndarray]:
-        """Taps and weights of rows whose pictures are cut into tiles; ``offsets``: of each row's features, [b*k]."""
+    def tile_fields(self, offsets: np.ndarray) -> dict[str, np.ndarray]:
+        """Taps and weights of rows with tiled images; ``offsets``: where each row's features begin, [b*k]."""
         if not self.rows or self.rows[0].tile_taps is None:
             return {}
         taps = self.pad("tile_taps", -1, (TAPS,))
@@ -37,52 +55,46 @@ class _Padding:
         return {"tile_taps": np.where(taps < 0, -1, taps + self.spread(offsets)[..., None]), "tile_weights": weights}
 
     def spread(self, values: np.ndarray) -> np.ndarray:
-        """One value per row, [b*k], at each of the row's places and 0 at padding: int32 [b, size]."""
+        """One value per row, [b*k], at each of the row's positions and 0 at padding: int32 [b, size]."""
         out = np.zeros(self.filled.shape, np.int32)
         out[self.filled] = np.repeat(values, self.lengths)
         return out
 
 
 def vlm_batch(
-    rows: Sequence[EncodedRow | None],
-    images: np.ndarray,
+    rows: Rows,
+    images: ImageArrays,
     row_index: np.ndarray,
     bucket: tuple[int, int],
-    pad_id: int,
-    ref_logps: np.ndarray | None = None,
+    constants: Collation,
     *,
-    pack: int = 1,
-    image_tokens: int = 0,
-    patch_places: np.ndarray | None = None,
-    mrope: bool = False,
+    packing: int = 1,
+    ref_logps: np.ndarray | None = None,
 ) -> VLMBatch:
-    """Training batch of b sequences of k = ``pack`` rows.
+    """Training batch of b sequences of k = ``packing`` rows.
 
     Args:
-      rows: b*k rows, or None for a masked row; each k that follow each other share a sequence and fit the bucket.
-      images: uint8 [b*k, m, height, width, 3], or patches [b*k, m, p, i] with ``patch_places`` [b*k, m, p, 2].
+      rows: b*k rows, or None for a masked row; each k consecutive ones share a sequence and fit the bucket.
+      images: arrays of the rows, with leading axes [b*k, m].
       row_index: [b*k], -1 for a masked row.
       bucket: (n tokens, t targets) of a sequence.
       ref_logps: float32 [b*k, 2] or None.
-      image_tokens: features per image; where rows are packed it says where a row's images begin.
-      mrope: the rows' positions have three axes.
 
     Raises:
-      ValueError: rows that ``pack`` does not divide, that do not fit the bucket, or packed without ``image_tokens``.
+      ValueError: rows that ``packing`` does not divide, or that do not fit the bucket.
     """
-    if pack > 1 and not image_tokens:
-        raise ValueError("packed rows need image_tokens, the number of features per image")
-    tokens, targets = (_Padding(rows, name, bucket[i], pack) for i, name in enumerate(("tokens", "targets")))
-    member = np.arange(len(rows)) % pack
+    tokens, targets = (_Padding(rows, name, bucket[i], packing) for i, name in enumerate(("tokens", "targets")))
+    member = np.arange(len(rows)) % packing
     slots = tokens.pad("image_slots", -1)
-    m = images.shape[1]
-    pictures, places = (None if x is None else x.reshape(-1, pack * m, *x.shape[2:]) for x in (images, patch_places))
+    m = images.pixels.shape[1]
+    pixels, positions = (None if x is None else x.reshape(-1, packing * m, *x.shape[2:]) for x in images)
+    begin = member * m * constants.image_features
     return VLMBatch(
-        images=pictures,
-        tokens=tokens.pad("tokens", pad_id),
-        image_slots=np.where(slots < 0, -1, slots + tokens.spread(member * m * image_tokens)),
-        **tokens.taps(member * m * image_tokens),
-        positions=tokens.pad("positions", 0, (3,) if mrope else ()),
+        images=pixels,
+        tokens=tokens.pad("tokens", constants.pad_id),
+        image_slots=np.where(slots < 0, -1, slots + tokens.spread(begin)),
+        **tokens.tile_fields(begin),
+        positions=tokens.pad("positions", 0, (3,) if constants.mrope else ()),
         segments=tokens.spread(member + 1),
         branches=tokens.pad("branches", 0),
         sources=targets.pad("sources", 0) + targets.spread(tokens.starts),
@@ -90,43 +102,36 @@ def vlm_batch(
         weights=targets.filled.astype(np.float32),
         target_branches=targets.pad("target_branches", 0),
         target_rows=targets.spread(member),
-        row_index=row_index.astype(np.int32).reshape(-1, pack),
-        ref_logps=None if ref_logps is None else ref_logps.reshape(-1, pack, 2),
-        patch_places=places,
+        row_index=row_index.astype(np.int32).reshape(-1, packing),
+        ref_logps=None if ref_logps is None else ref_logps.reshape(-1, packing, 2),
+        patch_positions=positions,
     )
 
 
 def prompt_batch(
-    rows: Sequence[EncodedRow | None],
-    images: np.ndarray,
-    row_index: np.ndarray,
-    length: int,
-    pad_id: int,
-    *,
-    patch_places: np.ndarray | None = None,
-    mrope: bool = False,
+    rows: Rows, images: ImageArrays, row_index: np.ndarray, length: int, constants: Collation
 ) -> PromptBatch:
     """Prompts to answer, right padded to ``length`` tokens; arguments as for :func:`vlm_batch`."""
     padding = _Padding(rows, "tokens", length)
     return PromptBatch(
-        images=images,
-        tokens=padding.pad("tokens", pad_id),
+        images=images.pixels,
+        tokens=padding.pad("tokens", constants.pad_id),
         image_slots=padding.pad("image_slots", -1),
-        **padding.taps(np.zeros(len(rows), int)),
-        positions=padding.pad("positions", 0, (3,) if mrope else ()),
+        **padding.tile_fields(np.zeros(len(rows), int)),
+        positions=padding.pad("positions", 0, (3,) if constants.mrope else ()),
         segments=padding.filled.astype(np.int32),
         row_index=row_index.astype(np.int32),
-        patch_places=patch_places,
+        patch_positions=images.positions,
     )
 
 
 def contrastive_batch(
-    rows: Sequence[EncodedRow | None], images: np.ndarray, row_index: np.ndarray, length: int, pad_id: int
+    rows: Rows, images: ImageArrays, row_index: np.ndarray, length: int, constants: Collation
 ) -> ContrastiveBatch:
-    """Image-caption pairs; ``images`` uint8 [b, 1, height, width, 3]."""
+    """Image-caption pairs; one square image per row."""
     return ContrastiveBatch(
-        images=images[:, 0],
-        tokens=_Padding(rows, "tokens", length).pad("tokens", pad_id),
+        images=images.pixels[:, 0],
+        tokens=_Padding(rows, "tokens", length).pad("tokens", constants.pad_id),
         weights=np.asarray([row is not None for row in rows], np.float32),
         row_index=row_index.astype(np.int32),
     )

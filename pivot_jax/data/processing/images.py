@@ -46,7 +46,7 @@ class Preset:
     torchvision_crop: bool = False
     # Pictures of any size, as lists of patches (:mod:`patches`): how the size is found, "" | "smart" | "naflex";
     # merge x merge patches become one token; pixels of the windows that the encoder attends within (0: none).
-    cut: str = ""
+    sizing: str = ""
     merge: int = 1
     window: int = 0
 
@@ -68,9 +68,9 @@ PRESETS = {
     "mae": Preset(IMAGENET_MEAN, IMAGENET_STD, scale=1 / 0.9, torchvision_crop=True),
     "sup": Preset(HALF, HALF, scale=1 / 0.9, torchvision_crop=True),
     "moco": Preset(IMAGENET_MEAN, IMAGENET_STD, interpolation=BILINEAR, scale=256 / 224, torchvision_crop=True),
-    "qwen2_vl": Preset(CLIP_MEAN, CLIP_STD, cut="smart", merge=2),
-    "qwen2_5_vl": Preset(CLIP_MEAN, CLIP_STD, cut="smart", merge=2, window=112),
-    "siglip2_naflex": Preset(HALF, HALF, cut="naflex", interpolation=BILINEAR),
+    "qwen2_vl": Preset(CLIP_MEAN, CLIP_STD, sizing="smart", merge=2),
+    "qwen2_5_vl": Preset(CLIP_MEAN, CLIP_STD, sizing="smart", merge=2, window=112),
+    "siglip2_naflex": Preset(HALF, HALF, sizing="naflex", interpolation=BILINEAR),
 }
 
 

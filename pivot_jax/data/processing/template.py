@@ -50,42 +50,55 @@ class Piece:
         self.scored.extend([answer or scored] * len(ids))
 
 
-class Template:
-    """Token ids of turns.
+@dataclass(frozen=True)
+class Format:
+    """How turns are written, and which of their tokens are scored.
 
-    Args:
-      tokenizer: a ``transformers`` tokenizer with the dialect's control tokens and the image token.
+    Attributes:
+      template: ``chat`` (turns in the ``dialect``) or ``plain`` (stage 1a).
       dialect: a key of ``dialects.DIALECTS``.
-      around: tokens before and behind the image tokens of each picture; () for none.
-      plain: the template of stage 1a in place of turns.
-      pivot_mask: the paper's label mask in place of answers only.
-      others: as for :class:`chat.Chat`.
+      system: system text; "" leaves the system turn out. A row's own system turn replaces it.
+      loss_mask: ``response_only`` scores answers with their ``<|im_end|>`` and newline. ``pivot`` also scores the
+        header ``<|im_start|>assistant\\n``, every ``<|im_start|>`` and every newline token anywhere (PIVOT's code);
+        in a preference row these belong to the prompt and count for both branches.
+      image_token: one token of the tokenizer; an image becomes copies of it.
+      image_around: tokens before and after those of each image; () for none.
+    """
+
+    template: str = "chat"
+    dialect: str = "chatml"
+    system: str = "You are a helpful assistant."
+    loss_mask: str = "response_only"
+    image_token: str = "<|image_pad|>"
+    image_around: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        return self.template == "plain"
+
+    @property
+    def pivot_mask(self) -> bool:
+        return self.loss_mask == "pivot"
+
+
+class Template:
+    """Token ids of turns written in a :class:`Format`.
 
     Raises:
       UserError: the tokenizer lacks a control token, or writes a newline as several tokens.
     """
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        *,
-        plain: bool,
-        system: str,
-        pivot_mask: bool,
-        image_token: str,
-        around: Sequence[str] = (),
-        dialect: str = "chatml",
-    ):
-        self.tokenizer, self.system, self.plain = tokenizer, system, plain
-        self.pivot_mask = pivot_mask
+    def __init__(self, tokenizer: Any, format: Format):
+        self.tokenizer, self.format = tokenizer, format
         self._cache: dict[str, list[int]] = {}
         self._lock = threading.Lock()
-        self.dialect = DIALECTS[dialect]
+        self.dialect = DIALECTS[format.dialect]
         first, header = ([self._token(text)] if text else [] for text in (self.dialect.first, self.dialect.header))
         self._first, self._header = first, header
-        self.image_id, self.start_id = self._token(image_token), self._token(self.dialect.start)
+        self.image_id, self.start_id = self._token(format.image_token), self._token(self.dialect.start)
         self.end_id = self._token(self.dialect.end)
-        self._before, self._behind = ([self._token(text)] for text in around) if around else ([], [])
+        around = format.image_around
+        self._before, self._after = ([self._token(text)] for text in around) if around else ([], [])
         newline = self.text(NEWLINE)
         if len(newline) != 1:
             raise UserError(f"tokenizer: a newline is {len(newline)} tokens; the templates need it to be one")
@@ -121,7 +134,7 @@ class Template:
 
     def answer(self, text: str) -> list[int]:
         """Ids of an answer with its end: ``<|im_end|>\\n``, ``<|eot_id|>``, or ``\\n`` in the plain template."""
-        if self.plain:
+        if self.format.plain:
             return [*self.text(_EMPTY_LINES.sub("", text)), self.newline_id]
         return [*self.text(text.strip() if self.dialect.trims else _EMPTY_LINES.sub("", text)), *self._close]
 
@@ -133,7 +146,7 @@ class Template:
             rest = [part.removeprefix(NEWLINE) for part in rest]
         ids = [*opening, *self.text(first)]
         for part in rest:
-            ids += [*self._picture(next(counts)), *self.text(part)]
+            ids += [*self._image(next(counts)), *self.text(part)]
         return [*ids, *self._close]
 
     def _opening(self, role: str) -> tuple[list[int], str]:
@@ -142,16 +155,16 @@ class Template:
             return [self.start_id, *self.text(role), *self._header], self.dialect.gap
         return [self.start_id], f"{role}{self.dialect.gap}"
 
-    def _picture(self, count: int) -> list[int]:
-        return [*self._before, *[self.image_id] * count, *self._behind]
+    def _image(self, count: int) -> list[int]:
+        return [*self._before, *[self.image_id] * count, *self._after]
 
     def conversation(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
         """A conversation that ends with an answer; ``counts``: image tokens of each of its pictures."""
-        return self._plain(messages, counts, answered=True) if self.plain else self._turns(messages, iter(counts))
+        return self._plain(messages, counts, answered=True) if self.format.plain else self._turns(messages, iter(counts))
 
     def prompt(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
         """A conversation up to the header of the answer that is to come (plain: up to the pictures)."""
-        if self.plain:
+        if self.format.plain:
             return self._plain(messages, counts, answered=False)
         piece = self._turns(messages, iter(counts))
         self._open(piece)
@@ -160,28 +173,28 @@ class Template:
     def _turns(self, messages: Sequence[Message], counts: Iterator[int]) -> Piece:
         piece = Piece()
         piece.add(self._first)
-        if self.system and (not messages or messages[0].role != "system"):
-            piece.add(self.turn("system", self.system, counts))
+        if self.format.system and (not messages or messages[0].role != "system"):
+            piece.add(self.turn("system", self.format.system, counts))
         for message in messages:
             if message.role == "assistant":
                 self._open(piece)
                 piece.add(self.answer(message.content), answer=True)
             else:
                 piece.add(self.turn(message.role, message.content, counts))
-        if self.pivot_mask:
+        if self.format.pivot_mask:
             anywhere = (self.start_id, self.newline_id)
             piece.scored = [s or i in anywhere for s, i in zip(piece.scored, piece.ids, strict=True)]
         return piece
 
     def _open(self, piece: Piece) -> None:
         opening, before = self._opening("assistant")
-        piece.add([*opening, *self.text(before)], scored=self.pivot_mask)
+        piece.add([*opening, *self.text(before)], scored=self.format.pivot_mask)
 
     def _plain(self, messages: Sequence[Message], counts: Sequence[int], answered: bool) -> Piece:
         """Pictures, then the caption and a newline, which are scored. The question's words are left out."""
         piece = Piece()
         for count in counts:
-            piece.add(self._picture(count))
+            piece.add(self._image(count))
         if answered:
             piece.add(self.answer(messages[-1].content), answer=True)
         return piece

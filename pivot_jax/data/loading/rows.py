@@ -1,0 +1,144 @@
+"""The usable rows of a data set: examples, tokens and images by row number."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pivot_jax.data.example import Example
+from pivot_jax.data.loading.image_cache import MIB, ImageCache
+from pivot_jax.data.loading.index import Index, RowStore, read_index
+from pivot_jax.data.loading.skipped import SkipLog
+from pivot_jax.data.loading.workers import Job, Workers
+from pivot_jax.data.processing.batch import EncodedRow
+from pivot_jax.data.processing.geometry import ImageArrays
+from pivot_jax.data.processing.images import load
+from pivot_jax.data.processing.processor import Processor
+from pivot_jax.data.sources import Source
+from pivot_jax.errors import RowError, UserError
+
+log = logging.getLogger(__name__)
+
+
+class Rows:
+    """Rows by number; bad ones have none. Build with :func:`read_rows`.
+
+    Attributes:
+      source, processor: where examples come from, and how they become arrays.
+      index: lengths and source positions of the rows.
+      skipped: :class:`SkipLog` of the bad rows.
+    """
+
+    def __init__(self, source: Source, workers: Workers, index: Index, store: RowStore, skipped: SkipLog, cache_mib: int):
+        self.source, self.processor, self.index, self.skipped = source, workers.processor, index, skipped
+        self._workers, self._store = workers, store
+        self._images = ImageCache(workers.processor, len(index), cache_mib)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def example(self, row: int) -> Example:
+        """The example of a row: its text, image references and extra fields."""
+        return self.source[int(self.index.source_rows[row])]
+
+    def row_id(self, row: int) -> str:
+        stored = self._store.get(row)
+        return self.example(row).id if stored is None else stored.id
+
+    def encoded(self, row: int) -> EncodedRow:
+        """Tokens of a row; image references may be left out (they are in :meth:`example`)."""
+        found = self._store.get(row)
+        if found is None:
+            found = self.processor.chat.encode(self.example(row), self.processor.kind)
+            self._store.keep(row, found)
+        return found
+
+    def read(self, rows: np.ndarray) -> tuple[list[EncodedRow | None], ImageArrays, np.ndarray]:
+        """Tokens and images of the rows, and the row numbers with -1 for every row that turned out to be bad.
+
+        Args:
+          rows: int [b]; -1 is a masked row.
+        """
+        rows = np.array(rows)
+        fresh: dict[int, EncodedRow] = {}
+        images, errors = self._images.batch(rows, lambda wanted: self._read(wanted, fresh))
+        for index, error in enumerate(errors):
+            if error is not None:
+                self._skip(rows, index, error)
+        encoded = [(fresh.get(int(row)) or self.encoded(int(row))) if row >= 0 else None for row in rows]
+        for index, row in enumerate(encoded):
+            positions = None if images.positions is None else images.positions[index]
+            if row is not None and not self.processor.geometry.fits(row.image_slots, positions):
+                self._skip(rows, index, RowError(row.id, "an image has another size than when its row was tokenised"))
+                encoded[index] = None
+        return encoded, images, rows
+
+    def _skip(self, rows: np.ndarray, index: int, error: RowError) -> None:
+        self.skipped.add(int(self.index.source_rows[rows[index]]), error)
+        rows[index] = -1
+
+    def _read(self, rows: list[int], fresh: dict[int, EncodedRow]) -> Iterator[ImageArrays | RowError]:
+        """Images of the rows, or the error of a bad one; rows that had to be tokenised as well go into ``fresh``."""
+        for row, done in zip(rows, self._workers.finish(map(self._job, rows)), strict=True):
+            if done.row is not None:
+                self._store.keep(row, done.row)
+                fresh[row] = done.row
+            yield done.images
+
+    def _job(self, row: int) -> Job:
+        stored = self._store.get(row)
+        if stored is not None and stored.images:
+            return Job(stored.id, stored.images, None)
+        example = self.example(row)
+        return Job(example.id, example.images, example if stored is None else None)
+
+
+def read_rows(cfg: Any, source: Source, processor: Processor, *, workdir: Path | None = None, process: int = 0) -> Rows:
+    """Tokenises every row of a source once (or reads the stored result), and sets bad rows aside.
+
+    Args:
+      cfg: a run's config; read are ``data`` and ``tokenizer``.
+      workdir: where ``skipped.jsonl`` and the index of a large data set are written; None writes nothing.
+      process: index of this process; each has a ``skipped`` file of its own.
+
+    Raises:
+      UserError: too many bad rows, or no usable one.
+    """
+    data, chat = cfg.data, processor.chat
+    name = "skipped.jsonl" if process == 0 else f"skipped-{process}.jsonl"
+    skipped = SkipLog(None if workdir is None else workdir / name, len(source), data.max_bad_share, source.name)
+    workers = Workers(processor, data.workers, data.worker_kind)
+    settings = {
+        "kind": processor.kind,
+        "data": [data.template, data.loss_mask, data.images_per_row, data.check_images],
+        "tokenizer": cfg.tokenizer.to_dict(),
+        "limits": [chat.limits.length, chat.max_targets],
+        "images": [processor.geometry, chat.mrope],
+    }
+    index, store = read_index(source, workers, settings, data.cache_rows_mib * MIB, workdir)
+    skipped.forget(_fixed(source, skipped, index))
+    skipped.add_all(index.bad)
+    log.info("%s: %d usable rows, %d bad, %d truncated", source.name, len(index), len(index.bad), index.truncated)
+    if not len(index):
+        last = f"; the last is row '{index.bad[-1][1]}': {index.bad[-1][2]}" if index.bad else ""
+        raise UserError(f"{source.name}: none of its {len(source)} rows is usable{last}")
+    return Rows(source, workers, index, store, skipped, data.cache_images_mib)
+
+
+def _fixed(source: Source, skipped: SkipLog, index: Index) -> set[int]:
+    """Source positions that an earlier run listed as bad and that are good now, their images too."""
+
+    def good(position: int) -> bool:
+        try:
+            for image in source[position].images if position < len(source) else ():
+                load(image)
+        except UserError:
+            return False
+        return True
+
+    bad = {position for position, _, _ in index.bad}
+    return {position for position in skipped.entries if position not in bad and good(position)}
