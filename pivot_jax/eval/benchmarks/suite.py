@@ -16,7 +16,12 @@ from pivot_jax.eval.benchmarks.base import Benchmark
 _NO_FAMILIES = ("base", "suite")
 
 
-def _collected() -> dict[str, Benchmark]:
+def collect() -> dict[str, Benchmark]:
+    """Reads the dict of every family's file.
+
+    Raises:
+      ValueError: two files have a benchmark of the same name.
+    """
     benchmarks: dict[str, Benchmark] = {}
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if module.name in _NO_FAMILIES:
@@ -28,7 +33,7 @@ def _collected() -> dict[str, Benchmark]:
     return benchmarks
 
 
-BENCHMARKS: dict[str, Benchmark] = _collected()
+BENCHMARKS: dict[str, Benchmark] = collect()
 
 
 def find(name: str) -> Benchmark:
