@@ -15,6 +15,7 @@ import pytest
 from pivot_jax import cli, config
 from pivot_jax.cli import arguments, commands
 from pivot_jax.errors import UserError
+from pivot_jax.eval.score import score_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGE1A = str(ROOT / "configs" / "pivot" / "stage1a.py")
@@ -146,3 +147,24 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(commands, "demo", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["demo"])
+
+
+def test_a_score_is_printed_as_a_table(tmp_path, capsys):
+    """Plain text where the output is no terminal, and one row a number."""
+    rows = [
+        {"question_id": str(i), "answer": "red", "gt_answer": gold, "category": kind, "finished": i > 0}
+        for i, (gold, kind) in enumerate(
+            [("red", "[b]colour"), ("blue", "[b]colour"), ("red", "count"), ("red", "count")]
+        )
+    ]
+    commands.show_score(score_rows("scenes", rows), tmp_path / "p.jsonl")
+    title, head, *lines = (" ".join(line.split()) for line in capsys.readouterr().out.splitlines())
+    assert title == f"scenes: 4 questions, answers in {tmp_path}/p.jsonl" and head == "% 95 % interval"
+    assert [line for line in lines if line] == [
+        "accuracy 75.00 [25.00, 100.00]",
+        "[b]colour 50.00 [0.00, 100.00]",
+        "count 100.00 [34.24, 100.00]",
+        "in the requested format 100.00",
+        "truncated at the token limit 25.00",
+    ]
+    assert (tmp_path / "p.score.json").is_file()

@@ -108,6 +108,7 @@ def test_eval_resumes_and_score_agrees(world, trained, capsys):
     shown = capsys.readouterr().out
     predictions = trained / "eval" / "scienceqa.jsonl"
     assert "scienceqa: 12 questions" in shown and "accuracy" in shown and "ranked" in shown
+    assert "in the requested format" in shown and "truncated at the token limit" in shown
     assert len(predictions.read_text().splitlines()) == 12
     assert run("score", "--predictions", predictions) == 0
     assert capsys.readouterr().out == shown

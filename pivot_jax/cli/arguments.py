@@ -157,7 +157,7 @@ def _eval(subparsers) -> None:
     )  # fmt: skip
     _workdir(parser, "the run")
     _step(parser)
-    parser.add_argument("--benchmark", metavar="NAME", required=True, help="mmvp, scienceqa, mathvision or scenes")
+    parser.add_argument("--benchmark", metavar="NAME", required=True, help="such as mmvp; a wrong name lists all")
     parser.add_argument("--data", metavar="DIR", required=True, help="the benchmark's files")
     parser.add_argument("--out", metavar="FILE", help="predictions (default WORKDIR/eval/NAME.jsonl)")
     parser.add_argument("--limit", type=_positive, default=0, metavar="N", help="only the first N questions")

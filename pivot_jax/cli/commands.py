@@ -6,17 +6,19 @@ JAX is imported inside, late. ``probing`` and ``hugging_face`` hold the other co
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pivot_jax.cli import given, places
 from pivot_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from pivot_jax.eval.score import Score
+
 Overrides = dict[str, str]
+PLAIN_WIDTH = 200  # of a table that is not printed on a terminal: no line is wrapped
 
 
 def demo(args: argparse.Namespace, overrides: Overrides) -> int:
@@ -70,14 +72,16 @@ def extract(args: argparse.Namespace, overrides: Overrides) -> None:
 
 
 def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
-    from pivot_jax.eval import run as benchmarks
+    from pivot_jax.eval import run as benchmark_run
     from pivot_jax.eval.answerer import Answerer
+    from pivot_jax.eval.benchmarks import suite
     from pivot_jax.train.extract import read_config
     from pivot_jax.train.open import open_run
 
-    if not benchmarks.find(args.benchmark).ranked and args.ranked:
-        can = ", ".join(name for name, one in benchmarks.BENCHMARKS.items() if one.ranked)
-        raise UserError(f"--ranked: {args.benchmark} asks for free answers, there are no options (it fits: {can})")
+    benchmark = suite.find(args.benchmark)
+    if args.ranked and not benchmark.option_form:
+        names = ", ".join(name for name, one in suite.BENCHMARKS.items() if one.option_form)
+        raise UserError(f"--ranked: {args.benchmark} asks for free answers; it works for {names}")
     read_config(Path(args.workdir))
     control = "-blank" if args.blank_images else ""
     out = places.file(args.out or Path(args.workdir) / "eval" / f"{args.benchmark}{control}.jsonl", "--out")
@@ -93,33 +97,43 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
         seed=config.seed,
         blank_images=args.blank_images,
     )
-    found = benchmarks.evaluate(
-        args.benchmark, args.data, answerer, out,
-        model_id=run.identity, limit=args.limit, ranked=args.ranked, max_new_tokens=args.max_new_tokens,
-    )  # fmt: skip
-    show_score(found, out)
+    options = benchmark_run.RunOptions(
+        model_id=run.identity, limit=args.limit, ranked=args.ranked, max_new_tokens=args.max_new_tokens
+    )
+    show_score(benchmark_run.evaluate(args.benchmark, args.data, answerer, out, options), out)
 
 
 def score(args: argparse.Namespace, overrides: Overrides) -> None:
-    from pivot_jax.eval import run as benchmarks
+    from pivot_jax.eval.score import score_file
 
     file = given.predictions(args.predictions)
-    show_score(benchmarks.score(file, args.benchmark), file)
+    show_score(score_file(file, args.benchmark), file)
 
 
-def show_score(found: Any, predictions: Path) -> None:
-    """Prints a score and writes it beside its predictions as ``.score.json``."""
+def show_score(found: Score, predictions: Path) -> None:
+    """Prints a score as a table, and writes it beside its predictions as ``.score.json``."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    found.write(predictions)
     print(f"{found.benchmark}: {len(found.ids)} questions, answers in {predictions}")
-    lines = {found.metric: found.value} | found.also | {f"  {name}": one for name, one in found.by_category.items()}
-    for name, interval in lines.items():
-        print(
-            f"  {name:<24} {100 * interval.value:6.2f} %   95 % [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
-        )
-    print(f"  {'in the asked form':<24} {100 * found.compliance:6.2f} %")
-    print(f"  {'cut by the token limit':<24} {100 * found.cut:6.2f} %")
-    record = {name.strip(): dataclasses.asdict(interval) for name, interval in lines.items()}
-    record |= {"benchmark": found.benchmark, "compliance": found.compliance, "cut": found.cut}
-    predictions.with_suffix(".score.json").write_text(json.dumps(record, indent=1))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
+    table = Table(box=box.ROUNDED if console.is_terminal else None)
+    table.add_column("")
+    table.add_column("%", justify="right")
+    table.add_column("95 % interval", no_wrap=True)
+    for name, one in found.intervals().items():
+        indent = "  " if name in found.by_category else ""
+        low, value, high = (f"{100 * number:.2f}" for number in (one.low, one.value, one.high))
+        table.add_row(Text(indent + name), value, Text(f"[{low}, {high}]"))
+    table.add_section()
+    table.add_row("in the requested format", f"{100 * found.compliance:.2f}")
+    table.add_row("truncated at the token limit", f"{100 * found.truncated:.2f}")
+    console.print(table)
 
 
 def generate(args: argparse.Namespace, overrides: Overrides) -> None:

@@ -1,32 +1,34 @@
-"""A file of predictions: appended to as answers come, so that a killed evaluation goes on where it was.
+"""A file of predictions. Answers are appended as they come, so that a killed evaluation resumes where it stopped.
 
 One JSON object per line with Cambrian's field names: ``question_id, prompt, answer, gt_answer, category, model_id``,
 and ours: ``benchmark, choices, unit, finished, settings`` (what the answer depends on beside model and prompt) and
 ``ranked`` (letter or text of the most likely option).
 
-The file holds one row per question, all of one evaluation's settings, so that other programs can score it. Answers that
-were made under other settings stand in ``NAME.others.jsonl`` beside it, from where they come back when asked for.
+The file holds one row per question, all made under the settings of one evaluation, so that other programs can score it.
+Answers made under other settings are kept in ``NAME.others.jsonl`` beside it, and are restored when their settings are
+used again.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pivot_jax import files
 from pivot_jax.errors import UserError
 
-NEEDED = ("question_id", "answer", "gt_answer")
+REQUIRED = ("question_id", "answer", "gt_answer")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All rows of a file.
 
     Raises:
-      UserError: no such file, a line that is no JSON object, or one that lacks a field; the message names the line.
+      UserError: no such file, a line that is no JSON object, or one without a required field; the message names the
+        line.
     """
     if not path.is_file():
         raise UserError(f"predictions file {path} does not exist")
@@ -37,7 +39,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         row = _parsed(line)
         if row is None:
             raise UserError(f"{path}, line {number}: no JSON object; remove the line (its question is asked again)")
-        if missing := [name for name in NEEDED if name not in row]:
+        if missing := [name for name in REQUIRED if name not in row]:
             raise UserError(f"{path}, line {number}: field '{missing[0]}' is missing")
         rows.append(row)
     return rows
@@ -46,69 +48,68 @@ def read(path: Path) -> list[dict[str, Any]]:
 def resume(
     path: Path, prompts: Mapping[str, str], model_id: str, settings: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Answers that are already there under these settings, by question id; afterwards the file holds only them.
+    """Existing answers under these settings, by question id. Afterwards the file holds only them.
 
-    A last line that a kill cut in half is removed. Answers under other settings move to :func:`others`, and those made
-    under these settings that stand there come back.
+    A last line that a kill left incomplete is removed. Answers under other settings move to :func:`others`, and those
+    there that were made under these settings are restored.
 
     Args:
       prompts: question id → prompt as it would be asked now.
-      settings: what the answers depend on, equal to the rows' ``settings`` where they can be reused.
+      settings: what the answers depend on; rows with equal ``settings`` can be used again.
 
     Raises:
-      UserError: the file answers other prompts or is another model's; going on would mix two evaluations.
+      UserError: the file answers other prompts or is another model's; continuing would mix two evaluations.
     """
     if not path.exists():
         return {}
-    text = path.read_text(encoding="utf-8")
-    whole, _, cut = text.rpartition("\n")
-    if cut:
-        path.write_text(whole and whole + "\n", encoding="utf-8")
-    here = read(path)
-    for row in here:
-        question_id, theirs = str(row["question_id"]), row.get("model_id", "")
-        if theirs != model_id:
-            raise UserError(f"{path} holds answers of model '{theirs}', not '{model_id}'; name another file (--out)")
+    complete, _, incomplete = path.read_text(encoding="utf-8").rpartition("\n")
+    if incomplete:
+        files.write_text(path, complete and complete + "\n")
+    rows = read(path)
+    for row in rows:
+        question_id, other = str(row["question_id"]), row.get("model_id", "")
+        if other != model_id:
+            raise UserError(f"{path} holds answers of model '{other}', not '{model_id}'; name another file (--out)")
         if question_id in prompts and row.get("prompt") != prompts[question_id]:
             raise UserError(
                 f"{path}: question '{question_id}' was asked with another prompt; name another file (--out)"
             )
-    if here and all(row.get("settings") == dict(settings) for row in here):
-        return {str(row["question_id"]): row for row in here}
-    return _swap(path, here, prompts, model_id, dict(settings))
+    if rows and all(row.get("settings") == dict(settings) for row in rows):
+        return {str(row["question_id"]): row for row in rows}
+    return _swap(path, rows, prompts, model_id, dict(settings))
 
 
 def others(path: Path) -> Path:
-    """Where a file's answers under other settings are kept: ``NAME.others.jsonl``."""
+    """Path of a file's answers under other settings: ``NAME.others.jsonl``."""
     return path.with_name(f"{path.stem}.others.jsonl")
 
 
 def _swap(
-    path: Path, here: list[dict[str, Any]], prompts: Mapping[str, str], model_id: str, settings: dict[str, Any]
+    path: Path, rows: list[dict[str, Any]], prompts: Mapping[str, str], model_id: str, settings: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Keeps all rows in :func:`others` and writes those of ``settings`` to ``path``; the rows as :func:`resume`."""
+    """Keeps all rows in :func:`others`, and writes those of ``settings`` to ``path``; returns as :func:`resume`."""
     aside = others(path)
     known = {}
-    for row in [*(read(aside) if aside.exists() else ()), *here]:
+    for row in [*(read(aside) if aside.exists() else ()), *rows]:
         settings_text = json.dumps(row.get("settings"), sort_keys=True)
         known[row.get("model_id", ""), settings_text, str(row["question_id"])] = row
-    if known:  # aside first: a kill between the two writes leaves rows twice, and never loses one
+    if known:  # before ``path``: a kill between the two writes leaves rows twice, and loses none
         write(aside, known.values())
-    mine = {
+    restored = {
         key: row
-        for (whose, _, key), row in known.items()
-        if whose == model_id
+        for (model, _, key), row in known.items()
+        if model == model_id
         and row.get("settings") == settings
         and row.get("prompt") == prompts.get(key, row.get("prompt"))
     }
-    write(path, mine.values())
-    different = [row for row in here if row.get("settings") != settings]
+    write(path, restored.values())
+    different = [row for row in rows if row.get("settings") != settings]
     if different:
         logging.getLogger("pivot_jax").info(
             f"{path}: {len(different)} answers were made under other settings ({_changes(different, settings)}) "
             f"and are not used; they are kept in {aside}"
         )
-    return mine
+    return restored
 
 
 def _changes(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
@@ -121,19 +122,24 @@ def _changes(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Replaces a file by these rows, whole or not at all."""
-    draft = path.with_name(path.name + ".partial")
-    draft.unlink(missing_ok=True)
-    append(draft, rows)
-    os.replace(draft, path)
+    """Replaces the file's content by these rows, whole or not at all.
+
+    Raises:
+      UserError: the file could not be written; it is then as it was.
+    """
+    files.write_text(path, "".join(map(_line, rows)))
 
 
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes rows behind the file's end and hands them to the system at once."""
+    """Appends rows to the file and hands them to the system at once."""
     with path.open("a", encoding="utf-8") as file:
-        # ASCII only: an answer may hold line separators that readers split at, or halves of surrogate pairs.
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(map(_line, rows))
         file.flush()
+
+
+def _line(row: dict[str, Any]) -> str:
+    # ASCII only: an answer may hold line separators that readers split at, or halves of surrogate pairs.
+    return json.dumps(row) + "\n"
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
-"""Format-robust multiple choice: which option does the model find most likely, whatever it would have written.
+"""Multiple choice without the answer's format: the option that the model finds most likely, whatever it would write.
 
-All options of a question stand in one row behind the shared prompt, each in its own branch
+All options of a question are in one row after the shared prompt, each in its own branch
 (``data.processing.branches``), collated like any training row.
 """
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pivot_jax.models.logprobs import answer_logps, score
+from pivot_jax.models.logprobs import answer_logps, answer_weights, score
 from pivot_jax.models.mllm import MLLM
 
 Array = jax.Array
@@ -35,11 +35,9 @@ def option_logps(mllm: MLLM, params: Any, batch: Any, max_options: int) -> tuple
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _option_logps(mllm: MLLM, max_options: int, params: Any, batch: Any) -> tuple[Array, Array]:
-    stats = score(mllm, params, batch)
-    scored = batch.weights[:, :, None] > 0
-    counts = jnp.sum((batch.target_branches[:, :, None] == jnp.arange(1, max_options + 1)) & scored, axis=1)
-    sums = answer_logps(stats, batch, max_options)[:, 0]
-    return jnp.where(counts > 0, sums, -jnp.inf), counts.astype(jnp.int32)
+    counts = jnp.sum(answer_weights(batch, max_options)[:, :, 0] > 0, axis=1, dtype=jnp.int32)
+    sums = answer_logps(score(mllm, params, batch), batch, max_options)[:, 0]
+    return jnp.where(counts > 0, sums, -jnp.inf), counts
 
 
 def rank(

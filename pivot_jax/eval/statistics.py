@@ -1,12 +1,13 @@
-"""Intervals and tests for scores: the unit that is resampled is the independent one (a question, a pair, an image).
+"""Confidence intervals, paired differences and tests of scores.
 
-Arms are compared on the same items, so every comparison is paired: the items' difficulty cancels. With several training
-seeds, both seeds and items are random, and both are resampled (crossed bootstrap, Owen 2007); an interval over items
-alone would say how sure we are about these *checkpoints*, not about the *method*. Letters: s seeds, n items.
+The unit that is resampled is the independent one: a question, a pair of questions, an image. Arms are compared on the
+same items, so every comparison is paired and the difficulty of the items cancels. With several training seeds, both
+seeds and items are random, and both are resampled (crossed bootstrap, Owen 2007). An interval over items alone would
+say how sure we are about these *checkpoints*, not about the *method*. Letters: s seeds, n items, c clusters.
 
-Everything here is seeded, so that one seed gives one report. Resampling is done through counts: a bootstrap draw of
-n units is a multinomial vector of n counts, so that a statistic of *sums* over units (a mean, a ratio, a mean
-intersection over union) is one matrix product per draw, however the units' sums look.
+Everything here is seeded, so that one seed gives one report. Resampling works on counts: a bootstrap draw of n units is
+a multinomial vector of n counts. A statistic of *sums* over units (a mean, a ratio, a mean intersection over union) is
+then one matrix product per draw, whatever the shape of the sums of a unit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL, DRAWS = 0.95, 2000
-_CHUNK_ELEMENTS = 4_000_000  # counts held at once: 32 MB of int64
+Units = Sequence[Hashable]  # cluster of each value; values of one cluster are drawn together
+_CHUNK_ELEMENTS = 4_000_000  # counts in memory at once: 32 MB of int64
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,12 @@ class Interval:
     low: float
     high: float
     level: float = LEVEL
-    n: int = 0  # number of independent units behind it
+    n: int = 0  # number of independent units that were resampled
     method: str = "bootstrap"
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero (what a difference is asked for)."""
+        """Whether the whole interval is on one side of zero: for a difference, whether it has a sign."""
         return self.low > 0 or self.high < 0
 
     def scaled(self, factor: float) -> Interval:
@@ -49,6 +51,9 @@ def draw_sums(per_unit: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.
 
     Returns:
       float64 [draws, ...].
+
+    Raises:
+      ValueError: no units.
     """
     per_unit = np.asarray(per_unit, np.float64)
     n = len(per_unit)
@@ -57,10 +62,8 @@ def draw_sums(per_unit: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.
     flat = per_unit.reshape(n, -1)
     generator = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_ELEMENTS // n)
-    sums = []
-    for start in range(0, draws, chunk):
-        counts = generator.multinomial(n, np.full(n, 1.0 / n), size=min(chunk, draws - start))
-        sums.append(counts @ flat)
+    sizes = [min(chunk, draws - start) for start in range(0, draws, chunk)]
+    sums = [generator.multinomial(n, np.full(n, 1.0 / n), size=size) @ flat for size in sizes]
     return np.concatenate(sums).reshape(draws, *per_unit.shape[1:])
 
 
@@ -72,50 +75,45 @@ def bootstrap(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap of a statistic of sums.
+    """Percentile bootstrap (Efron 1979) of a statistic of sums.
 
     Args:
       per_unit: [n, ...] sums of each independent unit.
-      statistic: maps sums [draws, ...] to values [draws]; it sees ``per_unit.sum(0)[None]`` for the point estimate.
+      statistic: maps sums [draws, ...] to values [draws]. Its value at ``per_unit.sum(0)[None]`` is the point estimate.
     """
     per_unit = np.asarray(per_unit, np.float64)
-    values = np.asarray(statistic(draw_sums(per_unit, draws=draws, seed=seed)), np.float64)
+    estimates = np.asarray(statistic(draw_sums(per_unit, draws=draws, seed=seed)), np.float64)
     point = float(np.asarray(statistic(per_unit.sum(0)[None]))[0])
-    tail = 100 * (1 - level) / 2
-    low, high = np.nanpercentile(values, [tail, 100 - tail])
-    return Interval(point, float(low), float(high), level, len(per_unit))
+    return _percentiles(point, estimates, len(per_unit), level)
 
 
 def mean(
-    values: np.ndarray,
-    units: Sequence[Hashable] | None = None,
-    *,
-    draws: int = DRAWS,
-    level: float = LEVEL,
-    seed: int = 0,
+    values: np.ndarray, units: Units | None = None, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> Interval:
-    """Mean of ``values`` [n] with its interval; ``units`` names each value's cluster where they are not independent.
+    """Mean of ``values`` [n] with its interval.
 
-    A bootstrap of 0/1 values that are all equal has no width, which would claim certainty; there Wilson's score
-    interval is given instead, and ``method`` says so.
+    A bootstrap of 0/1 values that are all equal has no width, which would claim certainty. Wilson's score interval
+    replaces it there, and ``method`` says so.
+
+    Args:
+      units: cluster of each value, where values are not independent.
+
+    Raises:
+      ValueError: no values, or another number of units.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"mean takes a non-empty vector of values, got shape {values.shape}")
-    if units is None and np.all(values == values[0]) and values[0] in (0.0, 1.0):
-        return wilson(int(values.sum()), len(values), level=level)
     if units is None:
+        if _is_constant_share(values):
+            return wilson(int(values.sum()), len(values), level=level)
         return bootstrap(values, lambda sums: sums / len(values), draws=draws, level=level, seed=seed)
-    if len(units) != len(values):
-        raise ValueError(f"{len(units)} unit labels for {len(values)} values")
-    _, index = np.unique(np.asarray([str(unit) for unit in units]), return_inverse=True)
-    per_unit = np.zeros((index.max() + 1, 2))
-    np.add.at(per_unit, index, np.stack([values, np.ones_like(values)], 1))
-    return bootstrap(per_unit, lambda sums: sums[:, 0] / sums[:, 1], draws=draws, level=level, seed=seed)
+    sums, sizes = _clusters(values[None], units)
+    return _ratio(sums[0], sizes, draws, level, seed)
 
 
 def wilson(successes: int, n: int, *, level: float = LEVEL) -> Interval:
-    """Wilson's score interval of a share (Wilson 1927); exact enough at 0 % and 100 %, where the bootstrap is not."""
+    """Wilson's score interval of a share (Wilson 1927). It is exact enough at 0 % and 100 %; the bootstrap is not."""
     from scipy.stats import norm
 
     z = float(norm.ppf(1 - (1 - level) / 2))
@@ -127,66 +125,47 @@ def wilson(successes: int, n: int, *, level: float = LEVEL) -> Interval:
     return Interval(share, min(low, share), max(high, share), level, n, method="wilson")
 
 
+def over_seeds(
+    values: np.ndarray, units: Units | None = None, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+) -> Interval:
+    """Mean of ``values`` [s, n] (or [n], one seed) with seeds and items both resampled.
+
+    With one seed the interval is over items only. With two or three seeds their contribution is rough, because there
+    are few ways to draw them.
+
+    Raises:
+      ValueError: no values, NaN or infinity among them, or another number of units than items.
+    """
+    values = np.atleast_2d(np.asarray(values, float))
+    if units is None and _is_constant_share(values):
+        # All right or all wrong: resampling shows no spread, although n items leave some doubt.
+        return mean(values.mean(axis=0), level=level)
+    return _crossed_mean(values, units, draws, level, seed)
+
+
 def difference(
     first: np.ndarray,
     second: np.ndarray,
-    units: Sequence[Hashable] | None = None,
+    units: Units | None = None,
     *,
     draws: int = DRAWS,
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """Mean of ``first`` − ``second`` on the same items: [n] or [s, n] each (seed i against seed i).
+    """Mean of ``first`` − ``second`` on the same items: [n] or [s, n] each (seed i is paired with seed i).
 
     Args:
       units: cluster of each item (both questions of a pair), where items are not independent.
+
+    Raises:
+      ValueError: other seeds or items in the second, or as :func:`over_seeds`.
     """
     first, second = np.asarray(first, float), np.asarray(second, float)
     if first.shape != second.shape:
         raise ValueError(
             f"a paired difference needs the same seeds and items, got {first.shape} and {second.shape} scores"
         )
-    return _crossed(first - second, units, draws, level, seed)
-
-
-def over_seeds(
-    values: np.ndarray,
-    units: Sequence[Hashable] | None = None,
-    *,
-    draws: int = DRAWS,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Interval:
-    """Mean of ``values`` [s, n] (or [n], one seed) with seeds and items both resampled.
-
-    With one seed the interval is over items only. With two or three, the seeds' part of it is rough: there are few
-    ways to draw them.
-    """
-    values = np.atleast_2d(np.asarray(values, float))
-    if values.size and units is None and np.all(values == values.flat[0]) and values.flat[0] in (0.0, 1.0):
-        # All right or all wrong: no resampling shows any spread, though n items leave some doubt.
-        return mean(values.mean(axis=0), level=level)
-    return _crossed(values, units, draws, level, seed)
-
-
-def _crossed(values: np.ndarray, units: Sequence[Hashable] | None, draws: int, level: float, seed: int) -> Interval:
-    """Crossed bootstrap of the mean of [s, n] values; one seed: over items alone."""
-    values = np.atleast_2d(values)
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"values must be [seeds, items], got shape {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError("values hold NaN or infinity; score every item before comparing arms")
-    sums, sizes = _cluster(values, units)
-    s, n = sums.shape
-    if s == 1:
-        per_unit = np.stack([sums[0], sizes], axis=1)
-        return bootstrap(per_unit, lambda drawn: drawn[:, 0] / drawn[:, 1], draws=draws, level=level, seed=seed)
-    generator = np.random.default_rng(seed)
-    seeds = generator.multinomial(s, np.full(s, 1 / s), size=draws).astype(float)
-    items = generator.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
-    estimates = np.einsum("ds,sn,dn->d", seeds, sums, items, optimize=True) / (s * (items @ sizes))
-    low, high = np.percentile(estimates, [50 * (1 - level), 50 * (1 + level)])
-    return Interval(float(values.mean()), float(low), float(high), level, n)
+    return _crossed_mean(np.atleast_2d(first - second), units, draws, level, seed)
 
 
 def crossed(
@@ -207,23 +186,72 @@ def crossed(
     per_unit = np.asarray(per_unit, float)
     s, n = per_unit.shape[:2]
     point = float(np.mean(statistic(per_unit.sum(axis=1))))
-    generator = np.random.default_rng(seed)
-    seeds = generator.multinomial(s, np.full(s, 1 / s), size=draws) / s
-    items = generator.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    seeds, items = _crossed_counts(s, n, draws, seed)
     values = [statistic((items @ one.reshape(n, -1)).reshape(draws, *one.shape[1:])) for one in per_unit]
-    estimates = np.einsum("ds,sd->d", seeds, np.asarray(values))
-    low, high = np.nanpercentile(estimates, [50 * (1 - level), 50 * (1 + level)])
-    return Interval(point, float(low), float(high), level, n)
+    estimates = np.einsum("ds,sd->d", seeds / s, np.asarray(values))
+    return _percentiles(point, estimates, n, level)
 
 
 def seed_spread(values: np.ndarray) -> tuple[float, float]:
-    """Mean over seeds of the seeds' means, and their sample standard deviation (0 for one seed): [s, n] → floats."""
+    """Mean over seeds of the means per seed, and their sample standard deviation (0 for one seed): [s, n] → floats."""
     means = np.atleast_2d(np.asarray(values, float)).mean(axis=1)
     return float(means.mean()), float(means.std(ddof=1)) if len(means) > 1 else 0.0
 
 
+def _crossed_mean(values: np.ndarray, units: Units | None, draws: int, level: float, seed: int) -> Interval:
+    """Crossed bootstrap of the mean of [s, n] values; with one seed: over items alone."""
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"values must be [seeds, items], got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("values hold NaN or infinity; score every item before comparing arms")
+    sums, sizes = (values, np.ones(values.shape[1])) if units is None else _clusters(values, units)
+    s, c = sums.shape
+    if s == 1:
+        return _ratio(sums[0], sizes, draws, level, seed)
+    seeds, items = _crossed_counts(s, c, draws, seed)
+    estimates = np.einsum("ds,sn,dn->d", seeds, sums, items, optimize=True) / (s * (items @ sizes))
+    return _percentiles(float(values.mean()), estimates, c, level)
+
+
+def _crossed_counts(s: int, n: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each draw holds each seed [draws, s], and each item [draws, n]."""
+    generator = np.random.default_rng(seed)
+    seeds = generator.multinomial(s, np.full(s, 1 / s), size=draws).astype(float)
+    items = generator.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    return seeds, items
+
+
+def _ratio(sums: np.ndarray, sizes: np.ndarray, draws: int, level: float, seed: int) -> Interval:
+    """Bootstrap of the mean of values whose sums [c] and numbers [c] per cluster are known."""
+    per_unit = np.stack([sums, sizes], axis=1)
+    return bootstrap(per_unit, lambda drawn: drawn[:, 0] / drawn[:, 1], draws=draws, level=level, seed=seed)
+
+
+def _clusters(values: np.ndarray, units: Units) -> tuple[np.ndarray, np.ndarray]:
+    """Sums [s, c] and sizes [c] of the clusters of [s, n] values."""
+    if len(units) != values.shape[1]:
+        raise ValueError(f"{len(units)} unit labels for {values.shape[1]} values")
+    _, index = np.unique(np.asarray([str(unit) for unit in units]), return_inverse=True)
+    return np.stack([np.bincount(index, weights=row) for row in values]), np.bincount(index).astype(float)
+
+
+def _percentiles(point: float, estimates: np.ndarray, n: int, level: float) -> Interval:
+    """Percentile interval of bootstrap estimates [draws]; NaN estimates (an empty class was drawn) do not count."""
+    low, high = np.nanpercentile(estimates, [50 * (1 - level), 50 * (1 + level)])
+    return Interval(point, float(low), float(high), level, n)
+
+
+def _is_constant_share(values: np.ndarray) -> bool:
+    """Whether all values are 0, or all are 1."""
+    return bool(values.size and values.flat[0] in (0.0, 1.0) and np.all(values == values.flat[0]))
+
+
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Exact two-sided p of McNemar's test: are the items that only one arm got right split evenly? bool [n] each."""
+    """Exact two-sided p of McNemar's test (McNemar 1947): are the items that only one arm got right split evenly?
+
+    Args:
+      first, second: bool [n], whether each item is right.
+    """
     from scipy.stats import binomtest
 
     first, second = np.asarray(first, bool), np.asarray(second, bool)
@@ -267,14 +295,3 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p))
         adjusted[name] = running
     return {name: adjusted[name] for name in p_values}
-
-
-def _cluster(values: np.ndarray, units: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sums [s, clusters] and sizes [clusters]."""
-    if units is None:
-        return values, np.ones(values.shape[1])
-    if len(units) != values.shape[1]:
-        raise ValueError(f"{len(units)} unit labels for {values.shape[1]} items")
-    _, index = np.unique(np.asarray([str(unit) for unit in units]), return_inverse=True)
-    sums = np.stack([np.bincount(index, weights=row) for row in values])
-    return sums, np.bincount(index).astype(float)

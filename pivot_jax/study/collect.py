@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pivot_jax.eval import predictions, statistics
-from pivot_jax.eval.run import score
+from pivot_jax.eval.score import score_file
 from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import segment
 from pivot_jax.study.language import majority_answers
@@ -40,7 +40,7 @@ class Results:
             if ranked:
                 out.append([float(row["ranked"] == row["gt_answer"]) for row in rows])
             else:
-                out.append(list(score(self.study.folder(seed) / "answers" / f"{run}.jsonl", "scenes").scores))
+                out.append(list(score_file(self.study.folder(seed) / "answers" / f"{run}.jsonl", "scenes").scores))
         return np.asarray(out, float)
 
     def by_kind(self, run: str) -> dict[str, Interval]:

@@ -12,7 +12,7 @@ from pivot_jax.data import scenes
 from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.eval.answerer import Answerer
-from pivot_jax.eval.run import evaluate
+from pivot_jax.eval.run import RunOptions, evaluate
 from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.probe import classify, features, heads, segment
 from pivot_jax.study.settings import RUN_OF_ARM, Study
@@ -26,12 +26,12 @@ def answers(study: Study, seed: int, run: str, blank: bool) -> dict[str, Any]:
     out = study.folder(seed) / "answers" / f"{name}.jsonl"
     size = model.config.eval.batch_size
     answerer = Answerer(model.mllm, model.params, model.chat, batch_size=size, blank_images=blank)
-    found = evaluate(
-        "scenes", study.data, answerer, out, model_id=name, ranked=True, chunk=size, show=False,
-        max_new_tokens=study.settings.max_new_tokens,
-    )  # fmt: skip
+    options = RunOptions(
+        model_id=name, max_new_tokens=study.settings.max_new_tokens, ranked=True, chunk=size, show=False
+    )
+    found = evaluate("scenes", study.data, answerer, out, options)
     kinds = {kind: interval.value for kind, interval in found.by_category.items()}
-    return {"accuracy": found.value.value, "ranked": found.also["ranked"].value, "kinds": kinds}
+    return {"accuracy": found.value.value, "ranked": found.secondary["ranked"].value, "kinds": kinds}
 
 
 def pairs(study: Study, seed: int, arm: str) -> dict[str, Any]:

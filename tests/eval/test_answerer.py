@@ -1,8 +1,9 @@
-"""A real (tiny) model answers and ranks examples with pictures, in batches that do not change the answers."""
+"""A real (tiny) model answers and ranks examples with images, in batches that do not change the answers."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -69,8 +70,8 @@ def test_questions_that_cannot_be_asked_stop_the_evaluation(parts):
         Answerer(*parts).answer([long], 2)
 
 
-def test_tiled_pictures_are_answered_and_blanked(parts):
-    """LLaVA-OneVision's tiles are squares of the encoder's size, several to a picture; an evaluation keeps none."""
+def test_tiled_images_are_answered_and_blanked(parts):
+    """LLaVA-OneVision's tiles are squares of the encoder's size, several to an image; an evaluation keeps none."""
     mllm, _, chat = parts
     cfg = mllm.config
     cfg = replace(cfg, projector=replace(cfg.projector, newline=True))
@@ -85,3 +86,14 @@ def test_tiled_pictures_are_answered_and_blanked(parts):
     blind = Answerer(mllm, params, chat, blank_images=True)
     same_text = [Example(e.id, examples()[0].messages, e.images) for e in examples(3)]
     assert np.ptp(blind.option_logps(same_text, [["red", "green"]] * 3)[0], axis=0).max() < 1e-5
+
+
+def test_an_answerer_says_what_its_answers_depend_on():
+    """A greedy answer does not depend on the seed; a sampled one on seed and batch."""
+    chat = SimpleNamespace(end_id=1, max_images=1, cutter=None)
+    mllm = SimpleNamespace(config=SimpleNamespace(vision=SimpleNamespace(image_size=8)))
+    greedy = [Answerer(mllm, {}, chat, seed=seed, batch_size=2 + seed).settings for seed in (0, 1)]
+    assert greedy[0] == greedy[1] == {"temperature": 0.0, "preset": "siglip", "blank_images": False}
+    sampled = [Answerer(mllm, {}, chat, seed=seed, temperature=0.5).settings for seed in (0, 1)]
+    assert sampled[0] != sampled[1]
+    assert Answerer(mllm, {}, chat, blank_images=True).settings != greedy[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,25 +23,30 @@ def accuracy(scores: Sequence[float], *, seed: int = 0) -> Interval:
     return statistics.mean(np.asarray(scores, float), seed=seed)
 
 
-def all_right(scores: Sequence[float], groups: Sequence[Hashable], *, seed: int = 0) -> Interval:
-    """Share of groups of which every answer is right; the group is the unit that is resampled.
+def all_correct(scores: Sequence[float], units: Sequence[Hashable]) -> np.ndarray:
+    """1 for each unit in which every answer is right, else 0: float64 [u], in order of first appearance.
 
     MMVP pairs (both of a pair), MMBench circular (all rotations of a question), MME acc⁺ (both questions of an image).
     """
-    if len(scores) != len(groups):
-        raise ValueError(f"{len(groups)} group labels for {len(scores)} scores")
-    right: dict[Hashable, bool] = {}
-    for score, group in zip(scores, groups, strict=True):
-        right[group] = right.get(group, True) and score >= 1.0
-    return statistics.mean(np.array(list(right.values()), float), seed=seed)
+    if len(scores) != len(units):
+        raise ValueError(f"{len(units)} unit labels for {len(scores)} scores")
+    correct: dict[Hashable, bool] = {}
+    for score, unit in zip(scores, units, strict=True):
+        correct[unit] = correct.get(unit, True) and score >= 1.0
+    return np.array(list(correct.values()), float)
+
+
+def unit_accuracy(scores: Sequence[float], units: Sequence[Hashable], *, seed: int = 0) -> Interval:
+    """Mean of :func:`all_correct`; the unit is what is resampled."""
+    return statistics.mean(all_correct(scores, units), seed=seed)
 
 
 def mme(
-    answers_given: Sequence[str], golds: Sequence[str], categories: Sequence[str], images: Sequence[Hashable]
+    answers: Sequence[str], golds: Sequence[str], categories: Sequence[str], images: Sequence[Hashable]
 ) -> dict[str, float]:
     """MME: per category 100·(acc + acc⁺), and the sums over the ten perception and four cognition categories.
 
-    acc is over questions, acc⁺ over images of which both questions are right (Fu et al. 2023).
+    acc is over questions, acc⁺ is the share of images with both questions right (Fu et al. 2023).
 
     Returns:
       category → 0..200, and "perception" (0..2000), "cognition" (0..800).
@@ -49,9 +54,9 @@ def mme(
     result: dict[str, float] = {}
     for category in dict.fromkeys(categories):
         rows = [index for index, name in enumerate(categories) if name == category]
-        right = [float(plain(answers_given[row]) == plain(golds[row])) for row in rows]
-        both = all_right(right, [images[row] for row in rows]).value
-        result[category] = 100 * (float(np.mean(right)) + both)
+        correct = [float(plain(answers[row]) == plain(golds[row])) for row in rows]
+        both = all_correct(correct, [images[row] for row in rows])
+        result[category] = 100 * (float(np.mean(correct)) + float(np.mean(both)))
     totals = {
         "perception": sum(result.get(category, 0.0) for category in MME_PERCEPTION),
         "cognition": sum(result.get(category, 0.0) for category in MME_COGNITION),
@@ -59,34 +64,29 @@ def mme(
     return result | totals
 
 
-def pope(answers_given: Sequence[str], golds: Sequence[str]) -> dict[str, float]:
+def pope(answers: Sequence[str], golds: Sequence[str]) -> dict[str, float]:
     """POPE: accuracy, precision, recall, F1 of "yes", and the share of "yes" answers, all 0..1 (Li et al. 2023)."""
-    given = np.array([read_yes_no(answer) == "yes" for answer in answers_given], bool)
-    right = np.array([plain(gold) == "yes" for gold in golds], bool)
-    if len(given) == 0 or len(given) != len(right):
-        raise ValueError(f"pope: {len(given)} answers for {len(right)} golds")
-    true_positive = float((given & right).sum())
-    precision = true_positive / given.sum() if given.any() else 0.0
-    recall = true_positive / right.sum() if right.any() else 0.0
+    predicted = np.array([read_yes_no(answer) == "yes" for answer in answers], bool)
+    positive = np.array([plain(gold) == "yes" for gold in golds], bool)
+    if len(predicted) == 0 or len(predicted) != len(positive):
+        raise ValueError(f"pope: {len(predicted)} answers for {len(positive)} golds")
+    true_positive = float((predicted & positive).sum())
+    precision = true_positive / predicted.sum() if predicted.any() else 0.0
+    recall = true_positive / positive.sum() if positive.any() else 0.0
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     return {
-        "accuracy": float((given == right).mean()),
+        "accuracy": float((predicted == positive).mean()),
         "precision": float(precision),
         "recall": float(recall),
         "f1": float(f1),
-        "yes_share": float(given.mean()),
+        "yes_share": float(predicted.mean()),
     }
 
 
-def by_category(
-    scores: Sequence[float],
-    categories: Sequence[str],
-    combine: Callable[[np.ndarray], Interval] = lambda values: statistics.mean(values),
-) -> dict[str, Interval]:
-    """One interval per category, in order of first appearance."""
-    values = np.asarray(scores, float)
-    names = np.asarray(categories)
-    return {name: combine(values[names == name]) for name in dict.fromkeys(categories)}
+def by_category(scores: Sequence[float], categories: Sequence[str]) -> dict[str, Interval]:
+    """Mean score per category, in order of first appearance."""
+    values, names = np.asarray(scores, float), np.asarray(categories)
+    return {name: statistics.mean(values[names == name]) for name in dict.fromkeys(categories)}
 
 
 def cambrian_average(results: Mapping[str, float], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Scorers of the mathematics benchmarks: MathVista (as Cambrian scores it, and right) and MATH-Vision."""
+"""Scorers of the mathematics benchmarks: MathVista (as Cambrian scores it, and corrected) and MATH-Vision."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 
+from rapidfuzz.distance import Levenshtein
+
 from pivot_jax.eval.scoring import parse
-from pivot_jax.eval.scoring.scorers import Gold, edit_distance, relaxed
+from pivot_jax.eval.scoring.scorers import Gold, relaxed
 
 _PARENTHESISED_LETTER = re.compile(r"\(([a-zA-Z])\)")
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
@@ -30,8 +32,8 @@ def mathvista(answer: str, gold: Gold, *, cambrian: bool = False) -> float:
     if cambrian:
         return max(float(text == gold.answer.lower() != ""), _relaxed_number(text, gold))
     if gold.choices:
-        given = parse.strict_letter(last_line(answer), gold.choices) or parse.strict_letter(answer, gold.choices)
-        return float(given == _gold_letter(gold) != "")
+        named = parse.strict_letter(last_line(answer), gold.choices) or parse.strict_letter(answer, gold.choices)
+        return float(named == _gold_letter(gold) != "")
     return max(relaxed(final_answer(answer), gold), _relaxed_number(text, gold))
 
 
@@ -43,26 +45,26 @@ def mathvista_official(
 
 
 def mathvision(answer: str, gold: Gold) -> float:
-    """MATH-Vision: the final answer (``\\boxed{}``, behind "answer is", or the last line) has the letter or value."""
-    given = final_answer(answer)
+    """MATH-Vision: the final answer (``\\boxed{}``, after "answer is", or the last line) has the letter or value."""
+    final = final_answer(answer)
     if gold.choices or re.fullmatch(r"[A-E]", gold.answer):
-        right = parse.letter(gold.answer)
-        if named := parse.strict_letter(given, gold.choices or 5):
-            return float(named == right)
-        return float(equal_value(given, dict(zip(parse.LETTERS, gold.choices, strict=False)).get(right, "")))
-    return float(any(equal_value(given, accepted) for accepted in gold.answers))
+        correct = parse.letter(gold.answer)
+        if named := parse.strict_letter(final, gold.choices or 5):
+            return float(named == correct)
+        return float(equal_value(final, dict(zip(parse.LETTERS, gold.choices, strict=False)).get(correct, "")))
+    return float(any(equal_value(final, accepted) for accepted in gold.answers))
 
 
 def final_answer(text: str) -> str:
-    """The answer of a worked solution: the last ``\\boxed{}``, else what follows "answer is", else the last line."""
+    """The answer of a worked solution: the last ``\\boxed{}``, else the text after "answer is", else the last line."""
     boxed = _BOXED.findall(text or "")
     if boxed:
         return _WRAPPER.sub(r"\1", boxed[-1]).strip()
     lowered = (text or "").lower()
     for marker in ("answer is", "answer:"):
         if marker in lowered:
-            behind = (text or "")[lowered.rindex(marker) + len(marker) :].strip(" :\n*")
-            return behind.splitlines()[0].rstrip(".").strip() if behind else ""
+            rest = (text or "")[lowered.rindex(marker) + len(marker) :].strip(" :\n*")
+            return rest.splitlines()[0].rstrip(".").strip() if rest else ""
     return last_line(text).rstrip(".").strip()
 
 
@@ -72,9 +74,12 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def equal_value(given: str, right: str, tolerance: float = 5e-3) -> bool:
-    """Equal as text (case, blanks and $ aside) or as numbers to two decimals (``\\frac``, ``\\sqrt``, π, units cut)."""
-    first, second = (_squeeze(text) for text in (given, right))
+def equal_value(answer: str, accepted: str, tolerance: float = 5e-3) -> bool:
+    """Whether both are equal as text, or as numbers to two decimals.
+
+    Case, blanks and $ do not count. Numbers may hold ``\\frac``, ``\\sqrt`` and π; units are dropped.
+    """
+    first, second = (_squeeze(text) for text in (answer, accepted))
     if not first or not second:
         return False
     if first == second:
@@ -105,7 +110,7 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-    ast.Pow: math.pow,  # of floats: a tower of powers overflows at once instead of filling the memory
+    ast.Pow: math.pow,  # of floats: a tower of powers overflows at once and does not fill the memory
 }
 
 
@@ -137,7 +142,7 @@ def _relaxed_number(text: str, gold: Gold) -> float:
 
 
 def _gold_letter(gold: Gold) -> str:
-    """MathVista gives either the letter or the option's text as gold."""
+    """MathVista's gold is either the letter or the text of the option."""
     if gold.answer in gold.choices:
         return parse.LETTERS[gold.choices.index(gold.answer)]
     return parse.letter(gold.answer)
@@ -153,8 +158,8 @@ def _normalise_extraction(
         letters = parse.LETTERS[: len(choices)]
         if len(extraction) == 1 and extraction in letters:
             return choices[letters.index(extraction)]
-        # MathVista takes the nearest option by edit distance, whatever was said.
-        return min(choices, key=lambda choice: edit_distance(extraction, choice)) if choices else None
+        # MathVista takes the nearest option by edit distance, whatever the answer says.
+        return min(choices, key=lambda choice: Levenshtein.distance(extraction, choice)) if choices else None
     try:
         if answer_type == "integer":
             return str(int(float(extraction)))

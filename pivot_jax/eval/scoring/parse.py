@@ -1,8 +1,8 @@
-"""Reading an answer out of a model's text: letters, numbers, normalised strings, and whether the format was kept.
+"""Answers in a model's text: letters, numbers, normalised strings, and compliance with the requested format.
 
-Two readings of a multiple-choice answer stand side by side. ``letter`` is Cambrian's, which the paper's numbers come
-from: it takes the first character, so "Apples are red" is read as A. ``strict_letter`` takes a letter only where one
-was given. The share of answers that need no guessing is ``complies``; a drop there is format drift, not blindness.
+A multiple-choice answer has two readings. ``letter`` is Cambrian's, which the paper's numbers come from: it takes the
+first character, so "Apples are red" is read as A. ``strict_letter`` takes a letter only where the answer names one. The
+share of answers that need no guessing is the ``format_compliance``; a drop of it is format drift, not blindness.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 LETTERS = string.ascii_uppercase
 _MARKERS = ("answer is:", "answer is", "answer:")
 _BARE_LETTER = re.compile(r"\s*\(?([A-Za-z])[).:]*\s*")
-_LED_LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Z])[.):,])(?:\s|$)")
-_SAID_LETTER = re.compile(r"(?:answer|option|choice)\s*(?:is|:)*\s*\**\(?([A-Z])\)?(?![A-Za-z])")
+_LEADING_LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Z])[.):,])(?:\s|$)")
+_NAMED_LETTER = re.compile(r"(?:answer|option|choice)\s*(?:is|:)*\s*\**\(?([A-Z])\)?(?![A-Za-z])")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?%?")
 
 # EvalAI's answer normaliser (VQA v2, TextVQA): contractions, articles, number words, punctuation.
@@ -43,7 +43,7 @@ _CONTRACTIONS = {full.replace("'", ""): full for full in _CONTRACTED.split()}
 
 
 def after_marker(text: str) -> str:
-    """What stands behind the last "answer is" / "answer:", lower case."""
+    """The text after the last "answer is" / "answer:", lower case."""
     text = (text or "").lower().strip()
     for marker in _MARKERS:
         text = text.split(marker)[-1]
@@ -51,7 +51,7 @@ def after_marker(text: str) -> str:
 
 
 def cambrian_text(text: str) -> str:
-    """Answer text as Cambrian's scorers compare it: marker cut, trailing ``.:,`` and brackets around it removed."""
+    """Answer text as Cambrian's scorers compare it: without the marker, trailing ``.:,`` and brackets around it."""
     return after_marker(text).rstrip(".:,").lstrip("(").rstrip(")")
 
 
@@ -63,8 +63,8 @@ def letter(text: str) -> str:
 def strict_letter(text: str, choices: int | Sequence[str]) -> str:
     """The option letter that the answer names, or "" where it names none.
 
-    Read in this order: a bare letter, a letter that leads ("B. Closed", "(B) Closed"), a letter behind
-    "answer"/"option" (the last one counts), the whole text equal to one option's text.
+    In this order: a bare letter, a leading letter ("B. Closed", "(B) Closed"), a letter after "answer"/"option" (the
+    last one counts), the whole text equal to one option's text.
 
     Args:
       choices: the options' texts, or their number.
@@ -75,12 +75,12 @@ def strict_letter(text: str, choices: int | Sequence[str]) -> str:
     for candidate in (text, after_marker(text)):
         if (bare := _BARE_LETTER.fullmatch(candidate)) and bare[1].upper() in allowed:
             return bare[1].upper()
-    led = _LED_LETTER.match(text)
-    if led and (found := (led[1] or led[2]).upper()) in allowed:
+    leading = _LEADING_LETTER.match(text)
+    if leading and (found := (leading[1] or leading[2]).upper()) in allowed:
         return found
-    said = [found for found in _SAID_LETTER.findall(text) if found in allowed]
-    if said:
-        return said[-1]
+    named = [found for found in _NAMED_LETTER.findall(text) if found in allowed]
+    if named:
+        return named[-1]
     body = normalise(after_marker(text))
     return LETTERS[options.index(body)] if body and options.count(body) == 1 else ""
 
@@ -119,23 +119,24 @@ def evalai(text: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def complies(text: str, expected: str, choices: int | Sequence[str] = ()) -> bool:
-    """Whether the answer has the asked form, right or wrong.
+def format_compliance(text: str, answer_format: str, choices: int | Sequence[str] = ()) -> bool:
+    """Whether the answer has the requested format, right or wrong.
 
     Args:
-      expected: "letter" (nothing but an option's letter), "number", "yes_no", or "short" (at most 5 words, one line).
+      answer_format: "letter" (nothing but an option's letter), "number", "yes_no", or "short" (one line of at most 5
+        words).
     """
     text = (text or "").strip()
     if not text:
         return False
-    if expected == "letter":
+    if answer_format == "letter":
         count = choices if isinstance(choices, int) else len(choices)
         bare = _BARE_LETTER.fullmatch(text)
         return bare is not None and bare[1].upper() in LETTERS[: count or 26]
-    if expected == "number":
+    if answer_format == "number":
         return _NUMBER.fullmatch(text.rstrip(".")) is not None
-    if expected == "yes_no":
+    if answer_format == "yes_no":
         return plain(text) in ("yes", "no")
-    if expected == "short":
+    if answer_format == "short":
         return "\n" not in text and len(text.split()) <= 5
-    raise ValueError(f"complies: expected is '{expected}'; known are letter, number, yes_no, short")
+    raise ValueError(f"answer format '{answer_format}' is unknown; there are letter, number, yes_no, short")

@@ -1,7 +1,7 @@
-"""Score of one answer: 0..1, never an exception for an empty or odd answer.
+"""Score of one answer: 0..1, without an exception for an empty or odd answer.
 
 Formulas are those of the suite the paper used (Cambrian-1's evaluation code) unless a name says otherwise. Each scorer
-takes the model's answer and a :class:`Gold`; what needs several answers at once is in ``aggregate``.
+takes the model's answer and a :class:`Gold`. Scores that need several answers at once are in ``aggregate``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rapidfuzz.distance import Levenshtein
+
 from pivot_jax.eval.scoring import parse
 
 
 @dataclass(frozen=True)
 class Gold:
-    """What an answer is held against."""
+    """The correct answer that a model's answer is compared with."""
 
     answers: tuple[str, ...]  # accepted answers; a letter for multiple choice; ten for VQA
-    choices: tuple[str, ...] = ()  # option texts, in letter order
+    choices: tuple[str, ...] = ()  # texts of the options, in letter order
     category: str = ""
 
     @property
@@ -39,21 +41,21 @@ def letter(answer: str, gold: Gold) -> float:
 
 
 def strict_letter(answer: str, gold: Gold) -> float:
-    """Multiple choice that counts a letter only where the answer names one, or gives one option's text."""
+    """Multiple choice that counts a letter only where the answer names one, or is the text of one option."""
     return float(parse.strict_letter(answer, gold.choices or 26) == parse.letter(gold.answer) != "")
 
 
 def letter_or_text(answer: str, gold: Gold) -> float:
     """MMVP: the whole cleaned answer is the letter, or the right option's text."""
-    given, right = parse.cambrian_text(answer), parse.letter(gold.answer)
-    return float(given != "" and given in (right.lower(), _choice(gold, right).lower()))
+    text, correct = parse.cambrian_text(answer), parse.letter(gold.answer)
+    return float(text != "" and text in (correct.lower(), _choice(gold, correct).lower()))
 
 
 def scienceqa(answer: str, gold: Gold) -> float:
     """ScienceQA: the text before the first full stop is the letter, or the answer is the option's text."""
-    given, right = parse.after_marker(answer).rstrip("."), parse.letter(gold.answer)
-    text = parse.normalise(_choice(gold, right))
-    return float(given.split(".")[0].upper() == right != "" or (text != "" and parse.normalise(given) == text))
+    text, correct = parse.after_marker(answer).rstrip("."), parse.letter(gold.answer)
+    option = parse.normalise(_choice(gold, correct))
+    return float(text.split(".")[0].upper() == correct != "" or (option != "" and parse.normalise(text) == option))
 
 
 def scienceqa_llava(answer: str, gold: Gold) -> float:
@@ -65,8 +67,8 @@ def scienceqa_llava(answer: str, gold: Gold) -> float:
     elif len(text) >= 3 and text[0] in options and text[1:3] == ". ":
         found = text[0]
     else:
-        said = re.findall(r"The answer is ([A-Z])\.", text)
-        found = said[0] if len(said) == 1 else ""
+        named = re.findall(r"The answer is ([A-Z])\.", text)
+        found = named[0] if len(named) == 1 else ""
     return float(found == parse.letter(gold.answer) != "")
 
 
@@ -81,14 +83,14 @@ def substring(answer: str, gold: Gold) -> float:
         clean: Callable[[str], str] = lambda text: text.strip().replace("\n", " ").replace(" ", "")  # noqa: E731
     else:
         clean = lambda text: text.lower().strip().replace("\n", " ")  # noqa: E731
-    given = clean(answer or "")
-    return float(given != "" and any(clean(accepted) in given for accepted in gold.answers))
+    text = clean(answer or "")
+    return float(text != "" and any(clean(accepted) in text for accepted in gold.answers))
 
 
 def contains_words(answer: str, gold: Gold) -> float:
-    """MultimodalOCR's VQA sets: some gold stands in the answer as whole words, both EvalAI-normalised."""
-    given = parse.evalai(answer)
-    return float(any(_has_words(given, parse.evalai(accepted)) for accepted in gold.answers))
+    """MultimodalOCR's VQA sets: the answer contains some gold as whole words, both EvalAI-normalised."""
+    text = parse.evalai(answer)
+    return float(any(_has_words(text, parse.evalai(accepted)) for accepted in gold.answers))
 
 
 def contains_text(answer: str, gold: Gold) -> float:
@@ -102,13 +104,13 @@ def vqa(answer: str, gold: Gold) -> float:
 
     Source: Antol et al. 2015, as EvalAI computes it.
     """
-    given = parse.evalai(answer)
+    text = parse.evalai(answer)
     golds = [parse.evalai(accepted) for accepted in gold.answers]
-    if not golds or not given:
+    if not golds or not text:
         return 0.0
     if len(golds) == 1:
-        return float(given == golds[0])
-    matches = golds.count(given)
+        return float(text == golds[0])
+    matches = golds.count(text)
     # Leaving out a matching annotator leaves matches - 1; leaving out another leaves all of them.
     left_out = matches * min(1.0, (matches - 1) / 3) + (len(golds) - matches) * min(1.0, matches / 3)
     return left_out / len(golds)
@@ -116,13 +118,13 @@ def vqa(answer: str, gold: Gold) -> float:
 
 def anls(answer: str, gold: Gold, threshold: float = 0.5) -> float:
     """DocVQA: 1 − normalised edit distance to the nearest gold, 0 where below τ = 0.5 (Biten et al. 2019)."""
-    given = " ".join((answer or "").strip().lower().split())
+    text = " ".join((answer or "").strip().lower().split())
     scores = [0.0]
     for accepted in gold.answers:
         target = " ".join(accepted.strip().lower().split())
-        longest = max(len(given), len(target))
-        if given and longest:
-            similarity = 1 - edit_distance(given, target) / longest
+        longest = max(len(text), len(target))
+        if text and longest:
+            similarity = 1 - Levenshtein.distance(text, target) / longest
             scores.append(similarity if similarity >= threshold else 0.0)
     return max(scores)
 
@@ -133,20 +135,9 @@ def yes_no(answer: str, gold: Gold) -> float:
 
 
 def read_yes_no(answer: str) -> str:
-    """POPE's reading: of the first sentence, "no" if it holds a negation, else "yes" (an empty answer too)."""
+    """POPE's reading: "no" if the first sentence holds a negation, else "yes" (an empty answer too)."""
     words = (answer or "").split(".")[0].replace(",", "").lower().split()
     return "no" if {"no", "not"} & set(words) else "yes"
-
-
-def edit_distance(first: str, second: str) -> int:
-    """Levenshtein distance in characters."""
-    previous = list(range(len(second) + 1))
-    for row, left in enumerate(first, 1):
-        current = [row]
-        for column, right in enumerate(second, 1):
-            current.append(min(previous[column] + 1, current[-1] + 1, previous[column - 1] + (left != right)))
-        previous = current
-    return previous[-1]
 
 
 def _has_words(text: str, words: str) -> bool:
@@ -155,15 +146,15 @@ def _has_words(text: str, words: str) -> bool:
 
 
 def _relaxed_one(answer: str, accepted: str, tolerance: float) -> bool:
-    given, right = parse.number(answer), parse.number(accepted)
-    if given is not None and right is not None:
-        return abs(given - right) <= tolerance * abs(right)
+    number, target = parse.number(answer), parse.number(accepted)
+    if number is not None and target is not None:
+        return abs(number - target) <= tolerance * abs(target)
     return answer.strip().lower() == accepted.strip().lower()
 
 
-def _choice(gold: Gold, right: str) -> str:
+def _choice(gold: Gold, letter: str) -> str:
     """Text of the option with that letter, "" where there is none."""
-    index = parse.LETTERS.find(right) if right else -1
+    index = parse.LETTERS.find(letter) if letter else -1
     return gold.choices[index] if 0 <= index < len(gold.choices) else ""
 
 
@@ -186,10 +177,9 @@ SCORERS: dict[str, Scorer] = {
 }
 
 
-def gold_from(row: Mapping[str, Any]) -> Gold:
+def gold_of(row: Mapping[str, Any]) -> Gold:
     """Gold of a row of a predictions file (``gt_answer`` text or list, ``choices``, ``category``)."""
     accepted = row.get("gt_answer", "")
-    listed: Sequence[Any] = accepted if isinstance(accepted, list | tuple) else [accepted]
-    return Gold(
-        tuple(str(one) for one in listed), tuple(map(str, row.get("choices") or ())), str(row.get("category", ""))
-    )
+    answers: Sequence[Any] = accepted if isinstance(accepted, list | tuple) else [accepted]
+    choices = row.get("choices") or ()
+    return Gold(tuple(map(str, answers)), tuple(map(str, choices)), str(row.get("category", "")))

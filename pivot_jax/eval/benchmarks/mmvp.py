@@ -1,0 +1,84 @@
+"""MMVP (Tong et al. 2024): 300 questions in 150 pairs, asked as Cambrian's evaluation code asks them.
+
+Both questions of a pair have the same two options, and two images that CLIP hardly tells apart. A pair counts where
+both answers are right.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from pivot_jax.data.example import Example, Message
+from pivot_jax.errors import UserError
+from pivot_jax.eval.benchmarks.base import Benchmark, contents, existing_folder, lettered, question_rows
+from pivot_jax.eval.scoring import scorers
+
+PROMPT_TAIL = "\nAnswer with the option's letter from the given choices directly."
+COLUMNS = ("Index", "Question", "Options", "Correct Answer")
+_OPTIONS = re.compile(r"\(a\)\s*(?P<a>.*?)\s*\(b\)\s*(?P<b>.*?)\s*$", re.DOTALL)
+
+
+def read(path: str | Path) -> list[Example]:
+    """Questions of a folder.
+
+    It holds ``data.json`` (id, images, question "... Options: (a) ... (b) ...", answer "(a)"), or the published
+    ``Questions.csv`` beside ``MMVP Images``.
+
+    Raises:
+      UserError: neither of them, or a question that is not of this form.
+    """
+    folder = existing_folder(path, "MMVP")
+    if (folder / "data.json").is_file():
+        rows = question_rows(folder / "data.json", "MMVP", ("id", "question", "answer", "images"))
+        entries = [(str(row["id"]), row["question"], row["answer"], folder / row["images"][0]) for row in rows]
+    elif (folder / "Questions.csv").is_file():
+        entries = _published(folder)
+    else:
+        raise UserError(f"MMVP: {folder} holds neither data.json nor Questions.csv{contents(folder)}")
+    return [_example(*entry) for entry in entries]
+
+
+def _published(folder: Path) -> list[tuple[str, str, str, Path]]:
+    with (folder / "Questions.csv").open(encoding="utf-8-sig", newline="") as file:
+        table = csv.DictReader(file)
+        rows = list(table)
+    if missing := [name for name in COLUMNS if name not in (table.fieldnames or ())]:
+        raise UserError(f"MMVP: {folder}/Questions.csv has no column '{missing[0]}'; get the published file")
+    return [
+        (
+            row["Index"],
+            f"{row['Question']} Options: {row['Options']}",
+            row["Correct Answer"],
+            folder / "MMVP Images" / f"{row['Index']}.jpg",
+        )
+        for row in rows
+    ]
+
+
+def _example(question_id: str, text: str, answer: str, image: Path) -> Example:
+    question, _, options = text.replace("<image>", "").strip().partition("Options:")
+    found = _OPTIONS.search(options)
+    if found is None:
+        raise UserError(f"MMVP question {question_id}: no options '(a) ... (b) ...' in {text!r}")
+    if not question_id.isdigit():
+        raise UserError(f"MMVP question '{question_id}': ids are numbers from 1, because two in a row make a pair")
+    letter = answer.strip().strip("()").upper()
+    choices = [found["a"], found["b"]]
+    prompt = f"<image>\n{question.strip()} Options:{lettered(choices)}{PROMPT_TAIL}"
+    extra = {"answer": letter, "choices": choices, "unit": (int(question_id) - 1) // 2}
+    return Example(question_id, (Message("user", prompt),), (str(image),), extra=extra)
+
+
+BENCHMARKS = {
+    "mmvp": Benchmark(
+        read,
+        scorers.letter_or_text,
+        answer_format="letter",
+        max_new_tokens=16,
+        option_form="letter",
+        by_unit=True,
+        strict_scorer=scorers.strict_letter,
+    )
+}

@@ -1,0 +1,71 @@
+"""Scores of predictions files: metric, units, secondary numbers, and the record on disk."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pivot_jax.errors import UserError
+from pivot_jax.eval.run import RunOptions, evaluate, run_benchmark
+from pivot_jax.eval.score import score_file, score_rows
+from tests.tiny.scripted import Scripted
+
+
+def test_pair_accuracy_and_its_units(toy, tmp_path):
+    right = {"1": "A", "2": "(B)", "3": "A", "4": "A. Open", "5": "", "6": "closed"}
+    found = evaluate("mmvp", ".", Scripted(lambda e: right[e.id]), tmp_path / "p.jsonl")
+    assert found.metric == "pair_accuracy" and found.value.value == pytest.approx(1 / 3) and found.value.n == 3
+    assert found.secondary["question_accuracy"].value == pytest.approx(4 / 6)
+    assert found.compliance == pytest.approx(3 / 6)  # "A. Open", "" and "closed" are not bare letters
+    assert found.per_unit().tolist() == [1.0, 0.0, 0.0]
+    assert found.scores.tolist() == [1, 1, 1, 0, 0, 1] and found.ids == tuple("123456")
+
+
+def test_ranked_options_are_scored_beside_the_text(toy, tmp_path):
+    chatty = Scripted(lambda e: "Well, that is hard to say.", option=0)
+    found = evaluate("mmvp", ".", chatty, tmp_path / "p.jsonl", RunOptions(ranked=True))
+    assert found.value.value == 0 and found.compliance == 0
+    assert found.secondary["ranked"].value == 0  # always A: one of each pair
+    assert score_file(tmp_path / "p.jsonl").secondary["ranked"] == found.secondary["ranked"]
+
+
+def test_score_needs_one_benchmark(tmp_path):
+    file = tmp_path / "p.jsonl"
+    rows = [{"question_id": str(i), "answer": "A", "gt_answer": "A", "benchmark": n} for i, n in enumerate("ab")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="it holds a, b"):
+        score_file(file)
+    file.write_text('{"question_id": 1, "gt_answer": "A"}\n')
+    with pytest.raises(UserError, match="line 1: field 'answer' is missing"):
+        score_file(file, "mmvp")
+    file.write_text("not json\n{}\n")
+    with pytest.raises(UserError, match="line 1: no JSON object"):
+        score_file(file, "mmvp")
+    with pytest.raises(UserError, match="does not exist"):
+        score_file(tmp_path / "none.jsonl")
+
+
+def test_record_of_a_score(tmp_path):
+    """Every interval by its name, the two shares of answers, and nothing else beside the predictions."""
+    rows = [
+        {"question_id": str(i), "answer": "red", "gt_answer": gold, "category": kind, "finished": i != 2}
+        for i, (gold, kind) in enumerate([("red", "colour"), ("blue", "colour"), ("red", "count"), ("red", "count")])
+    ]
+    found = score_rows("scenes", rows)
+    assert found.truncated == 0.25 and found.compliance == 1.0 and found.value.value == 0.75
+    path = found.write(tmp_path / "p.jsonl")
+    record = json.loads(path.read_text())
+    assert list(tmp_path.iterdir()) == [path] and path.name == "p.score.json"
+    assert record.pop("benchmark") == "scenes"
+    assert (record.pop("compliance"), record.pop("truncated")) == (1.0, 0.25)
+    assert {name: one["value"] for name, one in record.items()} == {"accuracy": 0.75, "colour": 0.5, "count": 1.0}
+    assert record["accuracy"] == vars(found.value) and record["count"]["method"] == "wilson"
+
+
+def test_scores_are_seeded(toy, tmp_path):
+    answer = Scripted(lambda e: "A" if int(e.id) % 3 else "B")
+    file = run_benchmark("mmvp", ".", answer, tmp_path / "p.jsonl")
+    first, again = score_file(file, seed=1), score_file(file, seed=1)
+    assert first.value == again.value and np.array_equal(first.scores, again.scores)
