@@ -10,7 +10,6 @@ DATA = os.environ.get("PIVOT_SHARED_DATA", "../shared/data")
 def get_config():
     return include(__file__, "common.py") | {
         "name": "trial_dpo",
-        "stage": "preference",
         "init": {"": "run:runs/trial/sft"},
         "data.sources": ({"format": "preference_pairs", "path": f"{DATA}/mathvision/preference_pairs.jsonl"},),
         # Both answers stand in one row; what is longer than 512 tokens is cut (four pairs in ten).

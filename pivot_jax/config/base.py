@@ -18,7 +18,6 @@ def base() -> ConfigDict:
         {
             "name": "run",  # shown in logs and reports; does not change the result
             "seed": 0,  # root of every random key: weights, row order, sampling
-            "stage": "sft",  # contrastive (stage 0) | sft (stages 1a, 1b, 2, 3) | preference (stage 2)
             "model": _model(),
             # Where weights come from, by parameter prefix ("vision", "projector/fc1", "" for all):
             # "run:WORKDIR[@STEP]", "pack:DIR" or "hf:DIR", each with an optional ":PREFIX" inside the source. "hf:"
@@ -207,10 +206,14 @@ def _data() -> dict[str, Any]:
 
 def _objective() -> dict[str, Any]:
     return {
-        "name": "sft",  # sft | dpo | mpo; a contrastive stage has its own loss (SigLIP) and does not read it
-        "beta": 0.1,  # dpo, mpo: scale of the log-ratio
-        "gamma": 0.0,  # dpo: weight of the chosen answer's NLL; 0 is the paper's DPO
-        "label_smoothing": 0.0,  # dpo: share of pairs taken as mislabelled, 0 to below 0.5
+        # What is trained for: contrastive (stage 0, SigLIP's loss) | sft (stages 1a, 1b, 2, 3) | preference pairs
+        # (stage 2): dpo | mpo, which are presets of terms, or preference, which is exactly the terms below.
+        "name": "sft",
+        # Preference objectives: ((loss, weight), ...) in place of the preset's, such as
+        # (("sigmoid", 0.8), ("bco", 0.2), ("sft", 1.0)). The losses are objectives.preference_losses.LOSSES.
+        "terms": (),
+        "beta": 0.1,  # sigmoid, bco: scale of the log-ratio
+        "label_smoothing": 0.0,  # sigmoid: share of pairs taken as mislabelled (cDPO), 0 to below 0.5
         "reference": "stored",  # stored (log-probs computed once before training) | step (frozen model in each step)
     }
 

@@ -21,7 +21,7 @@ def kind_of(place: str | Path) -> str:
         return ""
     if not isinstance(content, dict):
         return ""
-    return "hf" if "model_type" in content else "run" if "stage" in content else ""
+    return "hf" if "model_type" in content else "run" if "objective" in content else ""
 
 
 def instead(place: str | Path, wanted: str) -> str:

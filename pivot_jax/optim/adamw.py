@@ -16,7 +16,7 @@ from pivot_jax.parallel.mesh import replicated
 _DECAYED: rules.Rules = [(r".*/(scale|bias)|logit_(scale|bias)", False), (r".*", True)]
 
 
-def build(section: Any, rates: dict[str, float | str], total_steps: int) -> optax.GradientTransformation:
+def build_optimizer(section: Any, rates: dict[str, float | str], total_steps: int) -> optax.GradientTransformation:
     """Optimizer of ``config.optimizer`` for the trained tree; clipping is the step's work (it logs the norm).
 
     Args:

@@ -18,6 +18,7 @@ from pivot_jax.data.processing.tiles import TAPS
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
 from pivot_jax.models.flops import traced_flops
+from pivot_jax.objectives.table import build_objective
 from pivot_jax.parallel.mesh import AXES, ROWS, arrange, check_rows, mesh_sizes
 from pivot_jax.plan.collectives import Traffic, traffic
 from pivot_jax.plan.topology import Topology
@@ -65,7 +66,8 @@ def prepare(config: Any, topology: Topology) -> Setup:
     else:
         mesh = Mesh(arrange(topology.devices, sizes), AXES, axis_types=(AxisType.Auto,) * 3)
     model = build_model(config, 1)  # the tokenizer is not read; a vocabulary that is too small shows in training
-    return assemble(config, mesh, SimpleNamespace(total_steps=1000), model)
+    objective = build_objective(model.module, config)
+    return assemble(config, mesh, SimpleNamespace(total_steps=1000), model, objective)
 
 
 def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
@@ -73,7 +75,7 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
     config, size, pack = setup.config, setup.config.data.image.size, setup.config.data.pack
     place = NamedSharding(setup.mesh, ROWS)
     array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows // pack, *shape), dtype, sharding=place)  # noqa: E731
-    if config.stage == "contrastive":
+    if setup.objective.kind == "contrastive":
         tokens = config.model.text.max_length
         return ContrastiveBatch(
             array(np.uint8, size, size, 3), array(np.int32, tokens), array(np.float32), array(np.int32)
@@ -87,7 +89,6 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
         places = array(np.int32, slots, config.data.image.max_patches, 2)
     positions = array(np.int32, n, 3) if setup.model.module.config.decoder.mrope_section else array(np.int32, n)
     ids, targets = array(np.int32, n), array(np.int32, t)
-    stored = config.stage == "preference" and config.objective.reference == "stored"
     return VLMBatch(
         images=images, patch_places=places,
         tile_taps=array(np.int32, n, TAPS) if tiles > 1 else None,
@@ -96,7 +97,7 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
         sources=targets, targets=targets, weights=array(np.float32, t), target_branches=targets,
         target_rows=targets,
         row_index=array(np.int32, pack),
-        ref_logps=array(np.float32, pack, 2) if stored else None,
+        ref_logps=array(np.float32, t) if setup.objective.reference == "stored" else None,
     )  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[An
             raise UserError(f"{rows} rows of a step: no multiple of {unit}, because of {key}; change either")
     check_rows(rows // unit, "sequences of a micro-batch" if unit > 1 else "rows", setup.mesh)
     reference = None
-    if config.stage == "preference" and config.objective.reference == "step" and not setup.keeps_base:
+    if setup.objective.reference == "step" and not setup.keeps_base:
         like, shardings = lora.base(setup.like), lora.base(setup.shardings)
         reference = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, shardings)
     return setup.state_like(), abstract_batch(setup, bucket, rows), reference

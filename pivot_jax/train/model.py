@@ -14,6 +14,7 @@ from pivot_jax.models import flops, zoo
 from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.models.siglip import SigLIP
 from pivot_jax.models.vit import ViTConfig, blank
+from pivot_jax.objectives.table import batch_kind, build_objective
 
 
 class Model(NamedTuple):
@@ -33,7 +34,7 @@ def build_model(config: Any, vocabulary: int) -> Model:
     if not parts.vision.traits.patch_input and parts.vision.image_size != config.data.image.size:
         sizes = f"{config.data.image.size} but the encoder takes {parts.vision.image_size}"
         raise UserError(f"data.image.size is {sizes}; make them equal")
-    if config.stage == "contrastive":
+    if batch_kind(config) == "contrastive":
         if not isinstance(parts.vision, ViTConfig) or parts.vision.traits.patch_input or parts.second:
             raise UserError(
                 f"model.vision: stage 0 trains one ViT of square pictures, not '{parts.vision.family}'"
@@ -100,7 +101,7 @@ def step_flops(
     parts = flops.forward(
         module.config, config.data.images_per_row * config.data.image.max_tiles, tokens, targets, patches
     )
-    in_step = config.stage == "preference" and config.objective.reference == "step"
+    in_step = build_objective(module, config).reference == "step"
     return flops.train_step(parts, trained, in_step, adapted)
 
 

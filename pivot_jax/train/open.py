@@ -16,6 +16,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub import configs as hub_configs
 from pivot_jax.models import zoo
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
+from pivot_jax.objectives.table import batch_kind
 from pivot_jax.train import checkpoint
 from pivot_jax.train.compatibility import config_of
 from pivot_jax.train.extract import ENCODER_ROOMS, read_config
@@ -47,7 +48,7 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
     """
     workdir = Path(workdir)
     config = read_config(workdir)
-    if config.stage == "contrastive":
+    if batch_kind(config) == "contrastive":
         raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; it can be probed only")
     mllm = MLLM(zoo.build(config.model, config.data.image))
     step = checkpoint.newest(workdir, step)

@@ -109,7 +109,8 @@ def test_rows_end_at_their_own_end_token(model, free):
         stop = next((i for i, token in enumerate(whole) if token in ends), NEW)
         assert out.lengths[row] == stop and out.ids(row) == whole[:stop]
         assert out.finished[row] == (stop < NEW)
-        assert (out.tokens[row, stop:] == 30).all()
+        assert out.response(row) == whole[: stop + 1] and len(out.response(row)) == min(stop + 1, NEW)
+        assert (out.tokens[row, stop + 1 :] == 30).all()
 
 
 def test_padding_and_masked_rows_change_nothing(model, free):
@@ -119,7 +120,7 @@ def test_padding_and_masked_rows_change_nothing(model, free):
     out = generate(*model, masked, max_new_tokens=NEW, eos_ids=NO_END, pad_id=3)
     assert np.array_equal(batch.tokens, wide.tokens[:, :9])
     assert np.array_equal(unended.tokens[:2], out.tokens[:2])
-    assert out.lengths[2] == 0 and (out.tokens[2] == 3).all()
+    assert out.lengths[2] == 0 and (out.tokens[2] == 3).all() and out.response(2) == []
 
 
 def test_sampling_is_seeded_and_follows_the_distribution(model):

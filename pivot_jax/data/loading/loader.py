@@ -36,7 +36,6 @@ from pivot_jax.data.sources import Source, read_all
 from pivot_jax.errors import RowError, UserError
 
 log = logging.getLogger(__name__)
-KINDS: dict[str, Kind] = {"contrastive": "contrastive", "sft": "sft", "preference": "preference"}  # stage → kind
 TOKEN_STEP, TARGET_STEP = 16, 8  # a bucket made from the data is rounded up to these
 
 
@@ -44,7 +43,7 @@ def build_loader(
     cfg: Any,
     tokenizer: Any,
     *,
-    kind: Kind | None = None,
+    kind: Kind,
     process_index: int = 0,
     process_count: int = 1,
     image_tokens: int | None = None,
@@ -58,15 +57,15 @@ def build_loader(
     """The loader that a config describes.
 
     Args:
-      cfg: a run's config; read are ``data``, ``tokenizer``, ``stage``, ``seed``, ``train.epochs``, ``train.steps``,
+      cfg: a run's config; read are ``data``, ``tokenizer``, ``seed``, ``train.epochs``, ``train.steps``,
         ``model.text.max_length`` (contrastive) and, where ``patch_size`` or ``mrope`` is not given,
         ``model.vision.patch_size`` and ``model.decoder.mrope_section``.
       tokenizer: a ``transformers`` tokenizer.
-      kind: ``sft`` | ``preference`` | ``contrastive`` | ``prompt``; default: what the stage trains on.
+      kind: ``sft`` | ``preference`` | ``contrastive`` | ``prompt``: how rows are encoded, and the batches.
       process_index, process_count: which part of every batch is loaded here.
       image_tokens: features per image; where a preset cuts pictures of any size into patches, it says itself.
       patch_size: pixels of the encoder's patches. mrope: whether the decoder takes positions of three axes.
-      ref_logps: float32 [rows, 2], see :meth:`Loader.set_ref_logps`.
+      ref_logps: float32 [targets of all rows], see :meth:`Loader.set_ref_logps`.
       workdir: where ``skipped.jsonl`` and the index of a large data set are written; None writes nothing.
       sources: in place of ``data.sources``: config entries, or a source.
       batch_size: in place of ``data.batch_size`` (evaluation); rows are then not packed.
@@ -74,7 +73,6 @@ def build_loader(
     Raises:
       UserError: no usable source, too many bad rows, fewer rows than a batch, or a batch that does not divide.
     """
-    kind = KINDS[cfg.stage] if kind is None else kind
     source = sources if hasattr(sources, "fingerprint") else read_all(cfg.data.sources if sources is None else sources)
     patch_size = cfg.model.vision.patch_size if patch_size is None else patch_size
     mrope = bool(cfg.model.decoder.mrope_section) if mrope is None else mrope
@@ -104,6 +102,7 @@ class Loader:
     Attributes:
       rows: usable rows. ``row_index`` in a batch counts them, -1 is a masked row.
       pack: rows that share a sequence.
+      target_offsets: int64 [rows + 1]; where the scored targets of each row begin in an array of all of them.
       buckets: static shapes (n tokens, t targets) of a sequence that batches can have.
       steps_per_epoch, total_steps: full batches in an epoch (the rest is dropped, another one each epoch) and in
         training (``train.steps``, or ``train.epochs`` rounded up to whole steps).
@@ -134,6 +133,7 @@ class Loader:
         self._workers = Workers(reader, cfg.data.workers, cfg.data.worker_kind)
         self._index, self._store = self._read_rows(cfg, workdir)
         self.rows = len(self._index)
+        self.target_offsets = np.concatenate([[0], np.cumsum(self._index.targets, dtype=np.int64)])
         self.packer = Packer(self._index.lengths, self._index.targets, pack)
         given = _given_buckets(kind, cfg)
         bucket_of = self.packer.groups(given) if given else np.zeros(self.rows, np.int32)
@@ -213,17 +213,21 @@ class Loader:
         return Job(example.id, example.images, example if kept is None else None)
 
     def set_ref_logps(self, ref_logps: np.ndarray) -> None:
-        """Stored reference log-probs of chosen and rejected, float32 [rows, 2], to be put into every batch.
+        """Stored reference log-probs to put into every batch: float32 [targets of all rows], one row after the other.
 
-        A row whose values are not finite (its picture could not be read then) is masked.
+        Row i has those of ``target_offsets[i]`` to ``target_offsets[i + 1]``. A row with a value that is not finite
+        (its image could not be read then) is masked.
         """
         ref_logps = np.asarray(ref_logps, np.float32)
-        if ref_logps.shape != (self.rows, 2):
+        wanted = (int(self.target_offsets[-1]),)
+        if ref_logps.shape != wanted:
             raise UserError(
-                f"reference log-probs have shape {ref_logps.shape}, the data set needs {(self.rows, 2)}; "
-                "they were stored for other data, delete them to compute them again"
+                f"reference log-probs have shape {ref_logps.shape}, the data set needs {wanted}, one per scored "
+                "target; they were stored for other data, delete them to compute them again"
             )
         self.ref_logps = ref_logps
+        bad = np.concatenate([[0], np.cumsum(~np.isfinite(ref_logps))])[self.target_offsets]
+        self._has_ref = bad[1:] == bad[:-1]  # bool [rows]
 
     # ---- batches
 
@@ -280,7 +284,7 @@ class Loader:
         """
         index = np.array(rows)
         if self.ref_logps is not None:
-            index = np.where(np.isfinite(self.ref_logps[index]).all(1), index, -1)
+            index = np.where(self._has_ref[index], index, -1)
         fresh: dict[int, EncodedRow] = {}
         (images, places), errors = self._pictures.batch(index, lambda rows: self._read(rows, fresh))
         for place, error in enumerate(errors):
@@ -296,11 +300,12 @@ class Loader:
             return contrastive_batch(encoded, images, index, n, pad)
         if self.kind == "prompt":
             return prompt_batch(encoded, images, index, n, pad, patch_places=places, mrope=self.chat.mrope)
-        ref = None
+        values = {}
         if self.ref_logps is not None:
-            ref = np.where(index[:, None] >= 0, self.ref_logps[index], 0).astype(np.float32)
+            ends = self.target_offsets
+            values["ref_logps"] = [self.ref_logps[ends[row] : ends[row + 1]] if row >= 0 else None for row in index]
         return vlm_batch(
-            encoded, images, index, (n, t), pad, ref, pack=self.pack, image_tokens=self.chat.image_tokens,
+            encoded, images, index, (n, t), pad, values, pack=self.pack, image_tokens=self.chat.image_tokens,
             patch_places=places, mrope=self.chat.mrope,
         )  # fmt: skip
 

@@ -62,7 +62,11 @@ class VLMBatch:
     target_branches: Any  # int32 [b, t]; 0 counts for every branch
     target_rows: Any  # int32 [b, t]; which of the sequence's k rows the target belongs to, from 0
     row_index: Any  # int32 [b, k]; index of the row in the loader's data set, -1 for a masked row
-    ref_logps: Any = None  # float32 [b, k, 2]; stored reference log-probs of chosen and rejected, or None
+    # Of each scored target, float32 [b, t] with 0 where there is none, or None: its log-prob under the reference model,
+    # its log-prob under the policy that sampled it, and the advantage that it is trained with.
+    ref_logps: Any = None
+    old_logps: Any = None
+    advantages: Any = None
     patch_places: Any = None  # int32 [b, k*m, p, 2]; (row, column) of each patch in its picture, -1 at padding; or None
     # Of pictures cut into tiles (then m counts tiles): the image tokens that each image place is a weighted sum of, in
     # place of ``image_slots``; -1 is the newline vector. int32 and float32 [b, n, 4], or None.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -27,6 +27,16 @@ class _Padding:
             out[self.filled] = np.concatenate([getattr(row, field) for row in self.rows])
         return out
 
+    def values(self, name: str, per_row: Sequence[np.ndarray | None]) -> np.ndarray:
+        """An array per row (None for a masked one), laid out like the rows' fields; 0 at padding: float32 [b, size]."""
+        lengths = [0 if values is None else len(values) for values in per_row]
+        if lengths != self.lengths.tolist():
+            raise ValueError(f"{name}: rows of {lengths} values, but of {self.lengths.tolist()} scored targets")
+        out = np.zeros(self.filled.shape, np.float32)
+        if self.rows:
+            out[self.filled] = np.concatenate([values for values in per_row if values is not None])
+        return out
+
     def taps(self, offsets: np.ndarray) -> dict[str, np.ndarray]:
         """Taps and weights of rows whose pictures are cut into tiles; ``offsets``: of each row's features, [b*k]."""
         if not self.rows or self.rows[0].tile_taps is None:
@@ -49,7 +59,7 @@ def vlm_batch(
     row_index: np.ndarray,
     bucket: tuple[int, int],
     pad_id: int,
-    ref_logps: np.ndarray | None = None,
+    target_values: Mapping[str, Sequence[np.ndarray | None]] | None = None,
     *,
     pack: int = 1,
     image_tokens: int = 0,
@@ -63,12 +73,14 @@ def vlm_batch(
       images: uint8 [b*k, m, height, width, 3], or patches [b*k, m, p, i] with ``patch_places`` [b*k, m, p, 2].
       row_index: [b*k], -1 for a masked row.
       bucket: (n tokens, t targets) of a sequence.
-      ref_logps: float32 [b*k, 2] or None.
+      target_values: ``ref_logps``, ``old_logps``, ``advantages`` → per row, float32 [its targets], one value per scored
+        target; None for a masked row.
       image_tokens: features per image; where rows are packed it says where a row's images begin.
       mrope: the rows' positions have three axes.
 
     Raises:
-      ValueError: rows that ``pack`` does not divide, that do not fit the bucket, or packed without ``image_tokens``.
+      ValueError: rows that ``pack`` does not divide, that do not fit the bucket, packed without ``image_tokens``, or
+        more or fewer ``target_values`` than a row has targets.
     """
     if pack > 1 and not image_tokens:
         raise ValueError("packed rows need image_tokens, the number of features per image")
@@ -91,7 +103,7 @@ def vlm_batch(
         target_branches=targets.pad("target_branches", 0),
         target_rows=targets.spread(member),
         row_index=row_index.astype(np.int32).reshape(-1, pack),
-        ref_logps=None if ref_logps is None else ref_logps.reshape(-1, pack, 2),
+        **{name: targets.values(name, per_row) for name, per_row in (target_values or {}).items()},
         patch_places=places,
     )
 

@@ -141,18 +141,23 @@ def test_static_shapes_come_from_the_buckets(rows, tokenizer):
 
 
 def test_preference_batch_with_stored_reference(pairs, tokenizer):
-    ref = np.stack([np.arange(40), -np.arange(40)], 1).astype(np.float32)
+    starts = load(config(pairs), tokenizer, "preference").target_offsets
+    ref = np.arange(1, starts[-1] + 1, dtype=np.float32)
     loader = load(config(pairs), tokenizer, "preference", ref_logps=ref)
     batch = next(iter(loader))
     assert set(np.unique(batch.branches)) == {0, 1, 2}
-    np.testing.assert_array_equal(batch.ref_logps, ref[batch.row_index])
-    ref[batch.row_index[0, 0]] = np.nan  # its picture could not be read when the reference was computed
+    assert batch.ref_logps.shape == batch.targets.shape
+    for place, row in enumerate(batch.row_index[:, 0]):
+        own = ref[starts[row] : starts[row + 1]]
+        assert len(own) == len(loader.encoded(int(row)).targets)
+        assert batch.ref_logps[place].tolist() == [*own, *[0.0] * (batch.ref_logps.shape[1] - len(own))]
+    ref[starts[batch.row_index[0, 0]] + 1] = np.nan  # its picture could not be read when the reference was computed
     loader.set_ref_logps(ref)
     again = loader.batch_at(0)
     assert again.row_index[0] == -1 and not again.weights[0].any() and not again.ref_logps[0].any()
     assert again.row_index[1:].tolist() == batch.row_index[1:].tolist()
-    with pytest.raises(UserError, match=r"shape \(39, 2\), the data set needs \(40, 2\)"):
-        loader.set_ref_logps(ref[:39])
+    with pytest.raises(UserError, match=rf"shape \({len(ref) - 1},\), the data set needs \({len(ref)},\)"):
+        loader.set_ref_logps(ref[:-1])
 
 
 def test_D1_both_arms_train_on_the_same_rows_in_the_same_batches(pairs, tokenizer, tmp_path, pictures):
