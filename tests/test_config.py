@@ -156,7 +156,7 @@ def test_tiles_and_newline_come_together():
     config.merge(tiled, {"model.projector.newline": True})
     config.validate(tiled)
     config.merge(tiled, {"data.image.max_tiles": 1})
-    with pytest.raises(UserError, match=r"model\.projector\.newline: true, but a picture of one square"):
+    with pytest.raises(UserError, match=r"model\.projector\.newline: true, but an image of one square"):
         config.validate(tiled)
 
 

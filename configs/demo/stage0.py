@@ -1,4 +1,4 @@
-"""Stage 0: the encoder from random weights, by SigLIP's sigmoid loss on pictures and their captions."""
+"""Stage 0: the encoder from random weights, by SigLIP's sigmoid loss on images and their captions."""
 
 from pivot_jax.config import include
 

@@ -12,7 +12,7 @@ def get_config():
         "name": "trial_dpo",
         "init": {"": "run:runs/trial/sft"},
         "data.sources": ({"format": "preference_pairs", "path": f"{DATA}/mathvision/preference_pairs.jsonl"},),
-        # Both answers stand in one row; what is longer than 512 tokens is cut (four pairs in ten).
+        # Both answers are in one row; rows of more than 512 tokens are truncated (four pairs in ten).
         "data.max_length": 512,
         "data.buckets": ((352, 144), (512, 304)),
         "data.batch_size": 8,

@@ -1,4 +1,4 @@
-"""What may stand at each key. Every refusal is one line: the full key, what was given, what is allowed."""
+"""Allowed values of each key. Every error is one line: the full key, its value, and what is allowed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"data\.image\.max_patches|model\.vision\.window", lambda x: x >= 0, "at least 0"),
     (r"model\.vision\.full_blocks", lambda x: all(type(i) is int and i >= 0 for i in x), "whole numbers from 0"),
     (r"tokenizer\.image_around", lambda x: not x or (len(x) == 2 and all(isinstance(i, str) and i for i in x)),
-     "empty, or two tokens: before and behind a picture"),
+     "empty, or two tokens: before and after an image"),
     (r"model\.decoder\.rope_(theta|scaling\.(factor|low_freq_factor|high_freq_factor|beta_fast|beta_slow))",
      lambda x: x > 0, "above 0"),
     (r"model\.decoder\.rope_scaling\.(original_max_position_embeddings|attention_factor|mscale|mscale_all_dim)",
@@ -68,7 +68,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"train\.(accumulate|log_every|checkpoint_every|keep)|eval\.(batch_size|max_new_tokens)", lambda x: x >= 1,
      "at least 1"),
 )  # fmt: skip
-ANY_SIZE = ("siglip2_naflex", "qwen2_vl", "qwen2_5_vl")  # families of encoders that take pictures of any size
+ANY_SIZE = ("siglip2_naflex", "qwen2_vl", "qwen2_5_vl")  # families of encoders for variable-resolution images
 FREE = ("init",)  # dicts whose keys the user chooses
 
 
@@ -113,7 +113,7 @@ def _tuples(value: Any) -> Any:
 
 
 def check_value(key: str, value: Any) -> None:
-    """Refuse a value that no run could use, whatever the other keys say.
+    """Rejects a value that no run could use, whatever the other keys say.
 
     Raises:
       UserError: not one of the choices, or out of range.
@@ -132,10 +132,10 @@ def check_value(key: str, value: Any) -> None:
 
 
 def validate(config: ConfigDict) -> None:
-    """Refuse keys that contradict each other. Types, choices and ranges were checked when each key was set.
+    """Rejects keys that contradict each other. Types, choices and ranges were checked when each key was set.
 
     Raises:
-      UserError: names the keys and the mend.
+      UserError: names the keys and the fix.
     """
     _check_terms(config.objective.terms)
     _check_template(config)
@@ -179,7 +179,7 @@ def _check_shapes(config: ConfigDict) -> None:
         )
     if config.model.projector.newline and data.image.max_tiles == 1:
         raise UserError(
-            "model.projector.newline: true, but a picture of one square has no rows to end; set data.image.max_tiles "
+            "model.projector.newline: true, but an image of one square has no rows to end; set data.image.max_tiles "
             "above 1, or newline to false"
         )
     if data.image.max_tiles > 1 and not (config.model.projector.newline and data.images_per_row == 1):

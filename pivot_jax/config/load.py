@@ -115,7 +115,7 @@ def merge(config: ConfigDict, content: Mapping[str, Any], where: str = "", prefi
     """Set every value of the nested ``content`` in ``config``, in place.
 
     Raises:
-      UserError: unknown key or value that is not allowed; ``where`` stands in front of the message.
+      UserError: unknown key or value that is not allowed; ``where`` begins the message.
     """
     for name, value in content.items():
         key = f"{prefix}{name}"
