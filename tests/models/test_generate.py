@@ -12,9 +12,11 @@ from jax.sharding import AxisType, Mesh
 
 from pivot_jax.data.processing.batch import EncodedRow, PromptBatch, VLMBatch
 from pivot_jax.data.processing.branches import group_row
+from pivot_jax.data.processing.collate import vlm_batch
 from pivot_jax.eval import ranking
 from pivot_jax.kernels import decode
 from pivot_jax.models.generate import _generate, generate
+from pivot_jax.models.logprobs import score
 from pivot_jax.models.mllm import head_matrix
 from pivot_jax.parallel.mesh import AXES, param_shardings, place_batch
 from tests.tiny.mllm import PATCHES, tiny_mllm
@@ -243,6 +245,23 @@ def test_option_logps_equal_separate_forwards(model):
     images = batch.images[[row for row, _ in places]]
     single, _ = ranking.option_logps(mllm, params, collated(alone, images), max_options=1)
     np.testing.assert_allclose([sums[place] for place in places], single[:, 0], atol=2e-4)
+
+
+def test_responses_are_scored_with_the_log_probs_that_they_were_generated_with(model, free):
+    """Responses keep their end token, so they are the rows that a group is scored and trained on."""
+    mllm, params = model
+    batch, unended = free
+    ends = (int(unended.tokens[0, 2]), int(unended.tokens[1, 3]))
+    key = jax.random.key(5)
+    out = generate(*model, batch, max_new_tokens=NEW, eos_ids=ends, pad_id=30, responses=4, temperature=1.0, key=key)
+    answers = [out.response(row) for row in range(12)]
+    assert any(answer[-1] in ends for answer in answers) and not out.finished.all()
+    rows = [group_row(encoded(batch, row), answers[4 * row : 4 * row + 4]) for row in range(3)]
+    logps = [out.logps[row, : len(answers[row])] for row in range(12)]
+    values = {"old_logps": [np.concatenate(logps[4 * row : 4 * row + 4]) for row in range(3)]}
+    scored = vlm_batch(rows, batch.images, np.arange(3), (40, 4 * NEW), 0, values)
+    found = score(mllm, params, scored).logps * scored.weights
+    np.testing.assert_allclose(found, scored.old_logps, atol=2e-4)
 
 
 def test_rank_normalisations():
