@@ -137,6 +137,7 @@ class JaxSide:
 
         from pivot_jax import hub
         from pivot_jax.models.mllm import MLLM, init_params
+        from pivot_jax.objectives.table import build_objective
         from pivot_jax.parallel.mesh import make_mesh
         from pivot_jax.train.model import Model
         from pivot_jax.train.setup import assemble
@@ -145,9 +146,8 @@ class JaxSide:
         config = self._config(task)
         module = MLLM(unrolled(hub.read_config(folder).mllm, remat))
         model = Model(module, lambda key: init_params(module, key))
-        setup = assemble(
-            config, make_mesh(config.parallel, jax.devices()[:1]), argparse.Namespace(total_steps=1000), model
-        )
+        mesh, steps = make_mesh(config.parallel, jax.devices()[:1]), argparse.Namespace(total_steps=1000)
+        setup = assemble(config, mesh, steps, model, build_objective(module, config))
         params = hub.load_params(folder, setup.shardings)
         self.reference = jax.tree.map(lambda x: x.copy(), params) if task == "dpo_reference_in_step" else None
         batch = self._batch(make_data(rows))
@@ -160,7 +160,6 @@ class JaxSide:
         from pivot_jax import config as configs
 
         config = configs.base()
-        config.stage = "sft" if task == "sft" else "preference"
         config.objective.name = "sft" if task == "sft" else "dpo"
         config.objective.beta = BETA
         config.objective.reference = "step" if task == "dpo_reference_in_step" else "stored"
@@ -197,9 +196,9 @@ class JaxSide:
         return vlm_batch(rows, data["images"][:, None], np.arange(len(rows)), (start + count, count), 0)
 
     def _stored(self, module: Any, params: Any, batch: Any) -> Any:
-        from pivot_jax.models.logprobs import answer_logps, score
+        from pivot_jax.models.logprobs import score
 
-        return np.asarray(self.jax.jit(lambda p, b: answer_logps(score(module, p, b), b))(params, batch))
+        return np.asarray(self.jax.jit(lambda p, b: score(module, p, b).logps)(params, batch))
 
     def step(self) -> float:
         with self.jax.set_mesh(self.mesh):

@@ -44,7 +44,6 @@ def synthetic(folder: Path, count: int, rows: int) -> Any:
         written.append(row)
     (folder / "rows.json").write_text(json.dumps(written))
     config = configs.base()
-    config.stage = "sft"
     config.model.vision.image_size = config.data.image.size = 384
     config.model.vision.patch_size = 16
     config.tokenizer.path = str(
@@ -107,7 +106,7 @@ def main() -> None:
             config.data.workers, config.data.worker_kind = workers, kind
             index._RECENT.clear()  # so that every loader makes its own pass
             start = time.perf_counter()
-            loader = build_loader(config, tokenizer)
+            loader = build_loader(config, tokenizer, kind="sft")
             first = len(loader.source) / (time.perf_counter() - start)
             runs = [read(loader, args.batches, step) for step in (0.0, *args.step_seconds)]
             record.add(f"{workers} {kind}", {"first_pass_rows_per_second": first, "runs": runs})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import measure  # noqa: F401, puts the repository on the path
@@ -74,9 +73,7 @@ def vlm_batch(config: Any, task: str, rows: int) -> Any:
         target_branches=every(branches[start:]),
         target_rows=np.zeros((rows, count), np.int32),
         row_index=np.arange(rows, dtype=np.int32)[:, None],
-        ref_logps=None
-        if task == "sft"
-        else np.full((rows, 1, 2), -ANSWER * np.log(config.decoder.vocab_size), np.float32),
+        ref_logps=None if task == "sft" else np.full((rows, count), -np.log(config.decoder.vocab_size), np.float32),
     )
 
 
@@ -109,17 +106,18 @@ class JaxSide:
         Raises:
           RuntimeError: out of memory, by XLA's count of the program or when it ran.
         """
+        from pivot_jax import config as configs
         from pivot_jax.models import flops
         from pivot_jax.models.flops import traced_flops
-        from pivot_jax.objectives import build
+        from pivot_jax.objectives.table import build_objective
         from pivot_jax.optim.update import build_step
 
         jax = self._jax
         batch = vlm_batch(self._config, task, rows)
         module, optimizer, like, rates = self._parts()
-        section = {"name": "dpo", "beta": BETA, "gamma": 0.0, "label_smoothing": 0.0, "reference": "stored"}
-        stage = SimpleNamespace(stage="sft" if task == "sft" else "preference", objective=section)
-        objective = build.build(module, stage)
+        config = configs.base()
+        config.objective.name, config.objective.beta = "sft" if task == "sft" else "dpo", BETA
+        objective = build_objective(module, config)
         self._step = self._batch = None
         if self._state is None:
             self._state = self._fresh(optimizer, objective, like, rates)
@@ -160,7 +158,7 @@ class JaxSide:
         rates = partition.peak_rates([partition.UNUSED_BY_MLLM, (".*", RATE)], like)
         section = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
         section |= {"warmup_ratio": 0.0, "schedule": "constant"}
-        return module, adamw.build(section, rates, 1000), like, rates
+        return module, adamw.build_optimizer(section, rates, 1000), like, rates
 
     def _fresh(self, optimizer: Any, objective: Any, like: Any, rates: Any) -> Any:
         from pivot_jax.optim import partition

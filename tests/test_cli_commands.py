@@ -302,7 +302,7 @@ def test_import_keeps_the_system_text(world, trained, tmp_path, capsys, system):
 @pytest.fixture(scope="module")
 def encoder_run(world):
     """A run of stage 0."""
-    changes = ["--config.stage=contrastive", "--config.train.steps=1", "--config.name=zero"]
+    changes = ["--config.objective.name=contrastive", "--config.train.steps=1", "--config.name=zero"]
     assert run("train", "--config", world / "tiny.py", "--workdir", world / "zero", *changes) == 0
     return world / "zero"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,15 +72,14 @@ def test_tuples_free_keys_and_entries(tmp_path):
         ("seed", "many", r"seed: 'many' \(str\) is not allowed; it must be of type int, such as 0"),
         ("seed", "1.5", r"seed: 1.5 \(float\) is not allowed"),
         ("data.shuffle", "1", r"data.shuffle: '1' \(str\) is not allowed; it must be of type bool"),
-        (
-            "stage",
-            "sftt",
-            r"stage: 'sftt' is not allowed \(allowed: contrastive, sft, preference\); did you mean 'sft'",
-        ),
+        ("objective.reference", "stpe", r"'stpe' is not allowed \(allowed: stored, step\); did you mean 'step'"),
+        ("stage", "sft", "stage: no key any more; objective.name is the key"),
+        ("objective.gamma", "0.5", r"objective.gamma: no key any more; it is a term now: objective.terms="),
+        ("objective.terms", "('sigmoid', 1.0)", r"objective.terms: 'sigmoid' is not a pair \(loss, weight above 0\)"),
+        ("objective.terms", "(('sft', 0),)", r"objective.terms: \('sft', 0\) is not a pair"),
         ("train.accumulate", "0", "train.accumulate: 0 is not allowed; it must be at least 1"),
         ("train.accumulate", "3", "train.accumulate: 3 does not divide data.batch_size=16"),
         ("model", "x", "model: a group of keys, not a value"),
-        ("stage", "preference", "objective.name: 'sft' does not fit stage 'preference'"),
         ("data.image.size", "64", "data.image.size: 64 differs from model.vision.image_size=32"),
         ("model.vision.patch_size", "50", "model.vision.patch_size: 50 is larger than"),
         ("data.buckets", "((128, 8), (64, 8))", "list them from small to large"),
@@ -156,5 +156,31 @@ def test_tiles_and_newline_come_together():
     config.merge(tiled, {"model.projector.newline": True})
     config.validate(tiled)
     config.merge(tiled, {"data.image.max_tiles": 1})
-    with pytest.raises(UserError, match=r"model\.projector\.newline: true, but a picture of one square"):
+    with pytest.raises(UserError, match=r"model\.projector\.newline: true, but an image of one square"):
         config.validate(tiled)
+
+
+@pytest.mark.parametrize(
+    ("stage", "objective", "name", "terms"),
+    [
+        ("contrastive", {"name": "sft", "gamma": 0.0}, "contrastive", ()),
+        ("sft", {"name": "sft", "gamma": 0.0}, "sft", ()),
+        ("preference", {"name": "dpo", "gamma": 0.0}, "dpo", ()),
+        ("preference", {"name": "dpo", "gamma": 0.3}, "dpo", (("sigmoid", 1.0), ("sft", 0.3))),
+        ("preference", {"name": "mpo", "gamma": 0.3}, "mpo", ()),  # which did not read gamma
+    ],
+)
+def test_a_run_of_an_earlier_version_opens(tmp_path, stage, objective, name, terms):
+    content = json.loads(config.to_json(config.base()))
+    del content["objective"]["terms"]
+    content["objective"] |= objective
+    text = json.dumps({"stage": stage, **content})
+    opened = config.from_json(text)
+    assert (opened.objective.name, opened.objective.terms) == (name, terms)
+    (tmp_path / "config.json").write_text(text)
+    assert config.load(str(tmp_path / "config.json")) == opened == config.from_json(config.to_json(opened))
+
+
+def test_retired_keys_in_a_config_file_are_named(tmp_path):
+    with pytest.raises(UserError, match="run.py: stage: no key any more; objective.name is the key"):
+        config.load(write(tmp_path, "return {'stage': 'sft'}"))

@@ -130,5 +130,5 @@ def test_pivot_configs_are_the_papers():
         assert (optimizer.b1, optimizer.b2, optimizer.eps, optimizer.weight_decay) == (0.9, 0.999, 1e-8, 0.0)
         assert (optimizer.clip, optimizer.warmup_ratio, optimizer.schedule) == (1.0, 0.03, "cosine")
     dpo, sft = load("stage2_dpo.py"), load("stage2_sft.py")
-    assert (dpo.objective.beta, dpo.objective.gamma, dpo.objective.label_smoothing) == (0.1, 0.0, 0.0)
+    assert (dpo.objective.beta, dpo.objective.terms, dpo.objective.label_smoothing) == (0.1, (), 0.0)
     assert dpo.data.sources == sft.data.sources and dpo.init == sft.init

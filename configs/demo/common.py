@@ -1,6 +1,6 @@
 """What all stages of the demo share: a 32-pixel encoder and a decoder of a few layers, both new.
 
-Every file here takes the folder of one seed's runs, ``stage1b.py:runs/demo/seed0`` (the default); pictures and
+Every file here takes the folder of one seed's runs, ``stage1b.py:runs/demo/seed0`` (the default); images and
 tokenizer lie beside it, made by ``pivot-jax demo``.
 """
 

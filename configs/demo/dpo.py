@@ -7,7 +7,6 @@ def get_config(arg=""):
     folder = arg or "runs/demo/seed0"
     return include(__file__, f"common.py:{arg}") | {
         "name": "dpo",
-        "stage": "preference",
         "init": {"": f"run:{folder}/stage1b"},
         "data.sources.0.split": "preference",
         "objective.name": "dpo",

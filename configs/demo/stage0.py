@@ -1,4 +1,4 @@
-"""Stage 0: the encoder from random weights, by SigLIP's sigmoid loss on pictures and their captions."""
+"""Stage 0: the encoder from random weights, by SigLIP's sigmoid loss on images and their captions."""
 
 from pivot_jax.config import include
 
@@ -6,7 +6,7 @@ from pivot_jax.config import include
 def get_config(arg=""):
     return include(__file__, f"common.py:{arg}") | {
         "name": "stage0",
-        "stage": "contrastive",
+        "objective.name": "contrastive",
         "data.sources.0.split": "caption",
         "data.batch_size": 64,
         "optimizer.rules": ((".*", 1e-3),),

@@ -1,4 +1,4 @@
-"""Stage 1b: everything on conversations about pictures. All arms start from this checkpoint."""
+"""Stage 1b: everything on conversations about images. All arms start from this checkpoint."""
 
 from pivot_jax.config import include
 

@@ -1,4 +1,4 @@
-"""Stage 3, first half: a new decoder and projector behind an extracted encoder; new projector layers on captions.
+"""Stage 3, first half: a new decoder and projector after an extracted encoder; new projector layers on captions.
 
 Argument as in stage3_common.py: FOLDER,ARM,REUSE.
 """

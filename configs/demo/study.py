@@ -1,10 +1,10 @@
-"""What `make demo` studies: the world of its pictures, how many, the seeds, and how the encoders are examined."""
+"""What `make demo` studies: the world of its images, how many, the seeds, and how the encoders are examined."""
 
 
 def get_config():
     return {
         # Chosen such that a model of 0.3M parameters learns to see it within minutes (trial on one core: 55 % of test
-        # answers after 900 steps of stage 1b, 20 % with a blank picture). Always two things: in a world with single
+        # answers after 900 steps of stage 1b, 20 % with a blank image). Always two things: in a world with single
         # ones there are so few layouts that a model learns which are missing. Fields: data.scenes.World.
         "world": {
             "image_size": 32,
@@ -40,7 +40,7 @@ def get_config():
             "probe_test": 800,
             "test": 600,
         },
-        "data_seed": 0,  # pictures and texts are the same for all training seeds
+        "data_seed": 0,  # images and texts are the same for all training seeds
         # A training seed changes everything from stage 0 on: weights, order of rows, heads of the probes.
         "seeds": (0, 1),
         "vocabulary": 512,

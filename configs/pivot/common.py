@@ -17,7 +17,7 @@ def get_config():
         "model.decoder.name": "Qwen/Qwen2.5-1.5B-Instruct",
         "model.decoder.remat": "full",
         "tokenizer.path": "checkpoints/Qwen2.5-1.5B-Instruct",
-        # One square 384 x 384 picture, squashed, no tiles: 576 tokens. [P] names finetune_si.sh of [U], which tiles,
+        # One square 384 x 384 image, squashed, no tiles: 576 tokens. [P] names finetune_si.sh of [U], which tiles,
         # but the released scripts [C] do not, and the reported DocVQA and ChartQA levels fit one tile.
         "data.image.preset": "siglip",
         "data.image.size": 384,

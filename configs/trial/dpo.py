@@ -10,10 +10,9 @@ DATA = os.environ.get("PIVOT_SHARED_DATA", "../shared/data")
 def get_config():
     return include(__file__, "common.py") | {
         "name": "trial_dpo",
-        "stage": "preference",
         "init": {"": "run:runs/trial/sft"},
         "data.sources": ({"format": "preference_pairs", "path": f"{DATA}/mathvision/preference_pairs.jsonl"},),
-        # Both answers stand in one row; what is longer than 512 tokens is cut (four pairs in ten).
+        # Both answers are in one row; rows of more than 512 tokens are truncated (four pairs in ten).
         "data.max_length": 512,
         "data.buckets": ((352, 144), (512, 304)),
         "data.batch_size": 8,

@@ -90,8 +90,7 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     answerer = Answerer(
         run.mllm,
         run.params,
-        run.chat,
-        preset=config.data.image.preset,
+        run.processor,
         batch_size=config.eval.batch_size,
         temperature=config.eval.temperature,
         seed=config.seed,
@@ -145,20 +144,20 @@ def generate(args: argparse.Namespace, overrides: Overrides) -> None:
         given.picture("--image", path)
     given.question(args.prompt)
     run = open_run(args.workdir, args.step, template="chat" if args.prompt else "")
-    if len(args.image) > (most := run.chat.max_images):
+    if len(args.image) > (most := run.processor.chat.limits.images):
         raise UserError(
             f"--image: {len(args.image)} pictures, but this model was trained with at most {most} in a row "
             f"(data.images_per_row); give --image {'once' if most == 1 else f'up to {most} times'}"
         )
-    if run.chat.plain and not args.image:
+    if run.processor.chat.format.plain and not args.image:
         raise UserError("a run of stage 1a describes pictures; give --image")
     config = configured(run.config, overrides)
     answerer = Answerer(
-        run.mllm, run.params, run.chat, preset=config.data.image.preset, batch_size=1,
+        run.mllm, run.params, run.processor, batch_size=1,
         temperature=config.eval.temperature, seed=config.seed,
     )  # fmt: skip
     places = "<image>\n" * len(args.image)
-    text = args.prompt or ("" if run.chat.plain else "Describe the picture.")
+    text = args.prompt or ("" if run.processor.chat.format.plain else "Describe the picture.")
     example = Example("prompt", (Message("user", f"{places}{text}"),), tuple(args.image))
     reply = answerer.answer([example], args.max_new_tokens or config.eval.max_new_tokens)[0]
     print(reply.text)

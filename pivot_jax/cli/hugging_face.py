@@ -171,13 +171,14 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.data.processing.tokenizer import load_tokenizer
     from pivot_jax.models import zoo
     from pivot_jax.models.qwen_vision import QwenVisionConfig
+    from pivot_jax.objectives.table import batch_kind
     from pivot_jax.progress import progress
     from pivot_jax.train import checkpoint
     from pivot_jax.train.extract import read_config
 
     workdir = Path(args.workdir)
     config = read_config(workdir)
-    if config.stage == "contrastive" and args.what != "encoder":
+    if batch_kind(config) == "contrastive" and args.what != "encoder":
         raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; add --what encoder")
     out = places.folder(args.out, "--out")
     files.check_folder(out, overwrite=args.overwrite)
@@ -189,7 +190,7 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     common: dict[str, Any] = {"dtype": args.dtype, "overwrite": args.overwrite, "note": f"Run: {config.name}."}
     common["show"] = lambda size: progress(f"writing {out}", size, size=True)
     if args.what == "encoder":
-        common |= {"drop_last": args.drop_last, "final_trained": config.stage == "contrastive"}
+        common |= {"drop_last": args.drop_last, "final_trained": batch_kind(config) == "contrastive"}
         hub.export_encoder(params, model.vision, args.out, **common)
     else:
         common |= {"tokenizer": load_tokenizer(config.tokenizer.path), "system": config.tokenizer.system}

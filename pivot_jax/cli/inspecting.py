@@ -114,19 +114,20 @@ def _of_config(spec: str, overrides: dict[str, str]) -> Found:
     config = configs.load(spec, overrides)
     like, groups = _trained(config)
     leaves = {path: Leaf(tuple(leaf.shape), str(leaf.dtype)) for path, leaf in like.items()}
-    return Found(f"{spec} ({config.stage})", leaves, groups)
+    return Found(f"{spec} ({config.objective.name})", leaves, groups)
 
 
 def _trained(config: Any, workdir: Path | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Flat shapes of a config's parameters, and the rows of what it trains; a run in ``workdir`` may hold fewer."""
     from pivot_jax import rules
     from pivot_jax.data.processing.tokenizer import load_tokenizer
+    from pivot_jax.objectives.table import batch_kind
     from pivot_jax.optim import partition
     from pivot_jax.train.model import build_model
     from pivot_jax.train.setup import as_started, parameters
 
     # an MLLM's shapes do not depend on the tokenizer, which then need not be there
-    vocabulary = len(load_tokenizer(config.tokenizer.path)) if config.stage == "contrastive" else 0
+    vocabulary = len(load_tokenizer(config.tokenizer.path)) if batch_kind(config) == "contrastive" else 0
     model = build_model(config, vocabulary)
     like, rates, _ = parameters(config, model if workdir is None else as_started(config, model, workdir))
     return rules.flatten(like), partition.table(like, rates)
@@ -155,7 +156,7 @@ def _of_run(workdir: Path, step: int | None) -> Found:
     config = read_config(workdir)
     step = checkpoint.newest(workdir, step)
     saved = checkpoint.saved_in_run(workdir, step)
-    return Found(f"{workdir} step {step} ({config.stage})", _stored(saved), _trained(config, workdir)[1])
+    return Found(f"{workdir} step {step} ({config.objective.name})", _stored(saved), _trained(config, workdir)[1])
 
 
 def _of_pack(folder: Path) -> Found:

@@ -78,7 +78,6 @@ def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
     import numpy as np
     from PIL import Image
 
-    from pivot_jax.data.processing import images as pictures
     from pivot_jax.probe import gradmap as probe
     from pivot_jax.train.open import open_run
 
@@ -87,12 +86,10 @@ def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
     given.question(args.prompt)
     _check_answers(args.answer, args.rejected)
     run = open_run(args.workdir, args.step)
-    if run.chat.cutter is not None:
+    if not run.processor.geometry.fixed:
         family = run.mllm.config.vision.family
         raise UserError(f"{args.workdir} has a {family} encoder; gradmap needs one of square images")
-    preset, size = run.config.data.image.preset, run.mllm.config.vision.image_size
-    image = pictures.preprocess(pictures.load(args.image), preset, size)
-    loss, features = _answer_loss(run, args, image)
+    loss, features, image = _answer_loss(run, args)
     grid = probe.gradient_map(loss, features, norm=args.norm)
     out.parent.mkdir(parents=True, exist_ok=True)
     picture = probe.overlay(np.asarray(Image.fromarray(image).resize((384, 384))), grid)
@@ -109,26 +106,22 @@ def _check_answers(answer: str, rejected: str | None) -> None:
         raise UserError("--rejected: the same as --answer; their preference loss has no gradient, so there is no map")
 
 
-def _answer_loss(run: Any, args: argparse.Namespace, image: np.ndarray) -> tuple[Any, Any]:
-    """(loss of the image's features [1, p, d], those features)."""
+def _answer_loss(run: Any, args: argparse.Namespace) -> tuple[Any, Any, np.ndarray]:
+    """(loss of the image's features [1, p, d], those features, the image as the encoder takes it)."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
     from pivot_jax.data.example import Example, Message
     from pivot_jax.data.processing.batch import CHOSEN
-    from pivot_jax.data.processing.collate import vlm_batch
     from pivot_jax.models.logprobs import score
 
     prompt = (Message("user", f"<image>\n{args.prompt}"),)
     example = Example("gradmap", prompt, (args.image,), args.answer, args.rejected)
-    row = run.chat.encode(example, "preference" if args.rejected else "sft")
-    room = (len(row.tokens), len(row.targets))
-    batch = vlm_batch([row], image[None, None], np.zeros(1, np.int64), room, run.chat.pad_id)
+    batch = run.processor.for_kind("preference" if args.rejected else "sft").batch_of([example])
     sign = jnp.where(jnp.asarray(batch.target_branches) > CHOSEN, 1.0, -1.0) * batch.weights
     features = run.mllm.apply({"params": run.params}, batch.images, method="encode_images")
     loss = jax.jit(lambda x: jnp.sum(sign * score(run.mllm, run.params, batch, x).logps))
-    return loss, features
+    return loss, features, batch.images[0, 0]
 
 
 def align(args: argparse.Namespace, overrides: Overrides) -> None:

@@ -1,4 +1,4 @@
-"""What a run is: every key (:mod:`.base`), what may stand there (:mod:`.check`), files and overrides (:mod:`.load`)."""
+"""A run's config: every key (:mod:`.base`), allowed values (:mod:`.check`), files and overrides (:mod:`.load`)."""
 
 from pivot_jax.config.base import base
 from pivot_jax.config.check import validate

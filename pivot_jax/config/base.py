@@ -1,8 +1,8 @@
 """Every key of a run's config, with its default, unit and meaning.
 
 Config files (``configs/**.py``) hold only what differs from here. Values are plain: bool, int, float, str, tuples,
-dicts. Which strings and ranges are allowed stands in :mod:`pivot_jax.config.check`, so that a wrong value is refused
-before anything is built.
+dicts. :mod:`pivot_jax.config.check` has the allowed strings and ranges, and rejects a wrong value before anything is
+built.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ def base() -> ConfigDict:
         {
             "name": "run",  # shown in logs and reports; does not change the result
             "seed": 0,  # root of every random key: weights, row order, sampling
-            "stage": "sft",  # contrastive (stage 0) | sft (stages 1a, 1b, 2, 3) | preference (stage 2)
             "model": _model(),
             # Where weights come from, by parameter prefix ("vision", "projector/fc1", "" for all):
             # "run:WORKDIR[@STEP]", "pack:DIR" or "hf:DIR", each with an optional ":PREFIX" inside the source. "hf:"
@@ -51,13 +50,14 @@ def _model() -> dict[str, Any]:
         "vision": {
             **_encoder(),
             # Qwen2-VL's and Qwen2.5-VL's own family, beside those of _encoder: qwen2_vl | qwen2_5_vl. They bring their
-            # projector, whose parameters are projector/norm, fc1 and fc2. These and siglip2_naflex take pictures of any
-            # size as patches (their number is data.image.max_patches; image_size says nothing).
+            # projector, whose parameters are projector/norm, fc1 and fc2. These and siglip2_naflex take
+            # variable-resolution images as patches (their number is data.image.max_patches; image_size is not read).
             "window": 112,  # qwen2_5_vl: pixels per side of the windows that its blocks attend within
-            "full_blocks": (1, 3),  # qwen2_5_vl: the blocks, from 0, that attend over the whole picture
+            "full_blocks": (1, 3),  # qwen2_5_vl: the blocks, from 0, that attend over the whole image
         },
-        # A second encoder of the same pictures, resized on the device; its features stand beside the first one's, patch
-        # by patch. Of its keys a ConvNeXt reads name, image_size, patch_size, eps, activation, widths and depths.
+        # A second encoder of the same images, resized on the device. Its features are concatenated with those of the
+        # first, patch by patch. Of its keys a ConvNeXt reads name, image_size, patch_size, eps, activation, widths and
+        # depths.
         "second": {
             "kind": "none",  # none | vit | convnext
             **_encoder(),
@@ -66,8 +66,8 @@ def _model() -> dict[str, Any]:
         },
         "projector": {
             "layers": 2,  # new Linear layers, GELU between; hidden width is the decoder's
-            "newline": False,  # a learned vector that ends the rows of a tiled picture (data.image.max_tiles above 1)
-            "reuse": 0,  # frozen layers taken from a pack and put in front of the new ones: 0 | 1 | 2
+            "newline": False,  # a learned vector that ends the rows of a tiled image (data.image.max_tiles above 1)
+            "reuse": 0,  # frozen layers taken from a pack and put before the new ones: 0 | 1 | 2
         },
         "decoder": _decoder(),
         "text": {  # text tower of stage 0 only; its vocabulary is the tokenizer's
@@ -75,7 +75,7 @@ def _model() -> dict[str, Any]:
             "depth": 3,
             "heads": 4,
             "mlp_dim": 256,
-            "max_length": 32,  # tokens of a caption, longer ones are cut
+            "max_length": 32,  # tokens of a caption, longer ones are truncated
         },
     }
 
@@ -122,8 +122,8 @@ def _decoder() -> dict[str, Any]:
         "mlp_dim": 192,
         "max_positions": 32768,  # tokens of context that an export declares (max_position_embeddings)
         "rope_theta": 1e6,  # base of the rotary wavelengths
-        # Positions beyond the pretrained context, as config.json names them; which keys a type reads stands in
-        # models.rotary.FIELDS.
+        # Positions beyond the pretrained context, as config.json names them; models.rotary.FIELDS has the
+        # keys that a type reads.
         "rope_scaling": {
             "rope_type": "default",  # default (none) | linear | dynamic | yarn | llama3
             "factor": 1.0,  # longer context / pretrained one
@@ -152,8 +152,8 @@ def _decoder() -> dict[str, Any]:
 def _tokenizer() -> dict[str, Any]:
     return {
         "path": "",  # folder that transformers.AutoTokenizer reads
-        "image_token": "<|image_pad|>",  # the token that stands once per image feature; must be in the vocabulary
-        # Tokens before and behind the image tokens of each picture, such as Qwen2-VL's
+        "image_token": "<|image_pad|>",  # repeated once per image feature; must be in the vocabulary
+        # Tokens before and after the image tokens of each image, such as Qwen2-VL's
         # ("<|vision_start|>", "<|vision_end|>"); () for none.
         "image_around": (),
         "chat": "chatml",  # how turns are written: chatml (Qwen) | llama3
@@ -169,7 +169,7 @@ def _data() -> dict[str, Any]:
         "sources": (),
         "template": "chat",  # chat (turns, see tokenizer.chat) | plain (stage 1a: image, caption, newline; no turns)
         "loss_mask": "response_only",  # response_only | pivot (turn headers and newlines too, as in the paper's code)
-        "max_length": 2048,  # tokens of a row after image expansion; text is cut on the right, an image never
+        "max_length": 2048,  # tokens of a row after image expansion; text is truncated on the right, an image never
         # Static shapes of sequences, ascending: ((tokens, scored targets), ...). A batch takes the first that holds it.
         # (): one bucket, as large as the longest sequence (rounded up).
         "buckets": (),
@@ -179,14 +179,14 @@ def _data() -> dict[str, Any]:
         "pack": 1,
         "images_per_row": 1,  # image slots of a row; a row with more images is a bad row
         "image": {
-            # Any-resolution tiling (LLaVA-OneVision): a picture is an overview and up to max_tiles - 1 tiles of size
+            # Any-resolution tiling (LLaVA-OneVision): an image is an overview and up to max_tiles - 1 tiles of size
             # pixels. 1: one square. Needs model.projector.newline and images_per_row 1.
             "max_tiles": 1,
             "preset": "siglip",  # how an encoder sees images: a key of processing.images.PRESETS
             "size": 32,  # pixels, square
-            # For presets that keep a picture's size and cut it into patches (qwen2_vl, qwen2_5_vl, siglip2_naflex):
-            "max_patches": 0,  # patches that every picture's list has room for; one with more is made smaller
-            "min_pixels": 3136,  # Qwen: a smaller picture is enlarged
+            # For presets that keep an image's size and split it into patches (qwen2_vl, qwen2_5_vl, siglip2_naflex):
+            "max_patches": 0,  # patches of an image's list; an image with more is made smaller
+            "min_pixels": 3136,  # Qwen: a smaller image is enlarged
             "max_pixels": 12845056,  # Qwen: a larger one is made smaller, also where max_patches would hold it
         },
         "batch_size": 16,  # rows (sft, contrastive) or pairs (preference) per optimizer step, over all processes
@@ -197,9 +197,9 @@ def _data() -> dict[str, Any]:
         "worker_kind": "thread",
         "prefetch": 2,  # batches prepared ahead; does not change the result
         "cache_rows_mib": 256,  # memory for tokenised rows, MiB; what does not fit is tokenised again in each epoch
-        "cache_images_mib": 512,  # preprocessed pictures are kept in memory if all of them fit here, MiB; 0: never
-        # Look for every image file before training; turn off on slow network disks. Presets that cut into patches open
-        # every file in any case: its size says how many tokens the row has.
+        "cache_images_mib": 512,  # preprocessed images are kept in memory if all of them fit here, MiB; 0: never
+        # Look for every image file before training; turn off on slow network disks. Presets that split images into
+        # patches open every file in any case: its size says how many tokens the row has.
         "check_images": True,
         "max_bad_share": 0.01,  # the run stops when a larger share of the rows is bad (0 to 1)
     }
@@ -207,10 +207,14 @@ def _data() -> dict[str, Any]:
 
 def _objective() -> dict[str, Any]:
     return {
-        "name": "sft",  # sft | dpo | mpo; a contrastive stage has its own loss (SigLIP) and does not read it
-        "beta": 0.1,  # dpo, mpo: scale of the log-ratio
-        "gamma": 0.0,  # dpo: weight of the chosen answer's NLL; 0 is the paper's DPO
-        "label_smoothing": 0.0,  # dpo: share of pairs taken as mislabelled, 0 to below 0.5
+        # What is trained for: contrastive (stage 0, SigLIP's loss) | sft (stages 1a, 1b, 2, 3) | preference pairs
+        # (stage 2): dpo | mpo, which are presets of terms, or preference, which is exactly the terms below.
+        "name": "sft",
+        # Preference objectives: ((loss, weight), ...) in place of the preset's, such as
+        # (("sigmoid", 0.8), ("bco", 0.2), ("sft", 1.0)). The losses are objectives.preference_losses.LOSSES.
+        "terms": (),
+        "beta": 0.1,  # sigmoid, bco: scale of the log-ratio
+        "label_smoothing": 0.0,  # sigmoid: share of pairs taken as mislabelled (cDPO), 0 to below 0.5
         "reference": "stored",  # stored (log-probs computed once before training) | step (frozen model in each step)
     }
 
@@ -261,6 +265,6 @@ def _train() -> dict[str, Any]:
 def _eval() -> dict[str, Any]:
     return {
         "batch_size": 16,  # questions answered together
-        "max_new_tokens": 64,  # an answer is cut here
+        "max_new_tokens": 64,  # an answer is truncated here
         "temperature": 0.0,  # 0: greedy
     }

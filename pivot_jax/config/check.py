@@ -1,4 +1,4 @@
-"""What may stand at each key. Every refusal is one line: the full key, what was given, what is allowed."""
+"""Allowed values of each key. Every error is one line: the full key, its value, and what is allowed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pivot_jax.errors import UserError
 
 # (regex over the dotted key, allowed values)
 CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    (r"stage", ("contrastive", "sft", "preference")),
     (r"model\.dtype", ("float32", "bfloat16")),
     (r"model\.(vision|second|decoder)\.remat", ("none", "dots", "full")),
     (
@@ -30,7 +29,6 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"data\.template", ("chat", "plain")),
     (r"data\.worker_kind", ("thread", "process")),
     (r"data\.loss_mask", ("response_only", "pivot")),
-    (r"objective\.name", ("sft", "dpo", "mpo")),
     (r"objective\.reference", ("stored", "step")),
     (r"optimizer\.schedule", ("cosine", "constant")),
 )
@@ -45,7 +43,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"data\.image\.max_patches|model\.vision\.window", lambda x: x >= 0, "at least 0"),
     (r"model\.vision\.full_blocks", lambda x: all(type(i) is int and i >= 0 for i in x), "whole numbers from 0"),
     (r"tokenizer\.image_around", lambda x: not x or (len(x) == 2 and all(isinstance(i, str) and i for i in x)),
-     "empty, or two tokens: before and behind a picture"),
+     "empty, or two tokens: before and after an image"),
     (r"model\.decoder\.rope_(theta|scaling\.(factor|low_freq_factor|high_freq_factor|beta_fast|beta_slow))",
      lambda x: x > 0, "above 0"),
     (r"model\.decoder\.rope_scaling\.(original_max_position_embeddings|attention_factor|mscale|mscale_all_dim)",
@@ -57,7 +55,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
      lambda x: x >= 1, "at least 1"),
     (r"data\.max_bad_share|optimizer\.warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1"),
     (r"objective\.beta", lambda x: x > 0, "above 0"),
-    (r"objective\.gamma|optimizer\.(weight_decay|clip)|eval\.temperature", lambda x: x >= 0, "at least 0"),
+    (r"optimizer\.(weight_decay|clip)|eval\.temperature", lambda x: x >= 0, "at least 0"),
     (r"objective\.label_smoothing", lambda x: 0 <= x < 0.5, "at least 0 and below 0.5"),
     (r"optimizer\.b[12]", lambda x: 0 <= x < 1, "at least 0 and below 1"),
     (r"parallel\..*", lambda x: x == -1 or x >= 1, "at least 1, or -1 for the devices that are left"),
@@ -70,7 +68,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"train\.(accumulate|log_every|checkpoint_every|keep)|eval\.(batch_size|max_new_tokens)", lambda x: x >= 1,
      "at least 1"),
 )  # fmt: skip
-ANY_SIZE = ("siglip2_naflex", "qwen2_vl", "qwen2_5_vl")  # families of encoders that take pictures of any size
+ANY_SIZE = ("siglip2_naflex", "qwen2_vl", "qwen2_5_vl")  # families of encoders for variable-resolution images
 FREE = ("init",)  # dicts whose keys the user chooses
 
 
@@ -115,7 +113,7 @@ def _tuples(value: Any) -> Any:
 
 
 def check_value(key: str, value: Any) -> None:
-    """Refuse a value that no run could use, whatever the other keys say.
+    """Rejects a value that no run could use, whatever the other keys say.
 
     Raises:
       UserError: not one of the choices, or out of range.
@@ -134,12 +132,12 @@ def check_value(key: str, value: Any) -> None:
 
 
 def validate(config: ConfigDict) -> None:
-    """Refuse keys that contradict each other. Types, choices and ranges were checked when each key was set.
+    """Rejects keys that contradict each other. Types, choices and ranges were checked when each key was set.
 
     Raises:
-      UserError: names the keys and the mend.
+      UserError: names the keys and the fix.
     """
-    _check_stage(config)
+    _check_terms(config.objective.terms)
     _check_template(config)
     _check_shapes(config)
     _check_packing(config)
@@ -154,14 +152,15 @@ def validate(config: ConfigDict) -> None:
             )
 
 
-def _check_stage(config: ConfigDict) -> None:
-    stage, objective = config.stage, config.objective.name
-    fits = {"sft": ("sft",), "preference": ("dpo", "mpo")}
-    if stage in fits and objective not in fits[stage]:
-        raise UserError(
-            f"objective.name: {objective!r} does not fit stage '{stage}' (allowed: {', '.join(fits[stage])}); "
-            "set stage and objective.name together"
-        )
+def _check_terms(terms: tuple[Any, ...]) -> None:
+    """Their form; which losses and objectives there are is known where the objective is built."""
+    for term in terms:
+        pair = isinstance(term, tuple) and len(term) == 2 and isinstance(term[0], str)
+        if not (pair and _is_number(term[1]) and 0 < term[1] < math.inf):
+            raise UserError(
+                f"objective.terms: {term!r} is not a pair (loss, weight above 0); write them as "
+                "(('sigmoid', 1.0), ('sft', 0.5))"
+            )
 
 
 def _check_template(config: ConfigDict) -> None:
@@ -180,7 +179,7 @@ def _check_shapes(config: ConfigDict) -> None:
         )
     if config.model.projector.newline and data.image.max_tiles == 1:
         raise UserError(
-            "model.projector.newline: true, but a picture of one square has no rows to end; set data.image.max_tiles "
+            "model.projector.newline: true, but an image of one square has no rows to end; set data.image.max_tiles "
             "above 1, or newline to false"
         )
     if data.image.max_tiles > 1 and not (config.model.projector.newline and data.images_per_row == 1):
@@ -220,8 +219,6 @@ def _check_shapes(config: ConfigDict) -> None:
 
 def _check_packing(config: ConfigDict) -> None:
     data, accumulate = config.data, config.train.accumulate
-    if data.pack > 1 and config.stage == "contrastive":
-        raise UserError(f"data.pack: {data.pack} in a contrastive stage, whose captions are not packed; set it to 1")
     if data.batch_size // accumulate % data.pack:
         raise UserError(
             f"data.pack: {data.pack} does not divide the {data.batch_size // accumulate} rows of a step "
@@ -261,8 +258,11 @@ def _check_rules(key: str, rules: tuple[Any, ...], fits: Callable[[Any], bool], 
 
 
 def _is_rate(value: Any) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value == "frozen" or (is_number and 0 <= value < math.inf)
+    return value == "frozen" or (_is_number(value) and 0 <= value < math.inf)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_target(value: Any) -> bool:

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from pivot_jax.config.base import base
 from pivot_jax.config.check import FREE, check_value, coerce, suggest, validate
+from pivot_jax.config.migration import RETIRED, translate
 from pivot_jax.errors import UserError
 
 # Keys that say how a run is executed, not what it computes: a workdir may be continued with other values. (A different
@@ -114,7 +115,7 @@ def merge(config: ConfigDict, content: Mapping[str, Any], where: str = "", prefi
     """Set every value of the nested ``content`` in ``config``, in place.
 
     Raises:
-      UserError: unknown key or value that is not allowed; ``where`` stands in front of the message.
+      UserError: unknown key or value that is not allowed; ``where`` begins the message.
     """
     for name, value in content.items():
         key = f"{prefix}{name}"
@@ -186,6 +187,8 @@ def _set_in_tuple(node: ConfigDict, name: str, key: str, rest: list[str], value:
 
 
 def _unknown(config: ConfigDict, key: str) -> UserError:
+    if key in RETIRED:
+        return UserError(f"{key}: no key any more; {RETIRED[key][0]}")
     known = flatten(config)
     parent = key.rpartition(".")[0]
     while parent and not _is_group(config, parent):
@@ -237,7 +240,7 @@ def _read_json(text: str, where: str) -> Mapping[str, Any]:
         raise UserError(f"{where}:{error.lineno}: not JSON ({error.msg})") from None
     if not isinstance(content, dict):
         raise UserError(f"{where}: a JSON object is wanted, not a {type(content).__name__}")
-    return content
+    return translate(content)
 
 
 def _result_keys(config: ConfigDict) -> dict[str, Any]:

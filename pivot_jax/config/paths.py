@@ -1,4 +1,4 @@
-"""What lies at a path that somebody named: for messages that say what it is, and the right way to name it."""
+"""What is at a path that a user named: for messages that say what it is, and how to name it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pivot_jax.config.check import suggest
 WORDS = {"run": "a run", "pack": "a pack", "hf": "a Hugging Face folder"}
 
 
-def kind_of(place: str | Path) -> str:
-    """``run``, ``pack`` or ``hf`` (as sources of weights are written), or "" for anything else."""
-    folder = Path(place)
+def kind_of(path: str | Path) -> str:
+    """``run``, ``pack`` or ``hf`` (as weight sources are written), or "" for anything else."""
+    folder = Path(path)
     if (folder / "pack.json").is_file():
         return "pack"
     try:
@@ -21,15 +21,15 @@ def kind_of(place: str | Path) -> str:
         return ""
     if not isinstance(content, dict):
         return ""
-    return "hf" if "model_type" in content else "run" if "stage" in content else ""
+    return "hf" if "model_type" in content else "run" if "objective" in content else ""
 
 
-def instead(place: str | Path, wanted: str) -> str:
-    """What else is at ``place``, or near it if nothing is: the end of a message that says it is not ``wanted``."""
-    found = kind_of(place)
+def instead(path: str | Path, wanted: str) -> str:
+    """What else is at ``path``, or near it if nothing is: the end of a message that says it is not ``wanted``."""
+    found = kind_of(path)
     if found and found != wanted:
-        return f"; it is {WORDS[found]}: as a source of weights {found}:{place}"
-    return "" if Path(place).exists() else f"; there is no such folder{nearest(place)}"
+        return f"; it is {WORDS[found]}: as a source of weights {found}:{path}"
+    return "" if Path(path).exists() else f"; there is no such folder{nearest(path)}"
 
 
 def nearest(path: str | Path, files: bool = False) -> str:

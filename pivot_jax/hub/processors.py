@@ -96,9 +96,8 @@ def _side(size: Mapping[str, Any], path: Path) -> int:
 
 
 def _fits(preset: Preset, raw: Mapping[str, Any], squash: bool, short: int, size: int) -> bool:
-    same = (
-        not preset.sizing and preset.squash == squash and raw.get("resample", preset.interpolation) == preset.interpolation
-    )
+    resample = raw.get("resample", preset.interpolation)
+    same = not preset.sizing and preset.squash == squash and resample == preset.interpolation
     return same and (squash or preset.shorter_side(size) == short)
 
 

@@ -20,14 +20,21 @@ Array = jax.Array
 class Generated(NamedTuple):
     """What was generated."""
 
-    tokens: np.ndarray  # int32 [b, max_new]; the pad id behind the end
+    tokens: np.ndarray  # int32 [b, max_new]; the end token included, the pad id after it
     lengths: np.ndarray  # int32 [b]; tokens before the end token, which is not counted
-    finished: np.ndarray  # bool [b]; False where the limit cut the answer
-    logps: np.ndarray  # float32 [b, max_new]; log-prob of each token (the end token's too), 0 behind the end
+    finished: np.ndarray  # bool [b]; True where there is an end token, False where the limit truncated the answer
+    logps: np.ndarray  # float32 [b, max_new]; log-prob of each token (the end token's too), 0 after the end
 
     def ids(self, row: int) -> list[int]:
-        """Tokens of one answer, without end and padding."""
+        """Tokens of one answer for its text: without end token and padding."""
         return self.tokens[row, : self.lengths[row]].tolist()
+
+    def response(self, row: int) -> list[int]:
+        """Tokens of one answer as the model chose them, the end token included, as ``branches.group_row`` takes them.
+
+        Without an end token where the limit truncated the answer, and empty for a masked prompt.
+        """
+        return self.tokens[row, : self.lengths[row] + self.finished[row]].tolist()
 
 
 def generate(
@@ -126,8 +133,7 @@ def _generate(
     is_end = jnp.isin(tokens, ends)
     first_end = jnp.where(jnp.any(is_end, axis=1), jnp.argmax(is_end, axis=1), max_new)
     lengths = jnp.where(empty, 0, first_end).astype(jnp.int32)
-    behind = jnp.arange(max_new)[None, :] >= lengths[:, None]
-    return jnp.where(behind, pad_id, tokens), lengths, done, logps
+    return tokens, lengths, done & ~empty, logps
 
 
 PER_TOKEN = ("tokens", "image_slots", "positions", "segments", "tile_taps", "tile_weights")

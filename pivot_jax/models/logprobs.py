@@ -36,5 +36,10 @@ def answer_weights(batch: Any, answers: int = 2) -> Any:
 
 def answer_logps(stats: TokenStats, batch: Any, answers: int = 2) -> Any:
     """Summed log-probs of each row's answers, chosen and rejected or a group's: float32 [b, k, answers]."""
+    return answer_sums(stats.logps, batch, answers)
+
+
+def answer_sums(values: Any, batch: Any, answers: int = 2) -> Any:
+    """Values of each target, float32 [b, t], summed over each row's answers: float32 [b, k, answers]."""
     weights = answer_weights(batch, answers)
-    return jnp.einsum("bt,btkr->bkr", stats.logps, weights, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("bt,btkr->bkr", values, weights, precision=jax.lax.Precision.HIGHEST)

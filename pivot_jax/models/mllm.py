@@ -108,7 +108,8 @@ class MLLM(nn.Module):
     def encode_images(self, images: Array, places: Array | None = None) -> Array:
         """Images, m of a whole sequence → vision features [b, m*p, d_vision], computed once per image.
 
-        ``images``: [b, m, H, W, 3]; or patches [b, m, p, i] with ``places`` [b, m, p, 2] (``patch_places`` of a batch).
+        ``images``: [b, m, H, W, 3]; or patches [b, m, p, i] with ``places`` [b, m, p, 2] (``patch_positions`` of a
+          batch).
         """
         images_, *places_ = _flat(images, places)
         features = self._with_second(self.vision.features(images_, *places_), images_)
@@ -146,7 +147,7 @@ class MLLM(nn.Module):
         if batch.images.shape[1] == 0:
             return x
         if image_features is None:
-            image_features = self.encode_images(batch.images, batch.patch_places)
+            image_features = self.encode_images(batch.images, batch.patch_positions)
         image_tokens = self.project(image_features)
         if batch.tile_taps is not None:
             placed = self._blended(image_tokens, batch.tile_taps, batch.tile_weights)

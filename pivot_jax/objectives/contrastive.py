@@ -27,8 +27,8 @@ def sigmoid_contrastive(image: Any, text: Any, scale: Any, bias: Any, valid: Any
     return Term(jnp.sum(pairs), jnp.sum(valid))
 
 
-def build(model: SigLIP) -> Objective:
-    """Every image against every text of the global batch; so it cannot be cut into micro-batches."""
+def build_contrastive(model: SigLIP) -> Objective:
+    """Every image against every text of the global batch, which therefore cannot be split into micro-batches."""
 
     def totals(batch: Any) -> dict[str, Any]:
         return {"images": jnp.sum(batch.weights)}
@@ -40,4 +40,4 @@ def build(model: SigLIP) -> Objective:
         metrics = {"retrieval_accuracy": weighted(best.astype(jnp.float32), batch.weights)}
         return term.sum / jnp.maximum(totals["images"], 1.0), metrics
 
-    return Objective(totals, loss)
+    return Objective("contrastive", totals, loss, couples_rows=True)

@@ -22,7 +22,7 @@ def nll(logps: Any, weights: Any) -> Term:
     return weighted(-logps, weights)
 
 
-def build(mllm: MLLM) -> Objective:
+def build_sft(mllm: MLLM) -> Objective:
     """Token-mean NLL over the global batch; metrics as TRL's SFTTrainer names them."""
 
     def totals(batch: Any) -> dict[str, Any]:
@@ -37,4 +37,4 @@ def build(mllm: MLLM) -> Objective:
         }
         return term.sum / jnp.maximum(totals["tokens"], 1.0), metrics
 
-    return Objective(totals, loss)
+    return Objective("sft", totals, loss)

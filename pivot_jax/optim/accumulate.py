@@ -16,8 +16,8 @@ def loss_and_gradients(
 ) -> tuple[Any, Any, dict[str, Any]]:
     """(loss, float32 gradients of ``trained``, {metric: Term}) of the whole batch.
 
-    ``accumulate`` micro-batches run one after the other; because every term is divided by the whole batch's
-    weight, the result does not depend on their number.
+    ``accumulate`` micro-batches run one after the other. Every term is divided by the whole batch's weight, so the
+    result does not depend on their number.
     """
     totals = objective.totals(batch)
 
@@ -34,13 +34,13 @@ def loss_and_gradients(
     def add(total: Any, micro: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, gradients(micro)), None
 
-    micros = jax.tree.map(lambda x: _cut(x, accumulate), batch)
+    micros = jax.tree.map(lambda x: _split(x, accumulate), batch)
     first = jax.tree.map(lambda x: x[0], micros)
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, first))
     total, _ = jax.lax.scan(add, zero, micros)
     return total
 
 
-def _cut(x: Any, parts: int) -> Any:
-    """[b, ...] → [parts, b / parts, ...]; micro-batch i takes rows i, i + parts, ... so that no row changes device."""
+def _split(x: Any, parts: int) -> Any:
+    """[b, ...] → [parts, b / parts, ...]; micro-batch i has rows i, i + parts, ..., so no row changes device."""
     return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)

@@ -16,8 +16,8 @@ from pivot_jax.parallel.mesh import replicated
 _DECAYED: rules.Rules = [(r".*/(scale|bias)|logit_(scale|bias)", False), (r".*", True)]
 
 
-def build(section: Any, rates: dict[str, float | str], total_steps: int) -> optax.GradientTransformation:
-    """Optimizer of ``config.optimizer`` for the trained tree; clipping is the step's work (it logs the norm).
+def build_optimizer(section: Any, rates: dict[str, float | str], total_steps: int) -> optax.GradientTransformation:
+    """Optimizer of ``config.optimizer`` for the trained tree; the step clips, because it logs the norm.
 
     Args:
       rates: path → peak learning rate, from ``partition.peak_rates``.
@@ -39,7 +39,7 @@ def _scale_by_path(rates: dict[str, float | str]) -> optax.GradientTransformatio
 
 
 def state_shardings(tx: optax.GradientTransformation, trained: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Moments lie where their parameters lie; counters are replicated."""
+    """Moments are sharded like their parameters; counters are replicated."""
     abstract = jax.eval_shape(tx.init, trained)
     return optax.tree.map_params(
         tx,

@@ -15,11 +15,11 @@ from pivot_jax.errors import UserError
 from pivot_jax.models import lora
 
 FROZEN = "frozen"
-# What no stage of an MLLM computes: the encoder's pooling head; of SigLIP and CLIP also last block and closing norm.
+# What no stage of an MLLM computes: the encoder's pooling head, and the last block and closing norm of SigLIP and CLIP.
 UNUSED_BY_MLLM = (r"(vision|second)/final/.*", FROZEN)
 
 
-LORA, NONE, FULL = "lora", "none", "full"  # values of config.lora.targets, beside ranks
+LORA, NONE, FULL = "lora", "none", "full"  # values of config.lora.targets, besides ranks
 
 
 def peak_rates(rule_list: rules.Rules, params: Any) -> dict[str, float | str]:
@@ -38,8 +38,8 @@ def peak_rates(rule_list: rules.Rules, params: Any) -> dict[str, float | str]:
 def _values(key: str, rule_list: rules.Rules, paths: Iterable[str]) -> dict[str, Any]:
     for pattern, _ in rule_list:
         if not any(re.fullmatch(pattern, path) for path in paths):
-            rooms = ", ".join(sorted({path.split("/")[0] for path in paths}))
-            raise UserError(f"{key}: '{pattern}' matches no parameter (they are in: {rooms}); mend or remove it")
+            parts = ", ".join(sorted({path.split("/")[0] for path in paths}))
+            raise UserError(f"{key}: '{pattern}' matches no parameter (they are in: {parts}); fix or remove it")
     try:
         return {path: rules.match(rule_list, path, key) for path in paths}
     except ValueError as error:
@@ -47,12 +47,13 @@ def _values(key: str, rule_list: rules.Rules, paths: Iterable[str]) -> dict[str,
 
 
 def lora_ranks(section: Any, params: Any, rates: dict[str, float | str]) -> tuple[lora.Ranks, dict[str, float | str]]:
-    """Ranks of the adapters that ``config.lora`` asks for, by kernel; and the rates with them.
+    """Kernel → rank of its adapter under ``config.lora``, and the learning rates with the adapters.
 
-    Frozen is then what the targets do not call "full"; an adapter has its kernel's rate, its scale is a constant.
+    Every parameter that the targets do not call "full" is then frozen. An adapter has its kernel's rate; its scale is a
+    constant.
 
     Raises:
-      UserError: a rank for what is no linear layer's kernel, a rule without a path, or nothing to train.
+      UserError: a rank for a parameter that is no linear layer's kernel, a rule without a path, or nothing to train.
     """
     shapes = {path: leaf.shape for path, leaf in rules.flatten(params).items()}
     targets = _values("lora.targets", section["targets"], shapes)
@@ -89,9 +90,9 @@ def merge(trained: Any, frozen: Any) -> dict[str, Any]:
 
 
 def table(params: Any, rates: dict[str, float | str]) -> list[dict[str, Any]]:
-    """Rows {group, parameters, rate} for the run's start: parameters added up by room and learning rate.
+    """Rows {group, parameters, rate} for the run's start: parameters added up by part of the model and learning rate.
 
-    Adapters are groups of their own, by rank; their scales are constants and no parameters.
+    Adapters are groups of their own, by rank. Their scales are constants and do not count.
     """
     counts: dict[tuple[str, float | str], int] = defaultdict(int)
     flat = rules.flatten(params)

@@ -24,7 +24,7 @@ def multiplier(section: Any, total_steps: int) -> Callable[[Any], Any]:
         raise UserError(f"optimizer.schedule: '{kind}' is unknown; there are: cosine, constant")
 
     def curve(step: Any) -> Any:
-        # A plain number is answered on the host: on a device the answer would wait behind the steps that are queued.
+        # A plain number is computed on the host: on a device the result would wait for the steps that are queued.
         xp: Any = np if isinstance(step, int) else jnp
         step = xp.asarray(step, xp.float32)
         rising = step / max(1, warmup)

@@ -17,7 +17,7 @@ from pivot_jax.optim.accumulate import loss_and_gradients
 
 @struct.dataclass
 class TrainState:
-    """Everything that a step changes, and the frozen parameters that it reads."""
+    """Everything that a step changes, and the frozen parameters."""
 
     step: Any  # int32 []; optimizer steps done
     trained: Any  # float32 parameters with gradients
@@ -44,11 +44,11 @@ def build_step(
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
     """(state, batch, reference parameters or None) → (state, scalar metrics).
 
-    Gradients are clipped to the global norm ``clip`` as PyTorch does (0: not). A step whose loss or gradient is not
-    finite changes no parameters, and neither does any after it: the loop stops there and nothing is lost.
+    Gradients are clipped to the global norm ``clip`` as PyTorch does (0: no clipping). A step with a loss or gradient
+    that is not finite changes no parameters, and neither does any step after it: the loop stops and nothing is lost.
 
     Args:
-      keeps_base: only LoRA adapters are trained, so that the frozen parameters are also the reference's.
+      keeps_base: only LoRA adapters are trained; the frozen parameters are then also those of the reference.
     """
 
     def step(state: TrainState, batch: Any, reference: Any) -> tuple[TrainState, dict[str, Any]]:

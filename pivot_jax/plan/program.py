@@ -13,11 +13,12 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from pivot_jax.data.processing.batch import ContrastiveBatch, VLMBatch
-from pivot_jax.data.processing.images import preset_of
+from pivot_jax.data.processing.processor import build_geometry
 from pivot_jax.data.processing.tiles import TAPS
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
 from pivot_jax.models.flops import traced_flops
+from pivot_jax.objectives.table import build_objective
 from pivot_jax.parallel.mesh import AXES, ROWS, arrange, check_rows, mesh_sizes
 from pivot_jax.plan.collectives import Traffic, traffic
 from pivot_jax.plan.topology import Topology
@@ -65,7 +66,8 @@ def prepare(config: Any, topology: Topology) -> Setup:
     else:
         mesh = Mesh(arrange(topology.devices, sizes), AXES, axis_types=(AxisType.Auto,) * 3)
     model = build_model(config, 1)  # the tokenizer is not read; a vocabulary that is too small shows in training
-    return assemble(config, mesh, SimpleNamespace(total_steps=1000), model)
+    objective = build_objective(model.module, config)
+    return assemble(config, mesh, SimpleNamespace(total_steps=1000), model, objective)
 
 
 def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
@@ -73,30 +75,28 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
     config, size, pack = setup.config, setup.config.data.image.size, setup.config.data.pack
     place = NamedSharding(setup.mesh, ROWS)
     array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows // pack, *shape), dtype, sharding=place)  # noqa: E731
-    if config.stage == "contrastive":
+    if setup.objective.kind == "contrastive":
         tokens = config.model.text.max_length
         return ContrastiveBatch(
             array(np.uint8, size, size, 3), array(np.int32, tokens), array(np.float32), array(np.int32)
         )
     n, t = bucket
     vision, slots = setup.model.module.config.vision, pack * config.data.images_per_row
-    tiles = config.data.image.max_tiles
-    images, places = array(np.uint8, slots * tiles, size, size, 3), None
-    if preset_of(config.data.image.preset).sizing:
-        images = array(np.uint8, slots, config.data.image.max_patches, vision.patch_size**2 * 3)
-        places = array(np.int32, slots, config.data.image.max_patches, 2)
+    geometry = build_geometry(config.data.image, vision.patch_size)
+    images = geometry.empty(slots * geometry.arrays)
+    tiled = geometry.arrays > 1
     positions = array(np.int32, n, 3) if setup.model.module.config.decoder.mrope_section else array(np.int32, n)
     ids, targets = array(np.int32, n), array(np.int32, t)
-    stored = config.stage == "preference" and config.objective.reference == "stored"
     return VLMBatch(
-        images=images, patch_places=places,
-        tile_taps=array(np.int32, n, TAPS) if tiles > 1 else None,
-        tile_weights=array(np.float32, n, TAPS) if tiles > 1 else None,
+        images=array(np.uint8, *images.pixels.shape),
+        patch_positions=None if images.positions is None else array(np.int32, *images.positions.shape),
+        tile_taps=array(np.int32, n, TAPS) if tiled else None,
+        tile_weights=array(np.float32, n, TAPS) if tiled else None,
         tokens=ids, image_slots=ids, positions=positions, segments=ids, branches=ids,
         sources=targets, targets=targets, weights=array(np.float32, t), target_branches=targets,
         target_rows=targets,
         row_index=array(np.int32, pack),
-        ref_logps=array(np.float32, pack, 2) if stored else None,
+        ref_logps=array(np.float32, t) if setup.objective.reference == "stored" else None,
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[An
             raise UserError(f"{rows} rows of a step: no multiple of {unit}, because of {key}; change either")
     check_rows(rows // unit, "sequences of a micro-batch" if unit > 1 else "rows", setup.mesh)
     reference = None
-    if config.stage == "preference" and config.objective.reference == "step" and not setup.keeps_base:
+    if setup.objective.reference == "step" and not setup.keeps_base:
         like, shardings = lora.base(setup.like), lora.base(setup.shardings)
         reference = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, shardings)
     return setup.state_like(), abstract_batch(setup, bucket, rows), reference

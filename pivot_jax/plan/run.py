@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pivot_jax.errors import UserError
+from pivot_jax.objectives.table import batch_kind
 from pivot_jax.plan import program as programs
 from pivot_jax.plan.estimate import estimate_step
 from pivot_jax.plan.program import GIB, Program, TooLarge
@@ -52,7 +53,7 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
         because it is too large; says by how much, and how many rows would fit.
     """
     buckets = [tuple(bucket) for bucket in config.data.buckets]
-    if config.stage == "contrastive":
+    if batch_kind(config) == "contrastive":
         buckets = [(config.model.text.max_length, 1)]
     if not buckets:
         raise UserError(

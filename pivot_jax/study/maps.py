@@ -14,7 +14,6 @@ import numpy as np
 
 from pivot_jax.data import scenes
 from pivot_jax.data.loading.loader import build_loader
-from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.probe import gradmap
 from pivot_jax.study.measure import save_arrays
@@ -78,8 +77,7 @@ def asked_things(study: Study) -> list[tuple[int, np.ndarray, str]]:
 def _grids(study: Study, model: OpenRun, rows: list[int], both: bool) -> np.ndarray:
     """Sizes of the loss gradient per patch: float32 [k, s, s]."""
     source = {"format": "tfds", "path": str(study.data), "split": "preference_test"}
-    tokenizer = load_tokenizer(model.config.tokenizer.path)
-    loader = build_loader(model.config, tokenizer, kind="preference", sources=[source], batch_size=len(rows))
+    loader = build_loader(model.config, model.training_processor("preference"), sources=[source], batch_size=len(rows))
     batch = loader.load(np.asarray(rows), len(loader.buckets) - 1)
     mllm, params = model.mllm, model.params
     features = mllm.apply({"params": params}, batch.images, method="encode_images")

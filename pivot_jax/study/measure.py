@@ -10,7 +10,6 @@ import numpy as np
 
 from pivot_jax.data import scenes
 from pivot_jax.data.loading.loader import build_loader
-from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.eval.answerer import Answerer
 from pivot_jax.eval.run import RunOptions, evaluate
 from pivot_jax.models.logprobs import answer_logps, score
@@ -25,7 +24,7 @@ def answers(study: Study, seed: int, run: str, blank: bool) -> dict[str, Any]:
     name = f"{run}_blank" if blank else run
     out = study.folder(seed) / "answers" / f"{name}.jsonl"
     size = model.config.eval.batch_size
-    answerer = Answerer(model.mllm, model.params, model.chat, batch_size=size, blank_images=blank)
+    answerer = Answerer(model.mllm, model.params, model.processor, batch_size=size, blank_images=blank)
     options = RunOptions(
         model_id=name, max_new_tokens=study.settings.max_new_tokens, ranked=True, chunk=size, show=False
     )
@@ -51,9 +50,8 @@ def pairs(study: Study, seed: int, arm: str) -> dict[str, Any]:
 def _logps(study: Study, model: OpenRun, split: str) -> np.ndarray:
     """Summed log-probs of chosen and rejected for all pairs of a split: float32 [n, 2]."""
     source = {"format": "tfds", "path": str(study.data), "split": split}
-    tokenizer = load_tokenizer(model.config.tokenizer.path)
     size = model.config.eval.batch_size
-    loader = build_loader(model.config, tokenizer, kind="preference", sources=[source], batch_size=size)
+    loader = build_loader(model.config, model.training_processor("preference"), sources=[source], batch_size=size)
     compute = jax.jit(lambda params, batch: answer_logps(score(model.mllm, params, batch), batch))
     found = [(np.asarray(compute(model.params, batch)), batch.row_index) for batch in loader.ordered()]
     return np.concatenate([values[index >= 0] for values, index in found])

@@ -32,7 +32,7 @@ def extract(workdir: Path, out: Path, step: int | None = None) -> dict[str, Any]
         raise UserError(f"{workdir} has no vision encoder (it has: {', '.join(params)})")
     about = {
         "run": run_config.name,
-        "stage": run_config.stage,
+        "objective": run_config.objective.name,
         "model": run_config.model.to_dict(),
         "image": run_config.data.image.to_dict(),
         "sha256": {name: weights_hash(part) for name, part in parts.items()},

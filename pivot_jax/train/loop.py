@@ -226,7 +226,7 @@ class _Run:
         if self.step not in self.checkpoints.steps():
             self._save(state.replace(healthy=~state.healthy), done.place)
         self.checkpoints.wait()
-        rows = [self.setup.loader.row_id(int(row)) for row in np.ravel(done.batch.row_index) if row >= 0]
+        rows = [self.setup.loader.data.row_id(int(row)) for row in np.ravel(done.batch.row_index) if row >= 0]
         shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
         raise UserError(
             f"step {self.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']} (rows {shown}); "

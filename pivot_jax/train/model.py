@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from pivot_jax import rules
+from pivot_jax.data.processing.chat import Kind
+from pivot_jax.data.processing.processor import Processor, build_processor
 from pivot_jax.errors import UserError
 from pivot_jax.models import flops, zoo
 from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.models.siglip import SigLIP
 from pivot_jax.models.vit import ViTConfig, blank
+from pivot_jax.objectives.table import batch_kind, build_objective
 
 
 class Model(NamedTuple):
@@ -33,7 +36,7 @@ def build_model(config: Any, vocabulary: int) -> Model:
     if not parts.vision.traits.patch_input and parts.vision.image_size != config.data.image.size:
         sizes = f"{config.data.image.size} but the encoder takes {parts.vision.image_size}"
         raise UserError(f"data.image.size is {sizes}; make them equal")
-    if config.stage == "contrastive":
+    if batch_kind(config) == "contrastive":
         if not isinstance(parts.vision, ViTConfig) or parts.vision.traits.patch_input or parts.second:
             raise UserError(
                 f"model.vision: stage 0 trains one ViT of square pictures, not '{parts.vision.family}'"
@@ -69,13 +72,16 @@ def parts(module: Any) -> dict[str, Any]:
     return {"vision": module.config.vision, "second": module.config.second, "decoder": module.config.decoder}
 
 
-def row_shape(module: Any) -> dict[str, Any]:
-    """What a loader has to know of the model (arguments of ``build_loader``)."""
-    if isinstance(module, SigLIP):
-        return {"image_tokens": module.vision_config.tokens, "mrope": False}
-    vision, decoder = module.config.vision, module.config.decoder
-    shape = {"image_tokens": module.config.image_tokens, "patch_size": vision.patch_size}
-    return {**shape, "mrope": bool(decoder.mrope_section)}
+def processor_of(config: Any, module: Any, tokenizer: Any, kind: Kind, **changes: Any) -> Processor:
+    """Processor of a run's model.
+
+    Args:
+      kind: of the rows that it encodes.
+      changes: ``template`` and ``max_length``, as for ``processor.build_processor``.
+    """
+    vision, decoder = parts(module)["vision"], parts(module).get("decoder")
+    mrope = decoder is not None and bool(decoder.mrope_section)
+    return build_processor(config, tokenizer, kind, patch_size=vision.patch_size, mrope=mrope, **changes)
 
 
 def step_flops(
@@ -100,7 +106,7 @@ def step_flops(
     parts = flops.forward(
         module.config, config.data.images_per_row * config.data.image.max_tiles, tokens, targets, patches
     )
-    in_step = config.stage == "preference" and config.objective.reference == "step"
+    in_step = build_objective(module, config).reference == "step"
     return flops.train_step(parts, trained, in_step, adapted)
 
 

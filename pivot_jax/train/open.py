@@ -9,16 +9,18 @@ from typing import Any
 import jax
 
 from pivot_jax import config as configs
-from pivot_jax.data.loading.image_cache import cutter_of
-from pivot_jax.data.processing.chat import Chat, chat_of
+from pivot_jax.data.processing.chat import Kind
+from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs as hub_configs
 from pivot_jax.models import zoo
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
+from pivot_jax.objectives.table import batch_kind
 from pivot_jax.train import checkpoint
 from pivot_jax.train.compatibility import config_of
 from pivot_jax.train.extract import ENCODER_ROOMS, read_config
+from pivot_jax.train.model import processor_of
 from pivot_jax.train.source import Source, load_params
 
 LONGEST_PROMPT = 8192  # tokens; a prompt is padded to what it needs, so this costs nothing
@@ -26,14 +28,18 @@ LONGEST_PROMPT = 8192  # tokens; a prompt is padded to what it needs, so this co
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run's model with its weights of one step on the device, and its chat."""
+    """A run's model with its weights of one step on the device, and its processor."""
 
     name: str  # WORKDIR@STEP
     config: Any
     mllm: MLLM
     params: dict[str, Any]
-    chat: Chat
-    identity: str  # NAME@STEP-CONFIG-CONTENT: what the model is, wherever the run stands
+    processor: Processor
+    identity: str  # NAME@STEP-CONFIG-CONTENT: identifies the model wherever the run is stored
+
+    def training_processor(self, kind: Kind) -> Processor:
+        """The processor with the limits and the template that the run was trained with."""
+        return processor_of(self.config, self.mllm, self.processor.chat.tokenizer, kind)
 
 
 def open_run(workdir: str | Path, step: int | None = None, template: str = "chat") -> OpenRun:
@@ -47,24 +53,15 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
     """
     workdir = Path(workdir)
     config = read_config(workdir)
-    if config.stage == "contrastive":
+    if batch_kind(config) == "contrastive":
         raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; it can be probed only")
     mllm = MLLM(zoo.build(config.model, config.data.image))
     step = checkpoint.newest(workdir, step)
     params = jax.device_put(checkpoint.load_run(workdir, step))
-    chat = chat_of(
-        config,
-        load_tokenizer(config.tokenizer.path),
-        "prompt",
-        mllm.config.image_tokens,
-        cutter_of(config.data.image, mllm.config.vision.patch_size),
-        bool(mllm.config.decoder.mrope_section),
-        template=template or config.data.template,
-        max_length=LONGEST_PROMPT,
-        max_targets=0,
-    )
+    tokenizer = load_tokenizer(config.tokenizer.path)
+    processor = processor_of(config, mllm, tokenizer, "prompt", template=template, max_length=LONGEST_PROMPT)
     identity = f"{config.name}@{step}-{configs.fingerprint(config)}-{checkpoint.content_mark(workdir, step)}"
-    return OpenRun(f"{workdir}@{step}", config, mllm, params, chat, identity)
+    return OpenRun(f"{workdir}@{step}", config, mllm, params, processor, identity)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from pivot_jax import files, rules
 from pivot_jax.errors import UserError
-from pivot_jax.models.logprobs import answer_logps, score
+from pivot_jax.models.logprobs import score
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import place_batch
 
@@ -27,54 +27,76 @@ KEEP_EVERY_S = 60.0
 def stored(
     module: Any, params: Any, loader: Any, mesh: Mesh, workdir: Path, progress: Any, resumed: bool = False
 ) -> np.ndarray:
-    """float32 [rows, 2]: summed log-probs of chosen and rejected under ``params``.
+    """Log-probs of all scored targets under ``params``, row after row: float32 [``loader.target_offsets[-1]``].
 
     Read from ``workdir/reference_logps.npz`` if that was made with the same weights and data, else computed and
-    written there. What was computed is kept every :data:`KEEP_EVERY_S` seconds, so that a killed pass goes on where it
-    was. Rows whose image could not be read are NaN; the loader masks them.
+    written there. What was computed is saved every :data:`KEEP_EVERY_S` seconds, and a killed pass resumes from it.
+    Rows whose image could not be read are NaN; the loader masks them.
 
     Raises:
-      UserError: a run that goes on (``resumed``) has log-probs of other weights; it would change its reference.
+      UserError: a resumed run has log-probs of other weights; it would change its reference.
     """
     path, unfinished = workdir / FILE, workdir / UNFINISHED
     fingerprint = hashlib.sha256(json.dumps([weights_hash(params), loader.fingerprint()]).encode()).hexdigest()
-    if (kept := _read(path, fingerprint)) is not None:
-        return kept[0]
-    if resumed and path.exists():
+    kept = _read(path)
+    if kept is not None and kept.fingerprint == fingerprint and kept.logps is not None:
+        return kept.logps
+    if resumed and kept is not None and kept.fingerprint != fingerprint:
         raise UserError(
             f"{path} belongs to other weights or data than this config starts from now; put back what config.init "
             "and data.sources name, or start a new workdir"
         )
-    compute = jax.jit(lambda params, batch: answer_logps(score(module, params, batch), batch))
-    logps, done = _read(unfinished, fingerprint) or (np.full((loader.rows, 2), np.nan, np.float32), 0)
+    compute = jax.jit(lambda params, batch: score(module, params, batch).logps)
+    offsets = loader.target_offsets
+    logps, done = np.full(offsets[-1], np.nan, np.float32), 0
+    begun = _read(unfinished)
+    if begun is not None and begun.fingerprint == fingerprint and begun.logps is not None:
+        logps, done = begun.logps, begun.batches
     left = -(-loader.rows // loader.batch_size) - done
     kept_at = time.monotonic()
     for batch in progress(loader.one_pass(done), left, "reference log-probs"):
         placed = place_batch(batch, mesh)
-        values = multihost_utils.process_allgather((compute(params, placed), placed.row_index), tiled=True)
-        values, index = (np.asarray(x) for x in values)
-        logps[index[index >= 0]] = values[index >= 0]
+        parts = compute(params, placed), placed.weights, placed.row_index
+        values, weights, index = (np.asarray(x) for x in multihost_utils.process_allgather(parts, tiled=True))
+        # The targets of a sequence are those of its rows, in order and without gaps; a masked row has none.
+        rows = index[index >= 0]
+        logps[_positions(offsets, rows)] = values[weights > 0]
         done += 1
         if is_first() and time.monotonic() - kept_at >= KEEP_EVERY_S:
-            _write(unfinished, fingerprint, logps, done)
+            _write(unfinished, Stored(fingerprint, logps, done), offsets)
             kept_at = time.monotonic()
     if is_first():
-        _write(path, fingerprint, logps, done)
+        _write(path, Stored(fingerprint, logps, done), offsets)
         unfinished.unlink(missing_ok=True)
     return logps
 
 
-def _read(path: Path, fingerprint: str) -> tuple[np.ndarray, int] | None:
-    """Log-probs and the number of batches that they are of; None if the file is not there or of something else."""
+def _positions(offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Where the targets of ``rows`` are in an array of all targets, row after row."""
+    return np.concatenate([np.arange(offsets[row], offsets[row + 1]) for row in rows] or [np.zeros(0, np.int64)])
+
+
+class Stored(NamedTuple):
+    """Content of a file of log-probs."""
+
+    fingerprint: str  # of the weights and the data that they belong to
+    logps: np.ndarray | None  # float32 [targets]; None in a file of an earlier version, which held sums per answer
+    batches: int  # how many batches of ``Loader.one_pass`` are in it
+
+
+def _read(path: Path) -> Stored | None:
+    """Content of a file; None if there is none."""
     if not path.exists():
         return None
     with np.load(path) as file:
-        return (file["logps"], int(file.get("batches", 0))) if str(file["fingerprint"]) == fingerprint else None
+        logps = file["logps"] if "offsets" in file else None
+        return Stored(str(file["fingerprint"]), logps, int(file.get("batches", 0)))
 
 
-def _write(path: Path, fingerprint: str, logps: np.ndarray, batches: int) -> None:
+def _write(path: Path, content: Stored, offsets: np.ndarray) -> None:
+    """``offsets`` int64 [rows + 1]: row i has the log-probs from offsets[i] to offsets[i + 1]."""
     with files.whole(path) as partial:
-        np.savez(partial, logps=logps, fingerprint=fingerprint, batches=batches)
+        np.savez(partial, **content._asdict(), offsets=offsets)
 
 
 def weights_hash(params: Any) -> str:

@@ -21,7 +21,7 @@ from pivot_jax.progress import progress
 from pivot_jax.train import checkpoint, loop, reference
 from pivot_jax.train.checkpoint import Checkpoints
 from pivot_jax.train.reference import weights_hash
-from pivot_jax.train.setup import Setup, build, starting_params
+from pivot_jax.train.setup import Setup, build_setup, starting_params
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def run(config: Any, workdir: Path | str) -> Result:
     fresh = _check_place(config, workdir)
     runtime.cache_programs()
     started = time.perf_counter()
-    setup = build(config, workdir, check_init=fresh)
+    setup = build_setup(config, workdir, check_init=fresh)
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_text(workdir / "config.json", configs.to_json(config))
@@ -114,21 +114,21 @@ def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any
     finally:
         checkpoints.close()
     if restored is not None:
-        again = setup.config.stage == "preference" and not setup.keeps_base
+        again = setup.objective.reference is not None and not setup.keeps_base
         return (*restored, starting_params(setup) if again else None)
     starting = starting_params(setup)
     return setup.fresh_state(starting), None, starting
 
 
 def _reference(setup: Setup, starting: Any, workdir: Path, resumed: bool) -> Any:
-    """Prepares the reference of a preference run: stored log-probs go into the loader, else its parameters.
+    """Prepares the reference, if the objective needs one: stored log-probs go into the loader, else its parameters.
 
     With LoRA it is the model without its adapters; where nothing else is trained, a step takes it from the state.
     """
-    if setup.config.stage != "preference":
+    if setup.objective.reference is None:
         return None
     starting = lora.base(starting)
-    if setup.config.objective.reference == "step":
+    if setup.objective.reference == "step":
         if setup.keeps_base:
             return None
         # the state's own buffers are donated, so the reference needs arrays of its own

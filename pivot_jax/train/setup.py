@@ -16,14 +16,14 @@ from pivot_jax.data.loading.loader import Loader, build_loader
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
-from pivot_jax.objectives import build as steps
 from pivot_jax.objectives.base import Objective
+from pivot_jax.objectives.table import batch_kind, build_objective
 from pivot_jax.optim import adamw, partition, schedule
 from pivot_jax.optim.update import TrainState, build_step, init_state
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import check_rows, make_mesh, param_shardings, replicated
 from pivot_jax.train import checkpoint, compatibility
-from pivot_jax.train.model import Model, build_model, parts, root_key, row_shape, without
+from pivot_jax.train.model import Model, build_model, parts, processor_of, root_key, without
 from pivot_jax.train.source import OPTIONAL, initial_params, longest, read_adapter
 from pivot_jax.train.source import check as check_sources
 
@@ -110,7 +110,7 @@ class Setup:
         return jax.jit(step, donate_argnums=0, out_shardings=(self.state_shardings(), whole))
 
 
-def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init: bool = False) -> Setup:
+def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check_init: bool = False) -> Setup:
     """All parts of a run; reads and checks the data, allocates no parameters.
 
     Args:
@@ -136,12 +136,12 @@ def build(config: Any, workdir: Path | None, devices: Any = None, *, check_init:
         model = as_started(config, model, None)
     elif workdir is not None and checkpoint.complete(workdir):
         model = as_started(config, model, workdir)
-    loader = build_loader(
-        config, tokenizer, process_index=jax.process_index(), process_count=jax.process_count(), workdir=workdir,
-        **row_shape(model.module),
-    )  # fmt: skip
+    objective = build_objective(model.module, config)
+    processor = processor_of(config, model.module, tokenizer, objective.kind)
+    process = jax.process_index(), jax.process_count()
+    loader = build_loader(config, processor, process=process, workdir=workdir)
     loader.check_trainable()
-    return assemble(config, mesh, loader, model)
+    return assemble(config, mesh, loader, model, objective)
 
 
 def as_started(config: Any, model: Model, workdir: Path | None) -> Model:
@@ -160,13 +160,13 @@ def as_started(config: Any, model: Model, workdir: Path | None) -> Model:
     else:
         there = set(checkpoint.saved_in_run(workdir, checkpoint.newest(workdir)))
     absent = {path for path in like if path.startswith(OPTIONAL) and path not in there}
-    if absent and config.stage == "contrastive":
+    if absent and batch_kind(config) == "contrastive":
         raise UserError(f"init: the encoder's source lacks '{min(absent)}', which stage 0 trains; take a whole encoder")
     return without(model, absent) if absent else model
 
 
-def assemble(config: Any, mesh: Mesh, loader: Any, model: Model) -> Setup:
-    """The parts that follow from model and mesh; ``loader`` needs only ``total_steps``."""
+def assemble(config: Any, mesh: Mesh, loader: Any, model: Model, objective: Objective) -> Setup:
+    """The parts that follow from model, objective and mesh; ``loader`` needs only ``total_steps``."""
     like, rates, ranks = parameters(config, model)
     return Setup(
         config=config,
@@ -175,8 +175,8 @@ def assemble(config: Any, mesh: Mesh, loader: Any, model: Model) -> Setup:
         model=model,
         rates=rates,
         ranks=ranks,
-        objective=steps.build(model.module, config),
-        optimizer=adamw.build(config.optimizer, rates, loader.total_steps),
+        objective=objective,
+        optimizer=adamw.build_optimizer(config.optimizer, rates, loader.total_steps),
         curve=schedule.multiplier(config.optimizer, loader.total_steps),
         shardings=param_shardings(like, mesh),
         like=like,
@@ -202,7 +202,7 @@ def starting_params(setup: Setup) -> dict[str, Any]:
         return params
     places = lora.adapter(setup.shardings)
     if setup.config.lora.init:
-        if setup.config.stage == "contrastive":
+        if setup.objective.kind == "contrastive":
             raise UserError("lora.init: an adapter of PEFT's is read in stages with a language model; leave it empty")
         adapters = read_adapter(setup.config.lora.init, setup.model.module.config, lora.adapter(setup.like), places)
         _check_scales(setup, adapters)
@@ -232,5 +232,5 @@ def _check_scales(setup: Setup, adapters: Any) -> None:
 def _rules(config: Any, like: Any) -> rules.Rules:
     """The config's rules; in an MLLM, what no stage computes is frozen first (if the encoder has such)."""
     given = [tuple(rule) for rule in config.optimizer.rules]
-    used = config.stage == "contrastive" or "final" not in like["vision"]
+    used = batch_kind(config) == "contrastive" or "final" not in like["vision"]
     return given if used else [partition.UNUSED_BY_MLLM, *given]

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.processing.chat import Chat
-from pivot_jax.data.processing.tiles import tiler_of
+from pivot_jax.data.processing.tiles import tiles_of
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval.answerer import Answerer
 from pivot_jax.models.mllm import MLLM, init_params
 from tests.tiny.mllm import tiny_mllm
+from tests.tiny.processing import processor
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = train_bpe(["What colour is it? red green blue yellow"] * 4, 300, tmp_path_factory.mktemp("tokenizer"))
-    chat = Chat(load_tokenizer(folder), image_tokens=4, max_length=128)
-    return *tiny_mllm(300, gain=2.0), chat
+    return *tiny_mllm(300, gain=2.0), processor(load_tokenizer(folder), max_length=128)
 
 
 def examples(count=5):
@@ -72,28 +70,24 @@ def test_questions_that_cannot_be_asked_stop_the_evaluation(parts):
 
 def test_tiled_images_are_answered_and_blanked(parts):
     """LLaVA-OneVision's tiles are squares of the encoder's size, several to an image; an evaluation keeps none."""
-    mllm, _, chat = parts
+    mllm, _, square = parts
     cfg = mllm.config
     cfg = replace(cfg, projector=replace(cfg.projector, newline=True))
     mllm = MLLM(cfg)
     params = init_params(mllm, jax.random.key(0))
     section = {"max_tiles": 5, "preset": "siglip", "size": cfg.vision.image_size}
-    chat = Chat(
-        chat.tokenizer, image_tokens=cfg.image_tokens, max_length=256, cutter=tiler_of(section, cfg.vision.patch_size)
-    )
-    together = Answerer(mllm, params, chat, batch_size=2).answer(examples(3), 4)
-    assert together == Answerer(mllm, params, chat, batch_size=1).answer(examples(3), 4)
-    blind = Answerer(mllm, params, chat, blank_images=True)
+    tiled = processor(square.chat.tokenizer, geometry=tiles_of(section, cfg.vision.patch_size), max_length=256)
+    together = Answerer(mllm, params, tiled, batch_size=2).answer(examples(3), 4)
+    assert together == Answerer(mllm, params, tiled, batch_size=1).answer(examples(3), 4)
+    blind = Answerer(mllm, params, tiled, blank_images=True)
     same_text = [Example(e.id, examples()[0].messages, e.images) for e in examples(3)]
     assert np.ptp(blind.option_logps(same_text, [["red", "green"]] * 3)[0], axis=0).max() < 1e-5
 
 
-def test_an_answerer_says_what_its_answers_depend_on():
+def test_an_answerer_says_what_its_answers_depend_on(parts):
     """A greedy answer does not depend on the seed; a sampled one on seed and batch."""
-    chat = SimpleNamespace(end_id=1, max_images=1, cutter=None)
-    mllm = SimpleNamespace(config=SimpleNamespace(vision=SimpleNamespace(image_size=8)))
-    greedy = [Answerer(mllm, {}, chat, seed=seed, batch_size=2 + seed).settings for seed in (0, 1)]
+    greedy = [Answerer(*parts, seed=seed, batch_size=2 + seed).settings for seed in (0, 1)]
     assert greedy[0] == greedy[1] == {"temperature": 0.0, "preset": "siglip", "blank_images": False}
-    sampled = [Answerer(mllm, {}, chat, seed=seed, temperature=0.5).settings for seed in (0, 1)]
+    sampled = [Answerer(*parts, seed=seed, temperature=0.5).settings for seed in (0, 1)]
     assert sampled[0] != sampled[1]
-    assert Answerer(mllm, {}, chat, blank_images=True).settings != greedy[0]
+    assert Answerer(*parts, blank_images=True).settings != greedy[0]

@@ -18,7 +18,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub import HubModel, adapter
 from pivot_jax.models import lora
 from pivot_jax.models.mllm import MLLM, init_params
-from pivot_jax.objectives import preference, sft
+from pivot_jax.objectives.table import build_objective
 from pivot_jax.optim import partition
 from pivot_jax.optim.accumulate import loss_and_gradients
 from tests.parity import compare
@@ -168,33 +168,34 @@ def text_logits(cfg, params, ids):
     return decoder.apply({"params": params}, x, positions, ones, method="hidden") @ params["embed"].T
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_gradients_are_peft_s(folder, tmp_path, stage):
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_gradients_are_peft_s(folder, tmp_path, name):
     """One step: of the adapters alone, with the base without them as DPO's reference."""
     params = with_adapter(BASE, seed=4)
     adapter.write(params, MODEL, tmp_path / "adapter")
     batch = pairs(ref=False)
     module = MLLM(tiny.CONFIG)
-    section = configs.base().objective
-    objective = sft.build(module) if stage == "sft" else preference.build(module, {**section.to_dict(), "name": "dpo"})
+    config = configs.base()
+    config.objective.name = name
+    objective = build_objective(module, config)
     trained, base = lora.adapter(params), lora.base(params)
     scales = {p: x for p, x in rules.flatten(trained).items() if p.endswith(lora.SCALE)}
     trained = {p: x for p, x in rules.flatten(trained).items() if p not in scales}
     frozen = partition.merge(base, rules.unflatten(scales))
-    rows = tiny.single(batch, 1) if stage == "sft" else batch
+    rows = tiny.single(batch, 1) if name == "sft" else batch
     loss, gradients, _ = jax.jit(
         lambda trained, frozen, batch, base: loss_and_gradients(objective, trained, frozen, batch, 1, None, base)
     )(rules.unflatten(trained), frozen, rows, base)
     model = torch_model(folder, tmp_path / "adapter")
-    theirs = torch_sft(model, rows) if stage == "sft" else torch_dpo(model, batch, section.beta)
+    theirs = torch_sft(model, rows) if name == "sft" else torch_dpo(model, batch, config.objective.beta)
     theirs.backward()
-    compare("LoRA", stage, "loss", loss, theirs)
+    compare("LoRA", name, "loss", loss, theirs)
     ours = partition.merge(gradients, rules.unflatten({p: np.ones_like(x) for p, x in scales.items()}))
     parameters = dict(model.named_parameters())
-    for name, pair in adapter._pairs(ours, MODEL):
+    for path, pair in adapter._pairs(ours, MODEL):
         for half, gradient in (("A", pair.a.T), ("B", pair.b.T)):
-            there = parameters.pop(f"base_model.model.{name}.lora_{half}.default.weight").grad
-            compare("LoRA", stage, f"gradient of {name} {half}", gradient, there)
+            there = parameters.pop(f"base_model.model.{path}.lora_{half}.default.weight").grad
+            compare("LoRA", name, f"gradient of {path} {half}", gradient, there)
     assert not any(parameter.requires_grad for parameter in parameters.values())
 
 

@@ -12,9 +12,11 @@ from jax.sharding import AxisType, Mesh
 
 from pivot_jax.data.processing.batch import EncodedRow, PromptBatch, VLMBatch
 from pivot_jax.data.processing.branches import group_row
+from pivot_jax.data.processing.collate import vlm_batch
 from pivot_jax.eval import ranking
 from pivot_jax.kernels import decode
 from pivot_jax.models.generate import _generate, generate
+from pivot_jax.models.logprobs import score
 from pivot_jax.models.mllm import head_matrix
 from pivot_jax.parallel.mesh import AXES, param_shardings, place_batch
 from tests.tiny.mllm import PATCHES, tiny_mllm
@@ -109,7 +111,8 @@ def test_rows_end_at_their_own_end_token(model, free):
         stop = next((i for i, token in enumerate(whole) if token in ends), NEW)
         assert out.lengths[row] == stop and out.ids(row) == whole[:stop]
         assert out.finished[row] == (stop < NEW)
-        assert (out.tokens[row, stop:] == 30).all()
+        assert out.response(row) == whole[: stop + 1] and len(out.response(row)) == min(stop + 1, NEW)
+        assert (out.tokens[row, stop + 1 :] == 30).all()
 
 
 def test_padding_and_masked_rows_change_nothing(model, free):
@@ -119,7 +122,7 @@ def test_padding_and_masked_rows_change_nothing(model, free):
     out = generate(*model, masked, max_new_tokens=NEW, eos_ids=NO_END, pad_id=3)
     assert np.array_equal(batch.tokens, wide.tokens[:, :9])
     assert np.array_equal(unended.tokens[:2], out.tokens[:2])
-    assert out.lengths[2] == 0 and (out.tokens[2] == 3).all()
+    assert out.lengths[2] == 0 and (out.tokens[2] == 3).all() and out.response(2) == []
 
 
 def test_sampling_is_seeded_and_follows_the_distribution(model):
@@ -242,6 +245,23 @@ def test_option_logps_equal_separate_forwards(model):
     images = batch.images[[row for row, _ in places]]
     single, _ = ranking.option_logps(mllm, params, collated(alone, images), max_options=1)
     np.testing.assert_allclose([sums[place] for place in places], single[:, 0], atol=2e-4)
+
+
+def test_responses_are_scored_with_the_log_probs_that_they_were_generated_with(model, free):
+    """Responses keep their end token, so they are the rows that a group is scored and trained on."""
+    mllm, params = model
+    batch, unended = free
+    ends = (int(unended.tokens[0, 2]), int(unended.tokens[1, 3]))
+    key = jax.random.key(5)
+    out = generate(*model, batch, max_new_tokens=NEW, eos_ids=ends, pad_id=30, responses=4, temperature=1.0, key=key)
+    answers = [out.response(row) for row in range(12)]
+    assert any(answer[-1] in ends for answer in answers) and not out.finished.all()
+    rows = [group_row(encoded(batch, row), answers[4 * row : 4 * row + 4]) for row in range(3)]
+    logps = [out.logps[row, : len(answers[row])] for row in range(12)]
+    values = {"old_logps": [np.concatenate(logps[4 * row : 4 * row + 4]) for row in range(3)]}
+    scored = vlm_batch(rows, batch.images, np.arange(3), (40, 4 * NEW), 0, values)
+    found = score(mllm, params, scored).logps * scored.weights
+    np.testing.assert_allclose(found, scored.old_logps, atol=2e-4)
 
 
 def test_rank_normalisations():

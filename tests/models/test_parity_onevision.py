@@ -65,18 +65,12 @@ def pictures():
 
 def prompts(tokenizer):
     """A batch of one tiled picture per row, as the loader makes it; its rows and their tiles."""
-    tiler = Tiler("siglip", TILE, TILE // PATCH, TILES)
-    chat = Chat(tokenizer, image_tokens=tiler.side**2, cutter=tiler)
+    made = processor(tokenizer, geometry=Tiles("siglip", TILE, TILE // PATCH, TILES))
     turns = (Message("user", "<image>\nWhat is it?"),)
     examples = [Example(str(i), turns, (np.asarray(image),)) for i, image in enumerate(pictures())]
-    rows = [chat.encode(example, "prompt") for example in examples]
-    reader = PictureReader(1, "siglip", TILE, tiler)
-    (images, _), errors = Pictures(reader, len(rows), 0).batch(
-        np.arange(len(rows)), lambda places: [reader.read(examples[place].images) for place in places]
-    )
-    assert errors == [None] * len(rows)
-    length = max(len(row.tokens) for row in rows) + 3
-    return prompt_batch(rows, images, np.arange(len(rows)), length, chat.pad_id), rows, images
+    rows = [made.encode(example) for example in examples]
+    images = ImageArrays(made.batch_of(examples).images)
+    return made.batch(rows, images, (max(len(row.tokens) for row in rows) + 3, 0)), rows, images
 
 
 def theirs(model, batch, rows):
@@ -127,9 +121,10 @@ def test_packed_rows_see_their_own_pictures(tokenizer):
     """The taps of the second row of a sequence count from its own tiles."""
     _, rows, images = prompts(tokenizer)
     index, longest = np.arange(2), sum(len(row.tokens) for row in rows[1:])
-    packed = vlm_batch(rows[1:], images[1:], index, (longest, 1), 0, pack=2, image_tokens=(TILE // PATCH) ** 2)
-    places = packed.tile_taps[0][packed.segments[0] == 2]
+    pixels = ImageArrays(images.pixels[1:])
+    packed = vlm_batch(rows[1:], pixels, index, (longest, 1), Collation(0, (TILE // PATCH) ** 2), packing=2)
+    taps = packed.tile_taps[0][packed.segments[0] == 2]
     own = rows[2].tile_taps
     offset = TILES * (TILE // PATCH) ** 2
-    np.testing.assert_array_equal(places, np.where(own < 0, -1, own + offset))
+    np.testing.assert_array_equal(taps, np.where(own < 0, -1, own + offset))
     assert packed.images.shape[:2] == (1, 2 * TILES)

@@ -62,7 +62,7 @@ def _program(mllm):
     def run(params, batch):
         variables = {"params": params}
         features, found = mllm.apply(
-            variables, batch.images, taps, batch.patch_places, method="encode_images_with_taps"
+            variables, batch.images, taps, batch.patch_positions, method="encode_images_with_taps"
         )
         merged = mllm.apply(variables, features, method="project")
         hidden = mllm.apply(variables, batch, features, method="hidden")
@@ -116,7 +116,7 @@ def test_tower_and_logits(tmp_path, tokens, kind, name):
     np.testing.assert_array_equal(batch.positions[real], positions.permute(1, 2, 0).numpy()[real])
 
     # Their tower has the patches in the order of its windows, which is our order too.
-    there = batch.patch_places.reshape(3, -1, 2)[..., 0] >= 0
+    there = batch.patch_positions.reshape(3, -1, 2)[..., 0] >= 0
     for i, state in enumerate(tower.hidden_states[1:]):
         ours = np.asarray(found[f"blocks/{i}"])[there]
         compare(NAMES[kind], name, f"tower, block {i}", ours, state)

@@ -6,19 +6,28 @@ import jax
 import numpy as np
 import pytest
 
+from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.models.mllm import MLLM
-from pivot_jax.objectives import preference, sft
+from pivot_jax.objectives.preference import build_preference
 from pivot_jax.objectives.preference_losses import RewardMean
+from pivot_jax.objectives.sft import build_sft
 from tests.tiny import pairs as tiny
 
 MODEL = MLLM(tiny.CONFIG)
-DPO = {"name": "dpo", "beta": 0.1, "gamma": 0.3, "label_smoothing": 0.0}
+
+
+def preference(**changes):
+    section = configs.base().objective
+    section.update(changes)
+    return build_preference(MODEL, section)
+
+
 OBJECTIVES = {
-    "sft": sft.build(MODEL),
-    "dpo": preference.build(MODEL, DPO),
-    "mpo": preference.build(MODEL, DPO | {"name": "mpo"}),
+    "sft": build_sft(MODEL),
+    "dpo": preference(name="dpo", terms=(("sigmoid", 1.0), ("sft", 0.3))),
+    "mpo": preference(name="mpo"),
 }
 
 
@@ -33,7 +42,7 @@ def run(objective, batch, reference=None):
     @jax.jit
     def compute(params, batch, reference):
         def loss(params):
-            memory = objective.memory and RewardMean(0.4, 8.0)
+            memory = objective.memory and {"bco": RewardMean(0.4, 8.0)}
             return objective.loss(params, batch, objective.totals(batch), memory, reference)
 
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -67,7 +76,7 @@ def test_the_reference_may_run_in_the_step():
 def test_a_packed_batch_holds_each_row_once_and_says_whose_a_target_is():
     batch = rows()
     packed = tiny.packed(batch, 4)
-    assert packed.images.shape == (2, 4 * 2, 16, 16, 3) and packed.ref_logps.shape == (2, 4, 2)
+    assert packed.images.shape == (2, 4 * 2, 16, 16, 3) and packed.ref_logps.shape == packed.targets.shape
     assert packed.row_index.tolist() == [[0, 1, -1, 3], [4, 5, 6, -1]]
     assert [sorted(set(s)) for s in packed.segments.tolist()] == [[0, 1, 2, 4], [0, 1, 2, 3]]
     for place, row in ((place, row) for place, row in np.ndenumerate(packed.row_index) if row >= 0):
@@ -79,6 +88,8 @@ def test_a_packed_batch_holds_each_row_once_and_says_whose_a_target_is():
         assert slots.tolist() == np.where(own < 0, -1, own + member * 2 * 4).tolist()
         scored = (packed.target_rows[sequence] == member) & (packed.weights[sequence] > 0)
         assert packed.targets[sequence, scored].tolist() == batch.targets[row, batch.weights[row] > 0].tolist()
+        values = packed.ref_logps[sequence, scored], batch.ref_logps[row, batch.weights[row] > 0]
+        assert values[0].tolist() == values[1].tolist() and values[0].any()
         assert mine[packed.sources[sequence, scored]].all()
         assert (packed.sources[sequence, scored] - np.argmax(mine)).tolist() == batch.sources[
             row, batch.weights[row] > 0

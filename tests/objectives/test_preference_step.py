@@ -8,21 +8,29 @@ import numpy as np
 import optax
 import pytest
 
+from pivot_jax import config as configs
 from pivot_jax import rules
-from pivot_jax.models.logprobs import answer_logps, score
+from pivot_jax.models.logprobs import answer_logps, answer_sums, score
 from pivot_jax.models.mllm import MLLM
-from pivot_jax.objectives import preference, sft
+from pivot_jax.objectives.pairs import PairStats
+from pivot_jax.objectives.preference import build_preference
 from pivot_jax.objectives.preference_losses import RewardMean, bco
+from pivot_jax.objectives.sft import build_sft
 from pivot_jax.optim.update import build_step, init_state
 from pivot_jax.probe import gradmap
 from tests.tiny import pairs as tiny
 
 MODEL = MLLM(tiny.CONFIG)
-SECTION = {"name": "dpo", "beta": 0.1, "gamma": 0.0, "label_smoothing": 0.0}
+
+
+def section(**changes):
+    made = configs.base().objective
+    made.update({"name": "dpo", **changes})
+    return made
 
 
 def dpo(**changes):
-    return preference.build(MODEL, SECTION | changes)
+    return build_preference(MODEL, section(**changes))
 
 
 def run(objective, params, batch, reference=None, memory=None):
@@ -92,7 +100,8 @@ def test_A2_gradient_equals_the_closed_form():
         return answer_logps(score(MODEL, params, batch), batch)[0, 0, answer]
 
     values, parts = zip(*(jax.jit(jax.value_and_grad(logp), static_argnums=1)(params, a) for a in (0, 1)), strict=True)
-    delta = (values[0] - batch.ref_logps[0, 0, 0]) - (values[1] - batch.ref_logps[0, 0, 1])
+    ref = answer_sums(batch.ref_logps, batch)[0, 0]
+    delta = (values[0] - ref[0]) - (values[1] - ref[1])
     factor = -0.1 * jax.nn.sigmoid(-0.1 * delta)
     close(grads, jax.tree.map(lambda c, r: factor * (c - r), *parts), 1e-5)
 
@@ -125,15 +134,15 @@ def test_A3_prompt_targets_change_sft_but_not_dpo():
     b = run(dpo(), params, unmasked, reference)
     np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
     close(a[1], b[1], 1e-5)
-    nll = [run(sft.build(MODEL), params, tiny.single(batch, 1))[0] for batch in (masked, unmasked)]
+    nll = [run(build_sft(MODEL), params, tiny.single(batch, 1))[0] for batch in (masked, unmasked)]
     assert abs(float(nll[0] - nll[1])) > 1e-3
 
 
 def test_A4_gamma_adds_the_mean_nll_of_the_chosen():
     params, batch = tiny.params(), tiny.pairs()
     plain, plain_grads, metrics = run(dpo(), params, batch)
-    mixed, mixed_grads, _ = run(dpo(gamma=0.7), params, batch)
-    nll, nll_grads, _ = run(sft.build(MODEL), params, tiny.single(batch, 1))
+    mixed, mixed_grads, _ = run(dpo(terms=(("sigmoid", 1.0), ("sft", 0.7))), params, batch)
+    nll, nll_grads, _ = run(build_sft(MODEL), params, tiny.single(batch, 1))
     np.testing.assert_allclose(metrics["nll_loss"], nll, rtol=1e-5)
     np.testing.assert_allclose(mixed, plain + 0.7 * nll, rtol=1e-5)
     close(mixed_grads, jax.tree.map(lambda d, n: d + 0.7 * n, plain_grads, nll_grads), 1e-5)
@@ -148,23 +157,27 @@ def test_A4_delta_runs_through_the_steps():
     state, seen = init_state(params, {}, tx.init(params), objective), []
     for seed in (0, 1):
         batch = tiny.pairs(seed=seed)
-        np.testing.assert_allclose(state.memory.mean, np.mean(seen) if seen else 0.0, rtol=1e-5)
-        sums = answer_logps(score(MODEL, params, batch), batch) - batch.ref_logps
+        np.testing.assert_allclose(state.memory["bco"].mean, np.mean(seen) if seen else 0.0, rtol=1e-5)
+        sums = answer_logps(score(MODEL, params, batch), batch) - answer_sums(batch.ref_logps, batch)
         seen += np.ravel(0.1 * sums).tolist()
         state, _ = step(state, batch, None)
-    np.testing.assert_allclose(state.memory.mean, np.mean(seen), rtol=1e-5)
-    assert float(state.memory.count) == len(seen) == 16
+    np.testing.assert_allclose(state.memory["bco"].mean, np.mean(seen), rtol=1e-5)
+    assert float(state.memory["bco"].count) == len(seen) == 16
 
 
 def test_A4_mpo_on_the_model():
     params, batch = tiny.params(), tiny.pairs()
     objective = dpo(name="mpo")
     memory = RewardMean(jnp.float32(0.4), jnp.float32(8))
-    loss, _, metrics = run(objective, params, batch, memory=memory)
+    loss, _, metrics = run(objective, params, batch, memory={"bco": memory})
     plain, _, _ = run(dpo(), params, batch)
-    sums = answer_logps(score(MODEL, params, batch), batch) - batch.ref_logps
-    quality = jnp.mean(bco(sums[..., 0], sums[..., 1], 0.1, 0.4))
+    stats = PairStats(score(MODEL, params, batch).logps, batch.ref_logps, batch, section())
+    quality = jnp.mean(bco(stats, memory))
     np.testing.assert_allclose(loss, 0.8 * plain + 0.2 * quality + metrics["nll_loss"], rtol=1e-5)
+    terms = {"losses/sigmoid": plain, "losses/bco": quality, "losses/sft": metrics["nll_loss"]}
+    assert {name for name in metrics if name.startswith("losses/")} == terms.keys()
+    for name, value in terms.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("layout", ["shared prompt, image once", "two sequences, image encoded once"])
@@ -177,7 +190,7 @@ def test_A5_image_once_equals_image_twice(layout):
         sums = [
             jnp.sum(score(MODEL, params, s, f).logps * s.weights, 1) for s, f in zip(sequences, features, strict=True)
         ]
-        return jnp.stack(sums, 1) - batch.ref_logps[:, 0]
+        return jnp.stack(sums, 1) - answer_sums(batch.ref_logps, batch)[:, 0]
 
     def twice(params):
         ratios = logps(params, (None, None))
@@ -209,7 +222,8 @@ def test_A6_chosen_copy_of_dpo_gives_sfts_map():
 
     def dpo_loss(chosen_features, rejected_features):
         ratios = logp(chosen, chosen_features) - logp(rejected, rejected_features)
-        return -jax.nn.log_sigmoid(0.1 * (ratios - (batch.ref_logps[0, 0, 0] - batch.ref_logps[0, 0, 1])))
+        ref = answer_sums(batch.ref_logps, batch)[0, 0]
+        return -jax.nn.log_sigmoid(0.1 * (ratios - (ref[0] - ref[1])))
 
     def sft_loss(features):
         return -logp(chosen, features) / jnp.sum(chosen.weights)

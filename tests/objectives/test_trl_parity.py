@@ -18,11 +18,10 @@ from PIL import Image as Picture
 
 from pivot_jax import config, hub, rules
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.processing.chat import Chat
 from pivot_jax.data.processing.collate import vlm_batch
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.models.mllm import MLLM
-from pivot_jax.objectives import build as objectives
+from pivot_jax.objectives.table import build_objective
 from pivot_jax.optim import adamw, partition
 from pivot_jax.optim.update import build_step, init_state
 from tests.tiny import hf as tiny
@@ -103,37 +102,37 @@ def train_trl(trainer) -> list[dict[str, float]]:
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-def train_ours(folder, tokenizer, rows, stage: str, accumulate: int = 1):
+def train_ours(folder, tokenizer, rows, name: str, accumulate: int = 1):
     """(metrics of every step, parameters at the end)."""
     cfg, params = hub.read_config(folder).mllm, hub.load_params(folder)
     settings = config.base()
-    settings.stage, settings.objective.name = stage, "dpo" if stage == "preference" else "sft"
+    settings.objective.name = name
     settings.optimizer.warmup_ratio = 2 / STEPS
-    chat = Chat(tokenizer, image_tokens=cfg.image_tokens)
-    batches = [_batch(chat, rows[i : i + ROWS], stage) for i in range(0, len(rows), ROWS)]
+    made = processor(tokenizer, cfg.image_tokens, size=cfg.vision.image_size)
     rates = partition.peak_rates([partition.UNUSED_BY_MLLM, (".*", RATE)], params)
     trained, frozen = partition.split(params, rates)
-    objective = objectives.build(MLLM(cfg), settings)
-    tx = adamw.build(settings.optimizer, rates, STEPS)
+    objective = build_objective(MLLM(cfg), settings)
+    batches = [_batch(made, rows[i : i + ROWS], objective.kind) for i in range(0, len(rows), ROWS)]
+    tx = adamw.build_optimizer(settings.optimizer, rates, STEPS)
     step = jax.jit(build_step(objective, tx, clip=1.0, accumulate=accumulate))
     state, log = init_state(trained, frozen, tx.init(trained), objective), []
     for batch in batches:
-        state, metrics = step(state, batch, params if stage == "preference" else None)
+        state, metrics = step(state, batch, params if objective.reference else None)
         log.append({name: float(value) for name, value in metrics.items()})
     return log, partition.merge(state.trained, state.frozen)
 
 
-def _batch(chat: Chat, rows, stage: str):
+def _batch(made: Processor, rows, kind: str):
     encoded = []
     for number, (question, chosen, rejected, _) in enumerate(rows):
         messages = (Message("user", "<image>\n" + question),)
-        if stage == "preference":
+        if kind == "preference":
             example = Example(str(number), messages, (b"",), chosen, rejected)
         else:
             example = Example(str(number), (*messages, Message("assistant", chosen)), (b"",))
-        encoded.append(chat.encode(example, stage))
+        encoded.append(made.for_kind(kind).encode(example))
     images = np.stack([picture for *_, picture in rows])[:, None]
-    return vlm_batch(encoded, images, np.arange(len(rows)), (96, 64), chat.pad_id)
+    return made.for_kind(kind).batch(encoded, ImageArrays(images), (96, 64))
 
 
 def assert_close(ours, theirs, names, absolute: float = 1e-7) -> None:
@@ -185,7 +184,7 @@ def test_dpo(folder, tokenizer, rows, tmp_path):
         processing_class=transformers.AutoProcessor.from_pretrained(folder),
     )
     theirs = train_trl(trainer)
-    ours, params = train_ours(folder, tokenizer, rows, "preference")
+    ours, params = train_ours(folder, tokenizer, rows, "dpo")
     assert_close(
         ours, theirs, ("loss", "grad_norm", "logps/chosen", "logps/rejected", "entropy", "mean_token_accuracy")
     )

@@ -15,6 +15,7 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.models.mllm import MLLM, init_params
+from pivot_jax.objectives.table import build_objective
 from pivot_jax.parallel.mesh import arrange, check_rows, fit, make_mesh, param_shardings, place_batch
 from pivot_jax.train.model import build_model
 from pivot_jax.train.setup import assemble
@@ -30,14 +31,13 @@ def run_config(mesh=(1, 1, 1), accumulate=1, remat="none", dtype="float32"):
     tower = {"width": 16, "depth": 3, "heads": 2, "mlp_dim": 32, "remat": remat}
     decoder = {"vocab_size": tiny.VOCABULARY, "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "mlp_dim": 48}
     content = {
-        "stage": "preference",
         "model": {
             "dtype": dtype,
             "vision": {"image_size": 16, "patch_size": 8, **tower},
             "decoder": {**decoder, "tied": False, "remat": remat},
         },
         "data": {"image": {"size": 16}, "batch_size": 32},
-        "objective": {"name": "dpo", "gamma": 0.3},
+        "objective": {"name": "dpo", "terms": (("sigmoid", 1.0), ("sft", 0.3))},
         # Some gradients are zero but for rounding (key biases). With Adam's usual eps it would blow that rounding up to
         # whole steps, and the comparison would be one of noise.
         "optimizer": {"rules": ((".*", 1e-3),), "warmup_ratio": 0.0, "eps": 1e-5},
@@ -53,7 +53,8 @@ def train(pack=1, **changes):
     config = run_config(**changes)
     devices = jax.devices()[: int(np.prod([config.parallel[a] for a in ("data", "fsdp", "tensor")]))]
     mesh = make_mesh(config.parallel, devices)
-    setup = assemble(config, mesh, SimpleNamespace(total_steps=STEPS), build_model(config, tiny.VOCABULARY))
+    model = build_model(config, tiny.VOCABULARY)
+    setup = assemble(config, mesh, SimpleNamespace(total_steps=STEPS), model, build_objective(model.module, config))
     losses, norms = [], []
     with jax.set_mesh(mesh):
         state = setup.fresh_state(jax.tree.map(jax.device_put, tiny.params(), setup.shardings))

@@ -194,7 +194,7 @@ def test_packed_rows_are_planned_as_sequences():
     setup = program.prepare(configs.load(DPO, overrides), where)
     batch = program.abstract_batch(setup, packed.bucket, 8)
     assert batch.images.shape[:2] == (2, 4) and batch.tokens.shape == (2, 3072)
-    assert batch.row_index.shape == (2, 4) and batch.ref_logps.shape == (2, 4, 2)
+    assert batch.row_index.shape == (2, 4) and batch.ref_logps.shape == (2, 512)
     with pytest.raises(UserError, match="6 rows of a step: no multiple of 4, because of data.pack"):
         first(configs.load(DPO, overrides), where, rows=6)
 

@@ -69,7 +69,12 @@ def pairs(
         for name, values in one.items():
             whole[name][row, : len(values)] = values
     images = rng.integers(0, 256, (rows, max(pictures), 16, 16, 3)).astype(np.uint8)
-    ref_logps = rng.normal(-20, 3, (rows, 1, 2)).astype(np.float32) if ref else None
+    ref_logps = None
+    if ref:  # each answer's sum is drawn, then shared out evenly over its targets
+        sums = rng.normal(-20, 3, (rows, 1, 2)).astype(np.float32)[:, 0]
+        own = [whole["weights"] * (whole["target_branches"] == branch) for branch in (1, 2)]
+        ref_logps = sum(sums[:, [i]] * one / one.sum(1, keepdims=True) for i, one in enumerate(own))
+        ref_logps = np.asarray(ref_logps, np.float32)
     row_index = np.arange(rows, dtype=np.int32)[:, None]
     return VLMBatch(images=images, row_index=row_index, ref_logps=ref_logps, **whole)
 
@@ -145,5 +150,8 @@ def packed(batch: VLMBatch, pack: int) -> VLMBatch:
         rows.append(EncodedRow(str(row), **fields) if index >= 0 else None)
     sizes = [np.sum(batch.segments > 0, 1), np.sum(batch.weights, 1)]
     bucket = tuple(int(np.max(np.sum(x.reshape(-1, pack), 1))) + 3 for x in sizes)
-    ref = None if batch.ref_logps is None else batch.ref_logps[:, 0]
-    return vlm_batch(rows, batch.images, batch.row_index[:, 0], bucket, 0, ref, pack=pack, image_tokens=4)
+    values = {}
+    if batch.ref_logps is not None:
+        sizes = np.sum(batch.weights, 1).astype(int)
+        values["ref_logps"] = [None if row is None else batch.ref_logps[i, : sizes[i]] for i, row in enumerate(rows)]
+    return vlm_batch(rows, batch.images, batch.row_index[:, 0], bucket, 0, values, pack=pack, image_tokens=4)

@@ -15,7 +15,7 @@ from pivot_jax.data.example import Example, Message
 from pivot_jax.data.processing.batch import PromptBatch
 from pivot_jax.data.processing.chat import Chat
 from pivot_jax.data.processing.collate import prompt_batch
-from pivot_jax.data.processing.patches import Cutter, cutter_of
+from pivot_jax.data.processing.patches import Patches, patches_of
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from tests.tiny import hf as tiny
 
@@ -61,18 +61,16 @@ def model(kind: str, tokens: Any, seed: int = 0, vision: dict | None = None, tex
     )
 
 
-def cutter(kind: str, patch: int = PATCH, window: int = 0) -> Cutter:
-    made = cutter_of(dict(preset=kind, max_patches=MOST * 4, min_pixels=4 * patch**2, max_pixels=10**6), patch)
+def geometry(kind: str, patch: int = PATCH, window: int = 0) -> Patches:
+    made = patches_of(dict(preset=kind, max_patches=MOST * 4, min_pixels=4 * patch**2, max_pixels=10**6), patch)
     assert made is not None
     return dataclasses.replace(made, window=window)
 
 
-def chat(kind: str, tokens: Any, patch: int = PATCH, window: int = 0) -> Chat:
-    """``window``: patches per side."""
-    cut = cutter(kind, patch, window)
-    return Chat(
-        tokens, image_tokens=cut.tokens, max_images=3, cutter=cut, mrope=True, image_around=AROUND, max_length=512
-    )
+def processor(kind: str, tokens: Any, patch: int = PATCH, window: int = 0) -> Processor:
+    """Of prompts with up to three images; ``window``: patches per side."""
+    settings = dict(max_images=3, mrope=True, image_around=AROUND, max_length=512)
+    return processing.processor(tokens, geometry=geometry(kind, patch, window), **settings)
 
 
 def pictures(patch: int = PATCH, seed: int = 0) -> dict[str, np.ndarray]:
@@ -91,18 +89,10 @@ def examples(patch: int = PATCH, seed: int = 0) -> list[Example]:
     ]
 
 
-def batch(of: Chat, rows: list[Example], length: int = 0) -> PromptBatch:
+def batch(of: Processor, rows: list[Example], length: int = 0) -> PromptBatch:
     """Ours, right padded."""
-    encoded = [of.encode(row, "prompt") for row in rows]
-    cut = of.cutter
-    assert cut is not None
-    images = np.zeros((len(rows), of.max_images, cut.most, cut.patch**2 * 3), np.uint8)
-    places = np.full((*images.shape[:3], 2), -1, np.int32)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row.images):
-            images[i, j], places[i, j] = cut.cut(Image.fromarray(image))
-    length = length or max(len(row.tokens) for row in encoded)
-    return prompt_batch(encoded, images, np.arange(len(rows)), length, of.pad_id, patch_places=places, mrope=True)
+    found = of.batch_of(rows)
+    return of.batch([of.encode(row) for row in rows], ImageArrays(found.images, found.patch_positions), (length or found.tokens.shape[1], 0))
 
 
 def theirs(of: Chat, rows: list[Example], left: bool = False) -> dict[str, torch.Tensor]:

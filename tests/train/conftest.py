@@ -88,7 +88,7 @@ def run_stages(world: Path, make_config, root: Path, names: tuple[str, ...], **m
         "1a": dict(optimizer__rules=only_projector),
         "1b": dict(optimizer__rules=(("vision/.*", 2e-4), (".*", 1e-3)), init=all_of["1a"] if "1a" in names else {}),
         "sft": dict(init=all_of["1b"], data__sources=pairs),
-        "dpo": dict(init=all_of["1b"], data__sources=pairs, stage="preference", objective__name="dpo"),
+        "dpo": dict(init=all_of["1b"], data__sources=pairs, objective__name="dpo"),
         "3": dict(optimizer__rules=encoder_frozen, init=reused, model__projector__reuse=1, model__projector__layers=1),
     }
     for name in names:

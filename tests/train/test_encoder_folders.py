@@ -101,6 +101,6 @@ def test_an_encoder_without_its_end_trains_and_resumes(make_config, tmp_path):
     assert "final" not in params["vision"] and params["vision"]["blocks"]
     shutil.rmtree(tmp_path / "short")
     assert run(config, tmp_path / "run").step == 2  # the checkpoint says what the run is made of
-    stage0 = make_config(init={"vision": f"run:{tmp_path / 'run'}"}, stage="contrastive")
+    stage0 = make_config(init={"vision": f"run:{tmp_path / 'run'}"}, objective__name="contrastive")
     with pytest.raises(UserError, match="source lacks 'vision/final/.*; take a whole encoder"):
         run(stage0, tmp_path / "stage0")

@@ -119,7 +119,7 @@ def test_sharding_changes_nothing(trained, make_config, tmp_path):
 
 def test_dpo_starts_at_the_base_and_needs_no_copy_of_it(trained, world, make_config, tmp_path):
     """The reference is the model without its adapters: stored and in the step give the same, zero rewards at first."""
-    pairs = dict(stage="preference", objective__name="dpo", data__sources=(source(world, "next_dpo"),))
+    pairs = dict(objective__name="dpo", data__sources=(source(world, "next_dpo"),))
     logs = {}
     for reference in ("stored", "step"):
         start = {"": f"run:{trained / 'base'}"}
@@ -139,7 +139,7 @@ def test_dpo_starts_at_the_base_and_needs_no_copy_of_it(trained, world, make_con
 def test_a_parameter_that_is_trained_in_full(trained, world, make_config, tmp_path):
     """Beside adapters, as PEFT's modules_to_save; DPO's reference is then the starting weights."""
     targets = (("projector/.*", "full"), *SETTINGS["lora__targets"])
-    pairs = dict(stage="preference", objective__name="dpo", data__sources=(source(world, "next_dpo"),))
+    pairs = dict(objective__name="dpo", data__sources=(source(world, "next_dpo"),))
     changes = SETTINGS | {"lora__targets": targets, "objective__reference": "step"}
     run(make_config(init={"": f"run:{trained / 'base'}"}, **pairs, **changes), tmp_path)
     base, raw = (rules.flatten(checkpoint.load_run(at, merge=False)) for at in (trained / "base", tmp_path))

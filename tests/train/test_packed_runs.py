@@ -25,20 +25,21 @@ def parameters(workdir):
     return rules.flatten(checkpoint.load_run(workdir))
 
 
-@pytest.fixture(scope="module", params=["sft", pytest.param("preference", marks=pytest.mark.heavy)])
+@pytest.fixture(scope="module", params=["sft", pytest.param("dpo", marks=pytest.mark.heavy)])
 def runs(request, world, make_config, tmp_path_factory):
     """(config of the packed run, its workdir, the unpacked run's): four rows a sequence on a mesh of eight devices.
 
     The preference step is not split over ``fsdp`` too: XLA's collectives for CPUs sometimes lock each other out then.
     Adam's usual eps would blow the rounding noise of gradients that are zero up to whole steps.
     """
-    stage = request.param
-    folder = tmp_path_factory.mktemp(stage)
-    changes = {"stage": stage, "optimizer__eps": 1e-5, "train__steps": 5, "data__batch_size": 16}
-    if stage == "preference":
-        changes |= {"objective__name": "dpo", "objective__gamma": 0.3, "data__sources": (source(world, "next_dpo"),)}
+    name = request.param
+    folder = tmp_path_factory.mktemp(name)
+    changes = {"objective__name": name, "optimizer__eps": 1e-5, "train__steps": 5, "data__batch_size": 16}
+    if name == "dpo":
+        terms = (("sigmoid", 1.0), ("sft", 0.3))
+        changes |= {"objective__terms": terms, "data__sources": (source(world, "next_dpo"),)}
     run(make_config(**changes), folder / "alone")
-    data, fsdp = (2, 2) if stage == "sft" else (4, 1)
+    data, fsdp = (2, 2) if name == "sft" else (4, 1)
     packed = make_config(**changes, parallel__data=data, parallel__fsdp=fsdp, parallel__tensor=2, data__pack=4)
     run(packed, folder / "packed")
     return packed, folder / "packed", folder / "alone"

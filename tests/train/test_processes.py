@@ -20,10 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("stage", ["sft", "preference"])
-def test_two_processes_train_what_one_does(make_config, world, tmp_path, stage):
-    pairs = dict(data__sources=(source(world, "next_dpo"),), objective__name="dpo") if stage == "preference" else {}
-    config = make_config(stage=stage, parallel__data=-1, parallel__fsdp=2, train__checkpoint_every=2, **pairs)
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_two_processes_train_what_one_does(make_config, world, tmp_path, objective):
+    pairs = dict(data__sources=(source(world, "next_dpo"),)) if objective == "dpo" else {}
+    changes = dict(parallel__data=-1, parallel__fsdp=2, train__checkpoint_every=2, **pairs)
+    config = make_config(objective__name=objective, **changes)
     file = tmp_path / "config.json"
     file.write_text(configs.to_json(config))
     train = [sys.executable, "-m", "pivot_jax.cli", "train", "--config", str(file), "--workdir"]

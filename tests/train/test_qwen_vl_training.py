@@ -71,7 +71,7 @@ def test_stages_on_meshes_and_packed(pictures, make_config, tmp_path):
     for path, leaf in start.items():
         np.testing.assert_allclose(packed[path], leaf, atol=1e-5, err_msg=path)
 
-    pairs = common | dict(data__sources=(pictures["pairs"],), stage="preference", objective__name="dpo")
+    pairs = common | dict(data__sources=(pictures["pairs"],), objective__name="dpo")
     run(make_config(**pairs, init={"": f"run:{tmp_path / 'sft'}"}), tmp_path / "dpo")
     assert losses(tmp_path / "dpo")[0] == pytest.approx(np.log(2), abs=1e-5)
     trained = rules.flatten(checkpoint.load_run(tmp_path / "dpo"))
@@ -95,15 +95,13 @@ def test_stages_on_meshes_and_packed(pictures, make_config, tmp_path):
 
 def test_a_shared_pair_is_two_sequences(pictures, make_config, world):
     """Log-probs and gradients of a pair in one row, with M-RoPE and pictures of several sizes."""
-    config = make_config(
-        **QWEN, stage="preference", objective__name="dpo", data__sources=(pictures["pairs"],), data__batch_size=4
-    )
+    config = make_config(**QWEN, objective__name="dpo", data__sources=(pictures["pairs"],), data__batch_size=4)
     tokenizer = load_tokenizer(world / "tokenizer")
     model = build_model(config, len(tokenizer))
-    loader = build_loader(config, tokenizer, **row_shape(model.module))
+    loader = build_loader(config, tokenizer, kind="preference", **row_shape(model.module))
     batch = loader.batch_at(0)
-    assert batch.positions.shape == (*batch.tokens.shape, 3) and batch.patch_places.shape[1:] == (2, 48, 2)
-    assert len({int((places[..., 0] >= 0).sum()) for places in batch.patch_places.reshape(-1, 48, 2)}) > 2
+    assert batch.positions.shape == (*batch.tokens.shape, 3) and batch.patch_positions.shape[1:] == (2, 48, 2)
+    assert len({int((places[..., 0] >= 0).sum()) for places in batch.patch_positions.reshape(-1, 48, 2)}) > 2
     params = model.create(jax.random.key(0))
 
     @jax.jit
@@ -148,7 +146,7 @@ def test_parts_that_do_not_fit(make_config, pictures):
         (dict(model__vision__family="siglip"), "data.image.preset: 'qwen2_5_vl' is not how"),
         (dict(model__projector__reuse=1), "model.projector.reuse"),
         (dict(model__vision__window=10), "window of 10 pixels"),
-        (dict(stage="contrastive"), "stage 0 trains one ViT"),
+        (dict(objective__name="contrastive"), "stage 0 trains one ViT"),
     ):
         with pytest.raises(UserError, match=match):
             build_model(make_config(**fitting | changes), 300)

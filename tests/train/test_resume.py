@@ -24,7 +24,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.train import checkpoint, loop, reference
 from pivot_jax.train.metrics import MetricsWriter, read
 from pivot_jax.train.run import run
-from pivot_jax.train.setup import build, starting_params
+from pivot_jax.train.setup import build_setup, starting_params
 from tests.train.conftest import source
 
 SPEED = ("perf/", "seconds")
@@ -85,7 +85,7 @@ def steps_logged(workdir: Path) -> int:
 def test_G3_kill_9_at_random_moments_leaves_the_same_bits(make_config, tmp_path, wanted):
     """24 rows in batches of 8: an epoch ends every third step, so the kills fall on both sides of its boundary."""
     total, last, draw = 60, 37, random.Random(7)  # far enough from the end to be in time on a busy machine
-    config = make_config(train__steps=total, train__checkpoint_every=3, stage="sft")
+    config = make_config(train__steps=total, train__checkpoint_every=3, objective__name="sft")
     file = tmp_path / "config.json"
     file.write_text(configs.to_json(config))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -122,8 +122,8 @@ def test_a_run_killed_in_its_first_save_begins_anew(make_config, tmp_path):
 
 def test_a_killed_pass_of_the_reference_goes_on_where_it_was(make_config, world, tmp_path, monkeypatch):
     """And ends with the same numbers; other weights begin anew."""
-    config = make_config(stage="preference", objective__name="dpo", data__sources=(source(world, "next_dpo"),))
-    setup = build(config, tmp_path)
+    config = make_config(objective__name="dpo", data__sources=(source(world, "next_dpo"),))
+    setup = build_setup(config, tmp_path)
     params = starting_params(setup)
     seen = []
 
@@ -151,6 +151,21 @@ def test_a_killed_pass_of_the_reference_goes_on_where_it_was(make_config, world,
     assert seen == [] and [path.name for path in (tmp_path / "cut").iterdir()] == [reference.FILE]
     stored(tmp_path / "cut", jax.tree.map(lambda x: 1.1 * x, params))
     assert len(seen) == 3
+
+
+def test_stored_sums_of_an_earlier_version_are_computed_again(chain, tmp_path):
+    """They held one sum per answer. A resumed run takes them for its own and replaces them, as no numbers move."""
+    shutil.copytree(chain["dpo"], tmp_path / "run")
+    path = tmp_path / "run" / reference.FILE
+    with np.load(path) as file:
+        now = dict(file)
+    assert now["logps"].shape == (now["offsets"][-1],) and len(now["offsets"]) == 25
+    np.savez(path, logps=np.zeros((24, 2), np.float32), fingerprint=now["fingerprint"], batches=now["batches"])
+    run(configs.from_json((chain["dpo"] / "config.json").read_text()), tmp_path / "run")
+    with np.load(path) as file:
+        again = dict(file)
+    for name, values in now.items():
+        np.testing.assert_array_equal(again[name], values, err_msg=name)
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_rows(make_config, tmp_path):

@@ -36,8 +36,8 @@ class ImageCache:
     def batch(self, rows: np.ndarray, read: Read) -> tuple[ImageArrays, list[RowError | None]]:
         """Images of the rows with leading axes [b, m], and for each row the reason why it is bad, or None.
 
-        ``read(rows)`` yields the images of each row (``Processor.read_images``) or its error; it is called only for rows
-        that are not kept. -1 is a masked row: an empty image and no error.
+        ``read(rows)`` yields the images of each row (``Processor.read_images``) or its error; it is called only for
+        rows that are not kept. -1 is a masked row: an empty image and no error.
         """
         if self._kept is None:
             out = self._empty(len(rows))
@@ -52,7 +52,9 @@ class ImageCache:
                 for kept, one in self._kept.pairs(fresh):
                     kept[rows[index]] = one[i]
                 self._read[rows[index]] = True
-        out = ImageArrays(*(None if kept is None else kept[np.maximum(rows, 0)] for kept in self._kept))
+        pixels, positions = self._kept
+        index = np.maximum(rows, 0)
+        out = ImageArrays(pixels[index], None if positions is None else positions[index])
         for whole, empty in out.pairs(self._empty(1)):
             whole[rows < 0] = empty[0]
         return out, errors
@@ -67,4 +69,3 @@ class ImageCache:
             for whole, own in out.pairs(found):
                 whole[index, : len(own)] = own
         return errors
-

@@ -3,7 +3,8 @@
 1. Every row is tokenised once (:mod:`rows`): bad rows are set aside, the others measured.
 2. The schedule (:mod:`schedule`) says which rows are in batch number i, from the seed alone; of these, :mod:`packing`
    says which share a sequence.
-3. grain iterates over the batch numbers: random access, threads, prefetching, and an iterator whose state is one number.
+3. grain iterates over the batch numbers: random access, threads, prefetching, and an iterator whose state is one
+  number.
    So a restored run reads exactly the batches that the killed one had not read, on any number of processes.
 """
 
@@ -23,11 +24,12 @@ from pivot_jax.data.loading.packing import Packer
 from pivot_jax.data.loading.prefetch import LoaderIterator, read_ahead
 from pivot_jax.data.loading.rows import Rows, read_rows
 from pivot_jax.data.loading.schedule import Buckets, Schedule, assign, local_slice
-from pivot_jax.data.processing.batch import Batch, EncodedRow
+from pivot_jax.data.processing.batch import Batch
+from pivot_jax.data.processing.chat import Kind
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.sources import Source, read_all
 from pivot_jax.errors import UserError
-from pivot_jax.rules import round_up
+from pivot_jax.shapes import round_up
 
 log = logging.getLogger(__name__)
 TOKEN_STEP, TARGET_STEP = 16, 8  # a bucket made from the data is rounded up to these
@@ -62,9 +64,7 @@ def build_loader(
     pack = cfg.data.pack if batch_size is None and processor.kind in ("sft", "preference") else 1
     size = cfg.data.batch_size if batch_size is None else batch_size
     part = local_slice(size, *process, pack)  # a batch that cannot be split is an error before the data are read
-    rows = read_rows(
-        cfg, source, processor, workdir=None if workdir is None else Path(workdir), process=process[0]
-    )
+    rows = read_rows(cfg, source, processor, workdir=None if workdir is None else Path(workdir), process=process[0])
     return Loader(cfg, rows, size, pack, part)
 
 
@@ -78,6 +78,7 @@ class Loader:
       data: the :class:`Rows`.
       rows: usable rows. ``row_index`` in a batch counts them, -1 is a masked row.
       pack: rows that share a sequence.
+      target_offsets: int64 [rows + 1]; where the scored targets of each row begin in an array of all of them.
       buckets: static shapes (n tokens, t targets) of a sequence that batches can have.
       steps_per_epoch, total_steps: full batches in an epoch (the rest is dropped, another one each epoch) and in
         training (``train.steps``, or ``train.epochs`` rounded up to whole steps).
@@ -88,6 +89,7 @@ class Loader:
         self.batch_size, self.pack, self._part = batch_size, pack, part
         self._prefetch = cfg.data.prefetch
         self.skipped, self.source, self.rows = data.skipped, data.source, len(data)
+        self.target_offsets = np.concatenate([[0], np.cumsum(data.index.targets, dtype=np.int64)])
         self.packer = Packer(data.index.lengths, data.index.targets, pack)
         given = _given_buckets(self.kind, cfg)
         bucket_of = self.packer.groups(given) if given else np.zeros(self.rows, np.int32)
@@ -96,20 +98,24 @@ class Loader:
         wanted = cfg.train.steps or math.ceil(cfg.train.epochs * self.steps_per_epoch - 1e-9)
         self.total_steps = wanted if self.steps_per_epoch else 0
         self.buckets = self._check_buckets(given)
-        self.ref_logps: np.ndarray | None = None
+        self._ref_logps: np.ndarray | None = None
 
     def set_ref_logps(self, ref_logps: np.ndarray) -> None:
-        """Stored reference log-probs of chosen and rejected, float32 [rows, 2], to be put into every batch.
+        """Stored reference log-probs to put into every batch: float32 [targets of all rows], one row after the other.
 
-        A row whose values are not finite (its image could not be read then) is masked.
+        Row i has those of ``target_offsets[i]`` to ``target_offsets[i + 1]``. A row with a value that is not finite
+        (its image could not be read then) is masked.
         """
         ref_logps = np.asarray(ref_logps, np.float32)
-        if ref_logps.shape != (self.rows, 2):
+        wanted = (int(self.target_offsets[-1]),)
+        if ref_logps.shape != wanted:
             raise UserError(
-                f"reference log-probs have shape {ref_logps.shape}, the data set needs {(self.rows, 2)}; "
-                "they were stored for other data, delete them to compute them again"
+                f"reference log-probs have shape {ref_logps.shape}, the data set needs {wanted}, one per scored "
+                "target; they were stored for other data, delete them to compute them again"
             )
-        self.ref_logps = ref_logps
+        self._ref_logps = ref_logps
+        bad = np.concatenate([[0], np.cumsum(~np.isfinite(ref_logps))])[self.target_offsets]
+        self._has_ref = bad[1:] == bad[:-1]  # bool [rows]
 
     # ---- batches
 
@@ -128,7 +134,7 @@ class Loader:
         return int(sizes[:, 0].max()), int(sizes[:, 1].max())
 
     def _check_buckets(self, given: Buckets) -> Buckets:
-        """The config's buckets if they hold every batch, or without any one that does."""
+        """The config's buckets if they hold every batch; where there are none, one that does."""
         if given and self.pack == 1:
             return given  # no row is longer: the chat truncates it
         tokens, targets = self._largest()
@@ -154,7 +160,7 @@ class Loader:
         bucket = int(assign(tokens, targets, self.buckets).max())
         if bucket == len(self.buckets):
             raise UserError(
-                f"data.pack: {self.pack} rows that follow each other in the data need {tokens.max()} tokens and "
+                f"data.pack: {self.pack} consecutive rows of the data need {tokens.max()} tokens and "
                 f"{targets.max()} targets, the largest bucket is {self.buckets[-1]}"
             )
         return self.load(rows[self._part], bucket)
@@ -165,13 +171,16 @@ class Loader:
         -1 is a masked row; a row whose image is bad becomes one.
         """
         index = np.array(rows)
-        if self.ref_logps is not None:
-            index = np.where(np.isfinite(self.ref_logps[index]).all(1), index, -1)
+        if self._ref_logps is not None:
+            index = np.where(self._has_ref[index], index, -1)
         encoded, images, index = self.data.read(index)
-        ref = None
-        if self.ref_logps is not None:
-            ref = np.where(index[:, None] >= 0, self.ref_logps[index], 0).astype(np.float32)
-        return self.processor.batch(encoded, images, self.buckets[bucket], index, packing=self.pack, ref_logps=ref)
+        values = {}
+        if self._ref_logps is not None:
+            ends = self.target_offsets
+            values["ref_logps"] = [self._ref_logps[ends[row] : ends[row + 1]] if row >= 0 else None for row in index]
+        return self.processor.batch(
+            encoded, images, self.buckets[bucket], index, packing=self.pack, target_values=values
+        )
 
     def batch_at(self, step: int) -> Batch:
         """This process's rows of training batch number ``step``."""
@@ -196,10 +205,10 @@ class Loader:
     def ordered(self) -> Iterator[Batch]:
         """All usable rows once, in order, in batches of ``batch_size``; the last one is filled with masked rows.
 
-        Made for evaluation. Packed, the rows of a batch stand in the order of its sequences, and rows that follow each
-        other may be too long together (UserError).
+        For evaluation. Packed rows of a batch are in the order of its sequences, and consecutive rows may be too long
+        together (UserError).
         """
-        count = -(-self.rows // self.batch_size)
+        count = math.ceil(self.rows / self.batch_size)
         return read_ahead(count, self._ordered_batch, self._prefetch)
 
     def _ordered_batch(self, number: int) -> Batch:
@@ -210,7 +219,7 @@ class Loader:
     def one_pass(self, start: int = 0) -> Iterator[Batch]:
         """All usable rows once, in the batches of the first epoch; then those it leaves out, with masked rows.
 
-        ``start``: how many batches to leave out, because an earlier pass had them.
+        ``start``: batches to skip, because an earlier pass had them.
         """
         steps = [*range(self.steps_per_epoch), *([None] if self.rows % self.batch_size else [])]
         steps = steps[start:]
@@ -218,7 +227,8 @@ class Loader:
 
     def fingerprint(self) -> str:
         """Changes whenever the sequence of batches does."""
-        settings = [self.rows, self.batch_size, self.schedule.seed, self.schedule.shuffle, self.pack, self.buckets, self.kind]
+        schedule = self.schedule
+        settings = [self.rows, self.batch_size, schedule.seed, schedule.shuffle, self.pack, self.buckets, self.kind]
         digest = hashlib.sha256(json.dumps(settings).encode())
         for part in (self.data.index.source_rows, self.data.index.lengths, self.data.index.targets):
             digest.update(np.ascontiguousarray(part).tobytes())

@@ -14,7 +14,7 @@ from pivot_jax.data.loading.schedule import Buckets, assign
 class Packer:
     """Deals rows to sequences of exactly ``pack`` rows. ``lengths``, ``targets``: int32 [rows] of the data set.
 
-    A row of -1 is masked: it takes a place in a sequence and no room.
+    A row of -1 is masked: it counts as one of a sequence's rows and takes no tokens.
     """
 
     lengths: np.ndarray
@@ -22,21 +22,21 @@ class Packer:
     pack: int
 
     def deal(self, rows: np.ndarray) -> np.ndarray:
-        """The rows [b*k] in the order of sequences: each k = ``pack`` that follow each other share one.
+        """The rows [b*k] in the order of sequences: each k = ``pack`` consecutive ones share one.
 
-        The longest row comes first, each to the sequence with the fewest tokens that has a place left; so a long row
-        gets short companions. Sequences, and rows in them, then take the order they came in: pack 1 changes nothing.
+        Rows are dealt longest first, each to the sequence with the fewest tokens that still needs rows; so a long row
+        gets short companions. Sequences, and the rows in them, keep their original order: pack 1 changes nothing.
         """
         lengths = _of(self.lengths, rows)
         members: list[list[int]] = [[] for _ in range(len(rows) // self.pack)]
-        open_ = [(0, sequence) for sequence in range(len(members))]  # a heap already
-        for place in np.argsort(-lengths, kind="stable"):
-            tokens, sequence = open_[0]
-            members[sequence].append(int(place))
+        unfilled = [(0, sequence) for sequence in range(len(members))]  # a heap already
+        for row in np.argsort(-lengths, kind="stable"):
+            tokens, sequence = unfilled[0]
+            members[sequence].append(int(row))
             if len(members[sequence]) < self.pack:
-                heapq.heapreplace(open_, (tokens + int(lengths[place]), sequence))
+                heapq.heapreplace(unfilled, (tokens + int(lengths[row]), sequence))
             else:
-                heapq.heappop(open_)
+                heapq.heappop(unfilled)
         return rows[np.asarray(sorted(map(sorted, members))).ravel()]
 
     def sizes(self, rows: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ class Packer:
         return sizes.reshape(-1, self.pack, 2).sum(1)
 
     def groups(self, buckets: Buckets) -> np.ndarray:
-        """The bucket that each row needs with average rows beside it, int32 [rows]; the last where none would hold."""
+        """The bucket that each row needs with average rows next to it, int32 [rows]; else the last one."""
         others = self.pack - 1
         tokens, targets = (values + others * values.mean() for values in (self.lengths, self.targets))
         return np.minimum(assign(tokens, targets, buckets), len(buckets) - 1)

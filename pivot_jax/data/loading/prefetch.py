@@ -1,4 +1,4 @@
-"""Batches read ahead by grain, and the place among them that a checkpoint keeps."""
+"""Batches prefetched by grain, and the iterator state that a checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import grain
 
-from pivot_jax.data.processing.batch import ContrastiveBatch, PromptBatch, VLMBatch
+from pivot_jax.data.processing.batch import Batch
 from pivot_jax.errors import UserError
 
-Batch = VLMBatch | PromptBatch | ContrastiveBatch
-THREADS = 4  # batches assembled at the same time, at most; pictures have threads of their own
+THREADS = 4  # batches assembled at the same time, at most; images have threads of their own
 
 
 class LoaderIterator:
@@ -28,18 +27,18 @@ class LoaderIterator:
         return next(self._inner)
 
     def get_state(self) -> dict[str, Any]:
-        """Where the next batch stands."""
+        """Position of the next batch."""
         return {"grain": self._inner.get_state(), "data": self._fingerprint}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes to a saved place.
+        """Restores a saved position.
 
         Raises:
           UserError: the state is of other data, batch size or seed.
         """
         if state.get("data") != self._fingerprint:
             raise UserError(
-                "the saved place in the data does not fit this data set (rows, lengths, batch size, buckets or seed "
+                "the saved position in the data does not fit this data set (rows, lengths, batch size, buckets or seed "
                 "have changed since the checkpoint); restore the data, or start a new workdir"
             )
         self._inner.set_state(dict(state["grain"]))
@@ -61,7 +60,7 @@ class _Steps:
 def read_ahead(count: int, load: Callable[[int], Batch], prefetch: int) -> Any:
     """grain's iterator over ``load(0), load(1), ...``, ``prefetch`` batches ahead in threads.
 
-    Its state counts what was handed out, not what was read ahead.
+    Its state counts the batches that were handed out, not those that were prefetched.
     """
     options = grain.ReadOptions(num_threads=min(prefetch, THREADS), prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.source(_Steps(count, load)).to_iter_dataset(options))

@@ -33,7 +33,9 @@ class Rows:
       skipped: :class:`SkipLog` of the bad rows.
     """
 
-    def __init__(self, source: Source, workers: Workers, index: Index, store: RowStore, skipped: SkipLog, cache_mib: int):
+    def __init__(
+        self, source: Source, workers: Workers, index: Index, store: RowStore, skipped: SkipLog, cache_mib: int
+    ):
         self.source, self.processor, self.index, self.skipped = source, workers.processor, index, skipped
         self._workers, self._store = workers, store
         self._images = ImageCache(workers.processor, len(index), cache_mib)

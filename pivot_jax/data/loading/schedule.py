@@ -1,8 +1,8 @@
-"""Which rows stand in which batch: a pure function of (seed, epoch), the same on every process.
+"""Which rows are in which batch: a pure function of (seed, epoch), the same on every process.
 
-A batch has one of a few static shapes, the buckets. So rows that need a large one stand together: alone, in batches of
-their own, the last of which is filled up with shorter rows; packed, one to a sequence, beside rows that need the
-smallest. An epoch has exactly floor(rows / batch) batches, whatever the buckets.
+A batch has one of a few static shapes, the buckets. So rows that need a large bucket share batches. Unpacked, these are
+batches of their own, the last of which is filled up with shorter rows; packed, there is one such row per sequence, next
+to rows that need the smallest bucket. An epoch has exactly floor(rows / batch) batches, whatever the buckets.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def local_slice(batch_size: int, process_index: int, process_count: int, pack: i
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: the epoch cache is keyed by it
-class Plan:
-    """Batches of a training run.
+class Schedule:
+    """The batches of a training run.
 
     ``bucket_of``: the bucket that each row needs, int32 [rows]. ``pack``: rows of a sequence.
     """
@@ -72,19 +72,19 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=4)
-def _epoch_batches(plan: Plan, epoch: int) -> np.ndarray:
+def _epoch_batches(schedule: Schedule, epoch: int) -> np.ndarray:
     """All batches of an epoch: rows [steps, batch_size]."""
-    rng = np.random.default_rng([plan.seed, epoch])
-    size, steps = len(plan.bucket_of), plan.steps_per_epoch
-    order = rng.permutation(size) if plan.shuffle else np.arange(size)
-    # What is dropped is chosen before the buckets, or a rarely used large bucket would be dropped in every epoch.
-    order = order[: steps * plan.batch_size]
-    order = order[np.argsort(-plan.bucket_of[order], kind="stable")]  # those of the largest bucket first
-    large = int(np.sum(plan.bucket_of[order] > 0))
-    each = max(plan.batch_size // plan.pack, -(-large // max(steps, 1)))  # large ones in a batch: one per sequence
+    rng = np.random.default_rng([schedule.seed, epoch])
+    size, steps = len(schedule.bucket_of), schedule.steps_per_epoch
+    order = rng.permutation(size) if schedule.shuffle else np.arange(size)
+    # Rows are dropped before the buckets are formed; else a rarely used large bucket would be dropped in every epoch.
+    order = order[: steps * schedule.batch_size]
+    order = order[np.argsort(-schedule.bucket_of[order], kind="stable")]  # those of the largest bucket first
+    large = int(np.sum(schedule.bucket_of[order] > 0))
+    each = max(schedule.batch_size // schedule.pack, -(-large // max(steps, 1)))  # one large row per sequence
     batch_of_large = np.arange(large) // each
-    room = plan.batch_size - np.bincount(batch_of_large, minlength=steps)
-    batch_of = np.concatenate([batch_of_large, np.repeat(np.arange(steps), room)])
-    batches = order[np.argsort(batch_of, kind="stable")].reshape(steps, plan.batch_size)
-    places = rng.permutation(steps) if plan.shuffle else np.argsort(batches[:, 0], kind="stable")
-    return batches[places]
+    free = schedule.batch_size - np.bincount(batch_of_large, minlength=steps)
+    batch_of = np.concatenate([batch_of_large, np.repeat(np.arange(steps), free)])
+    batches = order[np.argsort(batch_of, kind="stable")].reshape(steps, schedule.batch_size)
+    order_of_batches = rng.permutation(steps) if schedule.shuffle else np.argsort(batches[:, 0], kind="stable")
+    return batches[order_of_batches]

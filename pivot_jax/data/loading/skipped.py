@@ -16,8 +16,8 @@ class SkipLog:
     """Rows that were left out, each once, with the reason.
 
     Args:
-      path: ``skipped.jsonl`` to write, or None for memory only. A resumed run continues an earlier run's file and repeats
-        no row; :meth:`forget` removes rows that have been fixed since.
+      path: ``skipped.jsonl`` to write, or None for memory only. A resumed run continues an earlier run's file and
+        repeats no row; :meth:`forget` removes rows that have been fixed since.
       total: rows of the data set, good and bad.
       limit: the largest tolerated share of bad rows.
       name: of the data set, for the message.
@@ -104,5 +104,5 @@ class SkipLog:
             where = f"; all are in {self.path}" if self.path is not None else ""
             raise UserError(
                 f"{self.count} of {self.total} rows of {self.name} are bad, more than data.max_bad_share={self.limit}"
-                f"{where}; the last is row '{last['id']}': {last['reason']} (fix or remove the rows, or raise the limit)"
+                f"{where}; the last is row '{last['id']}': {last['reason']} (fix or remove them, or raise the limit)"
             )

@@ -3,8 +3,8 @@
 Letters: b sequences, k rows in each, n tokens, m images per row, p patch tokens per image, t scored targets.
 
 A row is one conversation, one preference pair that shares image and prompt, or a group of responses to one prompt.
-A sequence of a :class:`VLMBatch` holds k rows one after the other (``data.packing``; k = 1: one row), each with positions
-and branches of its own. Two integer arrays say which tokens see each other:
+A sequence of a :class:`VLMBatch` holds k rows one after the other (``data.packing``; k = 1: one row), each with
+positions and branches of its own. Two integer arrays say which tokens see each other:
 
 * ``segments``: 0 is padding, 1 to k the rows; tokens with different segments never see each other.
 * ``branches``: 0 is the shared prompt, 1, 2, ... are alternative responses (1 = chosen, 2 = rejected).
@@ -62,8 +62,14 @@ class VLMBatch:
     target_branches: Any  # int32 [b, t]; 0 counts for every branch
     target_rows: Any  # int32 [b, t]; which of the sequence's k rows the target belongs to, from 0
     row_index: Any  # int32 [b, k]; index of the row in the loader's data set, -1 for a masked row
-    ref_logps: Any = None  # float32 [b, k, 2]; stored reference log-probs of chosen and rejected, or None
-    patch_positions: Any = None  # int32 [b, k*m, p, 2]; (row, column) of each patch in its image, -1 at padding; or None
+    # Of each scored target, float32 [b, t] with 0 where there is none, or None: its log-prob under the reference model,
+    # its log-prob under the policy that sampled it, and the advantage that it is trained with.
+    ref_logps: Any = None
+    old_logps: Any = None
+    advantages: Any = None
+    patch_positions: Any = (
+        None  # int32 [b, k*m, p, 2]; (row, column) of each patch, -1 at padding; or None
+    )
     # Of images split into tiles (then m counts tiles): the features that each image token is a weighted sum of, in
     # place of ``image_slots``; -1 is the newline vector. int32 and float32 [b, n, 4], or None.
     tile_taps: Any = None

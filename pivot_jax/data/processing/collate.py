@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.tiles import TAPS
 
 Rows = Sequence[EncodedRow | None]
+TargetValues = Mapping[str, Sequence[np.ndarray | None]]
 
 
 class Collation(NamedTuple):
@@ -29,7 +30,7 @@ class Collation(NamedTuple):
 
 
 class _Padding:
-    """``packing`` rows after each other and right padding to ``size``, worked out once for all fields of that length."""
+    """``packing`` rows after each other, right padded to ``size``: computed once for all fields of that length."""
 
     def __init__(self, rows: Rows, field: str, size: int, packing: int = 1):
         self.rows = [row for row in rows if row is not None]
@@ -43,6 +44,16 @@ class _Padding:
         out = np.full((*self.filled.shape, *axes), fill, np.int32)
         if self.rows:
             out[self.filled] = np.concatenate([getattr(row, field) for row in self.rows])
+        return out
+
+    def values(self, name: str, per_row: Sequence[np.ndarray | None]) -> np.ndarray:
+        """An array per row (None for a masked one), laid out like the rows' fields; 0 at padding: float32 [b, size]."""
+        lengths = [0 if values is None else len(values) for values in per_row]
+        if lengths != self.lengths.tolist():
+            raise ValueError(f"{name}: rows of {lengths} values, but of {self.lengths.tolist()} scored targets")
+        out = np.zeros(self.filled.shape, np.float32)
+        if self.rows:
+            out[self.filled] = np.concatenate([values for values in per_row if values is not None])
         return out
 
     def tile_fields(self, offsets: np.ndarray) -> dict[str, np.ndarray]:
@@ -69,7 +80,7 @@ def vlm_batch(
     constants: Collation,
     *,
     packing: int = 1,
-    ref_logps: np.ndarray | None = None,
+    target_values: TargetValues | None = None,
 ) -> VLMBatch:
     """Training batch of b sequences of k = ``packing`` rows.
 
@@ -78,10 +89,11 @@ def vlm_batch(
       images: arrays of the rows, with leading axes [b*k, m].
       row_index: [b*k], -1 for a masked row.
       bucket: (n tokens, t targets) of a sequence.
-      ref_logps: float32 [b*k, 2] or None.
+      target_values: fields ``ref_logps``, ``old_logps``, ``advantages``: of each row a float32 array with one value per
+        scored target, None of a masked row.
 
     Raises:
-      ValueError: rows that ``packing`` does not divide, or that do not fit the bucket.
+      ValueError: rows that ``packing`` does not divide, that do not fit the bucket, or another number of target values.
     """
     tokens, targets = (_Padding(rows, name, bucket[i], packing) for i, name in enumerate(("tokens", "targets")))
     member = np.arange(len(rows)) % packing
@@ -103,7 +115,7 @@ def vlm_batch(
         target_branches=targets.pad("target_branches", 0),
         target_rows=targets.spread(member),
         row_index=row_index.astype(np.int32).reshape(-1, packing),
-        ref_logps=None if ref_logps is None else ref_logps.reshape(-1, packing, 2),
+        **{name: targets.values(name, per_row) for name, per_row in (target_values or {}).items()},
         patch_positions=positions,
     )
 

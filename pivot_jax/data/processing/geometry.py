@@ -1,8 +1,8 @@
 """How an image becomes the arrays that an encoder takes.
 
 There are three ways, with one protocol (:class:`Geometry`): one square (:class:`Square`), a padded list of patches
-(``patches.Patches``), or several square tiles (``tiles.Tiles``). Which one a model takes follows from its preset and from
-``config.data.image``; nothing outside these three files asks which it is.
+(``patches.Patches``), or several square tiles (``tiles.Tiles``). Which one a model takes follows from its preset and
+from ``config.data.image``; nothing outside these three files asks which it is.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Variable-resolution images as lists of patches: their size, their patches, and the slots of their tokens.
 
 Qwen2-VL and Qwen2.5-VL (:func:`smart_size`) and SigLIP2 NaFlex (:func:`naflex_size`) nearly keep an image's aspect
-ratio. Every patch has a position (row, column) in the image's grid. An encoder that merges ``merge`` x ``merge`` patches
-into a token needs them next to each other, and one with windows is faster when a window's patches are adjacent. So the
-preset orders the patches, and ``token_slots`` maps the tokens, which the language model reads row by row, to the merged
-patches. Letters: p patches of the padded list, i values of a patch (rows, columns, colours), n tokens of a row.
+ratio. Every patch has a position (row, column) in the image's grid. An encoder that merges ``merge`` x ``merge``
+patches into a token needs them next to each other, and one with windows is faster when a window's patches are adjacent.
+So the preset orders the patches, and ``token_slots`` maps the tokens, which the language model reads row by row, to the
+merged patches. Letters: p patches of the padded list, i values of a patch (rows, columns, colours), n tokens of a row.
 """
 
 from __future__ import annotations

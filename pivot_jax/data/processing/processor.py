@@ -16,7 +16,7 @@ import numpy as np
 from pivot_jax.data.example import Example
 from pivot_jax.data.processing.batch import Batch, EncodedRow
 from pivot_jax.data.processing.chat import Chat, Kind, Limits
-from pivot_jax.data.processing.collate import Collation, contrastive_batch, prompt_batch, vlm_batch
+from pivot_jax.data.processing.collate import Collation, TargetValues, contrastive_batch, prompt_batch, vlm_batch
 from pivot_jax.data.processing.geometry import Geometry, ImageArrays, Square
 from pivot_jax.data.processing.images import ROOT_RULE, load, patches, preset_of
 from pivot_jax.data.processing.patches import patches_of
@@ -90,7 +90,7 @@ class Processor:
         row_index: np.ndarray | None = None,
         *,
         packing: int = 1,
-        ref_logps: np.ndarray | None = None,
+        target_values: TargetValues | None = None,
     ) -> Batch:
         """The rows as one batch: a VLMBatch, PromptBatch or ContrastiveBatch by :attr:`kind`.
 
@@ -99,7 +99,7 @@ class Processor:
           images: leading axes [rows, m].
           bucket: tokens and targets of a sequence; prompts and captions have no targets.
           row_index: int [rows], -1 for a masked row; default: their position here.
-          packing: rows per sequence. ref_logps: see ``collate.vlm_batch``; both of training rows only.
+          packing, target_values: of training rows only, see ``collate.vlm_batch``.
         """
         if row_index is None:
             row_index = np.asarray([-1 if row is None else index for index, row in enumerate(rows)])
@@ -108,7 +108,7 @@ class Processor:
             return prompt_batch(rows, images, row_index, bucket[0], constants)
         if self.kind == "contrastive":
             return contrastive_batch(rows, images, row_index, bucket[0], constants)
-        return vlm_batch(rows, images, row_index, bucket, constants, packing=packing, ref_logps=ref_logps)
+        return vlm_batch(rows, images, row_index, bucket, constants, packing=packing, target_values=target_values)
 
     def batch_of(self, examples: Sequence[Example]) -> Batch:
         """A few examples, read and encoded, as one batch of the smallest shape.
@@ -171,7 +171,7 @@ def build_processor(
     if kind == "contrastive":
         if not geometry.fixed:
             raise UserError(
-                f"data.image.preset: '{geometry.preset}' splits images into patches; stage 0 (contrastive) takes squares"
+                f"data.image.preset: '{geometry.preset}' splits images; stage 0 (contrastive) takes squares"
             )
         length, targets = min(config.model.text.max_length, data.max_length), 0
     if max_length:

@@ -160,7 +160,9 @@ class Template:
 
     def conversation(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
         """A conversation that ends with an answer; ``counts``: image tokens of each of its pictures."""
-        return self._plain(messages, counts, answered=True) if self.format.plain else self._turns(messages, iter(counts))
+        if self.format.plain:
+            return self._plain(messages, counts, answered=True)
+        return self._turns(messages, iter(counts))
 
     def prompt(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
         """A conversation up to the header of the answer that is to come (plain: up to the pictures)."""

@@ -1,8 +1,8 @@
 """Any-resolution tiling (LLaVA-OneVision): a large image as one overview and several tiles of full resolution.
 
-The image is fitted into the grid of tiles that keeps most of its pixels, on a black canvas. The tiles' features form one
-map. Its margins are removed, the map is shrunk where it has more positions than ``max_9`` allows, and a learned newline
-vector ends each of its rows. For the model, all of that is one weighted sum of features per image token:
+The image is fitted into the grid of tiles that keeps most of its pixels, on a black canvas. The tiles' features form
+one map. Its margins are removed, the map is shrunk where it has more positions than ``max_9`` allows, and a learned
+newline vector ends each of its rows. For the model, all of that is one weighted sum of features per image token:
 :func:`layout` says which. Letters: t tiles with the overview, n image tokens, p patches of a tile.
 """
 
@@ -144,7 +144,10 @@ def layout(height: int, width: int, tile: int, max_tiles: int, grid: int) -> Tok
 
 
 def _margins(height: int, width: int, tall: int, wide: int) -> tuple[int, int]:
-    """Rows above and columns left of the image in a map of tall x wide positions; as many are below and to the right."""
+    """Rows above and columns left of the image in a map of tall x wide positions.
+
+    As many are below and to the right.
+    """
     if width / height > wide / tall:
         return (tall - int(round(height * (wide / width), 7))) // 2, 0
     return 0, (wide - int(round(width * (tall / height), 7))) // 2

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from pivot_jax.data.loading.loader import build_loader
-from pivot_jax.data.loading.schedule import Plan, assign, local_slice
+from pivot_jax.data.loading.schedule import Schedule, assign, local_slice
 from pivot_jax.data.processing.batch import ContrastiveBatch, PromptBatch, VLMBatch
+from pivot_jax.data.processing.processor import build_processor
 from pivot_jax.errors import UserError
 from tests.data.conftest import config, llava_row, preference_row, write_jsonl
 
@@ -35,7 +36,7 @@ def pairs(tmp_path, pictures):
 def load(cfg, tokenizer, kind="sft", **more):
     with cfg.unlocked():
         cfg.data.image.size = 8
-    return build_loader(cfg, tokenizer, kind=kind, image_tokens=4, **more)
+    return build_loader(cfg, build_processor(cfg, tokenizer, kind, patch_size=4), **more)
 
 
 def same(a: VLMBatch, b: VLMBatch) -> bool:
@@ -47,7 +48,7 @@ def same(a: VLMBatch, b: VLMBatch) -> bool:
 
 def test_C5_step_counts(tokenizer):
     """20K pairs, batch 256, 3 epochs: 78 steps per epoch (the 32 rows that are left are dropped), 234 in all."""
-    plan = Plan(np.zeros(20_000, np.int32), 256, seed=0, shuffle=True)
+    plan = Schedule(np.zeros(20_000, np.int32), 256, seed=0, shuffle=True)
     assert plan.steps_per_epoch == 78
     rows = [{"id": str(i), "prompt": "q", "chosen": "a", "rejected": "b"} for i in range(20_000)]
     cfg = config({"format": "trl", "path": rows}, batch_size=256)
@@ -72,7 +73,7 @@ def test_total_steps(rows, tokenizer, epochs, steps, want):
 def test_every_row_once_an_epoch_whatever_the_buckets(shuffle):
     """Three buckets, one of them nearly empty: floor(rows / batch) full batches of one bucket or a larger one."""
     bucket_of = np.asarray([0] * 61 + [1] * 37 + [2] * 3, np.int32)
-    plan = Plan(bucket_of, 8, seed=3, shuffle=shuffle)
+    plan = Schedule(bucket_of, 8, seed=3, shuffle=shuffle)
     dropped = []
     for epoch in range(4):
         seen = []
@@ -90,7 +91,7 @@ def test_every_row_once_an_epoch_whatever_the_buckets(shuffle):
 
 def test_order_depends_on_seed_and_epoch_only():
     def order(seed: int, epoch: int) -> list[int]:
-        plan = Plan(np.zeros(64, np.int32), 8, seed, True)
+        plan = Schedule(np.zeros(64, np.int32), 8, seed, True)
         return [int(i) for step in range(epoch * 8, epoch * 8 + 8) for i in plan.batch(step)]
 
     assert order(0, 0) == order(0, 0) and order(0, 1) == order(0, 1)
@@ -119,16 +120,16 @@ def test_batch_holds_the_rows(rows, tokenizer):
     assert batch.images.shape == (8, 1, 8, 8, 3) and batch.images.dtype == np.uint8
     assert batch.tokens.shape == (8, n) and batch.targets.shape == (8, t) and batch.ref_logps is None
     for place, index in enumerate(batch.row_index[:, 0]):
-        row = loader.encoded(int(index))
+        row = loader.data.encoded(int(index))
         length, targets = len(row.tokens), len(row.targets)
         assert batch.tokens[place, :length].tolist() == row.tokens.tolist()
-        assert set(batch.tokens[place, length:].tolist()) <= {loader.chat.pad_id}
+        assert set(batch.tokens[place, length:].tolist()) <= {loader.processor.chat.pad_id}
         assert batch.segments[place].tolist() == [1] * length + [0] * (n - length)
         assert batch.weights[place].tolist() == [1.0] * targets + [0.0] * (t - targets)
         assert batch.targets[place, :targets].tolist() == row.targets.tolist()
         assert (batch.image_slots[place, length:] == -1).all()
         assert batch.image_slots[place].max() == 3
-        number = int(loader.row_id(int(index)).removeprefix("row"))
+        number = int(loader.data.row_id(int(index)).removeprefix("row"))
         assert batch.images[place, 0, 0, 0].tolist() == [number, 2 * number, 3 * number]
 
 
@@ -141,18 +142,23 @@ def test_static_shapes_come_from_the_buckets(rows, tokenizer):
 
 
 def test_preference_batch_with_stored_reference(pairs, tokenizer):
-    ref = np.stack([np.arange(40), -np.arange(40)], 1).astype(np.float32)
+    starts = load(config(pairs), tokenizer, "preference").target_offsets
+    ref = np.arange(1, starts[-1] + 1, dtype=np.float32)
     loader = load(config(pairs), tokenizer, "preference", ref_logps=ref)
     batch = next(iter(loader))
     assert set(np.unique(batch.branches)) == {0, 1, 2}
-    np.testing.assert_array_equal(batch.ref_logps, ref[batch.row_index])
-    ref[batch.row_index[0, 0]] = np.nan  # its picture could not be read when the reference was computed
+    assert batch.ref_logps.shape == batch.targets.shape
+    for place, row in enumerate(batch.row_index[:, 0]):
+        own = ref[starts[row] : starts[row + 1]]
+        assert len(own) == len(loader.data.encoded(int(row)).targets)
+        assert batch.ref_logps[place].tolist() == [*own, *[0.0] * (batch.ref_logps.shape[1] - len(own))]
+    ref[starts[batch.row_index[0, 0]] + 1] = np.nan  # its picture could not be read when the reference was computed
     loader.set_ref_logps(ref)
     again = loader.batch_at(0)
     assert again.row_index[0] == -1 and not again.weights[0].any() and not again.ref_logps[0].any()
     assert again.row_index[1:].tolist() == batch.row_index[1:].tolist()
-    with pytest.raises(UserError, match=r"shape \(39, 2\), the data set needs \(40, 2\)"):
-        loader.set_ref_logps(ref[:39])
+    with pytest.raises(UserError, match=rf"shape \({len(ref) - 1},\), the data set needs \({len(ref)},\)"):
+        loader.set_ref_logps(ref[:-1])
 
 
 def test_D1_both_arms_train_on_the_same_rows_in_the_same_batches(pairs, tokenizer, tmp_path, pictures):
@@ -308,7 +314,7 @@ def test_bad_rows_are_counted_listed_and_left_out(tmp_path, pictures, tokenizer)
     assert set(found) == set(REASONS)
     for row_id, words in REASONS.items():
         assert words in found[row_id]
-    assert {loader.row_id(i) for i in range(30)} == {f"row{i}" for i in range(5, 35)}
+    assert {loader.data.row_id(i) for i in range(30)} == {f"row{i}" for i in range(5, 35)}
     again = load(config(source, max_bad_share=0.2), tokenizer, workdir=work)  # a resumed run
     assert again.skipped.count == 6 and len((work / "skipped.jsonl").read_text().splitlines()) == 6
 
@@ -474,7 +480,7 @@ def test_real_files_run_through(shared_data, qwen):
         cfg = config(entry, template=template, max_length=2048, batch_size=4, max_bad_share=0.03)
         with cfg.unlocked():
             cfg.data.image.size = 384
-        loader = build_loader(cfg, qwen, kind=kind, image_tokens=576)
+        loader = build_loader(cfg, build_processor(cfg, qwen, kind, patch_size=16))
         assert loader.rows == len(loader.source) - bad and loader.skipped.count == bad
         batch = next(iter(loader))
         assert batch.images.shape == (4, 1, 384, 384, 3) and batch.images.std() > 10

@@ -10,7 +10,8 @@ import pytest
 from pivot_jax import config as configs
 from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.data.loading.packing import Packer
-from pivot_jax.data.loading.schedule import Plan, local_slice
+from pivot_jax.data.loading.schedule import Schedule, local_slice
+from pivot_jax.data.processing.processor import build_processor
 from pivot_jax.errors import UserError
 from tests.data.conftest import config, llava_row, preference_row, write_jsonl
 
@@ -30,7 +31,7 @@ def pairs(tmp_path, pictures):
 def load(cfg, tokenizer, kind="preference", **more):
     with cfg.unlocked():
         cfg.data.image.size = 8
-    return build_loader(cfg, tokenizer, kind=kind, image_tokens=4, **more)
+    return build_loader(cfg, build_processor(cfg, tokenizer, kind, patch_size=4), **more)
 
 
 def same(a, b) -> bool:
@@ -78,14 +79,14 @@ def test_rows_of_a_large_bucket_stand_one_to_a_sequence_in_few_batches(shuffle):
     """20 long rows of 128, four sequences of four a batch: five batches take the large bucket, three do not."""
     bucket_of = np.zeros(128, np.int32)
     bucket_of[np.random.default_rng(1).permutation(128)[:20]] = 1
-    plan = Plan(bucket_of, 16, seed=3, shuffle=shuffle, pack=4)
+    plan = Schedule(bucket_of, 16, seed=3, shuffle=shuffle, pack=4)
     batches = [plan.batch(step) for step in range(8)]
     assert sorted(np.concatenate(batches)) == list(range(128))
     assert sorted(int(bucket_of[rows].sum()) for rows in batches) == [0, 0, 0, 4, 4, 4, 4, 4]
 
 
 def test_more_long_rows_than_sequences_are_spread_over_all_batches():
-    plan = Plan(np.asarray([0] * 32 + [1] * 96, np.int32), 16, seed=0, shuffle=True, pack=4)
+    plan = Schedule(np.asarray([0] * 32 + [1] * 96, np.int32), 16, seed=0, shuffle=True, pack=4)
     assert [int(plan.bucket_of[plan.batch(step)].sum()) for step in range(8)] == [12] * 8
 
 
@@ -94,20 +95,25 @@ def test_more_long_rows_than_sequences_are_spread_over_all_batches():
 
 def test_a_packed_batch_holds_what_the_unpacked_one_does(pairs, tokenizer):
     """The same rows in the same step; each row's fields are found again behind its companions."""
-    ref = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
-    alone, packed = (load(config(pairs, pack=pack), tokenizer, ref_logps=ref) for pack in (1, 4))
+    alone, packed = (load(config(pairs, pack=pack), tokenizer) for pack in (1, 4))
+    ref = np.random.default_rng(0).normal(size=alone.target_offsets[-1]).astype(np.float32)
+    for loader in (alone, packed):
+        loader.set_ref_logps(ref)
     assert packed.buckets[0][0] < 4 * alone.buckets[0][0]
     for a, b in zip(alone, packed, strict=True):
         assert b.tokens.shape[0] == 2 and b.images.shape == (2, 4, 8, 8, 3)
         assert sorted(a.row_index.ravel()) == sorted(b.row_index.ravel())
         assert a.weights.sum() == b.weights.sum() and (a.segments > 0).sum() == (b.segments > 0).sum()
-        np.testing.assert_array_equal(b.ref_logps, ref[b.row_index])
+        assert b.ref_logps.shape == b.targets.shape and not b.ref_logps[b.weights == 0].any()
         for (sequence, member), row in np.ndenumerate(b.row_index):
             mine, theirs = b.segments[sequence] == member + 1, np.flatnonzero(a.row_index[:, 0] == row)[0]
             want = packed.encoded(int(row))
             assert b.tokens[sequence, mine].tolist() == want.tokens.tolist()
             assert b.positions[sequence, mine].tolist() == want.positions.tolist()
             np.testing.assert_array_equal(b.images[sequence, member], a.images[theirs, 0])
+            scored = (b.target_rows[sequence] == member) & (b.weights[sequence] > 0)
+            own = ref[packed.target_offsets[row] : packed.target_offsets[row + 1]]
+            assert b.ref_logps[sequence, scored].tolist() == own.tolist()
             slots = b.image_slots[sequence, mine]
             assert set(slots[slots >= 0]) <= set(range(4 * member, 4 * member + 4))
 
@@ -148,13 +154,6 @@ def test_pack_has_to_divide_the_rows_of_a_process_and_of_a_step(pairs, tokenizer
             configs.validate(cfg)
 
 
-def test_captions_are_not_packed(tmp_path, pictures, tokenizer):
-    cfg = configs.base()
-    configs.merge(cfg, {"stage": "contrastive", "data.pack": 2})
-    with pytest.raises(UserError, match="data.pack: 2 in a contrastive stage"):
-        configs.validate(cfg)
-
-
 def test_questions_and_other_batch_sizes_are_not_packed(tmp_path, pictures, tokenizer):
     path = write_jsonl(tmp_path / "rows.jsonl", [llava_row(i) for i in range(40)])
     source = {"format": "llava", "path": path, "image_root": str(pictures)}
@@ -184,7 +183,7 @@ def test_a_bad_picture_masks_its_row_and_leaves_its_companions(pairs, tokenizer,
     others = [i + 1 for i in range(4) if i != member]
     assert set(batch.segments[sequence]) == {0, *others}
     for other in others:
-        want = loader.encoded(int(batch.row_index[sequence, other - 1]))
+        want = loader.data.encoded(int(batch.row_index[sequence, other - 1]))
         assert batch.tokens[sequence, batch.segments[sequence] == other].tolist() == want.tokens.tolist()
 
 

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from pivot_jax.data.loading.loader import build_loader
+from pivot_jax.data.processing.processor import build_processor
 from pivot_jax.errors import UserError
 from tests.data.conftest import config, llava_row, preference_row, write_jsonl
 from tests.data.loading.test_loader import same
@@ -33,7 +34,7 @@ def load(source, tokenizer, kind="sft", **changes):
     cfg = config(source, **changes)
     with cfg.unlocked():
         cfg.data.image.size = 8
-    return build_loader(cfg, tokenizer, kind=kind, image_tokens=4)
+    return build_loader(cfg, build_processor(cfg, tokenizer, kind, patch_size=4))
 
 
 def source(tmp_path, pictures, make=llava_row, extra=()):

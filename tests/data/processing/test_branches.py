@@ -7,6 +7,7 @@ import pytest
 
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
+from pivot_jax.data.processing.collate import vlm_batch
 
 
 def prompt(positions=(0, 1, 2, 3), **changes):
@@ -46,3 +47,24 @@ def test_tiles_lie_in_the_prompt_only():
 def test_an_empty_response_is_refused(responses):
     with pytest.raises(ValueError, match="row 'p': every response needs at least one token"):
         group_row(prompt(), responses)
+
+
+def test_values_of_targets_are_laid_out_like_targets():
+    """Packed, beside a masked row, and apart from the other fields' padding."""
+    rows = [group_row(prompt(), [[1, 2], [3]]), None, None, group_row(prompt(), [[4], [5]])]
+    values = {
+        "old_logps": [np.asarray([0, -1, -2, -3]), None, None, np.asarray([0, -4, -5])],
+        "advantages": [np.asarray([0, 0.5, 0.5, -1]), None, None, np.asarray([0, 2, -2])],
+    }
+    images, index = np.zeros((4, 1, 4, 4, 3), np.uint8), np.asarray([0, -1, -1, 1])
+    layout = dict(pack=2, image_tokens=2)
+    batch = vlm_batch(rows, images, index, (16, 6), 0, values, **layout)
+    assert batch.targets.tolist() == [[8, 1, 2, 3, 0, 0], [8, 4, 5, 0, 0, 0]] and batch.ref_logps is None
+    assert batch.old_logps.tolist() == [[0, -1, -2, -3, 0, 0], [0, -4, -5, 0, 0, 0]]
+    assert batch.advantages.tolist() == [[0, 0.5, 0.5, -1, 0, 0], [0, 2, -2, 0, 0, 0]]
+    assert batch.old_logps.dtype == batch.advantages.dtype == np.float32
+    masked = vlm_batch([None] * 4, images, index, (16, 6), 0, {"ref_logps": [None] * 4}, **layout)
+    assert masked.ref_logps.shape == (2, 6) and not masked.ref_logps.any()
+    values["old_logps"][0] = np.zeros(3)
+    with pytest.raises(ValueError, match=r"old_logps: rows of \[3, 0, 0, 3\] values, but of \[4, 0, 0, 3\] scored"):
+        vlm_batch(rows, images, index, (16, 6), 0, values, **layout)

@@ -12,10 +12,10 @@ import pytest
 
 from pivot_jax import config as configs
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.processing.chat import Chat
 from pivot_jax.data.processing.dialects import DIALECTS
 from pivot_jax.data.sources import read
 from pivot_jax.errors import RowError, UserError
+from tests.tiny.processing import chat
 from tests.tiny.chat_templates import LLAMA3
 
 TALK = Example(
@@ -51,7 +51,7 @@ def masked(row, n: int) -> list[int]:
 
 def test_A7_label_mask_golden(qwen):
     """Exact ids and labels of a fixed conversation with the real tokenizer, in both modes."""
-    strict = Chat(qwen, image_tokens=4).encode(TALK, "sft")
+    strict = chat(qwen, image_tokens=4).encode(TALK, "sft")
     assert strict.tokens.tolist() == GOLDEN
     n = len(GOLDEN)
     want = [-100] * n
@@ -60,7 +60,7 @@ def test_A7_label_mask_golden(qwen):
         want[start : start + 3] = GOLDEN[start : start + 3]
     assert masked(strict, n) == want
 
-    pivot = Chat(qwen, image_tokens=4, loss_mask="pivot").encode(TALK, "sft")
+    pivot = chat(qwen, image_tokens=4, loss_mask="pivot").encode(TALK, "sft")
     assert pivot.tokens.tolist() == GOLDEN
     for start in (first, second):  # the whole turn, from its header on
         want[start - 3 : start + 3] = GOLDEN[start - 3 : start + 3]
@@ -78,7 +78,7 @@ def test_A7_label_mask_with_a_small_tokenizer(tokenizer):
     start, end, image, newline = (
         tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>", "<|image_pad|>", "Ċ")
     )
-    row = Chat(tokenizer, image_tokens=3, loss_mask="pivot").encode(TALK, "sft")
+    row = chat(tokenizer, image_tokens=3, loss_mask="pivot").encode(TALK, "sft")
     ids, labels = row.tokens.tolist(), masked(row, len(row.tokens))
     turns, at = [], [i for i, token in enumerate(ids) if token == start]
     for a, b in zip(at, [*at[1:], len(ids)], strict=True):
@@ -100,7 +100,7 @@ def test_pieces_equal_the_whole_string(qwen, shared_data, system):
         {"format": "llava", "path": str(shared_data / "llava_pretrain_mini/data.json"), "sampling": "random:60"},
         {"format": "preference_pairs", "path": str(shared_data / "mathvision/preference_pairs.jsonl")},
     )
-    chat = Chat(qwen, image_tokens=1, system=system, max_length=100_000)
+    made = chat(qwen, image_tokens=1, system=system, max_length=100_000)
     count = 0
     for source in sources:
         rows = read(source)
@@ -110,7 +110,7 @@ def test_pieces_equal_the_whole_string(qwen, shared_data, system):
             text = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
             question = example.messages[0].content.replace("<image>", "<|image_pad|>")
             text += f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
-            ids = chat.encode(example, "sft").tokens.tolist()
+            ids = made.encode(example, "sft").tokens.tolist()
             assert ids == qwen(text)["input_ids"], example.id
             count += 1
     assert count > 150
@@ -119,12 +119,12 @@ def test_pieces_equal_the_whole_string(qwen, shared_data, system):
 def test_golden_tokens_inside_a_conversation(qwen, shared_data):
     """The 22 golden encodings stand unchanged inside the question's and the answer's turn."""
     goldens = json.loads((shared_data / "qwen2_5_vl_processor/golden_tokens.json").read_text())
-    chat, used = Chat(qwen, image_tokens=1), 0
+    made, used = chat(qwen, image_tokens=1), 0
     for golden in goldens:
         text = golden["text"]
         if not text.strip() or "<|" in text or text[0].isspace() or text != text.strip():
             continue
-        row = chat.encode(Example("g", (Message("user", "Q"), Message("assistant", text))), "sft")
+        row = made.encode(Example("g", (Message("user", "Q"), Message("assistant", text))), "sft")
         assert row.targets.tolist() == [*golden["ids"], E, NL], text
         used += 1
     assert used >= 12
@@ -135,16 +135,16 @@ def test_chat_template_of_the_tokenizer_agrees(qwen):
     messages = [("user", "Hi  there\n\nyou"), ("assistant", "Hello!\nYes."), ("user", "1+1=?"), ("assistant", "2")]
     example = Example("t", tuple(Message(role, text) for role, text in messages))
     dicts = [{"role": role, "content": text} for role, text in messages]
-    chat = Chat(qwen, image_tokens=1)
+    made = chat(qwen, image_tokens=1)
     whole = qwen.apply_chat_template(dicts, tokenize=True, return_dict=False)
-    assert chat.encode(example, "sft").tokens.tolist() == whole
+    assert made.encode(example, "sft").tokens.tolist() == whole
     open_ = qwen.apply_chat_template(dicts[:-1], tokenize=True, add_generation_prompt=True, return_dict=False)
-    assert chat.encode(example, "prompt").tokens.tolist() == open_
+    assert made.encode(example, "prompt").tokens.tolist() == open_
 
 
 def test_preference_row_shares_the_prompt(tokenizer):
-    chat = Chat(tokenizer, image_tokens=2)
-    row, prompt = chat.encode(PAIR, "preference"), chat.encode(PAIR, "prompt").tokens
+    made = chat(tokenizer, image_tokens=2)
+    row, prompt = made.encode(PAIR, "preference"), made.encode(PAIR, "prompt").tokens
     p = len(prompt)
     assert row.tokens[:p].tolist() == prompt.tolist()
     for branch, text in ((1, PAIR.chosen), (2, PAIR.rejected)):
@@ -162,18 +162,18 @@ def test_preference_row_shares_the_prompt(tokenizer):
 
 def test_branches_equal_the_separate_conversations(tokenizer):
     """Prompt + branch is the SFT row of that answer: same ids, and the same scored tokens in the strict mode."""
-    chat = Chat(tokenizer, image_tokens=2)
-    row = chat.encode(PAIR, "preference")
+    made = chat(tokenizer, image_tokens=2)
+    row = made.encode(PAIR, "preference")
     for branch, answer in ((1, PAIR.chosen), (2, PAIR.rejected)):
-        alone = chat.encode(Example("x", (*PAIR.messages, Message("assistant", answer)), PAIR.images), "sft")
+        alone = made.encode(Example("x", (*PAIR.messages, Message("assistant", answer)), PAIR.images), "sft")
         assert row.tokens[np.isin(row.branches, (0, branch))].tolist() == alone.tokens.tolist()
         assert row.targets[row.target_branches == branch].tolist() == alone.targets.tolist()
 
 
 def test_pivot_mask_of_a_pair_scores_the_prompt_for_every_branch(tokenizer):
-    strict = Chat(tokenizer, image_tokens=2).encode(PAIR, "preference")
-    pivot = Chat(tokenizer, image_tokens=2, loss_mask="pivot").encode(PAIR, "preference")
-    alone = Chat(tokenizer, image_tokens=2, loss_mask="pivot").encode(PAIR, "sft")
+    strict = chat(tokenizer, image_tokens=2).encode(PAIR, "preference")
+    pivot = chat(tokenizer, image_tokens=2, loss_mask="pivot").encode(PAIR, "preference")
+    alone = chat(tokenizer, image_tokens=2, loss_mask="pivot").encode(PAIR, "sft")
     shared = pivot.target_branches == 0
     assert pivot.targets[~shared].tolist() == strict.targets.tolist()
     assert pivot.targets[pivot.target_branches != 2].tolist() == alone.targets.tolist()
@@ -181,56 +181,56 @@ def test_pivot_mask_of_a_pair_scores_the_prompt_for_every_branch(tokenizer):
 
 
 def test_prompt_is_the_beginning_of_the_training_row(tokenizer):
-    chat = Chat(tokenizer, image_tokens=2)
-    prompt, row = chat.encode(TALK, "prompt").tokens, chat.encode(TALK, "sft").tokens
+    made = chat(tokenizer, image_tokens=2)
+    prompt, row = made.encode(TALK, "prompt").tokens, made.encode(TALK, "sft").tokens
     assert row[: len(prompt)].tolist() == prompt.tolist()
     assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
     assert (
-        chat.decode([*tokenizer("yes it is")["input_ids"], chat.end_id, chat.template.newline_id, chat.pad_id])
+        made.decode([*tokenizer("yes it is")["input_ids"], made.end_id, made.template.newline_id, made.pad_id])
         == "yes it is"
     )
 
 
 def test_prompt_needs_no_answer_to_be_there(tokenizer):
-    chat = Chat(tokenizer, image_tokens=2)
-    wanted = chat.encode(TALK, "prompt").tokens.tolist()
+    made = chat(tokenizer, image_tokens=2)
+    wanted = made.encode(TALK, "prompt").tokens.tolist()
     for last in ((), (Message("assistant", ""),), (Message("assistant", "other"),)):
-        assert chat.encode(Example("p", (*TALK.messages[:3], *last), ("a.png",)), "prompt").tokens.tolist() == wanted
+        assert made.encode(Example("p", (*TALK.messages[:3], *last), ("a.png",)), "prompt").tokens.tolist() == wanted
 
 
 def test_empty_lines_before_an_answer_are_dropped(qwen):
     """Else the header's newline and the answer's would become one token that no prompt ends with."""
-    chat = Chat(qwen, image_tokens=1)
-    plain = chat.encode(Example("a", (Message("user", "Q"), Message("assistant", "  indented"))), "sft")
-    lined = chat.encode(Example("a", (Message("user", "Q"), Message("assistant", "\n \n  indented"))), "sft")
+    made = chat(qwen, image_tokens=1)
+    plain = made.encode(Example("a", (Message("user", "Q"), Message("assistant", "  indented"))), "sft")
+    lined = made.encode(Example("a", (Message("user", "Q"), Message("assistant", "\n \n  indented"))), "sft")
     assert plain.tokens.tolist() == lined.tokens.tolist()
     assert qwen.decode(plain.targets).startswith("  indented")
 
 
 def test_plain_template_of_stage_1a(tokenizer):
     caption = Example("c", (Message("user", "Describe.\n<image>"), Message("assistant", "a red circle")), ("a.png",))
-    row = Chat(tokenizer, image_tokens=3, template="plain").encode(caption, "sft")
+    row = chat(tokenizer, image_tokens=3, template="plain").encode(caption, "sft")
     ids = [*tokenizer("a red circle")["input_ids"], *tokenizer("\n")["input_ids"]]
     image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     assert row.tokens.tolist() == [image] * 3 + ids
     assert row.targets.tolist() == ids and row.sources.tolist() == list(range(2, 2 + len(ids)))
-    prompt = Chat(tokenizer, image_tokens=3, template="plain").encode(caption, "prompt")
+    prompt = chat(tokenizer, image_tokens=3, template="plain").encode(caption, "prompt")
     assert prompt.tokens.tolist() == [image] * 3
-    chat = Chat(tokenizer, image_tokens=3, template="plain")
-    assert chat.end_id == ids[-1] and chat.decode([*ids, *ids]) == "a red circle"
+    made = chat(tokenizer, image_tokens=3, template="plain")
+    assert made.end_id == ids[-1] and made.decode([*ids, *ids]) == "a red circle"
 
 
 def test_caption_alone_for_the_contrastive_stage(tokenizer):
     caption = Example("c", (Message("user", "<image>"), Message("assistant", "a red circle")), ("a.png",))
     ids = tokenizer("a red circle")["input_ids"]
-    assert Chat(tokenizer, image_tokens=3, max_length=32).encode(caption, "contrastive").tokens.tolist() == ids
-    short = Chat(tokenizer, image_tokens=3, max_length=4).encode(caption, "contrastive")
+    assert chat(tokenizer, image_tokens=3, max_length=32).encode(caption, "contrastive").tokens.tolist() == ids
+    short = chat(tokenizer, image_tokens=3, max_length=4).encode(caption, "contrastive")
     assert short.tokens.tolist() == ids[:3] and short.cut
 
 
 def test_a_row_brings_its_own_system_text(tokenizer):
     talk = Example("s", (Message("system", "Be brief."), Message("user", "Q"), Message("assistant", "A")))
-    text = tokenizer.decode(Chat(tokenizer, image_tokens=1).encode(talk, "sft").tokens)
+    text = tokenizer.decode(chat(tokenizer, image_tokens=1).encode(talk, "sft").tokens)
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ") and "helpful" not in text
 
 
@@ -238,11 +238,11 @@ def test_the_image_token_may_be_spelled_as_the_placeholder(tokenizer):
     """LLaVA's own tokenizers call it <image>: questions may hold it, answers may not."""
     own = deepcopy(tokenizer)
     own.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    chat, usual = Chat(own, image_tokens=3, image_token="<image>"), Chat(own, image_tokens=3)
+    made, usual = chat(own, image_tokens=3, image_token="<image>"), chat(own, image_tokens=3)
     for kind, example in (("sft", TALK), ("prompt", TALK), ("preference", PAIR)):
-        row, same = chat.encode(example, kind), usual.encode(example, kind)
-        assert (row.tokens == chat.image_id).sum() == 3 and chat.image_id != usual.image_id
-        np.testing.assert_array_equal(np.where(row.tokens == chat.image_id, usual.image_id, row.tokens), same.tokens)
+        row, same = made.encode(example, kind), usual.encode(example, kind)
+        assert (row.tokens == made.image_id).sum() == 3 and made.image_id != usual.image_id
+        np.testing.assert_array_equal(np.where(row.tokens == made.image_id, usual.image_id, row.tokens), same.tokens)
         np.testing.assert_array_equal(row.image_slots, same.image_slots)
     for bad in (
         replace(PAIR, chosen="It is <image> red."),
@@ -250,16 +250,16 @@ def test_the_image_token_may_be_spelled_as_the_placeholder(tokenizer):
         Example("talk", (Message("user", "What?"), Message("assistant", "An <image>")), ("a.png",)),
     ):
         with pytest.raises(RowError, match="the text holds the control token '<image>'"):
-            chat.encode(bad, "preference" if bad.chosen else "sft")
+            made.encode(bad, "preference" if bad.chosen else "sft")
 
 
 def test_several_images_take_consecutive_slots(tokenizer):
     two = Example("m", (Message("user", "<image>\n<image>\nSame?"), Message("assistant", "no")), ("a.png", "b.png"))
-    row = Chat(tokenizer, image_tokens=3, max_images=2).encode(two, "sft")
+    row = chat(tokenizer, image_tokens=3, max_images=2).encode(two, "sft")
     slots = row.image_slots[row.image_slots >= 0]
     assert slots.tolist() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(RowError, match=r"row 'm': 2 images, more than data\.images_per_row=1"):
-        Chat(tokenizer, image_tokens=3).encode(two, "sft")
+        chat(tokenizer, image_tokens=3).encode(two, "sft")
 
 
 @pytest.mark.parametrize(
@@ -278,52 +278,52 @@ def test_several_images_take_consecutive_slots(tokenizer):
 )
 def test_bad_rows_are_named_with_the_reason(tokenizer, example, kind, words):
     with pytest.raises(RowError, match=words) as error:
-        Chat(tokenizer, image_tokens=2).encode(example, kind)
+        chat(tokenizer, image_tokens=2).encode(example, kind)
     assert error.value.row_id == example.id and f"row '{example.id}'" in str(error.value)
 
 
 def test_long_text_is_cut_on_the_right_but_never_an_image(tokenizer):
-    chat = Chat(tokenizer, image_tokens=8, max_length=80)
+    made = chat(tokenizer, image_tokens=8, max_length=80)
     long = Example("l", (Message("user", "<image>\nQ"), Message("assistant", "red " * 200)), ("a.png",))
-    row, whole = chat.encode(long, "sft"), Chat(tokenizer, image_tokens=8, max_length=5000).encode(long, "sft")
+    row, whole = made.encode(long, "sft"), chat(tokenizer, image_tokens=8, max_length=5000).encode(long, "sft")
     assert row.cut and len(row.tokens) == 80 and row.tokens.tolist() == whole.tokens[:80].tolist()
     assert row.targets.tolist() == whole.tokens[row.sources + 1].tolist() and (row.sources < 79).all()
 
     behind = Message("user", "red " * 100)
     late = Example("late", (behind, Message("assistant", "ok"), *long.messages), ("a.png",))
     with pytest.raises(RowError, match="row 'late'.*would cut an image"):
-        chat.encode(late, "sft")
+        made.encode(late, "sft")
     question = Example("q", (behind, Message("assistant", "ok")))
     with pytest.raises(RowError, match="the answer begins behind the limit of 80"):
-        chat.encode(question, "sft")
+        made.encode(question, "sft")
     with pytest.raises(RowError, match="the prompt has .* tokens, the limit is 80"):
-        chat.encode(Example("p", (behind,)), "prompt")
+        made.encode(Example("p", (behind,)), "prompt")
 
 
 def test_pairs_cut_the_longer_answer_first(tokenizer):
     message = (Message("user", "Q"),)
-    p = len(Chat(tokenizer, image_tokens=1).encode(Example("p", message), "prompt").tokens)
-    chat = Chat(tokenizer, image_tokens=1, max_length=p + 40)
-    row = chat.encode(Example("p", message, (), "red blue" * 60, "red"), "preference")
+    p = len(chat(tokenizer, image_tokens=1).encode(Example("p", message), "prompt").tokens)
+    made = chat(tokenizer, image_tokens=1, max_length=p + 40)
+    row = made.encode(Example("p", message, (), "red blue" * 60, "red"), "preference")
     short = len(tokenizer("red")["input_ids"]) + 2
     assert len(row.tokens) == p + 40 and (row.branches == 2).sum() == short and row.cut
-    both = chat.encode(Example("p", message, (), "red blue" * 60, "blue red" * 60), "preference")
+    both = made.encode(Example("p", message, (), "red blue" * 60, "blue red" * 60), "preference")
     assert (both.branches == 1).sum() == (both.branches == 2).sum() == 20
     with pytest.raises(RowError, match="the same when cut"):
-        chat.encode(Example("p", message, (), "red " * 60 + "a", "red " * 60 + "b"), "preference")
+        made.encode(Example("p", message, (), "red " * 60 + "a", "red " * 60 + "b"), "preference")
     with pytest.raises(RowError, match="no answer fits"):
-        Chat(tokenizer, image_tokens=1, max_length=p + 1).encode(Example("p", message, (), "a", "b"), "preference")
+        chat(tokenizer, image_tokens=1, max_length=p + 1).encode(Example("p", message, (), "a", "b"), "preference")
 
 
 def test_target_limit_cuts_too(tokenizer):
     message = (Message("user", "Q"), Message("assistant", "red blue " * 30))
-    row = Chat(tokenizer, image_tokens=1, max_length=500, max_targets=10).encode(Example("t", message), "sft")
+    row = chat(tokenizer, image_tokens=1, max_length=500, max_targets=10).encode(Example("t", message), "sft")
     assert len(row.targets) == 10 and row.sources[-1] == len(row.tokens) - 2
 
 
 def test_tokenizer_without_the_image_token_is_refused(tokenizer):
     with pytest.raises(UserError, match=r"'<\|picture\|>' is not one token.*tokenizer\.image_token"):
-        Chat(tokenizer, image_tokens=1, image_token="<|picture|>")
+        chat(tokenizer, image_tokens=1, image_token="<|picture|>")
 
 
 CONVERSATIONS = {
@@ -348,10 +348,10 @@ def llama(tokenizer):
 @pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
 def test_llama3_is_what_transformers_renders(llama, turns):
     """Text and ids of the row and of the prompt, which is the row's beginning; answers with their end are scored."""
-    chat = Chat(llama, image_tokens=3, system="", dialect="llama3")
+    made = chat(llama, image_tokens=3, system="", dialect="llama3")
     images = ("x.png",) * sum("<image>" in text for _, text in turns)
     example = Example("x", tuple(Message(*turn) for turn in turns), images)
-    row, prompt = chat.encode(example, "sft"), chat.encode(example, "prompt")
+    row, prompt = made.encode(example, "sft"), made.encode(example, "prompt")
     messages = [{"role": role, "content": text} for role, text in turns]
     for ids, given, asks in ((row.tokens, messages, False), (prompt.tokens, messages[:-1], True)):
         text = llama.apply_chat_template(given, chat_template=LLAMA3, tokenize=False, add_generation_prompt=asks)
@@ -361,15 +361,15 @@ def test_llama3_is_what_transformers_renders(llama, turns):
     assert row.tokens[: len(prompt.tokens)].tolist() == prompt.tokens.tolist()
     answers = [text.strip() + "<|eot_id|>" for role, text in turns if role == "assistant"]
     assert llama.decode(row.targets) == "".join(answers)
-    assert chat.decode(row.tokens[len(prompt.tokens) :]) == turns[-1][1].strip()
+    assert made.decode(row.tokens[len(prompt.tokens) :]) == turns[-1][1].strip()
 
 
 def test_llama3_refuses_its_own_control_tokens_and_the_papers_mask(llama, tokenizer):
-    chat = Chat(llama, image_tokens=1, dialect="llama3")
+    made = chat(llama, image_tokens=1, dialect="llama3")
     with pytest.raises(RowError, match=r"holds the control token '<\|eot_id\|>'"):
-        chat.encode(Example("x", (Message("user", "a<|eot_id|>b"), Message("assistant", "c"))), "sft")
+        made.encode(Example("x", (Message("user", "a<|eot_id|>b"), Message("assistant", "c"))), "sft")
     with pytest.raises(UserError, match=r"'<\|begin_of_text\|>' is not one token .*or tokenizer.chat to the model's"):
-        Chat(tokenizer, image_tokens=1, dialect="llama3")
+        chat(tokenizer, image_tokens=1, dialect="llama3")
     content = {"tokenizer": {"chat": "llama3"}, "data": {"loss_mask": "pivot"}}
     config = configs.base()
     configs.merge(config, content)
@@ -380,7 +380,7 @@ def test_llama3_refuses_its_own_control_tokens_and_the_papers_mask(llama, tokeni
 def test_golden_encodings_of_the_real_qwen_tokenizer(qwen, shared_data):
     """Texts by themselves, and the one with control tokens as a row of ours."""
     golden = json.loads((shared_data / "qwen2_5_vl_processor" / "golden_tokens.json").read_text())
-    template = Chat(qwen, image_tokens=1).template
+    template = chat(qwen, image_tokens=1).template
     plain = [case for case in golden if not case.get("special")]
     assert len(golden) == 22 and len(plain) == 21
     for case in plain:
@@ -389,4 +389,4 @@ def test_golden_encodings_of_the_real_qwen_tokenizer(qwen, shared_data):
     (special,) = [case for case in golden if case.get("special")]
     assert qwen(special["text"], add_special_tokens=False)["input_ids"] == special["ids"]
     question = Example("x", (Message("user", "<|vision_start|><image><|vision_end|>What is $x$?"),), ("x.png",))
-    assert Chat(qwen, image_tokens=1).encode(question, "prompt").tokens.tolist() == special["ids"]
+    assert chat(qwen, image_tokens=1).encode(question, "prompt").tokens.tolist() == special["ids"]

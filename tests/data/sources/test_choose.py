@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pivot_jax.data.processing.chat import Chat
 from pivot_jax.data.sources import read
 from pivot_jax.data.sources.choose import no_think, shifted, under30
 from pivot_jax.errors import UserError
+from tests.tiny.processing import chat
 from tests.data.conftest import preference_row, write_jsonl
 
 
@@ -35,9 +35,9 @@ def test_D1_nested_subsets(pairs):
 
 def test_D1_both_arms_see_the_same_rows(pairs, tokenizer):
     """SFT and DPO records share id, image and prompt; SFT learns the chosen answer."""
-    source, chat = pairs(sampling="random:20", seed=1), Chat(tokenizer, image_tokens=2)
+    source, made = pairs(sampling="random:20", seed=1), chat(tokenizer, image_tokens=2)
     for i in range(20):
-        sft, dpo = chat.encode(source[i], "sft"), chat.encode(source[i], "preference")
+        sft, dpo = made.encode(source[i], "sft"), made.encode(source[i], "preference")
         assert (sft.id, sft.images) == (dpo.id, dpo.images)
         chosen = dpo.branches != 2
         assert sft.tokens.tolist() == dpo.tokens[chosen].tolist()

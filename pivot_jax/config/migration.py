@@ -1,0 +1,43 @@
+"""Keys of earlier versions: how an old run's config.json reads today, and what to write in their place.
+
+A key is either translated, where a run's ``config.json`` is read, or named in the error of a config file or command
+line that sets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Content = dict[str, Any]
+
+
+def _stage(content: Content) -> None:
+    if content.pop("stage") == "contrastive":  # objective.name was not read then; elsewhere the two had to agree
+        content.setdefault("objective", {})["name"] = "contrastive"
+
+
+def _gamma(content: Content) -> None:
+    section = content["objective"]
+    gamma = section.pop("gamma")
+    if gamma and section.get("name") == "dpo":  # no other objective read it
+        section["terms"] = (("sigmoid", 1.0), ("sft", gamma))
+
+
+# dotted key → (what to write instead, translation of a nested config in place), in the order of translation
+RETIRED: dict[str, tuple[str, Callable[[Content], None]]] = {
+    "stage": ("objective.name is the key; it alone says what is trained for (contrastive, sft, dpo, …)", _stage),
+    "objective.gamma": ("it is a term now: objective.terms=(('sigmoid', 1.0), ('sft', GAMMA))", _gamma),
+}
+
+
+def translate(content: Content) -> Content:
+    """``content`` of a run's config.json (nested, of any version) with the keys of this version; changed in place."""
+    for key, (_, change) in RETIRED.items():
+        *parents, last = key.split(".")
+        node: Any = content
+        for part in parents:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and last in node:
+            change(content)
+    return content
