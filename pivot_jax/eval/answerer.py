@@ -18,7 +18,7 @@ from pivot_jax.data.processing.geometry import ImageArrays, blank
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.errors import UserError
 from pivot_jax.eval import ranking
-from pivot_jax.models.generate import generate
+from pivot_jax.models.generate import Sampling, generate
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.shapes import round_up
 
@@ -95,10 +95,7 @@ class Answerer:
                 self.mllm,
                 self.params,
                 batch,
-                max_new_tokens=max_new_tokens,
-                eos_ids=(self.chat.end_id,),
-                pad_id=self.chat.pad_id,
-                temperature=self.temperature,
+                Sampling(max_new_tokens, (self.chat.end_id,), self.chat.pad_id, self.temperature),
                 key=jax.random.fold_in(self._key, self._calls),
             )
             texts = [self.chat.decode(out.ids(row)) for row in range(count)]

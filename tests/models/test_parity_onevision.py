@@ -15,10 +15,8 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 
 from pivot_jax import hub
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.loading.image_cache import PictureReader, Pictures
-from pivot_jax.data.processing.chat import Chat
-from pivot_jax.data.processing.collate import prompt_batch, vlm_batch
-from pivot_jax.data.processing.tiles import GRID_SIDE, Tiler, tile_grid
+from pivot_jax.data.processing.collate import vlm_batch
+from pivot_jax.data.processing.tiles import GRID_SIDE, tile_grid
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.models.mllm import MLLM, head_matrix
 from tests.parity import compare
@@ -103,7 +101,7 @@ def test_logits_of_tiled_pictures(tmp_path, tokenizer, name):
 
     real = batch.segments > 0
     compare("LLaVA-OneVision", name, "logits", np.asarray(run(params, batch))[real], theirs(model, batch, rows)[real])
-    hub.export_mllm(params, cfg, tmp_path / "ours", tokenizer=tokenizer)
+    hub.export_mllm(params, cfg, tmp_path / "ours", text=hub.ExportText(tokenizer))
     again = hub.read_config(tmp_path / "ours")
     assert again.mllm == cfg and again.max_tiles == TILES
     jax.tree.map(np.testing.assert_array_equal, params, hub.load_params(tmp_path / "ours"))

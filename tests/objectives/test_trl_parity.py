@@ -18,7 +18,6 @@ from PIL import Image as Picture
 
 from pivot_jax import config, hub, rules
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.processing.collate import vlm_batch
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives.table import build_objective
@@ -54,7 +53,7 @@ def folder(tokenizer, tmp_path_factory):
     hf = tmp_path_factory.mktemp("hf")
     tiny.llava_model(seed=3, text=dict(vocab_size=len(tokenizer))).save_pretrained(hf)
     out = tmp_path_factory.mktemp("start") / "llava"
-    return hub.export_mllm(hub.load_params(hf), hub.read_config(hf).mllm, out, tokenizer=tokenizer)
+    return hub.export_mllm(hub.load_params(hf), hub.read_config(hf).mllm, out, text=hub.ExportText(tokenizer))
 
 
 def trl_arguments(kind, out, **more):

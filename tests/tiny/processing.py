@@ -24,7 +24,9 @@ def chat(
     return Chat(tokenizer, geometry, Format(**settings), limits, mrope=mrope)
 
 
-def processor(tokenizer: Any, image_tokens: int = 4, *, size: int = 8, kind: Kind = "prompt", **settings: Any) -> Processor:
+def processor(
+    tokenizer: Any, image_tokens: int = 4, *, size: int = 8, kind: Kind = "prompt", **settings: Any
+) -> Processor:
     """A processor of square images, or of the ``geometry`` in ``settings``."""
     geometry = settings.pop("geometry", None) or Square(settings.pop("preset", "siglip"), size, image_tokens)
     made = chat(tokenizer, image_tokens, geometry=geometry, **settings)

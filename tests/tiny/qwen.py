@@ -14,7 +14,6 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.processing.batch import PromptBatch
 from pivot_jax.data.processing.chat import Chat
-from pivot_jax.data.processing.collate import prompt_batch
 from pivot_jax.data.processing.patches import Patches, patches_of
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from tests.tiny import hf as tiny
@@ -92,7 +91,11 @@ def examples(patch: int = PATCH, seed: int = 0) -> list[Example]:
 def batch(of: Processor, rows: list[Example], length: int = 0) -> PromptBatch:
     """Ours, right padded."""
     found = of.batch_of(rows)
-    return of.batch([of.encode(row) for row in rows], ImageArrays(found.images, found.patch_positions), (length or found.tokens.shape[1], 0))
+    return of.batch(
+        [of.encode(row) for row in rows],
+        ImageArrays(found.images, found.patch_positions),
+        (length or found.tokens.shape[1], 0),
+    )
 
 
 def theirs(of: Chat, rows: list[Example], left: bool = False) -> dict[str, torch.Tensor]:

@@ -67,9 +67,7 @@ class VLMBatch:
     ref_logps: Any = None
     old_logps: Any = None
     advantages: Any = None
-    patch_positions: Any = (
-        None  # int32 [b, k*m, p, 2]; (row, column) of each patch, -1 at padding; or None
-    )
+    patch_positions: Any = None  # int32 [b, k*m, p, 2]; (row, column) of each patch, -1 at padding; or None
     # Of images split into tiles (then m counts tiles): the features that each image token is a weighted sum of, in
     # place of ``image_slots``; -1 is the newline vector. int32 and float32 [b, n, 4], or None.
     tile_taps: Any = None

@@ -15,8 +15,8 @@ from pivot_jax.data.example import Example, Message
 from pivot_jax.data.processing.dialects import DIALECTS
 from pivot_jax.data.sources import read
 from pivot_jax.errors import RowError, UserError
-from tests.tiny.processing import chat
 from tests.tiny.chat_templates import LLAMA3
+from tests.tiny.processing import chat
 
 TALK = Example(
     "talk",

@@ -7,8 +7,8 @@ import pytest
 from pivot_jax.data.sources import read
 from pivot_jax.data.sources.choose import no_think, shifted, under30
 from pivot_jax.errors import UserError
-from tests.tiny.processing import chat
 from tests.data.conftest import preference_row, write_jsonl
+from tests.tiny.processing import chat
 
 
 @pytest.fixture
