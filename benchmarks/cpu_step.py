@@ -170,7 +170,8 @@ class JaxSide:
     def _batch(self, data: dict[str, np.ndarray]) -> Any:
         """Rows as ``Chat`` and ``collate`` make them: image, prompt, then one answer, or both as branches."""
         from pivot_jax.data.processing.batch import EncodedRow
-        from pivot_jax.data.processing.collate import vlm_batch
+        from pivot_jax.data.processing.collate import Collation, vlm_batch
+        from pivot_jax.data.processing.geometry import ImageArrays
 
         answers = ("chosen",) if self.task == "sft" else ("chosen", "rejected")
         start, count = PATCHES + PROMPT, ANSWER * len(answers)
@@ -193,7 +194,13 @@ class JaxSide:
                 target_branches=branches[start:],
             )
             rows.append(row)
-        return vlm_batch(rows, data["images"][:, None], np.arange(len(rows)), (start + count, count), 0)
+        return vlm_batch(
+            rows,
+            ImageArrays(data["images"][:, None]),
+            np.arange(len(rows)),
+            (start + count, count),
+            Collation(0, PATCHES),
+        )
 
     def _stored(self, module: Any, params: Any, batch: Any) -> Any:
         from pivot_jax.models.logprobs import score

@@ -92,6 +92,7 @@ def main() -> None:
     from pivot_jax import config as configs
     from pivot_jax.data.loading import index
     from pivot_jax.data.loading.loader import build_loader
+    from pivot_jax.data.processing.processor import build_processor
     from pivot_jax.data.processing.tokenizer import load_tokenizer
 
     record = Record(args.json, "cpu")
@@ -106,7 +107,8 @@ def main() -> None:
             config.data.workers, config.data.worker_kind = workers, kind
             index._RECENT.clear()  # so that every loader makes its own pass
             start = time.perf_counter()
-            loader = build_loader(config, tokenizer, kind="sft")
+            processor = build_processor(config, tokenizer, "sft", patch_size=config.model.vision.patch_size)
+            loader = build_loader(config, processor)
             first = len(loader.source) / (time.perf_counter() - start)
             runs = [read(loader, args.batches, step) for step in (0.0, *args.step_seconds)]
             record.add(f"{workers} {kind}", {"first_pass_rows_per_second": first, "runs": runs})

@@ -193,5 +193,7 @@ def test_import_as_a_run(tmp_path):
     found, expected = opened.mllm.config, hub.read_config(own).mllm
     assert found.decoder == expected.decoder and found.decoder.rope_scaling.rope_type == "llama3"
     assert found.projector == expected.projector and found.projector.layers == 4
-    assert opened.chat.template.dialect is DIALECTS["llama3"] and opened.config.tokenizer.system == "Be brief."
+    assert (
+        opened.processor.chat.template.dialect is DIALECTS["llama3"] and opened.config.tokenizer.system == "Be brief."
+    )
     same(opened.params, hub.load_params(own))

@@ -104,8 +104,9 @@ def test_import_export_and_load_in_transformers(folder, tmp_path, capsys):
     """Through the command line: import-hf → a run that answers → export-hf → transformers, the same bits and logits."""
     main(["import-hf", "--folder", str(folder), "--workdir", str(tmp_path / "run")])
     run = open_run(tmp_path / "run")
-    assert run.chat.mrope and run.chat.cutter is not None and run.config.tokenizer.image_around == tiny.AROUND
-    assert (run.chat.cutter.most, run.chat.cutter.min_pixels, run.chat.cutter.max_pixels) == (32, 64, 512)
+    geometry = run.processor.geometry
+    assert run.processor.chat.mrope and run.config.tokenizer.image_around == tiny.AROUND
+    assert (geometry.most, geometry.min_pixels, geometry.max_pixels) == (32, 64, 512)
     main(["export-hf", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
     same(hub.load_params(tmp_path / "out"), hub.load_params(folder))
     theirs, again = hub.read_config(folder), hub.read_config(tmp_path / "out")
@@ -123,8 +124,8 @@ def test_import_export_and_load_in_transformers(folder, tmp_path, capsys):
     assert type(model).__name__ == families.qwen_vl.CLASSES[theirs.model_type]
     before = transformers.AutoModelForImageTextToText.from_pretrained(folder)
     tokens = load_tokenizer(tmp_path / "out")
-    chat, rows = tiny.chat(theirs.model_type, tokens), tiny.examples()
-    inputs = tiny.theirs(chat, rows)
+    made, rows = tiny.processor(theirs.model_type, tokens), tiny.examples()
+    inputs = tiny.theirs(made, rows)
     with torch.no_grad():
         np.testing.assert_array_equal(model(**inputs).logits.numpy(), before(**inputs).logits.numpy())
 
@@ -144,16 +145,16 @@ def test_bf16_checkpoint(folder, tmp_path):
     found, params = hub.read_config(tmp_path), hub.load_params(tmp_path)
     for path, leaf in rules.flatten(hub.load_params(folder)).items():
         np.testing.assert_array_equal(leaf.astype(jnp.bfloat16).astype(jnp.float32), rules.flatten(params)[path])
-    chat, rows = tiny.chat(found.model_type, load_tokenizer(folder)), tiny.examples()
-    mllm, batch = MLLM(dataclass_with(found.mllm, dtype="bfloat16")), tiny.batch(chat, rows)
+    made, rows = tiny.processor(found.model_type, load_tokenizer(folder)), tiny.examples()
+    mllm, batch = MLLM(dataclass_with(found.mllm, dtype="bfloat16")), tiny.batch(made, rows)
     hidden = jax.jit(lambda p, b: mllm.apply({"params": p}, b, method="hidden"))(params, batch)
     with torch.no_grad():
-        states = model(**tiny.theirs(chat, rows), output_hidden_states=True).hidden_states[-1].float().numpy()
+        states = model(**tiny.theirs(made, rows), output_hidden_states=True).hidden_states[-1].float().numpy()
     real = batch.segments > 0
     ours = np.asarray(hidden, np.float32)[real]
     compare(KINDS[found.model_type], "bfloat16", "last hidden state", ours, states[real], 0.15)
     with torch.no_grad():  # rounding takes us no farther from float32 than it takes them
-        exact = model.float()(**tiny.theirs(chat, rows), output_hidden_states=True).hidden_states[-1].numpy()[real]
+        exact = model.float()(**tiny.theirs(made, rows), output_hidden_states=True).hidden_states[-1].numpy()[real]
     assert np.abs(ours - exact).mean() <= 1.25 * np.abs(states[real] - exact).mean()
 
 
@@ -171,11 +172,11 @@ def test_an_adapter_in_peft(folder, tmp_path):
     adapter.write(whole, found, tmp_path / "lora", base=str(folder))
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
     loaded = peft.PeftModel.from_pretrained(model, tmp_path / "lora").eval()
-    chat, rows = tiny.chat(found.model_type, load_tokenizer(folder)), tiny.examples()
-    batch, mllm = tiny.batch(chat, rows), MLLM(found.mllm)
+    made, rows = tiny.processor(found.model_type, load_tokenizer(folder)), tiny.examples()
+    batch, mllm = tiny.batch(made, rows), MLLM(found.mllm)
     logits = jax.jit(lambda p, b: mllm.apply({"params": p}, b, method="hidden") @ head_matrix(p).T)
     with torch.no_grad():
-        theirs = loaded(**tiny.theirs(chat, rows)).logits.numpy()
+        theirs = loaded(**tiny.theirs(made, rows)).logits.numpy()
     real, ours = batch.segments > 0, np.asarray(logits(whole, batch))
     assert np.abs(ours - np.asarray(logits(params, batch)))[real].max() > 0.1
     compare(KINDS[found.model_type], "LoRA", "logits", ours[real], theirs[real])

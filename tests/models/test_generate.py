@@ -12,7 +12,8 @@ from jax.sharding import AxisType, Mesh
 
 from pivot_jax.data.processing.batch import EncodedRow, PromptBatch, VLMBatch
 from pivot_jax.data.processing.branches import group_row
-from pivot_jax.data.processing.collate import vlm_batch
+from pivot_jax.data.processing.collate import Collation, vlm_batch
+from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.eval import ranking
 from pivot_jax.kernels import decode
 from pivot_jax.models.generate import Sampling, _generate, generate
@@ -259,7 +260,9 @@ def test_responses_are_scored_with_the_log_probs_that_they_were_generated_with(m
     rows = [group_row(encoded(batch, row), answers[4 * row : 4 * row + 4]) for row in range(3)]
     logps = [out.logps[row, : len(answers[row])] for row in range(12)]
     values = {"old_logps": [np.concatenate(logps[4 * row : 4 * row + 4]) for row in range(3)]}
-    scored = vlm_batch(rows, batch.images, np.arange(3), (40, 4 * NEW), 0, values)
+    scored = vlm_batch(
+        rows, ImageArrays(batch.images), np.arange(3), (40, 4 * NEW), Collation(0, PATCHES), target_values=values
+    )
     found = score(mllm, params, scored).logps * scored.weights
     np.testing.assert_allclose(found, scored.old_logps, atol=2e-4)
 

@@ -33,17 +33,17 @@ def test_the_same_greedy_tokens(tmp_path, kind, new):
     model = tiny.model(kind, tokens, seed=3)
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
-    chat = tiny.chat(kind, tokens, window=cfg.vision.window // cfg.vision.patch_size)
+    made = tiny.processor(kind, tokens, window=cfg.vision.window // cfg.vision.patch_size)
     rows = tiny.examples(seed=1)
-    sampling = Sampling(new, (-1,), chat.pad_id)
-    batch = tiny.batch(chat, rows)
+    sampling = Sampling(new, (-1,), made.chat.pad_id)
+    batch = tiny.batch(made, rows)
     ours = generate(MLLM(cfg), params, batch, sampling)
     left = generate(MLLM(cfg), params, padded_left(batch), sampling)
     np.testing.assert_array_equal(left.tokens, ours.tokens)
     assert len({tuple(row) for row in ours.tokens.tolist()}) == len(rows) and len(np.unique(ours.tokens)) > 3
     # transformers answers batches only where they are padded on the left; on the right, row by row without padding.
     for those in (slice(0, 3), slice(0, 1), slice(1, 2)):
-        inputs = tiny.theirs(chat, rows[those], left=True)
+        inputs = tiny.theirs(made, rows[those], left=True)
         length = inputs["input_ids"].shape[1]
         with torch.no_grad():
             out = model.generate(**inputs, max_new_tokens=new, do_sample=False, eos_token_id=None, pad_token_id=0)
@@ -56,9 +56,9 @@ def test_an_answerer_with_pictures_of_any_size(tmp_path):
     tokens = tiny.tokenizer(tmp_path)
     tiny.model("qwen2_5_vl", tokens, seed=3).save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
-    parts, rows = (MLLM(cfg), params, tiny.chat("qwen2_5_vl", tokens)), tiny.examples(seed=1)
-    together = Answerer(*parts, preset="qwen2_5_vl", batch_size=2)
-    alone = Answerer(*parts, preset="qwen2_5_vl", batch_size=1)
+    parts, rows = (MLLM(cfg), params, tiny.processor("qwen2_5_vl", tokens)), tiny.examples(seed=1)
+    together = Answerer(*parts, batch_size=2)
+    alone = Answerer(*parts, batch_size=1)
     assert together.answer(rows, 5) == alone.answer(rows, 5)
     options = [["red", "blue"]] * len(rows)
     sums, _ = together.option_logps(rows, options)
@@ -67,5 +67,5 @@ def test_an_answerer_with_pictures_of_any_size(tmp_path):
         dataclasses.replace(row, images=more.images) for row, more in zip(rows, tiny.examples(seed=2), strict=True)
     ]
     assert np.abs(together.option_logps(other, options)[0] - sums)[:2].max() > 1e-3
-    blind = Answerer(*parts, preset="qwen2_5_vl", batch_size=2, blank_images=True)
+    blind = Answerer(*parts, batch_size=2, blank_images=True)
     np.testing.assert_array_equal(blind.option_logps(other, options)[0], blind.option_logps(rows, options)[0])

@@ -15,12 +15,14 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 
 from pivot_jax import hub
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.processing.collate import vlm_batch
-from pivot_jax.data.processing.tiles import GRID_SIDE, tile_grid
+from pivot_jax.data.processing.collate import Collation, vlm_batch
+from pivot_jax.data.processing.geometry import ImageArrays
+from pivot_jax.data.processing.tiles import GRID_SIDE, Tiles, tile_grid
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.models.mllm import MLLM, head_matrix
 from tests.parity import compare
 from tests.tiny import hf as tiny
+from tests.tiny.processing import processor
 
 TILE, PATCH, TILES = 24, 8, GRID_SIDE**2 + 1
 PINPOINTS = [[TILE * r, TILE * c] for r in range(1, GRID_SIDE + 1) for c in range(1, GRID_SIDE + 1)]

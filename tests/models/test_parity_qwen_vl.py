@@ -101,8 +101,8 @@ def test_tower_and_logits(tmp_path, tokens, kind, name):
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
     patch, window = cfg.vision.patch_size, cfg.vision.window // cfg.vision.patch_size
-    chat, rows = tiny.chat(kind, tokens, patch, window), tiny.examples(patch)
-    batch, inputs = tiny.batch(chat, rows), tiny.theirs(chat, rows)
+    made, rows = tiny.processor(kind, tokens, patch, window), tiny.examples(patch)
+    batch, inputs = tiny.batch(made, rows), tiny.theirs(made, rows)
     run = _program(MLLM(cfg))
     found, merged, hidden, logits = run(params, batch)
     with torch.no_grad():
@@ -127,5 +127,5 @@ def test_tower_and_logits(tmp_path, tokens, kind, name):
     compare(NAMES[kind], name, "last hidden state", np.asarray(hidden)[real], out.hidden_states[-1].numpy()[real])
     compare(NAMES[kind], name, "logits", np.asarray(logits)[real], out.logits.numpy()[real])
     if window:  # the order of the patches is a matter of speed only
-        again = run(params, tiny.batch(tiny.chat(kind, tokens, patch, 0), rows))[-1]
+        again = run(params, tiny.batch(tiny.processor(kind, tokens, patch, 0), rows))[-1]
         np.testing.assert_allclose(np.asarray(again)[real], np.asarray(logits)[real], atol=1e-4)

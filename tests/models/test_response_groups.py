@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
-from pivot_jax.data.processing.collate import vlm_batch
+from pivot_jax.data.processing.collate import Collation, vlm_batch
+from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.models.mllm import MLLM
 from tests.tiny import pairs as tiny
@@ -41,10 +44,11 @@ def test_a_group_in_one_row_equals_a_sequence_per_response():
     cut = [np.r_[0:PROMPT, end - n : end] for n, end in zip(ANSWERS, ends, strict=True)]
     longest = START + max(ANSWERS)
     groups = [group_row(row(text[:PROMPT], 0), np.split(text[PROMPT:], ends[:-1] - PROMPT)) for text in texts]
-    group = vlm_batch(groups, images, np.arange(2), (START + sum(ANSWERS) + 3, sum(ANSWERS)), 0)
+    together = partial(vlm_batch, images=ImageArrays(images), row_index=np.arange(2), constants=Collation(0, IMAGE))
+    group = together(groups, bucket=(START + sum(ANSWERS) + 3, sum(ANSWERS)))
     alone = [
-        vlm_batch([row(text[places], n) for text in texts], images, np.arange(2), (longest, n), 0)
-        for places, n in zip(cut, ANSWERS, strict=True)
+        together([row(text[picked], n) for text in texts], bucket=(longest, n))
+        for picked, n in zip(cut, ANSWERS, strict=True)
     ]
     advantages = jnp.asarray([0.7, -1.2, 0.1, 2.0])
 

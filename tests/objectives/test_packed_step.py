@@ -105,10 +105,3 @@ def test_log_probs_have_an_entry_per_row_and_a_masked_one_is_zero():
     assert sums.shape == (8, 1, 2) and together.shape == (2, 4, 2)
     np.testing.assert_allclose(together.reshape(8, 2), sums[:, 0], rtol=1e-5)
     assert not np.any(together[0, 2]) and not np.any(together[1, 3])
-
-
-def test_packed_rows_need_the_number_of_image_tokens():
-    from pivot_jax.data.processing.collate import vlm_batch
-
-    with pytest.raises(ValueError, match="image_tokens"):
-        vlm_batch([None, None], np.zeros((2, 1, 4, 4, 3), np.uint8), np.asarray([-1, -1]), (8, 4), 0, pack=2)

@@ -18,12 +18,15 @@ from PIL import Image as Picture
 
 from pivot_jax import config, hub, rules
 from pivot_jax.data.example import Example, Message
+from pivot_jax.data.processing.geometry import ImageArrays
+from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives.table import build_objective
 from pivot_jax.optim import adamw, partition
 from pivot_jax.optim.update import build_step, init_state
 from tests.tiny import hf as tiny
+from tests.tiny.processing import processor
 
 STEPS, ROWS, RATE = 5, 3, 2e-3
 WORDS = ["red", "green", "circle", "square", "left", "right", "of", "the", "one", "two", "three", "is", "there", "yes"]

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from pivot_jax.data.processing.batch import EncodedRow, VLMBatch
-from pivot_jax.data.processing.collate import vlm_batch
+from pivot_jax.data.processing.collate import Collation, vlm_batch
+from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, init_params
 from pivot_jax.models.vit import ViTConfig
@@ -139,7 +140,7 @@ def masked(batch: VLMBatch, rows: Sequence[int]) -> VLMBatch:
 
 
 def packed(batch: VLMBatch, pack: int) -> VLMBatch:
-    """The rows of an unpacked batch, each ``pack`` that follow each other in one sequence."""
+    """The rows of an unpacked batch, each ``pack`` consecutive ones in one sequence."""
     per_token = ("tokens", "image_slots", "positions", "branches")
     per_target = ("sources", "targets", "target_branches")
     rows: list[EncodedRow | None] = []
@@ -154,4 +155,5 @@ def packed(batch: VLMBatch, pack: int) -> VLMBatch:
     if batch.ref_logps is not None:
         sizes = np.sum(batch.weights, 1).astype(int)
         values["ref_logps"] = [None if row is None else batch.ref_logps[i, : sizes[i]] for i, row in enumerate(rows)]
-    return vlm_batch(rows, batch.images, batch.row_index[:, 0], bucket, 0, values, pack=pack, image_tokens=4)
+    images, index = ImageArrays(batch.images), batch.row_index[:, 0]
+    return vlm_batch(rows, images, index, bucket, Collation(0, 4), packing=pack, target_values=values)

@@ -13,10 +13,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.processing.batch import PromptBatch
-from pivot_jax.data.processing.chat import Chat
+from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.patches import Patches, patches_of
+from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from tests.tiny import hf as tiny
+from tests.tiny import processing
 
 AROUND = ("<|vision_start|>", "<|vision_end|>")
 VOCAB, MOST, PATCH = 330, 32, 4
@@ -89,29 +91,25 @@ def examples(patch: int = PATCH, seed: int = 0) -> list[Example]:
 
 
 def batch(of: Processor, rows: list[Example], length: int = 0) -> PromptBatch:
-    """Ours, right padded."""
+    """Ours, right padded, to ``length`` tokens or to the longest row."""
     found = of.batch_of(rows)
-    return of.batch(
-        [of.encode(row) for row in rows],
-        ImageArrays(found.images, found.patch_positions),
-        (length or found.tokens.shape[1], 0),
-    )
+    images = ImageArrays(found.images, found.patch_positions)
+    return of.batch([of.encode(row) for row in rows], images, (length or found.tokens.shape[1], 0))
 
 
-def theirs(of: Chat, rows: list[Example], left: bool = False) -> dict[str, torch.Tensor]:
+def theirs(of: Processor, rows: list[Example], left: bool = False) -> dict[str, torch.Tensor]:
     """Inputs of transformers' model: our ids (padded on either side), their processor's pixels."""
-    cut = of.cutter
-    assert cut is not None
-    limits = {"shortest_edge": 4 * cut.patch**2, "longest_edge": 10**6}
-    processor = Qwen2VLImageProcessorPil(patch_size=cut.patch, size=limits)
-    tokens = [of.encode(row, "prompt").tokens for row in rows]
+    patch = of.geometry.patch  # type: ignore[attr-defined]
+    limits = {"shortest_edge": 4 * patch**2, "longest_edge": 10**6}
+    convert = Qwen2VLImageProcessorPil(patch_size=patch, size=limits)
+    tokens = [of.encode(row).tokens for row in rows]
     length = max(map(len, tokens))
-    ids, mask = np.full((len(rows), length), of.pad_id), np.zeros((len(rows), length), int)
+    ids, mask = np.full((len(rows), length), of.chat.pad_id), np.zeros((len(rows), length), int)
     for i, row in enumerate(tokens):
-        place = slice(length - len(row), length) if left else slice(0, len(row))
-        ids[i, place], mask[i, place] = row, 1
+        own = slice(length - len(row), length) if left else slice(0, len(row))
+        ids[i, own], mask[i, own] = row, 1
     found = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-    found["mm_token_type_ids"] = (found["input_ids"] == of.image_id).long()
+    found["mm_token_type_ids"] = (found["input_ids"] == of.chat.image_id).long()
     if images := [image for row in rows for image in row.images]:
-        found |= processor(images=[Image.fromarray(image) for image in images], return_tensors="pt")
+        found |= convert(images=[Image.fromarray(image) for image in images], return_tensors="pt")
     return found

@@ -17,7 +17,7 @@ from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.train import checkpoint
 from pivot_jax.train.extract import extract
 from pivot_jax.train.metrics import read
-from pivot_jax.train.model import build_model, row_shape
+from pivot_jax.train.model import build_model, processor_of
 from pivot_jax.train.open import open_encoder, open_run
 from pivot_jax.train.run import run
 from tests.tiny.pairs import single
@@ -90,7 +90,7 @@ def test_stages_on_meshes_and_packed(pictures, make_config, tmp_path):
     with pytest.raises(UserError, match="variable-resolution images"):
         open_encoder(f"pack:{tmp_path / 'pack'}")
     opened = open_run(tmp_path / "dpo")
-    assert opened.chat.mrope and opened.chat.cutter is not None
+    assert opened.processor.chat.mrope and not opened.processor.geometry.fixed
 
 
 def test_a_shared_pair_is_two_sequences(pictures, make_config, world):
@@ -98,7 +98,7 @@ def test_a_shared_pair_is_two_sequences(pictures, make_config, world):
     config = make_config(**QWEN, objective__name="dpo", data__sources=(pictures["pairs"],), data__batch_size=4)
     tokenizer = load_tokenizer(world / "tokenizer")
     model = build_model(config, len(tokenizer))
-    loader = build_loader(config, tokenizer, kind="preference", **row_shape(model.module))
+    loader = build_loader(config, processor_of(config, model.module, tokenizer, "preference"))
     batch = loader.batch_at(0)
     assert batch.positions.shape == (*batch.tokens.shape, 3) and batch.patch_positions.shape[1:] == (2, 48, 2)
     assert len({int((places[..., 0] >= 0).sum()) for places in batch.patch_positions.reshape(-1, 48, 2)}) > 2
@@ -136,7 +136,7 @@ def test_naflex_sees_pictures_of_any_size(pictures, make_config, tmp_path):
     run(make_config(**changes, train__steps=STEPS), tmp_path / "run")
     found = losses(tmp_path / "run")
     assert len(found) == STEPS and np.isfinite(found).all()
-    assert open_run(tmp_path / "run").chat.image_tokens == 24
+    assert open_run(tmp_path / "run").processor.geometry.features == 24
 
 
 def test_parts_that_do_not_fit(make_config, pictures):

@@ -107,7 +107,7 @@ def test_rows_take_the_first_bucket_that_holds_tokens_and_targets():
 def test_batch_not_divisible_by_processes(rows, tokenizer):
     assert local_slice(8, 1, 4) == slice(2, 4)
     with pytest.raises(UserError, match="batch_size: 8 .* over 3 processes; use a multiple of 3"):
-        load(config(rows), tokenizer, process_index=0, process_count=3)
+        load(config(rows), tokenizer, process=(0, 3))
 
 
 # ---- batches
@@ -144,7 +144,8 @@ def test_static_shapes_come_from_the_buckets(rows, tokenizer):
 def test_preference_batch_with_stored_reference(pairs, tokenizer):
     starts = load(config(pairs), tokenizer, "preference").target_offsets
     ref = np.arange(1, starts[-1] + 1, dtype=np.float32)
-    loader = load(config(pairs), tokenizer, "preference", ref_logps=ref)
+    loader = load(config(pairs), tokenizer, "preference")
+    loader.set_ref_logps(ref)
     batch = next(iter(loader))
     assert set(np.unique(batch.branches)) == {0, 1, 2}
     assert batch.ref_logps.shape == batch.targets.shape
@@ -168,7 +169,11 @@ def test_D1_both_arms_train_on_the_same_rows_in_the_same_batches(pairs, tokenize
     entry = {"format": "mmpr", "path": path, "image_root": str(pictures)}
     sft, dpo = (load(config(entry, max_bad_share=0.1), tokenizer, kind) for kind in ("sft", "preference"))
     assert sft.rows == dpo.rows == 40
-    assert [sft.row_id(i) for i in range(40)] == [dpo.row_id(i) for i in range(40)] == [f"row{i}" for i in range(40)]
+    assert (
+        [sft.data.row_id(i) for i in range(40)]
+        == [dpo.data.row_id(i) for i in range(40)]
+        == [f"row{i}" for i in range(40)]
+    )
     for a, b in zip(sft, dpo, strict=True):
         np.testing.assert_array_equal(a.row_index, b.row_index)
         np.testing.assert_array_equal(a.images, b.images)
@@ -224,12 +229,12 @@ def test_caches_and_threads_change_nothing(rows, tokenizer, cache):
 
 def test_processes_together_hold_the_global_batch(rows, tokenizer):
     whole = load(config(rows), tokenizer)
-    parts = [load(config(rows), tokenizer, process_index=i, process_count=4) for i in range(4)]
+    parts = [load(config(rows), tokenizer, process=(i, 4)) for i in range(4)]
     for batches in zip(whole, *parts, strict=True):
         for name in FIELDS:
             joined = np.concatenate([getattr(batch, name) for batch in batches[1:]])
             np.testing.assert_array_equal(joined, getattr(batches[0], name))
-    tails = [load(config({**rows, "sampling": "first:5"}), tokenizer, process_index=i, process_count=2) for i in (0, 1)]
+    tails = [load(config({**rows, "sampling": "first:5"}), tokenizer, process=(i, 2)) for i in (0, 1)]
     index = [batch.row_index.ravel().tolist() for loader in tails for batch in loader.ordered()]
     assert index == [[0, 1, 2, 3], [4, -1, -1, -1]]
 
@@ -294,7 +299,7 @@ REASONS = {
     "row2": "answer is empty",
     "row3": "1 '<image>' placeholders but 2 images",
     "row4": "gone.png does not exist",
-    "long": "behind the limit",
+    "long": "after the limit",
 }
 
 
@@ -456,7 +461,7 @@ def test_changed_file_is_read_again(rows, tokenizer, tmp_path):
     before = load(config(rows), tokenizer)
     write_jsonl(tmp_path / "rows.jsonl", [llava_row(i, answer="green" * 9) for i in range(40)])
     after = load(config(rows), tokenizer)
-    assert after.encoded(0).targets.tolist() != before.encoded(0).targets.tolist()
+    assert after.data.encoded(0).targets.tolist() != before.data.encoded(0).targets.tolist()
 
 
 # ---- real files

@@ -107,7 +107,7 @@ def test_a_packed_batch_holds_what_the_unpacked_one_does(pairs, tokenizer):
         assert b.ref_logps.shape == b.targets.shape and not b.ref_logps[b.weights == 0].any()
         for (sequence, member), row in np.ndenumerate(b.row_index):
             mine, theirs = b.segments[sequence] == member + 1, np.flatnonzero(a.row_index[:, 0] == row)[0]
-            want = packed.encoded(int(row))
+            want = packed.data.encoded(int(row))
             assert b.tokens[sequence, mine].tolist() == want.tokens.tolist()
             assert b.positions[sequence, mine].tolist() == want.positions.tolist()
             np.testing.assert_array_equal(b.images[sequence, member], a.images[theirs, 0])
@@ -146,7 +146,7 @@ def test_the_bucket_made_from_the_data_holds_every_epoch(pairs, tokenizer):
 def test_pack_has_to_divide_the_rows_of_a_process_and_of_a_step(pairs, tokenizer):
     assert local_slice(16, 1, 2, 4) == slice(8, 16)
     with pytest.raises(UserError, match=r"data.pack: 4 does not divide the 2 rows of a process .*=8 over 4\)"):
-        load(config(pairs, pack=4), tokenizer, process_index=0, process_count=4)
+        load(config(pairs, pack=4), tokenizer, process=(0, 4))
     for changes in ({"data.pack": 3}, {"data.pack": 8, "train.accumulate": 4}):
         cfg = configs.base()
         configs.merge(cfg, changes)
@@ -174,7 +174,7 @@ def test_one_pass_gives_every_row_once(pairs, tokenizer):
 
 def test_a_bad_picture_masks_its_row_and_leaves_its_companions(pairs, tokenizer, pictures):
     (pictures / "7.png").write_bytes(b"no picture")
-    whole = load(config(pairs, pack=4), tokenizer).plan
+    whole = load(config(pairs, pack=4), tokenizer).schedule
     step = next(step for step in range(5) if 7 in whole.batch(step))
     loader = load(config(pairs, pack=4, max_bad_share=0.5), tokenizer)
     batch = loader.batch_at(step)
@@ -193,9 +193,7 @@ def test_a_bad_picture_masks_its_row_and_leaves_its_companions(pairs, tokenizer,
 def test_processes_together_hold_the_packed_batch(pairs, tokenizer):
     buckets = ((256, 160), (512, 256))
     whole = load(config(pairs, pack=2, buckets=buckets), tokenizer)
-    parts = [
-        load(config(pairs, pack=2, buckets=buckets), tokenizer, process_index=i, process_count=4) for i in range(4)
-    ]
+    parts = [load(config(pairs, pack=2, buckets=buckets), tokenizer, process=(i, 4)) for i in range(4)]
     for batches in zip(whole, *parts, strict=True):
         for name in FIELDS:
             joined = np.concatenate([getattr(batch, name) for batch in batches[1:]])

@@ -79,7 +79,7 @@ def test_a_signal_to_the_group_stops_no_worker_and_a_dead_one_is_named(tmp_path,
 
 def test_a_fault_in_a_worker_comes_with_its_place(tmp_path, pictures, tokenizer, monkeypatch):
     loader = load(source(tmp_path, pictures), tokenizer, workers=2, worker_kind="process", cache_images_mib=0)
-    monkeypatch.setattr(loader, "_job", lambda row: None)
+    monkeypatch.setattr(loader.data, "_job", lambda row: None)
     with pytest.raises(AttributeError) as caught:
         loader.batch_at(0)
     assert "in _finish" in caught.value.__notes__[0]

@@ -7,7 +7,8 @@ import pytest
 
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
-from pivot_jax.data.processing.collate import vlm_batch
+from pivot_jax.data.processing.collate import Collation, vlm_batch
+from pivot_jax.data.processing.geometry import ImageArrays
 
 
 def prompt(positions=(0, 1, 2, 3), **changes):
@@ -20,14 +21,14 @@ def prompt(positions=(0, 1, 2, 3), **changes):
 
 
 def test_a_group_row():
-    row = group_row(prompt(cut=True), [[1, 2], [3], [4, 5]])
+    row = group_row(prompt(truncated=True), [[1, 2], [3], [4, 5]])
     assert row.tokens.tolist() == [9, 9, 7, 8, 1, 2, 3, 4, 5]
     assert row.branches.tolist() == [0, 0, 0, 0, 1, 1, 2, 3, 3]
     assert row.positions.tolist() == [0, 1, 2, 3, 4, 5, 4, 4, 5]
     assert row.image_slots.tolist() == [0, 1] + [-1] * 7
     assert row.sources.tolist() == [2, 3, 4, 3, 3, 7]
     assert row.targets.tolist() == [8, 1, 2, 3, 4, 5] and row.target_branches.tolist() == [0, 1, 1, 2, 3, 3]
-    assert row.images == ("a",) and row.cut and row.tile_taps is None
+    assert row.images == ("a",) and row.truncated and row.tile_taps is None
     assert {x.dtype for x in vars(row).values() if isinstance(x, np.ndarray)} == {np.dtype(np.int32)}
 
 
@@ -56,15 +57,15 @@ def test_values_of_targets_are_laid_out_like_targets():
         "old_logps": [np.asarray([0, -1, -2, -3]), None, None, np.asarray([0, -4, -5])],
         "advantages": [np.asarray([0, 0.5, 0.5, -1]), None, None, np.asarray([0, 2, -2])],
     }
-    images, index = np.zeros((4, 1, 4, 4, 3), np.uint8), np.asarray([0, -1, -1, 1])
-    layout = dict(pack=2, image_tokens=2)
-    batch = vlm_batch(rows, images, index, (16, 6), 0, values, **layout)
+    images, index = ImageArrays(np.zeros((4, 1, 4, 4, 3), np.uint8)), np.asarray([0, -1, -1, 1])
+    layout = dict(constants=Collation(0, 2), packing=2)
+    batch = vlm_batch(rows, images, index, (16, 6), target_values=values, **layout)
     assert batch.targets.tolist() == [[8, 1, 2, 3, 0, 0], [8, 4, 5, 0, 0, 0]] and batch.ref_logps is None
     assert batch.old_logps.tolist() == [[0, -1, -2, -3, 0, 0], [0, -4, -5, 0, 0, 0]]
     assert batch.advantages.tolist() == [[0, 0.5, 0.5, -1, 0, 0], [0, 2, -2, 0, 0, 0]]
     assert batch.old_logps.dtype == batch.advantages.dtype == np.float32
-    masked = vlm_batch([None] * 4, images, index, (16, 6), 0, {"ref_logps": [None] * 4}, **layout)
+    masked = vlm_batch([None] * 4, images, index, (16, 6), target_values={"ref_logps": [None] * 4}, **layout)
     assert masked.ref_logps.shape == (2, 6) and not masked.ref_logps.any()
     values["old_logps"][0] = np.zeros(3)
     with pytest.raises(ValueError, match=r"old_logps: rows of \[3, 0, 0, 3\] values, but of \[4, 0, 0, 3\] scored"):
-        vlm_batch(rows, images, index, (16, 6), 0, values, **layout)
+        vlm_batch(rows, images, index, (16, 6), target_values=values, **layout)

@@ -225,7 +225,7 @@ def test_caption_alone_for_the_contrastive_stage(tokenizer):
     ids = tokenizer("a red circle")["input_ids"]
     assert chat(tokenizer, image_tokens=3, max_length=32).encode(caption, "contrastive").tokens.tolist() == ids
     short = chat(tokenizer, image_tokens=3, max_length=4).encode(caption, "contrastive")
-    assert short.tokens.tolist() == ids[:3] and short.cut
+    assert short.tokens.tolist() == ids[:3] and short.truncated
 
 
 def test_a_row_brings_its_own_system_text(tokenizer):
@@ -286,15 +286,15 @@ def test_long_text_is_cut_on_the_right_but_never_an_image(tokenizer):
     made = chat(tokenizer, image_tokens=8, max_length=80)
     long = Example("l", (Message("user", "<image>\nQ"), Message("assistant", "red " * 200)), ("a.png",))
     row, whole = made.encode(long, "sft"), chat(tokenizer, image_tokens=8, max_length=5000).encode(long, "sft")
-    assert row.cut and len(row.tokens) == 80 and row.tokens.tolist() == whole.tokens[:80].tolist()
+    assert row.truncated and len(row.tokens) == 80 and row.tokens.tolist() == whole.tokens[:80].tolist()
     assert row.targets.tolist() == whole.tokens[row.sources + 1].tolist() and (row.sources < 79).all()
 
     behind = Message("user", "red " * 100)
     late = Example("late", (behind, Message("assistant", "ok"), *long.messages), ("a.png",))
-    with pytest.raises(RowError, match="row 'late'.*would cut an image"):
+    with pytest.raises(RowError, match="row 'late'.*would remove part of an image"):
         made.encode(late, "sft")
     question = Example("q", (behind, Message("assistant", "ok")))
-    with pytest.raises(RowError, match="the answer begins behind the limit of 80"):
+    with pytest.raises(RowError, match="the answer begins after the limit of 80"):
         made.encode(question, "sft")
     with pytest.raises(RowError, match="the prompt has .* tokens, the limit is 80"):
         made.encode(Example("p", (behind,)), "prompt")
@@ -306,10 +306,10 @@ def test_pairs_cut_the_longer_answer_first(tokenizer):
     made = chat(tokenizer, image_tokens=1, max_length=p + 40)
     row = made.encode(Example("p", message, (), "red blue" * 60, "red"), "preference")
     short = len(tokenizer("red")["input_ids"]) + 2
-    assert len(row.tokens) == p + 40 and (row.branches == 2).sum() == short and row.cut
+    assert len(row.tokens) == p + 40 and (row.branches == 2).sum() == short and row.truncated
     both = made.encode(Example("p", message, (), "red blue" * 60, "blue red" * 60), "preference")
     assert (both.branches == 1).sum() == (both.branches == 2).sum() == 20
-    with pytest.raises(RowError, match="the same when cut"):
+    with pytest.raises(RowError, match="the same when truncated"):
         made.encode(Example("p", message, (), "red " * 60 + "a", "red " * 60 + "b"), "preference")
     with pytest.raises(RowError, match="no answer fits"):
         chat(tokenizer, image_tokens=1, max_length=p + 1).encode(Example("p", message, (), "a", "b"), "preference")

@@ -17,20 +17,21 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
 )
 
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.loading.image_cache import PictureReader, Pictures
+from pivot_jax.data.loading.image_cache import ImageCache
 from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.data.processing import images
-from pivot_jax.data.processing.chat import Chat
-from pivot_jax.data.processing.patches import cutter_of, grid_positions, naflex_size, smart_size, text_behind
+from pivot_jax.data.processing.patches import grid_positions, naflex_size, patches_of, positions_after, smart_size
+from pivot_jax.data.processing.processor import build_processor
 from pivot_jax.errors import RowError, UserError
 from tests.data.conftest import config
+from tests.tiny.processing import chat, processor
 
 SECTION = {"max_patches": 4096, "min_pixels": 3136, "max_pixels": 1003520}
 SIDES = [(70, 42), (84, 126), (480, 640), (1080, 1920), (29, 31), (333, 1000), (14, 2000), (4000, 25), (57, 57)]
 
 
-def cutter(preset: str, patch: int = 14, **changes):
-    made = cutter_of({**SECTION, **changes, "preset": preset}, patch)
+def geometry(preset: str, patch: int = 14, **changes):
+    made = patches_of({**SECTION, **changes, "preset": preset}, patch)
     assert made is not None
     return made
 
@@ -65,7 +66,7 @@ def test_sizes_are_those_of_transformers():
 @pytest.mark.parametrize("most", [16, 64, 1024])
 def test_no_picture_has_more_patches_than_there_is_room_for(preset, most):
     for height, width in [*SIDES, (20, 3999), (3999, 20)]:
-        rows, columns = cutter(preset, max_patches=most).grid(height, width)
+        rows, columns = geometry(preset, max_patches=most).grid(height, width)
         assert 1 <= rows * columns <= most, (height, width)
         if preset == "qwen2_vl":
             assert rows % 2 == columns % 2 == 0
@@ -81,21 +82,21 @@ def theirs_qwen(image: Image.Image, cut) -> np.ndarray:
 
 
 def check_qwen(image: Image.Image) -> None:
-    cut = cutter("qwen2_vl", max_patches=5120)
-    patches, places = cut.cut(image)
+    cut = geometry("qwen2_vl", max_patches=5120)
+    patches, places = (x[0] for x in cut.convert(image))
     found = theirs_qwen(image, cut)
     count = int((places[:, 0] >= 0).sum())
     assert count == len(found) and (places[count:] == -1).all() and not patches[count:].any()
     assert np.abs(patches[:count].astype(int) - found).max() <= 1
-    windowed = cutter("qwen2_5_vl", max_patches=5120)
-    again, other = windowed.cut(image)
+    windowed = geometry("qwen2_5_vl", max_patches=5120)
+    again, other = (x[0] for x in windowed.convert(image))
     by_place = {tuple(place): patch for place, patch in zip(other[:count], again, strict=False)}
     for place, patch in zip(places[:count:7], patches[::7], strict=False):
         np.testing.assert_array_equal(by_place[tuple(place)], patch)
 
 
 def check_naflex(image: Image.Image) -> None:
-    patches, places = cutter("siglip2_naflex", 16, max_patches=256).cut(image)
+    patches, places = (x[0] for x in geometry("siglip2_naflex", 16, max_patches=256).convert(image))
     out = Siglip2ImageProcessorPil(do_normalize=False, do_rescale=False)(images=[image])
     found, mask = np.asarray(out["pixel_values"][0]), np.asarray(out["pixel_attention_mask"][0]) > 0
     rows, columns = out["spatial_shapes"][0]
@@ -129,14 +130,14 @@ def test_real_photos(shared_data):
 
 def test_order_and_slots():
     """Windows one after the other, in them 2 x 2 patches of a token; slots find the tokens row by row."""
-    cut = dataclasses.replace(cutter("qwen2_5_vl"), window=4)
+    cut = dataclasses.replace(geometry("qwen2_5_vl"), window=4)
     order = cut.order(6, 8)
     np.testing.assert_array_equal(order[:8], [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2], [0, 3], [1, 2], [1, 3]])
     windows = order[:, 0] // 4 * 2 + order[:, 1] // 4
     assert (np.diff(windows) >= 0).all() and windows.max() == 3
-    slots = cut.slots(3, 4)
+    slots = cut.token_slots(3, 4)
     np.testing.assert_array_equal(order[::4][slots] // 2, np.argwhere(np.ones((3, 4))))
-    np.testing.assert_array_equal(cutter("siglip2_naflex").slots(3, 5), np.arange(15))
+    np.testing.assert_array_equal(geometry("siglip2_naflex").token_slots(3, 5), np.arange(15))
 
 
 def test_positions_of_the_dossier(shared_data):
@@ -159,8 +160,8 @@ def test_positions_of_the_dossier(shared_data):
 
 def test_positions_behind_a_row():
     positions = grid_positions(np.asarray([0, 1, 1, 1, 1, 1, 1, 0], bool), [(2, 3)])
-    np.testing.assert_array_equal(text_behind(positions, 2), [[5, 5, 5], [6, 6, 6]])
-    np.testing.assert_array_equal(text_behind(np.arange(3), 2), [3, 4])
+    np.testing.assert_array_equal(positions_after(positions, 2), [[5, 5, 5], [6, 6, 6]])
+    np.testing.assert_array_equal(positions_after(np.arange(3), 2), [3, 4])
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -197,63 +198,62 @@ def test_size_of_a_broken_picture():
 def test_room_for_patches_is_needed():
     for preset, most in (("qwen2_vl", 0), ("qwen2_5_vl", 18), ("siglip2_naflex", 0)):
         with pytest.raises(UserError, match="data.image.max_patches"):
-            cutter(preset, max_patches=most)
-    assert cutter_of({**SECTION, "preset": "siglip"}, 14) is None
+            geometry(preset, max_patches=most)
+    assert patches_of({**SECTION, "preset": "siglip"}, 14) is None
 
 
 AROUND = ("<|vision_start|>", "<|vision_end|>")
 
 
-def talk(chat: Chat, content, qwen, template) -> None:
+def talk(made, content, qwen, template) -> None:
     """The same ids as the model's own chat template with its processor's expansion of the placeholders."""
     shown = [part["image"] for part in content if part["type"] == "image"]
     text = "".join("<image>\n" if part["type"] == "image" else part["text"] for part in content)
-    row = chat.encode(Example("r", (Message("user", text),), tuple(shown)), "prompt")
+    row = made.encode(Example("r", (Message("user", text),), tuple(shown)), "prompt")
     rendered = qwen.apply_chat_template(
         [{"role": "user", "content": content}], chat_template=template, tokenize=False, add_generation_prompt=True
     )
     first, *rest = rendered.split("<|image_pad|>")
     for image, part in zip(shown, rest, strict=True):
-        rows, columns = chat.cutter.token_grid(*image.shape[:2])
+        rows, columns = made.geometry.token_grid(image)
         first += "<|image_pad|>" * (rows * columns) + part
     assert row.tokens.tolist() == qwen(first, add_special_tokens=False)["input_ids"]
 
 
 def test_rows_are_those_of_the_real_chat_template(qwen, shared_data):
     folder = shared_data / "qwen2_5_vl_processor"
-    cut = cutter("qwen2_5_vl")
-    chat = Chat(qwen, image_tokens=cut.tokens, cutter=cut, mrope=True, image_around=AROUND, max_images=3)
+    made = chat(qwen, geometry=geometry("qwen2_5_vl"), mrope=True, image_around=AROUND, max_images=3)
     template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
     one, two = (np.asarray(photo(*size)) for size in ((100, 60), (60, 200)))
     picture = lambda image: {"type": "image", "image": image}  # noqa: E731
     words = lambda text: {"type": "text", "text": text}  # noqa: E731
-    talk(chat, [picture(one), words("How many?")], qwen, template)
-    talk(chat, [picture(one), picture(two), words("Which is larger?")], qwen, template)
-    talk(chat, [words("Before "), picture(two), words("behind.")], qwen, template)
+    talk(made, [picture(one), words("How many?")], qwen, template)
+    talk(made, [picture(one), picture(two), words("Which is larger?")], qwen, template)
+    talk(made, [words("Before "), picture(two), words("behind.")], qwen, template)
     for case in json.loads((folder / "golden_tokens.json").read_text()):
-        assert chat.template.text(case["text"]) == case["ids"]
+        assert made.template.text(case["text"]) == case["ids"]
 
 
 def test_rows_of_chats(tokenizer):
     """Slots go through each picture's features, positions restart behind the prompt in both answers."""
-    cut = dataclasses.replace(cutter("qwen2_5_vl", 4, max_patches=64, min_pixels=64), window=4)
-    chat = Chat(tokenizer, image_tokens=cut.tokens, cutter=cut, mrope=True, max_images=2)
+    cut = dataclasses.replace(geometry("qwen2_5_vl", 4, max_patches=64, min_pixels=64), window=4)
+    made = chat(tokenizer, geometry=cut, mrope=True, max_images=2)
     shown = tuple(np.asarray(photo(*size)) for size in ((24, 32), (16, 24)))
     message = (Message("user", "<image>\n<image>\nWhich?"),)
-    pair = chat.encode(Example("p", message, shown, "The circle.", "No."), "preference")
+    pair = made.encode(Example("p", message, shown, "The circle.", "No."), "preference")
     slots = pair.image_slots[pair.image_slots >= 0]
-    np.testing.assert_array_equal(slots, np.r_[cut.slots(3, 4), 16 + cut.slots(2, 3)])
+    np.testing.assert_array_equal(slots, np.r_[cut.token_slots(3, 4), 16 + cut.token_slots(2, 3)])
     assert pair.positions.shape == (len(pair.tokens), 3)
-    prompt = chat.encode(Example("p", message, shown), "prompt")
+    prompt = made.encode(Example("p", message, shown), "prompt")
     p = len(prompt.tokens)
     np.testing.assert_array_equal(pair.positions[:p], prompt.positions)
     for branch, answer in ((1, "The circle."), (2, "No.")):
-        alone = chat.encode(Example("p", (*message, Message("assistant", answer)), shown), "sft")
+        alone = made.encode(Example("p", (*message, Message("assistant", answer)), shown), "sft")
         own = (pair.branches == 0) | (pair.branches == branch)
         np.testing.assert_array_equal(pair.positions[own], alone.positions)
         np.testing.assert_array_equal(pair.tokens[own], alone.tokens)
     with pytest.raises(RowError, match="no/such.png does not exist"):
-        chat.encode(Example("q", (Message("user", "<image>?"),), ("no/such.png",)), "prompt")
+        made.encode(Example("q", (Message("user", "<image>?"),), ("no/such.png",)), "prompt")
 
 
 def test_a_picture_that_changes_its_size_masks_its_row(tokenizer, tmp_path):
@@ -267,40 +267,41 @@ def test_a_picture_that_changes_its_size_masks_its_row(tokenizer, tmp_path):
     made = config(source, batch_size=4, max_bad_share=1.0)
     with made.unlocked():
         made.data.image.update(preset="qwen2_vl", max_patches=64, min_pixels=64)
-    loader = build_loader(made, tokenizer, kind="sft", patch_size=4, mrope=True)
+    processor = build_processor(made, tokenizer, "sft", patch_size=4, mrope=True)
+    loader = build_loader(made, processor)
     first = loader.batch_at(0)
     assert (first.row_index >= 0).all() and first.positions.shape[-1] == 3
     photo(16, 16).save(tmp_path / "2.png")
-    again = build_loader(made, tokenizer, kind="sft", patch_size=4, mrope=True)  # its index is remembered
+    again = build_loader(made, processor)  # its index is remembered
     second = again.batch_at(0)
     assert sorted(second.row_index.ravel().tolist()) == [-1, 0, 1, 3]
     assert not second.segments[second.row_index[:, 0] < 0].any()
     assert ["another size" in entry["reason"] for entry in again.skipped.entries.values()] == [True]
 
 
-def test_pictures_are_cut_and_kept(tmp_path):
-    cut = cutter("qwen2_vl", 4, max_patches=64, min_pixels=64)
+def test_images_are_split_and_kept(tokenizer, tmp_path):
+    cut = geometry("qwen2_vl", 4, max_patches=64, min_pixels=64)
     paths = [str(tmp_path / f"{i}.png") for i in range(2)]
     for i, path in enumerate(paths):
         photo(24, 24 + 8 * i).save(path)
     shown = {0: (paths[0],), 1: tuple(paths), 2: (str(Path("no") / "such.png"),)}
-    reader = PictureReader(2, "qwen2_vl", 0, cut)
+    made = processor(tokenizer, geometry=cut, max_images=2)
 
     def read(rows):
         for row in rows:
             try:
-                yield reader.read(shown[row])
+                yield made.read_images(shown[row])
             except UserError as error:
                 yield RowError(str(row), str(error))
 
     for cache in (0, 64):
-        pictures = Pictures(reader, 3, cache)
+        kept = ImageCache(made, 3, cache)
         rows = np.asarray([1, -1, 0, 2])
         for _ in range(2):
-            (patches, places), errors = pictures.batch(rows, read)
-            assert patches.shape == (4, 2, 64, 48) and places.shape == (4, 2, 64, 2)
-            counts = (places[..., 0] >= 0).sum(-1)
+            (patches, positions), errors = kept.batch(rows, read)
+            assert patches.shape == (4, 2, 64, 48) and positions.shape == (4, 2, 64, 2)
+            counts = (positions[..., 0] >= 0).sum(-1)
             np.testing.assert_array_equal(counts, [[36, 48], [0, 0], [36, 0], [0, 0]])
             assert [error is None for error in errors] == [True, True, True, False]
-            np.testing.assert_array_equal(patches[0, 1], cut.cut(images.load(paths[1]))[0])
+            np.testing.assert_array_equal(patches[0, 1], cut.convert(images.load(paths[1])).pixels[0])
             assert not patches[1].any()

@@ -51,7 +51,7 @@ def test_tokens_are_what_the_model_packs(height, width):
     )
     found = tiles.layout(height, width, tile, ALL, grid)
     flat = np.concatenate([features.reshape(-1, d), newline[None]])
-    ours = np.einsum("nkd,nk->nd", flat[found.slots], found.weights)
+    ours = np.einsum("nkd,nk->nd", flat[found.taps], found.weights)
     assert ours.shape == tuple(theirs.shape)
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
 
