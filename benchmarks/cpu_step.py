@@ -303,7 +303,7 @@ def main() -> None:
     )
     results = {}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = hub.export_mllm(params, cfg, Path(scratch) / "start", image_token=IMAGE_TOKEN)
+        folder = hub.export_mllm(params, cfg, Path(scratch) / "start", text=hub.ExportText(image_token=IMAGE_TOKEN))
         for task in args.tasks:
             results[task] = found = compare(task, folder, args)
             low, high = found["ratio_quartiles"]

@@ -51,7 +51,7 @@ def on_cpu(record: Record, rounds: int) -> None:
     cfg = model_config()
     params = jax.jit(lambda key: init_params(MLLM(cfg), key))(jax.random.key(0))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = hub.export_mllm(params, cfg, Path(scratch) / "start", image_token=5)
+        folder = hub.export_mllm(params, cfg, Path(scratch) / "start", text=hub.ExportText(image_token=5))
         sides = {policy: Side(Step, folder, policy) for policy in POLICIES}
         memory = {policy: side.ask("temporaries", limit=600.0) for policy, side in sides.items()}
         turns = {policy: lambda side=side: side.ask("timed", limit=600.0) for policy, side in sides.items()}

@@ -72,10 +72,10 @@ class JaxSide:
         return self.run()
 
     def run(self) -> float:
-        from pivot_jax.models.generate import generate
+        from pivot_jax.models.generate import Sampling, generate
 
         start = time.perf_counter()
-        found = generate(self._mllm, self._params, self._prompts, max_new_tokens=self._new, eos_ids=())
+        found = generate(self._mllm, self._params, self._prompts, Sampling(self._new, eos_ids=()))
         assert found.tokens.shape[1] == self._new
         return time.perf_counter() - start
 

@@ -138,7 +138,9 @@ class JaxSide:
             self._state = None  # it was given away to the step that failed
             raise
         tokens, targets = batch.tokens.shape[1], batch.targets.shape[1]
-        useful = flops.train_step(flops.forward(self._config, 1, tokens, targets), {"vision", "projector", "decoder"})
+        useful = flops.train_step(
+            self._config.flops(flops.RowSize(1, tokens, targets)), {"vision", "projector", "decoder"}
+        )
         return {
             "rows": rows,
             "tokens_per_row": tokens,

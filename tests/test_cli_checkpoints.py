@@ -31,7 +31,7 @@ def world(tmp_path_factory):
     mllm, params = tiny_mllm(len(tokenizer))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub.save, "SHARD_BYTES", 20_000)
-        hub.export_mllm(params, mllm.config, root / "hf", tokenizer=tokenizer)
+        hub.export_mllm(params, mllm.config, root / "hf", text=hub.ExportText(tokenizer))
     vision, decoder = mllm.config.vision, mllm.config.decoder
     config = {
         "model.vision": {
@@ -237,7 +237,9 @@ def test_inspect_counts_nothing_that_an_import_lacks(world, tmp_path, capsys):
     params = hub.load_params(world / "hf")
     del params["vision"]["final"]
     short = tmp_path / "short"
-    hub.export_mllm(params, hub.read_config(world / "hf").mllm, short, tokenizer=load_tokenizer(world / "hf"))
+    hub.export_mllm(
+        params, hub.read_config(world / "hf").mllm, short, text=hub.ExportText(load_tokenizer(world / "hf"))
+    )
     assert run("import-hf", "--folder", short, "--workdir", tmp_path / "run") == 0
     capsys.readouterr()
     assert run("inspect", tmp_path / "run", "--json") == 0

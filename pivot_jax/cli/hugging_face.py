@@ -21,7 +21,6 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     """A LLaVA folder becomes a run (config.json and a checkpoint of step 0); an encoder or decoder a pack."""
     from pivot_jax import hub
     from pivot_jax.models import lora
-    from pivot_jax.models.convnext import ConvNeXtConfig
     from pivot_jax.optim import partition
     from pivot_jax.progress import progress
 
@@ -30,7 +29,7 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     out = places.folder(args.workdir, "--workdir")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a new folder")
-    if isinstance(model.vision, ConvNeXtConfig):
+    if model.vision is not None and model.vision.traits.second_only:
         raise UserError(
             f"{folder} is a ConvNeXt, which a run has as its second encoder: set model.second.kind=convnext and its "
             f"dimensions, and init.second=hf:{folder}:vision"
@@ -144,9 +143,8 @@ def _write_run(config: Any, params: dict[str, Any], out: Path) -> None:
 def _image_section(vision: Any) -> dict[str, Any]:
     """``config.data.image`` for the folder's encoder."""
     from pivot_jax.data.processing.images import preset_of
-    from pivot_jax.models.qwen_vision import QwenVisionConfig
 
-    if not isinstance(vision, QwenVisionConfig):
+    if not vision.traits.merges:
         found = {"preset": vision.preset, "size": vision.image_size}
         return {**found, "max_patches": vision.patches} if vision.traits.patch_input else found
     preset = preset_of(vision.family)
@@ -170,7 +168,6 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax import hub
     from pivot_jax.data.processing.tokenizer import load_tokenizer
     from pivot_jax.models import zoo
-    from pivot_jax.models.qwen_vision import QwenVisionConfig
     from pivot_jax.progress import progress
     from pivot_jax.train import checkpoint
     from pivot_jax.train.extract import read_config
@@ -186,27 +183,26 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
         _export_adapter(args, config, model)
         return
     params = checkpoint.lazy_run(workdir, args.step)
-    common: dict[str, Any] = {"dtype": args.dtype, "overwrite": args.overwrite, "note": f"Run: {config.name}."}
-    common["show"] = lambda size: progress(f"writing {out}", size, size=True)
+    show = lambda size: progress(f"writing {out}", size, size=True)  # noqa: E731
+    options = hub.ExportOptions(args.dtype, args.overwrite, f"Run: {config.name}.", show)
     if args.what == "encoder":
-        common |= {"drop_last": args.drop_last, "final_trained": config.stage == "contrastive"}
-        hub.export_encoder(params, model.vision, args.out, **common)
+        ends = {"drop_last": args.drop_last, "final_trained": config.stage == "contrastive"}
+        hub.export_encoder(params, model.vision, args.out, options, **ends)
     else:
-        common |= {"tokenizer": load_tokenizer(config.tokenizer.path), "system": config.tokenizer.system}
-        common |= {"dialect": config.tokenizer.chat}
+        section = config.tokenizer
+        text = hub.ExportText(
+            load_tokenizer(section.path), section.image_token, tuple(section.image_around), section.system, section.chat
+        )
         if args.what == "decoder":
-            hub.export_decoder(params, model.decoder, args.out, **common)
-        elif isinstance(model.vision, QwenVisionConfig):
-            common |= {"image_around": tuple(config.tokenizer.image_around)}
-            hub.export_qwen_vl(params, model, args.out, image_token=config.tokenizer.image_token, **common)
+            hub.export_decoder(params, model.decoder, args.out, options, text)
         else:
-            hub.export_mllm(params, model, args.out, image_token=config.tokenizer.image_token, **common)
+            export = hub.export_qwen_vl if model.vision.traits.merges else hub.export_mllm
+            export(params, model, args.out, options, text)
     print(f"{args.out}: {args.what} of {workdir}, for transformers")
 
 
 def _export_adapter(args: argparse.Namespace, config: Any, model: Any) -> None:
     from pivot_jax.hub import HubModel, adapter
-    from pivot_jax.models.qwen_vision import QwenVisionConfig
     from pivot_jax.train import checkpoint
 
     if not config.lora.rank:
@@ -214,7 +210,7 @@ def _export_adapter(args: argparse.Namespace, config: Any, model: Any) -> None:
     params = checkpoint.load_run(Path(args.workdir), args.step, merge=False)
     start = config.init.get("", "")
     base = start.removeprefix("hf:") if start.startswith("hf:") else ""
-    kind = model.vision.family if isinstance(model.vision, QwenVisionConfig) else "llava"
+    kind = model.vision.family if model.vision.traits.merges else "llava"
     hub_model = HubModel(kind, model.vision, model.decoder, model.projector)
     adapter.write(params, hub_model, args.out, base=base, overwrite=args.overwrite)
     print(f"{args.out}: adapter of {args.workdir}, for peft")

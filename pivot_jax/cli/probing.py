@@ -170,7 +170,7 @@ def align(args: argparse.Namespace, overrides: Overrides) -> None:
         )
     encoder = open_encoder(args.encoder)
     pictures = folders.Pictures(paths, encoder.preset, encoder.size)
-    layers = features.extract(features.blocks_encoder(encoder.mllm), encoder.params, pictures, pool="none")
+    layers = features.extract(features.blocks_encoder(encoder.module), encoder.params, pictures, pool="none")
     found = probe.align(layers, text, k=args.k)
     print(f"{args.encoder} and {args.text_features}: {len(paths)} items, k = {args.k}")
     block, layer = found.layers
@@ -186,7 +186,7 @@ def _features(encoder: Any, kind: str, paths: tuple[Path, ...], pool: str, label
         raise UserError(f"--features projector: {encoder.name} has only the encoder; use --features vision")
     make = {"vision": features.vit_encoder, "projector": features.projector_encoder}[kind]
     pictures = folders.Pictures(paths, encoder.preset, encoder.size)
-    return features.extract(make(encoder.mllm), encoder.params, pictures, pool=pool, label=label)
+    return features.extract(make(encoder.module), encoder.params, pictures, pool=pool, label=label)
 
 
 def _line(name: str, value: float, interval: Any) -> None:

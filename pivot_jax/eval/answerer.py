@@ -20,7 +20,7 @@ from pivot_jax.data.processing.images import preset_of
 from pivot_jax.data.processing.patches import Cutter
 from pivot_jax.errors import UserError
 from pivot_jax.eval import ranking
-from pivot_jax.models.generate import generate
+from pivot_jax.models.generate import Sampling, generate
 from pivot_jax.models.mllm import MLLM
 
 LENGTH_STEP = 64  # prompts are padded to a multiple of this, so that few shapes are compiled
@@ -103,10 +103,7 @@ class Answerer:
                 self.mllm,
                 self.params,
                 batch,
-                max_new_tokens=max_new_tokens,
-                eos_ids=self.eos_ids,
-                pad_id=self.chat.pad_id,
-                temperature=self.temperature,
+                Sampling(max_new_tokens, self.eos_ids, self.chat.pad_id, self.temperature),
                 key=jax.random.fold_in(self._key, self._calls),
             )
             texts = [self.chat.decode(out.ids(row)) for row in range(count)]

@@ -3,7 +3,7 @@
 Values that transformers leaves out of config.json because they are its defaults are in the ``DEFAULTS`` table of each
 family (checked in the tests against transformers' classes). Older spellings are read too: ``rope_theta`` for
 ``rope_parameters``, ``image_token_id`` for ``image_token_index``. What a family could do but our models do not
-(sliding windows, other activations) is refused by name instead of being computed wrongly.
+(sliding windows, other activations) raises an error that names it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from pathlib import Path
 from pivot_jax.config import paths
 from pivot_jax.errors import UserError
 from pivot_jax.hub import processors
-from pivot_jax.hub.families import FOLDERS, HubModel, llava_original, qwen_vl, vision_sizes
+from pivot_jax.hub.families import FOLDERS, HubModel, llava_original, vision_of, vision_sizes
 from pivot_jax.hub.fields import read_json
 from pivot_jax.hub.snapshot import folder_of
-from pivot_jax.models.qwen_vision import QwenVisionConfig
 
 
 def read(folder: str | Path) -> HubModel:
-    """Reads config.json (and how the encoder sees pictures from preprocessor_config.json, if it is there).
+    """Reads config.json, and the image preprocessing from preprocessor_config.json if there is one.
 
     ``folder`` may be the name of a model on the hub (:func:`hub.snapshot.folder_of`). A safetensors file, or a folder
     of some, that holds nothing but a projector of LLaVA's own code needs no config.
@@ -71,6 +70,7 @@ def sizes(model: HubModel) -> dict[str, dict[str, int]]:
     if model.projector and widths:
         newline = int(model.projector is not None and model.projector.newline)
         found["projector"] = {"i": widths[0], "d": widths[1], "e": widths[1], "newline": newline}
-        if isinstance(model.vision, QwenVisionConfig):
-            found["projector"] = qwen_vl.merger_sizes(model.vision, widths[1])
+        merger_sizes = vision_of(model.vision).merger_sizes if model.vision else None
+        if merger_sizes:
+            found["projector"] = merger_sizes(model.vision, widths[1])
     return found

@@ -18,6 +18,7 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs, families, names
+from pivot_jax.hub.families import HubModel
 from pivot_jax.hub.fill import Filler, bytes_of
 from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import Shards
@@ -81,6 +82,21 @@ def load_params(
             return rules.unflatten({path: filler.array(wanted[path], where) for path, where in shardings.items()})
 
 
+def from_hub(folder: str | Path, **load: Any) -> tuple[HubModel, dict[str, Any]]:
+    """The model of a folder or of a name on the hub: its config and its parameters.
+
+    Args:
+      folder: a folder, or a name such as ``google/siglip2-so400m-patch16-384``. Dimensions alone are in ``models.zoo``,
+        without a network.
+      load: as for :func:`load_params`: shardings, dtype, ``prefix``, ``final``.
+
+    Raises:
+      UserError: see :func:`hub.snapshot.folder_of` and :func:`load_params`.
+    """
+    folder = folder_of(folder)
+    return configs.read(folder), load_params(folder, **load)
+
+
 def headers(folder: str | Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Path → shape and stored type of the parameters that a folder holds; no weights are read.
 
@@ -94,7 +110,7 @@ def headers(folder: str | Path) -> dict[str, tuple[tuple[int, ...], str]]:
         return {path: (e.shape, str(shards.type_of(file_keys[e.keys[0]]))) for path, e in entries.items()}
 
 
-def _shards(folder: Path, model: families.HubModel) -> Shards:
+def _shards(folder: Path, model: HubModel) -> Shards:
     if model.model_type != families.llava_original.PROJECTOR:
         return Shards(folder)
     files = families.llava_original.projector_files(folder)
@@ -108,7 +124,7 @@ class Checkpoint(NamedTuple):
     file_keys: Mapping[str, str]
 
 
-def match(shards: Shards, model: families.HubModel) -> Checkpoint:
+def match(shards: Shards, model: HubModel) -> Checkpoint:
     """Pairs every parameter with its tensors and checks names, shapes and types from the headers."""
     layout = families.layout_of(model)
     layout = layout.of(map(layout.canonical, shards.keys))

@@ -1,4 +1,4 @@
-"""preprocessor_config.json: how an encoder's pictures are resized, cropped and normalised, to and from our presets."""
+"""preprocessor_config.json: how an encoder's images are resized, cropped and normalised, to and from our presets."""
 
 from __future__ import annotations
 
@@ -9,36 +9,34 @@ from typing import Any
 
 from pivot_jax.data.processing.images import PRESETS, Preset
 from pivot_jax.errors import UserError
-from pivot_jax.hub.families import qwen_vl
 from pivot_jax.hub.families.parts import vision_of
 from pivot_jax.hub.fields import read_json
-from pivot_jax.models.encoder import ViTConfig
-from pivot_jax.models.mllm import EncoderConfig
-from pivot_jax.models.qwen_vision import QwenVisionConfig
+from pivot_jax.models.vision import SquareVisionConfig
 
 
 def read(cfg: Any, folder: Path) -> Any:
-    """The encoder as the folder's image processor serves it: preset, normalisation, and size of its pictures.
+    """The encoder with the preset, the normalisation and the image size of the folder's image processor.
 
-    Where a processor gives pictures of another size than the position table, the table is resized (``pos_grid``).
-    Without a processor's file, the family's first preset (of ``Traits.presets``).
+    Where the processor's image size is not that of the position table, the table is resized (``pos_grid``). Without a
+    processor's file the family's first preset is used (of ``Traits.presets``).
 
     Raises:
       UserError: a way of resizing or a size that no preset has.
     """
-    if not isinstance(cfg, QwenVisionConfig):
+    own = vision_of(cfg).read_processor
+    if own is None:
         cfg = _with_preset(cfg, cfg.traits.presets[0])
     for name, inside in (("preprocessor_config.json", False), ("processor_config.json", True)):
         raw = read_json(folder / name) if (folder / name).is_file() else {}
         raw = raw.get("image_processor") or {} if inside else raw
         if "image_mean" in raw and "image_std" in raw:
-            if isinstance(cfg, QwenVisionConfig):
-                return qwen_vl.seen(cfg, raw)
+            if own is not None:
+                return own(cfg, raw)
             return _applied(cfg, cfg.traits.presets, raw, folder / name)
     return cfg
 
 
-def _applied(cfg: EncoderConfig, presets: tuple[str, ...], raw: Mapping[str, Any], path: Path) -> EncoderConfig:
+def _applied(cfg: Any, presets: tuple[str, ...], raw: Mapping[str, Any], path: Path) -> Any:
     statistics: dict[str, Any] = {key: tuple(map(float, raw[f"image_{key}"])) for key in ("mean", "std")}
     if "size" in raw and not cfg.traits.patch_input:
         squash, short, size = _geometry(raw, path)
@@ -46,17 +44,17 @@ def _applied(cfg: EncoderConfig, presets: tuple[str, ...], raw: Mapping[str, Any
         if not fitting:
             raise UserError(
                 f"{path}: no preset of data.image.preset resizes to {raw['size']} with resample {raw.get('resample')}; "
-                f"take the file away to use '{presets[0]}'"
+                f"remove the file to use '{presets[0]}'"
             )
         same = [name for name in fitting if _statistics(PRESETS[name]) == statistics]
         cfg = _with_preset(cfg, (same or fitting)[0]).resized(size)
-    if "max_num_patches" in raw and isinstance(cfg, ViTConfig) and cfg.traits.patch_input:
+    if "max_num_patches" in raw and cfg.traits.patch_input:
         most = int(raw["max_num_patches"])
         cfg = dataclasses.replace(cfg, max_patches=0 if most == cfg.pos_side**2 else most)
     return dataclasses.replace(cfg, **statistics)
 
 
-def _with_preset(cfg: EncoderConfig, name: str) -> EncoderConfig:
+def _with_preset(cfg: Any, name: str) -> Any:
     return dataclasses.replace(cfg, preset=name, **_statistics(PRESETS[name]))
 
 
@@ -65,7 +63,7 @@ def _statistics(preset: Preset) -> dict[str, Any]:
 
 
 def _geometry(raw: Mapping[str, Any], path: Path) -> tuple[bool, int, int]:
-    """Whether pictures are squashed, their shorter side behind the resize, and their size behind the crop."""
+    """Whether images are squashed, their shorter side after the resize, and their size after the crop."""
     size, crop = raw["size"], raw.get("crop_size")
     if "crop_pct" in raw and isinstance(size, Mapping) and "shortest_edge" in size:  # ConvNeXt
         side = size["shortest_edge"]
@@ -74,17 +72,17 @@ def _geometry(raw: Mapping[str, Any], path: Path) -> tuple[bool, int, int]:
     if isinstance(size, Mapping):
         side = _side(size, path) if "shortest_edge" not in size else size["shortest_edge"]
         squash = "shortest_edge" not in size
-    else:  # before transformers 4.26: one number, which processors that crop take for the shorter side
+    else:  # before transformers 4.26: one number, which is the shorter side for processors that crop
         side, squash = size, not cropped
     if not cropped:
         if not squash:
             raise UserError(
-                f"{path}: 'size' is {size} without a crop, which gives no squares; only those are supported"
+                f"{path}: 'size' is {size} without a crop, which gives no squares; only squares are supported"
             )
         return squash, side, side
     pixels = side if crop is None else _side(crop, path) if isinstance(crop, Mapping) else crop
     if squash and side != pixels:
-        raise UserError(f"{path}: pictures are squashed to {side} and cropped to {pixels}, which no preset does")
+        raise UserError(f"{path}: images are squashed to {side} and cropped to {pixels}, which no preset does")
     return squash, side, pixels
 
 
@@ -102,11 +100,11 @@ def _fits(preset: Preset, raw: Mapping[str, Any], squash: bool, short: int, size
     return same and (squash or preset.shorter_side(size) == short)
 
 
-def write(cfg: EncoderConfig) -> dict[str, Any]:
+def write(cfg: SquareVisionConfig) -> dict[str, Any]:
     """preprocessor_config.json of the encoder's family for its preset.
 
-    Of the presets with torchvision's crop (mae, sup, moco) the file's processor cuts one pixel beside ours where a
-    margin is odd: transformers rounds it down.
+    With the presets of torchvision's crop (mae, sup, moco) the file's processor crops one pixel off ours where a margin
+    is odd: transformers rounds it down.
     """
     family = vision_of(cfg)
     if family.processor:
@@ -125,7 +123,7 @@ def write(cfg: EncoderConfig) -> dict[str, Any]:
         "image_mean": list(cfg.mean),
         "image_std": list(cfg.std),
     }
-    if isinstance(cfg, ViTConfig) and cfg.traits.patch_input:
+    if cfg.traits.patch_input:
         return {**common, "patch_size": cfg.patch_size, "max_num_patches": cfg.patches}
     if preset.squash:
         return {**common, "size": square}

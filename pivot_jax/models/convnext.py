@@ -5,24 +5,27 @@ Letters: b images, H W pixels, y x places of a feature map, d width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from pivot_jax.data.processing.images import Preset
 from pivot_jax.models import layers
-from pivot_jax.models.encoder import Traits
+from pivot_jax.models.vision import SquareVisionConfig, Traits
 
 Array = jax.Array
 KERNEL = 7  # pixels of the depthwise convolution, each way
 STAGES = 4
-TRAITS = Traits(("convnext", "convnext_384"), class_token=False, pool="mean")
+TRAITS = Traits(("convnext", "convnext_384"), class_token=False, pool="mean", second_only=True)
 EPS = 1e-6  # of the norms over channels, whatever the closing norm's is
 
 
 @dataclass(frozen=True)
-class ConvNeXtConfig:
+class ConvNeXtConfig(SquareVisionConfig):
     """Dimensions and numerics. ``widths`` and ``depths`` have one entry per stage."""
 
     image_size: int
@@ -46,18 +49,14 @@ class ConvNeXtConfig:
         if self.grid < 1:
             raise ValueError(f"a {self.image_size}-pixel image leaves nothing after {self.stride}-fold reduction")
 
-    # a convolutional encoder has neither tokens of its own nor a last block that the features leave out
-    prefix = 0
-    has_final = True  # the closing norm
-
     @property
-    def tokens(self) -> int:
-        """Tokens of an image in front of the decoder."""
-        return self.patches
+    def has_final(self) -> bool:
+        """There is: the closing norm."""
+        return True
 
     @property
     def pos_side(self) -> int:
-        """Without positions there is no table to be resized."""
+        """Side of the feature map; there is no position table to resize."""
         return self.grid
 
     @property
@@ -90,12 +89,30 @@ class ConvNeXtConfig:
 
     @property
     def patches(self) -> int:
+        """Positions of the feature map."""
         return self.grid**2
 
     @property
     def width(self) -> int:
-        """Of the features."""
+        """Width of the features."""
         return self.widths[-1]
+
+    def module(self, dtype: str = "float32") -> ConvNeXt:
+        return ConvNeXt(self, dtype)
+
+    def example_input(self) -> tuple[Array, ...]:
+        return (jnp.zeros((1, self.image_size, self.image_size, 3)),)
+
+    def with_images(self, images: Mapping[str, Any], preset: Preset) -> ConvNeXtConfig:
+        return replace(self, preset=images["preset"], mean=preset.mean, std=preset.std)
+
+    def flops(self, patches: float = 0, *, whole: bool = False) -> float:
+        """See :meth:`vision.VisionConfig.flops`; the closing norm has no matmul."""
+        side, before, total = self.image_size // self.patch_size, 3 * self.patch_size**2, 0.0
+        for depth, width in zip(self.depths, self.widths, strict=True):
+            total += 2 * side**2 * before * width + depth * 2 * side**2 * (KERNEL**2 * width + 8 * width * width)
+            side, before = side // 2, 4 * width
+        return total
 
 
 def convolve(x: Array, kernel: Array, bias: Array, *, stride: int = 1, padding: int = 0, groups: int = 1) -> Array:

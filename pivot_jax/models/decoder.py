@@ -64,9 +64,24 @@ class DecoderConfig:
     def head_width(self) -> int:
         return self.head_dim or self.width // self.heads
 
-    def text_positions(self, places: Array) -> Array:
-        """Positions of text at int32 [b, n] as this decoder takes them: with M-RoPE the same on all axes, [b, n, 3]."""
-        return jnp.repeat(places[..., None], 3, axis=-1) if self.mrope_section else places
+    def text_positions(self, indices: Any) -> Any:
+        """Positions int32 [b, n] of text in the form of this decoder: with M-RoPE the same on all axes, [b, n, 3]."""
+        return jnp.repeat(indices[..., None], 3, axis=-1) if self.mrope_section else indices
+
+    def module(self, dtype: str = "float32") -> Decoder:
+        """The Linen module; its parameters are float32, ``dtype`` is that of the computation."""
+        return Decoder(self, dtype)
+
+    def flops(self, tokens: float) -> float:
+        """FLOPs of the forward pass of one row of ``tokens`` tokens through the blocks (see ``models.flops``)."""
+        heads = self.heads * self.head_width
+        projections = self.width * (2 * heads + 2 * self.kv_heads * self.head_width)
+        per_token = 2 * (projections + 3 * self.width * self.mlp_dim)
+        return self.depth * (tokens * per_token + 2 * tokens * tokens * heads)
+
+    def head_flops(self, targets: float) -> float:
+        """FLOPs of the vocabulary projection of ``targets`` scored targets."""
+        return 2 * targets * self.width * self.vocab_size
 
 
 @struct.dataclass
@@ -127,23 +142,10 @@ class CausalAttention(nn.Module):
         return layers.Linear(cfg.width, use_bias=False, name="out")(out.reshape(b, n, -1)), (keys, values)
 
 
-class GatedMLP(nn.Module):
-    """down(silu(gate(x)) * up(x))."""
-
-    hidden: int
-    use_bias: bool = False
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        gate = layers.Linear(self.hidden, self.use_bias, name="gate")(x)
-        up = layers.Linear(self.hidden, self.use_bias, name="up")(x)
-        return layers.Linear(x.shape[-1], self.use_bias, name="down")(jax.nn.silu(gate) * up)
-
-
 class DecoderBlock(nn.Module):
     """Pre-norm block. The carry is (x, answers): with ``past`` all layers' keys and values of the answers, else None.
 
-    Returns the carry and, if ``collect.on``, the keys and values of ``x``.
+    Returns the carry; with ``collect.cache`` also the keys and values of ``x``, with ``collect.on`` also its output.
     """
 
     config: DecoderConfig
@@ -157,8 +159,9 @@ class DecoderBlock(nn.Module):
         normed = layers.RMSNorm(cfg.eps, name="norm1")(x)
         mixed, key_values = CausalAttention(cfg, name="attn")(normed, answers, layer, past, angles, masks)
         x = x + mixed
-        x = x + GatedMLP(cfg.mlp_dim, name="mlp")(layers.RMSNorm(cfg.eps, name="norm2")(x))
-        return (x, None if past is None else key_values), key_values if collect.on else None
+        x = x + layers.GatedMLP(cfg.mlp_dim, name="mlp")(layers.RMSNorm(cfg.eps, name="norm2")(x))
+        output = key_values if collect.cache else x if collect.on else None
+        return (x, None if past is None else key_values), output
 
 
 class Decoder(nn.Module):
@@ -187,8 +190,14 @@ class Decoder(nn.Module):
         ``positions`` are int32 [b, n], with M-RoPE [b, n, 3].
         """
         angles = self._angles(positions, segments)
-        (x, _), _ = self.blocks((x, None), None, None, angles, _masks(segments, branches), layers.Collect(False))
+        (x, _), _ = self.blocks((x, None), None, None, angles, _masks(segments, branches), layers.COLLECT_NOTHING)
         return self.norm(x)
+
+    def layer_states(self, x: Array, positions: Array, segments: Array) -> Array:
+        """Embedded tokens, the output of every block but the last, and closing-norm states: [layers + 1, b, n, d]."""
+        angles, collect = self._angles(positions, segments), layers.Collect(True)
+        (last, _), states = self.blocks((x, None), None, None, angles, _masks(segments, None), collect)
+        return jnp.concatenate([x[None], states[:-1], self.norm(last)[None]])
 
     def prefill(
         self, x: Array, positions: Array, segments: Array, slots: int, responses: int = 1
@@ -199,7 +208,7 @@ class Decoder(nn.Module):
         """
         cfg = self.config
         angles = self._angles(positions, segments)
-        masks, collect = _masks(segments, None), layers.Collect(True)
+        masks, collect = _masks(segments, None), layers.Collect(cache=True)
         (x, _), (keys, values) = self.blocks((x, None), None, None, angles, masks, collect)
         b = x.shape[0]
         room = jnp.zeros((cfg.depth, b * responses, cfg.kv_heads, slots, cfg.head_width), keys.dtype)
@@ -224,7 +233,7 @@ class Decoder(nn.Module):
         # of each layer it would be copied as a whole in every step.
         carry, past = (x, (cache.keys, cache.values)), Past(cache.prompt, cache.slot)
         layer = jnp.arange(cfg.depth, dtype=jnp.int32)
-        (x, (keys, values)), _ = self.blocks(carry, layer, past, angles, {}, layers.Collect(False))
+        (x, (keys, values)), _ = self.blocks(carry, layer, past, angles, {}, layers.COLLECT_NOTHING)
         return KVCache(cache.prompt, keys, values, cache.positions + 1, cache.slot + 1), self.norm(x)
 
     def _angles(self, positions: Array, segments: Array) -> tuple[Array, Array]:

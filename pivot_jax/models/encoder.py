@@ -1,157 +1,124 @@
-"""What a vision transformer is made of: the families of encoders and how they differ, and one encoder's dimensions."""
+"""A vision encoder by itself: images to features, and to image tokens where it has a projector.
+
+The parameter tree is the one that these parts have in an MLLM (``vision``, ``second``, ``projector``); :class:`MLLM`
+is built from this module.
+Letters: b rows, m images per row, p patches per image, d width.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pivot_jax.models import layers
+from pivot_jax.models.projector import ProjectorConfig
+from pivot_jax.models.vision import SquareVisionConfig, VisionConfig
+
+Array = jax.Array
 
 
 @dataclass(frozen=True)
-class Traits:
-    """What a family has beside the blocks.
+class EncoderConfig:
+    """One or two vision encoders of the same images, and a projector if there is one.
 
     Attributes:
-      class_token: a learned token in front of the patches; it has a place in the position table and is no feature.
-      pre_norm: a norm behind the embeddings.
-      patch_bias: the patch embedding has a bias.
-      layer_scale: each branch of a block is scaled per channel (Touvron et al. 2021).
-      penultimate: features come from the penultimate block (else from behind the closing norm).
-      pool: one vector per image: "attention" (SigLIP's head), "class" (the class token), "dense" (the class token
-        through a Linear layer and tanh, where ``pool_head`` is set).
-      patch_input: pictures come as lists of patches with their places, of any height and width.
-      presets: how its published processors see pictures, keys of ``images.PRESETS``; the first where nothing says.
-      registers, gated: the family has variants with register tokens, or with a SwiGLU in place of the MLP.
+      second: its features are concatenated to the first one's, patch by patch.
+      projector: None: there is none. An encoder that merges patches has its own; the settings then have no effect.
+      width: of the image tokens, the decoder's; 0 without a projector.
     """
 
-    presets: tuple[str, ...]
-    class_token: bool = True
-    pre_norm: bool = False
-    patch_bias: bool = True
-    layer_scale: bool = False
-    penultimate: bool = False
-    pool: str = "class"
-    patch_input: bool = False
-    registers: bool = False
-    gated: bool = False
-
-
-FAMILIES = {
-    # SigLIP, and SigLIP2 of fixed resolution
-    "siglip": Traits(("siglip", "siglip2"), class_token=False, penultimate=True, pool="attention"),
-    "siglip2_naflex": Traits(
-        ("siglip2_naflex",), class_token=False, penultimate=True, pool="attention", patch_input=True
-    ),
-    "clip": Traits(("clip",), pre_norm=True, patch_bias=False, penultimate=True),
-    "dinov2": Traits(("dinov2", "dinov2_224"), layer_scale=True, registers=True, gated=True),
-    "vit_mae": Traits(("mae", "vit_imagenet")),
-    "vit": Traits(("sup", "vit", "moco", "vit_imagenet"), pool="dense"),  # supervised ViT, MoCo-v3
-}
-
-
-@dataclass(frozen=True)
-class ViTConfig:
-    """Dimensions and numerics of one vision encoder.
-
-    Attributes:
-      pos_grid: side of the position table where it is not that of the images; the table is resized in the forward pass.
-      pool_head: the pooling head of SigLIP, or the pooler of ViT, is there; other families have none.
-      max_patches: p of the arrays that a family with ``patch_input`` is given; 0: as many as the table has. No weight
-        depends on it.
-      preset: how its pictures are resized and cropped, a key of ``images.PRESETS``.
-      mean, std: of the normalisation.
-    """
-
-    image_size: int
-    patch_size: int
-    width: int
-    depth: int
-    heads: int
-    mlp_dim: int
-    family: str = "siglip"
-    eps: float = 1e-6
-    activation: str = "gelu_tanh"
-    pool_head: bool = True
-    registers: int = 0
-    gated: bool = False
-    pos_grid: int = 0
-    max_patches: int = 0
-    preset: str = "siglip"
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    remat: str = "none"
-    scan_layers: bool = True
+    vision: VisionConfig
+    second: SquareVisionConfig | None = None
+    projector: ProjectorConfig | None = None
+    width: int = 0
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"vision family '{self.family}' is unknown; there are: {', '.join(FAMILIES)}")
-        if self.traits.penultimate and self.depth < 2:
-            raise ValueError(f"vision depth is {self.depth}; features come from the penultimate block, so at least 2")
-        if self.width % self.heads:
-            raise ValueError(f"vision width {self.width} is no multiple of its {self.heads} heads")
-        if self.image_size < self.patch_size:
-            raise ValueError(f"image size {self.image_size} is smaller than a patch ({self.patch_size})")
-        for name in ("registers", "gated"):
-            if getattr(self, name) and not getattr(self.traits, name):
-                raise ValueError(f"vision {name} is {getattr(self, name)!r}, which family '{self.family}' cannot have")
+        both = (self.vision, self.second)
+        if self.second and any(part.traits.patch_input for part in both if part):
+            raise ValueError("two encoders read the same square image; a family with patch input reads none")
+        if self.projector and self.width < 1:
+            raise ValueError(f"a projector needs the width of the decoder's tokens; it is {self.width}")
 
     @property
-    def traits(self) -> Traits:
-        return FAMILIES[self.family]
+    def feature_width(self) -> int:
+        """Width of the features, which the projector reads."""
+        return feature_width(self.vision, self.second)
 
-    @property
-    def grid(self) -> int:
-        """Patches per side (a remainder of the image is cut off, as a strided convolution does)."""
-        return self.image_size // self.patch_size
 
-    @property
-    def patches(self) -> int:
-        """Patches of an image; of a family with ``patch_input``, the most that one has."""
-        return (self.max_patches or self.pos_side**2) if self.traits.patch_input else self.grid**2
+def feature_width(vision: Any, second: Any) -> int:
+    """Width of the features of one or two encoders."""
+    return vision.width + (second.width if second else 0)
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of an image in front of the decoder."""
-        return self.patches
 
-    @property
-    def prefix(self) -> int:
-        """Class and register tokens, which stand in front of the patches and are no features."""
-        return int(self.traits.class_token) + self.registers
+class Encoder(nn.Module):
+    """Use through ``encoder.apply({"params": params}, ..., method="...")``; see each method."""
 
-    @property
-    def sequence(self) -> int:
-        """Tokens that the blocks compute for an image."""
-        return self.patches + self.prefix
+    config: EncoderConfig
 
-    @property
-    def pos_side(self) -> int:
-        """Side of the position table's grid."""
-        return self.pos_grid or self.grid
+    def setup(self) -> None:
+        cfg = self.config
+        self.vision = cfg.vision.module(cfg.dtype)
+        if cfg.second:
+            self.second = cfg.second.module(cfg.dtype)
+        if cfg.projector:
+            self.projector: Any = cfg.vision.project(cfg.projector, cfg.width)
 
-    @property
-    def positions(self) -> int:
-        """Rows of the position table."""
-        return self.pos_side**2 + int(self.traits.class_token)
+    def encode_images(self, images: Array, coordinates: Array | None = None) -> Array:
+        """Images, m of a whole sequence → vision features [b, m*p, d_vision], computed once per image.
 
-    @property
-    def blocks(self) -> int:
-        """Blocks that the features need: those of the stack ``blocks/``."""
-        return self.depth - int(self.traits.penultimate)
+        Args:
+          images: [b, m, H, W, 3]; of a family with ``patch_input``, patches [b, m, p, patch*patch*3].
+          coordinates: int32 [b, m, p, 2] of the patches (``patch_places`` of a batch).
+        """
+        images_, *coordinates_ = _flat(images, coordinates)
+        features = self._with_second(self.vision.features(images_, *coordinates_), images_)
+        return _per_row(features, images)
 
-    @property
-    def has_pool(self) -> bool:
-        """Whether the pooled vector needs parameters of its own."""
-        return self.pool_head and self.traits.pool != "class"
+    def encode_images_with_taps(
+        self, images: Array, taps: tuple[str, ...], coordinates: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """:meth:`encode_images` and named intermediates of the encoder (see ``ViT.features_with_taps``)."""
+        images_, *coordinates_ = _flat(images, coordinates)
+        features, found = self.vision.features_with_taps(images_, taps, *coordinates_)
+        features = self._with_second(features, images_)
+        return _per_row(features, images), {tap: _per_row(x, images) for tap, x in found.items()}
 
-    def without_final(self) -> ViTConfig:
-        """The encoder without what the features do not need."""
-        return replace(self, pool_head=False)
+    def project(self, features: Array) -> Array:
+        """Vision features [..., p, d_vision] → image tokens [..., p, d]; a merger's are fewer than p."""
+        return self.projector(features)
 
-    def resized(self, size: int) -> ViTConfig:
-        """The encoder for pictures of ``size`` pixels, with the position table that it has."""
-        side = self.pos_side
-        return replace(self, image_size=size, pos_grid=0 if size // self.patch_size == side else side)
+    def whole(self, *images: Array) -> Array:
+        """Runs every part once, so that ``init`` creates all parameters: a scalar.
 
-    @property
-    def has_final(self) -> bool:
-        """Whether there are parameters that the features do not need: those of ``final/``."""
-        return self.traits.penultimate or self.has_pool
+        Args:
+          images: ``config.vision.example_input()``.
+        """
+        total = self.vision.whole(*images)
+        if self.config.second:
+            total += self.second.whole(layers.resize_images(images[0], self.config.second.image_size))
+        features = self._with_second(self.vision.features(*images), images[0])
+        return total + (self.project(features) if self.config.projector else features).sum()
+
+    def _with_second(self, features: Array, images: Array) -> Array:
+        """Features of the first encoder [b, p, d] → those of both [b, p, d + d_second], the second's resampled."""
+        first: Any = self.config.vision
+        second = self.config.second
+        if second is None:
+            return features
+        images = layers.resize_images(images, second.image_size)
+        other = layers.resample_grid(self.second.features(images), second.grid, first.grid)
+        return jnp.concatenate([features, other], axis=-1)
+
+
+def _per_row(features: Array, images: Array) -> Array:
+    b, m = images.shape[:2]
+    return features.reshape(b, m * features.shape[1], features.shape[2])
+
+
+def _flat(images: Array, coordinates: Array | None) -> tuple[Array, ...]:
+    return tuple(x.reshape(-1, *x.shape[2:]) for x in (images, coordinates) if x is not None)

@@ -144,11 +144,25 @@ class MLP(nn.Module):
         return Linear(x.shape[-1], name="fc2")(inner)
 
 
+class GatedMLP(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    hidden: int
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        gate = Linear(self.hidden, self.use_bias, name="gate")(x)
+        up = Linear(self.hidden, self.use_bias, name="up")(x)
+        return Linear(x.shape[-1], self.use_bias, name="down")(jax.nn.silu(gate) * up)
+
+
 @struct.dataclass
 class Collect:
-    """Whether a block hands its per-layer output to the scan; static, so that what is not asked for is not stored."""
+    """What a block returns per layer to the scan; static, so that nothing else is stored."""
 
-    on: bool = struct.field(pytree_node=False, default=False)
+    on: bool = struct.field(pytree_node=False, default=False)  # its output
+    cache: bool = struct.field(pytree_node=False, default=False)  # a decoder's keys and values
 
 
 COLLECT_NOTHING = Collect(False)

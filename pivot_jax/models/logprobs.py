@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from pivot_jax.kernels.token_logprobs import TokenStats, token_logprobs
-from pivot_jax.models.mllm import MLLM, head_matrix
+from pivot_jax.models.language_model import LanguageModel, head_matrix
 
 
-def score(mllm: MLLM, params: dict[str, Any], batch: Any, image_features: Any = None) -> TokenStats:
+def score(model: LanguageModel, params: dict[str, Any], batch: Any, image_features: Any = None) -> TokenStats:
     """Statistics of ``batch.targets``, float32 [b, t]; the vocabulary projection runs over targets only.
 
     Args:
+      model: an MLLM, or a language model alone.
       image_features: [b, k*m*p, d] to use instead of encoding the images (gradient maps differentiate in them).
     """
-    hidden: Any = mllm.apply({"params": params}, batch, image_features, method="hidden")
+    hidden: Any = model.apply({"params": params}, batch, image_features, method="hidden")
     picked = jnp.take_along_axis(hidden, batch.sources[:, :, None], axis=1)
     stats = token_logprobs(picked.reshape(-1, picked.shape[-1]), head_matrix(params), batch.targets.reshape(-1))
     shape = batch.targets.shape

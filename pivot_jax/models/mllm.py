@@ -5,6 +5,7 @@ Letters: b rows, m images per row, p patches per image, n tokens, d width, v voc
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,45 +13,34 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pivot_jax.models import layers, qwen_vision, vit
-from pivot_jax.models.convnext import ConvNeXt, ConvNeXtConfig
-from pivot_jax.models.decoder import Decoder, DecoderConfig, KVCache
-from pivot_jax.models.qwen_vision import Merger, QwenVision, QwenVisionConfig
-from pivot_jax.models.vit import ViT, ViTConfig
+from pivot_jax.models import flops
+from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.encoder import Encoder, EncoderConfig, feature_width
+from pivot_jax.models.language_model import LanguageModel, head_matrix
+from pivot_jax.models.projector import ProjectorConfig
+
+__all__ = ["MLLM", "MLLMConfig", "ProjectorConfig", "head_matrix", "init_params"]
 
 Array = jax.Array
-EncoderConfig = ViTConfig | ConvNeXtConfig
-
-
-@dataclass(frozen=True)
-class ProjectorConfig:
-    """``reused`` Linear layers taken (frozen) from an earlier projector, then ``layers`` new ones; GELU between.
-
-    PIVOT's variants: "0" is (reused 0, layers 2), "1+1" is (1, 1), "2+2" is (2, 2).
-    """
-
-    layers: int = 2
-    reused: int = 0
-    newline: bool = False  # a learned vector that ends the rows of a tiled picture's map (LLaVA-OneVision)
 
 
 @dataclass(frozen=True)
 class MLLMConfig:
-    """``second``: another encoder of the same pictures; its features stand beside the first one's, patch by patch.
+    """A whole model. ``vision``, ``second`` and ``projector`` are as in :class:`EncoderConfig`."""
 
-    A tower of Qwen's brings its own projector, the merger; ``projector`` then says nothing.
-    """
-
-    vision: Any  # EncoderConfig, or QwenVisionConfig
+    vision: Any  # VisionConfig
     projector: ProjectorConfig
     decoder: DecoderConfig
     dtype: str = "float32"
-    second: EncoderConfig | None = None
+    second: Any = None  # VisionConfig or None
 
     def __post_init__(self) -> None:
-        both = (self.vision, self.second)
-        if self.second and any(part.traits.patch_input for part in both if part):
-            raise ValueError("two encoders see the same square picture; a family with patch input takes none")
+        _ = self.encoder  # checks that the parts fit
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """What turns images into image tokens."""
+        return EncoderConfig(self.vision, self.second, self.projector, self.decoder.width, self.dtype)
 
     @property
     def image_tokens(self) -> int:
@@ -59,89 +49,52 @@ class MLLMConfig:
 
     @property
     def feature_width(self) -> int:
-        """Of what the projector reads."""
-        return self.vision.width + (self.second.width if self.second else 0)
+        """Width of the features, which the projector reads."""
+        return feature_width(self.vision, self.second)
+
+    def flops(self, row: flops.RowSize) -> dict[str, float]:
+        """Forward FLOPs of one row by part, in the order of the data flow."""
+        projector = self.vision.projector_flops(
+            self.projector, self.feature_width, self.decoder.width, patches=row.patches
+        )
+        return {
+            "vision": row.images * self.vision.flops(row.patches),
+            **({"second": row.images * self.second.flops()} if self.second else {}),
+            "projector": row.images * projector,
+            "decoder": self.decoder.flops(row.tokens),
+            "head": self.decoder.head_flops(row.targets),
+        }
 
 
-def encoder(config: EncoderConfig | QwenVisionConfig, dtype: str) -> nn.Module:
-    """The module of an encoder's config."""
-    if isinstance(config, QwenVisionConfig):
-        return QwenVision(config, dtype)
-    return ConvNeXt(config, dtype) if isinstance(config, ConvNeXtConfig) else ViT(config, dtype)
+class MLLM(LanguageModel):
+    """A language model with image tokens in its input.
 
-
-class Projector(nn.Module):
-    """Linear layers ``fc1``, ``fc2``, ... with exact GELU between, all to the decoder's width; perhaps ``newline``."""
-
-    config: ProjectorConfig
-    width: int
-
-    def setup(self) -> None:
-        self.count = self.config.reused + self.config.layers
-        for index in range(1, self.count + 1):
-            setattr(self, f"fc{index}", layers.Linear(self.width))
-        if self.config.newline:
-            self.newline = self.param("newline", nn.initializers.normal(self.width**-0.5), (self.width,))
-
-    def __call__(self, x: Array) -> Array:
-        for index in range(1, self.count + 1):
-            x = getattr(self, f"fc{index}")(x)
-            if index < self.count:
-                x = layers.ACTIVATIONS["gelu"](x)
-        return x
-
-
-class MLLM(nn.Module):
-    """Use through ``mllm.apply({"params": params}, ..., method="...")``; see each method."""
+    Use through ``mllm.apply({"params": params}, ..., method="...")``; see each method, and :class:`Encoder`'s.
+    """
 
     config: MLLMConfig
 
     def setup(self) -> None:
-        cfg = self.config
-        self.vision = encoder(cfg.vision, cfg.dtype)
-        if cfg.second:
-            self.second = encoder(cfg.second, cfg.dtype)
-        width, qwen = cfg.decoder.width, isinstance(cfg.vision, QwenVisionConfig)
-        self.projector: Any = Merger(cfg.vision, width) if qwen else Projector(cfg.projector, width)
-        self.decoder = Decoder(cfg.decoder, cfg.dtype)
+        super().setup()
+        self.encoder = Encoder(self.config.encoder)
+        nn.share_scope(self, self.encoder)  # its parts have no further level in the parameters' paths
 
-    def encode_images(self, images: Array, places: Array | None = None) -> Array:
-        """Images, m of a whole sequence → vision features [b, m*p, d_vision], computed once per image.
-
-        ``images``: [b, m, H, W, 3]; or patches [b, m, p, i] with ``places`` [b, m, p, 2] (``patch_places`` of a batch).
-        """
-        images_, *places_ = _flat(images, places)
-        features = self._with_second(self.vision.features(images_, *places_), images_)
-        return self._per_row(features, images)
+    def encode_images(self, images: Array, coordinates: Array | None = None) -> Array:
+        """See :meth:`Encoder.encode_images`."""
+        return self.encoder.encode_images(images, coordinates)
 
     def encode_images_with_taps(
-        self, images: Array, taps: tuple[str, ...], places: Array | None = None
+        self, images: Array, taps: tuple[str, ...], coordinates: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """:meth:`encode_images` and named intermediates of the encoder (see ``ViT.features_with_taps``)."""
-        images_, *places_ = _flat(images, places)
-        features, found = self.vision.features_with_taps(images_, taps, *places_)
-        features = self._with_second(features, images_)
-        return self._per_row(features, images), {tap: self._per_row(x, images) for tap, x in found.items()}
-
-    def _with_second(self, features: Array, images: Array) -> Array:
-        """Features of the first encoder [b, p, d] → those of both [b, p, d + d_second], the second's resampled."""
-        first, second = self.config.vision, self.config.second
-        if second is None:
-            return features
-        images = layers.resize_images(images, second.image_size)
-        other = layers.resample_grid(self.second.features(images), second.grid, first.grid)
-        return jnp.concatenate([features, other], axis=-1)
-
-    def _per_row(self, features: Array, images: Array) -> Array:
-        b, m = images.shape[:2]
-        return features.reshape(b, m * features.shape[1], features.shape[2])
+        """See :meth:`Encoder.encode_images_with_taps`."""
+        return self.encoder.encode_images_with_taps(images, taps, coordinates)
 
     def project(self, features: Array) -> Array:
-        """Vision features [..., p, d_vision] → image tokens [..., p, d]; the merger's are fewer than p."""
-        return self.projector(features)
+        """See :meth:`Encoder.project`."""
+        return self.encoder.project(features)
 
     def embed(self, batch: Any, image_features: Array | None = None) -> Array:
-        """Decoder input [b, n, d]: token embeddings, with projected features at image places."""
+        """Decoder input [b, n, d]: token embeddings, with projected features at the slots of image tokens."""
         x = self.decoder.embed_tokens(batch.tokens)
         if batch.images.shape[1] == 0:
             return x
@@ -157,68 +110,38 @@ class MLLM(nn.Module):
     def _blended(self, image_tokens: Array, taps: Array, weights: Array) -> Array:
         """Weighted sums [b, n, d] of image tokens and the newline vector (tap -1); see ``data.processing.tiles``."""
         b, count, d = image_tokens.shape
-        newline = jnp.broadcast_to(self.projector.newline.astype(image_tokens.dtype), (b, 1, d))
+        newline = jnp.broadcast_to(self.encoder.projector.newline.astype(image_tokens.dtype), (b, 1, d))
         everything = jnp.concatenate([image_tokens, newline], axis=1)
         total = jnp.zeros((b, taps.shape[1], d), image_tokens.dtype)
         for k in range(taps.shape[2]):
-            places = jnp.where(taps[:, :, k] < 0, count, taps[:, :, k])
-            picked = jnp.take_along_axis(everything, places[:, :, None], axis=1)
+            indices = jnp.where(taps[:, :, k] < 0, count, taps[:, :, k])
+            picked = jnp.take_along_axis(everything, indices[:, :, None], axis=1)
             total += picked * weights[:, :, k, None].astype(picked.dtype)
         return total
-
-    def hidden(self, batch: Any, image_features: Array | None = None) -> Array:
-        """Closing-norm states [b, n, d] of a ``VLMBatch`` or ``PromptBatch``.
-
-        Args:
-          image_features: [b, m*p, d_vision] to use instead of encoding ``batch.images``.
-        """
-        branches = getattr(batch, "branches", None)
-        return self.decoder.hidden(self.embed(batch, image_features), batch.positions, batch.segments, branches)
-
-    def prefill(
-        self, batch: Any, max_new: int, image_features: Array | None = None, responses: int = 1
-    ) -> tuple[KVCache, Array]:
-        """Reads the B prompts once for ``responses`` answers each, b = B * responses rows of a prompt's in turn.
-
-        Returns:
-          A cache with room for ``max_new`` tokens per answer, and the state of each row's last prompt token [b, d].
-        """
-        x = self.embed(batch, image_features)
-        cache, hidden = self.decoder.prefill(x, batch.positions, batch.segments, max_new, responses)
-        places = jnp.arange(batch.tokens.shape[1])[None, :]
-        last = jnp.max(jnp.where(batch.segments > 0, places, 0), axis=1)
-        state = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-        return cache, jnp.repeat(state, responses, axis=0)
-
-    def decode_step(self, cache: KVCache, tokens: Array) -> tuple[KVCache, Array]:
-        """Appends one text token per row, int32 [b]; returns the cache and its state [b, d]."""
-        cache, hidden = self.decoder.decode_step(cache, self.decoder.embed_tokens(tokens[:, None]))
-        return cache, hidden[:, 0]
 
     def touch_all(self, images: tuple[Array, ...], tokens: Array) -> Array:
         """Runs every part once, also what :meth:`hidden` leaves out, so that ``init`` creates all parameters."""
         x = self.decoder.embed_tokens(tokens)
         ones = jnp.ones_like(tokens)
         total = self.decoder.hidden(x, self.config.decoder.text_positions(ones), ones).sum()
-        total += self.vision.whole(*images)
-        if self.config.second:
-            total += self.second.whole(layers.resize_images(images[0], self.config.second.image_size))
-        features = self._with_second(self.vision.features(*images), images[0])
-        return total + self.project(features).sum()
+        return total + self.encoder.whole(*images)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Part → configuration of what can come from another model; None where there is none."""
+        return {"vision": self.config.vision, "second": self.config.second, "decoder": self.config.decoder}
+
+    def sequences(self, images: int, tokens: int) -> list[tuple[str, Any, int]]:
+        """(part, its configuration, tokens that its blocks compute) of a sequence with ``images`` and ``tokens``."""
+        vision, decoder = self.config.vision, self.config.decoder
+        return [("vision", vision, images * vision.sequence), ("decoder", decoder, tokens)]
+
+    def step_flops(self, row: flops.RowSize, trained: Set[str], reference_in_step: bool, adapted: Set[str]) -> float:
+        """FLOPs of a training step for one row; arguments as of ``flops.train_step``."""
+        return flops.train_step(self.config.flops(row), trained, reference_in_step, adapted)
 
 
 def init_params(mllm: MLLM, key: Array) -> dict[str, Any]:
     """Random float32 parameters of the whole model; a nested dict (tree in ARCHITECTURE.md)."""
-    cfg = mllm.config.vision
-    images = qwen_vision.blank(cfg) if isinstance(cfg, QwenVisionConfig) else vit.blank(cfg)
+    images = mllm.config.vision.example_input()
     return mllm.init(key, images, jnp.zeros((1, 2), jnp.int32), method="touch_all")["params"]
-
-
-def head_matrix(params: dict[str, Any]) -> Array:
-    """Output matrix [v, d]: the head, or the embedding table where they are tied."""
-    decoder = params["decoder"]
-    return decoder["head"] if "head" in decoder else decoder["embed"]
-
-
-def _flat(images: Array, places: Array | None) -> tuple[Array, ...]:
-    return tuple(x.reshape(-1, *x.shape[2:]) for x in (images, places) if x is not None)

@@ -10,19 +10,20 @@ Source: Wang et al. 2024 (arXiv 2409.12191), Bai et al. 2025 (arXiv 2502.13923).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pivot_jax.data.processing.images import CLIP_MEAN, CLIP_STD
+from pivot_jax.data.processing.images import CLIP_MEAN, CLIP_STD, Preset
 from pivot_jax.kernels.attention import attention
 from pivot_jax.models import layers
-from pivot_jax.models.decoder import GatedMLP
-from pivot_jax.models.encoder import Traits
+from pivot_jax.models.projector import ProjectorConfig
 from pivot_jax.models.rotary import rotate
+from pivot_jax.models.vision import Traits, VisionConfig
 
 Array = jax.Array
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")
@@ -32,7 +33,7 @@ THETA = 10000.0
 
 
 @dataclass(frozen=True)
-class QwenVisionConfig:
+class QwenVisionConfig(VisionConfig):
     """Dimensions and numerics of one tower. ``window`` (pixels) and ``full_blocks`` are Qwen2.5-VL's."""
 
     patch_size: int
@@ -54,10 +55,6 @@ class QwenVisionConfig:
     remat: str = "none"
     scan_layers: bool = True
 
-    # nothing beside the patches, and nothing that the features leave out
-    prefix = 0
-    has_final = False
-
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"vision family '{self.family}' is unknown; there are {', '.join(FAMILIES)}")
@@ -75,7 +72,7 @@ class QwenVisionConfig:
 
     @property
     def traits(self) -> Traits:
-        return Traits((self.family,), class_token=False, patch_input=True)
+        return Traits((self.family,), class_token=False, patch_input=True, merges=True)
 
     @property
     def preset(self) -> str:
@@ -91,14 +88,36 @@ class QwenVisionConfig:
         return self.max_patches
 
     @property
-    def sequence(self) -> int:
-        """Tokens that the blocks compute for an image."""
-        return self.max_patches
-
-    @property
     def tokens(self) -> int:
         """Merged tokens of the padded list."""
         return self.max_patches // MERGE**2
+
+    def module(self, dtype: str = "float32") -> QwenVision:
+        return QwenVision(self, dtype)
+
+    def example_input(self) -> tuple[Array, Array]:
+        return jnp.zeros((1, MERGE**2, self.patch_size**2 * 3)), jnp.zeros((1, MERGE**2, 2), jnp.int32)
+
+    def with_images(self, images: Mapping[str, Any], preset: Preset) -> QwenVisionConfig:
+        limits = {name: images[name] for name in ("max_patches", "min_pixels", "max_pixels")}
+        return replace(self, mean=preset.mean, std=preset.std, **limits)
+
+    def flops(self, patches: float = 0, *, whole: bool = False) -> float:
+        """See :meth:`vision.VisionConfig.flops`; windows count as full ones."""
+        patches, d = patches or self.patches, self.width
+        window = min(patches, (self.window // self.patch_size) ** 2) if self.windowed else patches
+        full = sum(not self.windowed or i in self.full_blocks for i in range(self.depth))
+        attended = full * patches + (self.depth - full) * window
+        products = 4 * d * d + (3 if self.windowed else 2) * d * self.mlp_dim
+        return 2 * patches * (3 * self.patch_size**2 * d + self.depth * products) + 4 * patches * attended * d
+
+    def project(self, config: ProjectorConfig, width: int) -> Merger:
+        """The merger, whatever ``config`` says."""
+        return Merger(self, width)
+
+    def projector_flops(self, config: ProjectorConfig, inputs: int, width: int, patches: float = 0) -> float:
+        merged = MERGE**2 * self.width
+        return 2 * (patches or self.patches) / MERGE**2 * merged * (merged + width)
 
 
 class PatchEmbed(nn.Module):
@@ -136,7 +155,7 @@ class Block(nn.Module):
         x = x + Attention(cfg.heads, name="attn")(_norm(cfg, "ln1")(x), angles, segments)
         normed = _norm(cfg, "ln2")(x)
         if cfg.windowed:
-            x = x + GatedMLP(cfg.mlp_dim, use_bias=True, name="mlp")(normed)
+            x = x + layers.GatedMLP(cfg.mlp_dim, use_bias=True, name="mlp")(normed)
         else:
             x = x + layers.MLP(cfg.mlp_dim, cfg.activation, name="mlp")(normed)
         return x, x if collect.on else None
@@ -254,8 +273,3 @@ class Merger(nn.Module):
         x = x.reshape(*x.shape[:-2], -1, MERGE**2 * cfg.width)
         x = layers.ACTIVATIONS["gelu"](layers.Linear(x.shape[-1], name="fc1")(x))
         return layers.Linear(self.width, name="fc2")(x)
-
-
-def blank(cfg: QwenVisionConfig) -> tuple[Array, Array]:
-    """One input of the right shapes, for ``init``: patches and places."""
-    return jnp.zeros((1, MERGE**2, cfg.patch_size**2 * 3)), jnp.zeros((1, MERGE**2, 2), jnp.int32)

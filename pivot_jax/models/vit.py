@@ -1,79 +1,168 @@
-"""Vision transformer, one for all families of encoders; :data:`encoder.FAMILIES` says how they differ.
+"""Vision transformer, one module for all families of encoders; :data:`FAMILIES` says how they differ.
 
-What an MLLM does not compute stands apart in ``final/``: LLaVA-style models take the features of SigLIP and CLIP from
-the penultimate block, so there the last block, the closing norm and the pooling head are neither computed nor trained,
-and may be absent. Features of the other families come from behind the last block and the closing norm.
+The part that an MLLM does not compute is separate, in ``final/``: LLaVA-style models take the features of SigLIP and
+CLIP from the penultimate block. There the last block, the closing norm and the pooling head are neither computed nor
+trained, and may be absent. Features of the other families come from after the last block and the closing norm.
 Letters: b images, p patches, n tokens (class token, registers, patches), d width, h heads, c head width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pivot_jax.kernels.attention import attention
+from pivot_jax.data.processing.images import Preset
 from pivot_jax.models import layers, positions
-from pivot_jax.models.decoder import GatedMLP
-from pivot_jax.models.encoder import ViTConfig
+from pivot_jax.models.flops import encoder_block
+from pivot_jax.models.transformer import Block, SelfAttention, stack
+from pivot_jax.models.vision import SquareVisionConfig, Traits
 
 Array = jax.Array
 
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with biases; with ``keys``, attention of x to them."""
-
-    heads: int
-
-    @nn.compact
-    def __call__(
-        self, x: Array, keys: Array | None = None, segments: Array | None = None, key_segments: Array | None = None
-    ) -> Array:
-        b, n, d = x.shape
-        keys = x if keys is None else keys
-        q = layers.Linear(d, name="q")(x).reshape(b, n, self.heads, -1)
-        k = layers.Linear(d, name="k")(keys).reshape(b, keys.shape[1], self.heads, -1)
-        v = layers.Linear(d, name="v")(keys).reshape(b, keys.shape[1], self.heads, -1)
-        out = attention(q, k, v, causal=False, q_segments=segments, kv_segments=key_segments)
-        return layers.Linear(d, name="out")(out.reshape(b, n, d))
+FAMILIES = {
+    # SigLIP, and SigLIP2 of fixed resolution
+    "siglip": Traits(("siglip", "siglip2"), class_token=False, penultimate=True, pool="attention"),
+    "siglip2_naflex": Traits(
+        ("siglip2_naflex",), class_token=False, penultimate=True, pool="attention", patch_input=True
+    ),
+    "clip": Traits(("clip",), pre_norm=True, patch_bias=False, penultimate=True),
+    "dinov2": Traits(("dinov2", "dinov2_224"), layer_scale=True, registers=True, gated=True),
+    "vit_mae": Traits(("mae", "vit_imagenet")),
+    "vit": Traits(("sup", "vit", "moco", "vit_imagenet"), pool="dense"),  # supervised ViT, MoCo-v3
+}
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block. Returns (x, x if ``collect.on`` else None) for use under a scan."""
+@dataclass(frozen=True)
+class ViTConfig(SquareVisionConfig):
+    """Dimensions and numerics of one vision encoder.
 
+    Attributes:
+      pos_grid: side of the position table where it is not that of the images; the table is resized in the forward pass.
+      pool_head: the pooling head of SigLIP, or the pooler of ViT, is there; other families have none.
+      max_patches: p of the input arrays of a family with ``patch_input``; 0: as many as the table has. No weight
+        depends on it.
+      preset: how its images are resized and cropped, a key of ``images.PRESETS``.
+      mean, std: of the normalisation.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    depth: int
     heads: int
     mlp_dim: int
-    eps: float
-    activation: str
+    family: str = "siglip"
+    eps: float = 1e-6
+    activation: str = "gelu_tanh"
+    pool_head: bool = True
+    registers: int = 0
     gated: bool = False
-    layer_scale: bool = False
+    pos_grid: int = 0
+    max_patches: int = 0
+    preset: str = "siglip"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    remat: str = "none"
+    scan_layers: bool = True
 
-    @nn.compact
-    def __call__(
-        self, x: Array, collect: layers.Collect = layers.COLLECT_NOTHING, segments: Array | None = None
-    ) -> tuple[Array, Array | None]:
-        attended = SelfAttention(self.heads, name="attn")(
-            layers.LayerNorm(self.eps, name="ln1")(x), segments=segments, key_segments=segments
-        )
-        x = x + self._scaled(attended, "layer_scale1")
-        mlp: Any = (
-            GatedMLP(self.mlp_dim, True, name="mlp")
-            if self.gated
-            else layers.MLP(self.mlp_dim, self.activation, name="mlp")
-        )
-        x = x + self._scaled(mlp(layers.LayerNorm(self.eps, name="ln2")(x)), "layer_scale2")
-        return x, x if collect.on else None
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"vision family '{self.family}' is unknown; there are: {', '.join(FAMILIES)}")
+        if self.traits.penultimate and self.depth < 2:
+            raise ValueError(f"vision depth is {self.depth}; features come from the penultimate block, so at least 2")
+        if self.width % self.heads:
+            raise ValueError(f"vision width {self.width} is no multiple of its {self.heads} heads")
+        if self.image_size < self.patch_size:
+            raise ValueError(f"image size {self.image_size} is smaller than a patch ({self.patch_size})")
+        for name in ("registers", "gated"):
+            if getattr(self, name) and not getattr(self.traits, name):
+                raise ValueError(f"vision {name} is {getattr(self, name)!r}, which family '{self.family}' cannot have")
 
-    def _scaled(self, x: Array, name: str) -> Array:
-        return x * self.param(name, nn.initializers.ones, (x.shape[-1],)).astype(x.dtype) if self.layer_scale else x
+    @property
+    def traits(self) -> Traits:
+        return FAMILIES[self.family]
 
+    @property
+    def grid(self) -> int:
+        """Patches per side (a remainder of the image is dropped, as by a strided convolution)."""
+        return self.image_size // self.patch_size
 
-def stack(cfg: Any, length: int, name: str | None = None, gated: bool = False, layer_scale: bool = False):
-    """``length`` blocks; call with (x, collect, segments)."""
-    arguments = (cfg.heads, cfg.mlp_dim, cfg.eps, cfg.activation, gated, layer_scale)
-    return layers.Stack(Block, arguments, length, cfg.remat, cfg.scan_layers, (nn.broadcast, nn.broadcast), name=name)
+    @property
+    def patches(self) -> int:
+        """Patches of an image; of a family with ``patch_input``, the most that one has."""
+        return (self.max_patches or self.pos_side**2) if self.traits.patch_input else self.grid**2
+
+    @property
+    def prefix(self) -> int:
+        """Class and register tokens, which come before the patches and are no features."""
+        return int(self.traits.class_token) + self.registers
+
+    @property
+    def sequence(self) -> int:
+        """Tokens that the blocks compute for an image."""
+        return self.patches + self.prefix
+
+    @property
+    def pos_side(self) -> int:
+        """Side of the position table's grid."""
+        return self.pos_grid or self.grid
+
+    @property
+    def positions(self) -> int:
+        """Rows of the position table."""
+        return self.pos_side**2 + int(self.traits.class_token)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that the features need: those of the stack ``blocks/``."""
+        return self.depth - int(self.traits.penultimate)
+
+    @property
+    def has_pool(self) -> bool:
+        """Whether the pooled vector needs parameters of its own."""
+        return self.pool_head and self.traits.pool != "class"
+
+    def without_final(self) -> ViTConfig:
+        """The encoder without the parameters that the features do not need."""
+        return replace(self, pool_head=False)
+
+    def resized(self, size: int) -> ViTConfig:
+        """The encoder for images of ``size`` pixels, with the position table unchanged."""
+        side = self.pos_side
+        return replace(self, image_size=size, pos_grid=0 if size // self.patch_size == side else side)
+
+    @property
+    def has_final(self) -> bool:
+        """Whether there are parameters that the features do not need: those of ``final/``."""
+        return self.traits.penultimate or self.has_pool
+
+    def module(self, dtype: str = "float32") -> ViT:
+        return ViT(self, dtype)
+
+    def example_input(self) -> tuple[Array, ...]:
+        if self.traits.patch_input:
+            return jnp.zeros((1, 1, self.patch_size**2 * 3)), jnp.zeros((1, 1, 2), jnp.int32)
+        return (jnp.zeros((1, self.image_size, self.image_size, 3)),)
+
+    def with_images(self, images: Mapping[str, Any], preset: Preset) -> ViTConfig:
+        found = replace(self, preset=images["preset"], mean=preset.mean, std=preset.std)
+        return replace(found, max_patches=images["max_patches"]) if self.traits.patch_input else found
+
+    def flops(self, patches: float = 0, *, whole: bool = False) -> float:
+        """See :meth:`vision.VisionConfig.flops`; a list of patches counts as full."""
+        p, d = self.patches, self.width
+        blocks = self.depth if whole else self.blocks
+        pool = 0.0
+        if whole and self.has_pool:
+            attends = self.traits.pool == "attention"
+            pool = 2 * (2 * p * d * d + 2 * d * d + 2 * d * self.mlp_dim) if attends else 2 * d * d
+        block = encoder_block(p + self.prefix, d, self.mlp_dim, 3 if self.gated else 2)
+        return 2 * p * 3 * self.patch_size**2 * d + blocks * block + pool
 
 
 class AttentionPool(nn.Module):
@@ -260,10 +349,3 @@ class ViT(nn.Module):
 def segments_of(places: Array | None) -> Array | None:
     """Attention segments [b, p] of patches with places: 1, and 0 at padding."""
     return None if places is None else (places[..., 0] >= 0).astype(jnp.int32)
-
-
-def blank(cfg: Any) -> tuple[Array, ...]:
-    """One input of an encoder's shapes, for ``init``: (images,) or (patches, places)."""
-    if cfg.traits.patch_input:
-        return jnp.zeros((1, 1, cfg.patch_size**2 * 3)), jnp.zeros((1, 1, 2), jnp.int32)
-    return (jnp.zeros((1, cfg.image_size, cfg.image_size, 3)),)

@@ -16,10 +16,12 @@ from pivot_jax.errors import UserError
 from pivot_jax.models import qwen_vision
 from pivot_jax.models.convnext import ConvNeXtConfig
 from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.mllm import MLLMConfig, ProjectorConfig
+from pivot_jax.models.mllm import MLLMConfig
+from pivot_jax.models.projector import ProjectorConfig
 from pivot_jax.models.qwen_vision import QwenVisionConfig
 from pivot_jax.models.rotary import RopeScaling
 from pivot_jax.models.siglip import TextConfig
+from pivot_jax.models.vision import VisionConfig
 from pivot_jax.models.vit import ViTConfig
 
 # (width, depth, heads, MLP width) by the letter of the size
@@ -65,7 +67,7 @@ _QWEN2_VL = QwenVisionConfig(
     14, 1280, 32, 16, 5120, family="qwen2_vl", activation="quick_gelu", window=0, full_blocks=()
 )
 
-VISION: dict[str, Any] = {  # ViTConfig, QwenVisionConfig
+VISION: dict[str, Any] = {  # VisionConfig
     **_siglip(
         "siglip-base-patch16-224 siglip-base-patch16-256 siglip-base-patch16-384 siglip-base-patch16-512 "
         "siglip-large-patch16-256 siglip-large-patch16-384 siglip-so400m-patch14-224 siglip-so400m-patch14-384 "
@@ -208,8 +210,9 @@ def build(section: Any, images: Any) -> MLLMConfig:
     Raises:
       UserError: unknown name, or dimensions or a preset that do not fit; the message names the key.
     """
-    projector, vision = section["projector"], _seen(_vision(section["vision"]), section["vision"]["name"], images)
-    if isinstance(vision, QwenVisionConfig) and projector["reuse"]:
+    projector, own = section["projector"], section["vision"]
+    vision = _with_images(_vision(own), own["name"], images)
+    if vision.traits.merges and projector["reuse"]:
         raise UserError(
             f"model.projector.reuse: {projector['reuse']}, but the projector of a {vision.family} encoder is its "
             "merger; set it to 0"
@@ -218,8 +221,8 @@ def build(section: Any, images: Any) -> MLLMConfig:
     if second and (vision.traits.patch_input or second.traits.patch_input):
         family = (vision if vision.traits.patch_input else second).family
         raise UserError(
-            f"model.second.kind: two encoders see the same square picture, and a '{family}' takes pictures of any "
-            "size; take another family, or model.second.kind=none"
+            f"model.second.kind: two encoders read the same square image, and a '{family}' reads "
+            "variable-resolution images; take another family, or model.second.kind=none"
         )
     return MLLMConfig(
         vision=vision,
@@ -235,25 +238,20 @@ def build_text(section: Any, vocab_size: int, output: int) -> TextConfig:
     return _construct("model.text", TextConfig, {**section, "vocab_size": vocab_size, "output": output})
 
 
-def _seen(vision: Any, name: str, images: Any) -> Any:
-    """The encoder with its pictures as ``config.data.image`` makes them."""
+def _with_images(vision: VisionConfig, name: str, images: Any) -> VisionConfig:
+    """The encoder for images that are prepared as ``config.data.image`` says."""
     preset = preset_of(images["preset"])
     if (name or vision.traits.patch_input or preset.cut) and images["preset"] not in vision.traits.presets:
         what = f"name='{name}'" if name else f"family='{vision.family}'"
         raise UserError(
-            f"data.image.preset: '{images['preset']}' is not how model.vision.{what} sees pictures "
+            f"data.image.preset: '{images['preset']}' is not how model.vision.{what} prepares images "
             f"(allowed: {', '.join(vision.traits.presets)})"
         )
-    found = dataclasses.replace(vision, mean=preset.mean, std=preset.std)
-    if vision.traits.patch_input:
-        found = dataclasses.replace(found, max_patches=images["max_patches"])
-    if isinstance(found, QwenVisionConfig):
-        return dataclasses.replace(found, min_pixels=images["min_pixels"], max_pixels=images["max_pixels"])
-    return dataclasses.replace(found, preset=images["preset"])
+    return vision.with_images(images, preset)
 
 
-def _second(section: Any) -> ViTConfig | ConvNeXtConfig | None:
-    """Its pictures are normalised as its family's first preset says; a name has its own."""
+def _second(section: Any) -> VisionConfig | None:
+    """Its images are normalised as its family's first preset says; a name has its own."""
     if section["kind"] == "none":
         return None
     if section["kind"] == "vit":
@@ -292,7 +290,7 @@ def _part(key: str, kind: Any, known: dict[str, Any], section: Any) -> Any:
 
 
 def dimensions(name: str) -> ViTConfig | DecoderConfig:
-    """An encoder or a language model by its name on the hub, without a network.
+    """Config of an encoder or a language model by its name on the hub, without a network.
 
     Raises:
       UserError: a name that is not known; it names the nearest.

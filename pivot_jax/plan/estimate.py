@@ -13,7 +13,6 @@ import numpy as np
 
 from pivot_jax import rules
 from pivot_jax.models.flops import traced_flops
-from pivot_jax.models.siglip import SigLIP
 from pivot_jax.plan.program import Program, device_bytes, held, step_arguments
 from pivot_jax.train.setup import Setup
 
@@ -45,15 +44,8 @@ def _temporaries(setup: Setup, trained: Any, bucket: tuple[int, int], rows: int)
     size = np.dtype(config.model.dtype).itemsize if config.model.dtype != "bfloat16" else 2
     shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
     here = rows // (config.data.pack * shards * config.train.accumulate)  # sequences of a micro-batch
-    towers: list[tuple[str, Any, int]]
-    if isinstance(module, SigLIP):
-        towers = [("vision", module.vision_config, module.vision_config.sequence)]
-        towers.append(("text", module.text_config, bucket[0]))
-    else:
-        images = (
-            config.data.pack * config.data.images_per_row * config.data.image.max_tiles * module.config.vision.sequence
-        )
-        towers = [("vision", module.config.vision, images), ("decoder", module.config.decoder, bucket[0])]
+    images = config.data.pack * config.data.images_per_row * config.data.image.max_tiles
+    towers = module.sequences(images, bucket[0])
     flat, kept, work = rules.flatten(setup.like), 0.0, 0.0
     for name, tower, tokens in towers:
         kernels = [leaf.shape for path, leaf in flat.items() if path.startswith(f"{name}/blocks/") and "kernel" in path]

@@ -1,7 +1,8 @@
 """Features of an encoder over a set of images, batched and compiled once.
 
-An *encoder* here is a function ``encode(params, images[b, H, W, 3]) -> patch features [b, p, d]``. ``vit_encoder`` and
-``projector_encoder`` make one of an MLLM: the ViT alone, or the ViT and what the decoder would see of it.
+A function ``encode(params, images[b, H, W, 3]) -> features [b, p, d]`` says which features. ``vit_encoder``,
+``projector_encoder`` and ``blocks_encoder`` make one of an :class:`Encoder`: the vision encoder alone, the image tokens
+that a decoder reads, or the output of every block.
 Letters: n images, b batch, p patches, d width.
 """
 
@@ -15,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pivot_jax.models.mllm import MLLM
+from pivot_jax.models.encoder import Encoder
 from pivot_jax.progress import progress
 
 Array = jax.Array
-Encoder = Callable[[Any, Any], Any]
+Encode = Callable[[Any, Any], Any]
 POOLS = ("mean", "none")
 
 
@@ -31,37 +32,37 @@ class Images(Protocol):
     def __getitem__(self, index: int, /) -> np.ndarray: ...
 
 
-def vit_encoder(mllm: MLLM) -> Encoder:
-    """Patch features of the ViT alone, as the projector takes them."""
-    return partial(_vit, mllm)
+def vit_encoder(encoder: Encoder) -> Encode:
+    """Patch features of the vision encoder alone, the input of the projector."""
+    return partial(_vit, encoder)
 
 
-def projector_encoder(mllm: MLLM) -> Encoder:
-    """ViT and projector: the image tokens that the decoder reads (the paper's main probe)."""
-    return partial(_vit_projector, mllm)
+def projector_encoder(encoder: Encoder) -> Encode:
+    """Vision encoder and projector: the image tokens that the decoder reads (the paper's main probe)."""
+    return partial(_vit_projector, encoder)
 
 
-def blocks_encoder(mllm: MLLM) -> Encoder:
+def blocks_encoder(encoder: Encoder) -> Encode:
     """Mean over patches after each block that is computed: [b, blocks, d]; extract with ``pool="none"``."""
-    return partial(_blocks, mllm)
+    return partial(_blocks, encoder)
 
 
-def _blocks(mllm: MLLM, params: Any, images: Any) -> Any:
-    taps = tuple(f"blocks/{index}" for index in range(mllm.config.vision.blocks))
-    _, found = mllm.apply({"params": params}, images[:, None], taps, method="encode_images_with_taps")
+def _blocks(encoder: Encoder, params: Any, images: Any) -> Any:
+    taps = tuple(f"blocks/{index}" for index in range(encoder.config.vision.blocks))
+    _, found = encoder.apply({"params": params}, images[:, None], taps, method="encode_images_with_taps")
     return jnp.stack([found[tap].mean(axis=1) for tap in taps], axis=1)
 
 
-def _vit(mllm: MLLM, params: Any, images: Any) -> Any:
-    return mllm.apply({"params": params}, images[:, None], method="encode_images")
+def _vit(encoder: Encoder, params: Any, images: Any) -> Any:
+    return encoder.apply({"params": params}, images[:, None], method="encode_images")
 
 
-def _vit_projector(mllm: MLLM, params: Any, images: Any) -> Any:
-    return mllm.apply({"params": params}, _vit(mllm, params, images), method="project")
+def _vit_projector(encoder: Encoder, params: Any, images: Any) -> Any:
+    return encoder.apply({"params": params}, _vit(encoder, params, images), method="project")
 
 
 def extract(
-    encode: Encoder,
+    encode: Encode,
     params: Any,
     images: np.ndarray | Images,
     *,
@@ -74,8 +75,8 @@ def extract(
     """Features of every image, in order.
 
     Args:
-      images: uint8 [n, H, W, 3], or a sequence that gives one such image per index (read batch by batch, so that a
-        large set need not be in memory).
+      images: uint8 [n, H, W, 3]; or a sequence of one such image per index, which is read batch by batch (a large set
+        need not fit in memory).
       pool: "mean" over patch tokens, or "none" for every patch.
       l2: scale each feature vector to length 1 (after pooling).
 
@@ -93,7 +94,7 @@ def extract(
         for start in range(0, total, size):
             stop = min(start + size, total)
             chunk = np.asarray(images[start:stop] if isinstance(images, np.ndarray) else _stacked(images, start, stop))
-            # The last batch is filled up with its last image, so that one compiled program serves all.
+            # The last batch is filled up with its last image: one compiled program serves all.
             filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
             out.append(np.asarray(_features(encode, pool, l2, params, filled))[: len(chunk)])
             advance(len(chunk))
@@ -105,7 +106,7 @@ def _stacked(images: Images, start: int, stop: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _features(encode: Encoder, pool: str, l2: bool, params: Any, images: Array) -> Array:
+def _features(encode: Encode, pool: str, l2: bool, params: Any, images: Array) -> Array:
     features = encode(params, images).astype(jnp.float32)
     if pool == "mean":
         features = features.mean(axis=1)

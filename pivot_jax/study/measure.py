@@ -68,7 +68,7 @@ def probes(study: Study, seed: int, arm: str) -> dict[str, Any]:
     kept: dict[str, np.ndarray] = {}
     numbers: dict[str, Any] = {}
     for kind, make in (("encoder", features.vit_encoder), ("projector", features.projector_encoder)):
-        encode = make(encoder.mllm)
+        encode = make(encoder.module)
         patches = [
             features.extract(encode, encoder.params, split.images, pool="none", batch_size=100, show=False)
             for split in splits.values()

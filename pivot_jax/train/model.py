@@ -6,14 +6,12 @@ from collections.abc import Callable, Set
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from pivot_jax import rules
 from pivot_jax.errors import UserError
-from pivot_jax.models import flops, zoo
+from pivot_jax.models import siglip, zoo
+from pivot_jax.models.flops import RowSize
 from pivot_jax.models.mllm import MLLM, init_params
-from pivot_jax.models.siglip import SigLIP
-from pivot_jax.models.vit import ViTConfig, blank
 
 
 class Model(NamedTuple):
@@ -34,15 +32,15 @@ def build_model(config: Any, vocabulary: int) -> Model:
         sizes = f"{config.data.image.size} but the encoder takes {parts.vision.image_size}"
         raise UserError(f"data.image.size is {sizes}; make them equal")
     if config.stage == "contrastive":
-        if not isinstance(parts.vision, ViTConfig) or parts.vision.traits.patch_input or parts.second:
+        traits = parts.vision.traits
+        if traits.patch_input or traits.second_only or parts.second:
             raise UserError(
-                f"model.vision: stage 0 trains one ViT of square pictures, not '{parts.vision.family}'"
+                f"model.vision: stage 0 trains one ViT of square images, not '{parts.vision.family}'"
                 f"{' and a second encoder' if parts.second else ''}; take another family, such as siglip"
             )
         text = zoo.build_text(config.model.text, vocabulary, parts.vision.width)
-        towers = SigLIP(parts.vision, text, parts.dtype)
-        tokens = jnp.zeros((1, text.max_length), jnp.int32)
-        return Model(towers, lambda key: towers.init(key, *blank(parts.vision), tokens)["params"])
+        towers = siglip.SigLIP(parts.vision, text, parts.dtype)
+        return Model(towers, lambda key: siglip.init_params(towers, key))
     if parts.decoder.vocab_size < vocabulary:
         raise UserError(
             f"model.decoder.vocab_size is {parts.decoder.vocab_size} but the tokenizer has {vocabulary} tokens; "
@@ -62,20 +60,11 @@ def without(model: Model, absent: Set[str]) -> Model:
     return Model(model.module, create)
 
 
-def parts(module: Any) -> dict[str, Any]:
-    """Room → configuration of what can come from another model; None where there is none."""
-    if isinstance(module, SigLIP):
-        return {"vision": module.vision_config}
-    return {"vision": module.config.vision, "second": module.config.second, "decoder": module.config.decoder}
-
-
 def row_shape(module: Any) -> dict[str, Any]:
     """What a loader has to know of the model (arguments of ``build_loader``)."""
-    if isinstance(module, SigLIP):
-        return {"image_tokens": module.vision_config.tokens, "mrope": False}
-    vision, decoder = module.config.vision, module.config.decoder
-    shape = {"image_tokens": module.config.image_tokens, "patch_size": vision.patch_size}
-    return {**shape, "mrope": bool(decoder.mrope_section)}
+    vision, decoder = module.parts["vision"], module.parts.get("decoder")
+    mrope = decoder is not None and bool(decoder.mrope_section)
+    return {"image_tokens": vision.tokens, "patch_size": vision.patch_size, "mrope": mrope}
 
 
 def step_flops(
@@ -90,18 +79,14 @@ def step_flops(
 
     Args:
       loader_shape: mean tokens and mean scored targets of a row.
-      patches: mean patches of an image slot; 0: of an encoder for any size, as many as there is room for.
-      trained: rooms ("vision", "projector", "decoder") that get gradients.
-      adapted: rooms of which only a LoRA adapter does.
+      patches: mean patches of an image slot; 0: as many as a list has room for (variable-resolution encoders).
+      trained: parts ("vision", "projector", "decoder") that get gradients.
+      adapted: parts of which only a LoRA adapter does.
     """
-    if isinstance(module, SigLIP):
-        return 3 * (flops.vision(module.vision_config, whole=True) + flops.text(module.text_config))
     tokens, targets = loader_shape
-    parts = flops.forward(
-        module.config, config.data.images_per_row * config.data.image.max_tiles, tokens, targets, patches
-    )
+    row = RowSize(config.data.images_per_row * config.data.image.max_tiles, tokens, targets, patches)
     in_step = config.stage == "preference" and config.objective.reference == "step"
-    return flops.train_step(parts, trained, in_step, adapted)
+    return module.step_flops(row, trained, in_step, adapted)
 
 
 def root_key(config: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Trained weights opened for use: a whole run to answer with, or an encoder to probe."""
+"""Trained weights opened for use: a whole run to answer with, an encoder to probe, or a language model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from pivot_jax.data.processing.chat import Chat, chat_of
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs as hub_configs
+from pivot_jax.hub.snapshot import folder_of
 from pivot_jax.models import zoo
-from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
+from pivot_jax.models.encoder import Encoder, EncoderConfig
+from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
+from pivot_jax.models.mllm import MLLM
 from pivot_jax.train import checkpoint
 from pivot_jax.train.compatibility import config_of
 from pivot_jax.train.extract import ENCODER_ROOMS, read_config
@@ -69,10 +72,10 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
 
 @dataclass(frozen=True)
 class OpenEncoder:
-    """An encoder (and its projector, if there is one) on the device, and how it sees pictures."""
+    """An encoder (and its projector, if there is one) on the device, and its image preprocessing."""
 
     name: str
-    mllm: MLLM  # only its vision and projector are to be used
+    module: Encoder
     params: dict[str, Any]
     preset: str
     size: int  # pixels
@@ -84,30 +87,74 @@ def open_encoder(text: str) -> OpenEncoder:
     Raises:
       UserError: no such source, or one without an encoder.
     """
-    source = Source.parse(text)
-    if source.prefix is not None:
-        raise UserError(f"{text}: an encoder is read whole; leave out ':{source.prefix}'")
-    model, preset = _describe(source)
-    if model.vision.traits.patch_input:
+    source = _whole(text, "an encoder")
+    config, preset = _encoder_config(source)
+    vision: Any = config.vision
+    if vision.traits.patch_input:
         raise UserError(
-            f"{text} is a {model.vision.family} encoder, for pictures of any size; probes need one of square images"
+            f"{text} is a {vision.family} encoder, for variable-resolution images; probes need one of square images"
         )
-    whole = load_params(text)
-    params = {part: whole[part] for part in ENCODER_ROOMS if part in whole}
+    found = load_params(text)
+    params = {part: found[part] for part in ENCODER_ROOMS if part in found}
     if "vision" not in params:
-        raise UserError(f"{text} holds no vision encoder (it has: {', '.join(whole)})")
-    return OpenEncoder(text, MLLM(model), jax.device_put(params), preset, model.vision.image_size)
+        raise UserError(f"{text} holds no vision encoder (it has: {', '.join(found)})")
+    if "projector" not in params:
+        config = replace(config, projector=None)
+    return OpenEncoder(text, Encoder(config), jax.device_put(params), preset, vision.image_size)
 
 
-def _describe(source: Source) -> tuple[MLLMConfig, str]:
-    """Model and preset name of a source."""
+def _encoder_config(source: Source) -> tuple[EncoderConfig, str]:
+    """Encoder and preset name of a source."""
     if source.kind == "hf":
         found = hub_configs.read(source.place)
         if found.vision is None:
             raise UserError(f"{source.place} is a '{found.model_type}' folder, which holds no vision encoder")
-        base = configs.base()
-        plain = zoo.build(base.model, base.data.image)
-        decoder, projector = found.decoder or plain.decoder, found.projector or ProjectorConfig()
-        return replace(plain, vision=found.vision, projector=projector, decoder=decoder), found.vision.preset
+        if found.decoder is None or found.projector is None:
+            return EncoderConfig(found.vision), found.vision.preset
+        return found.mllm.encoder, found.vision.preset
     config = config_of(source)
-    return zoo.build(config.model, config.data.image), config.data.image.preset
+    return zoo.build(config.model, config.data.image).encoder, config.data.image.preset
+
+
+@dataclass(frozen=True)
+class OpenLanguageModel:
+    """A language model alone on the device, and its tokenizer."""
+
+    name: str
+    module: LanguageModel
+    params: dict[str, Any]
+    tokenizer: Any  # None for a pack, which has none
+
+
+def open_language_model(text: str) -> OpenLanguageModel:
+    """Decoder of ``run:WORKDIR[@STEP]``, ``pack:DIR`` or ``hf:DIR`` (the folder of a language model or a whole MLLM).
+
+    Raises:
+      UserError: no such source, or one without a language model.
+    """
+    source = _whole(text, "a language model")
+    if source.kind == "hf":
+        decoder, dtype = hub_configs.read(source.place).decoder, "float32"
+        if decoder is None:
+            raise UserError(f"{text} holds no language model")
+        params = load_params(f"{text}:decoder")
+        tokenizer: Any = load_tokenizer(folder_of(source.place))
+    else:
+        config = config_of(source)
+        model = zoo.build(config.model, config.data.image)
+        decoder, dtype = model.decoder, model.dtype
+        found = load_params(text)
+        if "decoder" not in found:
+            raise UserError(f"{text} holds no language model (it has: {', '.join(found)})")
+        params = found["decoder"]
+        tokenizer = load_tokenizer(config.tokenizer.path) if source.kind == "run" else None
+    module = LanguageModel(LanguageModelConfig(decoder, dtype))
+    return OpenLanguageModel(text, module, {"decoder": jax.device_put(params)}, tokenizer)
+
+
+def _whole(text: str, what: str) -> Source:
+    """A source without a prefix."""
+    source = Source.parse(text)
+    if source.prefix is not None:
+        raise UserError(f"{text}: {what} is read whole; leave out ':{source.prefix}'")
+    return source

@@ -23,7 +23,7 @@ from pivot_jax.optim.update import TrainState, build_step, init_state
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import check_rows, make_mesh, param_shardings, replicated
 from pivot_jax.train import checkpoint, compatibility
-from pivot_jax.train.model import Model, build_model, parts, root_key, row_shape, without
+from pivot_jax.train.model import Model, build_model, root_key, row_shape, without
 from pivot_jax.train.source import OPTIONAL, initial_params, longest, read_adapter
 from pivot_jax.train.source import check as check_sources
 
@@ -154,7 +154,7 @@ def as_started(config: Any, model: Model, workdir: Path | None) -> Model:
     if workdir is None:
         init = dict(config.init)
         given = check_sources(init, like)
-        for line in compatibility.check(init, parts(model.module)) if is_first() else ():
+        for line in compatibility.check(init, model.module.parts) if is_first() else ():
             print(line)
         there = set().union(*given.values()) | {path for path in like if longest(init, path) is None}
     else:

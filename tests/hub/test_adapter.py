@@ -79,7 +79,9 @@ def pairs(**changes):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """tiny.CONFIG's model as a LLaVA folder."""
-    return hub.export_mllm(BASE, tiny.CONFIG, tmp_path_factory.mktemp("base") / "hf", image_token=IMAGE)
+    return hub.export_mllm(
+        BASE, tiny.CONFIG, tmp_path_factory.mktemp("base") / "hf", text=hub.ExportText(image_token=IMAGE)
+    )
 
 
 def torch_model(folder, at=None):

@@ -18,8 +18,7 @@ from pivot_jax.cli import main
 from pivot_jax.data.processing import images
 from pivot_jax.errors import UserError
 from pivot_jax.hub import processors
-from pivot_jax.models.encoder import FAMILIES, ViTConfig
-from pivot_jax.models.vit import ViT
+from pivot_jax.models.vit import FAMILIES, ViT, ViTConfig
 from pivot_jax.train.open import open_encoder
 from tests.tiny import hf as tiny
 
@@ -94,7 +93,7 @@ def test_exported_encoder_in_transformers(tmp_path, kind):
     """Import, export, import is bitwise; the export loads whole and computes the same."""
     tiny.save(tiny.encoder(kind, seed=3, **CONFIGS[kind]), tmp_path / "in")
     cfg, params = hub.read_config(tmp_path / "in").vision, hub.load_params(tmp_path / "in")
-    hub.export_encoder(params, cfg, tmp_path / "out", note="From a test.")
+    hub.export_encoder(params, cfg, tmp_path / "out", hub.ExportOptions(note="From a test."))
     same(hub.load_params(tmp_path / "out"), params)
     assert hub.read_config(tmp_path / "out").vision == cfg
     load = tiny.ENCODERS[kind].from_pretrained
@@ -196,7 +195,7 @@ def test_an_imported_pack_keeps_preset_size_and_table(tmp_path):
     assert main(["import-hf", "--folder", str(tmp_path / "hf"), "--workdir", str(tmp_path / "pack")]) == 0
     for kind in ("hf", "pack"):
         opened = open_encoder(f"{kind}:{tmp_path / kind}")
-        assert (opened.preset, opened.size, opened.mllm.config.vision) == ("dinov2_224", 40, cfg)
+        assert (opened.preset, opened.size, opened.module.config.vision) == ("dinov2_224", 40, cfg)
         same(opened.params["vision"], hub.load_params(tmp_path / "hf")["vision"])
 
 
@@ -247,7 +246,7 @@ def test_preset_and_size_come_from_the_processor(tmp_path, kind, raw, preset, si
         ({"size": {"shortest_edge": 24}}, "without a crop, which gives no squares"),
         (
             {"size": {"shortest_edge": 30}, "crop_size": 24},
-            r"no preset .* resizes to .*take the file away to use 'clip'",
+            r"no preset .* resizes to .*remove the file to use 'clip'",
         ),
         ({"size": {"height": 24, "width": 24}, "resample": 0}, "with resample 0"),
     ],

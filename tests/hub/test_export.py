@@ -22,11 +22,13 @@ from pivot_jax.data.processing.template import Template
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import UserError
 from pivot_jax.hub import chat
-from pivot_jax.models.generate import generate
+from pivot_jax.models.generate import Sampling, generate
+from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
 from pivot_jax.models.mllm import MLLM, MLLMConfig
 from tests.tiny import hf as tiny
 from tests.tiny.chat_templates import LLAMA3
 
+IDS = hub.ExportText(image_token=tiny.IMAGE_TOKEN)
 SHAPES = {
     "tied": {},
     "CLIP tower": dict(vision=dict(kind="clip_vision_model")),
@@ -71,7 +73,7 @@ def test_import_export_import_is_bitwise(tmp_path, changes, final):
     cfg, params = hub.read_config(tmp_path / "hf").mllm, hub.load_params(tmp_path / "hf", final=final)
     if not final:
         cfg = dataclasses.replace(cfg, vision=dataclasses.replace(cfg.vision, pool_head=False))
-    hub.export_mllm(params, cfg, tmp_path / "llava", image_token=tiny.IMAGE_TOKEN)
+    hub.export_mllm(params, cfg, tmp_path / "llava", text=IDS)
     hub.export_encoder(params, cfg, tmp_path / "vision", drop_last=not final)
     hub.export_decoder(params, cfg, tmp_path / "decoder")
     assert hub.read_config(tmp_path / "llava").mllm == cfg
@@ -84,17 +86,17 @@ def test_import_export_import_is_bitwise(tmp_path, changes, final):
 def test_shards_and_half_precision(start, tmp_path, monkeypatch):
     params, cfg = start
     monkeypatch.setattr(hub.save, "SHARD_BYTES", 20_000)
-    hub.export_mllm(params, cfg, tmp_path / "many", image_token=tiny.IMAGE_TOKEN)
+    hub.export_mllm(params, cfg, tmp_path / "many", text=IDS)
     index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
     files = sorted(p.name for p in (tmp_path / "many").glob("*.safetensors"))
     assert files == sorted(set(index["weight_map"].values())) and len(files) > 3
     same(hub.load_params(tmp_path / "many"), params)
     transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "many")
-    hub.export_decoder(params, cfg, tmp_path / "half", dtype="bfloat16")
+    hub.export_decoder(params, cfg, tmp_path / "half", hub.ExportOptions("bfloat16"))
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype="auto")
     assert model.dtype == torch.bfloat16
     with pytest.raises(UserError, match="dtype 'int8' is unknown"):
-        hub.export_decoder(params, cfg, tmp_path / "none", dtype="int8")
+        hub.export_decoder(params, cfg, tmp_path / "none", hub.ExportOptions("int8"))
 
 
 def test_sharded_parameters_export_the_same_bytes(start, tmp_path, monkeypatch):
@@ -120,7 +122,7 @@ def test_sharded_parameters_export_the_same_bytes(start, tmp_path, monkeypatch):
     shown = []
     for name, tree in (("one", params), ("spread", spread)):
         with_bar = dict(show=lambda total: contextlib.nullcontext(shown.append)) if name == "spread" else {}
-        hub.export_mllm(tree, cfg, tmp_path / name, image_token=tiny.IMAGE_TOKEN, **with_bar)
+        hub.export_mllm(tree, cfg, tmp_path / name, hub.ExportOptions(**with_bar), IDS)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(files) > 5
     for name in files:
@@ -137,7 +139,7 @@ def test_encoder_in_transformers(start, tmp_path):
     with pytest.raises(UserError, match=r"hold no vision/final .*; drop_last \(--drop-last\) writes one of 2 layers"):
         hub.export_encoder(without_final(params), cfg, tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
-    hub.export_encoder(params, cfg, tmp_path / "whole", note="From a test.")
+    hub.export_encoder(params, cfg, tmp_path / "whole", hub.ExportOptions(note="From a test."))
     hub.export_encoder(params, vision, tmp_path / "dropped", drop_last=True)
     images = np.random.default_rng(0).normal(size=(1, 24, 24, 3)).astype(np.float32)
     features = jax.jit(lambda p: MLLM(cfg).apply({"params": p}, images[:, None], method="encode_images"))(params)
@@ -167,7 +169,9 @@ def talker(tokenizer, tmp_path_factory):
 def test_mllm_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_path, final):
     """The folder alone is enough for a PyTorch user: processor, chat template, model, generate."""
     params, cfg = talker
-    out = hub.export_mllm(params if final else without_final(params), cfg, tmp_path / "out", tokenizer=tokenizer)
+    out = hub.export_mllm(
+        params if final else without_final(params), cfg, tmp_path / "out", text=hub.ExportText(tokenizer)
+    )
     model = transformers.LlavaForConditionalGeneration.from_pretrained(out)
     processor = transformers.AutoProcessor.from_pretrained(out)
     picture = np.random.default_rng(2).integers(0, 255, (cfg.vision.image_size,) * 2 + (3,), dtype=np.uint8)
@@ -183,9 +187,7 @@ def test_mllm_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_pat
     assert is_image.sum() == cfg.vision.patches
     with torch.no_grad():
         theirs = model.generate(**inputs, max_new_tokens=12)[0, tokens.shape[1] :].tolist()
-    ours = generate(
-        MLLM(cfg), params, _prompt(picture, tokens, is_image), max_new_tokens=12, eos_ids=(tokenizer.eos_token_id,)
-    )
+    ours = generate(MLLM(cfg), params, _prompt(picture, tokens, is_image), Sampling(12, (tokenizer.eos_token_id,)))
     expected = ours.ids(0) + ([tokenizer.eos_token_id] if ours.finished[0] else [])
     assert theirs == expected and len(set(theirs)) > 1
 
@@ -201,7 +203,7 @@ def test_clip_tower_in_transformers_llava(tokenizer, tmp_path):
     text, vision = dict(vocab_size=len(tokenizer)), dict(kind="clip_vision_model")
     tiny.llava_model(seed=6, text=text, vision=vision).save_pretrained(tmp_path / "in")
     params, cfg = hub.load_params(tmp_path / "in"), hub.read_config(tmp_path / "in").mllm
-    out = hub.export_mllm(params, cfg, tmp_path / "out", tokenizer=tokenizer)
+    out = hub.export_mllm(params, cfg, tmp_path / "out", text=hub.ExportText(tokenizer))
     model = transformers.LlavaForConditionalGeneration.from_pretrained(out)
     processor = transformers.AutoProcessor.from_pretrained(out)
     picture = np.random.default_rng(2).integers(0, 255, (24, 24, 3), dtype=np.uint8)
@@ -216,16 +218,16 @@ def test_clip_tower_in_transformers_llava(tokenizer, tmp_path):
     assert tiny.max_gap(ours, theirs) <= 1e-4
     larger = dataclasses.replace(cfg, vision=cfg.vision.resized(40))
     with pytest.raises(
-        UserError, match="table of 3x3 places is resized to 5x5, which Hugging Face's LLaVA does not do"
+        UserError, match="table of 3x3 positions is resized to 5x5, which Hugging Face's LLaVA does not do"
     ):
-        hub.export_mllm(params, larger, tmp_path / "no", tokenizer=tokenizer)
+        hub.export_mllm(params, larger, tmp_path / "no", text=hub.ExportText(tokenizer))
 
 
 def test_llava_has_no_place_for_features_behind_a_norm(start, tmp_path):
     params, cfg = start
     vision = dataclasses.replace(cfg.vision, family="dinov2")
     with pytest.raises(UserError, match="takes no features of a 'dinov2' encoder as we do; export its parts instead"):
-        hub.export_mllm(params, dataclasses.replace(cfg, vision=vision), tmp_path / "no", image_token=tiny.IMAGE_TOKEN)
+        hub.export_mllm(params, dataclasses.replace(cfg, vision=vision), tmp_path / "no", text=IDS)
 
 
 CONVERSATIONS = {
@@ -263,9 +265,9 @@ def test_exported_chat_template_renders_what_ours_does(tokenizer, tmp_path, dial
 def test_both_kinds_of_export_take_the_dialect(talker, tokenizer, tmp_path):
     params, cfg = talker
     theirs, system = [{"role": "user", "content": "how many?"}], "Be brief."
-    given = dict(tokenizer=tokenizer, system=system, dialect="llama3")
-    hub.export_mllm(params, cfg, tmp_path / "mllm", **given)
-    hub.export_decoder(params, cfg, tmp_path / "decoder", **given)
+    text = hub.ExportText(tokenizer, system=system, dialect="llama3")
+    hub.export_mllm(params, cfg, tmp_path / "mllm", text=text)
+    hub.export_decoder(params, cfg, tmp_path / "decoder", text=text)
     form = DIALECTS["llama3"]
     expected = form.first + form.turn("system", system) + form.turn("user", "how many?") + form.opening("assistant")
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "mllm")
@@ -311,7 +313,7 @@ def test_dialect_and_system_text_of_a_folder(tokenizer, tmp_path, template, expe
 
 def test_decoder_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_path):
     params, cfg = talker
-    out = hub.export_decoder(params, cfg, tmp_path / "out", tokenizer=tokenizer)
+    out = hub.export_decoder(params, cfg, tmp_path / "out", text=hub.ExportText(tokenizer))
     model = transformers.AutoModelForCausalLM.from_pretrained(out)
     tokens = transformers.AutoTokenizer.from_pretrained(out)("how many circles?", return_tensors="np")["input_ids"]
     tokens = tokens.astype(np.int32)
@@ -319,9 +321,10 @@ def test_decoder_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_
         theirs = model.generate(torch.tensor(tokens, dtype=torch.long), max_new_tokens=12)[
             0, tokens.shape[1] :
         ].tolist()
-    images = np.zeros((1, 0, cfg.vision.image_size, cfg.vision.image_size, 3), np.uint8)
+    images = np.zeros((1, 0, 1, 1, 3), np.uint8)
     prompt = dataclasses.replace(_prompt(images[0], tokens, np.zeros_like(tokens, bool)), images=images)
-    ours = generate(MLLM(cfg), params, prompt, max_new_tokens=12, eos_ids=(tokenizer.eos_token_id,))
+    model = LanguageModel(LanguageModelConfig(cfg.decoder))
+    ours = generate(model, params, prompt, Sampling(12, (tokenizer.eos_token_id,)))
     assert theirs == ours.ids(0) + ([tokenizer.eos_token_id] if ours.finished[0] else [])
 
 
@@ -340,10 +343,10 @@ def test_projectors_and_models_that_do_not_fit(start, tokenizer, tmp_path):
         (dict(vision=dataclasses.replace(cfg.vision, pool_head=False)), "'vision/final/pool/.*' has no place"),
     ):
         with pytest.raises(UserError, match=message):
-            hub.export_mllm(params, dataclasses.replace(cfg, **changes), out, image_token=tiny.IMAGE_TOKEN)
+            hub.export_mllm(params, dataclasses.replace(cfg, **changes), out, text=IDS)
     for token, given in (("<|image_pad|>", None), ("<nothing>", tokenizer), (10_000, None)):
         with pytest.raises(UserError, match="image token"):
-            hub.export_mllm(params, cfg, out, image_token=token, tokenizer=given)
+            hub.export_mllm(params, cfg, out, text=hub.ExportText(given, token))
     with pytest.raises(UserError, match=r"hold no 'vision' \(there is: decoder\)"):
         hub.export_encoder({"decoder": params["decoder"]}, cfg, out)
     assert not list(tmp_path.iterdir())
@@ -353,7 +356,7 @@ def test_reuse_1_plus_1_is_a_two_layer_projector(start, tmp_path):
     params, cfg = start
     reused = dataclasses.replace(cfg, projector=dataclasses.replace(cfg.projector, layers=1, reused=1))
     assert isinstance(reused, MLLMConfig)
-    hub.export_mllm(params, reused, tmp_path / "out", image_token=tiny.IMAGE_TOKEN)
+    hub.export_mllm(params, reused, tmp_path / "out", text=IDS)
     same(hub.load_params(tmp_path / "out"), params)
 
 
@@ -373,10 +376,10 @@ def test_a_full_disk_leaves_the_old_folder_as_it_was(start, tmp_path, monkeypatc
             with pytest.raises(
                 UserError, match=r"out could not be written \(No space left on device\); free disk space"
             ):
-                hub.export_decoder(params, cfg, out, overwrite=True)
+                hub.export_decoder(params, cfg, out, hub.ExportOptions(overwrite=True))
         assert {p.name: p.read_bytes() for p in out.iterdir()} == before
         assert [p.name for p in tmp_path.iterdir()] == ["out"], "a partial folder was left behind"
-    hub.export_decoder(params, cfg, out, overwrite=True, dtype="bfloat16")
+    hub.export_decoder(params, cfg, out, hub.ExportOptions("bfloat16", overwrite=True))
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     (tmp_path / "file").write_text("")

@@ -191,7 +191,9 @@ def test_what_these_classes_cannot_hold(folder, tmp_path):
         hub.export_encoder(params, found.mllm, tmp_path / "e")
     decoder = dataclass_with(found.decoder, mrope_section=())
     with pytest.raises(UserError, match="has M-RoPE"):
-        hub.export_qwen_vl(params, dataclass_with(found.mllm, decoder=decoder), tmp_path / "m", image_token=5)
+        hub.export_qwen_vl(
+            params, dataclass_with(found.mllm, decoder=decoder), tmp_path / "m", text=hub.ExportText(image_token=5)
+        )
     raw = json.loads((folder / "config.json").read_text())
     for section, key, value, match in (
         ("vision_config", "spatial_merge_size", 3, "only 2"),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pivot_jax.models import layers
-from pivot_jax.models.convnext import ConvNeXt, ConvNeXtConfig
+from pivot_jax.models.convnext import ConvNeXtConfig
 from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.models.vit import ViT, ViTConfig
 from tests.tiny import pairs as tiny
@@ -42,7 +42,7 @@ def test_the_second_encoder_s_features_stand_beside_the_first_s(name):
 
     @jax.jit
     def run(params, pictures):
-        module = ConvNeXt(second) if isinstance(second, ConvNeXtConfig) else ViT(second)
+        module = second.module()
         own = layers.resize_images(pictures, second.image_size)
         parts = [
             ViT(tiny.CONFIG.vision).apply({"params": params["vision"]}, pictures, method="features"),

@@ -14,7 +14,7 @@ from pivot_jax.data.processing.batch import EncodedRow, PromptBatch, VLMBatch
 from pivot_jax.data.processing.branches import group_row
 from pivot_jax.eval import ranking
 from pivot_jax.kernels import decode
-from pivot_jax.models.generate import _generate, generate
+from pivot_jax.models.generate import Sampling, _generate, generate
 from pivot_jax.models.mllm import head_matrix
 from pivot_jax.parallel.mesh import AXES, param_shardings, place_batch
 from tests.tiny.mllm import PATCHES, tiny_mllm
@@ -86,7 +86,7 @@ def by_whole_forwards(logits, batch, row, steps):
 def free(model):
     """Three prompts and their unended greedy answers."""
     batch = prompts([6, 9, 7])
-    return batch, generate(*model, batch, max_new_tokens=NEW, eos_ids=NO_END)
+    return batch, generate(*model, batch, Sampling(NEW, NO_END))
 
 
 def test_greedy_with_cache_equals_whole_forwards(model, free):
@@ -103,7 +103,7 @@ def test_greedy_with_cache_equals_whole_forwards(model, free):
 def test_rows_end_at_their_own_end_token(model, free):
     batch, unended = free
     ends = (int(unended.tokens[0, 2]), int(unended.tokens[1, 3]))
-    out = generate(*model, batch, max_new_tokens=NEW, eos_ids=ends, pad_id=30)
+    out = generate(*model, batch, Sampling(NEW, ends, 30))
     for row in range(3):
         whole = unended.ids(row)
         stop = next((i for i, token in enumerate(whole) if token in ends), NEW)
@@ -116,7 +116,7 @@ def test_padding_and_masked_rows_change_nothing(model, free):
     batch, unended = free
     wide = prompts([6, 9, 7], n=14)
     masked = wide.replace(segments=wide.segments * np.array([[1], [1], [0]], np.int32))
-    out = generate(*model, masked, max_new_tokens=NEW, eos_ids=NO_END, pad_id=3)
+    out = generate(*model, masked, Sampling(NEW, NO_END, 3))
     assert np.array_equal(batch.tokens, wide.tokens[:, :9])
     assert np.array_equal(unended.tokens[:2], out.tokens[:2])
     assert out.lengths[2] == 0 and (out.tokens[2] == 3).all()
@@ -128,7 +128,7 @@ def test_sampling_is_seeded_and_follows_the_distribution(model):
 
     def sample(temperature, seed):
         key = jax.random.key(seed)
-        return generate(*model, many, max_new_tokens=1, eos_ids=NO_END, temperature=temperature, key=key).tokens[:, 0]
+        return generate(*model, many, Sampling(1, NO_END, temperature=temperature), key=key).tokens[:, 0]
 
     first = sample(1.3, 1)
     assert np.array_equal(first, sample(1.3, 1)) and not np.array_equal(first, sample(1.3, 2))
@@ -141,13 +141,13 @@ def test_sampling_is_seeded_and_follows_the_distribution(model):
 def test_responses_share_their_prompt_and_equal_separate_generations(model, free):
     """Greedy: each equals its prompt's one answer. Sampled: equal to prompts that are repeated in the batch."""
     batch, alone = free
-    greedy = generate(*model, batch, max_new_tokens=NEW, eos_ids=NO_END, responses=2)
+    greedy = generate(*model, batch, Sampling(NEW, NO_END), responses=2)
     assert np.array_equal(greedy.tokens, np.repeat(alone.tokens, 2, axis=0))
     np.testing.assert_allclose(greedy.logps, np.repeat(alone.logps, 2, axis=0), atol=1e-5)
 
     masked = batch.replace(segments=batch.segments * np.array([[1], [0], [1]], np.int32))
     repeated = jax.tree.map(lambda x: np.repeat(x, 3, axis=0), masked)
-    sampled = {"max_new_tokens": NEW, "eos_ids": (7, 8), "pad_id": 30, "temperature": 1.5, "key": jax.random.key(3)}
+    sampled = {"sampling": Sampling(NEW, (7, 8), 30, 1.5), "key": jax.random.key(3)}
     shared, apart = generate(*model, masked, responses=3, **sampled), generate(*model, repeated, **sampled)
     for mine, theirs in zip(shared[:3], apart[:3], strict=True):
         assert np.array_equal(mine, theirs)
@@ -159,7 +159,7 @@ def test_the_tpu_kernel_gives_the_same_answers(model, free, monkeypatch):
     """In the interpreter; one token fewer, so that the program is traced anew."""
     monkeypatch.setitem(decode.AUTO, "cpu", "pallas_tpu")
     batch, alone = free
-    out = generate(*model, batch, max_new_tokens=NEW - 1, eos_ids=NO_END, responses=2)
+    out = generate(*model, batch, Sampling(NEW - 1, NO_END), responses=2)
     assert np.array_equal(out.tokens, np.repeat(alone.tokens[:, : NEW - 1], 2, axis=0))
 
 
@@ -177,12 +177,12 @@ def test_a_mesh_gives_the_same_answers(model, shape):
     """Rows and heads are split; 2 key/value heads over tensor 4 are not. No step gathers the answers' cache."""
     mllm, params = model
     batch = prompts([6, 9, 7, 5])
-    wanted = generate(mllm, params, batch, max_new_tokens=NEW, eos_ids=NO_END, responses=2)
+    wanted = generate(mllm, params, batch, Sampling(NEW, NO_END), responses=2)
     mesh = Mesh(np.asarray(jax.devices()).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
     with jax.set_mesh(mesh):
         placed = jax.tree.map(jax.device_put, params, param_shardings(params, mesh))
         batch = place_batch(batch, mesh)
-        found = generate(mllm, placed, batch, max_new_tokens=NEW, eos_ids=NO_END, responses=2)
+        found = generate(mllm, placed, batch, Sampling(NEW, NO_END), responses=2)
         arguments = placed, batch, jnp.asarray(NO_END), 0, 0.0, jax.random.key(0), None
         text = _generate.lower(mllm, NEW, 2, False, *arguments).compile().as_text()
     assert np.array_equal(found.tokens, wanted.tokens)
@@ -194,13 +194,13 @@ def test_bad_arguments_say_what_is_wrong(model):
     mllm, params = model
     batch = prompts([6])
     with pytest.raises(ValueError, match="random key"):
-        generate(mllm, params, batch, max_new_tokens=2, eos_ids=(), temperature=1.0)
+        generate(mllm, params, batch, Sampling(2, (), temperature=1.0))
     with pytest.raises(ValueError, match="at least 1"):
-        generate(mllm, params, batch, max_new_tokens=0, eos_ids=())
+        Sampling(0, ())
     with pytest.raises(ValueError, match="responses is 0"):
-        generate(mllm, params, batch, max_new_tokens=2, eos_ids=(), responses=0)
+        generate(mllm, params, batch, Sampling(2, ()), responses=0)
     with pytest.raises(ValueError, match="0 \\(greedy\\) or above"):
-        generate(mllm, params, batch, max_new_tokens=2, eos_ids=(), temperature=-1)
+        Sampling(2, (), temperature=-1)
 
 
 def encoded(batch, row):

@@ -13,9 +13,9 @@ import transformers
 
 from pivot_jax import hub, rules
 from pivot_jax.data.processing.batch import PromptBatch
-from pivot_jax.models.generate import generate
-from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
-from pivot_jax.models.vit import ViTConfig
+from pivot_jax.models.generate import Sampling, generate
+from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
+from pivot_jax.models.mllm import MLLM
 from tests.tiny import hf as tiny
 
 NEW, NEVER = 64, -1  # tokens, and an end token that never comes
@@ -59,7 +59,7 @@ def prompts(cfg, pictures: bool, side: str) -> PromptBatch:
         place = slice(0, length + patches) if side == "right" else slice(n - length - patches, n)
         for name, values in whole.items():
             filled[name][row, place] = values
-    size = cfg.vision.image_size
+    size = cfg.vision.image_size if pictures else 1
     images = rng.normal(size=(len(LENGTHS), int(pictures), size, size, 3)).astype(np.float32)
     return PromptBatch(images=images, row_index=np.arange(len(LENGTHS), dtype=np.int32), **filled)
 
@@ -87,12 +87,11 @@ def test_64_greedy_tokens(tmp_path, name):
     found, params = hub.read_config(tmp_path / "theirs"), hub.load_params(tmp_path / "theirs")
     if pictures:
         cfg = found.mllm
-        hub.export_mllm(params, cfg, tmp_path / "ours", image_token=tiny.IMAGE_TOKEN)
+        hub.export_mllm(params, cfg, tmp_path / "ours", text=hub.ExportText(image_token=tiny.IMAGE_TOKEN))
         kind = transformers.LlavaForConditionalGeneration
     else:
-        vision = ViTConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=8, pool_head=False)
-        cfg = MLLMConfig(vision, ProjectorConfig(), found.decoder)
-        hub.export_decoder(params, cfg, tmp_path / "ours")
+        cfg = LanguageModelConfig(found.decoder)
+        hub.export_decoder(params, found.decoder, tmp_path / "ours")
         kind = transformers.AutoModelForCausalLM
     assert hub.read_config(tmp_path / "ours").decoder == cfg.decoder
     again = rules.flatten(hub.load_params(tmp_path / "ours"))
@@ -101,9 +100,10 @@ def test_64_greedy_tokens(tmp_path, name):
         np.testing.assert_array_equal(again[path], leaf, err_msg=path)
 
     right, left = (prompts(cfg, pictures, side) for side in ("right", "left"))
-    out = generate(MLLM(cfg), params, right, max_new_tokens=NEW, eos_ids=(NEVER,))
+    ours_model = MLLM(cfg) if pictures else LanguageModel(cfg)
+    out = generate(ours_model, params, right, Sampling(NEW, (NEVER,)))
     ours = [out.ids(row) for row in range(len(LENGTHS))]
-    out = generate(MLLM(cfg), params, left, max_new_tokens=NEW, eos_ids=(NEVER,))
+    out = generate(ours_model, params, left, Sampling(NEW, (NEVER,)))
     assert [out.ids(row) for row in range(len(LENGTHS))] == ours
     assert max(len(set(row)) for row in ours) > 5 and ours[0] != ours[1] != ours[2]
 

@@ -10,7 +10,7 @@ import torch
 
 from pivot_jax import hub
 from pivot_jax.eval.answerer import Answerer
-from pivot_jax.models.generate import generate
+from pivot_jax.models.generate import Sampling, generate
 from pivot_jax.models.mllm import MLLM
 from tests.tiny import qwen as tiny
 
@@ -35,10 +35,10 @@ def test_the_same_greedy_tokens(tmp_path, kind, new):
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
     chat = tiny.chat(kind, tokens, window=cfg.vision.window // cfg.vision.patch_size)
     rows = tiny.examples(seed=1)
-    settings = dict(max_new_tokens=new, eos_ids=(-1,), pad_id=chat.pad_id)
+    sampling = Sampling(new, (-1,), chat.pad_id)
     batch = tiny.batch(chat, rows)
-    ours = generate(MLLM(cfg), params, batch, **settings)
-    left = generate(MLLM(cfg), params, padded_left(batch), **settings)
+    ours = generate(MLLM(cfg), params, batch, sampling)
+    left = generate(MLLM(cfg), params, padded_left(batch), sampling)
     np.testing.assert_array_equal(left.tokens, ours.tokens)
     assert len({tuple(row) for row in ours.tokens.tolist()}) == len(rows) and len(np.unique(ours.tokens)) > 3
     # transformers answers batches only where they are padded on the left; on the right, row by row without padding.

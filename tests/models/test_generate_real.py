@@ -10,22 +10,20 @@ from safetensors.numpy import save_file
 
 from pivot_jax import hub
 from pivot_jax.data.processing.batch import PromptBatch
-from pivot_jax.models.generate import generate
-from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
-from pivot_jax.models.vit import ViTConfig
+from pivot_jax.models.generate import Sampling, generate
+from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
 
 BOS = 1
 
 
 @pytest.fixture(scope="module")
 def stories(shared_data, tmp_path_factory):
-    """(model without pictures, parameters, greedy ids behind BOS), read as a Llama folder of Hugging Face."""
+    """(language model, parameters, greedy ids after BOS), read as a Llama folder of Hugging Face."""
     folder = tmp_path_factory.mktemp("stories")
     write_llama(shared_data / "stories260k" / "stories260K.bin", folder)
-    vision = ViTConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=8, pool_head=False)
-    mllm = MLLM(MLLMConfig(vision, ProjectorConfig(), hub.read_config(folder).decoder))
+    model = LanguageModel(LanguageModelConfig(hub.read_config(folder).decoder))
     golden = json.loads((shared_data / "stories260k" / "greedy_from_bos.json").read_text())["ids"]
-    return mllm, hub.load_params(folder), golden
+    return model, hub.load_params(folder), golden
 
 
 def write_llama(path, folder):
@@ -71,16 +69,16 @@ def prompts(*rows):
     tokens = np.array([[*row, *[0] * (n - len(row))] for row in rows], np.int32)
     segments = (np.arange(n) < lengths[:, None]).astype(np.int32)
     positions = np.broadcast_to(np.arange(n, dtype=np.int32), tokens.shape)
-    images = np.zeros((len(rows), 0, 8, 8, 3), np.uint8)
+    images = np.zeros((len(rows), 0, 1, 1, 3), np.uint8)
     return PromptBatch(images, tokens, np.full_like(tokens, -1), positions, segments, np.arange(len(rows)))
 
 
 def test_the_greedy_story_from_any_point_of_it(stories):
     """All 120 tokens from its start, and the rest of them from later points, in one batch."""
-    mllm, params, golden = stories
+    model, params, golden = stories
     starts = (0, 1, 17, 40)
     batch = prompts(*[[BOS, *golden[:start]] for start in starts])
-    out = generate(mllm, params, batch, max_new_tokens=len(golden), eos_ids=(-1,))
+    out = generate(model, params, batch, Sampling(len(golden), (-1,)))
     assert len(golden) == 120
     for row, start in enumerate(starts):
         assert out.ids(row)[: len(golden) - start] == golden[start:]

@@ -109,7 +109,7 @@ def test_logits_of_tiled_pictures(tmp_path, tokenizer, name):
 
     real = batch.segments > 0
     compare("LLaVA-OneVision", name, "logits", np.asarray(run(params, batch))[real], theirs(model, batch, rows)[real])
-    hub.export_mllm(params, cfg, tmp_path / "ours", tokenizer=tokenizer)
+    hub.export_mllm(params, cfg, tmp_path / "ours", text=hub.ExportText(tokenizer))
     again = hub.read_config(tmp_path / "ours")
     assert again.mllm == cfg and again.max_tiles == TILES
     jax.tree.map(np.testing.assert_array_equal, params, hub.load_params(tmp_path / "ours"))

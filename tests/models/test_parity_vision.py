@@ -14,12 +14,12 @@ from pivot_jax import config as configs
 from pivot_jax import hub, rules
 from pivot_jax.data.processing.images import PRESETS
 from pivot_jax.errors import UserError
-from pivot_jax.models import flops, positions, zoo
-from pivot_jax.models.encoder import ViTConfig
+from pivot_jax.models import positions, zoo
 from pivot_jax.models.flops import traced_flops
 from pivot_jax.models.layers import Collect
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
-from pivot_jax.models.vit import Block, ViT
+from pivot_jax.models.transformer import Block
+from pivot_jax.models.vit import ViT, ViTConfig
 from tests.parity import compare
 from tests.tiny import hf as tiny
 from tests.tiny import pairs as models
@@ -284,7 +284,7 @@ def test_B2_token_counts_of_the_paper_s_encoders(name, tokens):
 
 
 def test_zoo_is_consistent():
-    for name, cfg in ((name, cfg) for name, cfg in zoo.VISION.items() if isinstance(cfg, ViTConfig)):
+    for name, cfg in ((name, cfg) for name, cfg in zoo.VISION.items() if not cfg.traits.merges):
         assert cfg.preset in cfg.traits.presets, name
         assert (cfg.mean, cfg.std) == (PRESETS[cfg.preset].mean, PRESETS[cfg.preset].std), name
         assert cfg.image_size % cfg.patch_size in (0, 6), name  # only so400m/14 at 384 cuts pixels off
@@ -293,7 +293,7 @@ def test_zoo_is_consistent():
 @pytest.mark.parametrize(
     ("name", "preset", "message"),
     [
-        ("facebook/dinov2-base", "siglip", "'siglip' is not how .* sees pictures .allowed: dinov2, dinov2_224"),
+        ("facebook/dinov2-base", "siglip", "'siglip' is not how .* prepares images .allowed: dinov2, dinov2_224"),
         ("facebook/dinov2-base@", "dinov2", "'facebook/dinov2-base@' ends in no image size"),
         ("facebook/dinov2-base@13", "dinov2", "at least the 14 pixels of a patch"),
         ("google/siglip2-base-patch16-naflex@384", "siglip2", "for an encoder of square images"),
@@ -350,4 +350,4 @@ def test_counted_flops_are_those_of_the_program(traits):
     params = jax.eval_shape(lambda: vit.init(jax.random.key(0), image, method="whole"))
     for method, whole in (("features", False), ("pooled", True)):
         program = jax.make_jaxpr(lambda p, method=method: vit.apply(p, image, method=method))(params)
-        np.testing.assert_allclose(traced_flops(program), flops.vision(cfg, whole=whole), rtol=0.01)
+        np.testing.assert_allclose(traced_flops(program), cfg.flops(whole=whole), rtol=0.01)

@@ -91,5 +91,7 @@ def test_a_second_encoder_beside_one_for_pictures_of_any_size_is_refused(family)
     config = configs.base()
     images = {"preset": family, "max_patches": 16}
     configs.merge(config, {"model.vision.family": family, "model.second.kind": "vit", "data.image": images})
-    with pytest.raises(UserError, match=f"model.second.kind: two encoders .*'{family}' takes pictures of any size"):
+    with pytest.raises(
+        UserError, match=f"model.second.kind: two encoders .*'{family}' reads variable-resolution images"
+    ):
         zoo.build(config.model, config.data.image)

@@ -55,7 +55,7 @@ def folder(tokenizer, tmp_path_factory):
     hf = tmp_path_factory.mktemp("hf")
     tiny.llava_model(seed=3, text=dict(vocab_size=len(tokenizer))).save_pretrained(hf)
     out = tmp_path_factory.mktemp("start") / "llava"
-    return hub.export_mllm(hub.load_params(hf), hub.read_config(hf).mllm, out, tokenizer=tokenizer)
+    return hub.export_mllm(hub.load_params(hf), hub.read_config(hf).mllm, out, text=hub.ExportText(tokenizer))
 
 
 def trl_arguments(kind, out, **more):

@@ -66,7 +66,7 @@ def test_a_run_s_model_is_the_folder_s_encoder_and_all_that_is_computed_trains(f
     frozen = {path.removeprefix("vision/") for path, rate in rates.items() if rate == "frozen"}
     assert frozen == {path for path in loaded if path.startswith("final/")}
     opened = open_encoder(f"hf:{out}")
-    assert (opened.preset, opened.size, opened.mllm.config.vision) == (cfg.preset, 24, cfg)
+    assert (opened.preset, opened.size, opened.module.config.vision) == (cfg.preset, 24, cfg)
 
 
 @pytest.mark.heavy

@@ -87,7 +87,7 @@ def test_stages_on_meshes_and_packed(pictures, make_config, tmp_path):
     for path, leaf in trained.items():
         if path.startswith("vision/"):
             np.testing.assert_array_equal(third[path], leaf, err_msg=path)
-    with pytest.raises(UserError, match="pictures of any size"):
+    with pytest.raises(UserError, match="variable-resolution images"):
         open_encoder(f"pack:{tmp_path / 'pack'}")
     opened = open_run(tmp_path / "dpo")
     assert opened.chat.mrope and opened.chat.cutter is not None

@@ -40,8 +40,8 @@ def _encoder(family: VisionFamily, kind: str = "", section_key: str = "") -> Fol
         own, where = (section(raw, section_key, path), f"{path} {section_key}") if section_key else (raw, str(path))
         dropped = own.get("vision_feature_layer") == -1  # ours: see a family's ``write``
         vision = family.read(own, where, dropped)
-        if family.held:
-            vision = family.held(vision, keys_of(path.parent))
+        if family.weights_say:
+            vision = family.weights_say(vision, keys_of(path.parent))
         return HubModel(kind, vision=vision, final=not dropped)
 
     prefix, own = re.escape(family.prefix), ((re.escape(family.prefix), family.prefix),) if family.prefix else ()

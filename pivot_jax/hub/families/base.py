@@ -16,7 +16,8 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub.families import common
 from pivot_jax.hub.names import Layout, Rule
 from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.mllm import MLLMConfig, ProjectorConfig
+from pivot_jax.models.mllm import MLLMConfig
+from pivot_jax.models.projector import ProjectorConfig
 
 BUFFERS = r"(.*\.)?(position_ids|rotary_emb\.inv_freq)"  # keys that hold nothing trained, in files of any family
 TOWER = r"(model\.)?vision_tower\.(vision_tower\.)?"  # in front of an encoder's keys where it is a part of an MLLM
@@ -33,7 +34,7 @@ class HubModel:
     """
 
     model_type: str
-    vision: Any = None  # an encoder's config: ViTConfig, ConvNeXtConfig, QwenVisionConfig
+    vision: Any = None  # a VisionConfig
     decoder: DecoderConfig | None = None
     projector: ProjectorConfig | None = None
     final: bool = True
@@ -61,7 +62,7 @@ class HubModel:
 
 @dataclass(frozen=True)
 class VisionFamily:
-    """A vision encoder. Its config is a dataclass of ``models``: ViTConfig, ConvNeXtConfig.
+    """A vision encoder. Its config is a ``models.vision.VisionConfig``.
 
     Attributes:
       model_type: of its section in config.json (``vision_config`` of a LLaVA).
@@ -75,10 +76,13 @@ class VisionFamily:
       spelling: regex for the start of a key that was saved without the prefix.
       wrapper: regex for what stands in front of the keys in a folder of a class around the encoder (a classifier).
       ignored, renames, variant, zeros: see :class:`Layout`.
-      held: (config, keys of the folder) → config, for what only the weights tell.
+      weights_say: (config, keys of the folder) → config, for what only the weights tell.
       processor: config → preprocessor_config.json, where ``hub.processors`` does not know how the family writes it.
       processor_class: what loads its preprocessor_config.json, for squashing and for cropping presets.
+      read_processor: (config, preprocessor_config.json) → config; where ``hub.processors`` cannot read the family's.
       note: for the card of an exported folder.
+      whole_class: the class of the whole model, for an encoder that has no folder of its own; "" for the others.
+      merger_sizes: (config, decoder's width) → sizes of the letters of ``projector``, where the encoder has its own.
     """
 
     model_type: str
@@ -93,12 +97,15 @@ class VisionFamily:
     renames: tuple[tuple[str, str], ...] = ()
     variant: tuple[str, tuple[Rule, ...]] | None = None
     zeros: tuple[tuple[str, str], ...] = ()
-    held: Callable[[Any, Sequence[str]], Any] | None = None
+    weights_say: Callable[[Any, Sequence[str]], Any] | None = None
     processor_class: tuple[str, str] = ("ViTImageProcessor", "BitImageProcessor")
     note: str = ""
     sizes: Callable[[Any, bool], dict[str, int]] = common.sizes
     words: Callable[[Any, bool], str] = common.words
     processor: Callable[[Any], dict[str, Any]] | None = None
+    read_processor: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    whole_class: str = ""
+    merger_sizes: Callable[[Any, int], dict[str, int]] | None = None
 
 
 @dataclass(frozen=True)

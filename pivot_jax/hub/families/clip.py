@@ -5,54 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pivot_jax.hub.families import common
 from pivot_jax.hub.families.base import TEXT_TOWER, VisionFamily
-from pivot_jax.hub.families.common import activation, penultimate, plain, table_pixels
-from pivot_jax.hub.families.siglip import BLOCK, EMBED
-from pivot_jax.hub.fields import Fields, checked
+from pivot_jax.hub.families.common import penultimate, plain, table_pixels
+from pivot_jax.hub.fields import Fields
 from pivot_jax.hub.names import Rule, norm, within
 from pivot_jax.models.vit import ViTConfig
 
 DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
+    **common.DEFAULTS,
     "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_channels": 3,
     "image_size": 224,
     "patch_size": 32,
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
-
-# letters as in siglip.py
 RULES = (
-    EMBED,
+    Rule("vision/embed/kernel", "embeddings.patch_embedding.weight", common.PATCHES),
     Rule("vision/class_token", "embeddings.class_embedding", "d -> d"),
     Rule("vision/pos_embed", "embeddings.position_embedding.weight", "n d -> n d"),
     *norm("vision/pre_norm", "pre_layrnorm"),  # their spelling
-    *within(BLOCK, "vision/blocks/", "encoder.layers.{layer}."),
-    *within(BLOCK, "vision/final/block/", "encoder.layers.{last}.", when="final"),
+    *within(common.CLIP_BLOCK, "vision/blocks/", "encoder.layers.{layer}."),
+    *within(common.CLIP_BLOCK, "vision/final/block/", "encoder.layers.{last}.", when="final"),
     *within(norm("norm", "post_layernorm"), "vision/final/", when="final"),
 )
 
 
 def read(raw: Mapping[str, Any], where: str, dropped: bool) -> ViTConfig:
     fields = Fields(raw, DEFAULTS, where)
-    fields.only("num_channels", 3)
-    return checked(
-        where,
-        ViTConfig,
-        image_size=fields.side("image_size"),
-        patch_size=fields.side("patch_size"),
-        width=fields["hidden_size"],
-        depth=fields["num_hidden_layers"] + dropped,
-        heads=fields["num_attention_heads"],
-        mlp_dim=fields["intermediate_size"],
-        family="clip",
-        eps=fields["layer_norm_eps"],
-        activation=activation(fields),
-        pool_head=False,
-    )
+    return common.read(fields, depth=fields["num_hidden_layers"] + dropped, family="clip", pool_head=False)
 
 
 def write(cfg: ViTConfig, final: bool, dtype: str) -> dict[str, Any]:

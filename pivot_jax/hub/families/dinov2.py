@@ -7,34 +7,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from pivot_jax.errors import UserError
+from pivot_jax.hub.families import common
 from pivot_jax.hub.families.base import VisionFamily
-from pivot_jax.hub.families.common import activation, plain, table_pixels
-from pivot_jax.hub.fields import Fields, checked
+from pivot_jax.hub.families.common import plain, table_pixels
+from pivot_jax.hub.fields import Fields
 from pivot_jax.hub.names import Rule, linear, norm, within
 from pivot_jax.models.vit import ViTConfig
 
 DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
+    **common.DEFAULTS,
     "mlp_ratio": 4,
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-6,
     "image_size": 224,
     "patch_size": 14,
-    "num_channels": 3,
     "qkv_bias": True,
     "use_swiglu_ffn": False,
 }
 REGISTER_DEFAULTS = {**DEFAULTS, "patch_size": 16, "num_register_tokens": 4}
 
-# letters as in siglip.py; t register tokens
-_ATTENTION = (
+_BLOCK = (
     *norm("ln1", "norm1"),
-    *linear("attn/q", "attention.attention.query", "d e"),
-    *linear("attn/k", "attention.attention.key", "d e"),
-    *linear("attn/v", "attention.attention.value", "d e"),
-    *linear("attn/out", "attention.output.dense", "d e"),
+    *common.VIT_ATTENTION,
     Rule("layer_scale1", "layer_scale1.lambda1", "d -> d"),
     *norm("ln2", "norm2"),
     *within((*linear("mlp/fc1", "mlp.fc1", "d f"), *linear("mlp/fc2", "mlp.fc2", "f d")), when="plain"),
@@ -58,48 +52,30 @@ _APART = (
 
 def _rules(gated: tuple[Rule, ...]) -> tuple[Rule, ...]:
     return (
-        Rule("vision/embed/kernel", "embeddings.patch_embeddings.projection.weight", "d c y x -> (y x c) d"),
-        Rule("vision/embed/bias", "embeddings.patch_embeddings.projection.bias", "d -> d"),
-        Rule("vision/class_token", "embeddings.cls_token", "1 1 d -> d"),
+        *common.VIT_EMBEDDINGS,
         Rule("vision/register_tokens", "embeddings.register_tokens", "1 t d -> t d", when="registers"),
-        Rule("vision/pos_embed", "embeddings.position_embeddings", "1 n d -> n d"),
-        *within(_ATTENTION, "vision/blocks/", "encoder.layer.{layer}."),
+        *within(_BLOCK, "vision/blocks/", "encoder.layer.{layer}."),
         *within(gated, "vision/blocks/", "encoder.layer.{layer}.", when="gated"),
         *norm("vision/norm", "layernorm"),
     )
 
 
 def read(raw: Mapping[str, Any], where: str, dropped: bool) -> ViTConfig:
-    return _read(Fields(raw, DEFAULTS, where), where, 0)
+    return _read(Fields(raw, DEFAULTS, where), 0)
 
 
 def read_registers(raw: Mapping[str, Any], where: str, dropped: bool) -> ViTConfig:
     fields = Fields(raw, REGISTER_DEFAULTS, where)
     if fields["num_register_tokens"] < 1:
         raise fields.fail("num_register_tokens", f"is {fields['num_register_tokens']}; model_type 'dinov2' has none")
-    return _read(fields, where, fields["num_register_tokens"])
+    return _read(fields, fields["num_register_tokens"])
 
 
-def _read(fields: Fields, where: str, registers: int) -> ViTConfig:
-    fields.only("num_channels", 3)
+def _read(fields: Fields, registers: int) -> ViTConfig:
     fields.only("qkv_bias", True)
     width, gated = fields["hidden_size"], fields["use_swiglu_ffn"]
-    return checked(
-        where,
-        ViTConfig,
-        image_size=fields.side("image_size"),
-        patch_size=fields.side("patch_size"),
-        width=width,
-        depth=fields["num_hidden_layers"],
-        heads=fields["num_attention_heads"],
-        mlp_dim=mlp_dim(width, fields["mlp_ratio"], gated),
-        family="dinov2",
-        eps=fields["layer_norm_eps"],
-        activation=activation(fields),
-        pool_head=False,
-        registers=registers,
-        gated=gated,
-    )
+    hidden = mlp_dim(width, fields["mlp_ratio"], gated)
+    return common.read(fields, mlp_dim=hidden, family="dinov2", pool_head=False, registers=registers, gated=gated)
 
 
 def mlp_dim(width: int, ratio: int, gated: bool) -> int:
@@ -140,10 +116,7 @@ DINOV2 = VisionFamily(
     wrapper=r"dinov2(_with_registers)?\.",
     ignored=r"classifier\..*",
     renames=(
-        (r"attention\.q_proj\.", "attention.attention.query."),
-        (r"attention\.k_proj\.", "attention.attention.key."),
-        (r"attention\.v_proj\.", "attention.attention.value."),
-        (r"attention\.o_proj\.", "attention.output.dense."),
+        *common.VIT_RENAMES,
         (r"mlp\.down_proj\.", "mlp.weights_out."),
     ),
     variant=(r"mlp\.gate_proj\.", _rules(_APART)),

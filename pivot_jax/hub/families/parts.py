@@ -11,7 +11,6 @@ from pivot_jax.hub.families.llama import LLAMA
 from pivot_jax.hub.families.qwen2 import QWEN2
 from pivot_jax.hub.families.qwen3 import QWEN3
 from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.qwen_vision import QwenVisionConfig
 
 TOWERS: dict[str, VisionFamily] = {
     family.model_type: family
@@ -28,28 +27,23 @@ _BY_FAMILY = {  # ``family`` of an encoder's config
     "vit": vit.VIT,
     "vit_mae": vit.MAE,
     "convnext": convnext.CONVNEXT,
+    **qwen_vl.TOWERS,
 }
 
 
 def vision_of(cfg: Any) -> VisionFamily:
-    """The family whose checkpoints hold this encoder.
-
-    Raises:
-      UserError: Qwen's towers, which are no model of their own.
-    """
-    if isinstance(cfg, QwenVisionConfig):
-        raise UserError(f"a {cfg.family} encoder is a part of {qwen_vl.CLASSES[cfg.family]}; export the whole model")
+    """The family of an encoder, by its config."""
     return dinov2.REGISTERS if getattr(cfg, "registers", 0) else _BY_FAMILY[cfg.family]
 
 
 def vision_sizes(cfg: Any, final: bool) -> dict[str, int]:
     """Sizes of the letters and flags in the encoder's rules; ``final``: whether the last block is there."""
-    return qwen_vl.sizes(cfg) if isinstance(cfg, QwenVisionConfig) else vision_of(cfg).sizes(cfg, final)
+    return vision_of(cfg).sizes(cfg, final)
 
 
 def vision_words(cfg: Any, final: bool) -> str:
     """The encoder's dimensions, for messages."""
-    return qwen_vl.words(cfg) if isinstance(cfg, QwenVisionConfig) else vision_of(cfg).words(cfg, final)
+    return vision_of(cfg).words(cfg, final)
 
 
 def text_of(cfg: DecoderConfig) -> TextFamily:

@@ -15,11 +15,11 @@ from typing import Any
 
 from pivot_jax.errors import UserError
 from pivot_jax.hub.families import language, qwen2
-from pivot_jax.hub.families.base import BUFFERS, Folder, HubModel
+from pivot_jax.hub.families.base import BUFFERS, Folder, HubModel, VisionFamily
 from pivot_jax.hub.fields import Fields, checked, section
 from pivot_jax.hub.names import Layout, Rule, linear, norm, within
 from pivot_jax.models.decoder import DecoderConfig
-from pivot_jax.models.mllm import ProjectorConfig
+from pivot_jax.models.projector import ProjectorConfig
 from pivot_jax.models.qwen_vision import FRAMES, MERGE, QwenVisionConfig
 
 CLASSES = {"qwen2_vl": "Qwen2VLForConditionalGeneration", "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}
@@ -45,7 +45,7 @@ _OUTPUT = {"qwen2_vl": "hidden_size", "qwen2_5_vl": "out_hidden_size"}  # key of
 MROPE = (16, 24, 24)  # where config.json says nothing
 
 # t frames, c colours, y x pixels of a patch, d e width, f hidden width of the MLP
-_EMBED = (Rule("vision/embed/kernel", "visual.patch_embed.proj.weight", "d c t y x -> t (y x c) d"),)
+_EMBED = (Rule("vision/embed/kernel", "patch_embed.proj.weight", "d c t y x -> t (y x c) d"),)
 _ATTENTION = (
     *(
         Rule(f"attn/{name}/{leaf}", f"attn.qkv.{theirs}", pattern, part=(i, 3))
@@ -69,20 +69,18 @@ _MERGER = (
 )
 
 
-def _rules(kind: str) -> tuple[Rule, ...]:
-    bias = kind == "qwen2_vl"  # of the tower's norms: layer norm there, RMS norm in Qwen2.5-VL
+def _tower_rules(kind: str) -> tuple[Rule, ...]:
+    bias = _has_norm_bias(kind)
     norms = (*norm("ln1", "norm1", bias=bias), *norm("ln2", "norm2", bias=bias))
-    closing = [("scale", "weight"), ("bias", "bias")][: 1 + bias]
-    return (
-        *_EMBED,
-        *within((*norms, *_ATTENTION, *_MLP[kind]), "vision/blocks/", "visual.blocks.{layer}."),
-        *(Rule(f"projector/norm/{ours}", f"visual.merger.ln_q.{theirs}", "w -> w") for ours, theirs in closing),
-        *_MERGER,
-        *qwen2.RULES,
-    )
+    return (*_EMBED, *within((*norms, *_ATTENTION, *_MLP[kind]), "vision/blocks/", "blocks.{layer}."))
 
 
-def sizes(cfg: QwenVisionConfig) -> dict[str, int]:
+def _has_norm_bias(kind: str) -> bool:
+    """Whether the tower's norms are layer norms; Qwen2.5-VL has RMS norms."""
+    return kind == "qwen2_vl"
+
+
+def sizes(cfg: QwenVisionConfig, final: bool) -> dict[str, int]:
     """Sizes of the letters of ``vision``."""
     return {
         **{"d": cfg.width, "e": cfg.width, "f": cfg.mlp_dim, "layers": cfg.depth},
@@ -96,9 +94,9 @@ def merger_sizes(cfg: QwenVisionConfig, width: int) -> dict[str, int]:
     return {"w": cfg.width, "i": merged, "j": merged, "d": width}
 
 
-def words(cfg: QwenVisionConfig) -> str:
+def words(cfg: QwenVisionConfig, final: bool) -> str:
     dimensions = f"vision of {cfg.depth} layers, width {cfg.width}, MLP {cfg.mlp_dim}"
-    return f"{dimensions}, patch {cfg.patch_size}, images of any size"
+    return f"{dimensions}, patch {cfg.patch_size}, variable-resolution images"
 
 
 SPELLINGS = (
@@ -157,7 +155,7 @@ def _read(kind: str, raw: Mapping[str, Any], path: Path) -> HubModel:
     ids = {name: raw.get(f"{name}_token_id", default) for name, default in TOKENS.items()}
     return HubModel(
         kind,
-        vision=_vision(vision, kind, where),
+        vision=TOWERS[kind].read(vision, where, False),
         decoder=decoder,
         projector=ProjectorConfig(),
         image_token_id=ids["image"],
@@ -165,34 +163,28 @@ def _read(kind: str, raw: Mapping[str, Any], path: Path) -> HubModel:
     )
 
 
-def _folder(kind: str) -> Folder:
-    layout = Layout(_rules(kind), SPELLINGS, BUFFERS)
-    return Folder(functools.partial(_read, kind), lambda _: layout)
-
-
-FOLDERS = {kind: _folder(kind) for kind in CLASSES}
-
-
-def write(model: HubModel, text: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json in the hub's older form, which every version of transformers reads; ``text``: :func:`write_text`."""
-    assert isinstance(model.vision, QwenVisionConfig) and model.decoder is not None
-    kind, cfg = model.model_type, model.vision
+def _write_vision(cfg: QwenVisionConfig) -> dict[str, Any]:
+    """``vision_config``, but the width of the merger's output."""
     theirs = {ours: name for name, ours in _ACTIVATIONS.items()}
     vision: dict[str, Any] = {
         **{"depth": cfg.depth, "num_heads": cfg.heads, "patch_size": cfg.patch_size},
         "hidden_act": theirs[cfg.activation],
         **{"in_channels": 3, "in_chans": 3, "spatial_merge_size": MERGE, "temporal_patch_size": FRAMES},
-        _OUTPUT[kind]: model.decoder.width,
     }
     if cfg.windowed:
-        vision |= {"hidden_size": cfg.width, "intermediate_size": cfg.mlp_dim, "window_size": cfg.window}
-        vision |= {"fullatt_block_indexes": list(cfg.full_blocks)}
-    elif cfg.mlp_dim % cfg.width:
+        windows = {"window_size": cfg.window, "fullatt_block_indexes": list(cfg.full_blocks)}
+        return vision | {"hidden_size": cfg.width, "intermediate_size": cfg.mlp_dim, **windows}
+    if cfg.mlp_dim % cfg.width:
         raise UserError(
-            f"Qwen2-VL's tower has an MLP of a whole multiple of its width; {cfg.mlp_dim} is none of {cfg.width}"
+            f"the MLP of Qwen2-VL's tower is a whole multiple of its width; {cfg.mlp_dim} is none of {cfg.width}"
         )
-    else:
-        vision |= {"embed_dim": cfg.width, "mlp_ratio": cfg.mlp_dim // cfg.width}
+    return vision | {"embed_dim": cfg.width, "mlp_ratio": cfg.mlp_dim // cfg.width}
+
+
+def write(model: HubModel, text: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json in the hub's older form, which every version of transformers reads; ``text``: :func:`write_text`."""
+    assert model.decoder is not None
+    vision = {**TOWERS[model.model_type].write(model.vision, True, ""), _OUTPUT[model.model_type]: model.decoder.width}
     start, end = model.image_around or (TOKENS["vision_start"], TOKENS["vision_end"])
     video = TOKENS["video"] if model.video_token_id is None else model.video_token_id
     return {
@@ -219,7 +211,7 @@ def write_text(kind: str, cfg: DecoderConfig, dtype: str) -> dict[str, Any]:
 
 
 def image_processor(cfg: QwenVisionConfig) -> dict[str, Any]:
-    """preprocessor_config.json. Pictures have at most ``max_patches`` patches there too."""
+    """preprocessor_config.json. Images have at most ``max_patches`` patches there too."""
     most = min(cfg.max_pixels, cfg.max_patches * cfg.patch_size**2) if cfg.max_patches else cfg.max_pixels
     least = min(cfg.min_pixels, most)
     return {
@@ -232,10 +224,50 @@ def image_processor(cfg: QwenVisionConfig) -> dict[str, Any]:
     }
 
 
-def seen(cfg: QwenVisionConfig, raw: Mapping[str, Any]) -> QwenVisionConfig:
-    """The tower as a preprocessor_config.json serves it: normalisation and limits of size, in any of its spellings."""
+def read_processor(cfg: QwenVisionConfig, raw: Mapping[str, Any]) -> QwenVisionConfig:
+    """The tower with the normalisation and the size limits of a preprocessor_config.json, in any of its spellings."""
     size = raw.get("size") or {}
     least = raw.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels") or cfg.min_pixels
     most = raw.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels") or cfg.max_pixels
     statistics: dict[str, Any] = {key: tuple(map(float, raw[f"image_{key}"])) for key in ("mean", "std")}
     return dataclasses.replace(cfg, min_pixels=int(least), max_pixels=int(most), **statistics)
+
+
+def _tower(kind: str) -> VisionFamily:
+    """The vision tower, which is a part of ``CLASSES[kind]`` and has no folder of its own."""
+    return VisionFamily(
+        model_type=kind,
+        class_name=CLASSES[kind],
+        prefix="visual.",
+        rules=_tower_rules(kind),
+        read=lambda raw, where, dropped: _vision(raw, kind, where),
+        write=lambda cfg, final, dtype: _write_vision(cfg),
+        sizes=sizes,
+        words=words,
+        processor=image_processor,
+        read_processor=read_processor,
+        whole_class=CLASSES[kind],
+        merger_sizes=merger_sizes,
+    )
+
+
+TOWERS = {kind: _tower(kind) for kind in CLASSES}
+
+
+def _rules(kind: str) -> tuple[Rule, ...]:
+    """The whole model's."""
+    closing = [("scale", "weight"), ("bias", "bias")][: 1 + _has_norm_bias(kind)]
+    return (
+        *within(TOWERS[kind].rules, theirs=TOWERS[kind].prefix),
+        *(Rule(f"projector/norm/{ours}", f"visual.merger.ln_q.{theirs}", "w -> w") for ours, theirs in closing),
+        *_MERGER,
+        *qwen2.RULES,
+    )
+
+
+def _folder(kind: str) -> Folder:
+    layout = Layout(_rules(kind), SPELLINGS, BUFFERS)
+    return Folder(functools.partial(_read, kind), lambda _: layout)
+
+
+FOLDERS = {kind: _folder(kind) for kind in CLASSES}

@@ -7,18 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pivot_jax.hub.families import common
 from pivot_jax.hub.families.base import TEXT_TOWER, VisionFamily
-from pivot_jax.hub.families.common import activation, penultimate, plain, table_pixels
-from pivot_jax.hub.fields import Fields, checked
+from pivot_jax.hub.families.common import penultimate, plain, table_pixels
+from pivot_jax.hub.fields import Fields
 from pivot_jax.hub.names import Rule, linear, norm, within
 from pivot_jax.models.vit import ViTConfig
 
 DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
+    **common.DEFAULTS,
     "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_channels": 3,
     "image_size": 224,
     "patch_size": 16,
     "hidden_act": "gelu_pytorch_tanh",
@@ -27,18 +25,6 @@ DEFAULTS: dict[str, Any] = {
 }
 NAFLEX_DEFAULTS = {key: value for key, value in DEFAULTS.items() if key != "image_size"} | {"num_patches": 256}
 
-# d e width, f hidden width of the MLP, n positions, c colour channels, y x pixels of a patch, w all numbers of a patch
-# (a square matrix needs two letters, so that its transposition shows); s learned queries of the pooling head
-BLOCK = (
-    *norm("ln1", "layer_norm1"),
-    *linear("attn/q", "self_attn.q_proj", "d e"),
-    *linear("attn/k", "self_attn.k_proj", "d e"),
-    *linear("attn/v", "self_attn.v_proj", "d e"),
-    *linear("attn/out", "self_attn.out_proj", "d e"),
-    *norm("ln2", "layer_norm2"),
-    *linear("mlp/fc1", "mlp.fc1", "d f"),
-    *linear("mlp/fc2", "mlp.fc2", "f d"),
-)
 _POOL = (
     Rule("probe", "probe", "s 1 d -> s d"),
     *(
@@ -51,47 +37,36 @@ _POOL = (
     *linear("mlp/fc1", "mlp.fc1", "d f"),
     *linear("mlp/fc2", "mlp.fc2", "f d"),
 )
-EMBED = Rule("vision/embed/kernel", "embeddings.patch_embedding.weight", "d c y x -> (y x c) d")
-RULES = (
-    EMBED,
-    Rule("vision/embed/bias", "embeddings.patch_embedding.bias", "d -> d"),
-    Rule("vision/pos_embed", "embeddings.position_embedding.weight", "n d -> n d"),
-    *within(BLOCK, "vision/blocks/", "encoder.layers.{layer}."),
-    *within(BLOCK, "vision/final/block/", "encoder.layers.{last}.", when="final"),
-    *within(norm("norm", "post_layernorm"), "vision/final/", when="final"),
-    *within(_POOL, "vision/final/pool/", "head.", when="pool"),
-)
 
 
-NAFLEX_RULES = (Rule(EMBED.ours, EMBED.theirs, "d w -> w d"), *RULES[1:])
+def _rules(patches: str) -> tuple[Rule, ...]:
+    """``patches``: the patch embedding's pattern."""
+    return (
+        Rule("vision/embed/kernel", "embeddings.patch_embedding.weight", patches),
+        Rule("vision/embed/bias", "embeddings.patch_embedding.bias", "d -> d"),
+        Rule("vision/pos_embed", "embeddings.position_embedding.weight", "n d -> n d"),
+        *within(common.CLIP_BLOCK, "vision/blocks/", "encoder.layers.{layer}."),
+        *within(common.CLIP_BLOCK, "vision/final/block/", "encoder.layers.{last}.", when="final"),
+        *within(norm("norm", "post_layernorm"), "vision/final/", when="final"),
+        *within(_POOL, "vision/final/pool/", "head.", when="pool"),
+    )
 
 
 def read(raw: Mapping[str, Any], where: str, dropped: bool) -> ViTConfig:
-    fields = Fields(raw, DEFAULTS, where)
-    return checked(where, ViTConfig, image_size=fields.side("image_size"), **_common(fields, dropped))
+    return _read(Fields(raw, DEFAULTS, where), dropped)
 
 
 def read_naflex(raw: Mapping[str, Any], where: str, dropped: bool) -> ViTConfig:
     fields = Fields(raw, NAFLEX_DEFAULTS, where)
-    common = _common(fields, dropped)
     side = math.isqrt(fields["num_patches"])
     if side * side != fields["num_patches"]:
         raise fields.fail("num_patches", f"is {fields['num_patches']}, no square; the position table must be one")
-    return checked(where, ViTConfig, image_size=side * common["patch_size"], family="siglip2_naflex", **common)
+    return _read(fields, dropped, image_size=side * fields.side("patch_size"), family="siglip2_naflex")
 
 
-def _common(fields: Fields, dropped: bool) -> dict[str, Any]:
-    fields.only("num_channels", 3)
-    return dict(
-        patch_size=fields.side("patch_size"),
-        width=fields["hidden_size"],
-        depth=fields["num_hidden_layers"] + dropped,
-        heads=fields["num_attention_heads"],
-        mlp_dim=fields["intermediate_size"],
-        eps=fields["layer_norm_eps"],
-        activation=activation(fields),
-        pool_head=fields["vision_use_head"] and not dropped,
-    )
+def _read(fields: Fields, dropped: bool, **own: Any) -> ViTConfig:
+    depth, pool_head = fields["num_hidden_layers"] + dropped, fields["vision_use_head"] and not dropped
+    return common.read(fields, depth=depth, pool_head=pool_head, **own)
 
 
 def write(cfg: ViTConfig, final: bool, dtype: str) -> dict[str, Any]:
@@ -114,7 +89,7 @@ SIGLIP = VisionFamily(
     model_type="siglip_vision_model",
     class_name="SiglipVisionModel",
     prefix="vision_model.",
-    rules=RULES,
+    rules=_rules(common.PATCHES),
     spelling=r"(?=embeddings\.|encoder\.|post_layernorm\.|head\.)",
     ignored=TEXT_TOWER,
     read=read,
@@ -125,7 +100,7 @@ SIGLIP2 = dataclasses.replace(
     SIGLIP,
     model_type="siglip2_vision_model",
     class_name="Siglip2VisionModel",
-    rules=NAFLEX_RULES,
+    rules=_rules("d w -> w d"),
     read=read_naflex,
     write=write_naflex,
     processor_class=("Siglip2ImageProcessor", "Siglip2ImageProcessor"),

@@ -1,0 +1,131 @@
+"""A decoder by itself: a language model that reads tokens and no images.
+
+The parameter tree is ``decoder``, as in an MLLM, which is a language model with image tokens in its input.
+Letters: b rows, n tokens, d width, l layers, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pivot_jax.data.processing.batch import VLMBatch
+from pivot_jax.models.decoder import DecoderConfig, KVCache
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """A decoder, and the dtype that it computes in."""
+
+    decoder: DecoderConfig
+    dtype: str = "float32"
+
+
+class LanguageModel(nn.Module):
+    """Use through ``model.apply({"params": params}, ..., method="...")``; see each method.
+
+    ``logprobs.score`` and ``generate.generate`` take it as they take an MLLM.
+    """
+
+    config: Any  # LanguageModelConfig; MLLMConfig in an MLLM
+
+    def setup(self) -> None:
+        self.decoder = self.config.decoder.module(self.config.dtype)
+
+    def embed(self, batch: Any, image_features: Array | None = None) -> Array:
+        """Decoder input [b, n, d]: token embeddings.
+
+        Raises:
+          ValueError: a batch with images.
+        """
+        if image_features is not None or batch.images.shape[1]:
+            raise ValueError("a language model reads no images; use an MLLM")
+        return self.decoder.embed_tokens(batch.tokens)
+
+    def hidden(self, batch: Any, image_features: Array | None = None) -> Array:
+        """Closing-norm states [b, n, d] of a ``VLMBatch`` or ``PromptBatch``.
+
+        Args:
+          image_features: [b, m*p, d_vision] to use instead of encoding ``batch.images`` (of an MLLM).
+        """
+        branches = getattr(batch, "branches", None)
+        return self.decoder.hidden(self.embed(batch, image_features), batch.positions, batch.segments, branches)
+
+    def layer_means(self, batch: Any) -> Array:
+        """Hidden states of each layer, averaged over a row's tokens: float32 [b, l + 1, d].
+
+        Entry 0 is the embeddings, entry i the output of block i - 1, the last one after the closing norm: as
+        ``hidden_states`` of transformers. Rows must not be packed (one row a sequence).
+        """
+        states = self.decoder.layer_states(self.embed(batch), batch.positions, batch.segments)
+        weights = (batch.segments > 0).astype(jnp.float32)
+        sums = jnp.einsum("lbnd,bn->bld", states.astype(jnp.float32), weights, precision=jax.lax.Precision.HIGHEST)
+        return sums / jnp.maximum(weights.sum(axis=1), 1.0)[:, None, None]
+
+    def prefill(
+        self, batch: Any, max_new: int, image_features: Array | None = None, responses: int = 1
+    ) -> tuple[KVCache, Array]:
+        """Reads the B prompts once for ``responses`` answers each: b = B * responses rows, grouped by prompt.
+
+        Returns:
+          A cache with slots for ``max_new`` tokens per answer, and the state of each row's last prompt token [b, d].
+        """
+        x = self.embed(batch, image_features)
+        cache, hidden = self.decoder.prefill(x, batch.positions, batch.segments, max_new, responses)
+        indices = jnp.arange(batch.tokens.shape[1])[None, :]
+        last = jnp.max(jnp.where(batch.segments > 0, indices, 0), axis=1)
+        state = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        return cache, jnp.repeat(state, responses, axis=0)
+
+    def decode_step(self, cache: KVCache, tokens: Array) -> tuple[KVCache, Array]:
+        """Appends one text token per row, int32 [b]; returns the cache and its state [b, d]."""
+        cache, hidden = self.decoder.decode_step(cache, self.decoder.embed_tokens(tokens[:, None]))
+        return cache, hidden[:, 0]
+
+
+def text_batch(rows: Sequence[Sequence[int]], decoder: DecoderConfig, pad_id: int = 0) -> VLMBatch:
+    """Token ids of plain texts, right padded; every token but the first of a row is a target of ``logprobs.score``.
+
+    Args:
+      rows: b rows of 1 to n ids.
+
+    Raises:
+      ValueError: no row, or a row without tokens.
+    """
+    lengths = np.array([len(row) for row in rows])
+    if not len(lengths) or lengths.min() < 1:
+        raise ValueError("a batch of texts needs at least one row, and every row a token")
+    b, n = len(rows), int(lengths.max())
+    tokens = np.full((b, n), pad_id, np.int32)
+    for row, ids in enumerate(rows):
+        tokens[row, : len(ids)] = ids
+    indices = np.broadcast_to(np.arange(n, dtype=np.int32), (b, n))
+    zeros = np.zeros((b, n - 1), np.int32)
+    return VLMBatch(
+        images=np.zeros((b, 0, 1, 1, 3), np.uint8),
+        tokens=tokens,
+        image_slots=np.full((b, n), -1, np.int32),
+        positions=np.asarray(decoder.text_positions(indices)),
+        segments=(indices < lengths[:, None]).astype(np.int32),
+        branches=np.zeros((b, n), np.int32),
+        sources=indices[:, :-1],
+        targets=tokens[:, 1:],
+        weights=(indices[:, 1:] < lengths[:, None]).astype(np.float32),
+        target_branches=zeros,
+        target_rows=zeros,
+        row_index=np.arange(b, dtype=np.int32)[:, None],
+    )
+
+
+def head_matrix(params: dict[str, Any]) -> Array:
+    """Output matrix [v, d]: the head, or the embedding table where they are tied."""
+    decoder = params["decoder"]
+    return decoder["head"] if "head" in decoder else decoder["embed"]

@@ -1,0 +1,72 @@
+"""The pre-norm transformer block that all vision families of this kind and SigLIP's text tower are made of.
+
+Letters: b images or rows, n tokens, d width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from pivot_jax.kernels.attention import attention
+from pivot_jax.models import layers
+
+Array = jax.Array
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with biases; with ``keys``, attention of x to them."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(
+        self, x: Array, keys: Array | None = None, segments: Array | None = None, key_segments: Array | None = None
+    ) -> Array:
+        b, n, d = x.shape
+        keys = x if keys is None else keys
+        q = layers.Linear(d, name="q")(x).reshape(b, n, self.heads, -1)
+        k = layers.Linear(d, name="k")(keys).reshape(b, keys.shape[1], self.heads, -1)
+        v = layers.Linear(d, name="v")(keys).reshape(b, keys.shape[1], self.heads, -1)
+        out = attention(q, k, v, causal=False, q_segments=segments, kv_segments=key_segments)
+        return layers.Linear(d, name="out")(out.reshape(b, n, d))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block. Returns (x, x if ``collect.on`` else None) for use under a scan."""
+
+    heads: int
+    mlp_dim: int
+    eps: float
+    activation: str
+    gated: bool = False
+    layer_scale: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Array, collect: layers.Collect = layers.COLLECT_NOTHING, segments: Array | None = None
+    ) -> tuple[Array, Array | None]:
+        attended = SelfAttention(self.heads, name="attn")(
+            layers.LayerNorm(self.eps, name="ln1")(x), segments=segments, key_segments=segments
+        )
+        x = x + self._scaled(attended, "layer_scale1")
+        mlp: Any = (
+            layers.GatedMLP(self.mlp_dim, True, name="mlp")
+            if self.gated
+            else layers.MLP(self.mlp_dim, self.activation, name="mlp")
+        )
+        x = x + self._scaled(mlp(layers.LayerNorm(self.eps, name="ln2")(x)), "layer_scale2")
+        return x, x if collect.on else None
+
+    def _scaled(self, x: Array, name: str) -> Array:
+        return x * self.param(name, nn.initializers.ones, (x.shape[-1],)).astype(x.dtype) if self.layer_scale else x
+
+
+def stack(
+    cfg: Any, length: int, name: str | None = None, gated: bool = False, layer_scale: bool = False
+) -> layers.Stack:
+    """``length`` blocks with the dimensions of ``cfg``; call with (x, collect, segments)."""
+    arguments = (cfg.heads, cfg.mlp_dim, cfg.eps, cfg.activation, gated, layer_scale)
+    return layers.Stack(Block, arguments, length, cfg.remat, cfg.scan_layers, (nn.broadcast, nn.broadcast), name=name)
