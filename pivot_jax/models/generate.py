@@ -19,12 +19,12 @@ Array = jax.Array
 
 
 class Generated(NamedTuple):
-    """What was generated."""
+    """Generated answers."""
 
-    tokens: np.ndarray  # int32 [b, max_new]; the pad id behind the end
+    tokens: np.ndarray  # int32 [b, max_new]; the pad id after the end
     lengths: np.ndarray  # int32 [b]; tokens before the end token, which is not counted
-    finished: np.ndarray  # bool [b]; False where the limit cut the answer
-    logps: np.ndarray  # float32 [b, max_new]; log-prob of each token (the end token's too), 0 behind the end
+    finished: np.ndarray  # bool [b]; False where the limit truncated the answer
+    logps: np.ndarray  # float32 [b, max_new]; log-prob of each token (the end token's too), 0 after the end
 
     def ids(self, row: int) -> list[int]:
         """Tokens of one answer, without end and padding."""

@@ -36,7 +36,7 @@ class OpenRun:
     mllm: MLLM
     params: dict[str, Any]
     chat: Chat
-    identity: str  # NAME@STEP-CONFIG-CONTENT: what the model is, wherever the run stands
+    identity: str  # NAME@STEP-CONFIG-CONTENT: identifies the model wherever the run is stored
 
 
 def open_run(workdir: str | Path, step: int | None = None, template: str = "chat") -> OpenRun:

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision with tiled pictures against transformers, live: tiles, logits, folders."""
+"""Parity of LLaVA-OneVision with transformers on tiled images, live: tiles, logits, folders."""
 
 from __future__ import annotations
 
@@ -58,21 +58,21 @@ def onevision(tokenizer, vision=None, text=None, **changes):
     return tiny._random(transformers.LlavaOnevisionForConditionalGeneration(config), 0)
 
 
-def pictures():
+def random_images():
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)) for size in SIZES]
 
 
 def prompts(tokenizer):
-    """A batch of one tiled picture per row, as the loader makes it; its rows and their tiles."""
+    """A batch of one tiled image per row, as the loader makes it; its rows and their tiles."""
     tiler = Tiler("siglip", TILE, TILE // PATCH, TILES)
     chat = Chat(tokenizer, image_tokens=tiler.side**2, cutter=tiler)
     turns = (Message("user", "<image>\nWhat is it?"),)
-    examples = [Example(str(i), turns, (np.asarray(image),)) for i, image in enumerate(pictures())]
+    examples = [Example(str(i), turns, (np.asarray(image),)) for i, image in enumerate(random_images())]
     rows = [chat.encode(example, "prompt") for example in examples]
     reader = PictureReader(1, "siglip", TILE, tiler)
     (images, _), errors = Pictures(reader, len(rows), 0).batch(
-        np.arange(len(rows)), lambda places: [reader.read(examples[place].images) for place in places]
+        np.arange(len(rows)), lambda indices: [reader.read(examples[index].images) for index in indices]
     )
     assert errors == [None] * len(rows)
     length = max(len(row.tokens) for row in rows) + 3
@@ -82,18 +82,18 @@ def prompts(tokenizer):
 def theirs(model, batch, rows):
     process = LlavaOnevisionImageProcessorPil(size={"height": TILE, "width": TILE}, image_grid_pinpoints=PINPOINTS)
     process.image_mean = process.image_std = [0.5] * 3
-    seen = process(pictures(), return_tensors="pt")
+    inputs = process(random_images(), return_tensors="pt")
     with torch.no_grad():
         out = model(
             input_ids=torch.tensor(batch.tokens).long(), attention_mask=torch.tensor(batch.segments).long(),
-            pixel_values=seen["pixel_values"], image_sizes=seen["image_sizes"],
+            pixel_values=inputs["pixel_values"], image_sizes=inputs["image_sizes"],
             batch_num_images=torch.ones(len(rows), dtype=torch.long),
         )  # fmt: skip
     return out.logits.numpy()
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits_of_tiled_pictures(tmp_path, tokenizer, name):
+def test_logits_of_tiled_images(tmp_path, tokenizer, name):
     model = onevision(tokenizer, **SHAPES[name])
     model.save_pretrained(tmp_path / "theirs")
     found = hub.read_config(tmp_path / "theirs")
@@ -117,19 +117,19 @@ def test_logits_of_tiled_pictures(tmp_path, tokenizer, name):
     np.testing.assert_array_equal(theirs(loaded, batch, rows), theirs(model, batch, rows))
     # (AutoProcessor would load a video processor too, which needs torchvision)
     process = LlavaOnevisionImageProcessorPil.from_pretrained(tmp_path / "ours")
-    pixels = process(pictures(), return_tensors="np")["pixel_values"].transpose(0, 1, 3, 4, 2)
+    pixels = process(random_images(), return_tensors="np")["pixel_values"].transpose(0, 1, 3, 4, 2)
     for ours, made, size in zip(batch.images, pixels, SIZES, strict=True):
-        count = 1 + math.prod(tile_grid(*size, TILE, TILES))  # behind them both are padded
+        count = 1 + math.prod(tile_grid(*size, TILE, TILES))  # after them both are padded
         compare("LLaVA-OneVision", name, "tiles", ours[:count] / 127.5 - 1, made[:count], limit=1 / 127)
 
 
-def test_packed_rows_see_their_own_pictures(tokenizer):
+def test_packed_rows_read_their_own_images(tokenizer):
     """The taps of the second row of a sequence count from its own tiles."""
     _, rows, images = prompts(tokenizer)
     index, longest = np.arange(2), sum(len(row.tokens) for row in rows[1:])
     packed = vlm_batch(rows[1:], images[1:], index, (longest, 1), 0, pack=2, image_tokens=(TILE // PATCH) ** 2)
-    places = packed.tile_taps[0][packed.segments[0] == 2]
+    taps = packed.tile_taps[0][packed.segments[0] == 2]
     own = rows[2].tile_taps
     offset = TILES * (TILE // PATCH) ** 2
-    np.testing.assert_array_equal(places, np.where(own < 0, -1, own + offset))
+    np.testing.assert_array_equal(taps, np.where(own < 0, -1, own + offset))
     assert packed.images.shape[:2] == (1, 2 * TILES)

@@ -1,4 +1,4 @@
-"""Tiny random Qwen2-VL and Qwen2.5-VL models, with the same rows of text and pictures for them and for ours."""
+"""Tiny random Qwen2-VL and Qwen2.5-VL models, with the same rows of text and images for them and for ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.tiny import hf as tiny
 AROUND = ("<|vision_start|>", "<|vision_end|>")
 VOCAB, MOST, PATCH = 330, 32, 4
 TEXTS = ["What color is the circle? The circle is red.", "How many squares are there? Two blue squares."]
-SIZES = {"a": (24, 32), "b": (8, 40), "c": (16, 16)}  # pictures: height, width
+SIZES = {"a": (24, 32), "b": (8, 40), "c": (16, 16)}  # images: height, width
 ROWS = (("What color is it?", "ab"), ("Compare them.", "cba"), ("How are you today?", ""))
 _VISION: dict[str, dict[str, Any]] = {
     "qwen2_vl": dict(embed_dim=24, mlp_ratio=2),
@@ -75,16 +75,16 @@ def chat(kind: str, tokens: Any, patch: int = PATCH, window: int = 0) -> Chat:
     )
 
 
-def pictures(patch: int = PATCH, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random pictures whose sizes are those of whole tokens, so that nothing is resized."""
+def random_images(patch: int = PATCH, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random images of whole tokens: nothing is resized."""
     rng = np.random.default_rng(seed)
     scale = patch // PATCH
     return {k: rng.integers(0, 256, (h * scale, w * scale, 3), dtype=np.uint8) for k, (h, w) in SIZES.items()}
 
 
 def examples(patch: int = PATCH, seed: int = 0) -> list[Example]:
-    """Rows with two, three and no pictures."""
-    shown = pictures(patch, seed)
+    """Rows with two, three and no images."""
+    shown = random_images(patch, seed)
     return [
         Example(str(i), (Message("user", "<image>\n" * len(names) + text),), tuple(shown[name] for name in names))
         for i, (text, names) in enumerate(ROWS)
@@ -115,8 +115,8 @@ def theirs(of: Chat, rows: list[Example], left: bool = False) -> dict[str, torch
     length = max(map(len, tokens))
     ids, mask = np.full((len(rows), length), of.pad_id), np.zeros((len(rows), length), int)
     for i, row in enumerate(tokens):
-        place = slice(length - len(row), length) if left else slice(0, len(row))
-        ids[i, place], mask[i, place] = row, 1
+        part = slice(length - len(row), length) if left else slice(0, len(row))
+        ids[i, part], mask[i, part] = row, 1
     found = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
     found["mm_token_type_ids"] = (found["input_ids"] == of.image_id).long()
     if images := [image for row in rows for image in row.images]:
