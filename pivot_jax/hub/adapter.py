@@ -29,7 +29,7 @@ from pivot_jax.models import lora
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)\.weight")
-# What a LoRA of PEFT's can be beyond ours, and the values that say it is not.
+# Features of PEFT's LoRA that ours has not, and the values that switch them off.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none", None),
@@ -67,14 +67,14 @@ class _Pair(NamedTuple):
 def read(folder: str | Path, model: HubModel) -> dict[str, Any]:
     """Adapters of a PEFT folder as float32 leaves beside the kernels of ``model``.
 
-    A layer of a stack that has none gets one of scale 0, and lower ranks are filled up with zeros: the same function.
+    A layer of a stack that has none gets one of scale 0, and lower ranks are padded with zeros: the same function.
 
     Raises:
       UserError: no or damaged files, something other than plain LoRA, modules or shapes that the model does not have.
     """
     folder = Path(folder)
     settings = _settings(folder)
-    places = {
+    known = {
         key: (entry, layer) for entry in _entries(model) for layer, key in enumerate(entry.keys) if _is_plain(entry)
     }
     found: dict[str, dict[int, _Pair]] = {}
@@ -83,11 +83,11 @@ def read(folder: str | Path, model: HubModel) -> dict[str, Any]:
     with Shards(folder, [WEIGHTS]) as shards:
         for module, keys in _modules(shards).items():
             key = layout.canonical(f"{module}.weight")
-            if key not in places:
-                near = nearest(key, list(places))
+            if key not in known:
+                near = nearest(key, list(known))
                 words = f"; nearest: '{near}'" if near else ""
                 raise UserError(f"{folder / WEIGHTS}: '{module}' is no linear layer of this model{words}")
-            entry, layer = places[key]
+            entry, layer = known[key]
             found.setdefault(entry.path, {})[layer] = _pair(shards, module, keys, entry, settings)
             entries[entry.path] = entry
     if not found:
@@ -104,7 +104,7 @@ def write(
 ) -> Path:
     """The adapters in ``params`` as a folder that ``peft.PeftModel.from_pretrained`` loads onto the base model.
 
-    ``lora_alpha`` is what gives our scale with PEFT's plain ``alpha / r``, also where we trained with rslora.
+    ``lora_alpha`` is chosen for our scale with PEFT's plain ``alpha / r``, also where we trained with rslora.
 
     Args:
       base: Hugging Face folder or name of the base model, for ``base_model_name_or_path``.
@@ -240,6 +240,6 @@ def _module(model_type: str, key: str) -> str:
 
 
 def _number(value: float) -> int | float:
-    """An alpha as people write it: float32 rounding off, whole numbers whole."""
+    """An alpha without float32 rounding; whole numbers as int."""
     rounded = round(value, 5)
     return int(rounded) if math.isclose(rounded, round(rounded)) else rounded

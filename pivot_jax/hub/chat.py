@@ -1,4 +1,4 @@
-"""Chat templates of Hugging Face folders: ours as Jinja, and dialect and system text of somebody else's."""
+"""Chat templates of Hugging Face folders: ours as Jinja, and dialect and system text of others."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pivot_jax.data.processing.dialects import DIALECTS, Dialect
 
 LEGACY = "chat_template.json"  # where processors of transformers before 5 keep theirs
 
-# What data.template renders: the system turn only where there is a text, an image place for every <image>, no empty
-# lines in front of an answer. A message's content is a string, or a list of {"type": "image"} and {"type": "text"}.
+# As data.processing.template renders: a system turn only where there is a text, an image token for every <image>, no
+# empty lines before an answer. A message's content is a string, or a list of {"type": "image"} and {"type": "text"}.
 _BODY = """\
 {{- first -}}
 {%- if system and (not messages or messages[0]['role'] != 'system') -%}
@@ -42,13 +42,13 @@ _BODY = """\
 {%- endif -%}
 """
 _PUT = ".replace('<image>', image)"
-_JOINED = ".replace('<image>\\n', image)"  # in front of it where no newline follows a picture
+_JOINED = ".replace('<image>\\n', image)"  # before it where no newline follows an image
 
 
 def jinja(system: str, image: str = "<image>", dialect: str = "chatml", *, newline: bool = True) -> str:
     """Our template for ``apply_chat_template``; ``system`` "" leaves the system turn out.
 
-    ``image`` stands for a picture; without ``newline`` no newline follows it, also where the text has one.
+    ``image`` is the placeholder of an image. Without ``newline`` no newline follows it, even where the text has one.
     """
     form = DIALECTS[dialect]
     values = {
@@ -62,7 +62,7 @@ def jinja(system: str, image: str = "<image>", dialect: str = "chatml", *, newli
 
 
 def dialect_and_system(tokenizer: Any, folder: Path) -> tuple[str, str] | None:
-    """The dialect of a folder's chat template, and its default system text ("" if it has no system turn by itself).
+    """The dialect of a folder's chat template, and its default system text ("" if it adds no system turn).
 
     None if the folder has no template, or one that does not render a question in a dialect of ours.
     """
@@ -76,7 +76,7 @@ def dialect_and_system(tokenizer: Any, folder: Path) -> tuple[str, str] | None:
                 [{"role": "user", "content": content}],
                 chat_template=template, tokenize=False, add_generation_prompt=True,
             )  # fmt: skip
-        except Exception:  # somebody's template runs here; whatever it raises is no bug of ours
+        except Exception:  # a foreign template runs here; whatever it raises is no bug of ours
             continue
         for name, form in DIALECTS.items():
             system = _system_of(text, form, form.turn("user", question) + form.opening("assistant"))
@@ -86,7 +86,7 @@ def dialect_and_system(tokenizer: Any, folder: Path) -> tuple[str, str] | None:
 
 
 def _system_of(text: str, form: Dialect, asked: str) -> str | None:
-    """The system text in front of ``asked``, "" if there is none; None if the text is written otherwise."""
+    """The system text before ``asked``, "" if there is none; None if the text is written otherwise."""
     if not (text.startswith(form.first) and text.endswith(asked)):
         return None
     before = text.removesuffix(asked).removeprefix(form.first)

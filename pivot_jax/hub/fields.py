@@ -1,4 +1,4 @@
-"""Values of a JSON object, with defaults and with refusals that name file and key."""
+"""Values of a JSON object, with defaults and with errors that name file and key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pivot_jax.errors import UserError
 
 
 class Fields:
-    """One JSON object with its defaults; every refusal names file and key."""
+    """One JSON object with its defaults; every error names file and key."""
 
     def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any], where: str):
         self.raw, self.defaults, self.where = raw, defaults, where
@@ -31,7 +31,7 @@ class Fields:
         return value
 
     def side(self, key: str) -> int:
-        """A length that may be given as [height, width]."""
+        """A length, or a square [height, width]."""
         value = self.raw.get(key)
         if isinstance(value, list):
             if len(set(value)) != 1 or not isinstance(value[0], int):
@@ -47,8 +47,8 @@ class Fields:
 
 def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        mend = paths.instead(path.parent, "hf") or f"; is {path.parent} a Hugging Face model folder?"
-        raise UserError(f"{path} is missing{mend}")
+        fix = paths.instead(path.parent, "hf") or f"; is {path.parent} a Hugging Face model folder?"
+        raise UserError(f"{path} is missing{fix}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -66,7 +66,7 @@ def section(raw: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
 
 
 def checked(where: str, kind: Any, **values: Any) -> Any:
-    """Builds a dataclass; its own complaints get the file's name."""
+    """Builds a dataclass; its own errors get the file's name."""
     try:
         return kind(**values)
     except ValueError as error:

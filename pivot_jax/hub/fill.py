@@ -1,4 +1,4 @@
-"""One parameter of ours from the tensors of a checkpoint that make it up, straight into its devices' slices."""
+"""One parameter of ours from its tensors in a checkpoint, read directly into its devices' slices."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pivot_jax.progress import Advance
 
 _CHUNK = 1 << 20  # bytes of a tensor that are read at once, and are still in the cache when they are copied
 _STRIP = 32  # columns that a transposing copy writes at once: a cache line of bfloat16
-_ALIGNED = 64  # bytes; a CPU device takes memory that starts at such an address over instead of copying it
+_ALIGNED = 64  # bytes; a CPU device adopts memory that starts at such an address instead of copying it
 _THREADS = min(4, os.cpu_count() or 1)
 
 
 class _Target(NamedTuple):
-    """A slice that some device wants, without the layer axis, and where it goes."""
+    """A slice that some device needs, without the layer axis, and the array that it is written to."""
 
     ranges: Sequence[range]
     out: np.ndarray
@@ -37,11 +37,11 @@ class Filler:
     """Reads parameters one at a time. Every tensor is read once, whatever the number of devices that share it.
 
     Host memory: the slices of this process's devices of one parameter (of a stack, of all its layers). CPU devices
-    keep them, from others they are freed once they were sent.
+    keep them; for other devices they are freed after the transfer.
 
     Args:
       file_keys: canonical key → key in the files.
-      advance: told the bytes of each tensor that was read.
+      advance: called with the number of bytes of each tensor that was read.
     """
 
     def __init__(self, shards: Shards, file_keys: Mapping[str, str], dtype: Any, advance: Advance | None = None):
@@ -54,13 +54,13 @@ class Filler:
             sharding.shard_shape(entry.shape)
         except ValueError as error:
             raise UserError(f"'{entry.path}' {list(entry.shape)} does not divide over {sharding}: {error}") from error
-        places = {
+        indices = {
             device: tuple(range(*s.indices(size)) for s, size in zip(index or (), entry.shape, strict=True))
             for device, index in sharding.addressable_devices_indices_map(entry.shape).items()
         }
-        slices = {ranges: _empty([len(r) for r in ranges], self._dtype) for ranges in set(places.values())}
+        slices = {ranges: _empty([len(r) for r in ranges], self._dtype) for ranges in set(indices.values())}
         self._fill(entry, slices)
-        arrays = [jax.device_put(slices[ranges], device) for device, ranges in places.items()]
+        arrays = [jax.device_put(slices[ranges], device) for device, ranges in indices.items()]
         jax.block_until_ready(arrays)  # the host's memory is free before the next parameter needs some
         return jax.make_array_from_single_device_arrays(entry.shape, sharding, arrays)
 
@@ -103,11 +103,11 @@ class Filler:
             if block.ndim == 2 and block.strides[0] < block.strides[1]:
                 block = turned(block, self._scratch.take("turned", block.shape, block.dtype))
             for target in targets:
-                _cut(block, axis, start, target)
+                _copy_part(block, axis, start, target)
 
 
 class _Scratch(threading.local):
-    """Memory that each thread uses again and again: new memory costs more than what is done in it."""
+    """Memory that each thread reuses: allocating costs more than the copies."""
 
     def __init__(self) -> None:
         self._held: dict[str, np.ndarray] = {}
@@ -120,12 +120,12 @@ class _Scratch(threading.local):
 
 
 def bytes_of(shards: Shards, file_keys: Mapping[str, str], entry: Entry) -> int:
-    """Of what the files hold of one parameter."""
+    """Bytes that the files hold of one parameter."""
     return sum(shards.bytes_of(file_keys[key]) for key in entry.keys) // entry.rule.part[1]
 
 
-def _cut(block: np.ndarray, axis: int | None, start: int, target: _Target) -> None:
-    """Copies what ``target`` wants of a block that begins at ``start`` of our ``axis``."""
+def _copy_part(block: np.ndarray, axis: int | None, start: int, target: _Target) -> None:
+    """Copies the target's part of a block that begins at ``start`` of our ``axis``."""
     source = [slice(r.start, r.stop) for r in target.ranges]
     into = [slice(None)] * len(source)
     if axis is not None:
@@ -148,7 +148,7 @@ def _copy(out: np.ndarray, block: np.ndarray) -> None:
 
 
 def turned(block: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """A transposed matrix in strips, so that what is written stays in the cache: four times faster than in one go."""
+    """A transposed matrix in strips, which keep the output in the cache: four times faster than at once."""
     bits = {2: np.uint16, 4: np.uint32, 8: np.uint64}[block.itemsize]  # NumPy copies its own types faster
     source, into = block.view(bits), out.view(bits)
     for start in range(0, block.shape[1], _STRIP):

@@ -1,4 +1,4 @@
-"""What stands beside the weights in an exported folder: config.json, processor and generation settings, the card."""
+"""The files beside the weights in an exported folder: config.json, processor and generation settings, the card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def special_tokens(tokenizer: Any) -> dict[str, Any]:
 
 
 def write_image_processor(folder: Path, settings: Mapping[str, Any]) -> None:
-    """preprocessor_config.json; ``settings`` as a family's ``processor`` gives them."""
+    """preprocessor_config.json; ``settings`` are those of a family's ``processor``."""
     write_json(folder / "preprocessor_config.json", settings)
 
 
@@ -44,7 +44,7 @@ def write_llava_processor(folder: Path, cfg: ViTConfig, image_token: str, templa
 
 
 def write_chat_template(folder: Path, template: str) -> None:
-    """chat_template.jinja, in place of the one that came with the tokenizer."""
+    """chat_template.jinja, instead of the tokenizer's own."""
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoint → our parameter tree, read slice by slice straight into sharded device arrays."""
+"""Hugging Face checkpoint → our parameter tree, read slice by slice into sharded device arrays."""
 
 from __future__ import annotations
 
@@ -49,13 +49,14 @@ def load_params(
       folder: a folder, or the name of a model on the hub; holds config.json and safetensors, whole or in shards. See
         ``families.FOLDERS`` for the families. Or a safetensors file (or a folder of some) with a projector alone, as
         LLaVA's own code saves it.
-      target_shardings: one sharding for all; or a nested dict of shardings, which also says what is wanted:
-        a parameter that it does not name is not read; or a function of (path, shape) that gives a sharding, or
-        None for what is not wanted. None: all on the first device.
+      target_shardings: one sharding for all; or a nested dict of shardings, of the wanted parameters:
+        a parameter that it does not name is not read; or a function of (path, shape) that returns a sharding, or
+        None for a parameter that is not wanted. None: all on the first device.
       dtype: of the result, whatever the file's.
-      prefix: only what is below it ("vision", "decoder/blocks"); the result still starts at the root.
+      prefix: only the parameters below it ("vision", "decoder/blocks"); the result still starts at the root.
       final: False leaves ``vision/final`` (last block, closing norm, pooling head) out.
-      show: bytes to read → context manager whose value is told the bytes that were read (``progress.progress``).
+      show: bytes to read → context manager; its value is called with the number of bytes that were read
+        (``progress.progress``).
 
     Raises:
       UserError: before anything is read, for keys that are missing, unknown or of another shape than config.json
@@ -64,7 +65,7 @@ def load_params(
     folder = folder_of(folder)
     model = configs.read(folder)
     if model.absent_tower and not prefix.strip("/").startswith(("decoder", "projector")):
-        _ = model.mllm  # says where its parts are to be had
+        _ = model.mllm  # raises: says where to get its parts
     with _shards(folder, model) as shards:
         source = match(shards, model)
         wanted = {
@@ -169,7 +170,7 @@ def _problems(
 
 
 def _check_tied(shards: Shards, found: Sequence[Entry], passed_over: set[str], file_keys: Mapping[str, str]) -> None:
-    """A head in the file of a model whose head is the embedding, as config.json says, has to be it."""
+    """Raises UserError where config.json ties the head to the embedding, and the file has another head."""
     embed = next((file_keys[entry.keys[0]] for entry in found if entry.path == "decoder/embed"), None)
     head = next((file_keys[key] for key in passed_over & set(file_keys) if key.endswith("lm_head.weight")), None)
     if embed is None or head is None:

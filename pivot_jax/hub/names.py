@@ -1,13 +1,13 @@
 """Names of parameters, ours and Hugging Face's: the grammar of the tables in ``families``, read in both directions.
 
-A row says where a parameter of ours lives in a Hugging Face checkpoint and how the two arrays relate:
+A row says where a parameter of ours is stored in a Hugging Face checkpoint and how the two arrays relate:
 
     Rule("vision/embed/kernel", "embeddings.patch_embedding.weight", "d c y x -> (y x c) d")
 
 The pattern names the axes of *their* array, then of ours, with the field's letters; the letters' sizes come from
-the model's configuration (``configs.sizes``), so the same string gives both shapes, the import and the export.
+the model's configuration (``configs.sizes``), so the same string defines both shapes, the import and the export.
 ``{layer}`` in their key makes ours a stack over layers 0..layers-1 (the letter ``layers``, or the one that the rule
-names); ``{last}`` is the layer behind the stack.
+names); ``{last}`` is the layer after the stack.
 
 Checkpoints of one model are spelled in several ways (before and after transformers 5, with and without the
 wrapper's prefix). ``Layout.spellings`` turns each known spelling into the canonical one, which is what we write:
@@ -31,7 +31,7 @@ class Rule:
     theirs: str
     pattern: str
     part: tuple[int, int] = (0, 1)  # theirs holds `part[1]` equal parts along its first axis; ours is number `part[0]`
-    when: str = ""  # a flag in the sizes; 0 means that this model has no such parameter, and a file's is passed over
+    when: str = ""  # a flag in the sizes; 0 means that this model has no such parameter, and a file's is ignored
     layers: str = "layers"  # the letter whose size is the number of layers
 
     @property
@@ -41,15 +41,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one model class lies in a checkpoint.
+    """How one model class is stored in a checkpoint.
 
     Attributes:
       spellings: (regex at a key's start, replacement); the first that matches is used.
-      ignored: canonical keys that hold nothing of ours: buffers, a second tower, a classifier.
-      renames: (regex anywhere in a key, replacement), all used in turn behind ``spellings``.
-      variant: (regex, rules): a checkpoint in which the regex finds a canonical key lies by these rules instead.
-      zeros: (canonical key, shape in letters) of tensors that the class has and no output of ours depends on; passed
-        over when read, written as zeros.
+      ignored: canonical keys that are not read: buffers, a second tower, a classifier.
+      renames: (regex anywhere in a key, replacement), all used in turn after ``spellings``.
+      variant: (regex, rules): a checkpoint in which the regex finds a canonical key is stored by these rules instead.
+      zeros: (canonical key, shape in letters) of tensors that the class has and no output of ours depends on; ignored
+        when read, written as zeros.
     """
 
     rules: tuple[Rule, ...]

@@ -23,7 +23,7 @@ _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.msgpack", "*.gguf", "*.h5")
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies."""
+    """Where a tensor is stored."""
 
     file: str
     dtype: str  # as the header spells it
@@ -39,7 +39,7 @@ class Shards:
 
     ``names``: the files to open; without them model.safetensors, or the shards that its index names. Use as a context
     manager. The constructor raises UserError for a folder without safetensors, a missing,
-    truncated or foreign shard, and a key that the index places in a shard that does not hold it.
+    truncated or foreign shard, and a key that is not in the shard that the index names.
     """
 
     def __init__(self, folder: Path, names: Sequence[str] = ()):
@@ -101,10 +101,10 @@ class Shards:
         """Fills ``out`` (whole rows, of the file's type) with those from ``start`` on of the tensor's first axis."""
         tensor = self._tensors[key]
         into, file = out.reshape(-1).view(np.uint8).data, self._files[tensor.file]
-        place = tensor.start + start * math.prod(tensor.shape[1:]) * out.itemsize
+        first = tensor.start + start * math.prod(tensor.shape[1:]) * out.itemsize
         done = 0
         while done < len(into):
-            count = os.preadv(file.fileno(), [into[done:]], place + done)
+            count = os.preadv(file.fileno(), [into[done:]], first + done)
             if count == 0:
                 raise UserError(f"{self.folder / tensor.file} became shorter while it was read; fetch it again")
             done += count
@@ -120,7 +120,7 @@ class Shards:
                 self._open(name, f"{INDEX} names it")
             for key, name in weight_map.items():
                 if key not in self._tensors or self._tensors[key].file != name:
-                    raise UserError(f"{index} places '{key}' in {name}, which does not hold it; fetch both files again")
+                    raise UserError(f"{index} says that '{key}' is in {name}, but it is not; fetch both files again")
         else:
             self._open(WHOLE, "")
 

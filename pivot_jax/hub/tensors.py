@@ -27,12 +27,12 @@ from pivot_jax.progress import Advance
 DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 _CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # as safetensors spells them
 
-Plan = dict[str, tuple[int, ...]]  # canonical key -> shape, in the order of writing
+Shapes = dict[str, tuple[int, ...]]  # canonical key -> shape, in the order of writing
 
 
 @dataclass(frozen=True)
 class Lazy:
-    """A parameter that is read from somewhere when its turn comes, and is not kept."""
+    """A parameter that is read when it is written, and is not kept."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
@@ -47,9 +47,9 @@ class Piece(NamedTuple):
 
 
 class Tensors:
-    """The checkpoint that a model's parameters make.
+    """The checkpoint of a model's parameters.
 
-    ``plan`` says keys and shapes without touching an array; iterating brings the arrays to the host (all processes of
+    ``shapes`` has keys and shapes without touching an array; iterating brings the arrays to the host (all processes of
     a distributed run must iterate, because gathering is collective). A parameter may be :class:`Lazy`.
 
     Raises:
@@ -67,25 +67,25 @@ class Tensors:
         self._made = {key: np.zeros(shape, np.float32) for key, shape in names.zeros(layout, sizes).items()}
         self._made |= _identity_norm(model, layout)
         self._check(model)
-        self.plan: Plan = {key: entry.their_shape for entry in self._entries for key in entry.keys}
-        self.plan |= {key: array.shape for key, array in self._made.items()}
+        self.shapes: Shapes = {key: entry.their_shape for entry in self._entries for key in entry.keys}
+        self.shapes |= {key: array.shape for key, array in self._made.items()}
 
     @property
     def bytes(self) -> int:
-        return sum(self.bytes_of(key) for key in self.plan)
+        return sum(self.bytes_of(key) for key in self.shapes)
 
     def bytes_of(self, key: str) -> int:
-        return int(np.prod(self.plan[key], dtype=np.int64)) * self._dtype.itemsize
+        return int(np.prod(self.shapes[key], dtype=np.int64)) * self._dtype.itemsize
 
     def __iter__(self) -> Iterator[Piece]:
         for entry in self._entries:
-            place, of = entry.rule.part
+            number, of = entry.rule.part
             array = self._params[entry.path]
             array = array.read() if isinstance(array, Lazy) else array
-            for number, key in enumerate(entry.keys):
-                ours = _on_host(array, number if entry.rule.stacked else None)
+            for layer, key in enumerate(entry.keys):
+                ours = _on_host(array, layer if entry.rule.stacked else None)
                 piece = _contiguous(_theirs(entry, ours)).astype(self._dtype, copy=False)
-                yield Piece(key, place * self.bytes_of(key) // of, piece)
+                yield Piece(key, number * self.bytes_of(key) // of, piece)
         for key, array in self._made.items():
             yield Piece(key, 0, array.astype(self._dtype))
 
@@ -99,7 +99,7 @@ class Tensors:
                 raise UserError(f"'{path}' has shape {list(there)}, expected {list(shape)} ({summary(model)})")
         for path in self._params:
             if path not in expected and not (path.startswith("vision/final/") and not model.final):
-                raise UserError(f"'{path}' has no place in a '{model.model_type}' checkpoint ({summary(model)})")
+                raise UserError(f"'{path}' is no parameter of a '{model.model_type}' checkpoint ({summary(model)})")
 
 
 def write_shards(
@@ -107,28 +107,28 @@ def write_shards(
 ) -> None:
     """model.safetensors, or numbered shards of at most ``shard_bytes`` and their index; flushed to disk.
 
-    A file's header says where each tensor will lie; the tensors are then written there as they come, in any order.
+    A file's header says where each tensor is stored; the tensors are then written there in any order.
     Host memory holds one tensor.
 
     Args:
       pieces: ``iter(tensors)``.
-      advance: told the bytes that were written.
+      advance: called with the number of bytes that were written.
     """
-    shard_of = _pack(tensors, shard_bytes)
+    shard_of = _assign(tensors, shard_bytes)
     count = max(shard_of.values()) + 1
     file_names = [WHOLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
     with contextlib.ExitStack() as stack:
-        places: dict[str, tuple[Any, int]] = {}
+        starts: dict[str, tuple[Any, int]] = {}
         for shard, name in enumerate(file_names):
             file = stack.enter_context(open(folder / name, "wb", buffering=0))
-            starts = _write_header(file, tensors, [key for key, s in shard_of.items() if s == shard])
-            places |= {key: (file, start) for key, start in starts.items()}
+            offsets = _write_header(file, tensors, [key for key, s in shard_of.items() if s == shard])
+            starts |= {key: (file, start) for key, start in offsets.items()}
         for key, offset, array in pieces:
-            file, start = places[key]
+            file, start = starts[key]
             _write(file, array, start + offset)
             if advance:
                 advance(array.nbytes)
-        for file in {file for file, _ in places.values()}:
+        for file in {file for file, _ in starts.values()}:
             os.fsync(file.fileno())
     if count > 1:
         weight_map = {key: file_names[shard] for key, shard in shard_of.items()}
@@ -137,14 +137,14 @@ def write_shards(
 
 
 def drain(tensors: Iterable[Any]) -> None:
-    """Takes part in the gathering without writing: the processes other than the first."""
+    """Takes part in the gathering without writing, on all processes but the first."""
     for _ in tensors:
         pass
 
 
-def _pack(tensors: Tensors, shard_bytes: int) -> dict[str, int]:
+def _assign(tensors: Tensors, shard_bytes: int) -> dict[str, int]:
     shard_of, shard, filled = {}, 0, 0
-    for key in tensors.plan:
+    for key in tensors.shapes:
         size = tensors.bytes_of(key)
         if filled and filled + size > shard_bytes:
             shard, filled = shard + 1, 0
@@ -154,12 +154,12 @@ def _pack(tensors: Tensors, shard_bytes: int) -> dict[str, int]:
 
 
 def _write_header(file: Any, tensors: Tensors, keys: list[str]) -> dict[str, int]:
-    """Writes what stands in front of a safetensors file's data; returns each tensor's first byte in the file."""
+    """Writes the header of a safetensors file; returns each tensor's first byte in the file."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for key in keys:
         begin, end = end, end + tensors.bytes_of(key)
-        header[key] = {"dtype": tensors.code, "shape": tensors.plan[key], "data_offsets": [begin, end]}
+        header[key] = {"dtype": tensors.code, "shape": tensors.shapes[key], "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8 bytes
     start = 8 + len(text)
@@ -168,11 +168,11 @@ def _write_header(file: Any, tensors: Tensors, keys: list[str]) -> dict[str, int
     return {key: start + header[key]["data_offsets"][0] for key in keys}
 
 
-def _write(file: Any, array: np.ndarray, place: int) -> None:
+def _write(file: Any, array: np.ndarray, start: int) -> None:
     left = array.reshape(-1).view(np.uint8).data
     while left:
-        count = os.pwrite(file.fileno(), left, place)
-        left, place = left[count:], place + count
+        count = os.pwrite(file.fileno(), left, start)
+        left, start = left[count:], start + count
 
 
 def _theirs(entry: Entry, array: np.ndarray) -> np.ndarray:
@@ -189,7 +189,7 @@ def _contiguous(array: np.ndarray) -> np.ndarray:
 
 
 def _on_host(array: Any, layer: int | None) -> np.ndarray:
-    """One layer of a stacked parameter, or a whole one, put together from its shards in host memory.
+    """One layer of a stacked parameter, or a whole one, assembled from its shards in host memory.
 
     Between several processes a layer is gathered by all of them, one at a time.
     """

@@ -1,6 +1,6 @@
 """ConvNeXt (Liu et al. 2022): the convolutional encoder of the paper's ensembles.
 
-Letters: b images, H W pixels, y x places of a feature map, d width.
+Letters: b images, H W pixels, y x positions of a feature map, d width.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ConvNeXtConfig(SquareVisionConfig):
     family: str = "convnext"
     preset: str = "convnext"
     patch_size: int = 4  # of the stem; each later stage halves the map
-    eps: float = 1e-12  # of the closing norm, which stands behind the features
+    eps: float = 1e-12  # of the closing norm, which comes after the features
     activation: str = "gelu"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -71,17 +71,17 @@ class ConvNeXtConfig(SquareVisionConfig):
         raise ValueError("a ConvNeXt is exported whole: its class has no form without the closing norm")
 
     def resized(self, size: int) -> ConvNeXtConfig:
-        """The encoder for pictures of ``size`` pixels."""
+        """The encoder for images of ``size`` pixels."""
         return replace(self, image_size=size)
 
     @property
     def stride(self) -> int:
-        """Pixels of the image that one place of the features covers, each way."""
+        """Pixels of the image that one position of the features covers, each way."""
         return self.patch_size * 2 ** (len(self.widths) - 1)
 
     @property
     def grid(self) -> int:
-        """Feature places per side; each convolution cuts off a remainder."""
+        """Positions per side of the feature map; each convolution drops a remainder."""
         side = self.image_size // self.patch_size
         for _ in self.widths[1:]:
             side //= 2
@@ -125,7 +125,7 @@ def convolve(x: Array, kernel: Array, bias: Array, *, stride: int = 1, padding: 
 
 
 class Reduce(nn.Module):
-    """Convolution of patches that do not overlap. Parameters ``kernel`` [k, k, in, out] and ``bias`` [out]."""
+    """Convolution of non-overlapping patches. Parameters ``kernel`` [k, k, in, out] and ``bias`` [out]."""
 
     features: int
     size: int
@@ -163,7 +163,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Halves the map (but in the first stage), then the blocks."""
+    """Halves the map (except in the first stage), then the blocks."""
 
     config: ConvNeXtConfig
     index: int
@@ -181,7 +181,7 @@ class Stage(nn.Module):
 
 
 class Final(nn.Module):
-    """What an MLLM leaves out: the closing norm, which is of the mean over the map."""
+    """The part that an MLLM leaves out: the closing norm, of the mean over the map."""
 
     eps: float
 

@@ -36,14 +36,14 @@ class DecoderConfig:
     kv_heads: int
     mlp_dim: int
     head_dim: int = 0  # 0: width / heads
-    max_positions: int = 32768  # that an export declares (max_position_embeddings); nothing is computed from it
+    max_positions: int = 32768  # max_position_embeddings of an export; nothing is computed from it
     rope_theta: float = 1e6
     eps: float = 1e-6
     tied: bool = True
     qkv_bias: bool = True
     qk_norm: bool = False  # RMS norm of every head's queries and keys, before the rotation
     rope_scaling: RopeScaling = field(default_factory=RopeScaling)
-    mrope_section: tuple[int, ...] = ()  # M-RoPE: pairs of a head that turn by time, row and column; () is one axis
+    mrope_section: tuple[int, ...] = ()  # M-RoPE: pairs of a head that rotate by time, row and column; () is one axis
     remat: str = "none"
     scan_layers: bool = True
 
@@ -95,12 +95,12 @@ class KVCache:
     keys: Array  # [layers, b, k, s, c]; of the answers
     values: Array  # [layers, b, k, s, c]
     positions: Array  # int32 [b]; rotary position of the next token, with M-RoPE on all its axes
-    slot: Array  # int32 []; where the next token goes, and how many stand before it
+    slot: Array  # int32 []; index of the next token, and the number of tokens before it
 
 
 @struct.dataclass
 class Past:
-    """What a layer reads of a cache when it decodes, beside the answers' part, which it also writes."""
+    """The part of a cache that a decoding layer only reads; it also writes the answers' part."""
 
     prompt: Part
     slot: Array
@@ -131,10 +131,10 @@ class CausalAttention(nn.Module):
         if past is None:
             out = attention(q, k, v, causal=True, **masks)
         else:
-            place = (layer, 0, 0, past.slot, 0)
+            index = (layer, 0, 0, past.slot, 0)
             prompts = past.prompt.lengths.shape[0]
             keys, values = (
-                jax.lax.dynamic_update_slice(old, lay_out(new[None], prompts, cfg.heads), place)
+                jax.lax.dynamic_update_slice(old, lay_out(new[None], prompts, cfg.heads), index)
                 for old, new in zip(answers, (keys, values), strict=True)
             )
             own = Part(keys, values, jnp.broadcast_to(past.slot + 1, b))
@@ -211,26 +211,26 @@ class Decoder(nn.Module):
         masks, collect = _masks(segments, None), layers.Collect(cache=True)
         (x, _), (keys, values) = self.blocks((x, None), None, None, angles, masks, collect)
         b = x.shape[0]
-        room = jnp.zeros((cfg.depth, b * responses, cfg.kv_heads, slots, cfg.head_width), keys.dtype)
-        keys, values, room = (lay_out(part, b, cfg.heads) for part in (keys, values, room))
+        empty = jnp.zeros((cfg.depth, b * responses, cfg.kv_heads, slots, cfg.head_width), keys.dtype)
+        keys, values, empty = (lay_out(part, b, cfg.heads) for part in (keys, values, empty))
         last = jnp.max(positions, axis=-1) if cfg.mrope_section else positions
         after = jnp.max(jnp.where(segments > 0, last, -1), axis=1) + 1
         cache = KVCache(
             prompt=Part(keys, values, jnp.sum(segments > 0, axis=1, dtype=jnp.int32)),
-            keys=room,
-            values=room,
+            keys=empty,
+            values=empty,
             positions=jnp.repeat(after, responses),
             slot=jnp.zeros((), jnp.int32),
         )
         return cache, self.norm(x)
 
     def decode_step(self, cache: KVCache, x: Array) -> tuple[KVCache, Array]:
-        """One more token per row: x [b, 1, d] → cache, [b, 1, d]; at most as often as the cache has slots."""
+        """One more token per row: x [b, 1, d] → cache, [b, 1, d]; at most one call per slot of the cache."""
         cfg = self.config
         here = cache.positions[:, None]
         angles = self._angles(cfg.text_positions(here), jnp.ones_like(here))
-        # The answers' part goes through the layers as one array that each writes a token to. As an input and an output
-        # of each layer it would be copied as a whole in every step.
+        # The answers' part is one array that passes through the layers, and each layer writes a token to it. As an
+        # input and an output of each layer it would be copied whole in every step.
         carry, past = (x, (cache.keys, cache.values)), Past(cache.prompt, cache.slot)
         layer = jnp.arange(cfg.depth, dtype=jnp.int32)
         (x, (keys, values)), _ = self.blocks(carry, layer, past, angles, {}, layers.COLLECT_NOTHING)

@@ -1,4 +1,4 @@
-"""A vision encoder by itself: images to features, and to image tokens where it has a projector.
+"""A vision encoder alone: images to features, and to image tokens where it has a projector.
 
 The parameter tree is the one that these parts have in an MLLM (``vision``, ``second``, ``projector``); :class:`MLLM`
 is built from this module.

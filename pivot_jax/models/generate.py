@@ -19,7 +19,7 @@ Array = jax.Array
 
 
 class Generated(NamedTuple):
-    """What was generated."""
+    """Generated answers."""
 
     tokens: np.ndarray  # int32 [b, max_new]; the end token included, the pad id after it
     lengths: np.ndarray  # int32 [b]; tokens before the end token, which is not counted

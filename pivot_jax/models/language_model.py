@@ -1,4 +1,4 @@
-"""A decoder by itself: a language model that reads tokens and no images.
+"""A decoder alone: a language model that reads tokens and no images.
 
 The parameter tree is ``decoder``, as in an MLLM, which is a language model with image tokens in its input.
 Letters: b rows, n tokens, d width, l layers, v vocabulary.

@@ -45,7 +45,7 @@ def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
 
 
 def rms_norm(x: Array, scale: Array, eps: float) -> Array:
-    """Root-mean-square norm in float32, cast to x's dtype before the scale is applied, as Qwen2 does."""
+    """Root-mean-square norm in float32, cast to x's dtype before the scale is applied, as in Qwen2."""
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
     return wide.astype(x.dtype) * scale.astype(x.dtype)
@@ -68,9 +68,9 @@ def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...], dt
 
 
 def resize_images(images: Array, size: int) -> Array:
-    """Square images [b, H, H, 3] → [b, size, size, 3] of the same dtype: bicubic with antialiasing, as PIL does it.
+    """Square images [b, H, H, 3] → [b, size, size, 3] of the same dtype: bicubic with antialiasing, as PIL's.
 
-    PIL resizes rows first and keeps whole numbers between the two passes.
+    PIL resizes rows first and rounds to integers between the two passes.
     """
     b, side = images.shape[:2]
     if side == size:
@@ -84,7 +84,7 @@ def resize_images(images: Array, size: int) -> Array:
 
 
 def resample_grid(features: Array, grid: int, target: int) -> Array:
-    """Features of a square grid [b, grid², d] → [b, target², d], bilinear between the centres of the places."""
+    """Features of a square grid [b, grid², d] → [b, target², d], bilinear between the centres of the positions."""
     if grid == target:
         return features
     b, _, d = features.shape
@@ -93,7 +93,7 @@ def resample_grid(features: Array, grid: int, target: int) -> Array:
 
 
 class Linear(nn.Module):
-    """Parameters ``kernel`` [in, out] and, if asked, ``bias`` [out]; an adapter's where they are (``models.lora``)."""
+    """Parameters ``kernel`` [in, out] and, with ``use_bias``, ``bias`` [out]; an adapter's if any (``models.lora``)."""
 
     features: int
     use_bias: bool = True
@@ -168,7 +168,7 @@ class Collect:
 COLLECT_NOTHING = Collect(False)
 
 REMAT_POLICIES = {
-    # Kept: matmul results, and what attention's backward pass needs; everything cheap is computed again.
+    # Kept: matmul results and the residuals of attention's backward pass; everything cheap is recomputed.
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(residuals.ATTENTION),
@@ -184,8 +184,8 @@ class Stack(nn.Module):
     Attributes:
       block: its ``__call__(carry, *inputs)`` returns ``(carry, output)``; ``arguments`` are its constructor's.
       remat: "none", or a key of ``REMAT_POLICIES``.
-      scan: one compiled layer in a loop; False unrolls: a larger program that takes longer to compile and stores no
-        stacked residuals, so it is faster on CPUs. Parameters and checkpoints are the same either way.
+      scan: one compiled layer in a loop. False unrolls: a larger program that takes longer to compile and stores no
+        stacked residuals; it is faster on CPUs. Parameters and checkpoints are the same either way.
       axes: for each of ``inputs``: 0 if it has a leading layer axis, ``nn.broadcast`` if all layers share it.
     """
 

@@ -3,9 +3,9 @@
     y = x W + scale (x A) B        A [in, r], B [r, out], scale = alpha / r (rslora: alpha / sqrt(r))
 
 An adapter is three leaves beside a kernel in the parameter tree: ``lora_a``, ``lora_b`` and ``lora_scale``; a stacked
-kernel's have the leading layer axis too. ``layers.Linear`` adds the product where it finds them, so that
-``apply(params, batch)`` stays the same for every caller, and the tree without them is the base. The product is not
-merged into W during training: that would need W's gradient, which is as large as W and costs a third of the step.
+kernel's have the leading layer axis too. ``layers.Linear`` adds the product where it finds them: ``apply(params,
+batch)`` is the same for every caller, and the tree without them is the base. The product is not merged into W during
+training: that would need W's gradient, which is as large as W and costs a third of the step.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def kernel_of(path: str) -> str:
 
 
 def is_linear(path: str, shape: tuple[int, ...]) -> bool:
-    """Whether a parameter is a linear layer's kernel: [in, out], with a layer axis in front in a stack of blocks."""
+    """Whether a parameter is a linear layer's kernel: [in, out], with a leading layer axis in a stack of blocks."""
     return path.endswith(f"/{KERNEL}") and len(shape) == (3 if "/blocks/" in path else 2)
 
 
@@ -82,7 +82,7 @@ def merged(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree with every adapter added to its kernel, W + scale A B, in float32 on the host; no leaves beside it.
 
     Raises:
-      UserError: an adapter whose kernel is not there.
+      UserError: an adapter without its kernel.
     """
     flat = rules.flatten(tree)
     result = {path: leaf for path, leaf in flat.items() if not is_adapter(path)}

@@ -1,9 +1,9 @@
-"""Vision towers of Qwen2-VL and Qwen2.5-VL: pictures of any size as lists of patches, 2-D rotary positions.
+"""Vision towers of Qwen2-VL and Qwen2.5-VL: variable-resolution images as lists of patches, 2-D rotary positions.
 
-A picture is a padded list of patches with their places in its grid (``processing.patches``). Qwen2-VL attends over
-the whole picture; Qwen2.5-VL within windows, and over the whole picture in a few blocks. The model takes windows and
-rotary angles from the places, so any order of the patches is right as long as the 2 x 2 of a merged token follow
-each other; an order that keeps windows together lets attention kernels skip blocks.
+An image is a padded list of patches with their coordinates in its grid (``processing.patches``). Qwen2-VL attends over
+the whole image; Qwen2.5-VL within windows, and over the whole image in a few blocks. Windows and rotary angles are
+computed from the coordinates. Any order of the patches is right in which the 2 x 2 of a merged token follow each other;
+an order that keeps windows together lets attention kernels skip blocks.
 Letters: b images, p patches, d width, h heads, c head width, i numbers of a patch (rows, columns, colours).
 Source: Wang et al. 2024 (arXiv 2409.12191), Bai et al. 2025 (arXiv 2502.13923).
 """
@@ -28,7 +28,7 @@ from pivot_jax.models.vision import Traits, VisionConfig
 Array = jax.Array
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")
 MERGE = 2  # patches per side of a merged token
-FRAMES = 2  # a picture is a video of two equal frames, which one patch spans
+FRAMES = 2  # an image is a video of two equal frames, which one patch spans
 THETA = 10000.0
 
 
@@ -46,7 +46,7 @@ class QwenVisionConfig(VisionConfig):
     window: int = 112
     full_blocks: tuple[int, ...] = (7, 15, 23, 31)
     eps: float = 1e-6
-    # How its pictures come (``data.image``); no weight depends on it.
+    # Preparation of its images (``data.image``); no weight depends on it.
     max_patches: int = 0
     min_pixels: int = 56 * 56
     max_pixels: int = 12845056
@@ -123,7 +123,7 @@ class QwenVisionConfig(VisionConfig):
 class PatchEmbed(nn.Module):
     """A linear map of a patch in both frames, which are equal: the sum of the frames' kernels is what is applied.
 
-    ``kernel`` [frames, i, d] keeps both, so that a checkpoint goes out as it came in.
+    ``kernel`` [frames, i, d] keeps both: a checkpoint is exported as it was imported.
     """
 
     features: int
@@ -139,19 +139,19 @@ def _norm(cfg: QwenVisionConfig, name: str) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Pre-norm block: attention within ``windows``, or within ``pictures`` where ``full`` is not 0; then the MLP.
+    """Pre-norm block: attention within ``windows``, or within ``whole`` images where ``full`` is not 0; then the MLP.
 
-    ``angles``: cos and sin, float32 [b, p, 1, c]. ``pictures``, ``windows``: segment ids, int32 [b, p], 0 is padding.
+    ``angles``: cos and sin, float32 [b, p, 1, c]. ``whole``, ``windows``: segment ids, int32 [b, p], 0 is padding.
     """
 
     config: QwenVisionConfig
 
     @nn.compact
     def __call__(
-        self, x: Array, full: Array, angles: Any, pictures: Array, windows: Array, collect: layers.Collect
+        self, x: Array, full: Array, angles: Any, whole: Array, windows: Array, collect: layers.Collect
     ) -> tuple[Array, Array | None]:
         cfg = self.config
-        segments = jnp.where(full, pictures, windows)
+        segments = jnp.where(full, whole, windows)
         x = x + Attention(cfg.heads, name="attn")(_norm(cfg, "ln1")(x), angles, segments)
         normed = _norm(cfg, "ln2")(x)
         if cfg.windowed:
@@ -176,9 +176,10 @@ class Attention(nn.Module):
 
 
 class QwenVision(nn.Module):
-    """Patches [b, p, i] (uint8, or floating point already normalised) and places int32 [b, p, 2] → features [b, p, d].
+    """Patches [b, p, i] and coordinates int32 [b, p, 2] → features [b, p, d].
 
-    Places are (row, column) in the picture's grid of patches, -1 at padding, whose features mean nothing.
+    Patches are uint8, or floating point already normalised. Coordinates are (row, column) in the image's grid of
+    patches, -1 at padding. Features of padding mean nothing.
     """
 
     config: QwenVisionConfig
@@ -198,67 +199,67 @@ class QwenVision(nn.Module):
         pixels = layers.normalise(patches.reshape(b, p, -1, 3), cfg.mean, cfg.std, jnp.dtype(self.dtype))
         return self.embed(pixels.reshape(b, p, size))
 
-    def features(self, patches: Array, places: Array) -> Array:
+    def features(self, patches: Array, coordinates: Array) -> Array:
         """Output of the last block: [b, p, d]."""
-        return self._run(patches, places, layers.COLLECT_NOTHING)[1]
+        return self._run(patches, coordinates, layers.COLLECT_NOTHING)[1]
 
-    def whole(self, patches: Array, places: Array) -> Array:
-        """A number that every parameter has a part in, for ``init``."""
-        return self.features(patches, places).sum()
+    def whole(self, patches: Array, coordinates: Array) -> Array:
+        """Runs every part once, so that ``init`` creates all parameters: a scalar."""
+        return self.features(patches, coordinates).sum()
 
     def features_with_taps(
-        self, patches: Array, taps: tuple[str, ...], places: Array
+        self, patches: Array, taps: tuple[str, ...], coordinates: Array
     ) -> tuple[Array, dict[str, Array]]:
         """:meth:`features` and the named intermediates: "embed", or "blocks/i" (output of block i)."""
         indices = {tap: self._tap_index(tap) for tap in taps if tap != "embed"}
-        embedded, x, hidden = self._run(patches, places, layers.Collect(bool(indices)))
+        embedded, x, hidden = self._run(patches, coordinates, layers.Collect(bool(indices)))
         found = {"embed": embedded} if "embed" in taps else {}
         return x, found | {tap: hidden[index] for tap, index in indices.items()}
 
-    def _run(self, patches: Array, places: Array, collect: layers.Collect) -> tuple[Array, Array, Any]:
+    def _run(self, patches: Array, coordinates: Array, collect: layers.Collect) -> tuple[Array, Array, Any]:
         cfg = self.config
         embedded = self.embed_patches(patches)
         inside = cfg.window // cfg.patch_size if cfg.windowed else 0
         full = jnp.asarray([not cfg.windowed or i in cfg.full_blocks for i in range(cfg.depth)])
-        angles = rotary_angles_2d(places, cfg.width // cfg.heads)
-        x, hidden = self.blocks(embedded, full, angles, *segments(places, inside), collect)
+        angles = rotary_angles_2d(coordinates, cfg.width // cfg.heads)
+        x, hidden = self.blocks(embedded, full, angles, *segments(coordinates, inside), collect)
         return embedded, x, hidden
 
     def _tap_index(self, tap: str) -> int:
-        room, _, index = tap.partition("/")
-        if room != "blocks" or not index.isdigit() or int(index) >= self.config.depth:
+        part, _, index = tap.partition("/")
+        if part != "blocks" or not index.isdigit() or int(index) >= self.config.depth:
             raise ValueError(f"tap '{tap}' is unknown; there are: embed, blocks/0 ... blocks/{self.config.depth - 1}")
         return int(index)
 
 
-def segments(places: Array, window: int) -> tuple[Array, Array]:
-    """Segment ids int32 [b, p] of pictures (1) and of their windows (1, 2, ...); 0 at padding.
+def segments(coordinates: Array, window: int) -> tuple[Array, Array]:
+    """Segment ids int32 [b, p] of whole images (1) and of their windows (1, 2, ...); 0 at padding.
 
     ``window``: patches per side of a window, 0 for none (then the second is the first).
     """
-    real = places[..., 0] >= 0
-    pictures = real.astype(jnp.int32)
+    real = coordinates[..., 0] >= 0
+    whole = real.astype(jnp.int32)
     if not window:
-        return pictures, pictures
-    row, column = jnp.moveaxis(places, -1, 0) // window
+        return whole, whole
+    row, column = jnp.moveaxis(coordinates, -1, 0) // window
     across = jnp.max(column, axis=1, keepdims=True) + 1
-    return pictures, jnp.where(real, row * across + column + 1, 0)
+    return whole, jnp.where(real, row * across + column + 1, 0)
 
 
-def rotary_angles_2d(places: Array, head_dim: int) -> tuple[Array, Array]:
-    """cos and sin, float32 [b, p, 1, head_dim]: a quarter of the pairs turns with the row, a quarter with the column.
+def rotary_angles_2d(coordinates: Array, head_dim: int) -> tuple[Array, Array]:
+    """cos and sin, float32 [b, p, 1, head_dim]: a quarter of the pairs rotates with the row, a quarter with the column.
 
     In the half-split layout: (rows, columns, rows, columns), each with ``head_dim / 4`` frequencies.
     """
     inverse = 1.0 / THETA ** (jnp.arange(0, head_dim // 2, 2, dtype=jnp.float32) / (head_dim // 2))
-    angles = jnp.maximum(places, 0).astype(jnp.float32)[..., None] * inverse  # [b, p, 2, head_dim / 4]
-    flat = angles.reshape(*places.shape[:2], 1, head_dim // 2)
+    angles = jnp.maximum(coordinates, 0).astype(jnp.float32)[..., None] * inverse  # [b, p, 2, head_dim / 4]
+    flat = angles.reshape(*coordinates.shape[:2], 1, head_dim // 2)
     flat = jnp.concatenate([flat, flat], axis=-1)
     return jnp.cos(flat), jnp.sin(flat)
 
 
 class Merger(nn.Module):
-    """The projector of a tower: norm, 2 x 2 patches side by side, Linear, exact GELU, Linear.
+    """The projector of a tower: norm, 2 x 2 patches concatenated, Linear, exact GELU, Linear.
 
     Features [..., p, d] → image tokens [..., p / 4, width].
     """

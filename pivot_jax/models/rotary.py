@@ -1,4 +1,4 @@
-"""Rotary position embeddings: plain, stretched to longer contexts (RoPE scaling), and along three axes (M-RoPE).
+"""Rotary position embeddings: plain, scaled to longer contexts (RoPE scaling), and along three axes (M-RoPE).
 
 Letters: b rows, n tokens, h heads, c head width. Pairs of a head are (i, i + c/2), the half-split layout. Angles are
 float32 whatever the compute dtype is.
@@ -35,7 +35,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How positions beyond the pretrained length are made to fit. Names are those of config.json's rope parameters.
+    """How positions beyond the pretrained length are scaled. Names are those of config.json's rope parameters.
 
     ``default``: not at all. ``linear``: all angles divided by ``factor``. ``dynamic`` (NTK): a larger base once a row
     is longer than the pretrained length. ``yarn``: slow waves are divided, fast ones kept, logits scaled. ``llama3``:
@@ -79,7 +79,7 @@ def angles(
       segments: int32 [b, n], 0 at padding. Only ``dynamic`` scaling reads them: a row's length decides its base.
       width: c.
       theta: base of the wavelengths.
-      sections: M-RoPE: how many of the c/2 pairs turn by each axis, in order. Equal axes give plain positions.
+      sections: M-RoPE: how many of the c/2 pairs rotate by each axis, in order. Equal axes give plain positions.
 
     Raises:
       ValueError: positions of another shape than ``sections`` ask for.

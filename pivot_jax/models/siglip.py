@@ -1,4 +1,4 @@
-"""SigLIP's two towers of stage 0: any vision encoder that takes square images, and a text tower of the same blocks.
+"""SigLIP's two towers of stage 0: any ViT of square images, and a text tower of the same blocks.
 
 Letters: b rows, n tokens, d width.
 """
@@ -52,7 +52,7 @@ class TextConfig:
 class TextTower(nn.Module):
     """SigLIP's text encoder: tokens [b, n] padded to ``max_length`` → [b, output], taken at the last position.
 
-    SigLIP pads to a fixed length and does not mask the padding; so does this.
+    SigLIP pads to a fixed length and does not mask the padding; this module does the same.
     """
 
     config: TextConfig
@@ -64,8 +64,8 @@ class TextTower(nn.Module):
         if tokens.shape[1] != cfg.max_length:
             raise ValueError(f"text tower takes {cfg.max_length} tokens; got {tokens.shape[1]}")
         table = self.param("embed", nn.initializers.normal(0.02), (cfg.vocab_size, cfg.width))
-        places = self.param("pos_embed", nn.initializers.normal(0.02), (cfg.max_length, cfg.width))
-        x = (table[tokens] + places).astype(self.dtype)
+        positions = self.param("pos_embed", nn.initializers.normal(0.02), (cfg.max_length, cfg.width))
+        x = (table[tokens] + positions).astype(self.dtype)
         x, _ = stack(cfg, cfg.depth, name="blocks")(x, layers.COLLECT_NOTHING, None)
         return layers.Linear(cfg.output, name="head")(layers.LayerNorm(cfg.eps, name="norm")(x)[:, -1])
 
@@ -80,7 +80,7 @@ class SigLIP(nn.Module):
     def setup(self) -> None:
         self.vision = self.vision_config.module(self.dtype)
         self.text = self.text_config.module(self.dtype)
-        # exp(scale) starts at 10 and the bias at -10, so that training starts near the prior of one match in many
+        # exp(scale) starts at 10 and the bias at -10, near the prior of one match in many
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.302585), ())
         self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), ())
 

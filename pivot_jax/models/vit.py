@@ -42,8 +42,8 @@ class ViTConfig(SquareVisionConfig):
     """Dimensions and numerics of one vision encoder.
 
     Attributes:
-      pos_grid: side of the position table where it is not that of the images; the table is resized in the forward pass.
-      pool_head: the pooling head of SigLIP, or the pooler of ViT, is there; other families have none.
+      pos_grid: side of the position table where it differs from that of the images; the forward pass resizes the table.
+      pool_head: there is SigLIP's pooling head, or ViT's pooler; other families have none.
       max_patches: p of the input arrays of a family with ``patch_input``; 0: as many as the table has. No weight
         depends on it.
       preset: how its images are resized and cropped, a key of ``images.PRESETS``.
@@ -182,7 +182,7 @@ class AttentionPool(nn.Module):
 
 
 class Final(nn.Module):
-    """What an MLLM leaves out: last block and closing norm of the penultimate families, and the pooling head."""
+    """The part that an MLLM leaves out: last block and closing norm of penultimate families, and the pooling head."""
 
     config: ViTConfig
 
@@ -203,7 +203,7 @@ class Final(nn.Module):
         return self.norm(x)
 
     def pooled(self, x: Array, segments: Array | None) -> Array:
-        """Of all tokens behind the closing norm."""
+        """The pooled vector of all tokens after the closing norm."""
         if self.config.traits.pool == "attention":
             return self.pool(x, segments)
         return jnp.tanh(self.pooler(x[:, 0])) if self.config.has_pool else x[:, 0]
@@ -213,8 +213,8 @@ class ViT(nn.Module):
     """Images → features.
 
     Images are [b, H, W, 3], uint8 or floating point already normalised; of a family with ``patch_input``, patches
-    [b, p, patch*patch*3] (pixels in order row, column, colour) with ``places`` [b, p, 2], the row and column of each
-    patch in its picture, -1 at padding. Padding is seen by nothing, and its features mean nothing.
+    [b, p, patch*patch*3] (pixels in order row, column, colour) with ``coordinates`` [b, p, 2], the row and column of
+    each patch in its image, -1 at padding. No token attends to padding, and the features of padding mean nothing.
     """
 
     config: ViTConfig
@@ -236,10 +236,10 @@ class ViT(nn.Module):
         if cfg.has_final:
             self.final = Final(cfg)
 
-    def embed_patches(self, images: Array, places: Array | None = None) -> Array:
-        """All tokens in front of the first block: [b, n, d]."""
-        x = self.embed(self._patches(images, places))
-        x = x + self._positions(places).astype(x.dtype)
+    def embed_patches(self, images: Array, coordinates: Array | None = None) -> Array:
+        """All tokens before the first block: [b, n, d]."""
+        x = self.embed(self._patches(images, coordinates))
+        x = x + self._positions(coordinates).astype(x.dtype)
         cfg, front = self.config, []
         if cfg.traits.class_token:
             front.append((self.class_token + self.pos_embed[0])[None])
@@ -250,13 +250,13 @@ class ViT(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape)), x], axis=1)
         return self.pre_norm(x) if cfg.traits.pre_norm else x
 
-    def _patches(self, images: Array, places: Array | None) -> Array:
+    def _patches(self, images: Array, coordinates: Array | None) -> Array:
         cfg = self.config
         if cfg.traits.patch_input:
             wanted = cfg.patch_size**2 * 3
-            if places is None or images.ndim != 3 or images.shape[2] != wanted or places.shape[:2] != images.shape[:2]:
-                given = None if places is None else places.shape
-                raise ValueError(f"encoder takes patches [b, p, {wanted}] and places; got {images.shape}, {given}")
+            found = None if coordinates is None else coordinates.shape
+            if images.ndim != 3 or images.shape[2] != wanted or found is None or found[:2] != images.shape[:2]:
+                raise ValueError(f"encoder takes patches [b, p, {wanted}] and coordinates; got {images.shape}, {found}")
             pixels = images.reshape(*images.shape[:2], -1, 3)
             return layers.normalise(pixels, cfg.mean, cfg.std, jnp.dtype(self.dtype)).reshape(images.shape)
         if images.shape[1:] != (cfg.image_size, cfg.image_size, 3):
@@ -265,71 +265,76 @@ class ViT(nn.Module):
         side = cfg.grid * cfg.patch_size
         return layers.patchify(images[:, :side, :side], cfg.patch_size)
 
-    def _positions(self, places: Array | None) -> Array:
+    def _positions(self, coordinates: Array | None) -> Array:
         cfg = self.config
         table = self.pos_embed[int(cfg.traits.class_token) :]
-        if cfg.traits.patch_input and places is not None:
-            return positions.at_places(table, cfg.pos_side, places)
+        if cfg.traits.patch_input and coordinates is not None:
+            return positions.at_coordinates(table, cfg.pos_side, coordinates)
         # DINOv2's models with registers were published with an antialiased resize, those without with a plain one
         return positions.resize(table, cfg.pos_side, cfg.grid, antialias=cfg.registers > 0)
 
-    def _blocks(self, x: Array, places: Array | None, collect: layers.Collect) -> tuple[Array, Any]:
-        return self.blocks(x, collect, segments_of(places))
+    def _blocks(self, x: Array, coordinates: Array | None, collect: layers.Collect) -> tuple[Array, Any]:
+        return self.blocks(x, collect, segments_of(coordinates))
 
     def _features(self, x: Array) -> Array:
         x = x if self.config.traits.penultimate else self.norm(x)
         return x[:, self.config.prefix :]
 
-    def _last(self, x: Array, places: Array | None) -> Array:
-        return self.final.hidden(x, segments_of(places)) if self.config.traits.penultimate else x
+    def _last(self, x: Array, coordinates: Array | None) -> Array:
+        return self.final.hidden(x, segments_of(coordinates)) if self.config.traits.penultimate else x
 
     def _normed(self, last: Array) -> Array:
         return self.final.normed(last) if self.config.traits.penultimate else self.norm(last)
 
-    def _pooled(self, normed: Array, places: Array | None) -> Array:
-        return self.final.pooled(normed, segments_of(places)) if self.config.has_final else normed[:, 0]
+    def _pooled(self, normed: Array, coordinates: Array | None) -> Array:
+        return self.final.pooled(normed, segments_of(coordinates)) if self.config.has_final else normed[:, 0]
 
-    def features(self, images: Array, places: Array | None = None) -> Array:
-        """Patch tokens that an MLLM sees: [b, p, d]. PIVOT's: the penultimate block's without norm (SigLIP, CLIP), or
-        the last block's behind the closing norm (the others)."""
-        return self._features(self._blocks(self.embed_patches(images, places), places, layers.COLLECT_NOTHING)[0])
+    def features(self, images: Array, coordinates: Array | None = None) -> Array:
+        """Patch tokens for an MLLM: [b, p, d].
+
+        As in PIVOT, those of the penultimate block without norm (SigLIP, CLIP), or of the last block after the closing
+        norm (the others).
+        """
+        return self._features(
+            self._blocks(self.embed_patches(images, coordinates), coordinates, layers.COLLECT_NOTHING)[0]
+        )
 
     def features_with_taps(
-        self, images: Array, taps: tuple[str, ...], places: Array | None = None
+        self, images: Array, taps: tuple[str, ...], coordinates: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """:meth:`features` and the named intermediates, patch tokens only.
 
-        ``taps``: "embed" (what goes into the first block) or "blocks/i" (output of block i, 0 <= i < ``blocks`` of
+        ``taps``: "embed" (input of the first block) or "blocks/i" (output of block i, 0 <= i < ``blocks`` of
         the config).
         """
         prefix = self.config.prefix
-        x = self.embed_patches(images, places)
+        x = self.embed_patches(images, coordinates)
         found = {"embed": x[:, prefix:]} if "embed" in taps else {}
         indices = {tap: self._tap_index(tap) for tap in taps if tap != "embed"}
-        x, hidden = self._blocks(x, places, layers.Collect(bool(indices)))
+        x, hidden = self._blocks(x, coordinates, layers.Collect(bool(indices)))
         found.update({tap: hidden[index][:, prefix:] for tap, index in indices.items()})
         return self._features(x), found
 
     def _tap_index(self, tap: str) -> int:
-        room, _, index = tap.partition("/")
-        if room != "blocks" or not index.isdigit() or int(index) >= self.config.blocks:
+        part, _, index = tap.partition("/")
+        if part != "blocks" or not index.isdigit() or int(index) >= self.config.blocks:
             raise ValueError(f"tap '{tap}' is unknown; there are: embed, blocks/0 ... blocks/{self.config.blocks - 1}")
         return int(index)
 
-    def last_tokens(self, images: Array, places: Array | None = None) -> Array:
-        """All tokens, class and registers too, behind the last block and in front of the closing norm: [b, n, d]."""
-        x = self._blocks(self.embed_patches(images, places), places, layers.COLLECT_NOTHING)[0]
-        return self._last(x, places)
+    def last_tokens(self, images: Array, coordinates: Array | None = None) -> Array:
+        """All tokens, class and registers too, between the last block and the closing norm: [b, n, d]."""
+        x = self._blocks(self.embed_patches(images, coordinates), coordinates, layers.COLLECT_NOTHING)[0]
+        return self._last(x, coordinates)
 
-    def last_hidden(self, images: Array, places: Array | None = None) -> Array:
+    def last_hidden(self, images: Array, coordinates: Array | None = None) -> Array:
         """Patch tokens of :meth:`last_tokens`: [b, p, d]; needs ``final`` parameters."""
-        return self.last_tokens(images, places)[:, self.config.prefix :]
+        return self.last_tokens(images, coordinates)[:, self.config.prefix :]
 
-    def normed(self, images: Array, places: Array | None = None) -> Array:
-        """All tokens behind the closing norm: [b, n, d]; needs ``final`` parameters."""
-        return self._normed(self.last_tokens(images, places))
+    def normed(self, images: Array, coordinates: Array | None = None) -> Array:
+        """All tokens after the closing norm: [b, n, d]; needs ``final`` parameters."""
+        return self._normed(self.last_tokens(images, coordinates))
 
-    def pooled(self, images: Array, places: Array | None = None) -> Array:
+    def pooled(self, images: Array, coordinates: Array | None = None) -> Array:
         """One vector per image: [b, d]; needs ``final`` parameters.
 
         Raises:
@@ -338,14 +343,14 @@ class ViT(nn.Module):
         cfg = self.config
         if cfg.traits.pool == "attention" and not cfg.has_pool:
             raise ValueError("this encoder has no pooling head (pool_head=False), so no vector of the whole image")
-        return self._pooled(self.normed(images, places), places)
+        return self._pooled(self.normed(images, coordinates), coordinates)
 
-    def whole(self, images: Array, places: Array | None = None) -> Array:
+    def whole(self, images: Array, coordinates: Array | None = None) -> Array:
         """Runs every part once, so that ``init`` creates all parameters: a scalar."""
         pooled = self.config.has_pool or self.config.traits.pool != "attention"
-        return (self.pooled if pooled else self.normed)(images, places).sum()
+        return (self.pooled if pooled else self.normed)(images, coordinates).sum()
 
 
-def segments_of(places: Array | None) -> Array | None:
-    """Attention segments [b, p] of patches with places: 1, and 0 at padding."""
-    return None if places is None else (places[..., 0] >= 0).astype(jnp.int32)
+def segments_of(coordinates: Array | None) -> Array | None:
+    """Attention segments [b, p] of patches: 1, and 0 at padding; None without coordinates."""
+    return None if coordinates is None else (coordinates[..., 0] >= 0).astype(jnp.int32)

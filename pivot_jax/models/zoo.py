@@ -1,6 +1,6 @@
 """Names → dimensions, and a config's ``model`` section → :class:`MLLMConfig`.
 
-Names are Hugging Face repository names, so that a checkpoint, its tokenizer and our config say the same.
+Names are Hugging Face repository names: a checkpoint, its tokenizer and our config have the same one.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ _QWEN3 = {
     "Qwen3-14B Qwen3-14B-Base": (5120, 40, 40, 8, 17408, True),
     "Qwen3-32B": (5120, 64, 64, 8, 25600, True),
 }
-# the last: how far 3.1 and 3.2 stretch the context of 3
+# the last: the factor by which 3.1 and 3.2 extend the context of 3
 _LLAMA = {
     "Meta-Llama-3-8B Meta-Llama-3-8B-Instruct": (4096, 32, 32, 8, 14336, True, 0),
     "Meta-Llama-3-70B Meta-Llama-3-70B-Instruct": (8192, 80, 64, 8, 28672, True, 0),
@@ -204,8 +204,8 @@ DECODERS: dict[str, DecoderConfig] = {
 def build(section: Any, images: Any) -> MLLMConfig:
     """``config.model`` (a mapping with ``vision``, ``projector``, ``decoder``, ``dtype``) → model config.
 
-    ``images`` is ``config.data.image``: its preset gives the encoder's mean and std, and ``max_patches`` the number of
-    patches. A section with a ``name`` takes that model's dimensions; its ``remat`` and ``scan_layers`` stay its own.
+    ``images`` is ``config.data.image``: the encoder takes mean and std of its preset, and the number of patches from
+    ``max_patches``. A section with a ``name`` gets that model's dimensions; ``remat`` and ``scan_layers`` are its own.
 
     Raises:
       UserError: unknown name, or dimensions or a preset that do not fit; the message names the key.

@@ -1,4 +1,4 @@
-"""LoRA adapters against PEFT: the same function in both directions, the same gradients, and what is refused."""
+"""LoRA adapters, parity with PEFT: the same function in both directions, the same gradients; errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.parity import compare
 from tests.tiny import hf as tiny_hf
 from tests.tiny import pairs as tiny
 
-IMAGE = tiny.VOCABULARY - 1  # a token that stands nowhere else
+IMAGE = tiny.VOCABULARY - 1  # a token that occurs nowhere else
 MODEL = HubModel("llava", tiny.CONFIG.vision, tiny.CONFIG.decoder, tiny.CONFIG.projector, image_token_id=IMAGE)
 TARGETS = (
     ("decoder/blocks/attn/q/kernel", 3),
@@ -66,7 +66,7 @@ def with_adapter(params, *, rslora=False, trained=True, seed=0):
 
 
 def pairs(**changes):
-    """Preference pairs with the image token where images stand, and pictures that are normalised already."""
+    """Preference pairs with the image token in the slots of images, and images that are normalised already."""
     batch = tiny.pairs(4, seed=3, **changes)
     tokens = np.where(batch.image_slots >= 0, IMAGE, batch.tokens % IMAGE)
     targets = np.take_along_axis(tokens, np.minimum(batch.sources + 1, tokens.shape[1] - 1), 1)

@@ -1,4 +1,4 @@
-"""config.json in its newer and older spellings, with what transformers leaves out; and what is refused."""
+"""config.json in its newer and older spellings, with what transformers leaves out; and errors."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_normalisation_comes_from_the_image_processor(tmp_path):
         (llava(quantization_config={"bits": 4}), "'quantization_config' is not supported; save"),
     ],
 )
-def test_refusals(tmp_path, raw, message):
+def test_unsupported_settings_are_errors(tmp_path, raw, message):
     with pytest.raises(UserError, match=message):
         hub.read_config(write(tmp_path, raw))
 

@@ -1,4 +1,4 @@
-"""Folders of every vision family: spellings of keys, what stands around an encoder, export, processors."""
+"""Folders of every vision family: spellings of keys, classes around an encoder, export, processors."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_vision_half_of_a_dual_tower(tmp_path, dual, kind):
 
 
 def test_resized_positions_are_exported_as_they_are(tmp_path):
-    """The table stays the checkpoint's; config.json has its size, the processor that of the pictures."""
+    """The table stays the checkpoint's; config.json has its size, the processor that of the images."""
     tiny.save(tiny.encoder("dinov2"), tmp_path / "in")
     cfg, params = hub.read_config(tmp_path / "in").vision.resized(40), hub.load_params(tmp_path / "in")
     hub.export_encoder(params, cfg, tmp_path / "out")
@@ -188,7 +188,7 @@ def test_resized_positions_are_exported_as_they_are(tmp_path):
 
 
 def test_an_imported_pack_keeps_preset_size_and_table(tmp_path):
-    """``import-hf`` and back open the same encoder: pictures by the folder's processor, positions resized."""
+    """``import-hf`` and back open the same encoder: images by the folder's processor, positions resized."""
     tiny.save(tiny.encoder("dinov2_with_registers"), tmp_path / "hf")
     cfg = dataclasses.replace(hub.read_config(tmp_path / "hf").vision.resized(40), preset="dinov2_224")
     (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(processors.write(cfg)))

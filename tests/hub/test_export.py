@@ -137,8 +137,8 @@ def test_encoder_in_transformers(start, tmp_path):
     params, cfg = start
     vision = cfg.vision
     with pytest.raises(UserError, match=r"hold no vision/final .*; drop_last \(--drop-last\) writes one of 2 layers"):
-        hub.export_encoder(without_final(params), cfg, tmp_path / "refused")
-    assert not (tmp_path / "refused").exists()
+        hub.export_encoder(without_final(params), cfg, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
     hub.export_encoder(params, cfg, tmp_path / "whole", hub.ExportOptions(note="From a test."))
     hub.export_encoder(params, vision, tmp_path / "dropped", drop_last=True)
     images = np.random.default_rng(0).normal(size=(1, 24, 24, 3)).astype(np.float32)
@@ -152,8 +152,8 @@ def test_encoder_in_transformers(start, tmp_path):
         card = (tmp_path / name / "README.md").read_text()
         assert f"hidden_states[{layer}]" in card and ("From a test." in card) == (name == "whole")
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "whole")
-    picture = np.random.default_rng(1).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-    assert processor(picture, return_tensors="np")["pixel_values"].shape == (1, 3, 24, 24)
+    image = np.random.default_rng(1).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    assert processor(image, return_tensors="np")["pixel_values"].shape == (1, 3, 24, 24)
 
 
 @pytest.fixture(scope="module")
@@ -174,46 +174,46 @@ def test_mllm_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_pat
     )
     model = transformers.LlavaForConditionalGeneration.from_pretrained(out)
     processor = transformers.AutoProcessor.from_pretrained(out)
-    picture = np.random.default_rng(2).integers(0, 255, (cfg.vision.image_size,) * 2 + (3,), dtype=np.uint8)
+    image = np.random.default_rng(2).integers(0, 255, (cfg.vision.image_size,) * 2 + (3,), dtype=np.uint8)
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what colour is the circle?"}]}
     text = processor.apply_chat_template([turn], add_generation_prompt=True)
     assert text == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|image_pad|>\n"
         "what colour is the circle?<|im_end|>\n<|im_start|>assistant\n"
     )
-    inputs = processor(images=[picture], text=[text], return_tensors="pt")
+    inputs = processor(images=[image], text=[text], return_tensors="pt")
     tokens = inputs["input_ids"].numpy().astype(np.int32)
     is_image = tokens == tokenizer.convert_tokens_to_ids("<|image_pad|>")
     assert is_image.sum() == cfg.vision.patches
     with torch.no_grad():
         theirs = model.generate(**inputs, max_new_tokens=12)[0, tokens.shape[1] :].tolist()
-    ours = generate(MLLM(cfg), params, _prompt(picture, tokens, is_image), Sampling(12, (tokenizer.eos_token_id,)))
+    ours = generate(MLLM(cfg), params, _prompt(image, tokens, is_image), Sampling(12, (tokenizer.eos_token_id,)))
     expected = ours.ids(0) + ([tokenizer.eos_token_id] if ours.finished[0] else [])
     assert theirs == expected and len(set(theirs)) > 1
 
 
-def _prompt(picture, tokens, is_image) -> PromptBatch:
+def _prompt(image, tokens, is_image) -> PromptBatch:
     slots = np.where(is_image, np.cumsum(is_image, axis=1) - 1, -1).astype(np.int32)
     positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
-    return PromptBatch(picture[None, None], tokens, slots, positions, np.ones_like(tokens), np.zeros(1, np.int32))
+    return PromptBatch(image[None, None], tokens, slots, positions, np.ones_like(tokens), np.zeros(1, np.int32))
 
 
 def test_clip_tower_in_transformers_llava(tokenizer, tmp_path):
-    """The processor counts no class token, the model drops it; a resized position table is refused."""
+    """The processor counts no class token, the model drops it; a resized position table is an error."""
     text, vision = dict(vocab_size=len(tokenizer)), dict(kind="clip_vision_model")
     tiny.llava_model(seed=6, text=text, vision=vision).save_pretrained(tmp_path / "in")
     params, cfg = hub.load_params(tmp_path / "in"), hub.read_config(tmp_path / "in").mllm
     out = hub.export_mllm(params, cfg, tmp_path / "out", text=hub.ExportText(tokenizer))
     model = transformers.LlavaForConditionalGeneration.from_pretrained(out)
     processor = transformers.AutoProcessor.from_pretrained(out)
-    picture = np.random.default_rng(2).integers(0, 255, (24, 24, 3), dtype=np.uint8)
-    inputs = processor(images=[picture], text=["<|image_pad|>\nhow many?"], return_tensors="pt")
+    image = np.random.default_rng(2).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    inputs = processor(images=[image], text=["<|image_pad|>\nhow many?"], return_tensors="pt")
     tokens = inputs["input_ids"].numpy().astype(np.int32)
     is_image = tokens == tokenizer.convert_tokens_to_ids("<|image_pad|>")
     assert is_image.sum() == cfg.vision.patches == 9
     with torch.no_grad():
         theirs = model(**inputs, output_hidden_states=True).hidden_states[-1]
-    prompt = _prompt(picture, tokens, is_image)
+    prompt = _prompt(image, tokens, is_image)
     ours = jax.jit(lambda params: MLLM(cfg).apply({"params": params}, prompt, method="hidden"))(params)
     assert tiny.max_gap(ours, theirs) <= 1e-4
     larger = dataclasses.replace(cfg, vision=cfg.vision.resized(40))
@@ -223,7 +223,7 @@ def test_clip_tower_in_transformers_llava(tokenizer, tmp_path):
         hub.export_mllm(params, larger, tmp_path / "no", text=hub.ExportText(tokenizer))
 
 
-def test_llava_has_no_place_for_features_behind_a_norm(start, tmp_path):
+def test_llava_cannot_hold_features_after_a_norm(start, tmp_path):
     params, cfg = start
     vision = dataclasses.replace(cfg.vision, family="dinov2")
     with pytest.raises(UserError, match="takes no features of a 'dinov2' encoder as we do; export its parts instead"):
@@ -338,9 +338,9 @@ def test_projectors_and_models_that_do_not_fit(start, tokenizer, tmp_path):
             r"mlp/gate/kernel' has shape \[2, 32, 40\], expected",
         ),
         (dict(decoder=dataclasses.replace(cfg.decoder, tied=False)), "hold no 'decoder/head'"),
-        (dict(decoder=dataclasses.replace(cfg.decoder, qkv_bias=False)), r"attn/./bias' has no place in a 'llava'"),
+        (dict(decoder=dataclasses.replace(cfg.decoder, qkv_bias=False)), r"attn/./bias' is no parameter of a 'llava'"),
         (dict(decoder=dataclasses.replace(cfg.decoder, qk_norm=True)), "no family of Hugging Face has both"),
-        (dict(vision=dataclasses.replace(cfg.vision, pool_head=False)), "'vision/final/pool/.*' has no place"),
+        (dict(vision=dataclasses.replace(cfg.vision, pool_head=False)), "'vision/final/pool/.*' is no parameter"),
     ):
         with pytest.raises(UserError, match=message):
             hub.export_mllm(params, dataclasses.replace(cfg, **changes), out, text=IDS)
@@ -370,9 +370,9 @@ def test_a_full_disk_leaves_the_old_folder_as_it_was(start, tmp_path, monkeypatc
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    for place in ("hub.tensors.os.pwrite", "hub.folder.json.dumps", "files.json.dumps"):
+    for call in ("hub.tensors.os.pwrite", "hub.folder.json.dumps", "files.json.dumps"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"pivot_jax.{place}", full)
+            patch.setattr(f"pivot_jax.{call}", full)
             with pytest.raises(
                 UserError, match=r"out could not be written \(No space left on device\); free disk space"
             ):

@@ -1,4 +1,4 @@
-"""Checkpoints of LLaVA's own code: their config.json, encoders that are only named, projectors by themselves."""
+"""Checkpoints of LLaVA's own code: their config.json, encoders that are only named, projectors alone."""
 
 from __future__ import annotations
 
@@ -103,7 +103,10 @@ def test_encoder_that_is_only_named(whole, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(mm_vision_tower="google/siglip-tiny"), "'mm_vision_tower' is 'google/siglip-tiny', whose dimensions are"),
+        (
+            dict(mm_vision_tower="google/siglip-tiny"),
+            "is 'google/siglip-tiny', an encoder of unknown dimensions",
+        ),
         (dict(mm_hidden_size=1152), f"'mm_hidden_size' is 1152, but '{TOWER}' has 24"),
         (dict(mm_projector_type="resampler"), "'mm_projector_type' is 'resampler'; supported: linear, mlp2x_gelu"),
         (dict(mm_vision_select_layer=-5), "'mm_vision_select_layer' is -5; only -2"),
@@ -113,7 +116,7 @@ def test_encoder_that_is_only_named(whole, tmp_path):
         (dict(mm_projector_type="linear"), r"'model.mm_projector.weight' \(our projector/fc1/kernel\) is missing"),
     ],
 )
-def test_refusals(whole, tmp_path, changes, message):
+def test_unsupported_settings_are_errors(whole, tmp_path, changes, message):
     write(whole, tmp_path, **changes)
     with pytest.raises(UserError, match=message):
         hub.load_params(tmp_path)
@@ -129,26 +132,26 @@ def projector(whole, path, layers: int = 2):
 
 
 def test_a_projector_alone_is_a_source_of_weights(whole, tmp_path):
-    """As a file and as the folder of a stage, whose config.json says nothing of it."""
+    """As a file and as the folder of a stage, with a config.json that does not mention it."""
     expected = {"projector": hub.load_params(whole)["projector"]}
     path = projector(whole, tmp_path / "mm_projector.safetensors")
     (tmp_path / "config.json").write_text("{}")
     shapes = jax.eval_shape(lambda: expected)
     shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), shapes)
-    for place in (path, tmp_path):
-        assert hub.summary(hub.read_config(place)) == "projector from width 24 to 32"
-        same(hub.load_params(place), expected)
-        same(initial_params({"projector": f"hf:{place}"}, lambda key: expected, jax.random.key(0), shardings), expected)
+    for file in (path, tmp_path):
+        assert hub.summary(hub.read_config(file)) == "projector from width 24 to 32"
+        same(hub.load_params(file), expected)
+        same(initial_params({"projector": f"hf:{file}"}, lambda key: expected, jax.random.key(0), shardings), expected)
         with pytest.raises(UserError, match="has no parameters at 'vision'"):
-            hub.load_params(place, prefix="vision")
+            hub.load_params(file, prefix="vision")
         with pytest.raises(UserError, match="'projector' checkpoint is no multimodal LLM"):
-            _ = hub.read_config(place).mllm
+            _ = hub.read_config(file).mllm
     one = hub.load_params(projector(whole, tmp_path / "one.safetensors", layers=1))
     same(one, {"projector": {"fc1": expected["projector"]["fc1"]}})
 
 
-def test_pickled_projectors_are_refused_with_the_command_that_converts_them(whole, tmp_path):
-    """The command runs as it stands."""
+def test_pickled_projectors_are_an_error_with_the_command_that_converts_them(whole, tmp_path):
+    """The command runs unchanged."""
     import subprocess
     import sys
 
@@ -157,9 +160,9 @@ def test_pickled_projectors_are_refused_with_the_command_that_converts_them(whol
     folder = tmp_path / "stage1"
     folder.mkdir()
     torch.save(tensors, folder / "mm_projector.bin")
-    for place in (folder, folder / "mm_projector.bin"):
+    for source in (folder, folder / "mm_projector.bin"):
         with pytest.raises(UserError, match="pickled weights are not read; convert them: python -c ") as error:
-            hub.load_params(place)
+            hub.load_params(source)
     command = str(error.value).split("convert them: ")[1]
     subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True)
     same(hub.load_params(folder), hub.load_params(good))

@@ -1,4 +1,4 @@
-"""Reading checkpoints: every key layout, shards, sharded device arrays, and what is refused."""
+"""Reading checkpoints: every key layout, shards, sharded device arrays, and errors."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ def test_a_head_beside_tied_embeddings(llava, copy):
     )
     save_file({**tensors, head: tensors[embed].copy()}, copy / "model.safetensors", metadata={"format": "pt"})
     assert "head" not in hub.load_params(copy)["decoder"]
-    cut = tensors[embed].copy()
-    cut[-1, -1] += 1
-    save_file({**tensors, head: cut}, copy / "model.safetensors", metadata={"format": "pt"})
+    other = tensors[embed].copy()
+    other[-1, -1] += 1
+    save_file({**tensors, head: other}, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="differs from"):
         hub.load_params(copy)
 
@@ -230,7 +230,7 @@ def test_shards(llava, copy):
     index.write_text(json.dumps({"weight_map": weight_map}))
     same(hub.load_params(copy), hub.load_params(llava))
     index.write_text(json.dumps({"weight_map": {**weight_map, keys[0]: "model-00002-of-00002.safetensors"}}))
-    with pytest.raises(UserError, match=f"places '{re.escape(keys[0])}' in model-00002"):
+    with pytest.raises(UserError, match=f"says that '{re.escape(keys[0])}' is in model-00002"):
         hub.load_params(copy)
     index.write_text(json.dumps({"weight_map": weight_map}))
     (copy / "model-00002-of-00002.safetensors").unlink()
@@ -309,7 +309,7 @@ def test_every_pattern_reads_back_what_it_wrote():
             self[letter] = len(self) + 3
             return self[letter]
 
-    sizes = {room: Letters(layers=2) for room in ("vision", "decoder", "projector")}
+    sizes = {part: Letters(layers=2) for part in ("vision", "decoder", "projector")}
     everything = (*families.TOWERS.values(), *families.LANGUAGES.values())
     tables = [family.rules for family in everything]
     tables += [family.variant[1] for family in families.TOWERS.values() if family.variant]

@@ -159,7 +159,7 @@ def test_bf16_checkpoint(folder, tmp_path):
 
 
 def test_an_adapter_in_peft(folder, tmp_path):
-    """LoRA on decoder, tower and merger computes in PEFT what it does here; a part of a fused layer is refused."""
+    """LoRA on decoder, tower and merger computes in PEFT what it does here; a part of a fused layer is an error."""
     import peft
 
     found, params = hub.read_config(folder), hub.load_params(folder)

@@ -51,7 +51,7 @@ def test_a_name_is_downloaded(encoder, monkeypatch):
     assert hub.read_config(NAME).vision.width == 24 and set(asked) == {NAME}
 
 
-def _refusal(kind):
+def _answer(kind):
     """Made without the answer of a server, which its constructor asks for."""
     error = kind.__new__(kind)
     Exception.__init__(error, "no")
@@ -68,8 +68,8 @@ def _refusal(kind):
         ),
         (errors.LocalEntryNotFoundError("no route\nto it"), "0", r"the hub cannot be reached \(no route\)"),
         (errors.HTTPError("refused"), "0", r"the hub cannot be reached \(refused\)"),
-        (_refusal(errors.RepositoryNotFoundError), "0", "no such model on the hub"),
-        (_refusal(errors.GatedRepoError), "0", "asks for its licence to be accepted"),
+        (_answer(errors.RepositoryNotFoundError), "0", "no such model on the hub"),
+        (_answer(errors.GatedRepoError), "0", "asks for its licence to be accepted"),
     ],
 )
 def test_what_keeps_a_name_from_being_downloaded(monkeypatch, error, offline, message):

@@ -1,4 +1,4 @@
-"""Two encoders side by side: what their features are made of, against PyTorch's resizing; training and extraction."""
+"""Two encoders in parallel: the parts of their features, parity with PyTorch's resizing; training and extraction."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def test_the_second_encoder_s_features_stand_beside_the_first_s(name):
     second = SECONDS[name]
     model = MLLM(dataclasses.replace(tiny.CONFIG, second=second))
     params = random_params(model)
-    pictures = images(16)
+    pixels = images(16)
 
     @jax.jit
-    def run(params, pictures):
+    def run(params, pixels):
         module = second.module()
-        own = layers.resize_images(pictures, second.image_size)
+        own = layers.resize_images(pixels, second.image_size)
         parts = [
-            ViT(tiny.CONFIG.vision).apply({"params": params["vision"]}, pictures, method="features"),
+            ViT(tiny.CONFIG.vision).apply({"params": params["vision"]}, pixels, method="features"),
             module.apply({"params": params["second"]}, own, method="features"),
         ]
-        return model.apply({"params": params}, pictures[:, None], method="encode_images"), *parts
+        return model.apply({"params": params}, pixels[:, None], method="encode_images"), *parts
 
-    both, first, other = run(params, pictures)
+    both, first, other = run(params, pixels)
     grid, target = second.grid, tiny.CONFIG.vision.grid
     torch = pytest.importorskip("torch", reason="make test-compat installs no PyTorch")
     square = torch.tensor(np.asarray(other)).reshape(2, grid, grid, -1).permute(0, 3, 1, 2)
@@ -60,9 +60,9 @@ def test_the_second_encoder_s_features_stand_beside_the_first_s(name):
     assert params["projector"]["fc1"]["kernel"].shape[0] == tiny.CONFIG.vision.width + second.width
 
 
-def test_pictures_are_resized_as_pil_does():
+def test_images_are_resized_as_by_pil():
     for size, target in ((48, 32), (32, 48), (37, 20)):
-        (picture,) = images(size, 1)
-        theirs = np.asarray(Image.fromarray(picture).resize((target, target), Image.Resampling.BICUBIC), np.int32)
-        ours = np.asarray(layers.resize_images(jnp.asarray(picture)[None], target)[0], np.int32)
+        (image,) = images(size, 1)
+        theirs = np.asarray(Image.fromarray(image).resize((target, target), Image.Resampling.BICUBIC), np.int32)
+        ours = np.asarray(layers.resize_images(jnp.asarray(image)[None], target)[0], np.int32)
         assert np.abs(ours - theirs).max() <= 1, f"{size} to {target}"

@@ -32,7 +32,7 @@ def model():
 
 
 def prompts(lengths, seed=0, n=None):
-    """Random prompts, each with an image at places 1..4."""
+    """Random prompts, each with an image at positions 1..4."""
     generator = np.random.default_rng(seed)
     n = n or max(lengths)
     b = len(lengths)
@@ -49,8 +49,8 @@ def prompts(lengths, seed=0, n=None):
     return PromptBatch(images, tokens, slots, positions, segments, np.arange(b, dtype=np.int32))
 
 
-def last_logits(model, room):
-    """Logits behind the n-th token of one row of ``room`` places, from a forward over the whole row."""
+def last_logits(model, length):
+    """Logits after the n-th token of one row of ``length`` tokens, from a forward over the whole row."""
     mllm, params = model
 
     @jax.jit
@@ -62,10 +62,10 @@ def last_logits(model, room):
         n = len(tokens)
         batch = PromptBatch(
             images,
-            np.array([tokens + [0] * (room - n)], np.int32),
-            np.array([slots + [-1] * (room - n)], np.int32),
-            np.arange(room, dtype=np.int32)[None],
-            np.array([[1] * n + [0] * (room - n)], np.int32),
+            np.array([tokens + [0] * (length - n)], np.int32),
+            np.array([slots + [-1] * (length - n)], np.int32),
+            np.arange(length, dtype=np.int32)[None],
+            np.array([[1] * n + [0] * (length - n)], np.int32),
             np.zeros(1, np.int32),
         )
         return compute(batch, n)
@@ -241,11 +241,11 @@ def test_option_logps_equal_separate_forwards(model):
     rows = [group_row(encoded(batch, row), options[row]) for row in range(2)]
     sums, counts = ranking.option_logps(mllm, params, collated(rows, batch.images), max_options=3)
     assert counts.tolist() == [[2, 1, 3], [1, 2, 0]] and sums[1, 2] == -np.inf
-    places = [(row, index) for row in range(2) for index in range(len(options[row]))]
-    alone = [group_row(encoded(batch, row), [options[row][index]]) for row, index in places]
-    images = batch.images[[row for row, _ in places]]
+    cells = [(row, index) for row in range(2) for index in range(len(options[row]))]
+    alone = [group_row(encoded(batch, row), [options[row][index]]) for row, index in cells]
+    images = batch.images[[row for row, _ in cells]]
     single, _ = ranking.option_logps(mllm, params, collated(alone, images), max_options=1)
-    np.testing.assert_allclose([sums[place] for place in places], single[:, 0], atol=2e-4)
+    np.testing.assert_allclose([sums[cell] for cell in cells], single[:, 0], atol=2e-4)
 
 
 def test_responses_are_scored_with_the_log_probs_that_they_were_generated_with(model, free):
@@ -254,7 +254,7 @@ def test_responses_are_scored_with_the_log_probs_that_they_were_generated_with(m
     batch, unended = free
     ends = (int(unended.tokens[0, 2]), int(unended.tokens[1, 3]))
     key = jax.random.key(5)
-    out = generate(*model, batch, max_new_tokens=NEW, eos_ids=ends, pad_id=30, responses=4, temperature=1.0, key=key)
+    out = generate(*model, batch, Sampling(NEW, ends, 30, 1.0), responses=4, key=key)
     answers = [out.response(row) for row in range(12)]
     assert any(answer[-1] in ends for answer in answers) and not out.finished.all()
     rows = [group_row(encoded(batch, row), answers[4 * row : 4 * row + 4]) for row in range(3)]

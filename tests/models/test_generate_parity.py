@@ -26,7 +26,7 @@ LLAMA3 = {
     **{"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 16},
     **{"low_freq_factor": 1.0, "high_freq_factor": 4.0},
 }
-MODELS: dict[str, tuple[bool, dict]] = {  # whether it sees pictures, and its settings
+MODELS: dict[str, tuple[bool, dict]] = {  # whether it sees has_images, and its settings
     "Qwen2": (False, dict(family="qwen2")),
     "Qwen3": (False, dict(family="qwen3")),
     "Llama": (False, dict(family="llama", rope_parameters=LLAMA3)),
@@ -41,10 +41,10 @@ LIGHT = ("Qwen2", "Qwen3", "Llama", "LLaVA, Qwen2")  # of `make test`
 CASES = [pytest.param(name, id=name, marks=() if name in LIGHT else pytest.mark.heavy) for name in MODELS]
 
 
-def prompts(cfg, pictures: bool, side: str) -> PromptBatch:
-    """Random prompts, each with a picture behind its second token, padded on ``side``."""
+def prompts(cfg, has_images: bool, side: str) -> PromptBatch:
+    """Random prompts, each with an image after its second token, padded on ``side``."""
     rng = np.random.default_rng(0)
-    patches = cfg.vision.patches if pictures else 0
+    patches = cfg.vision.patches if has_images else 0
     n = max(LENGTHS) + patches
     fields = {"tokens": 0, "image_slots": -1, "positions": 0, "segments": 0}
     filled = {name: np.full((len(LENGTHS), n), value, np.int32) for name, value in fields.items()}
@@ -56,11 +56,11 @@ def prompts(cfg, pictures: bool, side: str) -> PromptBatch:
             "positions": np.arange(length + patches),
             "segments": np.ones(length + patches),
         }
-        place = slice(0, length + patches) if side == "right" else slice(n - length - patches, n)
+        part = slice(0, length + patches) if side == "right" else slice(n - length - patches, n)
         for name, values in whole.items():
-            filled[name][row, place] = values
-    size = cfg.vision.image_size if pictures else 1
-    images = rng.normal(size=(len(LENGTHS), int(pictures), size, size, 3)).astype(np.float32)
+            filled[name][row, part] = values
+    size = cfg.vision.image_size if has_images else 1
+    images = rng.normal(size=(len(LENGTHS), int(has_images), size, size, 3)).astype(np.float32)
     return PromptBatch(images=images, row_index=np.arange(len(LENGTHS), dtype=np.int32), **filled)
 
 
@@ -79,13 +79,13 @@ def theirs(model, batch: PromptBatch, rows: slice = slice(None)) -> list[list[in
 
 @pytest.mark.parametrize("name", CASES)
 def test_64_greedy_tokens(tmp_path, name):
-    pictures, settings = MODELS[name]
+    has_images, settings = MODELS[name]
     settings = {**settings, "tie_word_embeddings": False}  # with random weights a tied model repeats its last token
     vision = settings.pop("vision", None)
-    build = tiny.llava_model(3, vision, settings) if pictures else tiny.text_model(3, **settings)
+    build = tiny.llava_model(3, vision, settings) if has_images else tiny.text_model(3, **settings)
     build.save_pretrained(tmp_path / "theirs")
     found, params = hub.read_config(tmp_path / "theirs"), hub.load_params(tmp_path / "theirs")
-    if pictures:
+    if has_images:
         cfg = found.mllm
         hub.export_mllm(params, cfg, tmp_path / "ours", text=hub.ExportText(image_token=tiny.IMAGE_TOKEN))
         kind = transformers.LlavaForConditionalGeneration
@@ -99,8 +99,8 @@ def test_64_greedy_tokens(tmp_path, name):
     for path, leaf in rules.flatten(params).items():
         np.testing.assert_array_equal(again[path], leaf, err_msg=path)
 
-    right, left = (prompts(cfg, pictures, side) for side in ("right", "left"))
-    ours_model = MLLM(cfg) if pictures else LanguageModel(cfg)
+    right, left = (prompts(cfg, has_images, side) for side in ("right", "left"))
+    ours_model = MLLM(cfg) if has_images else LanguageModel(cfg)
     out = generate(ours_model, params, right, Sampling(NEW, (NEVER,)))
     ours = [out.ids(row) for row in range(len(LENGTHS))]
     out = generate(ours_model, params, left, Sampling(NEW, (NEVER,)))

@@ -51,8 +51,8 @@ def test_the_same_greedy_tokens(tmp_path, kind, new):
 
 
 @pytest.mark.heavy
-def test_an_answerer_with_pictures_of_any_size(tmp_path):
-    """Answers and ranks do not depend on the batch; blank pictures keep their size and say nothing."""
+def test_an_answerer_of_variable_resolution_images(tmp_path):
+    """Answers and ranks do not depend on the batch; blank images keep their size and say nothing."""
     tokens = tiny.tokenizer(tmp_path)
     tiny.model("qwen2_5_vl", tokens, seed=3).save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)

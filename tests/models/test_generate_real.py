@@ -45,10 +45,10 @@ def write_llama(path, folder):
         f"{layer}mlp.up_proj.weight": (depth, hidden, width),
         "model.norm.weight": (width,),
     }
-    tensors, place = {}, 0
+    tensors, start = {}, 0
     for name, shape in shapes.items():
-        array = values[place : place + int(np.prod(shape))].reshape(shape)
-        place += array.size
+        array = values[start : start + int(np.prod(shape))].reshape(shape)
+        start += array.size
         if "q_proj" in name or "k_proj" in name:  # llama2.c rotates neighbours, transformers the halves of a head
             by_head = array.reshape(depth, -1, c, width)
             array = np.concatenate([by_head[:, :, ::2], by_head[:, :, 1::2]], axis=2).reshape(shape)

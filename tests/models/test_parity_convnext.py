@@ -1,4 +1,4 @@
-"""ConvNeXt against transformers, live."""
+"""Parity of ConvNeXt with transformers, live."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decoder against transformers' Qwen2, Qwen3, Llama and Qwen2-VL's text model, live (acceptance test B4)."""
+"""Parity of the decoder with transformers' Qwen2, Qwen3, Llama and Qwen2-VL's text model, live (acceptance test B4)."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def test_B4_padding_changes_nothing(tmp_path, side):
     rows = [rng.integers(0, cfg.vocab_size, length) for length in (9, 5)]
     tokens, segments = np.zeros((2, 12), np.int32), np.zeros((2, 12), np.int32)
     for row, ids in enumerate(rows):
-        place = slice(12 - len(ids), 12) if side == "left" else slice(0, len(ids))
-        tokens[row, place], segments[row, place] = ids, 1
+        part = slice(12 - len(ids), 12) if side == "left" else slice(0, len(ids))
+        tokens[row, part], segments[row, part] = ids, 1
     positions = np.maximum(np.cumsum(segments, axis=1) - 1, 0)
     ours = np.asarray(_run(cfg, params, tokens, positions, segments)[2])
     for row, ids in enumerate(rows):
@@ -162,7 +162,7 @@ def test_B4_padding_changes_nothing(tmp_path, side):
     ],
 )  # fmt: skip
 def test_mrope(tmp_path, sections, changes):
-    """Positions that differ by axis, against Qwen2-VL's text model with the weights of a Qwen2."""
+    """Positions that differ by axis: parity with Qwen2-VL's text model with the weights of a Qwen2."""
     model = tiny.text_model(**changes)
     model.save_pretrained(tmp_path)
     cfg = dataclasses.replace(hub.read_config(tmp_path).decoder, mrope_section=sections)
@@ -178,15 +178,15 @@ def test_mrope(tmp_path, sections, changes):
     compare("Qwen2-VL text", str(sections), "states", ours[1], found[1])
 
 
-def test_mrope_of_text_is_plain_and_continues_behind_the_largest_position(tmp_path):
+def test_mrope_of_text_is_plain_and_continues_after_the_largest_position(tmp_path):
     """Forward of text; and a prompt of different axes, continued by the cache as by a whole forward."""
     tiny.text_model(hidden_size=24, num_attention_heads=2, num_key_value_heads=1).save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).decoder, hub.load_params(tmp_path)["decoder"]
     axes = dataclasses.replace(cfg, mrope_section=(1, 2, 3))
     plain, decoder = Decoder(cfg), Decoder(axes)
     rng = np.random.default_rng(0)
-    tokens, places = rng.integers(0, 31, (2, 9)), np.broadcast_to(np.arange(9), (2, 9))
-    ones, same = np.ones((2, 9), np.int32), axes.text_positions(jnp.asarray(places))
+    tokens, indices = rng.integers(0, 31, (2, 9)), np.broadcast_to(np.arange(9), (2, 9))
+    ones, same = np.ones((2, 9), np.int32), axes.text_positions(jnp.asarray(indices))
     mixed = rng.integers(0, 12, (2, 6, 3))
     after = mixed.max(axis=(1, 2))
     rest = np.broadcast_to((after[:, None] + 1 + np.arange(3))[..., None], (2, 3, 3))
@@ -198,7 +198,7 @@ def test_mrope_of_text_is_plain_and_continues_behind_the_largest_position(tmp_pa
         x = plain.apply(variables, tokens, method="embed_tokens")
         found = [
             model.apply(variables, x, at, ones, method="hidden")
-            for model, at in ((plain, places), (decoder, same), (decoder, whole))
+            for model, at in ((plain, indices), (decoder, same), (decoder, whole))
         ]
         cache, state = decoder.apply(variables, x[:, :6], mixed, ones[:, :6], 3, method="prefill")
         states = [state[:, -1]]
@@ -212,7 +212,7 @@ def test_mrope_of_text_is_plain_and_continues_behind_the_largest_position(tmp_pa
     np.testing.assert_allclose(cached, forward[:, 5:], atol=1e-5)
     assert np.abs(forward - text).max() > 0.1
     with pytest.raises(ValueError, match=r"positions are \[2, 9\]; this decoder takes \[b, n, 3\]"):
-        decoder.apply({"params": params}, jnp.zeros((2, 9, 24)), places, ones, method="hidden")
+        decoder.apply({"params": params}, jnp.zeros((2, 9, 24)), indices, ones, method="hidden")
 
 
 def test_rows_that_share_a_sequence_have_their_own_dynamic_base():
@@ -235,11 +235,11 @@ def test_rows_that_share_a_sequence_have_their_own_dynamic_base():
         (dict(rope_type="llama3", original_max_position_embeddings=8, low_freq_factor=4.0), "below the second"),
     ],
 )
-def test_scaling_that_makes_no_sense_is_refused(values, message):
+def test_scaling_that_makes_no_sense_is_an_error(values, message):
     with pytest.raises(ValueError, match=message):
         rotary.RopeScaling(**values)
 
 
-def test_sections_that_do_not_fill_a_head_are_refused():
+def test_sections_that_do_not_fill_a_head_are_an_error():
     with pytest.raises(ValueError, match=r"mrope_section \(1, 2\) is not three numbers with the sum 4"):
         DecoderConfig(vocab_size=8, width=16, depth=1, heads=2, kv_heads=1, mlp_dim=8, mrope_section=(1, 2))

@@ -1,4 +1,4 @@
-"""The whole MLLM against transformers' LLaVA (SigLIP or CLIP, and each language model), live."""
+"""Parity of the whole MLLM with transformers' LLaVA (SigLIP or CLIP, and each language model), live."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SHAPES: dict[str, dict] = {
     ),
 }
 LIGHT = ("tied", "CLIP tower", "features of the last block", "Qwen3", "Llama, scaled, untied")  # of `make test`
-TEXT = ((4, 2, 3), (1, 5, 1))  # text tokens before, between and behind the two images of each row
+TEXT = ((4, 2, 3), (1, 5, 1))  # text tokens before, between and after the two images of each row
 
 
 def prompts(cfg, seed: int = 0, size: int = 0) -> tuple[PromptBatch, np.ndarray]:
@@ -57,14 +57,14 @@ def prompts(cfg, seed: int = 0, size: int = 0) -> tuple[PromptBatch, np.ndarray]
     length = max(sum(text) for text in TEXT) + m * p
     tokens, slots, segments = (np.full((2, length), fill, np.int32) for fill in (0, -1, 0))
     for row, text in enumerate(TEXT):
-        ids, places = [], []
+        ids, own = [], []
         for i, count in enumerate(text):
             ids += [*rng.integers(tiny.IMAGE_TOKEN + 1, cfg.decoder.vocab_size, count)]
-            places += [-1] * count
+            own += [-1] * count
             if i < m:
                 ids += [tiny.IMAGE_TOKEN] * p
-                places += range(i * p, (i + 1) * p)
-        tokens[row, : len(ids)], slots[row, : len(ids)], segments[row, : len(ids)] = ids, places, 1
+                own += range(i * p, (i + 1) * p)
+        tokens[row, : len(ids)], slots[row, : len(ids)], segments[row, : len(ids)] = ids, own, 1
     positions = np.maximum(np.cumsum(segments, axis=1) - 1, 0)
     batch = PromptBatch(images, tokens, slots, positions, segments, np.arange(2, dtype=np.int32))
     return batch, images.reshape(-1, *images.shape[2:]).transpose(0, 3, 1, 2)

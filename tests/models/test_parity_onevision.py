@@ -1,4 +1,4 @@
-"""LLaVA-OneVision with tiled pictures against transformers, live: tiles, logits, folders."""
+"""Parity of LLaVA-OneVision with transformers on tiled images, live: tiles, logits, folders."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ def onevision(tokenizer, vision=None, text=None, **changes):
     return tiny._random(transformers.LlavaOnevisionForConditionalGeneration(config), 0)
 
 
-def pictures():
+def random_images():
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)) for size in SIZES]
 
 
 def prompts(tokenizer):
-    """A batch of one tiled picture per row, as the loader makes it; its rows and their tiles."""
+    """A batch of one tiled image per row, as the loader makes it; its rows and their tiles."""
     made = processor(tokenizer, geometry=Tiles("siglip", TILE, TILE // PATCH, TILES))
     turns = (Message("user", "<image>\nWhat is it?"),)
-    examples = [Example(str(i), turns, (np.asarray(image),)) for i, image in enumerate(pictures())]
+    examples = [Example(str(i), turns, (np.asarray(image),)) for i, image in enumerate(random_images())]
     rows = [made.encode(example) for example in examples]
     images = ImageArrays(made.batch_of(examples).images)
     return made.batch(rows, images, (max(len(row.tokens) for row in rows) + 3, 0)), rows, images
@@ -76,18 +76,18 @@ def prompts(tokenizer):
 def theirs(model, batch, rows):
     process = LlavaOnevisionImageProcessorPil(size={"height": TILE, "width": TILE}, image_grid_pinpoints=PINPOINTS)
     process.image_mean = process.image_std = [0.5] * 3
-    seen = process(pictures(), return_tensors="pt")
+    inputs = process(random_images(), return_tensors="pt")
     with torch.no_grad():
         out = model(
             input_ids=torch.tensor(batch.tokens).long(), attention_mask=torch.tensor(batch.segments).long(),
-            pixel_values=seen["pixel_values"], image_sizes=seen["image_sizes"],
+            pixel_values=inputs["pixel_values"], image_sizes=inputs["image_sizes"],
             batch_num_images=torch.ones(len(rows), dtype=torch.long),
         )  # fmt: skip
     return out.logits.numpy()
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits_of_tiled_pictures(tmp_path, tokenizer, name):
+def test_logits_of_tiled_images(tmp_path, tokenizer, name):
     model = onevision(tokenizer, **SHAPES[name])
     model.save_pretrained(tmp_path / "theirs")
     found = hub.read_config(tmp_path / "theirs")
@@ -111,13 +111,13 @@ def test_logits_of_tiled_pictures(tmp_path, tokenizer, name):
     np.testing.assert_array_equal(theirs(loaded, batch, rows), theirs(model, batch, rows))
     # (AutoProcessor would load a video processor too, which needs torchvision)
     process = LlavaOnevisionImageProcessorPil.from_pretrained(tmp_path / "ours")
-    pixels = process(pictures(), return_tensors="np")["pixel_values"].transpose(0, 1, 3, 4, 2)
+    pixels = process(random_images(), return_tensors="np")["pixel_values"].transpose(0, 1, 3, 4, 2)
     for ours, made, size in zip(batch.images, pixels, SIZES, strict=True):
-        count = 1 + math.prod(tile_grid(*size, TILE, TILES))  # behind them both are padded
+        count = 1 + math.prod(tile_grid(*size, TILE, TILES))  # after them both are padded
         compare("LLaVA-OneVision", name, "tiles", ours[:count] / 127.5 - 1, made[:count], limit=1 / 127)
 
 
-def test_packed_rows_see_their_own_pictures(tokenizer):
+def test_packed_rows_read_their_own_images(tokenizer):
     """The taps of the second row of a sequence count from its own tiles."""
     _, rows, images = prompts(tokenizer)
     index, longest = np.arange(2), sum(len(row.tokens) for row in rows[1:])

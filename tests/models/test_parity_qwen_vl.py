@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL against transformers, live: tower, merger, positions, logits."""
+"""Parity of Qwen2-VL and Qwen2.5-VL with transformers, live: tower, merger, positions, logits."""
 
 from __future__ import annotations
 
@@ -73,17 +73,17 @@ def _program(mllm):
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_one_block(tmp_path, tokens, kind):
-    """One block on the same input, at 1e-5: within a window and over a whole picture of 2 x 6 tokens."""
+    """One block on the same input, at 1e-5: within a window and over a whole image of 2 x 6 tokens."""
     model = tiny.model(kind, tokens)
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).vision, hub.load_params(tmp_path)["vision"]
-    places = np.argwhere(np.ones((4, 12), bool))[None].astype(np.int32)
+    coordinates = np.argwhere(np.ones((4, 12), bool))[None].astype(np.int32)
     x = np.random.default_rng(0).normal(size=(1, 48, cfg.width)).astype(np.float32)
-    pictures, windows = qwen_vision.segments(jnp.asarray(places), 4)
-    angles = qwen_vision.rotary_angles_2d(jnp.asarray(places), cfg.width // cfg.heads)
+    whole, windows = qwen_vision.segments(jnp.asarray(coordinates), 4)
+    angles = qwen_vision.rotary_angles_2d(jnp.asarray(coordinates), cfg.width // cfg.heads)
     block = qwen_vision.Block(cfg)
     own = jax.tree.map(lambda leaf: leaf[1], params["blocks"])
-    run = jax.jit(lambda full: block.apply({"params": own}, x, full, angles, pictures, windows, COLLECT_NOTHING)[0])
+    run = jax.jit(lambda full: block.apply({"params": own}, x, full, angles, whole, windows, COLLECT_NOTHING)[0])
     cos_sin = tuple(torch.tensor(np.array(part))[0, :, 0] for part in angles)
     for full in (True, False):
         order = np.arange(48) if full else np.argsort(np.asarray(windows)[0], kind="stable")
@@ -96,7 +96,7 @@ def test_one_block(tmp_path, tokens, kind):
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_tower_and_logits(tmp_path, tokens, kind, name):
-    """Rows with two pictures, three, and none, of three sizes, in one batch."""
+    """Rows with two images, three, and none, of three sizes, in one batch."""
     model = tiny.model(kind, tokens, **_changes(kind, name))
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)

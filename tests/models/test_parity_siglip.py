@@ -1,4 +1,4 @@
-"""SigLIP's vision tower against transformers, live (acceptance test B1)."""
+"""Parity of SigLIP's vision tower with transformers, live (acceptance test B1)."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ def test_B1_and_B2_so400m_computes_26_of_27_blocks_and_gives_576_tokens():
     assert params["vision"]["blocks"]["ln1"]["scale"].shape == (26, 1152)
     assert params["vision"]["final"]["block"]["ln1"]["scale"].shape == (1152,)
     assert sum(leaf.size for leaf in jax.tree.leaves(params["projector"])) == 4_131_840
-    pictures = jax.ShapeDtypeStruct((1, 1, 384, 384, 3), jnp.uint8)
+    images = jax.ShapeDtypeStruct((1, 1, 384, 384, 3), jnp.uint8)
     encode = partial(model.module.apply, method="encode_images")
-    assert jax.eval_shape(encode, {"params": params}, pictures).shape == (1, 576, 1152)
+    assert jax.eval_shape(encode, {"params": params}, images).shape == (1, 576, 1152)

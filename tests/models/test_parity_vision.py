@@ -1,4 +1,4 @@
-"""Every family of vision encoders against transformers, live (acceptance tests B1 and B2)."""
+"""Parity of every family of vision encoders with transformers, live (acceptance tests B1 and B2)."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ SHAPES = {
     "vit": {"plain": {}, "odd": dict(**ODD, intermediate_size=17), "two layers": dict(num_hidden_layers=2)},
 }
 CASES = [(kind, name) for kind, shapes in SHAPES.items() for name in shapes]
-# pixels at which the tables of "odd" and "plain" (5x5, 3x3 places) are smaller and larger than the grid of the images
+# pixels at which the tables of "odd" and "plain" (5x5, 3x3 positions) are smaller and larger than the images' grid
 RESIZED = [("siglip_vision_model", "plain", 56), ("clip_vision_model", "odd", 22), ("clip_vision_model", "plain", 40)]
 RESIZED += [("dinov2", "odd", 65), ("dinov2_with_registers", "odd", 22), ("dinov2_with_registers", "plain", 56)]
 RESIZED += [("vit_mae", "odd", 50), ("vit", "plain", 32)]
 
 
-def pictures(size: int) -> np.ndarray:
+def random_images(size: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
 
 
@@ -64,20 +64,20 @@ def ours(cfg: ViTConfig):
     """(params, *inputs) → every output, in one program with one pass through the blocks."""
     vit = ViT(cfg)
 
-    def outputs(vit, images, places=None):
-        x = vit.embed_patches(images, places)
+    def outputs(vit, images, coordinates=None):
+        x = vit.embed_patches(images, coordinates)
         embedded = x[:, cfg.prefix :]
-        x, hidden = vit._blocks(x, places, Collect(True))
-        last = vit._last(x, places)
+        x, hidden = vit._blocks(x, coordinates, Collect(True))
+        last = vit._last(x, coordinates)
         normed = vit._normed(last)
         states = {"embed": embedded, "blocks/0": hidden[0][:, cfg.prefix :], "features": vit._features(x), "last": last}
-        return states | {"normed": normed, "pooled": vit._pooled(normed, places)}
+        return states | {"normed": normed, "pooled": vit._pooled(normed, coordinates)}
 
     return jax.jit(lambda params, *inputs: vit.apply({"params": params}, *inputs, method=outputs))
 
 
 def check(kind: str, name: str, model, cfg: ViTConfig, out: dict, theirs) -> None:
-    """All states against transformers': the features are hidden_states[-2] (CLIP, SigLIP) or last_hidden_state."""
+    """Parity of all states: the features are hidden_states[-2] (CLIP, SigLIP) or last_hidden_state of transformers."""
     states, prefix = theirs.hidden_states, cfg.prefix
     compare(kind, name, "embeddings", out["embed"], states[0][:, prefix:])
     compare(kind, name, "block 1", out["blocks/0"], states[1][:, prefix:])
@@ -95,7 +95,7 @@ def check(kind: str, name: str, model, cfg: ViTConfig, out: dict, theirs) -> Non
 def test_B1_states_and_pooled_output(tmp_path, kind, name):
     model = tiny.encoder(kind, seed=len(name), **SHAPES[kind][name])
     cfg, params = loaded(model, tmp_path)
-    images = pictures(cfg.image_size)
+    images = random_images(cfg.image_size)
     check(kind, name, model, cfg, ours(cfg)(params, images), tiny.encode(model, images))
 
 
@@ -104,7 +104,7 @@ def test_positions_at_another_resolution(tmp_path, kind, name, size):
     """As ``interpolate_pos_encoding=True``; the parameters are those of the checkpoint."""
     model = tiny.encoder(kind, **SHAPES.get(kind, {}).get(name, {}))
     cfg, params = loaded(model, tmp_path)
-    images = pictures(size)
+    images = random_images(size)
     small = cfg.resized(size)
     assert small.pos_grid == cfg.grid and small.grid != cfg.grid
     check(kind, f"{name} at {size} pixels", model, small, ours(small)(params, images), tiny.encode(model, images, True))
@@ -112,7 +112,7 @@ def test_positions_at_another_resolution(tmp_path, kind, name, size):
 
 @pytest.mark.parametrize(("size", "new"), [(3, 7), (37, 16), (16, 16), (5, 3), (2, 9)])
 def test_resize_matrices_are_torch_s(size, new):
-    line = torch.eye(size)[None, :, :, None].expand(1, size, size, size)  # [1, channel, place, width]
+    line = torch.eye(size)[None, :, :, None].expand(1, size, size, size)  # [1, channel, position, width]
     for antialias, matrix in ((False, positions.bicubic(size, new)), (True, positions.antialiased(size, new))):
         settings = dict(size=(new, size), mode="bicubic", align_corners=False, antialias=antialias)
         theirs = torch.nn.functional.interpolate(line, **settings)[0, :, :, 0].T
@@ -149,11 +149,11 @@ REST = ["siglip_vision_model", *(kind for kind in SHAPES if kind not in BF16)]
 
 @pytest.mark.parametrize("kind", [*BF16, *(pytest.param(kind, marks=LATER) for kind in REST)])
 def test_bfloat16_checkpoint_and_computation(tmp_path, kind):
-    """A bfloat16 file computed in bfloat16, against transformers in float32 with the same weights."""
+    """A bfloat16 file computed in bfloat16, compared with transformers in float32 with the same weights."""
     model = tiny.encoder(kind).to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).vision, hub.load_params(tmp_path)["vision"]
-    images = pictures(cfg.image_size)
+    images = random_images(cfg.image_size)
     exact = tiny.encode(model.float(), images)
     half = jax.jit(lambda params: ViT(cfg, "bfloat16").apply({"params": params}, images, method="features"))(params)
     assert half.dtype == jnp.bfloat16
@@ -165,11 +165,11 @@ def test_bfloat16_checkpoint_and_computation(tmp_path, kind):
     assert largest == 0  # the file's values, exactly
 
 
-def naflex(model, shapes: list[tuple[int, int]], places: int):
-    """Random patches of pictures with ``shapes`` rows and columns, padded to ``places``: ours, and transformers'."""
+def naflex(model, shapes: list[tuple[int, int]], length: int):
+    """Random patches of images with ``shapes`` rows and columns, padded to ``length``: ours, and transformers'."""
     rng, size = np.random.default_rng(3), model.config.patch_size**2 * 3
-    patches = rng.normal(size=(len(shapes), places, size)).astype(np.float32)
-    where = np.full((len(shapes), places, 2), -1, np.int32)
+    patches = rng.normal(size=(len(shapes), length, size)).astype(np.float32)
+    where = np.full((len(shapes), length, 2), -1, np.int32)
     for row, (h, w) in enumerate(shapes):
         where[row, : h * w] = np.stack(np.divmod(np.arange(h * w), w), axis=1)
     mask = torch.tensor(where[..., 0] >= 0)
@@ -187,10 +187,10 @@ NAFLEX = {
 
 @pytest.mark.heavy
 def test_bfloat16_naflex(tmp_path):
-    _, shapes, places = NAFLEX["plain"]
+    _, shapes, length = NAFLEX["plain"]
     model = tiny.encoder("siglip2_vision_model").to(torch.bfloat16)
     cfg, params = loaded(model, tmp_path)
-    patches, where, theirs = naflex(model.float(), shapes, places)
+    patches, where, theirs = naflex(model.float(), shapes, length)
     there = where[..., 0] >= 0
     half = ViT(cfg, "bfloat16").apply({"params": params}, patches, where, method="features")
     compare_half("siglip2_vision_model", half[there], theirs.hidden_states[-2].numpy()[there])
@@ -198,11 +198,11 @@ def test_bfloat16_naflex(tmp_path):
 
 @pytest.mark.parametrize("name", NAFLEX)
 def test_B1_naflex(tmp_path, name):
-    """Positions resized to each picture, padding unseen, the pooling head too; the order of the patches is free."""
-    changes, shapes, places = NAFLEX[name]
+    """Positions resized to each image, padding masked, the pooling head too; the order of the patches is free."""
+    changes, shapes, length = NAFLEX[name]
     model = tiny.encoder("siglip2_vision_model", **changes)
     cfg, params = loaded(model, tmp_path)
-    patches, where, theirs = naflex(model, shapes, places)
+    patches, where, theirs = naflex(model, shapes, length)
     run = ours(cfg)
     out, there = run(params, patches, where), where[..., 0] >= 0
     for what, mine, state in (
@@ -213,7 +213,7 @@ def test_B1_naflex(tmp_path, name):
     ):
         compare("siglip2_vision_model", name, what, np.asarray(out[mine])[there], state.numpy()[there])
     compare("siglip2_vision_model", name, "pooler_output", out["pooled"], theirs.pooler_output)
-    order = np.random.default_rng(4).permutation(places)
+    order = np.random.default_rng(4).permutation(length)
     shuffled, moved = run(params, patches[:, order], where[:, order]), there[:, order]
     np.testing.assert_allclose(shuffled["pooled"], out["pooled"], atol=1e-5)
     np.testing.assert_allclose(shuffled["features"][moved], out["features"][:, order][moved], atol=1e-5)
@@ -230,9 +230,9 @@ def test_mllm_takes_patch_tokens_and_trains_what_they_need(tmp_path, kind):
     model = MLLM(MLLMConfig(cfg, ProjectorConfig(), models.CONFIG.decoder))
     if cfg.traits.patch_input:
         where = np.stack(np.divmod(np.arange(9), 3), axis=1)[None, None].repeat(2, 1).astype(np.int32)
-        inputs = (pictures(24).reshape(1, 2, 9, 192), where)
+        inputs = (random_images(24).reshape(1, 2, 9, 192), where)
     else:
-        inputs = (pictures(24)[None],)
+        inputs = (random_images(24)[None],)
     assert model.config.image_tokens == 9
 
     def cubes(params):
@@ -241,9 +241,9 @@ def test_mllm_takes_patch_tokens_and_trains_what_they_need(tmp_path, kind):
         return (features**3).sum()
 
     gradients = rules.flatten(jax.jit(jax.grad(cubes))(params))
-    seen = {path for path in gradients if not path.endswith("attn/k/bias")}  # softmax does not see key biases
-    dead = {path for path in seen if not np.abs(gradients[path]).max() > 0}
-    assert dead == {path for path in seen if path.startswith("final/")}
+    checked = {path for path in gradients if not path.endswith("attn/k/bias")}  # key biases cancel in the softmax
+    dead = {path for path in checked if not np.abs(gradients[path]).max() > 0}
+    assert dead == {path for path in checked if path.startswith("final/")}
     assert bool(dead) == cfg.has_final
 
 
@@ -300,7 +300,7 @@ def test_zoo_is_consistent():
         ("facebook/dinov2-tiny@224", "dinov2", "'facebook/dinov2-tiny' is unknown"),
     ],
 )
-def test_names_that_the_zoo_refuses(name, preset, message):
+def test_names_that_the_zoo_rejects(name, preset, message):
     with pytest.raises(UserError, match=message):
         zoo.build(section_of(name), {"preset": preset})
 
@@ -325,7 +325,7 @@ def test_inputs_that_an_encoder_does_not_take(tmp_path):
     image, patches = jnp.zeros((1, 24, 24, 3)), jnp.zeros((1, 4, 192))
     for cfg, inputs, message in (
         (square, (image,), "takes 16x16 RGB images"),
-        (flexible, (image,), "takes patches .* and places; got .*, None"),
+        (flexible, (image,), "takes patches .* and coordinates; got .*, None"),
         (flexible, (patches, jnp.zeros((1, 3, 2), int)), r"takes patches \[b, p, 192\]"),
     ):
         with pytest.raises(ValueError, match=message):

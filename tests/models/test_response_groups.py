@@ -22,14 +22,14 @@ START = IMAGE + PROMPT
 
 def row(text, answer):
     """Image, prompt and one answer of the given length (0: the prompt alone) as a row without branches."""
-    places = np.arange(START + answer, dtype=np.int32)
+    indices = np.arange(START + answer, dtype=np.int32)
     return EncodedRow(
         id="row",
         tokens=np.concatenate([np.full(IMAGE, 5), text]).astype(np.int32),
-        image_slots=np.where(places < IMAGE, places, -1),
-        positions=places,
-        branches=np.zeros_like(places),
-        sources=places[START:] - 1,
+        image_slots=np.where(indices < IMAGE, indices, -1),
+        positions=indices,
+        branches=np.zeros_like(indices),
+        sources=indices[START:] - 1,
         targets=text[PROMPT:].astype(np.int32),
         target_branches=np.zeros(answer, np.int32),
     )
@@ -41,14 +41,14 @@ def test_a_group_in_one_row_equals_a_sequence_per_response():
     images = rng.integers(0, 256, (2, 1, 16, 16, 3), dtype=np.uint8)
     texts = rng.integers(6, tiny.VOCABULARY, (2, PROMPT + sum(ANSWERS)))
     ends = PROMPT + np.cumsum(ANSWERS)
-    cut = [np.r_[0:PROMPT, end - n : end] for n, end in zip(ANSWERS, ends, strict=True)]
+    parts = [np.r_[0:PROMPT, end - n : end] for n, end in zip(ANSWERS, ends, strict=True)]
     longest = START + max(ANSWERS)
     groups = [group_row(row(text[:PROMPT], 0), np.split(text[PROMPT:], ends[:-1] - PROMPT)) for text in texts]
     together = partial(vlm_batch, images=ImageArrays(images), row_index=np.arange(2), constants=Collation(0, IMAGE))
     group = together(groups, bucket=(START + sum(ANSWERS) + 3, sum(ANSWERS)))
     alone = [
-        together([row(text[picked], n) for text in texts], bucket=(longest, n))
-        for picked, n in zip(cut, ANSWERS, strict=True)
+        together([row(text[indices], n) for text in texts], bucket=(longest, n))
+        for indices, n in zip(parts, ANSWERS, strict=True)
     ]
     advantages = jnp.asarray([0.7, -1.2, 0.1, 2.0])
 

@@ -36,7 +36,7 @@ def test_unrolled_layers_give_the_scans_loss_and_gradients(scanned, remat):
 @pytest.mark.parametrize("scan_layers", [True, False])
 @pytest.mark.parametrize("devices", [1, 4])
 def test_dots_computes_no_product_again(scan_layers, devices):
-    """Neither the matmuls nor attention, which stands in a ``shard_map`` where there is a mesh."""
+    """Neither the matmuls nor attention, which is in a ``shard_map`` where there is a mesh."""
     batch = tiny.pairs(4)
 
     def flops(remat: str) -> float:
@@ -75,6 +75,6 @@ def test_intermediates_and_cache_of_unrolled_layers():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *found)
 
 
-def test_an_unknown_remat_policy_is_refused():
+def test_an_unknown_remat_policy_is_an_error():
     with pytest.raises(ValueError, match="remat 'some' is unknown; there are: none, dots, full"):
         value_and_gradients(MLLM(tiny.config(remat="some")))

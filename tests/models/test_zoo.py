@@ -87,7 +87,7 @@ def test_an_unknown_name_gets_the_nearest():
 
 
 @pytest.mark.parametrize("family", ["siglip2_naflex", "qwen2_vl"])
-def test_a_second_encoder_beside_one_for_pictures_of_any_size_is_refused(family):
+def test_a_second_encoder_beside_one_of_variable_resolution_is_an_error(family):
     config = configs.base()
     images = {"preset": family, "max_patches": 16}
     configs.merge(config, {"model.vision.family": family, "model.second.kind": "vit", "data.image": images})

@@ -33,7 +33,7 @@ OBJECTIVES = {
 
 def rows(ref: bool = True):
     """Eight pairs with 0 to 2 images, scored prompt tokens and two masked rows."""
-    return tiny.masked(tiny.pairs(8, pictures=(2, 0, 1), prompt_targets=True, ref=ref), (2, 7))
+    return tiny.masked(tiny.pairs(8, images_per_row=(2, 0, 1), prompt_targets=True, ref=ref), (2, 7))
 
 
 def run(objective, batch, reference=None):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pivot_jax.models.encoder import Encoder
 from pivot_jax.probe import features
 from tests.tiny.mllm import tiny_mllm
 
@@ -36,8 +37,9 @@ def test_pooling_batches_and_sequences_agree():
 
 def test_encoders_of_a_model():
     mllm, params = tiny_mllm(11)
-    vit = features.extract(features.vit_encoder(mllm), params, IMAGES, pool="none", batch_size=8, show=False)
-    seen = features.extract(features.projector_encoder(mllm), params, IMAGES, pool="none", batch_size=8, show=False)
+    encoder = Encoder(mllm.config.encoder)
+    vit = features.extract(features.vit_encoder(encoder), params, IMAGES, pool="none", batch_size=8, show=False)
+    seen = features.extract(features.projector_encoder(encoder), params, IMAGES, pool="none", batch_size=8, show=False)
     assert vit.shape == (11, 4, 8) and seen.shape == (11, 4, 16)
     project = jax.jit(lambda x: mllm.apply({"params": params}, x, method="project"))
     expected = project(jnp.asarray(vit[3]))

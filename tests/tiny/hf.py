@@ -100,7 +100,7 @@ def _random(model: torch.nn.Module, seed: int) -> Any:
 
 
 def save(model: torch.nn.Module, folder: Path, config: Any = None) -> None:
-    """Weights under the names that they have in memory; ``save_pretrained`` goes back to a loaded file's spelling."""
+    """Weights under the names that they have in memory; ``save_pretrained`` restores a loaded file's spelling."""
     folder.mkdir(exist_ok=True)
     weights = {
         key: value.contiguous().numpy() for key, value in model.state_dict().items() if value.is_floating_point()

@@ -16,7 +16,7 @@ IMAGE, PATCHES = 8, 4
 
 
 def tiny_mllm(vocab_size: int, *, gain: float = 1.0, seed: int = 0) -> tuple[MLLM, dict[str, Any]]:
-    """Model of 8-pixel pictures in 4 patches, and weights of standard deviation ``gain`` / √inputs.
+    """Model of 8-pixel images in 4 patches, and weights of standard deviation ``gain`` / √inputs.
 
     A gain above 1 makes answers vary with their prompts.
     """

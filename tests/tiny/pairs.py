@@ -45,14 +45,19 @@ def params(seed: int = 0) -> dict[str, Any]:
 
 
 def pairs(
-    rows: int = 4, *, seed: int = 0, ref: bool = True, prompt_targets: bool = False, pictures: Sequence[int] = (1,)
+    rows: int = 4,
+    *,
+    seed: int = 0,
+    ref: bool = True,
+    prompt_targets: bool = False,
+    images_per_row: Sequence[int] = (1,),
 ) -> VLMBatch:
     """Random preference pairs: images of 4 tokens, a prompt, two answers of different lengths, padding.
 
-    ``pictures``: how many the rows have, in turn.
+    ``images_per_row``: numbers of images, which the rows have in turn.
     """
     rng = np.random.default_rng(seed)
-    n, t = 20 + 4 * max(pictures), 12
+    n, t = 20 + 4 * max(images_per_row), 12
     whole = {
         "tokens": np.zeros((rows, n), np.int32),
         "image_slots": np.full((rows, n), -1, np.int32),
@@ -66,10 +71,10 @@ def pairs(
         "target_rows": np.zeros((rows, t), np.int32),
     }
     for row in range(rows):
-        one = pair_row(rng, prompt_targets, pictures[row % len(pictures)])
+        one = pair_row(rng, prompt_targets, images_per_row[row % len(images_per_row)])
         for name, values in one.items():
             whole[name][row, : len(values)] = values
-    images = rng.integers(0, 256, (rows, max(pictures), 16, 16, 3)).astype(np.uint8)
+    images = rng.integers(0, 256, (rows, max(images_per_row), 16, 16, 3)).astype(np.uint8)
     ref_logps = None
     if ref:  # each answer's sum is drawn, then shared out evenly over its targets
         sums = rng.normal(-20, 3, (rows, 1, 2)).astype(np.float32)[:, 0]
@@ -80,21 +85,21 @@ def pairs(
     return VLMBatch(images=images, row_index=row_index, ref_logps=ref_logps, **whole)
 
 
-def pair_row(rng: np.random.Generator, prompt_targets: bool, pictures: int = 1) -> dict[str, np.ndarray]:
-    """One unpadded row: 2 text tokens, 4 places an image, 3 text tokens, then answers of 3..6 and 3..6 tokens."""
-    prompt = 5 + 4 * pictures
+def pair_row(rng: np.random.Generator, prompt_targets: bool, images: int = 1) -> dict[str, np.ndarray]:
+    """One unpadded row: 2 text tokens, 4 tokens per image, 3 text tokens, then answers of 3..6 and 3..6 tokens."""
+    prompt = 5 + 4 * images
     lengths = rng.integers(3, 7, 2)
     total = prompt + lengths.sum()
     tokens = rng.integers(1, VOCABULARY, total)
     starts = (prompt, prompt + lengths[0])
     sources = [np.r_[prompt - 1, start : start + size - 1] for start, size in zip(starts, lengths, strict=True)]
-    places = [np.arange(start, start + size) for start, size in zip(starts, lengths, strict=True)]
+    indices = [np.arange(start, start + size) for start, size in zip(starts, lengths, strict=True)]
     branches = [np.full(size, i + 1) for i, size in enumerate(lengths)]
-    if prompt_targets:  # as the paper's label mask has them in front of the answer
-        sources, places, branches = [[0], *sources], [[1], *places], [[0], *branches]
-    places = np.concatenate(places)
+    if prompt_targets:  # as in the paper's label mask, before the answer
+        sources, indices, branches = [[0], *sources], [[1], *indices], [[0], *branches]
+    indices = np.concatenate(indices)
     slots = np.full(total, -1)
-    slots[2 : prompt - 3] = np.arange(4 * pictures)
+    slots[2 : prompt - 3] = np.arange(4 * images)
     return {
         "tokens": tokens,
         "image_slots": slots,
@@ -102,17 +107,17 @@ def pair_row(rng: np.random.Generator, prompt_targets: bool, pictures: int = 1) 
         "segments": np.ones(total),
         "branches": np.concatenate([np.zeros(prompt), np.ones(lengths[0]), np.full(lengths[1], 2)]),
         "sources": np.concatenate(sources),
-        "targets": tokens[places],
-        "weights": np.ones(len(places)),
+        "targets": tokens[indices],
+        "weights": np.ones(len(indices)),
         "target_branches": np.concatenate(branches),
     }
 
 
 def single(batch: VLMBatch, branch: int) -> VLMBatch:
-    """The plain sequences image, prompt, one answer, cut out of shared-prompt pairs: what other trainers compute."""
+    """The plain sequences image, prompt, one answer, extracted from shared-prompt pairs: the rows of other trainers."""
     out = jax.tree.map(np.copy, batch).replace(ref_logps=None)
     other = (out.branches != 0) & (out.branches != branch)
-    order = np.argsort(other, axis=1, kind="stable")  # the other answer goes behind this one, and becomes padding
+    order = np.argsort(other, axis=1, kind="stable")  # the other answer moves after this one and becomes padding
     where = np.argsort(order, axis=1, kind="stable")
     rows = np.arange(len(out.tokens))[:, None]
     moved = {name: getattr(out, name)[rows, order] for name in ("tokens", "image_slots", "positions", "segments")}

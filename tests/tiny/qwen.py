@@ -1,4 +1,4 @@
-"""Tiny random Qwen2-VL and Qwen2.5-VL models, with the same rows of text and pictures for them and for ours."""
+"""Tiny random Qwen2-VL and Qwen2.5-VL models, with the same rows of text and images for them and for ours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.tiny import processing
 AROUND = ("<|vision_start|>", "<|vision_end|>")
 VOCAB, MOST, PATCH = 330, 32, 4
 TEXTS = ["What color is the circle? The circle is red.", "How many squares are there? Two blue squares."]
-SIZES = {"a": (24, 32), "b": (8, 40), "c": (16, 16)}  # pictures: height, width
+SIZES = {"a": (24, 32), "b": (8, 40), "c": (16, 16)}  # images: height, width
 ROWS = (("What color is it?", "ab"), ("Compare them.", "cba"), ("How are you today?", ""))
 _VISION: dict[str, dict[str, Any]] = {
     "qwen2_vl": dict(embed_dim=24, mlp_ratio=2),
@@ -74,16 +74,16 @@ def processor(kind: str, tokens: Any, patch: int = PATCH, window: int = 0) -> Pr
     return processing.processor(tokens, geometry=geometry(kind, patch, window), **settings)
 
 
-def pictures(patch: int = PATCH, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random pictures whose sizes are those of whole tokens, so that nothing is resized."""
+def random_images(patch: int = PATCH, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random images of whole tokens: nothing is resized."""
     rng = np.random.default_rng(seed)
     scale = patch // PATCH
     return {k: rng.integers(0, 256, (h * scale, w * scale, 3), dtype=np.uint8) for k, (h, w) in SIZES.items()}
 
 
 def examples(patch: int = PATCH, seed: int = 0) -> list[Example]:
-    """Rows with two, three and no pictures."""
-    shown = pictures(patch, seed)
+    """Rows with two, three and no images."""
+    shown = random_images(patch, seed)
     return [
         Example(str(i), (Message("user", "<image>\n" * len(names) + text),), tuple(shown[name] for name in names))
         for i, (text, names) in enumerate(ROWS)

@@ -1,4 +1,4 @@
-"""What a family says of itself: how its config.json reads, how its tensors are named, what an export writes.
+"""A family of checkpoints: how its config.json reads, how its tensors are named, what an export writes.
 
 A folder on the hub holds one model class (:class:`Folder`), made of parts: a vision encoder (:class:`VisionFamily`),
 a language model (:class:`TextFamily`), and what joins them. The parts are shared between folders: LLaVA's language
@@ -19,8 +19,8 @@ from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.mllm import MLLMConfig
 from pivot_jax.models.projector import ProjectorConfig
 
-BUFFERS = r"(.*\.)?(position_ids|rotary_emb\.inv_freq)"  # keys that hold nothing trained, in files of any family
-TOWER = r"(model\.)?vision_tower\.(vision_tower\.)?"  # in front of an encoder's keys where it is a part of an MLLM
+BUFFERS = r"(.*\.)?(position_ids|rotary_emb\.inv_freq)"  # keys of untrained buffers, in files of any family
+TOWER = r"(model\.)?vision_tower\.(vision_tower\.)?"  # before an encoder's keys where it is a part of an MLLM
 
 TEXT_TOWER = r"text_model\..*|logit_scale|logit_bias|text_projection\..*|visual_projection\..*"  # dual towers: not read
 
@@ -30,7 +30,7 @@ class HubModel:
     """What a folder holds. Parts that it lacks are None.
 
     ``final`` is False where the last vision block was left out of the checkpoint: then ``vision.depth`` still
-    counts it, so that the features come from the same block as in the model that the checkpoint was made from.
+    counts it: the features come from the same block as in the model that the checkpoint was made from.
     """
 
     model_type: str
@@ -39,9 +39,9 @@ class HubModel:
     projector: ProjectorConfig | None = None
     final: bool = True
     image_token_id: int | None = None
-    image_around: tuple[int, int] | None = None  # ids of the tokens before and behind a picture's
+    image_around: tuple[int, int] | None = None  # ids of the tokens before and after an image's
     video_token_id: int | None = None  # written beside it by the classes that have one; videos are not read
-    max_tiles: int = 1  # that a picture is cut into, with the overview
+    max_tiles: int = 1  # that an image is split into, with the overview
     # LLaVA's own code may leave the encoder out of its checkpoints: its name then, and the projector's input and output
     # widths, which the parts do not say.
     absent_tower: str = ""
@@ -52,7 +52,7 @@ class HubModel:
         """The whole model's configuration; UserError if the folder holds only a part."""
         if self.absent_tower:
             raise UserError(
-                f"a '{self.model_type}' checkpoint without the weights of its encoder; take each part where it is: "
+                f"a '{self.model_type}' checkpoint without the weights of its encoder; read each part from its source: "
                 f"init.decoder=hf:FOLDER, init.projector=hf:FOLDER, init.vision=hf:{self.absent_tower}"
             )
         if self.vision is None or self.decoder is None or self.projector is None:
@@ -67,14 +67,14 @@ class VisionFamily:
     Attributes:
       model_type: of its section in config.json (``vision_config`` of a LLaVA).
       class_name: what loads its folder in transformers.
-      prefix: in front of its keys in a folder of its own and within a tower.
-      rules: names of its parameters behind that prefix.
+      prefix: before its keys in a folder of its own and within a tower.
+      rules: names of its parameters after that prefix.
       read: (section, file for messages, whether the last block was dropped) → config.
       write: (config, whether the last block is there, dtype) → the section.
       sizes: (config, whether the last block is there) → sizes of the letters and flags in ``rules``.
       words: the same → dimensions in words, for messages.
       spelling: regex for the start of a key that was saved without the prefix.
-      wrapper: regex for what stands in front of the keys in a folder of a class around the encoder (a classifier).
+      wrapper: regex for the prefix of the keys in a folder of a class around the encoder (a classifier).
       ignored, renames, variant, zeros: see :class:`Layout`.
       weights_say: (config, keys of the folder) → config, for what only the weights tell.
       processor: config → preprocessor_config.json, where ``hub.processors`` does not know how the family writes it.
@@ -127,7 +127,7 @@ class TextFamily:
 
 @dataclass(frozen=True)
 class Folder:
-    """A model class as it lies in a folder.
+    """A model class as it is stored in a folder.
 
     Attributes:
       read: (config.json, its path) → what the folder holds.

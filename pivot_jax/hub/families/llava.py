@@ -1,4 +1,4 @@
-"""LLaVA as transformers has it, also with the keys of LLaVA's own code (whose config.json reads llava_original)."""
+"""LLaVA as transformers has it, also with the keys of LLaVA's own code (llava_original reads its config.json)."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def read(raw: Mapping[str, Any], path: Path) -> HubModel:
 
 
 def read_onevision(raw: Mapping[str, Any], path: Path) -> HubModel:
-    """A LlavaOnevisionForConditionalGeneration; of videos nothing is read."""
+    """A LlavaOnevisionForConditionalGeneration; its video settings are not read."""
     fields = Fields(raw, ONEVISION, str(path))
     fields.only("vision_aspect_ratio", ASPECT)
     model = _read(fields, raw, path)
     assert model.vision is not None
-    if (given := raw.get("image_grid_pinpoints")) is not None and _pinpoints(model.vision.image_size) != sorted(given):
+    if (grids := raw.get("image_grid_pinpoints")) is not None and _pinpoints(model.vision.image_size) != sorted(grids):
         raise fields.fail(
             "image_grid_pinpoints",
             f"are not all grids of up to {GRID_SIDE}x{GRID_SIDE} tiles of {model.vision.image_size} pixels, the only "
@@ -80,19 +80,19 @@ def _read(fields: Fields, raw: Mapping[str, Any], path: Path) -> HubModel:
         raise fields.fail("vision_config", f"is a '{tower.model_type}', which LLaVA does not take features of as we do")
     if fields["vision_feature_select_strategy"] != strategy(encoder):
         drops = "drops a patch of" if strategy(encoder) == "full" else "takes the class token for a patch of"
-        given = fields["vision_feature_select_strategy"]
-        reason = f"is '{given}', which {drops} '{tower.model_type}'; set '{strategy(encoder)}'"
+        found = fields["vision_feature_select_strategy"]
+        reason = f"is '{found}', which {drops} '{tower.model_type}'; set '{strategy(encoder)}'"
         raise fields.fail("vision_feature_select_strategy", reason)
     # Counted from the end -1 is the last block's output: as if there were one more block, which was left out.
-    behind = layer if layer < 0 else layer - encoder.depth - 1
-    if behind not in (-1, -2):
+    counted = layer if layer < 0 else layer - encoder.depth - 1
+    if counted not in (-1, -2):
         raise fields.fail("vision_feature_layer", f"is {layer}; supported: -2 (penultimate block) and -1")
     return HubModel(
         "llava",
-        vision=encoder if layer == behind else tower.read(vision, where, behind == -1),
+        vision=encoder if layer == counted else tower.read(vision, where, counted == -1),
         decoder=language.read(text, f"{path} text_config", fields["tie_word_embeddings"]),
         projector=ProjectorConfig(layers=2, reused=0),
-        final=behind == -2,
+        final=counted == -2,
         image_token_id=raw.get("image_token_id", fields["image_token_index"]),
     )
 

@@ -1,4 +1,4 @@
-"""Checkpoints of LLaVA's own code (LLaVA-1.5, LLaVA-NeXT, PIVOT), and projectors that it saved by themselves.
+"""Checkpoints of LLaVA's own code (LLaVA-1.5, LLaVA-NeXT, PIVOT), and projectors that it saved alone.
 
 Their config.json is the language model's with ``mm_…`` keys beside it; the encoder is only named, and its dimensions
 come from the zoo. Of a SigLIP the code drops the last block when it loads the encoder, so a checkpoint may lack it; and
@@ -49,7 +49,7 @@ def read(raw: Mapping[str, Any], path: Path) -> HubModel:
     fields.only("mm_vision_select_feature", "patch")
     fields.only("mm_use_im_start_end", False)
     if "anyres" in str(raw.get("image_aspect_ratio")):
-        raise fields.fail("image_aspect_ratio", "asks for tiles of a picture; set 'square' to use it on whole pictures")
+        raise fields.fail("image_aspect_ratio", "asks for tiles of an image; set 'square' to use it on whole images")
     if fields["mm_hidden_size"] not in (0, vision.width):
         raise fields.fail("mm_hidden_size", f"is {fields['mm_hidden_size']}, but '{named}' has {vision.width}")
     decoder = LANGUAGES[kind].read(raw, str(path), False)
@@ -72,7 +72,7 @@ def _tower(fields: Fields, named: str) -> ViTConfig:
         name for name in known if name.split("/")[-1] == Path(named).name
     ]
     if len(found) != 1:
-        words = f"is '{named}', whose dimensions are not known{zoo.near(named, known)}"
+        words = f"is '{named}', an encoder of unknown dimensions{zoo.near(named, known)}"
         raise fields.fail("mm_vision_tower", f"{words}; set it to the encoder's name on the hub")
     vision = known[found[0]]
     if not vision.traits.penultimate or vision.traits.patch_input:
@@ -99,7 +99,7 @@ def layout(model: HubModel) -> Layout:
         prefix = f"model.vision_tower.vision_tower.{tower.prefix}"
         rules += within(tower.rules, theirs=prefix)
         spellings += ((rf"{TOWER}({re.escape(tower.prefix)})?", prefix),)
-    return Layout(rules, spellings, rf"{BUFFERS}|model\.image_newline")  # the last stands between tiles
+    return Layout(rules, spellings, rf"{BUFFERS}|model\.image_newline")  # the last separates tiles
 
 
 def _projector_rules(layers: int) -> tuple[Rule, ...]:
@@ -113,16 +113,16 @@ def _projector_rules(layers: int) -> tuple[Rule, ...]:
     )
 
 
-def projector_alone(place: Path) -> HubModel | None:
+def projector_alone(path: Path) -> HubModel | None:
     """A safetensors file, or a folder of some without a whole model, that holds only a projector; else None.
 
     Raises:
       UserError: a pickle (PyTorch's own format), which could run code when it is read.
     """
-    pickle = _pickle(place)
+    pickle = _pickle(path)
     if pickle is not None:
         raise UserError(f"{pickle}: pickled weights are not read; convert them: {_convert(pickle)}")
-    files = projector_files(place)
+    files = projector_files(path)
     if not files:
         return None
     with Shards(files[0].parent, [file.name for file in files]) as shards:
@@ -131,26 +131,26 @@ def projector_alone(place: Path) -> HubModel | None:
         return None
     weights = [shapes[key] for key in sorted(shapes, key=lambda key: (len(key), key)) if key.endswith(".weight")]
     if not weights or any(len(shape) != 2 for shape in weights):
-        raise UserError(f"{place}: its projector is not made of Linear layers (keys: {', '.join(sorted(shapes))})")
+        raise UserError(f"{path}: its projector is not made of Linear layers (keys: {', '.join(sorted(shapes))})")
     widths = weights[0][1], weights[0][0]
     return HubModel(PROJECTOR, projector=ProjectorConfig(layers=len(weights)), projector_widths=widths)
 
 
-def projector_files(place: Path) -> list[Path]:
-    """The safetensors file that ``place`` is, or those of a folder that holds no whole model."""
-    if place.is_file():
-        return [place] if place.suffix == ".safetensors" else []
-    files = sorted(place.glob("*.safetensors"))
+def projector_files(path: Path) -> list[Path]:
+    """The safetensors file that ``path`` is, or those of a folder that holds no whole model."""
+    if path.is_file():
+        return [path] if path.suffix == ".safetensors" else []
+    files = sorted(path.glob("*.safetensors"))
     return [] if any(file.name.startswith("model") for file in files) else files
 
 
-def _pickle(place: Path) -> Path | None:
+def _pickle(path: Path) -> Path | None:
     """A projector in PyTorch's own format: the file, or the one of a folder that has no safetensors."""
-    if place.is_file():
-        return place if place.suffix in _PICKLES else None
-    if list(place.glob("*.safetensors")):
+    if path.is_file():
+        return path if path.suffix in _PICKLES else None
+    if list(path.glob("*.safetensors")):
         return None
-    return next((path for suffix in _PICKLES if (path := place / f"mm_projector{suffix}").is_file()), None)
+    return next((file for suffix in _PICKLES if (file := path / f"mm_projector{suffix}").is_file()), None)
 
 
 def _convert(pickle: Path) -> str:
