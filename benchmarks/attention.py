@@ -259,7 +259,7 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 def write_table(content: dict[str, Any]) -> None:
     """The backend of ours with the least forward and backward time, by width and mask over all cases that have them."""
-    from pivot_jax.kernels import choices
+    from pivot_jax.kernels import dispatch
 
     groups: dict[tuple[int, bool, str, str], list[dict[str, Any]]] = {}
     for found in content["results"].values():
@@ -273,8 +273,8 @@ def write_table(content: dict[str, Any]) -> None:
             totals = {name: sum(sides[name]["both"]["ms"]["median"] for sides in members) for name in names}
             fastest[key] = min(totals, key=lambda name: totals[name])
     kind = content["machine"]["device"]
-    choices.write(kind, fastest)
-    print(f"written: {choices.FILE.relative_to(measure.ROOT)}: {len(fastest)} choices for {kind}")
+    dispatch.write_table(kind, fastest)
+    print(f"written: {dispatch.TABLE.relative_to(measure.ROOT)}: {len(fastest)} choices for {kind}")
 
 
 if __name__ == "__main__":

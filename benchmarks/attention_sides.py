@@ -171,12 +171,10 @@ def _jax_function(name: str) -> Any:
 
 def _ours(name, q, k, v, *, case, ids):
     from pivot_jax.kernels.attention import attention
+    from pivot_jax.kernels.mask import Ids
 
     segments, branches = ids
-    masks = {} if segments is None else {"q_segments": segments, "kv_segments": segments}
-    if branches is not None:
-        masks |= {"q_branches": branches, "kv_branches": branches}
-    return attention(q, k, v, causal=case.causal, backend=name, **masks)
+    return attention(q, k, v, causal=case.causal, backend=name, ids=Ids.same(segments, branches))
 
 
 def _dense_mask(case):

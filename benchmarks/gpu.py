@@ -104,13 +104,13 @@ def take_fastest(out: Path) -> None:
     """Lets `auto` take what was measured to be fastest, of as many cases as were reached."""
     from attention import write_table
 
-    from pivot_jax.kernels import choices
+    from pivot_jax.kernels import dispatch
 
     file = out / "attention.json"
     content = json.loads(file.read_text()) if file.exists() else {}
     if content.get("results"):
         write_table(content)
-        shutil.copy(choices.FILE, out / choices.FILE.name)
+        shutil.copy(dispatch.TABLE, out / dispatch.TABLE.name)
 
 
 def reached(file: Path, state: str) -> str:

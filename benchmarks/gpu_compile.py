@@ -113,6 +113,7 @@ def child(backend: str, shape: str, rows: int) -> None:
     from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
     from pivot_jax.kernels.attention import attention
+    from pivot_jax.kernels.mask import Ids
     from pivot_jax.plan.topology import CHIPS, gpu_target
 
     n, h, kv, c, causal, mask = SHAPES[shape]
@@ -121,10 +122,8 @@ def child(backend: str, shape: str, rows: int) -> None:
     mesh = Mesh(np.asarray(devices[:1]), ("data",), axis_types=(AxisType.Auto,))
 
     def step(q, k, v, ids, d_out):
-        masks = {} if mask == "none" else {"q_segments": ids, "kv_segments": ids}
-        if mask == "branches":
-            masks |= {"q_branches": ids, "kv_branches": ids}
-        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend=backend, **masks), q, k, v)
+        found = Ids() if mask == "none" else Ids.same(ids, ids if mask == "branches" else None)
+        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend=backend, ids=found), q, k, v)
         return out, pull(d_out)
 
     place = NamedSharding(mesh, PartitionSpec())

@@ -114,14 +114,13 @@ def ours(shape: tuple[int, int, int, int, bool, str]) -> tuple[Any, tuple[Any, .
     import jax.numpy as jnp
 
     from pivot_jax.kernels.attention import attention
+    from pivot_jax.kernels.mask import Ids
 
     n, h, kv, c, causal, mask = shape
 
     def step(q, k, v, ids, d_out):
-        masks = {} if mask == "none" else {"q_segments": ids, "kv_segments": ids}
-        if mask == "branches":
-            masks |= {"q_branches": ids, "kv_branches": ids}
-        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend="pallas_tpu", **masks), q, k, v)
+        found = Ids() if mask == "none" else Ids.same(ids, ids if mask == "branches" else None)
+        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend="pallas_tpu", ids=found), q, k, v)
         return out, pull(d_out)
 
     q, k = ((1, n, h, c), jnp.bfloat16), ((1, n, kv, c), jnp.bfloat16)

@@ -16,6 +16,7 @@ from flax import struct
 
 from pivot_jax.kernels.attention import attention
 from pivot_jax.kernels.decode import Part, decode_attention, lay_out
+from pivot_jax.kernels.mask import Ids
 from pivot_jax.models import layers, rotary
 from pivot_jax.models.rotary import RopeScaling
 
@@ -101,7 +102,7 @@ class CausalAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, answers: Any, layer: Any, past: Past | None, angles: Any, masks: dict[str, Any]
+        self, x: Array, answers: Any, layer: Any, past: Past | None, angles: Any, ids: Ids
     ) -> tuple[Array, tuple[Array, Array]]:
         cfg = self.config
         b, n, _ = x.shape
@@ -114,7 +115,7 @@ class CausalAttention(nn.Module):
         q, k = rotary.rotate(q, angles), rotary.rotate(k, angles)
         keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
         if past is None:
-            out = attention(q, k, v, causal=True, **masks)
+            out = attention(q, k, v, causal=True, ids=ids)
         else:
             place = (layer, 0, 0, past.slot, 0)
             prompts = past.prompt.lengths.shape[0]
@@ -150,12 +151,12 @@ class DecoderBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, carry: Any, layer: Any, past: Any, angles: Any, masks: dict[str, Any], collect: layers.Collect
+        self, carry: Any, layer: Any, past: Any, angles: Any, ids: Ids, collect: layers.Collect
     ) -> tuple[Any, Any]:
         cfg = self.config
         x, answers = carry
         normed = layers.RMSNorm(cfg.eps, name="norm1")(x)
-        mixed, key_values = CausalAttention(cfg, name="attn")(normed, answers, layer, past, angles, masks)
+        mixed, key_values = CausalAttention(cfg, name="attn")(normed, answers, layer, past, angles, ids)
         x = x + mixed
         x = x + GatedMLP(cfg.mlp_dim, name="mlp")(layers.RMSNorm(cfg.eps, name="norm2")(x))
         return (x, None if past is None else key_values), key_values if collect.on else None
@@ -187,7 +188,7 @@ class Decoder(nn.Module):
         ``positions`` are int32 [b, n], with M-RoPE [b, n, 3].
         """
         angles = self._angles(positions, segments)
-        (x, _), _ = self.blocks((x, None), None, None, angles, _masks(segments, branches), layers.Collect(False))
+        (x, _), _ = self.blocks((x, None), None, None, angles, Ids.same(segments, branches), layers.Collect(False))
         return self.norm(x)
 
     def prefill(
@@ -199,8 +200,8 @@ class Decoder(nn.Module):
         """
         cfg = self.config
         angles = self._angles(positions, segments)
-        masks, collect = _masks(segments, None), layers.Collect(True)
-        (x, _), (keys, values) = self.blocks((x, None), None, None, angles, masks, collect)
+        ids, collect = Ids.same(segments), layers.Collect(True)
+        (x, _), (keys, values) = self.blocks((x, None), None, None, angles, ids, collect)
         b = x.shape[0]
         room = jnp.zeros((cfg.depth, b * responses, cfg.kv_heads, slots, cfg.head_width), keys.dtype)
         keys, values, room = (lay_out(part, b, cfg.heads) for part in (keys, values, room))
@@ -231,10 +232,3 @@ class Decoder(nn.Module):
         cfg = self.config
         sections = cfg.mrope_section
         return rotary.angles(positions, segments, cfg.head_width, cfg.rope_theta, cfg.rope_scaling, sections)
-
-
-def _masks(segments: Array, branches: Array | None) -> dict[str, Any]:
-    masks = {"q_segments": segments, "kv_segments": segments}
-    if branches is not None:
-        masks |= {"q_branches": branches, "kv_branches": branches}
-    return masks
