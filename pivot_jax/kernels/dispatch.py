@@ -87,17 +87,17 @@ def fastest(kind: str, case: Case) -> str | None:
     return None
 
 
-def write_table(kind: str, fastest: dict[tuple[int, bool, str, str], str], file: Path = TABLE) -> None:
-    """Replaces the entries of a kind of device.
+def write_table(kind: str, backends: dict[tuple[int, bool, str, str], str]) -> None:
+    """Replaces the entries of a kind of device in the table.
 
     Args:
-      fastest: (head width, causal, mask, dtype) → backend. Widths that share the rest share an entry.
+      backends: (head width, causal, mask, dtype) → backend. Widths that share the rest share an entry.
 
     Raises:
       UserError: the file cannot be written.
     """
     widths: dict[tuple[Any, ...], set[int]] = {}
-    for (width, *rest), backend in fastest.items():
+    for (width, *rest), backend in backends.items():
         widths.setdefault((*rest, backend), set()).add(width)
     entries = [
         {"widths": sorted(found), "causal": causal, "mask": mask, "dtype": dtype, "backend": backend}
@@ -105,9 +105,9 @@ def write_table(kind: str, fastest: dict[tuple[int, bool, str, str], str], file:
     ]
     lines = [
         f"{json.dumps(name)}: [\n " + ",\n ".join(json.dumps(x) for x in rows) + "\n]"
-        for name, rows in sorted(({**read_table(file), kind: entries}).items())
+        for name, rows in sorted(({**read_table(TABLE), kind: entries}).items())
     ]
-    files.write_text(file, "{\n" + ",\n".join(lines) + "\n}\n")
+    files.write_text(TABLE, "{\n" + ",\n".join(lines) + "\n}\n")
     read_table.cache_clear()
 
 
