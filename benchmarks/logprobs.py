@@ -229,7 +229,7 @@ def show(shape: str, found: dict[str, Any]) -> None:
         spread = f"{ms['low']:.2f}-{ms['high']:.2f}"
         listed = ", ".join(f"{value:.1e}" for value in x["errors"].values())
         print(
-            f"  {name:22}{ms['median']:10.2f}{spread:>20}{'-' if mib is None else f'{mib:.0f}':>9}   {errors}",
+            f"  {name:22}{ms['median']:10.2f}{spread:>20}{'-' if mib is None else f'{mib:.0f}':>9}   {listed}",
             flush=True,
         )
 
