@@ -58,8 +58,8 @@ def main() -> None:
         record.leave_out("pytorch", f"{' and '.join(missing)} not installed")
     if missing or about["platform"] == "tpu" or args.ours_only:
         del kinds["pytorch"]
-    room = about["memory_gib"]
-    apart = "pytorch" in kinds and (args.apart or (room is not None and room < BOTH_GIB))
+    memory = about["memory_gib"]
+    apart = "pytorch" in kinds and (args.apart or (memory is not None and memory < BOTH_GIB))
     record.content["apart"] = apart
     if apart:
         sides["ours"].close()

@@ -3,7 +3,7 @@
 A program may be traced for a device that is not present (ahead-of-time compilation), so platform and kind are those of
 the mesh where one is set.
 
-For attention, ``auto`` takes the backend that was measured fastest on the kind of device. The measurements are in
+For attention, ``auto`` selects the backend that was measured fastest on the kind of device. The measurements are in
 ``choices.json``, which ``benchmarks/attention.py --write-table`` writes::
 
     {"NVIDIA H200": [{"widths": [64, 128], "causal": true, "mask": "segments", "dtype": "bfloat16",

@@ -91,7 +91,7 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
 def fix(setup: Setup, most: int) -> str:
     """The settings to change where steps of at most ``most`` rows fit."""
     split = "parallel.data=1 with parallel.fsdp=-1, " if setup.mesh.size > 1 else ""
-    others = f"more devices, {split}model.*.remat=full"
+    others = f"more devices, {split}or model.*.remat=full"
     if not most:
         return f"not even one row per shard fits; use {others}"
     batch, at_once = setup.config.data.batch_size, most // setup.config.train.accumulate
