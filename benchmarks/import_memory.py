@@ -70,7 +70,7 @@ def write_checkpoint(folder: Path, parameters: float) -> tuple[int, int]:
             pending, shard = {}, shard + 1
     index = {"metadata": {"total_size": 2 * total}, "weight_map": files}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    raw = families.text_of(cfg).write(cfg, "bfloat16", 32768)
+    raw = families.text_of(cfg).write(cfg, "bfloat16")
     (folder / "config.json").write_text(json.dumps(raw))
     return total, max(int(np.prod(entry.shape)) for entry in entries)
 
