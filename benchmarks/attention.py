@@ -1,16 +1,16 @@
-"""Our attention kernels against the others that are installed: right first, then forward and backward times.
+"""Our attention kernels compared with other installed ones: correctness first, then forward and backward times.
 
     python benchmarks/attention.py --numerics       # every backend, head width and mask against float64, small shapes
     python benchmarks/attention.py                  # the shapes of the models, timed
-    python benchmarks/attention.py --write-table    # and the fastest of ours become what `auto` takes on this device
+    python benchmarks/attention.py --write-table    # and `auto` then selects the fastest of ours on this device
 
-Others are jax.nn, JAX's own Pallas kernels, tokamax, and PyTorch's scaled_dot_product_attention with each of its
-backends; what is not installed, or does not take a shape, is named with its reason. Each implementation lives in a
-process of its own, so that one that crashes the device ends itself only; they take turns in every round.
+The others are jax.nn, JAX's own Pallas kernels, tokamax, and PyTorch's scaled_dot_product_attention with each of its
+backends. An implementation that is not installed, or does not support a shape, is listed with the reason. Each one runs
+in its own process, so one that crashes the device ends only itself. They take turns in every round.
 
-Before a shape is timed its outputs and gradients are compared with float64 NumPy (last row, last key/value head). Who
-is further off than rounding explains is marked wrong and not timed. TFLOP/s count the real head width and the pairs of
-tokens that the mask shows, whatever a kernel computes beside them.
+Before a shape is timed, its outputs and gradients are compared with float64 NumPy (last row, last key/value head). An
+implementation with larger errors than rounding explains is marked wrong and not timed. TFLOP/s count the real head
+width and the visible pairs of tokens, whatever a kernel computes in addition.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from attention_cases import CASES, SMALL, SMOKE, Case, errors, name_of, numerics
 from attention_sides import OTHER_JAX, OURS, TORCH, JaxSide, TorchSide
 from measure import Budget, Record, Side, SideError
 
-TURN = 0.03  # seconds of a turn, about
+TURN = 0.03  # approximate seconds of a turn
 PREPARE = 90.0  # seconds that compiling a case may take
 WORKERS = 3  # processes per backend that check numerics
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--numerics", action="store_true", help="check only, at small shapes")
+    parser.add_argument("--numerics", action="store_true", help="check small shapes, without timing")
     parser.add_argument("--cases", nargs="+", choices=CASES, metavar="CASE", help="; ".join(CASES))
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--limit", type=float, default=3600.0, help="seconds; cases that do not fit are left out")
+    parser.add_argument("--limit", type=float, default=3600.0, help="seconds; cases that do not fit are skipped")
     parser.add_argument("--json", type=Path, help="default: results/attention.json or attention_numerics.json")
     parser.add_argument("--write-table", action="store_true", help="write pivot_jax/kernels/choices.json")
-    parser.add_argument("--table-from", type=Path, help="write it from an earlier run's JSON, and measure nothing")
-    parser.add_argument("--ours-only", action="store_true", help="compare with nothing else")
-    parser.add_argument("--smoke", action="store_true", help="tiny shapes, to see that it runs")
+    parser.add_argument("--table-from", type=Path, help="write it from an earlier run's JSON, without measuring")
+    parser.add_argument("--ours-only", action="store_true", help="measure only our implementation")
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes, to test that it runs")
     args = parser.parse_args()
     if args.table_from:
         write_table(json.loads(args.table_from.read_text()))
@@ -72,13 +72,13 @@ def main() -> None:
 
 
 def check(platform: str, dtype: str, first: Side, record: Record, budget: Budget, smoke: bool) -> None:
-    """Every backend of ours at every width and mask; a process that dies is replaced, its case marked."""
+    """Each of our backends at every width and mask. A process that dies is replaced, and its case is marked."""
     first.close() if platform != "tpu" else None
     names = ["xla", "pallas_triton"] if smoke else OURS[platform]
     cases = list(numerics_cases(smoke).values())
     workers = 1 if smoke or platform == "tpu" else WORKERS
     jobs = [(name, cases[part::workers]) for name in names for part in range(workers)]
-    shared = first if platform == "tpu" else None  # a TPU is held by one process
+    shared = first if platform == "tpu" else None  # only one process can use a TPU
     lock = threading.Lock()
 
     def keep(name: str, case: Case, entry: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ def _check_some(name: str, cases: list[Case], dtype: str, shared: Side | None, b
 
 
 def judged(case: Case, dtype: str, arrays: dict[str, Any], whole: bool) -> dict[str, Any]:
-    """A backend's state and errors, from what its ``prepare`` returned."""
+    """A backend's state and errors, from the result of its ``prepare``."""
     failed = arrays.pop("error")
     report, wrong = errors(case, dtype, arrays, whole)
     state = f"wrong: {wrong}" if wrong else f"forward only: {failed}" if failed else "right"
@@ -144,7 +144,7 @@ def time_all(
 
 
 def open_sides(platform: str, first: Side, record: Record, ours_only: bool) -> dict[str, tuple[Side, type, str]]:
-    """Label → (process, its class, the name in it), of what is installed. On a TPU JAX's sides share one process."""
+    """Label → (process, its class, its name there) of installed sides. On a TPU JAX's sides share one process."""
     fresh = (lambda: first) if platform == "tpu" else (lambda: Side(JaxSide))
     sides = {name: (first if name == "xla" else fresh(), JaxSide, name) for name in OURS[platform]}
     if ours_only:
@@ -166,13 +166,13 @@ def open_sides(platform: str, first: Side, record: Record, ours_only: bool) -> d
         if there == platform:
             sides[label] = opened[label]
         else:
-            record.leave_out(label, f"PyTorch has no {platform} here ({there})")
+            record.leave_out(label, f"PyTorch has no {platform} on this machine ({there})")
             side.close()
     return sides
 
 
 def time_case(sides: dict[str, Any], case: Case, dtype: str, budget: Budget, rounds: int) -> dict[str, Any]:
-    """Checks and compiles everywhere at the same time, then takes turns."""
+    """Checks and compiles all sides at the same time, then takes turns."""
     found: dict[str, Any] = {}
     for together in _one_call_each(sides):
         for _, (side, _, name) in together.items():
@@ -204,7 +204,7 @@ def time_case(sides: dict[str, Any], case: Case, dtype: str, budget: Budget, rou
 
 
 def _one_call_each(sides: dict[str, Any]) -> list[dict[str, Any]]:
-    """Groups in which no process stands twice."""
+    """Groups that contain each process at most once."""
     groups: list[dict[str, Any]] = []
     for label, entry in sides.items():
         free = (g for g in groups if all(entry[0] is not other[0] for other in g.values()))
@@ -230,7 +230,7 @@ def _turn(entry: tuple[Side, type, str], what: str) -> Any:
 
 
 def compare(found: dict[str, Any]) -> None:
-    """Adds to ours by how much the best other is slower (above 1: ours is faster)."""
+    """Adds to our entries the ratio of the best other time to ours (above 1: ours is faster)."""
     ours = {name for names in OURS.values() for name in names}
     for what in ("forward", "both"):
         others = {x: y[what]["ms"]["median"] for x, y in found.items() if x not in ours and what in y}
@@ -243,7 +243,7 @@ def compare(found: dict[str, Any]) -> None:
 
 
 def show(name: str, found: dict[str, Any]) -> None:
-    """The backward pass is what both take beyond the forward one."""
+    """Prints a table. The backward time is that of both passes minus that of the forward pass."""
     heads = "".join(f"{what:>10}{'TFLOP/s':>9}" for what in ("forward ms", "backward", "both"))
     print(f"\n{name:26}{heads}{'ratio':>7}")
     for label, entry in found.items():
@@ -258,8 +258,8 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 
 def write_table(content: dict[str, Any]) -> None:
-    """The backend of ours with the least forward and backward time, by width and mask over all cases that have them."""
-    from pivot_jax.kernels import choices
+    """Writes our backend with the least forward and backward time per width and mask, over all of their cases."""
+    from pivot_jax.kernels import dispatch
 
     groups: dict[tuple[int, bool, str, str], list[dict[str, Any]]] = {}
     for found in content["results"].values():
@@ -273,8 +273,8 @@ def write_table(content: dict[str, Any]) -> None:
             totals = {name: sum(sides[name]["both"]["ms"]["median"] for sides in members) for name in names}
             fastest[key] = min(totals, key=lambda name: totals[name])
     kind = content["machine"]["device"]
-    choices.write(kind, fastest)
-    print(f"written: {choices.FILE.relative_to(measure.ROOT)}: {len(fastest)} choices for {kind}")
+    dispatch.write_table(kind, fastest)
+    print(f"written: {dispatch.TABLE.relative_to(measure.ROOT)}: {len(fastest)} choices for {kind}")
 
 
 if __name__ == "__main__":

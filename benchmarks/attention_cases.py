@@ -1,4 +1,4 @@
-"""Shapes that attention is measured at, their inputs, and what is right: float64 in NumPy, written independently."""
+"""Shapes at which attention is measured, their inputs, and reference results: independent NumPy code in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 PROMPT, ANSWER = 640, 64  # of the rows with branches: 576 image and 64 text tokens, then answers side by side
 # Largest error over largest value, and root mean square of the error over that of the value. bfloat16 rounds to 2**-9
-# of a value; a kernel rounds weights and gradients of scores too, so a few of these add up.
+# of a value. A kernel rounds weights and gradients of scores too, so a few of these errors add up.
 LIMITS = {"bfloat16": {"out": (2**-6, 2**-7), "gradients": (2**-5, 2**-6)}}
 LIMITS["float32"] = {name: (2e-5, 2e-5) for name in ("out", "gradients")}
 OUTPUTS = ("out", "dq", "dk", "dv")
@@ -26,13 +26,13 @@ class Case(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Of the forward pass: both products over the pairs that are visible, at the real width."""
+        """FLOPs of the forward pass: both products over the visible pairs, at the real width."""
         seen = np.ones((self.n, self.n), bool) if self.mask == "none" else visible(self)
         count = self.n * (self.n + 1) / 2 if self.causal and self.mask == "none" else float(seen.sum())
         return 4.0 * self.rows * self.h * self.c * count
 
 
-# In the order of importance: what does not fit into the time is left out from the end.
+# In order of importance: cases that do not fit into the time are dropped from the end.
 CASES = {
     "So400m/16 at 576": Case(32, 576, 16, 16, 72, False, "none"),
     "1.5B at 2048": Case(8, 2048, 12, 2, 128, True, "none"),
@@ -52,14 +52,14 @@ SMOKE = {
     "tiny, full": Case(1, 40, 2, 2, 8, False, "none"),
     "tiny, branches": Case(2, 48, 4, 2, 16, True, "branches"),
 }
-# What a CPU does in seconds.
+# Cases that a CPU runs in seconds.
 SMALL = {name: case._replace(rows=1) for name, case in CASES.items() if case.n <= 1024}
 
 _ORDERS = [(False, "none"), (True, "none"), (True, "padded"), (True, "branches"), (False, "padded")]
 
 
 def numerics_cases(smoke: bool) -> dict[str, Case]:
-    """Every head width with every mask, at lengths that no tile divides; and SigLIP's own lengths."""
+    """Every head width with every mask, at lengths that are not multiples of a tile; and SigLIP's own lengths."""
     if smoke:
         return {name_of(case): case for case in SMOKE.values()}
     cases = [Case(2, 200, 4, 2, c, *order) for order in _ORDERS for c in (128, 72, 64, 96, 80)]
@@ -74,8 +74,8 @@ def name_of(case: Case) -> str:
 def ids(case: Case) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Segment and branch ids, int32 [b, n] or None.
 
-    Segments: two packed conversations; "padded": and padding behind them, which sees nothing and where the others that
-    are compared need not give zeros. Branches: a prompt and answers that do not see each other.
+    Segments: two packed conversations. "padded": the same, with padding after them, which attends to nothing; the other
+    implementations need not return zeros there. Branches: a prompt and answers that do not attend to each other.
     """
     if case.mask == "none":
         return None, None
@@ -91,7 +91,7 @@ def ids(case: Case) -> tuple[np.ndarray | None, np.ndarray | None]:
 
 
 def visible(case: Case, row: int = 0) -> np.ndarray:
-    """Which keys a query sees, bool [n, n]; the rule of :mod:`pivot_jax.kernels.attention`."""
+    """Which keys a query attends to, bool [n, n]; the rule of :mod:`pivot_jax.kernels.mask`, written independently."""
     seen = np.tri(case.n, dtype=bool) if case.causal else np.ones((case.n, case.n), bool)
     segments, branches = ids(case)
     if segments is not None:
@@ -133,23 +133,23 @@ def exact(case: Case, inputs: list[np.ndarray], row: int, head: int) -> dict[str
 
 
 def errors(case: Case, dtype: str, found: dict[str, np.ndarray], whole: bool) -> tuple[dict[str, Any], str]:
-    """Errors by output, and what is wrong ("" if nothing).
+    """Errors by output, and a description of those above the limits ("" if none).
 
     Args:
       found: outputs of all rows and heads (``whole``), else of the last row and last key/value head only.
     """
-    places = [(r, h) for r in range(case.rows) for h in range(case.kv)] if whole else [(case.rows - 1, case.kv - 1)]
+    parts = [(r, h) for r in range(case.rows) for h in range(case.kv)] if whole else [(case.rows - 1, case.kv - 1)]
     report, wrong = {}, []
     for name in [name for name in OUTPUTS if name in found]:
         limits = LIMITS[dtype]["out" if name == "out" else "gradients"]
         worst = {"max_abs": 0.0, "max_relative": 0.0, "rms_relative": 0.0}
-        for row, head in places:
+        for row, head in parts:
             want = _expected(case, dtype, row, head)[name]
             got = _part(found[name], case, row if whole else 0, head if whole else 0, name)
-            gap, size = np.abs(got.astype(np.float64) - want), np.abs(want).max()
-            rms = np.sqrt(np.mean(gap**2) / np.mean(want**2))
-            for key, value in zip(worst, (gap.max(), gap.max() / size, rms), strict=True):
-                worst[key] = float(np.maximum(worst[key], value))  # NaN stays NaN
+            error, size = np.abs(got.astype(np.float64) - want), np.abs(want).max()
+            rms = np.sqrt(np.mean(error**2) / np.mean(want**2))
+            for key, value in zip(worst, (error.max(), error.max() / size, rms), strict=True):
+                worst[key] = float(np.maximum(worst[key], value))  # propagates NaN
         report[name] = worst
         if not (worst["max_relative"] <= limits[0] and worst["rms_relative"] <= limits[1]):
             wrong.append(f"{name} off by {worst['max_relative']:.1e} (rms {worst['rms_relative']:.1e})")

@@ -1,4 +1,4 @@
-"""Implementations of attention that are compared, one object to a process."""
+"""Implementations of attention to compare, one object per process."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class JaxSide:
     def prepare(self, name: str, case: Case, dtype: str, whole: bool) -> dict[str, Any]:
         """Compiles and runs both passes; outputs of the last row and key/value head, or all.
 
-        A backward pass that fails leaves the forward pass, and says why under "error".
+        If the backward pass fails, the forward pass remains, and "error" has the reason.
         """
         jax, jnp = self._jax, self._jax.numpy
         if case != self._case:
-            self._ready.clear()  # the last case's arrays
+            self._ready.clear()  # arrays of the previous case
             self._case = case
         attend = functools.partial(_jax_function(name), case=case, ids=[_array(jnp, x) for x in ids(case)])
         q, k, v, d_out = (jnp.asarray(x, dtype) for x in draw(case))
@@ -53,7 +53,7 @@ class JaxSide:
             out, pull = jax.vjp(attend, q, k, v)
             return out, *pull(d_out)
 
-        # Not eager: some kernels are for tracing only.
+        # Not eager: some kernels work only when traced.
         forward = jax.jit(attend).lower(q, k, v).compile()
         found = {"out": forward(q, k, v)}
         self._ready[name, "forward"] = (forward, (q, k, v))
@@ -69,7 +69,7 @@ class JaxSide:
         }
 
     def run(self, name: str, what: str, times: int) -> float:
-        """Seconds of one run, the mean of ``times`` that are queued one behind the other."""
+        """Seconds of one run, the mean of ``times`` runs queued one after the other."""
         compiled, arguments = self._ready[name, what]
         self._jax.block_until_ready(compiled(*arguments))
         start = time.perf_counter()
@@ -80,7 +80,7 @@ class JaxSide:
 
 
 class TorchSide:
-    """PyTorch's scaled_dot_product_attention, held to one of its backends."""
+    """PyTorch's scaled_dot_product_attention, restricted to one of its backends."""
 
     def __init__(self) -> None:
         import torch
@@ -93,7 +93,7 @@ class TorchSide:
         return ("gpu", torch.cuda.get_device_name()) if self._device == "cuda" else ("cpu", "cpu")
 
     def prepare(self, name: str, case: Case, dtype: str, whole: bool) -> dict[str, Any]:
-        """As :meth:`JaxSide.prepare`; arrays lie as [b, h, n, c], which is what PyTorch's kernels want."""
+        """As :meth:`JaxSide.prepare`; arrays are [b, h, n, c], the layout of PyTorch's kernels."""
         torch, functional = self._torch, self._torch.nn.functional
         self._ready.clear()
         q, k, v, d_out = (
@@ -112,7 +112,7 @@ class TorchSide:
 
         def attend():
             keys, values = k, v
-            if case.h != case.kv and name == "efficient":  # it has no grouped queries
+            if case.h != case.kv and name == "efficient":  # it does not support grouped queries
                 keys, values = (x.repeat_interleave(case.h // case.kv, dim=1) for x in (k, v))
             grouped = {"enable_gqa": True} if keys.shape[1] != case.h else {}
             with torch.nn.attention.sdpa_kernel(backend):
@@ -171,12 +171,10 @@ def _jax_function(name: str) -> Any:
 
 def _ours(name, q, k, v, *, case, ids):
     from pivot_jax.kernels.attention import attention
+    from pivot_jax.kernels.mask import Ids
 
     segments, branches = ids
-    masks = {} if segments is None else {"q_segments": segments, "kv_segments": segments}
-    if branches is not None:
-        masks |= {"q_branches": branches, "kv_branches": branches}
-    return attention(q, k, v, causal=case.causal, backend=name, **masks)
+    return attention(q, k, v, causal=case.causal, backend=name, ids=Ids.same(segments, branches))
 
 
 def _dense_mask(case):
@@ -196,7 +194,7 @@ def _jax_triton(q, k, v, *, case, ids):
     from jax.experimental.pallas.ops.gpu.attention import mha
 
     if case.mask == "branches":
-        raise ValueError("has no branches")
+        raise ValueError("does not support branches")
     k, v = (jnp.repeat(x, case.h // case.kv, axis=2) for x in (k, v))
     return mha(q, k, v, ids[0], sm_scale=case.c**-0.5, causal=case.causal)
 
@@ -205,12 +203,12 @@ def _jax_mosaic(q, k, v, *, case, ids):
     from jax.experimental.pallas.ops.gpu.attention_mgpu import TuningConfig, attention
 
     if case.mask != "none":
-        raise ValueError("has no ids")
+        raise ValueError("does not support ids")
     sides = dict.fromkeys(("block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"), 64)
     config = TuningConfig(
         block_q=64, block_kv=128 if case.n % 128 == 0 else 64, max_concurrent_steps=2, causal=case.causal, **sides
     )
-    # It does not scale its scores.
+    # It does not scale the scores.
     return attention(q * np.asarray(case.c**-0.5, q.dtype), k, v, config)
 
 
@@ -221,8 +219,8 @@ def _jax_splash(q, k, v, *, case, ids):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     if case.mask == "branches":
-        raise ValueError("has no branches")
-    padded = -(-case.n // 128) * 128  # it takes no other lengths; segment ids hide the rest
+        raise ValueError("does not support branches")
+    padded = -(-case.n // 128) * 128  # it supports no other lengths; segment ids mask the rest
     segments = jnp.ones((case.rows, case.n), jnp.int32) if ids[0] is None else ids[0]
     segments = jnp.pad(segments, ((0, 0), (0, padded - case.n)))
     one = masks.CausalMask((padded, padded)) if case.causal else masks.FullMask((padded, padded))

@@ -1,18 +1,18 @@
-"""Our SFT and DPO step against the PyTorch step a user would write, on the CPU.
+"""Our SFT and DPO step compared with the PyTorch step that a user would write, on the CPU.
 
     python benchmarks/cpu_step.py [--rounds 12] [--rows 4] [--threads 2] [--json benchmarks/results/cpu_step.json]
 
-Both sides start from one exported folder and train the same rows in float32: 256 image and 64 text tokens per
+Both sides start from one exported folder and train on the same rows in float32: 256 image and 64 text tokens per
 sequence (32 prompt, 32 answer), clipping, AdamW, all parameters that get gradients.
 
 * PyTorch: transformers' LLaVA with SDPA and fused AdamW. Logits only for the answer (``logits_to_keep``). DPO as
-  TRL does it: chosen and rejected as two sequences, the image twice, the reference model's forward in the step.
+  in TRL: chosen and rejected as two sequences, the image twice, the reference model's forward pass in the step.
 * Ours: the train loop's compiled step, with unrolled layers (``scan_layers=False``) and the allocator's settings of
-  ``pivot-jax train``. A pair is one row, the image is encoded once; DPO with the reference log-probs stored (our
-  default: computed once per run) and, for the same work as PyTorch, with the reference model in the step.
+  ``pivot-jax train``. A pair is one row, and the image is encoded once. DPO runs with the reference log-probs
+  stored (our default: computed once per run) and, for the same work as PyTorch, with the reference model in the step.
 
-Each side lives in a child process of its own; the parent lets them take turns, a step each, so that a slow moment of
-the machine hits both.
+Each side has its own child process. The parent lets them take turns, a step each, so a slow moment of the machine
+affects both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import argparse
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import multiprocessing
 import os
 import platform
@@ -33,6 +32,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import measure
 import numpy as np
 
 PROMPT, ANSWER, PATCHES = 32, 32, 256
@@ -71,7 +71,7 @@ def make_data(rows: int) -> dict[str, np.ndarray]:
 
 
 class TorchSide:
-    """The step of a PyTorch user."""
+    """A PyTorch user's step."""
 
     def __init__(self, folder: Path, task: str, rows: int, threads: int):
         import torch
@@ -168,7 +168,7 @@ class JaxSide:
         return config
 
     def _batch(self, data: dict[str, np.ndarray]) -> Any:
-        """Rows as ``Chat`` and ``collate`` make them: image, prompt, then one answer, or both as branches."""
+        """Rows as ``Chat`` and ``collate`` build them: image, prompt, then one answer, or both as branches."""
         from pivot_jax.data.processing.batch import EncodedRow
         from pivot_jax.data.processing.collate import Collation, vlm_batch
         from pivot_jax.data.processing.geometry import ImageArrays
@@ -217,7 +217,7 @@ class JaxSide:
 
 
 def serve(side: type, pipe: Any, *arguments: Any) -> None:
-    """Child process: a step when asked; answers (seconds, CPU seconds, loss), at the end its peak in MiB."""
+    """Child process: a step per request, answered with (seconds, CPU seconds, loss); at the end the peak in MiB."""
     worker = side(*arguments)
     while pipe.recv():
         begin, busy = time.perf_counter(), time.process_time()
@@ -247,20 +247,20 @@ def compare(task: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]
         pipe.send(False)
         peaks[name] = pipe.recv()
         process.join()
-    gap = max(abs(a - b) / abs(b) for a, b in zip(losses["ours"], losses["pytorch"], strict=True))
-    if gap > 1e-2:
-        sys.exit(f"{task}: the two sides' losses differ by {gap:.1%}; they do not do the same work")
+    difference = max(abs(a - b) / abs(b) for a, b in zip(losses["ours"], losses["pytorch"], strict=True))
+    if difference > 1e-2:
+        sys.exit(f"{task}: the two sides' losses differ by {difference:.1%}; they do not do the same work")
     ratios = [t / o for t, o in zip(times["pytorch"], times["ours"], strict=True)]
     return {
         "rows_per_step": args.rows,
         "seconds": times,
-        "cpu_seconds": busy,  # of all threads; what stays comparable if something else used the machine
+        "cpu_seconds": busy,  # of all threads; comparable even if other processes used the machine
         "median_seconds": {name: statistics.median(values) for name, values in times.items()},
         "samples_per_second": {name: args.rows / statistics.median(values) for name, values in times.items()},
         "ratio": statistics.median(ratios),
         "ratio_quartiles": [float(x) for x in np.percentile(ratios, [25, 75])],
         "peak_mib": peaks,
-        "largest_loss_gap": gap,
+        "largest_loss_gap": difference,
     }
 
 
@@ -327,8 +327,7 @@ def main() -> None:
         "threads": args.threads,
         "results": results,
     }
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(record, indent=1) + "\n")
+    measure.write_json(args.json, record)
     print(f"written: {args.json}")
 
 

@@ -1,16 +1,16 @@
-"""Everything that waits for a GPU, in one command of under eight minutes.
+"""All measurements that need a GPU, in one command of under eight minutes.
 
     python benchmarks/gpu.py [--out benchmarks/results/gpu] [--budget 460]
 
 In this order: numerics of every attention backend at every head width and mask, attention times, log-probs, the SFT
-and DPO step, generation. Needed are jax with CUDA, flax, optax, numpy and pillow; PyTorch, transformers and tokamax are
-compared with where they are installed. pivot_jax itself need not be installed.
+and DPO step, generation. It needs jax with CUDA, flax, optax, numpy and pillow. PyTorch, transformers and tokamax are
+compared where they are installed. pivot_jax itself need not be installed.
 
-Each part is a script of this folder in a process group of its own with its own time limit, and writes its JSON as its
-results come, so a crash or a hang loses nothing that was measured before. Parts for which no time remains are left out,
-the last ones first, and the table at the end says so. What `auto` takes on this device is written to
-pivot_jax/kernels/choices.json from the attention times, so that the steps behind them run the fastest; a copy of the
-file lies with the results.
+Each part is a script of this folder in its own process group with its own time limit, and writes its JSON as results
+arrive. A crash or a hang thus loses no earlier measurement. Parts without time left are skipped, the last ones first,
+and the table at the end lists them. The fastest backends on this device, by the attention times, are written to
+pivot_jax/kernels/choices.json, so `auto` selects them in the steps measured afterwards. A copy of the file is stored
+with the results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from measure import Budget
 
 NEEDED = ("jax", "flax", "optax", "numpy", "pillow")
 COMPARED = ("torch", "transformers", "tokamax")
-# name: script, arguments, arguments of a smoke run, seconds. A part may also use what those before it left over.
+# name: script, arguments, arguments of a smoke run, seconds. A part may also use time left over by earlier parts.
 PARTS: dict[str, tuple[str, list[str], list[str], float]] = {
     "attention_numerics": ("attention.py", ["--numerics"], ["--smoke"], 100.0),
     "attention": ("attention.py", ["--rounds", "7"], ["--smoke", "--rounds", "2"], 150.0),
@@ -40,27 +40,27 @@ PARTS: dict[str, tuple[str, list[str], list[str], float]] = {
     "step": ("step.py", ["--rounds", "7"], ["--size", "tiny", "--rows", "2", "--rounds", "2"], 120.0),
     "sampler": ("sampler.py", ["--rounds", "5"], ["--size", "tiny", "--rounds", "2"], 50.0),
 }
-LEAST = 20.0  # seconds without which a part is not begun: its processes take that long to start
+LEAST = 20.0  # minimum seconds to start a part: its processes take that long to start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=measure.RESULTS / "gpu", help="folder of the JSON files")
-    parser.add_argument("--budget", type=float, default=sum(part[3] for part in PARTS.values()), help="seconds in all")
+    parser.add_argument("--budget", type=float, default=sum(part[3] for part in PARTS.values()), help="total seconds")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU, ours only, to see that all runs")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU, only ours, as a test")
     args = parser.parse_args()
     budget = Budget(args.budget)
     if absent := [name for name in NEEDED if not measure.version(name)]:
-        sys.exit(f"not installed: {', '.join(absent)}")
+        sys.exit(f"not installed: {', '.join(absent)}; install them with pip")
     versions = [f"{name} {measure.version(name) or 'not installed'}" for name in (*NEEDED, *COMPARED)]
     print(f"Python {sys.version.split()[0]}, {', '.join(versions)}; commit {measure.commit()}", flush=True)
     states = {}
-    for place, name in enumerate(args.parts):
-        later = sum(PARTS[other][3] for other in args.parts[place + 1 :])
+    for index, name in enumerate(args.parts):
+        later = sum(PARTS[other][3] for other in args.parts[index + 1 :])
         seconds = min(max(PARTS[name][3], budget.left - later), budget.left)
         if seconds < LEAST:
-            states[name] = ("left out: no time left", 0.0)
+            states[name] = ("skipped: no time left", 0.0)
             continue
         print(f"\n==== {name}, up to {seconds:.0f} s", flush=True)
         states[name] = run(name, seconds, args)
@@ -83,8 +83,8 @@ def run(name: str, limit: float, args: argparse.Namespace) -> tuple[str, float]:
         environment["JAX_PLATFORMS"] = "cpu"
     file = args.out / f"{name}.json"
     args.out.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)  # an older run's, which would pass for this one's
-    # The script plans with less than it has, and ends by itself; the limit here is for one that hangs.
+    file.unlink(missing_ok=True)  # an earlier run's file must not pass for this one's
+    # The script gets a shorter limit and ends on its own. The limit here is for a script that hangs.
     command = [sys.executable, "-u", str(Path(__file__).parent / script), *arguments]
     command += ["--json", str(file), "--limit", str(round(limit - 8))]
     start = time.monotonic()
@@ -94,27 +94,27 @@ def run(name: str, limit: float, args: argparse.Namespace) -> tuple[str, float]:
         state = "done" if code == 0 else f"ended with code {code}"
     except subprocess.TimeoutExpired:
         state = f"stopped after {limit:.0f} s"
-    with contextlib.suppress(ProcessLookupError):  # its children too, whatever became of it
+    with contextlib.suppress(ProcessLookupError):  # its children too, however it ended
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return state + reached(file, state), time.monotonic() - start
 
 
 def take_fastest(out: Path) -> None:
-    """Lets `auto` take what was measured to be fastest, of as many cases as were reached."""
+    """Makes `auto` select the backends measured fastest in the cases that were reached."""
     from attention import write_table
 
-    from pivot_jax.kernels import choices
+    from pivot_jax.kernels import dispatch
 
     file = out / "attention.json"
     content = json.loads(file.read_text()) if file.exists() else {}
     if content.get("results"):
         write_table(content)
-        shutil.copy(choices.FILE, out / choices.FILE.name)
+        shutil.copy(dispatch.TABLE, out / dispatch.TABLE.name)
 
 
 def reached(file: Path, state: str) -> str:
-    """What stands in the file of a part that did not end well."""
+    """Contents of the file of a part that failed."""
     if state == "done":
         return ""
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}

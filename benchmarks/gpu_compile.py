@@ -1,19 +1,18 @@
-"""Our attention kernels compiled for an H200 that is not here: do they compile, and do they fit its registers.
+"""Our attention kernels compiled for an H200 that is not present: do they compile, and do they fit its registers?
 
     pip install "pivot-jax[cuda]"; python benchmarks/gpu_compile.py
 
-For every shape and GPU backend, forward and gradients are compiled ahead of time. Counted per kernel are what ptxas
-reports, registers a thread and bytes of registers spilled to memory (stored and loaded), and a program's shared memory.
-Mosaic kernels move registers between their warpgroups when they run; what is reported is the number at their start.
+For every shape and GPU backend, forward and gradients are compiled ahead of time. The figures per kernel are those of
+ptxas, registers per thread and bytes of registers spilled to memory (stored and loaded), and the shared memory of a
+program. Mosaic kernels move registers between their warpgroups when they run; the figure is the number at their start.
 
-No time is measured. A spill outside the loops costs nothing that matters; what stands here is that nothing overflows.
+No time is measured. A spill outside the loops has no significant cost. The results show that nothing overflows.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import re
 import subprocess
@@ -22,6 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import measure
 from model_shapes import SHAPES
 
 _PTXAS = re.compile(
@@ -55,8 +55,7 @@ def main() -> None:
     versions = {name: importlib.metadata.version(name) for name in packages}
     command = f"python benchmarks/gpu_compile.py --rows {args.rows}"
     content = {"command": command, "target": "NVIDIA H200", "versions": versions, "results": found}
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(content, indent=1) + "\n")
+    measure.write_json(args.json, content)
     print(f"written: {args.json}")
 
 
@@ -68,7 +67,7 @@ def show(kernels: dict[str, Any]) -> str:
 
 
 def compiled_kernels(backend: str, shape: str, rows: int) -> dict[str, Any]:
-    """Figures by kernel, from what the compilers write: Mosaic into files, XLA into its log and a list of kernels."""
+    """Figures by kernel, from the compilers' output: Mosaic writes files, XLA a log and a list of kernels."""
     with tempfile.TemporaryDirectory() as folder:
         switches = {"JAX_PLATFORMS": "cpu", "MOSAIC_GPU_DUMP_PTXAS": "1", "MOSAIC_GPU_DUMP_TO": folder}
         switches |= {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "subprocess_compilation=3"}
@@ -105,7 +104,7 @@ def shared_memory(folder: Path) -> dict[str, str]:
 
 
 def child(backend: str, shape: str, rows: int) -> None:
-    """Compiles one step for one H200; the last line of its output is the error, if there is one."""
+    """Compiles one step for one H200. The last line of its output is the error, if any."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -113,6 +112,7 @@ def child(backend: str, shape: str, rows: int) -> None:
     from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
     from pivot_jax.kernels.attention import attention
+    from pivot_jax.kernels.mask import Ids
     from pivot_jax.plan.topology import CHIPS, gpu_target
 
     n, h, kv, c, causal, mask = SHAPES[shape]
@@ -121,14 +121,12 @@ def child(backend: str, shape: str, rows: int) -> None:
     mesh = Mesh(np.asarray(devices[:1]), ("data",), axis_types=(AxisType.Auto,))
 
     def step(q, k, v, ids, d_out):
-        masks = {} if mask == "none" else {"q_segments": ids, "kv_segments": ids}
-        if mask == "branches":
-            masks |= {"q_branches": ids, "kv_branches": ids}
-        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend=backend, **masks), q, k, v)
+        found = Ids() if mask == "none" else Ids.same(ids, ids if mask == "branches" else None)
+        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend=backend, ids=found), q, k, v)
         return out, pull(d_out)
 
-    place = NamedSharding(mesh, PartitionSpec())
-    array = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(shape, dtype, sharding=place)  # noqa: E731
+    sharding = NamedSharding(mesh, PartitionSpec())
+    array = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)  # noqa: E731
     q, k = array(rows, n, h, c), array(rows, n, kv, c)
     with jax.set_mesh(mesh):
         jax.jit(step).lower(q, k, k, array(rows, n, dtype=jnp.int32), q).compile()

@@ -4,12 +4,12 @@
     python benchmarks/import_memory.py --params 2e8      # the same model with fewer layers and a smaller vocabulary
 
 A random checkpoint of Qwen2.5-1.5B's dimensions in bfloat16 and 4 shards is written to a scratch folder, shard by
-shard. Each reading happens in a process of its own, so that its peak is its own; the files are in the page cache. Ours
-reads it with every parameter split over eight devices (``fsdp=8``) of the CPU. ``seconds`` end when one byte of every
-page of the weights was looked at: transformers maps what it does not convert, and reads it at its first use.
+shard. Each read has its own process and thus its own peak; the files are in the page cache. Ours splits every
+parameter over eight devices (``fsdp=8``) of the CPU. ``seconds`` end when one byte of every page of the weights was
+read: transformers maps the parameters that it does not convert, and reads them at their first use.
 
-``peak`` is what the kernel calls VmHWM, from which what the process held before is taken off. ``anonymous`` leaves
-mapped files out, whose pages the kernel may take back. ``above_weights`` is either without the weights themselves.
+``peak`` is the kernel's VmHWM minus the memory that the process held before. ``anonymous`` excludes mapped files, whose
+pages the kernel may reclaim. ``above_weights`` is either of these without the weights themselves.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SHARDS = 4
 
 
 def write_checkpoint(folder: Path, parameters: float) -> tuple[int, int]:
-    """Returns the number of parameters, and of those of the largest stacked parameter of ours."""
+    """Returns the number of parameters, and the size of our largest stacked parameter."""
     import dataclasses
 
     import ml_dtypes
@@ -56,7 +56,7 @@ def write_checkpoint(folder: Path, parameters: float) -> tuple[int, int]:
     shapes = {key: entry.their_shape for entry in entries for key in entry.keys}
     total = sum(int(np.prod(shape)) for shape in shapes.values())
     rng = np.random.default_rng(0)
-    place: dict[str, str] = {}
+    files: dict[str, str] = {}
     pending: dict[str, np.ndarray] = {}
     filled, shard = 0, 1
     for key, shape in shapes.items():
@@ -64,19 +64,19 @@ def write_checkpoint(folder: Path, parameters: float) -> tuple[int, int]:
         pending[key] = bits.view(ml_dtypes.bfloat16)
         filled += bits.size
         name = f"model-{shard:05d}-of-{SHARDS:05d}.safetensors"
-        place[key] = name
+        files[key] = name
         if filled >= total * shard / SHARDS:
             save_file(pending, folder / name, metadata={"format": "pt"})
             pending, shard = {}, shard + 1
-    index = {"metadata": {"total_size": 2 * total}, "weight_map": place}
+    index = {"metadata": {"total_size": 2 * total}, "weight_map": files}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    raw = families.text_of(cfg).write(cfg, "bfloat16", 32768)
+    raw = families.text_of(cfg).write(cfg, "bfloat16")
     (folder / "config.json").write_text(json.dumps(raw))
     return total, max(int(np.prod(entry.shape)) for entry in entries)
 
 
 class Reader:
-    """One reading in a fresh process."""
+    """One read in a new process."""
 
     def __init__(self, kind: str, dtype: str):
         started = time.perf_counter()
@@ -109,7 +109,7 @@ class Reader:
             started = time.perf_counter()
             held = self._read(folder)
             seconds = time.perf_counter() - started
-            for array in self._arrays(held):  # what was only mapped is in memory when somebody has looked at it
+            for array in self._arrays(held):  # mapped memory is loaded when it is first read
                 array[:: 4096 // array.itemsize].copy()
             ready = time.perf_counter() - started
         after = _status()
@@ -125,7 +125,7 @@ class Reader:
 
 
 def _split(mesh: Any, fit: Any) -> Any:
-    """Every parameter over all devices along the first axis that they divide, the layers' apart."""
+    """Splits every parameter over all devices along its first divisible axis, other than the axis of layers."""
     from jax.sharding import NamedSharding, PartitionSpec
 
     def choose(path: str, shape: tuple[int, ...]) -> Any:
@@ -140,13 +140,13 @@ def _split(mesh: Any, fit: Any) -> Any:
 
 
 def _status() -> dict[str, int]:
-    """Bytes by name, of /proc/self/status."""
+    """Bytes by name, from /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
 
 
 class _Sampler(threading.Thread):
-    """The most anonymous memory, looked at every 10 ms."""
+    """The maximum of anonymous memory, sampled every 10 ms."""
 
     def __enter__(self) -> _Sampler:
         self.most, self._done = 0, threading.Event()
@@ -166,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=float, default=FULL, help="parameters of the checkpoint (default 1.54e9)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where the scratch folder goes (default: the system's)")
+    parser.add_argument("--folder", type=Path, help="parent of the scratch folder (default: the system's)")
     parser.add_argument("--json", type=Path, default=measure.RESULTS / "import_memory.json")
     args = parser.parse_args()
     record = Record(args.json, "cpu, 8 devices of JAX")

@@ -1,13 +1,13 @@
-"""How fast the loader makes batches, and what share of a step waits for them.
+"""The loader's throughput, and the share of a step that waits for data.
 
-    python benchmarks/input_pipeline.py                                  # pictures made for the purpose
+    python benchmarks/input_pipeline.py                                  # synthetic images
     python benchmarks/input_pipeline.py --config configs/trial/sft.py    # a config's own data
 
-Without a config, 640 x 480 JPEG pictures with short conversations in LLaVA's format are written to a scratch folder and
-brought to 384 pixels. Pictures are decoded and rows tokenised anew every time (``data.cache_images_mib=0``,
-``data.cache_rows_mib=0``). For each of the step times given the loader is read by a loop that sleeps that long, as the
-host does while a device works; what the loop waits for batches is what ``perf/data_wait_s`` of a run reports. Rows/s
-are those of a loop that does not sleep. "first pass" is the pass over all rows before training, rows/s.
+Without a config, 640 x 480 JPEG images with short conversations in LLaVA's format are written to a scratch folder and
+resized to 384 pixels. Images are decoded and rows tokenised again every time (``data.cache_images_mib=0``,
+``data.cache_rows_mib=0``). For each step time a loop reads the loader and sleeps that long per step, as the host does
+while a device works. The loop's wait for batches is ``perf/data_wait_s`` of a run. Rows/s are those of a loop that does
+not sleep. "first pass" is the pass over all rows before training, in rows/s.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VOCABULARY = 320
 
 
 def synthetic(folder: Path, count: int, rows: int) -> Any:
-    """A config over ``count`` pictures that were just written."""
+    """A config for ``count`` synthetic images, which it writes to ``folder``."""
     from PIL import Image
 
     from pivot_jax import config as configs
@@ -37,9 +37,9 @@ def synthetic(folder: Path, count: int, rows: int) -> Any:
     rng = np.random.default_rng(0)
     written = []
     for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))  # smooth, as photographs are
+        coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))  # smooth, like photographs
         coarse.resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=90)
-        turns = [("human", "<image>\nWhat is in the picture?"), ("gpt", f"Colours, and the number {i}.")]
+        turns = [("human", "<image>\nWhat is in the image?"), ("gpt", f"Colours, and the number {i}.")]
         row = {"id": str(i), "image": f"{i}.jpg", "conversations": [{"from": a, "value": b} for a, b in turns]}
         written.append(row)
     (folder / "rows.json").write_text(json.dumps(written))
@@ -55,16 +55,16 @@ def synthetic(folder: Path, count: int, rows: int) -> Any:
 
 
 def read(loader: Any, batches: int, step: float) -> dict[str, Any]:
-    """Reads ``batches`` batches behind two to warm up; seconds a step, seconds of it that waited, bytes and rows."""
-    source = iter(loader)
+    """Reads two batches to warm up, then ``batches``; rows and bytes per second, seconds of waiting and their share."""
+    stream = iter(loader)
     for _ in range(2):
-        next(source)
+        next(stream)
     waits, sizes, rows = [], 0, 0
     start = time.perf_counter()
     for _ in range(batches):
-        asked = time.perf_counter()
-        batch = next(source)
-        waits.append(time.perf_counter() - asked)
+        begin = time.perf_counter()
+        batch = next(stream)
+        waits.append(time.perf_counter() - begin)
         sizes += sum(x.nbytes for x in vars(batch).values() if isinstance(x, np.ndarray))
         rows += len(batch.row_index)
         time.sleep(step)
@@ -80,11 +80,11 @@ def read(loader: Any, batches: int, step: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", help="a run's config; default: pictures made for the purpose")
+    parser.add_argument("--config", help="a run's config; default: synthetic images")
     parser.add_argument("--rows", type=int, default=16, help="rows of a batch")
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--kinds", nargs="+", choices=("thread", "process"), default=["thread", "process"])
-    parser.add_argument("--pictures", type=int, default=4096, help="of those made for the purpose")
+    parser.add_argument("--images", type=int, default=4096, help="number of synthetic images")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="data.workers")
     parser.add_argument("--step-seconds", type=float, nargs="+", default=[0.5, 1.0])
     parser.add_argument("--json", type=Path, default=measure.RESULTS / "input_pipeline.json")
@@ -97,15 +97,15 @@ def main() -> None:
 
     record = Record(args.json, "cpu")
     with tempfile.TemporaryDirectory() as scratch:
-        config = configs.load(args.config) if args.config else synthetic(Path(scratch), args.pictures, args.rows)
+        config = configs.load(args.config) if args.config else synthetic(Path(scratch), args.images, args.rows)
         config.data.batch_size, config.data.cache_images_mib, config.data.cache_rows_mib = args.rows, 0, 0
         config.train.epochs = 1000.0
-        record.content |= {"config": args.config or "made for the purpose", "rows": args.rows}
+        record.content |= {"config": args.config or "synthetic", "rows": args.rows}
         tokenizer = load_tokenizer(config.tokenizer.path)
         print(f"{'workers':>18}{'first pass':>12}{'step s':>8}{'rows/s':>10}{'MB/s':>9}{'wait s':>9}{'share':>8}")
         for kind, workers in itertools.product(args.kinds, args.workers):
             config.data.workers, config.data.worker_kind = workers, kind
-            index._RECENT.clear()  # so that every loader makes its own pass
+            index._RECENT.clear()  # every loader makes its own pass
             start = time.perf_counter()
             processor = build_processor(config, tokenizer, "sft", patch_size=config.model.vision.patch_size)
             loader = build_loader(config, processor)

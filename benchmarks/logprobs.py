@@ -1,14 +1,14 @@
-"""token_logprobs against full logits, in JAX and in PyTorch: time, peak temporaries, error against float64.
+"""token_logprobs compared with full logits in JAX and PyTorch: time, peak temporaries, error against float64.
 
     python benchmarks/logprobs.py
 
-Forward and backward of a weighted sum of target log-probs, gradients of hidden states and head. "full" is what one
-writes first in JAX, log_softmax of all logits; PyTorch's side is cross_entropy of all logits. The sides take turns,
-each in its own process. Peak temporaries are XLA's own count of the compiled program, and for PyTorch on a GPU the most
-memory in use during a step beyond what lay there before it.
+Forward and backward of a weighted sum of target log-probs, gradients of hidden states and head. "full" is the
+obvious code in JAX, log_softmax of all logits; PyTorch's side is cross_entropy of all logits. The sides take turns,
+each in its own process. Peak temporaries are XLA's own count of the compiled program. For PyTorch on a GPU they are the
+maximum of memory in use during a step beyond the memory in use before it.
 
-Errors are of log-probs and gradients at the first tokens against NumPy in float64 (the gradient of the head at those
-tokens' targets): only these tokens have a weight in the run that is checked, which is the same program.
+Errors are those of log-probs and gradients at the first tokens, compared with NumPy in float64 (the gradient of the
+head at those tokens' targets). In the checked run, which is the same program, only these tokens have a weight.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHECKED = 64  # tokens
 
 
 def draw(shape: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
-    """Hidden states, head (logits of about unit size), targets; the same in every process."""
+    """Hidden states, head (logits of about unit size), targets; equal in every process."""
     tokens, width, vocabulary = shape
     rng = np.random.default_rng(0)
     hidden = rng.standard_normal((tokens, width), dtype=np.float32)
@@ -45,7 +45,7 @@ def weights(tokens: int, checked: bool) -> np.ndarray:
 
 
 class JaxSide:
-    """``kind``: ours, or full."""
+    """JAX's side; ``kind`` is ours or full."""
 
     def __init__(self, kind: str) -> None:
         import jax
@@ -56,7 +56,7 @@ class JaxSide:
         return self._jax.default_backend(), self._jax.devices()[0].device_kind
 
     def prepare(self, shape: tuple[int, int, int], dtype: str) -> dict[str, Any]:
-        """Compiles; outputs at the checked tokens, and bytes of temporaries."""
+        """Compiles the step. Returns outputs at the checked tokens, and bytes of temporaries."""
         jax, jnp = self._jax, self._jax.numpy
         hidden, head, targets = draw(shape)
         self._arguments = (jnp.asarray(hidden, dtype), jnp.asarray(head, dtype), jnp.asarray(targets, jnp.int32))
@@ -113,7 +113,7 @@ class TorchSide:
         out, d_hidden, d_head = self._step(checked)
         found = {"logps": out[:CHECKED], "d_hidden": d_hidden[:CHECKED], "d_head": d_head[targets[:CHECKED]]}
         arrays = {name: x.detach().float().cpu().numpy() for name, x in found.items()}
-        held = sum(x.numel() * x.element_size() for x in (out, d_hidden, d_head))  # results are no temporaries
+        held = sum(x.numel() * x.element_size() for x in (out, d_hidden, d_head))  # results are not temporaries
         peak = torch.cuda.max_memory_allocated() - before - held if self._device == "cuda" else None
         return {"temporaries": peak, "arrays": arrays}
 
@@ -148,8 +148,8 @@ def errors(shape: tuple[int, int, int], dtype: str, arrays: dict[str, np.ndarray
         "d_hidden": d_logits @ head,
         "d_head": d_logits[:, targets].T @ hidden,
     }
-    gaps = {name: float(np.abs(arrays[name] - x).max()) for name, x in want.items()}
-    return {name: gap if name == "logps" else gap / float(np.abs(want[name]).max()) for name, gap in gaps.items()}
+    largest = {name: float(np.abs(arrays[name] - x).max()) for name, x in want.items()}
+    return {name: x if name == "logps" else x / float(np.abs(want[name]).max()) for name, x in largest.items()}
 
 
 def main() -> None:
@@ -157,8 +157,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds")
     parser.add_argument("--json", type=Path, default=measure.RESULTS / "logprobs.json")
-    parser.add_argument("--ours-only", action="store_true", help="compare with nothing else")
-    parser.add_argument("--smoke", action="store_true", help="a tiny shape, to see that it runs")
+    parser.add_argument("--ours-only", action="store_true", help="measure only our implementation")
+    parser.add_argument("--smoke", action="store_true", help="a tiny shape, to test that it runs")
     args = parser.parse_args()
     budget = Budget(args.limit)
     sides = {"ours": Side(JaxSide, "ours")}
@@ -168,7 +168,7 @@ def main() -> None:
     if platform == "cpu" and not args.smoke:
         shapes = {name: shape for name, shape in SHAPES.items() if shape[2] < 100_000}
     if platform == "tpu":
-        record.leave_out("full", "a TPU is held by one process")
+        record.leave_out("full", "only one process can use a TPU")
     elif not args.ours_only:
         sides["full"] = Side(JaxSide, "full")
     if not measure.version("torch"):
@@ -176,7 +176,7 @@ def main() -> None:
     elif platform != "tpu" and not args.ours_only:
         sides["torch"] = Side(TorchSide, "full")
         if (there := sides["torch"].ask("describe")[0]) != platform:
-            record.leave_out("torch", f"has no {platform} here, only {there}")
+            record.leave_out("torch", f"has no {platform} on this machine, only {there}")
             sides.pop("torch").close()
     dtype = "float32" if platform == "cpu" else "bfloat16"
     record.content["dtype"] = dtype
@@ -227,9 +227,10 @@ def show(shape: str, found: dict[str, Any]) -> None:
             continue
         ms, mib = x["ms"], x["temporary_mib"]
         spread = f"{ms['low']:.2f}-{ms['high']:.2f}"
-        gaps = ", ".join(f"{value:.1e}" for value in x["errors"].values())
+        listed = ", ".join(f"{value:.1e}" for value in x["errors"].values())
         print(
-            f"  {name:22}{ms['median']:10.2f}{spread:>20}{'-' if mib is None else f'{mib:.0f}':>9}   {gaps}", flush=True
+            f"  {name:22}{ms['median']:10.2f}{spread:>20}{'-' if mib is None else f'{mib:.0f}':>9}   {listed}",
+            flush=True,
         )
 
 

@@ -1,6 +1,6 @@
-"""What the benchmarks share: sides in processes that take turns, medians, and a JSON file that grows as they go.
+"""Measurement for the benchmarks: sides in processes that take turns, medians, and a JSON file that grows with them.
 
-It is imported first, and puts the repository on the path: the benchmarks run where pivot_jax is not installed.
+Import it first: it puts the repository on the path, so the benchmarks run where pivot_jax is not installed.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "trl", "tokamax", "triton", "grain")
-# Several processes share a GPU here, so none may take most of its memory in advance.
+# Several processes share a GPU here, so none may preallocate most of its memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class SideError(Exception):
-    """A side said why it cannot; or it ended, or hung and was stopped."""
+    """A side raised an error, ended, or hung and was stopped; the message is the reason."""
 
 
 class Side:
-    """A worker object in a process of its own, so that what crashes or hangs costs one side and not the run."""
+    """A worker object in its own process: a crash or a hang ends one side, not the run."""
 
     def __init__(self, worker: type, *arguments: Any):
         spawn = multiprocessing.get_context("spawn")
-        self._pipe, there = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(there, worker, arguments), daemon=True)
+        self._pipe, other = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(other, worker, arguments), daemon=True)
         self._process.start()
-        there.close()
+        other.close()
 
     def send(self, method: str, *arguments: Any) -> None:
-        with contextlib.suppress(OSError):  # it has ended; receive() says so
+        with contextlib.suppress(OSError):  # it has ended; receive() reports it
             self._pipe.send((method, arguments))
 
     def receive(self, limit: float) -> Any:
@@ -81,17 +81,17 @@ class Side:
 
 
 def _serve(pipe: Any, worker: type, arguments: tuple[Any, ...]) -> None:
-    """Child process: makes the worker, then answers calls until the parent is gone."""
+    """Child process: makes the worker, then answers calls until the parent ends."""
     made, failed = None, ""
     try:
         made = worker(*arguments)
-    except Exception as error:  # what is not installed shows here
+    except Exception as error:  # a missing package, for example
         failed = one_line(error)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            method, given = pipe.recv()
+            method, arguments = pipe.recv()
             try:
-                pipe.send((False, failed) if failed else (True, getattr(made, method)(*given)))
+                pipe.send((False, failed) if failed else (True, getattr(made, method)(*arguments)))
             except Exception as error:
                 pipe.send((False, one_line(error)))
 
@@ -106,7 +106,7 @@ def is_out_of_memory(reason: str) -> bool:
 
 
 class Budget:
-    """Seconds that a script has."""
+    """The seconds of a script's time limit."""
 
     def __init__(self, seconds: float):
         self._end = time.monotonic() + seconds
@@ -117,7 +117,7 @@ class Budget:
 
 
 class Record:
-    """A JSON file, written again after every part; what stands in it when a run is cut off is whole."""
+    """A JSON file, rewritten after every part; it is complete even if a run is interrupted."""
 
     def __init__(self, path: Path, device: str):
         self.path = path
@@ -138,10 +138,15 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.content, indent=1) + "\n")
-        part.replace(self.path)
+        write_json(self.path, self.content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file of results, and its folder."""
+    from pivot_jax import files  # here: the repository must be on the path
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -155,7 +160,7 @@ def machine(device: str) -> dict[str, Any]:
         "device": device,
         "cpu": cpu,
         "cores": cores,
-        "load_at_start": os.getloadavg()[0],  # others at work spoil times
+        "load_at_start": os.getloadavg()[0],  # other processes distort times
         "python": platform.python_version(),
         "versions": {name: found for name, found in versions.items() if found},
         "commit": commit(),
@@ -170,7 +175,7 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str:
-    """The commit, "-dirty" behind it where files differ; without git a digest of the package's files."""
+    """The commit, with the suffix "-dirty" where files differ; without git, a digest of the package's files."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -187,7 +192,7 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def take_turns(sides: dict[str, Any], rounds: int, warmup: int = 0) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds by name, a turn each per round; and by name why a side was dropped on the way.
+    """Seconds by name, one turn each per round; and by name the reason why a side was dropped.
 
     Args:
       sides: name → function without arguments that runs one turn and returns its seconds.

@@ -1,4 +1,4 @@
-"""Attention shapes of the families, as the scripts compile them that need no hardware."""
+"""Attention shapes of the model families, for the scripts that compile without hardware."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Plans of the DPO step at full size for hardware that is not here, with the largest batch that fits.
+"""Plans of the DPO step at full size for hardware that is not present, with the largest batch that fits.
 
     pip install "pivot-jax[tpu,cuda]"; python benchmarks/plans.py
 
-``pivot-jax plan --search`` in a process of its own for each topology, on one length bucket of the full-size DPO config:
-SigLIP2 So400m/16 at 384 pixels with Qwen2.5 1.5B, and with 7B. The JSON grows as the plans come; ``--only`` makes some.
+``pivot-jax plan --search`` runs in its own process for each topology, on one length bucket of the full-size DPO config:
+SigLIP2 So400m/16 at 384 pixels with Qwen2.5 1.5B, and with 7B. The JSON grows with each plan; ``--only`` selects some.
 """
 
 from __future__ import annotations
@@ -42,14 +42,13 @@ def main() -> None:
     for name in args.only:
         found = planned(*name.split(":"), args.effort)
         content["results"][name] = found
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(content, indent=1) + "\n")
+        measure.write_json(args.json, content)
         print(f"{name:14}{show(found)}", flush=True)
     print(f"written: {args.json}")
 
 
 def planned(size: str, topology: str, effort: str, changes: Sequence[str] = (), search: bool = True) -> dict[str, Any]:
-    """The plan of the config's batch, and what is the most that fits."""
+    """The plan of the config's batch, and the largest batch that fits."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.json"

@@ -1,11 +1,11 @@
-"""What each remat policy costs in time and saves in memory.
+"""The cost of each remat policy in time, and its saving in memory.
 
     python benchmarks/remat.py                                                 # timed on this CPU
     pip install "pivot-jax[tpu]"; python benchmarks/remat.py --topology v5p-8  # full size, compiled only
 
-On the CPU the policies take turns with the SFT step of ``cpu_step.py``, a process each; MiB are the temporaries that
-XLA counts. With a topology ``pivot-jax plan`` compiles the DPO step of ``plans.py`` for it, once per
-policy, and reports temporaries and FLOPs; nothing runs.
+On the CPU the policies take turns with the SFT step of ``cpu_step.py``, one process each; MiB are the temporaries by
+XLA's count. With a topology, ``pivot-jax plan`` compiles the DPO step of ``plans.py`` for it, once per policy, and
+reports temporaries and FLOPs; nothing runs.
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ def planned(record: Record, topology: str, rows: int) -> None:
             continue
         program: dict[str, Any] = found["program"]
         flops = program["flops"] / rows / 1e12
-        print(f"{policy:16}{program['temporaries'] / 2**30:8.2f} GiB{flops:8.2f} TFLOP a pair ({found['seconds']} s)")
+        print(f"{policy:16}{program['temporaries'] / 2**30:8.2f} GiB{flops:8.2f} TFLOP per pair ({found['seconds']} s)")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--topology", help="compile the full size for it in place of timing here")
-    parser.add_argument("--pairs", type=int, default=64, help="of a step, with a topology")
+    parser.add_argument("--topology", help="compile the full size for it instead of timing on this CPU")
+    parser.add_argument("--pairs", type=int, default=64, help="pairs per step, with a topology")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     name = f"remat_{args.topology}.json" if args.topology else "remat_cpu.json"

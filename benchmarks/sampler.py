@@ -1,10 +1,10 @@
-"""Tokens per second of generation against transformers' generate.
+"""Tokens per second of generation, compared with transformers' generate.
 
     python benchmarks/sampler.py
 
-Greedy, from text prompts, without an end token, so that both sides do the same number of steps; random weights in the
-dtype that is computed in. Ours is one compiled program per shape; the time to compile it is reported beside. The sides
-take turns, a batch of answers each. A GPU runs Qwen2.5-1.5B, a CPU a model of 20M parameters.
+Greedy, from text prompts, without an end token, so both sides run the same number of steps; random weights in the
+compute dtype. Ours is one compiled program per shape, and its compilation time is reported separately. The sides take
+turns, a batch of answers each. A GPU runs Qwen2.5-1.5B, a CPU a model of 20M parameters.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class TorchSide:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=WORK, help="default: 1.5B on an accelerator, small on a CPU")
-    parser.add_argument("--ours-only", action="store_true", help="compare with nothing else")
+    parser.add_argument("--ours-only", action="store_true", help="measure only our implementation")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds")
     parser.add_argument("--json", type=Path, default=measure.RESULTS / "sampler.json")

@@ -1,18 +1,18 @@
-"""Our SFT and DPO step with SigLIP2 So400m/16 at 384 pixels and Qwen2.5-1.5B on an accelerator, and PyTorch's.
+"""Our SFT and DPO step and PyTorch's, with SigLIP2 So400m/16 at 384 pixels and Qwen2.5-1.5B on an accelerator.
 
     python benchmarks/step.py [--rows 16] [--remat dots]
 
-A row is an image (576 tokens), a prompt and an answer of 64 tokens each; DPO has two answers, for us side by side in
-one row. Weights are random and float32, matmuls bfloat16. The reference's log-probs are stored on both sides in task
-"dpo"; in "dpo_trl" PyTorch computes them in the step, as TRL does by default. Batches lie on the device in advance: how
-long a step waits for data is ``input_pipeline.py``'s question.
+A row is an image (576 tokens), a prompt and an answer of 64 tokens each. DPO has two answers, in ours both in one row.
+Weights are random and float32, matmuls bfloat16. In task "dpo" both sides have the reference's log-probs stored. In
+"dpo_trl" PyTorch computes them in the step, as TRL does by default. Batches are on the device in advance;
+``input_pipeline.py`` measures the wait for data.
 
-The sides take turns, a step each, and share the device's memory. Where that holds only one of them (an H100: each has
-30 GiB of weights, gradients and optimizer), PyTorch runs first and last, and ours in between, each alone. A batch that
-does not fit is halved until it does, each side for itself; the rate counts pairs.
+The sides take turns, a step each, and share the device's memory. Where it holds only one of them (an H100: each has
+30 GiB of weights, gradients and optimizer state), PyTorch runs first and last, and ours in between, each alone. A batch
+that does not fit is halved until it does, separately for each side; the rate counts pairs.
 
-MFU is what the model needs (``models/flops.py``: no recomputation, no padding, the visible half of causal attention)
-over the device's bfloat16 peak; HFU what the traced program really does. On a CPU a tiny size shows that it works.
+MFU is the model's FLOPs (``models/flops.py``: no recomputation, no padding, the visible half of causal attention) over
+the device's bfloat16 peak; HFU is the traced program's FLOPs over it. On a CPU a tiny size tests that it works.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from measure import Budget, Record, Side, SideError
 from step_sides import SIZES, JaxSide, TorchSide
 
 TASKS = ("dpo", "dpo_trl", "sft")
-BOTH_GIB = 90.0  # of what JAX may use of a device; less does not hold both sides of 1.5B
+BOTH_GIB = 90.0  # memory that JAX may use on a device; less does not hold both sides of 1.5B
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, help="default: 1.5B, on a CPU tiny")
-    parser.add_argument("--rows", type=int, default=16, help="rows (SFT) or pairs (DPO) that are tried first")
+    parser.add_argument("--rows", type=int, default=16, help="rows (SFT) or pairs (DPO) to try first")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="dots", help="ours")
     parser.add_argument("--torch-remat", choices=("none", "full"), default="none", help="gradient checkpointing")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--apart", action="store_true", help="one side at a time, though the memory would hold both")
-    parser.add_argument("--ours-only", action="store_true", help="compare with nothing else")
+    parser.add_argument("--apart", action="store_true", help="one side at a time, even if the memory holds both")
+    parser.add_argument("--ours-only", action="store_true", help="measure only our implementation")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds")
     parser.add_argument("--json", type=Path, default=measure.RESULTS / "step.json")
@@ -58,8 +58,8 @@ def main() -> None:
         record.leave_out("pytorch", f"{' and '.join(missing)} not installed")
     if missing or about["platform"] == "tpu" or args.ours_only:
         del kinds["pytorch"]
-    room = about["memory_gib"]
-    apart = "pytorch" in kinds and (args.apart or (room is not None and room < BOTH_GIB))
+    memory = about["memory_gib"]
+    apart = "pytorch" in kinds and (args.apart or (memory is not None and memory < BOTH_GIB))
     record.content["apart"] = apart
     if apart:
         sides["ours"].close()
@@ -87,7 +87,7 @@ def measure_apart(
     budget: Budget,
     record: Record,
 ) -> None:
-    """PyTorch, ours, PyTorch again, a process each that ends before the next, which gives its memory back."""
+    """PyTorch, ours, PyTorch again. Each process ends before the next one starts, which frees its memory."""
     found: dict[str, dict[str, Any]] = {task: {} for task in tasks}
     times: dict[str, dict[str, list[float]]] = {task: {} for task in tasks}
     for name, share in (("pytorch", 2), ("ours", 1), ("pytorch", 2)):
@@ -105,7 +105,7 @@ def measure_apart(
                 times[task].setdefault(name, []).extend(seconds.get(name, []))
         side.close()
         for task in tasks:
-            record.add(task, found[task])  # what there is, should the next side not come to an end
+            record.add(task, found[task])  # saved in case the next side does not finish
     for task in tasks:
         for name in [name for name, seconds in times[task].items() if not seconds]:
             del times[task][name]
@@ -138,7 +138,7 @@ def measure_task(
 
 
 def rate(found: dict[str, dict[str, Any]], times: dict[str, list[float]], about: dict[str, Any]) -> None:
-    """Adds rates, and for ours MFU and HFU where the device's peak is known."""
+    """Adds rates, and to ours MFU and HFU where the device's peak is known."""
     from pivot_jax.parallel.chips import peak_flops
 
     peak = peak_flops(about["kind"])
@@ -152,7 +152,7 @@ def rate(found: dict[str, dict[str, Any]], times: dict[str, list[float]], about:
 
 
 def prepare(sides: dict[str, Side], task: str, rows: int, budget: Budget) -> dict[str, dict[str, Any]]:
-    """Compiles everywhere at the same time, then halves what did not fit."""
+    """Compiles all sides at the same time, then halves batches that did not fit."""
     found: dict[str, dict[str, Any]] = {}
     tries = dict.fromkeys(sides, rows)
     while tries:
@@ -165,7 +165,7 @@ def prepare(sides: dict[str, Side], task: str, rows: int, budget: Budget) -> dic
             except SideError as error:
                 found[name] = {"state": str(error), "rows": count}
                 if measure.is_out_of_memory(str(error)) and count > 1:
-                    print(f"{task}: {name} has no room for {count} rows; halved", flush=True)
+                    print(f"{task}: {name} runs out of memory with {count} rows; halved", flush=True)
                     again[name] = count // 2
         tries = again
     return found

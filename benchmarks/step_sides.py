@@ -1,6 +1,6 @@
-"""The two train steps that ``step.py`` compares, each in a process of its own, and the data that both take.
+"""The two train steps that ``step.py`` compares, each in its own process, and the data of both.
 
-Neither needs files: weights are random, which does not change how long a step takes.
+Neither needs files: weights are random, which does not change the time of a step.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def draw(config: Any, rows: int) -> dict[str, np.ndarray]:
 
 
 def vlm_batch(config: Any, task: str, rows: int) -> Any:
-    """Rows as the loader makes them: image, prompt, then one answer, or both side by side as branches."""
+    """Rows as the loader builds them: image, prompt, then one answer, or both as branches."""
     from pivot_jax.data.processing.batch import VLMBatch
 
     data, patches = draw(config, rows), config.vision.patches
@@ -133,7 +133,7 @@ class JaxSide:
             self._step, executed = self._programs[key]
             loss = self.step()[1]
         except Exception:
-            self._state = None  # it was given away to the step that failed
+            self._state = None  # its buffers were donated to the step that failed
             raise
         tokens, targets = batch.tokens.shape[1], batch.targets.shape[1]
         useful = flops.train_step(
@@ -191,7 +191,7 @@ class JaxSide:
         return stats["peak_bytes_in_use"] / 2**30 if stats else None
 
     def step(self) -> tuple[float, float]:
-        """(seconds, loss) of a step, waiting for all of it; its batch lies on the device already."""
+        """(seconds, loss) of a complete step; its batch is on the device already."""
         start = time.perf_counter()
         self._state, metrics = self._step(self._state, self._batch, None)
         self._jax.block_until_ready(self._state)
@@ -199,10 +199,10 @@ class JaxSide:
 
 
 class TorchSide:
-    """What a user of Hugging Face and TRL runs: LLaVA with SDPA, autocast to bfloat16, fused AdamW.
+    """The step of a user of Hugging Face and TRL: LLaVA with SDPA, autocast to bfloat16, fused AdamW.
 
-    Chosen and rejected are two sequences, each with its image, as TRL makes them. Task "dpo": reference log-probs are
-    precomputed (TRL's ``precompute_ref_log_probs``); "dpo_trl": the reference model's forward is in the step, which is
+    Chosen and rejected are two sequences, each with its image, as in TRL. Task "dpo": reference log-probs are
+    precomputed (TRL's ``precompute_ref_log_probs``); "dpo_trl": the reference model's forward pass is in the step,
     TRL's default.
     """
 

@@ -1,14 +1,14 @@
-"""Our attention kernels compiled for TPUs that are not here: do they compile, and how long are their schedules.
+"""Our attention kernels compiled for TPUs that are not present: do they compile, and how long are their schedules?
 
     pip install "pivot-jax[tpu]"; python benchmarks/tpu_schedule.py
 
-libtpu writes the final VLIW schedule of every kernel. Counted are a kernel's bundles in all (its code) and its hot
-ones, from the first to the last matmul bundle of each tile variant, beside JAX's splash attention for the same shape on
-v5p. Splash needs lengths that 128 divides, so 576 and 729 tokens are padded to 640 and 768 for it
-and masked by segment ids.
+libtpu writes the final VLIW schedule of every kernel. The script counts all bundles of a kernel (its code) and its hot
+bundles, from the first to the last matmul bundle of each tile variant. On v5p it does the same for JAX's splash
+attention at the same shape. Splash needs lengths that are multiples of 128, so 576 and 729 tokens are padded to 640 and
+768 for it and masked by segment ids.
 
-This is a static figure. It leaves out memory stalls and how often a tile runs, and was not compared with a real TPU; it
-serves to compare two kernels that do the same work per tile.
+This is a static figure. It does not include memory stalls or how often a tile runs, and it was not compared with a real
+TPU. It serves to compare two kernels that do the same work per tile.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import measure
 from model_shapes import SHAPES
 
 TARGETS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 KERNELS = ("attention_forward", "attention_backward", "splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv")
-_GAP = 60  # bundles without a matmul that part two tile variants
+_GAP = 60  # bundles without a matmul that separate two tile variants
 
 
 def main() -> None:
@@ -55,8 +56,7 @@ def main() -> None:
             print(f"{target:5}{name:30}{show(kernels)}", flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
     content = {"command": "python benchmarks/tpu_schedule.py", "versions": versions, "results": found}
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(content, indent=1) + "\n")
+    measure.write_json(args.json, content)
     print(f"written: {args.json}")
 
 
@@ -67,7 +67,7 @@ def show(kernels: dict[str, Any]) -> str:
 
 
 def quiet_environment() -> dict[str, str]:
-    """For a process that only compiles: no hardware is looked for, two may run at once."""
+    """For a process that only compiles: it does not search for hardware, and two may run at the same time."""
     quiet = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     quiet |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
     return os.environ | quiet | {"TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
@@ -103,9 +103,9 @@ def compiled(step: tuple[Any, tuple[Any, ...]], mesh: Any) -> None:
     from jax.sharding import NamedSharding, PartitionSpec
 
     function, arguments = step
-    place = NamedSharding(mesh, PartitionSpec())
+    sharding = NamedSharding(mesh, PartitionSpec())
     with jax.set_mesh(mesh):
-        jax.jit(function).lower(*(jax.ShapeDtypeStruct(*x, sharding=place) for x in arguments)).compile()
+        jax.jit(function).lower(*(jax.ShapeDtypeStruct(*x, sharding=sharding) for x in arguments)).compile()
 
 
 def ours(shape: tuple[int, int, int, int, bool, str]) -> tuple[Any, tuple[Any, ...]]:
@@ -114,14 +114,13 @@ def ours(shape: tuple[int, int, int, int, bool, str]) -> tuple[Any, tuple[Any, .
     import jax.numpy as jnp
 
     from pivot_jax.kernels.attention import attention
+    from pivot_jax.kernels.mask import Ids
 
     n, h, kv, c, causal, mask = shape
 
     def step(q, k, v, ids, d_out):
-        masks = {} if mask == "none" else {"q_segments": ids, "kv_segments": ids}
-        if mask == "branches":
-            masks |= {"q_branches": ids, "kv_branches": ids}
-        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend="pallas_tpu", **masks), q, k, v)
+        found = Ids() if mask == "none" else Ids.same(ids, ids if mask == "branches" else None)
+        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend="pallas_tpu", ids=found), q, k, v)
         return out, pull(d_out)
 
     q, k = ((1, n, h, c), jnp.bfloat16), ((1, n, kv, c), jnp.bfloat16)
@@ -154,7 +153,7 @@ def splash(shape: tuple[int, int, int, int, bool, str]) -> tuple[Any, tuple[Any,
 
 
 def schedules(folder: Path) -> dict[str, dict[str, Any]]:
-    """Bundles of the kernels dumped since the last call: in all, and hot ones per tile variant; clears the folder."""
+    """Bundles of the kernels dumped since the last call, all and hot per tile variant; clears the folder."""
     found = {}
     for path in sorted(folder.glob("*final_hlo-static-per-bundle-utilization.txt")):
         kernel = next((name for name in KERNELS if name in path.name), None)
@@ -171,11 +170,11 @@ def schedules(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def hot(matmuls: list[int]) -> list[int]:
-    """Lengths of the stretches of bundles from first to last matmul; a gap of :data:`_GAP` begins a new one."""
-    places = [i for i, used in enumerate(matmuls) if used]
-    ends = [i for i, (a, b) in enumerate(itertools.pairwise(places)) if b - a > _GAP]
+    """Lengths of the runs of bundles from first to last matmul; a gap of :data:`_GAP` starts a new run."""
+    indices = [i for i, used in enumerate(matmuls) if used]
+    ends = [i for i, (a, b) in enumerate(itertools.pairwise(indices)) if b - a > _GAP]
     starts = [0, *(i + 1 for i in ends)]
-    return [places[b] - places[a] + 1 for a, b in zip(starts, [*ends, len(places) - 1], strict=True)]
+    return [indices[b] - indices[a] + 1 for a, b in zip(starts, [*ends, len(indices) - 1], strict=True)]
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
     python launch/local.py --processes 2 -- pivot-jax train --config FILE --workdir DIR
 
 Each process gets PIVOT_COORDINATOR, PIVOT_NUM_PROCESSES and PIVOT_PROCESS_ID, from which pivot-jax starts
-jax.distributed; on CPU the collectives are gloo's. Lines come out with the process number in front. When one process
-fails, the others are stopped. Ctrl-C and SIGTERM go to all of them, so that a run saves before it ends.
+jax.distributed; on CPU the collectives are gloo's. Each line of output starts with the process number. When one process
+fails, the launcher stops the others. It forwards Ctrl-C and SIGTERM to all of them, so a run saves before it ends.
 The exit code is that of the process that failed first, or 0.
 """
 
@@ -49,11 +49,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="launch/local.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--processes", type=int, default=2, help="how many processes (default 2)")
-    parser.add_argument("--devices", type=int, default=1, help="CPU devices that each process shows JAX (default 1)")
+    parser.add_argument("--processes", type=int, default=2, help="number of processes (default 2)")
+    parser.add_argument("--devices", type=int, default=1, help="CPU devices of each process (default 1)")
     parser.add_argument("--port", type=int, default=0, help="port of the coordinator (default: a free one)")
     parser.add_argument("--platform", default="cpu", help="JAX_PLATFORMS of the processes (default cpu)")
-    parser.add_argument("command", nargs="+", help="after --: the command, such as pivot-jax train ...")
+    parser.add_argument("command", nargs="+", help="the command, after --, such as pivot-jax train ...")
     args = parser.parse_args(argv)
     if args.processes < 1 or args.devices < 1:
         parser.error("--processes and --devices must be at least 1")
@@ -68,7 +68,7 @@ def free_port() -> int:
 
 
 def start(args: argparse.Namespace, index: int) -> subprocess.Popen[bytes]:
-    """One process, in a session of its own: a Ctrl-C in the terminal reaches it once, through us."""
+    """One process in its own session: a Ctrl-C in the terminal reaches it once, through the launcher."""
     env = dict(
         os.environ,
         PIVOT_COORDINATOR=f"127.0.0.1:{args.port}",
@@ -103,7 +103,7 @@ def send(processes: list[subprocess.Popen[bytes]], signum: int) -> None:
 
 
 def wait(processes: list[subprocess.Popen[bytes]], stopping: list[int]) -> int:
-    """Wait for all; stop the rest after the first failure. ``stopping`` fills when a signal was forwarded."""
+    """Waits for all; stops the others after the first failure. ``stopping`` lists the forwarded signals."""
     first_failure, deadline = 0, None
     while any(p.poll() is None for p in processes):
         failed = [p.returncode for p in processes if p.poll() not in (None, 0)]

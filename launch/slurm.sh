@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# One pivot-jax command on a GPU cluster under SLURM: one process per GPU, as many nodes as you ask for.
+# One pivot-jax command on a GPU cluster under SLURM: one process per GPU, on any number of nodes.
 #
 #   sbatch --nodes=4 launch/slurm.sh train --config configs/pivot/stage1b.py --workdir /shared/runs/stage1b \
 #       --config.data.sources.0.path=/data/onevision.json ...
 #
-# What is after launch/slurm.sh goes to pivot-jax unchanged. The workdir, the data and the environment (.venv, or the
-# one named by PIVOT_VENV) must be on a file system that all nodes see.
+# Arguments after launch/slurm.sh are passed to pivot-jax unchanged. The workdir, the data and the environment (.venv, or
+# the one named by PIVOT_VENV) must be on a file system that all nodes share.
 #
-# - PIVOT_DISTRIBUTED=auto lets jax.distributed take coordinator, process count and process id from SLURM's variables.
+# - With PIVOT_DISTRIBUTED=auto, jax.distributed reads coordinator, process count and process id from SLURM's variables.
 # - Five minutes before the time limit SLURM sends SIGTERM to the processes (--signal); pivot-jax saves a checkpoint
-#   and ends with 143, and this script puts the job back into the queue. The next start resumes from the checkpoint. The
-#   same happens when the job is preempted. Any other exit code ends the job.
-# - Set the lines marked "site" to your cluster's names, or give them on sbatch's command line, which wins.
+#   and exits with 143, and this script requeues the job. The next start resumes from the checkpoint. The same happens
+#   when the job is preempted. Any other exit code ends the job.
+# - Set the lines marked "site" to your cluster's names, or set them on sbatch's command line, which has priority.
 #
 #SBATCH --job-name=pivot-jax
 #SBATCH --nodes=1
@@ -35,10 +35,10 @@ fi
 source "${PIVOT_VENV:-${SLURM_SUBMIT_DIR:-.}/.venv}/bin/activate" || exit 1
 export PIVOT_DISTRIBUTED=auto
 export PYTHONUNBUFFERED=1
-# One process drives one GPU; --kill-on-bad-exit ends the step when a process fails, instead of a hang in a collective.
+# One process per GPU; --kill-on-bad-exit ends the step when a process fails, which would otherwise hang in a collective.
 srun --kill-on-bad-exit=1 --gpu-bind=none pivot-jax "$@" &
 step=$!
-trap 'kill -TERM "$step" 2>/dev/null' TERM # preemption signals this shell as well
+trap 'kill -TERM "$step" 2>/dev/null' TERM # preemption also signals this shell
 wait "$step"
 code=$?
 while kill -0 "$step" 2>/dev/null; do # a trapped signal ends "wait" before the step has saved
@@ -47,7 +47,7 @@ while kill -0 "$step" 2>/dev/null; do # a trapped signal ends "wait" before the 
 done
 
 if [ "$code" -eq 143 ]; then
-  echo "stopped by a signal after saving; back into the queue"
+  echo "stopped by a signal after saving; requeued"
   scontrol requeue "$SLURM_JOB_ID"
   exit 0
 fi

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A worker takes a file after the other (`--dist loadfile`): those that take longest go first, so that no worker is left
 # alone at the end.
 LONG_FIRST = (
-    "study/test_demo.py", "parallel/test_meshes.py", "train/test_resume.py", "test_cli_commands.py",
+    "study/test_demo.py", "parallel/test_training_mesh.py", "train/test_resume.py", "test_cli_commands.py",
     "objectives/test_preference_step.py", "plan/test_plan.py", "train/test_stages.py", "notebooks/test_quickstart.py",
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Gaps between our arrays and transformers', held to a limit and written down for ``make parity``'s table."""
+"""Differences between our arrays and transformers', checked against a limit and recorded for ``make parity``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ from typing import Any
 
 import numpy as np
 
+HEAD = """# Parity with transformers
+
+`make parity` runs the parity tests between random models of every family and live `transformers`, including the heavy
+ones, and writes this page. The table has the largest differences; the relative one is divided by the largest value.
+Where a limit is above 1e-4, a checkpoint in bfloat16 or images in grey levels are compared.
+"""
+
 
 def compare(family: str, config: str, what: str, ours: Any, theirs: Any, limit: float = 1e-4) -> None:
     """Asserts that ``ours`` and ``theirs`` (arrays or tensors of one shape) differ by at most ``limit``.
 
-    The relative gap is that of the largest value: max |ours - theirs| / max |theirs|. Both are held to the limit.
-    Where ``$PIVOT_PARITY`` names a file, a line {family, config, what, absolute, relative, limit} is added to it.
+    The relative difference is max |ours - theirs| / max |theirs|. The limit holds for both differences. Where
+    ``$PIVOT_PARITY`` names a file, a line {family, config, what, absolute, relative, limit} is appended to it.
     """
     ours = np.asarray(ours, np.float64)
     theirs = np.asarray(theirs.detach().float().numpy() if hasattr(theirs, "detach") else theirs, np.float64)
     assert ours.shape == theirs.shape, f"{family} {config}: {what} is {ours.shape}, transformers' {theirs.shape}"
-    assert np.isfinite(theirs).all() and np.abs(theirs).max() > 1e-3, f"{family} {config}: {what} says nothing"
+    assert np.isfinite(theirs).all() and np.abs(theirs).max() > 1e-3, f"{family} {config}: {what} is zero or not finite"
     absolute = float(np.abs(ours - theirs).max())
     relative = absolute / float(np.abs(theirs).max())
     if path := os.environ.get("PIVOT_PARITY"):
@@ -31,7 +38,7 @@ def compare(family: str, config: str, what: str, ours: Any, theirs: Any, limit: 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown row for each family and thing compared: how many configs, and the largest gaps among them."""
+    """A Markdown row per family and compared quantity: the number of configs, and their largest differences."""
     groups: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for row in rows:
         what = row["what"].partition(" of ")[0]  # "gradient of" each of many parameters: one row
@@ -40,21 +47,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     for (family, what, limit), found in sorted(groups.items()):
         worst = (max(row[key] for row in found) for key in ("absolute", "relative"))
         count = len({row["config"] for row in found})
-        gaps = " | ".join(f"{gap:.1e}" for gap in worst)
-        lines.append(f"| {family} | {what} | {count} | {gaps} | {limit:.0e} |")
+        differences = " | ".join(f"{difference:.1e}" for difference in worst)
+        lines.append(f"| {family} | {what} | {count} | {differences} | {limit:.0e} |")
     return "\n".join(lines)
 
 
 def main(source: str, target: str) -> None:
-    """Writes ``source``'s rows, a line of JSON each, as a page to ``target``."""
+    """Writes the rows of ``source``, one line of JSON each, as a page to ``target``."""
     rows = [json.loads(line) for line in Path(source).read_text().splitlines()]
-    head = (
-        "# Parity with transformers\n\n"
-        "`make parity` runs the tests that hold random models of every family against live `transformers`, the heavy\n"
-        "ones too, and writes this page. Relative is the largest gap over the largest value. Where a limit is above\n"
-        "1e-4, a checkpoint in bfloat16 or pictures in grey levels are compared.\n\n"
-    )
-    Path(target).write_text(f"{head}{table(rows)}\n")
+    Path(target).write_text(f"{HEAD}\n{table(rows)}\n")
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ def plan(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def tune(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from pivot_jax.kernels import tiles as table
     from pivot_jax.kernels import tune as kernels
-    from pivot_jax.kernels import tuned
-    from pivot_jax.kernels.target import kind, platform
+    from pivot_jax.kernels.dispatch import kind, platform
 
     shapes = [kernels.parse(text) for text in args.shape]
     tunable = kernels.TUNABLE.get(platform())
@@ -57,8 +57,8 @@ def tune(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     for text, shape in zip(args.shape, shapes, strict=True):
         found = kernels.tune(shape, tunable)
         entry = {"tiles": found.tiles, "ms": found.ms, "default_ms": found.default_ms}
-        tuned.record(kind(), tunable.backend, found.case, entry)
+        table.record(kind(), tunable.backend, found.case, entry)
         tiles = ", ".join(f"{name} {tuple(tile)}" for name, tile in zip(found.tiles._fields, found.tiles, strict=True))
         print(f"{text}: {found.ms:.3f} ms, {found.default_ms:.3f} with the defaults; {tiles}")
-    print(f"written to {tuned.place()}")
+    print(f"written to {table.path()}")
     return 0

@@ -1,9 +1,9 @@
 """Blockwise attention in plain JAX with its own backward pass; never holds n x m scores for all heads.
 
-The work is cut into tiles of one (row, key/value head) and a block of queries. Tiles run in a loop, several
-at a time, as many as fit ``_TILE_BYTES``: on a CPU a tile then stays in cache, which is what makes this
-3-4 times faster than dense attention there. With causal masks, keys behind a block's last query are cut off
-statically. Letters as in :mod:`pivot_jax.kernels.attention`; here q is [b*k, g, n, c] and k, v are [b*k, m, c].
+The work is split into tiles of one (row, key/value head) and a block of queries. Tiles run in a loop, as many at a time
+as fit ``_TILE_BYTES``. On a CPU a tile then stays in cache, which makes this 3-4 times faster than dense attention
+there. With causal masks, keys after a block's last query are dropped statically. Letters as in
+:mod:`pivot_jax.kernels.attention`; here q is [b*k, g, n, c] and k, v are [b*k, m, c].
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pivot_jax.kernels import residuals
-from pivot_jax.kernels.target import platform
+from pivot_jax.kernels.dispatch import platform
+from pivot_jax.kernels.mask import Ids, visible
 
 Array = jax.Array
 MASKED = -1e30  # finite, so that a fully masked row gives no NaN
@@ -25,30 +26,30 @@ _TILE_BYTES = {"cpu": 2 << 20}
 _TILE_BYTES_DEFAULT = 1 << 30
 
 
-def blockwise(q: Array, k: Array, v: Array, masks: Any, *, causal: bool, scale: float) -> Array:
-    """See :func:`pivot_jax.kernels.attention.attention`; ``masks`` are its four id arrays."""
+def blockwise(q: Array, k: Array, v: Array, ids: Ids, *, causal: bool, scale: float) -> Array:
+    """See :func:`pivot_jax.kernels.attention.attention`."""
     b, n, h, c = q.shape
     kv = k.shape[2]
     # einsum-style regrouping: rows and key/value heads become one loop axis
     grouped = q.reshape(b, n, kv, h // kv, c).transpose(0, 2, 3, 1, 4).reshape(b * kv, h // kv, n, c)
     flat_k, flat_v = (x.transpose(0, 2, 1, 3).reshape(b * kv, -1, c) for x in (k, v))
-    per_head = tuple(None if ids is None else jnp.repeat(ids, kv, axis=0) for ids in masks)
+    per_head = Ids(*(None if x is None else jnp.repeat(x, kv, axis=0) for x in ids))
     out = _core(causal, scale, grouped, flat_k, flat_v, per_head)
     return out.reshape(b, kv, h // kv, n, c).transpose(0, 3, 1, 2, 4).reshape(b, n, h, c)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _core(causal: bool, scale: float, q: Array, k: Array, v: Array, masks: Any) -> Array:
-    return _forward(causal, scale, q, k, v, masks)[0]
+def _core(causal: bool, scale: float, q: Array, k: Array, v: Array, ids: Ids) -> Array:
+    return _forward(causal, scale, q, k, v, ids)[0]
 
 
-def _forward(causal: bool, scale: float, q: Array, k: Array, v: Array, masks: Any):
+def _forward(causal: bool, scale: float, q: Array, k: Array, v: Array, ids: Ids):
     def tile(args):
-        q, k, v, masks = args
+        q, k, v, ids = args
         outs, lses = [], []
         for start, stop, seen in _blocks(q.shape[1], k.shape[0], causal):
             scores = _scores(q[:, start:stop], k[:seen], scale)
-            mask = _mask(masks, start, stop, seen, causal)
+            mask = visible(ids, range(start, stop), range(seen), causal)
             if mask is not None:
                 scores = jnp.where(mask, scores, MASKED)
             top = jnp.max(scores, axis=-1, keepdims=True)
@@ -62,27 +63,27 @@ def _forward(causal: bool, scale: float, q: Array, k: Array, v: Array, masks: An
             lses.append((top + jnp.log(alive))[..., 0])
         return jnp.concatenate(outs, axis=1), jnp.concatenate(lses, axis=1)
 
-    return _map(tile, (q, k, v, masks))
+    return _map(tile, (q, k, v, ids))
 
 
-def _core_fwd(causal, scale, q, k, v, masks):
-    out, lse = residuals.attention(*_forward(causal, scale, q, k, v, masks))
-    return out, (q, k, v, masks, out, lse)
+def _core_fwd(causal, scale, q, k, v, ids):
+    out, lse = residuals.attention(*_forward(causal, scale, q, k, v, ids))
+    return out, (q, k, v, ids, out, lse)
 
 
 def _core_bwd(causal, scale, kept, d_out):
-    q, k, v, masks, out, lse = kept
+    q, k, v, ids, out, lse = kept
     # softmax's Jacobian needs only the row sum of d_out * out
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
 
     def tile(args):
-        q, k, v, masks, d_out, lse, delta = args
+        q, k, v, ids, d_out, lse, delta = args
         dqs, dk, dv = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
         for start, stop, seen in _blocks(q.shape[1], k.shape[0], causal):
             block = (slice(None), slice(start, stop))
             scores = _scores(q[block], k[:seen], scale)
             weights = jnp.exp(scores - lse[block][..., None])
-            mask = _mask(masks, start, stop, seen, causal)
+            mask = visible(ids, range(start, stop), range(seen), causal)
             if mask is not None:
                 weights = jnp.where(mask, weights, 0.0)
             d_weights = jnp.einsum("gnc,mc->gnm", d_out[block], v[:seen], preferred_element_type=jnp.float32)
@@ -97,8 +98,8 @@ def _core_bwd(causal, scale, kept, d_out):
             dk, dv = dk + jnp.pad(dk_block, unseen), dv + jnp.pad(dv_block, unseen)
         return jnp.concatenate(dqs, axis=1).astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
-    dq, dk, dv = _map(tile, (q, k, v, masks, d_out, lse, delta))
-    no_gradient = jax.tree.map(lambda ids: np.zeros(ids.shape, jax.dtypes.float0), masks)
+    dq, dk, dv = _map(tile, (q, k, v, ids, d_out, lse, delta))
+    no_gradient = jax.tree.map(lambda x: np.zeros(x.shape, jax.dtypes.float0), ids)
     return dq, dk, dv, no_gradient
 
 
@@ -106,7 +107,7 @@ _core.defvjp(_core_fwd, _core_bwd)
 
 
 def _blocks(n: int, m: int, causal: bool) -> list[tuple[int, int, int]]:
-    """(first query, last query + 1, keys that the block can see)."""
+    """(first query, last query + 1, number of keys that the block can attend to)."""
     count = -(-n // _BLOCK)
     size = -(-n // count)  # even blocks rather than a short last one
     return [(s, min(s + size, n), min(s + size, n) if causal else m) for s in range(0, n, size)]
@@ -116,24 +117,8 @@ def _scores(q: Array, k: Array, scale: float) -> Array:
     return jnp.einsum("gnc,mc->gnm", q, k, preferred_element_type=jnp.float32) * scale
 
 
-def _mask(masks: Any, start: int, stop: int, seen: int, causal: bool) -> Array | None:
-    """[n, m] for one row; the rule of :func:`pivot_jax.kernels.attention.visible`, per block."""
-    q_segments, kv_segments, q_branches, kv_branches = masks
-    mask = None
-    if causal:
-        mask = jnp.arange(start, stop)[:, None] >= jnp.arange(seen)[None, :]
-    if q_segments is not None:
-        own, other = q_segments[start:stop, None], kv_segments[None, :seen]
-        same = (own == other) & (own > 0)
-        mask = same if mask is None else mask & same
-    if q_branches is not None:
-        own, other = q_branches[start:stop, None], kv_branches[None, :seen]
-        mask = mask & ((other == 0) | (other == own))
-    return mask
-
-
 def _map(tile: Any, args: Any) -> Any:
-    """``lax.map`` over the leading axis, as many tiles at once as fit the budget; one ``vmap`` if all do."""
+    """``lax.map`` over the leading axis, as many tiles at once as fit the budget; a single ``vmap`` if all fit."""
     q, k = args[0], args[1]
     rows = q.shape[0]
     per_tile = 4 * q.shape[1] * min(q.shape[2], _BLOCK) * k.shape[1]

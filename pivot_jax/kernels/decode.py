@@ -3,9 +3,10 @@
 Letters: B prompts, n responses of each, b = B * n rows, h query heads, k key/value heads, g = h / k, c head width,
 s slots of a part. Row i answers prompt i // n; n = 1 is ordinary generation.
 
-A row sees the first ``lengths`` slots of both parts, in one softmax; what stands behind them does not matter, be it
-NaN. A row that sees nothing gives zeros. The parts are attended to apart and combined by their log-sum-exp, so that the
-queries of all responses meet their prompt's keys in one product, and these are read once per prompt.
+A row attends to the first ``lengths`` slots of both parts, in one softmax. Later slots have no effect, even if they
+hold NaN. A fully masked row returns zeros. Attention runs on each part separately, and the log-sum-exps combine the
+results. The queries of all responses are thus multiplied with their prompt's keys in one product, and these are read
+once per prompt.
 
 The cache has heads before slots: a head's keys are then one contiguous matrix, which is what the products read.
 """
@@ -22,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from pivot_jax.kernels import shards
 from pivot_jax.kernels.attention_xla import MASKED
-from pivot_jax.kernels.target import choose
+from pivot_jax.kernels.dispatch import select
 from pivot_jax.kernels.tpu.decode import attend_tpu
 
 Array = jax.Array
@@ -44,9 +45,9 @@ def decode_attention(
 
     Args:
       q: [b, h, c], h a multiple of k.
-      own: part of b rows. prompt: part of B rows, b a multiple of B; each may have any number of slots, also 0.
-      layer: int32 []; given, both parts hold all layers and this one is meant. Slicing it before the call would copy
-        it where the backend is a kernel.
+      own: part of b rows. prompt: part of B rows, b a multiple of B; each may have any number of slots, including 0.
+      layer: int32 [], the index of the layer where both parts hold all layers. Slicing the layer before the call would
+        copy it where the backend is a kernel.
       scale: default c ** -0.5.
       backend: "auto", or a name of :data:`BACKENDS`.
 
@@ -58,14 +59,14 @@ def decode_attention(
     """
     _check(q, own, prompt, layer)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    compute = functools.partial(choose("decode attention", backend, BACKENDS, AUTO), scale=float(scale))
+    compute = functools.partial(select("decode attention", backend, BACKENDS, AUTO), scale=float(scale))
     own, prompt = (_with_layers(part, layer is None) for part in (own, prompt))
     index = jnp.zeros((), jnp.int32) if layer is None else layer.astype(jnp.int32)
     return _without_gradient(functools.partial(_per_shard, compute), q, own, prompt, index)
 
 
 def reference(q: Array, own: Part, prompt: Part, layer: Array, *, scale: float) -> Array:
-    """Both parts side by side, dense, in float32 (float64 where inputs are); what the other backends are tested by."""
+    """Both parts side by side, dense, in float32 (float64 where inputs are); the reference of tests."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
     b, h, c = q.shape
     n = b // prompt.lengths.shape[0]
@@ -87,7 +88,7 @@ def attend_xla(
     """Plain JAX form of :func:`pivot_jax.kernels.tpu.decode.attend_tpu`."""
     keys, values = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in (keys, values))
     seen = jnp.arange(keys.shape[2])[None, :] < lengths[:, None]
-    values = jnp.where(seen[:, None, :, None], values, 0)  # a weight of 0 does not take a NaN away
+    values = jnp.where(seen[:, None, :, None], values, 0)  # a weight of 0 does not remove NaN
     scores = jnp.einsum("rkmc,rksc->rkms", q, keys, preferred_element_type=jnp.float32) * scale
     scores = jnp.where(seen[:, None, None, :], scores, MASKED)
     top = jnp.max(scores, axis=-1, keepdims=True)
@@ -99,7 +100,7 @@ def attend_xla(
 
 
 def _with_layers(part: Part, add: bool) -> Part:
-    """With an axis of layers, and lengths that its slots hold."""
+    """The part with an axis of layers, and lengths limited to its slots."""
     keys, values = (part.keys[None], part.values[None]) if add else (part.keys, part.values)
     return Part(keys, values, jnp.clip(part.lengths, 0, keys.shape[3]).astype(jnp.int32))
 
@@ -120,8 +121,8 @@ def _in_parts(attend: Any, q: Array, own: Part, prompt: Part, layer: Array, *, s
         lses.append(lse.reshape(rows, kv, times, g).swapaxes(1, 2).reshape(b, h, 1))
     if not outs:
         return jnp.zeros_like(q)
-    # A part that a row does not see at all has out 0 and lse MASKED, and so the weight 0; where that holds for both,
-    # both weights are 1, and the sum is 0.
+    # A part that is fully masked for a row has out 0 and lse MASKED, and thus weight 0. Where both parts are, both
+    # weights are 1, and the sum is 0.
     top = functools.reduce(jnp.maximum, lses)
     weights = [jnp.exp(lse - top) for lse in lses]
     total = sum(out * weight for out, weight in zip(outs, weights, strict=True))
@@ -142,15 +143,15 @@ def _without_gradient(compute: Any, *arguments: Any) -> Array:
 
 
 @_without_gradient.defjvp
-def _refuse(compute: Any, primals: Any, tangents: Any) -> Any:
+def _no_gradient(compute: Any, primals: Any, tangents: Any) -> Any:
     raise ValueError("decode_attention is for inference only: it has no gradient; train with kernels.attention")
 
 
 def lay_out(keys: Array, prompts: int, heads: int) -> Array:
     """Keys or values [..., rows, k, s, c] split over the mesh as :func:`decode_attention` reads them.
 
-    For whatever is written to a cache. The partitioner would else lay a cache out by the projection that it comes from,
-    which may cut a head in two, and gather it in every step.
+    Call it on everything that is written to a cache. The partitioner would otherwise lay a cache out like the
+    projection that computed it, which may split a head in two, and would gather it in every step.
 
     Args:
       prompts: of the cache. heads: query heads.
@@ -163,17 +164,17 @@ def lay_out(keys: Array, prompts: int, heads: int) -> Array:
 
 
 def _split(prompts: int, heads: int, kv_heads: int) -> shards.Split:
-    """Rows by whole prompts with their responses.
+    """The split of rows by whole prompts with their responses.
 
-    Heads stay whole where there are fewer key/value heads than tensor shards: to repeat them would copy the cache in
-    every step, which costs more than that each shard reads it whole.
+    Heads are not split where there are fewer key/value heads than tensor shards. Repeating them would copy the cache in
+    every step, which costs more than reading all of it on each shard.
     """
     split = shards.split(prompts, heads, kv_heads)
     return split if split.repeat == 1 else shards.Split(split.rows, None, 1)
 
 
 def _per_shard(compute: Any, q: Array, own: Part, prompt: Part, layer: Array) -> Array:
-    """Runs ``compute`` on every device's own rows and heads where a mesh is set, else as it is."""
+    """Runs ``compute`` on each device's rows and heads where a mesh is set; without a mesh, directly."""
     split = _split(prompt.lengths.shape[0], q.shape[1], own.keys.shape[2])
     if split.alone:
         return compute(q, own, prompt, layer)
@@ -203,7 +204,9 @@ def _check(q: Array, own: Part, prompt: Part, layer: Array | None) -> None:
             found = f"{part.keys.dtype} and {part.values.dtype}"
             raise ValueError(f"decode_attention: {name} keys and values are {found}, q is {q.dtype}")
     if q.shape[1] % own.keys.shape[-3]:
-        raise ValueError(f"decode_attention: {q.shape[1]} query heads, no multiple of {own.keys.shape[-3]} key heads")
+        raise ValueError(
+            f"decode_attention: {q.shape[1]} query heads are not a multiple of {own.keys.shape[-3]} key heads"
+        )
     prompts = prompt.lengths.shape[0]
     if own.lengths.shape[0] != q.shape[0] or not prompts or q.shape[0] % prompts:
         rows = f"{q.shape[0]} queries, {own.lengths.shape[0]} own rows and {prompts} prompts"

@@ -1,4 +1,4 @@
-"""What the forward pass of a kernel leaves for its backward pass, by the name under which a remat policy keeps it."""
+"""Values saved by a kernel's forward pass for its backward pass, under the name by which a remat policy keeps them."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ ATTENTION = "attention"
 
 
 def attention(out: jax.Array, lse: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The output and the log-sum-exp of the scores: with both kept, attention is not computed a second time."""
+    """The output and the log-sum-exp of the scores. With both kept, attention is not computed a second time."""
     return checkpoint_name(out, ATTENTION), checkpoint_name(lse, ATTENTION)

@@ -1,7 +1,7 @@
 """How attention is split over a mesh: rows over ``data`` and ``fsdp``, heads over ``tensor``.
 
-Attention needs no communication across rows or heads, but a loop over them, or a kernel, hides that from the
-partitioner, so the split is said explicitly with ``jax.shard_map``.
+Attention needs no communication across rows or heads. A loop over them, or a kernel, hides this from the partitioner.
+So the split is made explicit with ``jax.shard_map``.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import jax
 
 
 class Split(NamedTuple):
-    """Mesh axes of rows and heads, as entries of a ``PartitionSpec``; None is whole."""
+    """Mesh axes of rows and heads, as entries of a ``PartitionSpec``; None: not split."""
 
     rows: tuple[str, ...] | None
     heads: str | None
-    repeat: int  # how often each key/value head has to be repeated so that every shard holds its queries' head
-    alone: bool = False  # one device: nothing to split. Else a kernel needs a shard_map even where all stays whole
+    repeat: int  # repetitions of each key/value head, after which every shard holds the heads of its queries
+    alone: bool = False  # one device: nothing to split. On several, a kernel needs a shard_map even if nothing is split
 
 
 def split(rows: int, heads: int, kv_heads: int) -> Split:
-    """The split of the mesh that is set (whole without one); what an axis does not divide stays whole."""
+    """The split for the current mesh, if any. A dimension that an axis does not divide is not split."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return Split(None, None, 1, alone=True)

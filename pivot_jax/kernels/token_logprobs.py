@@ -1,9 +1,9 @@
 """Log-probs, entropy and accuracy of chosen tokens without ever holding [tokens, vocabulary] logits.
 
-The vocabulary is walked in chunks with a running log-sum-exp; the backward pass recomputes each chunk's
-logits. Each chunk of the head's gradient is written once, so no float32 copy of the head is accumulated.
+A loop over chunks of the vocabulary keeps a running log-sum-exp; the backward pass recomputes each chunk's logits. Each
+chunk of the head's gradient is written once, so no float32 copy of the head is accumulated.
 
-On a mesh every device walks its own part of the vocabulary for its own tokens. What is exchanged is four numbers a
+On a mesh every device loops over its own part of the vocabulary for its own tokens. Devices exchange four numbers per
 token over ``tensor`` and, where ``fsdp`` splits the head's width, one chunk of the head at a time.
 
 Letters: t tokens, d width, v vocabulary.
@@ -22,10 +22,10 @@ import numpy as np
 from flax import struct
 from jax.sharding import PartitionSpec as P
 
-from pivot_jax.kernels.target import platform
+from pivot_jax.kernels.dispatch import platform
 
 Array = jax.Array
-_CHUNK = {"cpu": 512}  # a chunk's logits stay in cache: 25 % faster there than 4096
+_CHUNK = {"cpu": 512}  # a chunk's logits stay in cache: 25 % faster on CPUs than 4096
 _CHUNK_DEFAULT = 4096
 
 
@@ -114,7 +114,7 @@ def _per_shard(split: _Split, compute: Any, in_specs: Any, out_specs: Any) -> An
 
 def _forward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Array):
     chunks = _Chunks(split, chunk, head, hidden.dtype)
-    places = targets - chunks.first
+    local = targets - chunks.first  # indices into this device's part of the vocabulary
 
     def step(carry, index):
         top, total, weighted, picked, summed = carry
@@ -123,9 +123,9 @@ def _forward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Arr
         scale = jnp.exp(top - new_top)
         exp = jnp.exp(logits - new_top[:, None])
         finite = jnp.where(fresh, logits, 0.0)  # -inf * 0 would be NaN
-        place = places - start
-        here = (places >= index * chunks.size) & (place < chunks.size)
-        found = jnp.take_along_axis(logits, jnp.clip(place, 0, chunks.size - 1)[:, None], axis=1)[:, 0]
+        column = local - start
+        here = (local >= index * chunks.size) & (column < chunks.size)
+        found = jnp.take_along_axis(logits, jnp.clip(column, 0, chunks.size - 1)[:, None], axis=1)[:, 0]
         return (
             new_top,
             total * scale + jnp.sum(exp, axis=1),
@@ -142,7 +142,7 @@ def _forward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Arr
         everywhere = functools.partial(jax.lax.psum, axis_name=split.vocabulary)
         peak = jax.lax.pmax(top, split.vocabulary)
         fade = jnp.exp(top - peak)
-        mine = (places >= 0) & (places < vocabulary)
+        mine = (local >= 0) & (local < vocabulary)
         total, weighted = everywhere(total * fade), everywhere(weighted * fade)
         top, picked, summed = peak, everywhere(jnp.where(mine, picked, 0.0)), everywhere(summed)
         vocabulary *= jax.lax.axis_size(split.vocabulary)
@@ -152,12 +152,12 @@ def _forward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Arr
 
 def _backward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Array, lse: Array, d_logps: Array):
     chunks = _Chunks(split, chunk, head, hidden.dtype)
-    places = targets - chunks.first
+    local = targets - chunks.first  # indices into this device's part of the vocabulary
 
     def step(d_hidden, index):
         logits, start, fresh, rows = chunks.logits(hidden, index)
         # d logp / d logits = onehot - softmax
-        onehot = (start + jnp.arange(chunks.size) == places[:, None]) & fresh
+        onehot = (start + jnp.arange(chunks.size) == local[:, None]) & fresh
         d_logits = (onehot - jnp.exp(logits - lse[:, None])) * d_logps[:, None]
         d_logits = d_logits.astype(hidden.dtype)
         d_hidden += jnp.einsum("tv,vd->td", d_logits, rows, preferred_element_type=jnp.float32)
@@ -171,7 +171,7 @@ def _backward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Ar
 
 
 class _Chunks:
-    """This device's rows of the head, ``size`` at a time; ``first`` is its first row's place in the vocabulary."""
+    """This device's rows of the head, ``size`` at a time; ``first`` is the vocabulary index of its first row."""
 
     def __init__(self, split: _Split, chunk: int, head: Array, dtype: Any):
         self.split, self.head, self.dtype = split, head, dtype
@@ -180,10 +180,10 @@ class _Chunks:
         self.first: Any = jax.lax.axis_index(split.vocabulary) * head.shape[0] if split.vocabulary else 0
 
     def logits(self, hidden: Array, index: Array) -> tuple[Array, Array, Array, Array]:
-        """float32 logits [t, size], the chunk's first row, which entries [1, size] no chunk before held, its rows.
+        """float32 logits [t, size], the chunk's first row, a mask [1, size] of entries new in this chunk, its rows.
 
-        Entries seen before are -inf: the last chunk is moved back to end at the vocabulary's end, so that no padded
-        copy is made.
+        Entries of an earlier chunk are -inf: the last chunk is moved back to end at the vocabulary's end, which avoids
+        a padded copy.
         """
         start = jnp.minimum(index * self.size, self.head.shape[0] - self.size)
         rows = jax.lax.dynamic_slice_in_dim(self.head, start, self.size).astype(self.dtype)
@@ -194,7 +194,7 @@ class _Chunks:
         return jnp.where(fresh, logits, -jnp.inf), start, fresh, rows
 
     def reduced(self, d_rows: Array) -> Array:
-        """A chunk's gradient [size, d], summed over the devices that hold other tokens, as the head is split."""
+        """A chunk's gradient [size, d], summed over the devices that hold other tokens, split as the head is."""
         split = self.split
         if split.width in split.tokens:
             d_rows = jax.lax.psum_scatter(d_rows, split.width, scatter_dimension=1, tiled=True)
@@ -205,6 +205,6 @@ class _Chunks:
         return jax.lax.psum(d_rows, others) if others else d_rows
 
     def joined(self, chunks: Array) -> Array:
-        """Stacked chunk gradients [count, size, d] → [v, d], the masked overlap of the last one cut off."""
+        """Stacked chunk gradients [count, size, d] → [v, d], without the masked overlap of the last one."""
         whole = chunks[: self.count - 1].reshape(-1, chunks.shape[2])
         return jnp.concatenate([whole, chunks[self.count - 1, self.size * self.count - self.head.shape[0] :]], axis=0)

@@ -1,4 +1,4 @@
-"""`pivot-jax tune`: tile sizes of an attention kernel, timed on the device at hand."""
+"""`pivot-jax tune`: tile sizes of an attention kernel, timed on the present device."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ import jax
 import jax.numpy as jnp
 
 from pivot_jax.errors import UserError
-from pivot_jax.kernels import tuned
 from pivot_jax.kernels.gpu import triton
 from pivot_jax.kernels.gpu.triton_tile import Tile
+from pivot_jax.kernels.mask import NO_IDS, Ids
+from pivot_jax.kernels.tiles import Case
 from pivot_jax.kernels.tpu import attention as tpu
 
 _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)(?:/(\d+))?x(\d+)(?::(causal|full))?(?::(none|segments|branches))?")
-_SECONDS = 0.2  # that a candidate is timed for at least
-_ROUNDS = 3  # of which the fastest counts: what disturbs a device only ever slows it
+_SECONDS = 0.2  # minimum time over which a candidate is timed
+_ROUNDS = 3  # the fastest counts: disturbances only slow a device down
 
 
 class Shape(NamedTuple):
+    """Rows and letters as in :mod:`pivot_jax.kernels.attention`; n queries and as many keys."""
+
     rows: int
     n: int
     h: int
@@ -34,7 +37,7 @@ class Shape(NamedTuple):
 
 
 class Tunable(NamedTuple):
-    """An attention backend whose tiles can be chosen; its ``tiles`` are a NamedTuple with one for each kernel."""
+    """An attention backend with a choice of tiles; its ``tiles`` are a NamedTuple with one tile per kernel."""
 
     backend: str
     attend: Callable[..., Any]
@@ -45,33 +48,33 @@ class Tunable(NamedTuple):
 class Found(NamedTuple):
     """Milliseconds of a forward and backward pass with the best tiles, and with the defaults."""
 
-    case: tuned.Case
+    case: Case
     tiles: Any
     ms: float
     default_ms: float
 
 
 def parse(text: str) -> Shape:
-    """The shape of a text as 8x729x16x72 or 8x2048x14/2x64:causal:segments.
+    """The shape of a text such as 8x729x16x72 or 8x2048x14/2x64:causal:segments.
 
     Raises:
-      UserError: another form, or heads that do not divide.
+      UserError: the text has another form, or the heads are not a multiple of the key/value heads.
     """
     match = _SHAPE.fullmatch(text)
     if not match:
         raise UserError(
             f"shape '{text}': write ROWSxTOKENSxHEADS[/KEY_VALUE_HEADS]xWIDTH[:causal|full][:none|segments|branches], "
-            "as 8x2048x14/2x64:causal:segments"
+            "such as 8x2048x14/2x64:causal:segments"
         )
     rows, n, h, c = (int(match[i]) for i in (1, 2, 3, 5))
     kv = int(match[4] or h)
     if not min(rows, n, h, kv, c) or h % kv:
-        raise UserError(f"shape '{text}': {h} heads are no multiple of {kv} key/value heads, or a number is 0")
+        raise UserError(f"shape '{text}': {h} heads are not a multiple of {kv} key/value heads, or a number is 0")
     return Shape(rows, n, h, kv, c, match[6] == "causal", match[7] or "none")
 
 
 def tune(shape: Shape, tunable: Tunable, timer: Callable[[Shape, Any], float] | None = None) -> Found:
-    """The fastest tiles of a backend for a shape in bfloat16, kernel by kernel from their defaults.
+    """The fastest tiles of a backend for a shape in bfloat16, found kernel by kernel from the defaults.
 
     Args:
       timer: seconds of a forward and backward pass; raises JaxRuntimeError where the tiles do not compile.
@@ -87,19 +90,19 @@ def tune(shape: Shape, tunable: Tunable, timer: Callable[[Shape, Any], float] | 
                 continue
             try:
                 took = timer(shape, tiles)
-            except jax.errors.JaxRuntimeError as error:  # most often: more shared memory than there is
+            except jax.errors.JaxRuntimeError as error:  # usually: not enough shared memory
                 logging.getLogger("pivot_jax").info(
                     f"{kernel} {tuple(tile)} does not run: {str(error).splitlines()[0]}"
                 )
                 continue
             if took < fastest:
                 best, fastest = tiles, took
-    case = tuned.Case(shape.n, shape.n, shape.h // shape.kv, shape.c, "bfloat16", shape.causal, shape.mask)
+    case = Case(shape.n, shape.n, shape.h // shape.kv, shape.c, "bfloat16", shape.causal, shape.mask)
     return Found(case, best, 1e3 * fastest, 1e3 * usual)
 
 
 def triton_candidates(kernel: str, shape: Shape) -> Iterator[Tile]:
-    """Tiles worth a try: eight warps for tiles of 128 rows, four also; keys and queries no longer than the row."""
+    """Tiles to time: four warps, for tiles of 128 rows also eight; sides no longer than the row needs."""
     longest = max(16, 1 << (shape.n - 1).bit_length())
     for own in (64, 128):
         for other in (32, 64, 128) if kernel == "forward" else (32, 64):
@@ -110,14 +113,14 @@ def triton_candidates(kernel: str, shape: Shape) -> Iterator[Tile]:
 
 
 def tpu_candidates(kernel: str, shape: Shape) -> Iterator[tpu.Sides]:
-    """Sides from 128 to 1,024 that are shorter than the row; the whole row is a default where it is short."""
+    """Sides from 128 to 1,024 that are shorter than the row. A short row as a whole is a default already."""
     sides = [side for side in (128, 256, 384, 512, 768, 1024) if side < shape.n]
     for queries in sides:
         for keys in sides:
             yield tpu.Sides(queries, keys)
 
 
-# By platform. The Mosaic kernels of Hopper GPUs have one size of tile: a warpgroup's product sets it.
+# By platform. The Mosaic kernels of Hopper GPUs have a single tile size, set by a warpgroup's product.
 TUNABLE = {
     "gpu": Tunable(
         "pallas_triton",
@@ -130,16 +133,16 @@ TUNABLE = {
 
 
 def seconds(tunable: Tunable, shape: Shape, tiles: Any) -> float:
-    """Of one forward and backward pass on the default device, the fastest of some rounds."""
+    """Seconds of one forward and backward pass on the default device, the fastest of several rounds."""
     keys = jax.random.split(jax.random.key(0), 4)
     size = (shape.rows, shape.n, shape.h, shape.c)
     q, probe = (jax.random.normal(key, size, jnp.bfloat16) for key in keys[:2])
     k, v = (jax.random.normal(key, (*size[:2], shape.kv, shape.c), jnp.bfloat16) for key in keys[2:])
-    masks = _masks(shape)
+    ids = _ids(shape)
 
     @jax.jit
     def step(q, k, v, probe):
-        compute = functools.partial(tunable.attend, masks=masks, causal=shape.causal, scale=shape.c**-0.5, tiles=tiles)
+        compute = functools.partial(tunable.attend, ids=ids, causal=shape.causal, scale=shape.c**-0.5, tiles=tiles)
         out, pull = jax.vjp(compute, q, k, v)
         return out, pull(probe)
 
@@ -160,13 +163,11 @@ def _clock(run: Callable[[int], Any], times: int) -> float:
     return time.perf_counter() - start
 
 
-def _masks(shape: Shape) -> Any:
-    """Two packed conversations a row; with branches, one prompt and two answers."""
+def _ids(shape: Shape) -> Ids:
+    """Ids of two packed conversations per row; with branches, of one prompt and two answers."""
     if shape.mask == "none":
-        return (None,) * 4
+        return NO_IDS
     at = jnp.broadcast_to(jnp.arange(shape.n, dtype=jnp.int32), (shape.rows, shape.n))
     if shape.mask == "segments":
-        ids = 1 + at * 2 // shape.n
-        return ids, ids, None, None
-    ones, branches = jnp.ones_like(at), jnp.maximum(0, at * 4 // shape.n - 1)
-    return ones, ones, branches, branches
+        return Ids.same(1 + at * 2 // shape.n)
+    return Ids.same(jnp.ones_like(at), jnp.maximum(0, at * 4 // shape.n - 1))

@@ -16,6 +16,7 @@ from flax import struct
 
 from pivot_jax.kernels.attention import attention
 from pivot_jax.kernels.decode import Part, decode_attention, lay_out
+from pivot_jax.kernels.mask import Ids
 from pivot_jax.models import layers, rotary
 from pivot_jax.models.rotary import RopeScaling
 
@@ -116,7 +117,7 @@ class CausalAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, answers: Any, layer: Any, past: Past | None, angles: Any, masks: dict[str, Any]
+        self, x: Array, answers: Any, layer: Any, past: Past | None, angles: Any, ids: Ids
     ) -> tuple[Array, tuple[Array, Array]]:
         cfg = self.config
         b, n, _ = x.shape
@@ -129,7 +130,7 @@ class CausalAttention(nn.Module):
         q, k = rotary.rotate(q, angles), rotary.rotate(k, angles)
         keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
         if past is None:
-            out = attention(q, k, v, causal=True, **masks)
+            out = attention(q, k, v, causal=True, ids=ids)
         else:
             index = (layer, 0, 0, past.slot, 0)
             prompts = past.prompt.lengths.shape[0]
@@ -152,12 +153,12 @@ class DecoderBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, carry: Any, layer: Any, past: Any, angles: Any, masks: dict[str, Any], collect: layers.Collect
+        self, carry: Any, layer: Any, past: Any, angles: Any, ids: Ids, collect: layers.Collect
     ) -> tuple[Any, Any]:
         cfg = self.config
         x, answers = carry
         normed = layers.RMSNorm(cfg.eps, name="norm1")(x)
-        mixed, key_values = CausalAttention(cfg, name="attn")(normed, answers, layer, past, angles, masks)
+        mixed, key_values = CausalAttention(cfg, name="attn")(normed, answers, layer, past, angles, ids)
         x = x + mixed
         x = x + layers.GatedMLP(cfg.mlp_dim, name="mlp")(layers.RMSNorm(cfg.eps, name="norm2")(x))
         output = key_values if collect.cache else x if collect.on else None
@@ -190,13 +191,13 @@ class Decoder(nn.Module):
         ``positions`` are int32 [b, n], with M-RoPE [b, n, 3].
         """
         angles = self._angles(positions, segments)
-        (x, _), _ = self.blocks((x, None), None, None, angles, _masks(segments, branches), layers.COLLECT_NOTHING)
+        (x, _), _ = self.blocks((x, None), None, None, angles, Ids.same(segments, branches), layers.COLLECT_NOTHING)
         return self.norm(x)
 
     def layer_states(self, x: Array, positions: Array, segments: Array) -> Array:
         """Embedded tokens, the output of every block but the last, and closing-norm states: [layers + 1, b, n, d]."""
         angles, collect = self._angles(positions, segments), layers.Collect(True)
-        (last, _), states = self.blocks((x, None), None, None, angles, _masks(segments, None), collect)
+        (last, _), states = self.blocks((x, None), None, None, angles, Ids.same(segments), collect)
         return jnp.concatenate([x[None], states[:-1], self.norm(last)[None]])
 
     def prefill(
@@ -208,8 +209,8 @@ class Decoder(nn.Module):
         """
         cfg = self.config
         angles = self._angles(positions, segments)
-        masks, collect = _masks(segments, None), layers.Collect(cache=True)
-        (x, _), (keys, values) = self.blocks((x, None), None, None, angles, masks, collect)
+        ids, collect = Ids.same(segments), layers.Collect(cache=True)
+        (x, _), (keys, values) = self.blocks((x, None), None, None, angles, ids, collect)
         b = x.shape[0]
         empty = jnp.zeros((cfg.depth, b * responses, cfg.kv_heads, slots, cfg.head_width), keys.dtype)
         keys, values, empty = (lay_out(part, b, cfg.heads) for part in (keys, values, empty))
@@ -240,10 +241,3 @@ class Decoder(nn.Module):
         cfg = self.config
         sections = cfg.mrope_section
         return rotary.angles(positions, segments, cfg.head_width, cfg.rope_theta, cfg.rope_scaling, sections)
-
-
-def _masks(segments: Array, branches: Array | None) -> dict[str, Any]:
-    masks = {"q_segments": segments, "kv_segments": segments}
-    if branches is not None:
-        masks |= {"q_branches": branches, "kv_branches": branches}
-    return masks

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from pivot_jax.data.processing.images import CLIP_MEAN, CLIP_STD, Preset
 from pivot_jax.kernels.attention import attention
+from pivot_jax.kernels.mask import Ids
 from pivot_jax.models import layers
 from pivot_jax.models.projector import ProjectorConfig
 from pivot_jax.models.rotary import rotate
@@ -171,7 +172,7 @@ class Attention(nn.Module):
         b, p, d = x.shape
         q, k, v = (layers.Linear(d, name=name)(x).reshape(b, p, self.heads, -1) for name in "qkv")
         q, k = rotate(q, angles), rotate(k, angles)
-        out = attention(q, k, v, causal=False, q_segments=segments, kv_segments=segments)
+        out = attention(q, k, v, causal=False, ids=Ids.same(segments))
         return layers.Linear(d, name="out")(out.reshape(b, p, d))
 
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from pivot_jax.kernels.attention import attention
+from pivot_jax.kernels.mask import Ids
 from pivot_jax.models import layers
 
 Array = jax.Array
@@ -30,7 +31,7 @@ class SelfAttention(nn.Module):
         q = layers.Linear(d, name="q")(x).reshape(b, n, self.heads, -1)
         k = layers.Linear(d, name="k")(keys).reshape(b, keys.shape[1], self.heads, -1)
         v = layers.Linear(d, name="v")(keys).reshape(b, keys.shape[1], self.heads, -1)
-        out = attention(q, k, v, causal=False, q_segments=segments, kv_segments=key_segments)
+        out = attention(q, k, v, causal=False, ids=Ids(segments, key_segments))
         return layers.Linear(d, name="out")(out.reshape(b, n, d))
 
 

@@ -1,4 +1,4 @@
-"""Accelerators by name, with the figures that plans and throughput are held against."""
+"""Accelerators by name, with the figures that plans and throughput are compared with."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Chip:
-    """One device as a program sees it; figures are from the makers' data sheets.
+    """One device of a program; figures are from the makers' data sheets.
 
-    A v5e's and a v6e's share of the outer network is their pod's over its 256 chips; a GPU's is one port of 400 Gbit/s.
+    The outer bandwidth of a v5e and a v6e is their pod's, divided by its 256 chips; that of a GPU is one port of
+    400 Gbit/s.
     """
 
     kind: str  # jax's device kind
-    hbm_gib: float  # memory that a program may use: what XLA allows on TPUs, what CUDA reports of GPUs
+    hbm_gib: float  # memory for programs, as XLA allows on TPUs and CUDA reports on GPUs
     flops: float  # dense bf16 FLOP/s
     hbm_bytes: float  # bytes/s
     link_bytes: float  # bytes/s that a device sends to its peers over the fast network (ICI, NVLink)
-    outer_bytes: float  # the same over the network that joins slices or machines; 0: not known to us
+    outer_bytes: float  # the same over the network between slices or machines; 0: unknown
     dims: int = 2  # of a TPU's torus; 0: not a TPU
-    cores_per_chip: int = 1  # in the maker's counting
+    cores_per_chip: int = 1  # as the maker counts
     devices_per_chip: int = 1
 
 
 CHIPS: dict[str, Chip] = {
-    # v4 and 7x: a core is a device, so half a chip
+    # v4 and 7x: a device is a core, half a chip
     "v4": Chip("TPU v4", 15.25, 137.5e12, 6.1e11, 1.3e11, 0, dims=3, cores_per_chip=2, devices_per_chip=2),
     "v5e": Chip("TPU v5 lite", 15.75, 197e12, 8.2e11, 2.0e11, 3.1e9),
     "v5p": Chip("TPU v5", 95.74, 459e12, 2.77e12, 6.0e11, 6.25e9, dims=3, cores_per_chip=2),
@@ -34,9 +35,9 @@ CHIPS: dict[str, Chip] = {
     "h200": Chip("NVIDIA H200", 139.8, 989e12, 4.8e12, 4.5e11, 5.0e10, dims=0),
 }
 
-# Of devices that no plan is for, and of those whose kind says less than the whole name.
+# Devices without a topology for plans, and devices whose JAX kind is shorter than the full name.
 _OTHERS = {
-    "TPU v4": 275e12,  # where it runs, both cores of a chip are one device
+    "TPU v4": 275e12,  # at run time both cores of a chip are one device
     "NVIDIA A100": 312e12,
     "NVIDIA GH200": 989e12,
     "NVIDIA H100": 989e12,
@@ -49,7 +50,7 @@ _OTHERS = {
 def peak_flops(kind: str) -> float | None:
     """Dense bfloat16 FLOP/s of a device by jax's kind; None where it is not known.
 
-    Kinds of GPUs go on behind the model's name ("NVIDIA A100-SXM4-80GB"), so the longest beginning counts.
+    A GPU's kind has a suffix after the model's name ("NVIDIA A100-SXM4-80GB"), so the longest known prefix counts.
     """
     known = {chip.kind: chip.flops for chip in CHIPS.values()} | _OTHERS
     names = [name for name in known if kind.startswith(name)]

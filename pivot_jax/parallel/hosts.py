@@ -1,6 +1,6 @@
-"""Start of a run over several processes.
+"""Start of a run with several processes.
 
-``launch/local.py`` and the SLURM and TPU scripts set the variables; without them the run has one process.
+``launch/local.py`` and the SLURM and TPU scripts set the environment variables. Without them the run has one process.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ _VARIABLES = ("PIVOT_COORDINATOR", "PIVOT_NUM_PROCESSES", "PIVOT_PROCESS_ID")
 def start() -> None:
     """Joins the other processes if the environment names them.
 
-    ``PIVOT_COORDINATOR`` (host:port), ``PIVOT_NUM_PROCESSES`` and ``PIVOT_PROCESS_ID`` name them; with
-    ``PIVOT_DISTRIBUTED=auto`` JAX finds them itself (SLURM, Open MPI, TPU pods). Call before any other use of JAX.
+    ``PIVOT_COORDINATOR`` (host:port), ``PIVOT_NUM_PROCESSES`` and ``PIVOT_PROCESS_ID`` name them. With
+    ``PIVOT_DISTRIBUTED=auto`` JAX finds them automatically (SLURM, Open MPI, TPU pods). Call this before any other use
+    of JAX.
 
     Raises:
       UserError: only some of the three variables are set.
@@ -26,12 +27,12 @@ def start() -> None:
     if os.environ.get("PIVOT_DISTRIBUTED") == "auto":
         jax.distributed.initialize()
         return
-    given = [name for name in _VARIABLES if os.environ.get(name)]
-    if not given:
+    present = [name for name in _VARIABLES if os.environ.get(name)]
+    if not present:
         return
-    if len(given) < len(_VARIABLES):
-        missing = ", ".join(name for name in _VARIABLES if name not in given)
-        raise UserError(f"{', '.join(given)} set but not {missing}; set all three, or none for one process")
+    if len(present) < len(_VARIABLES):
+        missing = ", ".join(name for name in _VARIABLES if name not in present)
+        raise UserError(f"{', '.join(present)} set but not {missing}; set all three, or none for one process")
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
@@ -40,5 +41,5 @@ def start() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes logs and prints."""
+    """Whether this process is the one that writes logs and prints."""
     return jax.process_index() == 0

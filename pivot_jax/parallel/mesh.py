@@ -1,4 +1,4 @@
-"""The device mesh and where arrays lie on it.
+"""The device mesh and the sharding of arrays on it.
 
 Axes: ``data`` splits rows; ``fsdp`` splits rows and parameters; ``tensor`` splits heads, hidden units and vocabulary.
 """
@@ -21,9 +21,9 @@ from pivot_jax.models import lora
 AXES = ("data", "fsdp", "tensor")
 ROWS = P(("data", "fsdp"))
 
-# Kernels are [in, out]. What reads the residual stream is split over its outputs (tensor) and its input width
-# (fsdp), what writes it the other way round, so that a block needs one reduction. Stacked blocks have a leading
-# layer axis that is never split.
+# Kernels are [in, out]. Kernels that read the residual stream are split over their outputs (tensor) and their input
+# width (fsdp). Kernels that write it are split the other way round, so a block needs one reduction. Stacked blocks have
+# a leading layer axis that is never split.
 _READS, _WRITES = P("fsdp", "tensor"), P("tensor", "fsdp")
 PARAM_RULES: rules.Rules = [
     (r"(decoder|text)/(embed|head)", P("tensor", "fsdp")),
@@ -39,10 +39,10 @@ PARAM_RULES: rules.Rules = [
 
 
 def make_mesh(section: Any, devices: Any = None) -> Mesh:
-    """Mesh of ``config.parallel`` over all devices; one axis may be -1 and takes what is left.
+    """Mesh of ``config.parallel`` over all devices; one axis may be -1 and gets the remaining factor.
 
     Raises:
-      UserError: the axes' product is not the number of devices, or no axis of rows can be split over the slices.
+      UserError: the product of the axes is not the number of devices, or no axis of rows can be split over the slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(section, len(devices))
@@ -55,8 +55,11 @@ def make_mesh(section: Any, devices: Any = None) -> Mesh:
 def arrange(devices: Any, sizes: tuple[int, ...]) -> np.ndarray:
     """Devices along :data:`AXES`, in their order.
 
-    Slices of TPUs, which a slower network joins, split the first axis of rows that their number divides: with ``data``
-    only gradients cross that network, with ``fsdp`` parameters too. Raises UserError where neither is a multiple.
+    A slower network joins slices of TPUs. They split the first axis of rows that is a multiple of their number: with
+    ``data`` only gradients cross that network, with ``fsdp`` parameters too.
+
+    Raises:
+      UserError: neither axis of rows is a multiple of the number of slices.
     """
     slices = _slices(devices)
     if slices == 1:
@@ -73,20 +76,20 @@ def arrange(devices: Any, sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def _slices(devices: Any) -> int:
-    """Slices of TPUs among the devices, which have no number where there is one; machines with GPUs count as one,
-    whose order is right as it is."""
+    """Number of TPU slices; devices of a single slice may lack an index. GPU machines count as one slice, since their
+    devices are in the right order already."""
     return len({getattr(d, "slice_index", 0) for d in devices}) if devices[0].platform == "tpu" else 1
 
 
 def mesh_sizes(section: Any, count: int) -> tuple[int, ...]:
-    """Devices along each of :data:`AXES`, ``count`` in all; raises as :func:`make_mesh`."""
+    """Number of devices along each of :data:`AXES`, ``count`` in total; raises as :func:`make_mesh`."""
     sizes = [section[axis] for axis in AXES]
     rest = [i for i, size in enumerate(sizes) if size == -1]
     fixed = math.prod(size for size in sizes if size != -1)
     if len(rest) > 1 or fixed < 1 or count % fixed or (not rest and fixed != count):
         shape = ", ".join(f"parallel.{axis}={section[axis]}" for axis in AXES)
         raise UserError(
-            f"{shape}: there are {count} devices, which this does not give; set one axis to -1 for the rest"
+            f"{shape}: their product is not {count}, the number of devices; set one axis to -1 for the remaining factor"
         )
     if rest:
         sizes[rest[0]] = count // fixed
@@ -94,21 +97,23 @@ def mesh_sizes(section: Any, count: int) -> tuple[int, ...]:
 
 
 def check_rows(rows: int, what: str, mesh: Mesh) -> None:
-    """Refuses a number of rows that the mesh's row axes do not divide."""
+    """Raises UserError for a number of rows that is not a multiple of the mesh's row shards."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % shards:
-        raise UserError(f"{what} is {rows}, no multiple of parallel.data x parallel.fsdp = {shards}; change either")
+        raise UserError(
+            f"{what} is {rows}, not a multiple of parallel.data x parallel.fsdp = {shards}; change one of them"
+        )
 
 
 def param_shardings(params: Any, mesh: Mesh) -> Any:
-    """Tree of NamedSharding by :data:`PARAM_RULES`; an axis that does not divide its dimension is left whole."""
+    """Tree of NamedSharding by :data:`PARAM_RULES`; a dimension that an axis does not divide is not split."""
     flat = rules.flatten(params)
     specs = {path: fit(_spec(path), leaf.shape, mesh) for path, leaf in flat.items()}
     return rules.unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
 
 
 def _spec(path: str) -> P:
-    """By :data:`PARAM_RULES`; an adapter's A is split as its kernel's inputs, its B as the outputs, the rank never."""
+    """By :data:`PARAM_RULES`. An adapter's A is split as its kernel's inputs, its B as the outputs; the rank is not."""
     if not lora.is_adapter(path):
         return rules.match(PARAM_RULES, path, "sharding")
     kernel = tuple(rules.match(PARAM_RULES, lora.kernel_of(path), "sharding"))

@@ -1,7 +1,7 @@
-"""What a process sets for its platform, in one place, with the reason for each.
+"""Settings of a process for its platform, with the reason for each.
 
-XLA flags: none. On CPUs the vector width, fast-math, oneDNN, XNNPACK and YNNPACK flags of jaxlib 0.10 were tried and
-stayed within noise; for GPUs and TPUs none has been measured yet, and an unknown flag aborts the process.
+XLA flags: none. On CPUs the vector width, fast-math, oneDNN, XNNPACK and YNNPACK flags of jaxlib 0.10 were tried, and
+their effects were within noise. For GPUs and TPUs none has been measured yet, and an unknown flag aborts the process.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _CACHE = "jax_compilation_cache_dir"
 
 
 def keep_freed_memory() -> bool:
-    """Lets the C library keep memory that a step frees, for the next step. Call before JAX starts its threads.
+    """Makes the C library keep memory that a step frees, for the next step. Call before JAX starts its threads.
 
-    XLA's CPU client allocates its temporaries anew in every step. glibc gives blocks of that size back to the kernel,
-    which then clears page by page what the next step asks for: a fifth of a small model's step. The memory of a GPU or
-    TPU is not touched by this.
+    XLA's CPU client allocates its temporaries again in every step. glibc returns blocks of that size to the kernel,
+    which then clears the pages that the next step requests: a fifth of a small model's step. This does not affect the
+    memory of a GPU or TPU.
 
     Returns:
-      False where the C library is not glibc; nothing is changed then.
+      False where the C library is not glibc; nothing changes then.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -39,9 +39,9 @@ def keep_freed_memory() -> bool:
 
 
 def cache_programs() -> None:
-    """Keeps compiled programs of GPUs and TPUs in ``~/.cache/pivot-jax``, unless JAX was told a place.
+    """Caches compiled programs of GPUs and TPUs in ``~/.cache/pivot-jax``, unless JAX has a cache folder configured.
 
-    Not on CPUs: a program compiled there is for that very processor, and home folders are shared between machines.
+    Not on CPUs: a program compiled there is specific to the processor, and machines may share home folders.
     """
     if jax.config.values[_CACHE] is None and jax.default_backend() != "cpu":
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its optimised HLO."""
+"""Traffic of a compiled program between devices, read from its optimised HLO."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?
 
 
 class Traffic(NamedTuple):
-    """Of one device and step: operations and the bytes of their results, loops counted as often as they run.
+    """Operations of one device in one step and the bytes of their results; every iteration of a loop counts.
 
-    Of :data:`OUTER` the bytes that the device sends, not those of a result.
+    For :data:`OUTER`, the bytes that the device sends, not those of a result.
     """
 
     operations: int
@@ -38,10 +38,14 @@ class Traffic(NamedTuple):
 
 
 def traffic(hlo: str, machine: int = 0) -> dict[str, Traffic]:
-    """Collectives by kind, of :data:`KINDS`, and what leaves a slice or machine; what does not occur is left out.
+    """Collectives by kind, of :data:`KINDS`, and traffic that leaves a slice or machine; kinds that occur.
 
-    The TPU compiler makes an operation of its own of what leaves a slice. For GPUs it follows from the groups of
-    devices: ``machine`` is their number in one, and they share the way out. 0: TPUs, or a single machine.
+    The TPU compiler emits a separate operation for traffic that leaves a slice. For GPUs it follows from the groups of
+    devices.
+
+    Args:
+      hlo: text of the optimised module.
+      machine: GPUs per machine, which share its outgoing network. 0: TPUs, or a single machine.
     """
     computations, entry = _computations(hlo)
     everyone = _PARTITIONS.search(hlo)
@@ -65,12 +69,12 @@ def traffic(hlo: str, machine: int = 0) -> dict[str, Traffic]:
 
 
 def _groups(line: str, devices: int) -> list[list[int]]:
-    """Devices that an operation joins, by their place in the mesh."""
+    """Groups of devices that an operation joins, as indices in the mesh."""
     if match := _IOTA.search(line):
         shape, dims, order = ([int(x) for x in part.split(",")] if part else None for part in match.groups())
         assert shape and dims
-        places = np.arange(math.prod(dims)).reshape(dims)
-        return (places if order is None else places.transpose(order)).reshape(shape).tolist()
+        indices = np.arange(math.prod(dims)).reshape(dims)
+        return (indices if order is None else indices.transpose(order)).reshape(shape).tolist()
     match = _GROUPS.search(line)
     if not match:
         return [[*range(devices)]]
@@ -78,9 +82,9 @@ def _groups(line: str, devices: int) -> list[list[int]]:
 
 
 def _leaving(kind: str, size: int, groups: list[list[int]], machine: int) -> int:
-    """The least bytes that a GPU sends to other machines: what they need of a result, shared by a machine's GPUs."""
-    group = max(groups, key=lambda group: len({place // machine for place in group}))
-    machines = len({place // machine for place in group})
+    """The minimum of bytes that a GPU sends to other machines: their part of a result, shared by a machine's GPUs."""
+    group = max(groups, key=lambda group: len({device // machine for device in group}))
+    machines = len({device // machine for device in group})
     if machines < 2:
         return 0
     if kind == "collective-permute":
@@ -103,7 +107,7 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _runs(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
-    """How often each computation runs in one step. Of a condition's branches each counts as taken."""
+    """How often each computation runs in one step. Every branch of a conditional counts as taken."""
     runs: dict[str, int] = defaultdict(int)
 
     def visit(name: str, times: int) -> None:
@@ -123,13 +127,13 @@ def _runs(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
 
 
 def _trips(condition: list[str]) -> int:
-    """Iterations of a loop that counts up to a constant, as scans do; 1 if its condition names none."""
+    """Iterations of a loop that counts up to a constant, as scans do; 1 if its condition has no constant."""
     return max((int(x) for line in condition for x in _CONSTANT.findall(line)), default=1)
 
 
 def _result_bytes(shape: str, kind: str, start: str | None) -> int:
-    """Bytes of a result. Several arrays may share an operation. An asynchronous start, but for an all-reduce's, gives
-    (operands, results, ...), of which each may be an array or a tuple."""
+    """Bytes of a result. Several arrays may share an operation. An asynchronous start, except that of an all-reduce,
+    returns (operands, results, ...), each of them an array or a tuple."""
     shape = _LAYOUT.sub("", shape)
     if not start or kind == "all-reduce":
         return sum(_bytes(*array) for array in _ARRAY.findall(shape))

@@ -1,7 +1,7 @@
-"""Memory of a step by counting, for where the compiler of a topology is not installed. A guide, not a proof.
+"""Memory of a step by counting, where the compiler of a topology is not installed. A guide, not a proof.
 
-The factors below are set to nine compiled steps (benchmarks/README.md): temporaries came out 7 to 16 % too low where
-the step is split over devices, and 31 % too high on one H200.
+The factors below are fitted to nine compiled steps (benchmarks/README.md): temporaries were 7 to 16 % too low where the
+step is split over devices, and 31 % too high on one H200.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pivot_jax.models.flops import traced_flops
 from pivot_jax.plan.program import Program, device_bytes, held, step_arguments
 from pivot_jax.train.setup import Setup
 
-# What a tower keeps for the backward pass beyond its blocks' inputs, in units of what its matmuls and attention give.
+# Values that a tower keeps for the backward pass beyond its blocks' inputs, in units of the outputs of its matmuls and
+# attention.
 _KEPT = {"full": 0.0, "dots": 1.0, "none": 3.3}
-# What the backward pass of one block holds at once, per token, in units of its width and of its MLP's.
+# Values that the backward pass of one block holds at once, per token, in units of its width and of its MLP's width.
 _AT_WORK = (16, 10)
 
 
@@ -26,7 +27,7 @@ def estimate_step(setup: Setup, bucket: tuple[int, int], rows: int, *, count: bo
     """As ``program.compile_step``, with temporaries from :func:`_temporaries` and no traffic.
 
     Args:
-      count: trace the step for its FLOPs, which takes seconds; else they are 0.
+      count: trace the step for its FLOPs, which takes seconds; otherwise they are 0.
     """
     arguments = step_arguments(setup, bucket, rows)
     return Program(
@@ -39,7 +40,7 @@ def estimate_step(setup: Setup, bucket: tuple[int, int], rows: int, *, count: bo
 
 
 def _temporaries(setup: Setup, trained: Any, bucket: tuple[int, int], rows: int) -> int:
-    """Gradients, what the blocks keep for the backward pass, and one block at work."""
+    """Bytes of gradients, of values that the blocks keep for the backward pass, and of one active block."""
     module, config = setup.model.module, setup.config
     size = np.dtype(config.model.dtype).itemsize if config.model.dtype != "bfloat16" else 2
     shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
@@ -49,7 +50,7 @@ def _temporaries(setup: Setup, trained: Any, bucket: tuple[int, int], rows: int)
     flat, kept, work = rules.flatten(setup.like), 0.0, 0.0
     for name, tower, tokens in towers:
         kernels = [leaf.shape for path, leaf in flat.items() if path.startswith(f"{name}/blocks/") and "kernel" in path]
-        inputs = kernels[0][0] * tower.width  # of all blocks, per token; so much attention gives too
+        inputs = kernels[0][0] * tower.width  # of all blocks, per token; attention's outputs are as many
         products = sum(shape[0] * shape[-1] for shape in kernels)
         values = inputs + _KEPT[getattr(tower, "remat", "none")] * (products + inputs)
         kept += here * tokens * values * size

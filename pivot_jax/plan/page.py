@@ -18,40 +18,43 @@ _PREALLOCATED = 0.75  # of a GPU's memory, by JAX's default
 def text(plan: Plan, topology: Topology) -> str:
     """One bucket's table: memory of a device, work, traffic, bounds of the step's time."""
     program, (tokens, targets) = plan.program, plan.bucket
-    how = f"estimated, to a third or so; pip install 'pivot-jax[{topology.missing}]' to compile"
+    how = f"estimated, to within about a third; pip install 'pivot-jax[{topology.missing}]' to compile"
     how = "compiled" if plan.compiled else how
     shape = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    rows = f"{plan.rows} rows" + (f", {plan.pack} to a sequence," if plan.pack > 1 else "")
+    rows = f"{plan.rows} rows" + (f", {plan.pack} per sequence," if plan.pack > 1 else "")
     rows += f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""
     lines = [f"{rows} of {tokens} tokens, {targets} scored, on {plan.topology} ({shape}), {how}"]
     parts = {
         "parameters": program.parameters,
         "optimizer state": program.optimizer,
         "reference model": program.reference,
-        "batch and rest": program.arguments - program.parameters - program.optimizer - program.reference,
+        "batch and others": program.arguments - program.parameters - program.optimizer - program.reference,
         "temporaries": program.temporaries,
     }
     lines += [f"  {name:26}{size / GIB:10.2f} GiB" for name, size in parts.items() if size]
     verdict = "fits" if plan.fits else f"too large by {program.peak / GIB - plan.hbm_gib:.2f} GiB"
-    lines.append(f"  {'in all, of ' + format(plan.hbm_gib, 'g'):26}{program.peak / GIB:10.2f} GiB  {verdict}")
+    lines.append(f"  {'total, of ' + format(plan.hbm_gib, 'g'):26}{program.peak / GIB:10.2f} GiB  {verdict}")
     if not topology.chip.dims and plan.fits and program.peak > _PREALLOCATED * plan.hbm_gib * GIB:
-        lines.append("  JAX takes three quarters of a GPU's memory; for this, set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95")
-    if plan.mend:
-        lines.append(f"  {plan.mend}")
+        lines.append(
+            "  JAX allocates three quarters of a GPU's memory; set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 for more"
+        )
+    if plan.fix:
+        lines.append(f"  {plan.fix}")
     elif plan.largest_rows is not None:
         lines.append(f"  {'largest rows that fit':26}{plan.largest_rows:10d}")
-    lines.append(f"  {'FLOPs a row, needed':26}{plan.model_flops / plan.rows / 1e12:10.2f} T")
-    lines.append(f"  {'FLOPs a row, traced':26}{program.flops / plan.rows / 1e12:10.2f} T (recomputation, padding)")
+    lines.append(f"  {'FLOPs per row, needed':26}{plan.model_flops / plan.rows / 1e12:10.2f} T")
+    lines.append(f"  {'FLOPs per row, traced':26}{program.flops / plan.rows / 1e12:10.2f} T (recomputation, padding)")
     for kind, (operations, size) in program.traffic.items():
         lines.append(f"  {kind:26}{size / GIB:10.2f} GiB in {operations} operations")
     lines.append(
-        "  lower bounds of the step: " + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in bounds(plan, topology).items())
+        "  lower bounds of the step time: "
+        + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in bounds(plan, topology).items())
     )
     return "\n".join(lines)
 
 
 def bounds(plan: Plan, topology: Topology) -> dict[str, float]:
-    """Seconds that a step takes at least: its FLOPs at peak, its state read and written once, its traffic."""
+    """Lower bounds of a step's seconds: its FLOPs at peak, one read and write of its state, its traffic."""
     chip, program = topology.chip, plan.program
     found = {
         "compute": program.flops / plan.devices / chip.flops,
@@ -65,12 +68,12 @@ def bounds(plan: Plan, topology: Topology) -> dict[str, float]:
 
 
 def sharding_table(setup: Setup) -> str:
-    """Where each parameter lies: its path, shape and mesh axes."""
-    shapes, places = rules.flatten(setup.like), rules.flatten(setup.shardings)
+    """Table of the parameters' shardings: path, shape and mesh axes."""
+    shapes, shardings = rules.flatten(setup.like), rules.flatten(setup.shardings)
     width = max(len(path) for path in shapes)
     lines = []
     for path, leaf in shapes.items():
-        axes = ", ".join(str(axis) if axis else "-" for axis in places[path].spec) or "whole"
+        axes = ", ".join(str(axis) if axis else "-" for axis in shardings[path].spec) or "not split"
         lines.append(f"  {path:{width}}  {'x'.join(map(str, leaf.shape)):22}{axes}")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""A run's train step, compiled ahead of time for devices that are not here."""
+"""A run's train step, compiled ahead of time for devices that are not present."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Program:
     parameters: int  # trained and frozen
     optimizer: int
     reference: int  # a second model, where the objective runs one in the step
-    arguments: int  # all that and the batch; the state is updated in place
+    arguments: int  # all of the above and the batch; the state is updated in place
     temporaries: int
     flops: float  # of all devices, as traced: recomputation and padding included
     traffic: dict[str, Traffic]
@@ -46,7 +46,7 @@ class Program:
 
 
 class TooLarge(Exception):
-    """The compiler refused: ``needed`` bytes of a device that has ``limit``."""
+    """The compiler rejected a step that needs ``needed`` bytes of a device with ``limit`` bytes."""
 
     def __init__(self, needed: int, limit: int):
         super().__init__(f"needs {needed / GIB:.2f} GiB of {limit / GIB:.2f}")
@@ -57,7 +57,7 @@ def prepare(config: Any, topology: Topology) -> Setup:
     """The run's parts without data, tokenizer and arrays.
 
     Raises:
-      UserError: a config whose parts do not fit together or not on these devices.
+      UserError: parts of the config do not fit together, or do not fit these devices.
     """
     sizes = mesh_sizes(config.parallel, topology.count)
     mesh: Any
@@ -65,16 +65,16 @@ def prepare(config: Any, topology: Topology) -> Setup:
         mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
     else:
         mesh = Mesh(arrange(topology.devices, sizes), AXES, axis_types=(AxisType.Auto,) * 3)
-    model = build_model(config, 1)  # the tokenizer is not read; a vocabulary that is too small shows in training
+    model = build_model(config, 1)  # the tokenizer is not read; training reports a vocabulary that is too small
     objective = build_objective(model.module, config)
     return assemble(config, mesh, SimpleNamespace(total_steps=1000), model, objective)
 
 
 def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
-    """A global batch of ``rows`` rows, packed as the config says, as ShapeDtypeStruct."""
+    """A global batch of ``rows`` rows, packed by the config's settings, as ShapeDtypeStruct."""
     config, size, pack = setup.config, setup.config.data.image.size, setup.config.data.pack
-    place = NamedSharding(setup.mesh, ROWS)
-    array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows // pack, *shape), dtype, sharding=place)  # noqa: E731
+    sharding = NamedSharding(setup.mesh, ROWS)
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows // pack, *shape), dtype, sharding=sharding)  # noqa: E731
     if setup.objective.kind == "contrastive":
         tokens = config.model.text.max_length
         return ContrastiveBatch(
@@ -104,8 +104,8 @@ def compile_step(setup: Setup, topology: Topology, bucket: tuple[int, int], rows
     """The step on ``rows`` rows of one bucket, for the topology's devices, which are those of the setup's mesh.
 
     Raises:
-      UserError: rows that packing or the mesh does not divide.
-      TooLarge: more memory than a device has (TPUs; for GPUs compare :attr:`Program.peak` yourself).
+      UserError: the number of rows is not a multiple of what packing or the mesh needs.
+      TooLarge: the step needs more memory than a device has (TPUs; for GPUs, compare :attr:`Program.peak`).
     """
     arguments, step = step_arguments(setup, bucket, rows), setup.compiled_step()
     with jax.set_mesh(setup.mesh):
@@ -125,7 +125,8 @@ def compile_step(setup: Setup, topology: Topology, bucket: tuple[int, int], rows
 
 
 def _options(mesh: Any) -> dict[str, Any]:
-    """XLA picks its own Triton matmuls by timing them. Not timed, some that it picks do not compile: cuBLAS's, then."""
+    """XLA selects its own Triton matmuls by timing them. Without timing, some of its choices do not compile, so the
+    options select those of cuBLAS."""
     return {"xla_gpu_enable_triton_gemm": False} if mesh.devices.flat[0].platform == "gpu" else {}
 
 
@@ -137,7 +138,7 @@ def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[An
         ("train.accumulate", config.data.pack * config.train.accumulate),
     ):
         if rows % unit:
-            raise UserError(f"{rows} rows of a step: no multiple of {unit}, because of {key}; change either")
+            raise UserError(f"{rows} rows of a step are not a multiple of {unit}, as {key} requires; change either")
     check_rows(rows // unit, "sequences of a micro-batch" if unit > 1 else "rows", setup.mesh)
     reference = None
     if setup.objective.reference == "step" and not setup.keeps_base:
@@ -147,7 +148,7 @@ def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[An
 
 
 def held(arguments: tuple[Any, Any, Any]) -> dict[str, int]:
-    """Bytes of one device that lie there before a step, by what they are."""
+    """Bytes that one device holds before a step, by kind."""
     state, _, reference = arguments
     return {
         "parameters": device_bytes((state.trained, state.frozen)),
@@ -157,13 +158,13 @@ def held(arguments: tuple[Any, Any, Any]) -> dict[str, int]:
 
 
 def device_bytes(tree: Any) -> int:
-    """Bytes that one device holds of a tree of ShapeDtypeStruct with shardings."""
+    """Bytes on one device of a tree of ShapeDtypeStruct with shardings."""
     leaves = [x for x in jax.tree.leaves(tree) if hasattr(x, "sharding")]
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize for x in leaves)
 
 
 def _too_large(message: str) -> TooLarge | None:
-    """From either of the two ways in which XLA says it; the second counts temporaries alone."""
+    """The error for one of XLA's two messages; the second one counts temporaries only."""
     size = r"([\d.]+)([KMG])"
     found = re.search(f"Used {size} of {size} hbm", message)
     found = found or re.search(rf"temporaries \({size}\) exceeds available HBM \({size}\)", message)

@@ -1,4 +1,4 @@
-"""`pivot-jax plan`: what a config's step needs on a topology, without the hardware."""
+"""`pivot-jax plan`: memory, FLOPs and traffic of a config's step on a topology, without the hardware."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pivot_jax.plan.topology import Topology
 from pivot_jax.train.model import step_flops
 from pivot_jax.train.setup import Setup
 
-_MOST = 1 << 14  # rows a shard; nobody looks for more
+_MOST = 1 << 14  # rows per shard at which the search ends
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Plan:
     mesh: dict[str, int]
     bucket: tuple[int, int]  # tokens, scored targets of a sequence
     pack: int  # rows of a sequence
-    rows: int  # of a step, over all devices and micro-batches
+    rows: int  # of a step, on all devices and in all micro-batches
     accumulate: int  # micro-batches
     compiled: bool  # False: the estimate
     program: Program
-    model_flops: float  # of all devices, by counting what the model needs: no recomputation, no padding
+    model_flops: float  # of all devices, counted from the model, without recomputation and padding
     hbm_gib: float
     largest_rows: int | None = None  # None: not searched
-    mend: str = ""  # what to do if it does not fit
+    fix: str = ""  # settings that fit, if the rows do not
 
     @property
     def fits(self) -> bool:
@@ -42,23 +42,23 @@ class Plan:
 
 
 def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False) -> Iterator[Plan]:
-    """Plans of every bucket of ``config.data.buckets`` for the rows of one step, one after the other.
+    """Yields a plan for each bucket of ``config.data.buckets``, for the rows of one step.
 
     Args:
       rows: global rows of a step; 0: the config's batch size.
-      search: look for the largest number of rows that fits, by compiling; done anyway where the rows do not fit.
+      search: find the largest number of rows that fits, by compiling. Where the rows do not fit, this always happens.
 
     Raises:
-      UserError: no buckets, parts of the config that do not fit the topology, or a step that the compiler refuses
-        because it is too large; says by how much, and how many rows would fit.
+      UserError: no buckets; parts of the config that do not fit the topology; or a step that the compiler rejects as
+        too large. The last one's message has the memory needed and the rows that would fit.
     """
     buckets = [tuple(bucket) for bucket in config.data.buckets]
     if batch_kind(config) == "contrastive":
         buckets = [(config.model.text.max_length, 1)]
     if not buckets:
         raise UserError(
-            "data.buckets is empty, so the longest row decides and the data would have to be read; set it, "
-            "as --config.data.buckets='((512, 128),)' (tokens, scored targets)"
+            "data.buckets is empty, so the shapes depend on the longest row of the data, which plan does not read; "
+            "set it, for example --config.data.buckets='((512, 128),)' (tokens, scored targets)"
         )
     rows = rows or config.data.batch_size
     setup = programs.prepare(config, topology)
@@ -66,10 +66,10 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
         try:
             program = _program(setup, topology, bucket, rows)
         except TooLarge as error:
-            what = (
+            excess = (
                 f"{config.name} does not fit {topology.name}: with {rows} rows of {bucket[0]} tokens a device {error}"
             )
-            raise UserError(f"{what}; {mend(setup, largest_rows(setup, topology, bucket))}") from None
+            raise UserError(f"{excess}; {fix(setup, largest_rows(setup, topology, bucket))}") from None
         fits = program.peak <= topology.chip.hbm_gib * GIB
         most = largest_rows(setup, topology, bucket) if search or not fits else None
         yield Plan(
@@ -85,26 +85,26 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
             model_flops=rows * _model_flops(setup, bucket),
             hbm_gib=topology.chip.hbm_gib,
             largest_rows=most,
-            mend="" if most is None or fits else mend(setup, most),
+            fix="" if most is None or fits else fix(setup, most),
         )
 
 
-def mend(setup: Setup, most: int) -> str:
-    """What to set where steps of at most ``most`` rows fit."""
+def fix(setup: Setup, most: int) -> str:
+    """The settings to change where steps of at most ``most`` rows fit."""
     split = "parallel.data=1 with parallel.fsdp=-1, " if setup.mesh.size > 1 else ""
-    others = f"more devices, {split}model.*.remat=full"
+    others = f"more devices, {split}or model.*.remat=full"
     if not most:
-        return f"not even one row a shard fits; take {others}"
+        return f"not even one row per shard fits; use {others}"
     batch, at_once = setup.config.data.batch_size, most // setup.config.train.accumulate
     unit = _shards(setup) * setup.config.data.pack
     parts = [k for k in range(1, batch + 1) if batch % (k * unit) == 0 and batch // k <= at_once]
-    return f"{most} rows fit; take {f'train.accumulate={parts[0]}, ' if parts else ''}{others}"
+    return f"{most} rows fit; use {f'train.accumulate={parts[0]}, ' if parts else ''}{others}"
 
 
 def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> int:
-    """The most global rows of a step that fit, 0 if not even one sequence a shard and micro-batch does.
+    """The largest number of global rows of a step that fits; 0 if one sequence per shard and micro-batch does not.
 
-    Memory is close to linear in the rows: two programs give the line, and the answer is what compiles at or below it.
+    Memory is nearly linear in the rows. Two programs determine the line, and programs near it then bracket the result.
     """
     unit = _shards(setup) * setup.config.train.accumulate * setup.config.data.pack
     limit = topology.chip.hbm_gib * GIB
@@ -112,8 +112,8 @@ def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> i
     def need(each: int) -> float:
         try:
             return _program(setup, topology, bucket, each * unit, count=False).peak
-        except TooLarge as refused:
-            return max(refused.needed, limit + 1)
+        except TooLarge as error:
+            return max(error.needed, limit + 1)
 
     one = need(1)
     if one > limit:
@@ -148,6 +148,6 @@ def _program(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: in
 
 
 def _model_flops(setup: Setup, bucket: tuple[int, int]) -> float:
-    """Of one row: its share of a full sequence. It attends to itself only, so that sharing one is not more work."""
+    """FLOPs of one row: its share of a full sequence. A row attends only to itself, so sharing a sequence adds none."""
     share = (bucket[0] / setup.config.data.pack, bucket[1] / setup.config.data.pack)
     return step_flops(setup.config, setup.model.module, share, setup.trained_rooms, setup.adapted_rooms)

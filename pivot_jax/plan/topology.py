@@ -1,8 +1,8 @@
 """Accelerators by name, as compile-only devices: "v5e-16", "v5p-8", "v6e-16x2", "h200-8".
 
-The number counts as the maker's own names do: chips, but for v4, v5p and 7x TensorCores (two a chip). ``xN`` behind it
-means N slices joined by the data-centre network. TPU topologies need the libtpu wheel (extra ``tpu``), NVIDIA ones
-jax's cuda plugin (extra ``cuda``); neither needs the hardware.
+The number counts as the maker's own names do: chips, but for v4, v5p and 7x TensorCores (two per chip). The suffix
+``xN`` means N slices joined by the data-centre network. TPU topologies need the libtpu wheel (extra ``tpu``),
+and NVIDIA topologies need jax's cuda plugin (extra ``cuda``). Neither needs the hardware.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from pivot_jax.errors import UserError
 from pivot_jax.parallel.chips import CHIPS, Chip
 
-# Slices that are sold, by number of chips: the torus's sides.
+# Available slices by number of chips: the sides of the torus.
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _CUBIC = {
     4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"
 }  # fmt: skip
 _NAME = re.compile(r"(\w+)-(\d+)(?:x(\d+))?")
-# What libtpu otherwise asks the cloud's metadata server or prints; several compile-only processes may run at once.
+# Keeps libtpu from asking the cloud's metadata server and from printing, and allows several compile-only processes.
 _QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -35,33 +35,33 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class Topology:
-    """``devices`` is None where the plugin that compiles for them is not installed."""
+    """Devices to compile for; ``devices`` is None where the plugin that compiles for them is not installed."""
 
     name: str
     chip: Chip
     count: int
     slices: int
     devices: Any
-    missing: str = ""  # what to install
+    missing: str = ""  # the extra to install
 
     @property
     def machine(self) -> int:
-        """GPUs that NVLink joins; of TPUs 0, whose compiler writes down itself what leaves a slice."""
+        """Number of GPUs joined by NVLink; 0 for TPUs, whose compiler marks the traffic that leaves a slice."""
         return 0 if self.chip.dims else self.count // self.slices
 
 
 def find(name: str) -> Topology:
-    """Topology of a name.
+    """The topology with a name.
 
     Raises:
-      UserError: unknown accelerator, or a number of chips that no slice has.
+      UserError: unknown accelerator, or a number of chips without a slice.
     """
     match = _NAME.fullmatch(name)
     if not match or match[1] not in CHIPS:
         raise UserError(f"topology '{name}' is unknown; write ACCELERATOR-NUMBER with one of: {', '.join(CHIPS)}")
     chip, number, slices = CHIPS[match[1]], int(match[2]), int(match[3] or 1)
     if not slices:
-        raise UserError(f"topology '{name}': x0 would be none at all; write {match[1]}-{number} for a single one")
+        raise UserError(f"topology '{name}': x0 means no slice; write {match[1]}-{number} for a single one")
     if not chip.dims:
         if not 1 <= number <= 8:
             raise UserError(f"topology '{name}': a machine has 1 to 8 GPUs; write {match[1]}-8xN for N machines")
@@ -69,7 +69,7 @@ def find(name: str) -> Topology:
     sides = _FLAT if chip.dims == 2 else _CUBIC
     if number % chip.cores_per_chip or number // chip.cores_per_chip not in sides:
         sold = ", ".join(f"{match[1]}-{n * chip.cores_per_chip}" for n in sides)
-        raise UserError(f"topology '{name}' does not exist; there are: {sold}")
+        raise UserError(f"topology '{name}' does not exist; choose one of: {sold}")
     chips = number // chip.cores_per_chip
     family = "tpu7x" if match[1] == "7x" else match[1]
     count = chips * chip.devices_per_chip * slices
@@ -101,7 +101,7 @@ def _installed(module: str) -> bool:
 
 
 def gpu_target(chip: Chip) -> str:
-    """XLA's description of an H100 or H200, which differ in memory only."""
+    """XLA's description of an H100 or H200, which differ only in memory."""
     return f"""
 gpu_device_info {{
   threads_per_block_limit: 1024  threads_per_warp: 32  shared_memory_per_block: 49152  shared_memory_per_core: 233472

@@ -1,4 +1,4 @@
-"""The benchmarks of GPU kernels, as far as a CPU can run them."""
+"""The benchmarks of GPU kernels: the parts that a CPU can run."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pivot_jax.kernels import choices
+from pivot_jax.kernels import dispatch
 from pivot_jax.kernels.attention import attention
+from pivot_jax.kernels.mask import Ids
 
 ROOT = Path(__file__).resolve().parents[2]
-# What a machine with jax, flax and optax alone does not have; flax itself needs orbax.
+# Packages absent on a machine with only jax, flax and optax; flax itself needs orbax.
 ABSENT = ("grain", "ml_collections", "transformers", "torch", "tensorflow_datasets", "tokenizers", "sklearn", "jinja2")
 
 
 @pytest.fixture
 def script(monkeypatch):
-    """Imports a file of the benchmarks, which is no package."""
+    """Imports a file of the benchmarks, which are not a package."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module
 
 
 @pytest.mark.parametrize("mask", ["none", "padded", "branches"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_exact_attention_is_the_reference_backend(script, causal, mask):
-    """Two implementations, one in NumPy with its gradients by hand, one in JAX."""
+def test_exact_attention_equals_the_reference_backend(script, causal, mask):
+    """Two implementations: one in NumPy with gradients by hand, one in JAX."""
     cases = script("attention_cases")
     case = cases.Case(2, 40, 4, 2, 8, causal, mask)
     segments, branches = cases.ids(case)
-    ids = {} if segments is None else {"q_segments": segments, "kv_segments": segments}
-    ids |= {} if branches is None else {"q_branches": branches, "kv_branches": branches}
+    ids = Ids.same(segments, branches)
     q, k, v, d_out = cases.draw(case)
     with jax.enable_x64(True):
         wide = [jnp.asarray(x, jnp.float64) for x in (q, k, v)]
-        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend="reference", **ids), *wide)
+        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, backend="reference", ids=ids), *wide)
         found = dict(zip(cases.OUTPUTS, map(np.array, (out, *pull(jnp.asarray(d_out, jnp.float64)))), strict=True))
     report, wrong = cases.errors(case, "float32", found, whole=True)
     assert not wrong and max(x["max_relative"] for x in report.values()) < 1e-12
@@ -50,21 +50,20 @@ def test_exact_attention_is_the_reference_backend(script, causal, mask):
         assert "dk off" in cases.errors(case, "float32", found, whole=True)[1]
 
 
-def test_flops_count_what_is_visible(script):
+def test_flops_count_the_visible_pairs(script):
     cases = script("attention_cases")
     assert cases.Case(2, 10, 4, 2, 8, False, "none").flops == 4 * 2 * 4 * 8 * 100
     assert cases.Case(1, 10, 1, 1, 1, True, "none").flops == 4 * 55
     pair = cases.CASES["1.5B, a pair of 768"]
-    assert pair.flops == 4 * pair.rows * pair.h * pair.c * (768 * 769 / 2 - 64 * 64)  # rejected does not see chosen
+    assert pair.flops == 4 * pair.rows * pair.h * pair.c * (768 * 769 / 2 - 64 * 64)  # rejected cannot see chosen
 
 
-def test_the_table_takes_the_least_time_over_all_cases_of_a_kind(script, monkeypatch, tmp_path):
-    """At two lengths of one width; a backend that one of them has no time of is out, and so are others'."""
+def test_the_table_gets_the_backend_with_the_least_time_over_all_cases_of_a_kind(script, monkeypatch, tmp_path):
+    """Two lengths of one width. A backend without a time for one of them is excluded; other projects' are too."""
     attention_script = script("attention")
     file = tmp_path / "choices.json"
     file.write_text("{}")
-    monkeypatch.setattr(choices, "FILE", file)
-    monkeypatch.setattr(choices.write, "__defaults__", (file,))
+    monkeypatch.setattr(dispatch, "TABLE", file)
     monkeypatch.setattr(attention_script.measure, "ROOT", tmp_path)
     case = {"rows": 1, "n": 2048, "h": 12, "kv": 2, "c": 128, "causal": True, "mask": "segments"}
     timed = lambda ms: {"state": "right", "both": {"ms": {"median": ms}}}  # noqa: E731
@@ -78,12 +77,12 @@ def test_the_table_takes_the_least_time_over_all_cases_of_a_kind(script, monkeyp
     content = {"dtype": "bfloat16", "machine": {"device": "NVIDIA H200"}, "results": results}
     attention_script.write_table(content)
     entry = {"widths": [128], "causal": True, "mask": "segments", "dtype": "bfloat16", "backend": "pallas_gpu"}
-    assert choices.read(file) == {"NVIDIA H200": [entry]}
+    assert dispatch.read_table(file) == {"NVIDIA H200": [entry]}
 
 
 @pytest.mark.parametrize("task", ["dpo", pytest.param("sft", marks=pytest.mark.heavy)])
-def test_our_side_of_the_step_takes_the_batches_that_are_made_for_it(script, task):
-    """At the reference, where its log-probs are those of a uniform model, DPO's loss is near ln 2."""
+def test_our_side_of_the_step_runs_on_the_batches_made_for_it(script, task):
+    """With the log-probs of a uniform model as the reference, DPO's loss is near ln 2."""
     side = script("step_sides").JaxSide("tiny", "dots")
     found = side.prepare(task, 2)
     assert found["loss"] == pytest.approx(np.log(2) if task == "dpo" else np.log(512), rel=0.1)
@@ -91,7 +90,7 @@ def test_our_side_of_the_step_takes_the_batches_that_are_made_for_it(script, tas
     assert np.isfinite(side.step()[1])
 
 
-def test_a_side_that_dies_or_hangs_says_so_and_costs_itself_only(script):
+def test_a_side_that_dies_or_hangs_reports_it_and_ends_only_itself(script):
     measure = script("measure")
     for method, argument, reason in (("_exit", 3, "ended with code 3"), ("abort", None, "ended with code -6")):
         side = measure.Side(_Os)
@@ -120,8 +119,8 @@ class _Os:
 
 
 @pytest.mark.heavy
-def test_the_whole_command_runs_with_little_installed(tmp_path):
-    """Every part at a tiny size on the CPU, where what a bare GPU machine lacks cannot be imported."""
+def test_the_whole_command_runs_with_few_packages_installed(tmp_path):
+    """Every part at a tiny size on the CPU. Packages that a bare GPU machine lacks cannot be imported."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     for name in ABSENT:
@@ -137,7 +136,7 @@ def test_the_whole_command_runs_with_little_installed(tmp_path):
     assert set(results["step"]) == {"dpo", "dpo_trl", "sft"} and results["step"]["dpo"]["ours"]["rows_per_second"] > 0
 
 
-def test_a_part_without_time_is_left_out(tmp_path):
+def test_a_part_without_time_is_skipped(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--smoke", "--budget", "10", "--out", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert run.returncode == 1 and run.stdout.count("left out: no time left") == 5
+    assert run.returncode == 1 and run.stdout.count("skipped: no time left") == 5

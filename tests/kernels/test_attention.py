@@ -1,4 +1,4 @@
-"""Attention backends against the dense reference in float64 and against closed forms."""
+"""Attention backends, compared with the dense reference in float64 and with closed forms."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 
 from pivot_jax.kernels.attention import BACKENDS, attention
 from pivot_jax.kernels.attention_xla import _BLOCK
+from pivot_jax.kernels.mask import Ids
 from pivot_jax.kernels.tpu import backward
 
 ELSEWHERE = ("reference", "pallas_gpu", "cudnn")  # test_attention_gpu.py; cudnn runs on GPUs only
@@ -27,12 +28,7 @@ def draw(b, n, h, kv, c, *, seed=0, dtype=np.float32):
 
 
 def loss(backend, causal, q, k, v, segments, branches, probe):
-    ids = {}
-    if segments is not None:
-        ids = {"q_segments": segments, "kv_segments": segments}
-    if branches is not None:
-        ids |= {"q_branches": branches, "kv_branches": branches}
-    return jnp.sum(attention(q, k, v, causal=causal, backend=backend, **ids) * probe)
+    return jnp.sum(attention(q, k, v, causal=causal, backend=backend, ids=Ids.same(segments, branches)) * probe)
 
 
 def compare(q, k, v, segments, branches, causal, tolerance, backend="xla"):
@@ -58,7 +54,7 @@ def compare(q, k, v, segments, branches, causal, tolerance, backend="xla"):
     masks=st.sampled_from(["none", "segments", "branches"]),
     seed=st.integers(0, 99),
 )
-def test_equals_the_reference_forward_and_backward(n, heads, c, causal, masks, seed):
+def test_xla_equals_the_reference_forward_and_backward(n, heads, c, causal, masks, seed):
     q, k, v, segments, branches = draw(2, n, *heads, c, seed=seed)
     segments = None if masks == "none" else segments
     branches = branches if masks == "branches" else None
@@ -67,7 +63,7 @@ def test_equals_the_reference_forward_and_backward(n, heads, c, causal, masks, s
 
 @pytest.mark.parametrize("n", [257, 577, 729])
 @pytest.mark.parametrize("causal", [False, True])
-def test_lengths_that_blocks_do_not_divide(n, causal):
+def test_lengths_that_are_not_multiples_of_the_block(n, causal):
     assert n > _BLOCK
     q, k, v, segments, branches = draw(1, n, 2, 1, 8)
     compare(q, k, v, segments, branches, causal, 5e-6)
@@ -96,8 +92,8 @@ def test_pallas_kernels_equal_the_reference(backend, n, heads, c, causal, masks)
     compare(q, k, v, segments, branches if masks == "branches" else None, causal, 5e-6, backend)
 
 
-def test_heads_whose_dq_does_not_fit_together_are_taken_apart(monkeypatch):
-    """Six query heads of one key/value head: dk and dv of two groups of three are added up."""
+def test_heads_are_split_where_their_dq_does_not_fit_together(monkeypatch):
+    """Six query heads of one key/value head: dk and dv of two groups of three are summed."""
     monkeypatch.setattr(backward, "_DQ_BYTES", 3 * 80 * 8 * 4)
     assert backward._heads_at_once(6, 80 * 8 * 4) == 3
     q, k, v, segments, branches = draw(1, 80, 6, 1, 8)
@@ -116,13 +112,13 @@ def test_heads_whose_dq_does_not_fit_together_are_taken_apart(monkeypatch):
     half=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_equals_the_reference_on_wide_draws(backend, n, heads, c, causal, masks, half, seed):
+def test_backends_equal_the_reference_on_wide_draws(backend, n, heads, c, causal, masks, half, seed):
     q, k, v, segments, branches = draw(1, n, *heads, c, seed=seed, dtype=jnp.bfloat16 if half else np.float32)
     segments = None if masks == "none" else segments
     compare(q, k, v, segments, branches if masks == "branches" else None, causal, 2e-2 if half else 5e-6, backend)
 
 
-# Head counts, widths and lengths of the families that we have: SigLIP at 256 to 729 patches, Qwen2.5 0.5B, 1.5B and 7B.
+# Head counts, widths and lengths of the supported families: SigLIP at 256 to 729 patches, Qwen2.5 0.5B, 1.5B and 7B.
 SHAPES = [
     (577, 12, 12, 64, False),
     (576, 16, 16, 72, False),
@@ -136,7 +132,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("masks", ["none", "segments", "branches"])
 @pytest.mark.parametrize(("n", "h", "kv", "c", "causal"), SHAPES)
-def test_tpu_kernels_lower_for_tpus_without_one(n, h, kv, c, causal, masks):
+def test_tpu_kernels_lower_without_a_tpu(n, h, kv, c, causal, masks):
     q, k, ids = (
         jax.ShapeDtypeStruct((2, n, *x), t) for x, t in (((h, c), jnp.bfloat16), ((kv, c), jnp.bfloat16), ((), int))
     )
@@ -149,7 +145,7 @@ def test_tpu_kernels_lower_for_tpus_without_one(n, h, kv, c, causal, masks):
 
 
 def lowered_for(kind, platform, function, static, *args):
-    """StableHLO of ``function`` for a device that is not here."""
+    """StableHLO of ``function`` for a device that is not present."""
     device = jax.sharding.AbstractDevice(kind, 1, platform)
     mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
     with jax.sharding.use_abstract_mesh(mesh):
@@ -157,11 +153,11 @@ def lowered_for(kind, platform, function, static, *args):
 
 
 @pytest.mark.parametrize("backend", [*FAST, "reference"])
-def test_a_row_that_sees_nothing_gives_zeros_and_zero_gradients(backend):
+def test_a_fully_masked_query_returns_zeros_and_zero_gradients(backend):
     q, k, v, *_ = draw(1, 5, 2, 2, 4)
     segments = jnp.asarray([[1, 1, 0, 0, 2]])
-    ids = {"q_segments": segments, "kv_segments": segments}
-    out, pull = jax.vjp(lambda *x: attention(*x, causal=True, backend=backend, **ids), q, k, v)
+    ids = Ids.same(segments)
+    out, pull = jax.vjp(lambda *x: attention(*x, causal=True, backend=backend, ids=ids), q, k, v)
     grads = pull(jnp.ones_like(out))
     assert np.all(np.asarray(out)[:, 2:4] == 0)
     assert all(np.all(np.asarray(g)[:, 2:4] == 0) and np.all(np.isfinite(g)) for g in grads)
@@ -175,22 +171,22 @@ def test_huge_scores_stay_finite(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_padding_content_changes_nothing(backend):
+def test_the_content_of_padding_has_no_effect(backend):
     q, k, v, *_ = draw(2, 8, 2, 1, 4)
     segments = jnp.asarray([[1] * 6 + [0] * 2] * 2)
-    ids = {"q_segments": segments, "kv_segments": segments}
-    out = attention(q, k, v, causal=False, backend=backend, **ids)
+    ids = Ids.same(segments)
+    out = attention(q, k, v, causal=False, backend=backend, ids=ids)
     dirty = [x.at[:, 6:].set(1e9) for x in (q, k, v)]
-    np.testing.assert_array_equal(attention(*dirty, causal=False, backend=backend, **ids), out)
+    np.testing.assert_array_equal(attention(*dirty, causal=False, backend=backend, ids=ids), out)
 
 
-def test_a_branch_does_not_see_the_other_branch():
+def test_a_branch_does_not_attend_to_the_other_branch():
     q, k, v, *_ = draw(1, 9, 2, 2, 4)
     segments, branches = jnp.ones((1, 9), int), jnp.asarray([[0, 0, 0, 1, 1, 1, 2, 2, 2]])
-    ids = {"q_segments": segments, "kv_segments": segments, "q_branches": branches, "kv_branches": branches}
-    out = attention(q, k, v, causal=True, **ids)
+    ids = Ids.same(segments, branches)
+    out = attention(q, k, v, causal=True, ids=ids)
     changed = [x.at[:, 3:6].add(1.0) for x in (k, v)]
-    again = attention(q, *changed, causal=True, **ids)
+    again = attention(q, *changed, causal=True, ids=ids)
     np.testing.assert_array_equal(out[:, 6:], again[:, 6:])
     assert np.abs(np.asarray(out - again)[:, 3:6]).max() > 1e-3
 
@@ -199,21 +195,21 @@ def test_a_branch_does_not_see_the_other_branch():
     ("change", "message"),
     [
         ({"k": (2, 8, 2, 5)}, "differ in rows or head width"),
-        ({"k": (2, 8, 3, 4)}, "no multiple of 3"),
+        ({"k": (2, 8, 3, 4)}, "not a multiple of 3"),
         ({"k": (2, 7, 2, 4)}, "as many queries as keys"),
         ({"k": (2, 0, 2, 4)}, "has no tokens"),
         ({"segments": (2, 7)}, "segment ids have shape"),
         ({"segments": (2, 8), "ids": float}, "segment ids are float32; expected integers"),
         (
             {"backend": "magic"},
-            "unknown; there are: auto, xla, pallas_tpu, pallas_gpu, pallas_triton, cudnn",
+            "unknown; choose one of: auto, xla, pallas_tpu, pallas_gpu, pallas_triton, cudnn",
         ),
     ],
 )
-def test_bad_requests_say_what_is_wrong(change, message):
+def test_bad_arguments_raise_an_error_that_names_them(change, message):
     q = jnp.zeros((2, 8, 4, 4))
     k = jnp.zeros(change.get("k", (2, 8, 2, 4)))
     segments = jnp.ones(change["segments"], change.get("ids", int)) if "segments" in change else None
     with pytest.raises(ValueError, match=message):
         backend = change.get("backend", "auto")
-        attention(q, k, k, causal=True, q_segments=segments, kv_segments=segments, backend=backend)
+        attention(q, k, k, causal=True, ids=Ids.same(segments), backend=backend)

@@ -1,7 +1,7 @@
-"""The Mosaic GPU kernels: in JAX's interpreter against the reference, and lowered for a GPU that is not here.
+"""The Mosaic GPU kernels: in JAX's interpreter compared with the reference, and lowered for a GPU that is not present.
 
-The interpreter runs every program of a grid by itself and, before JAX 0.11, compiles its code anew each time: a second
-or two per program. So cases have one or two programs per kernel, and some are heavy there.
+The interpreter runs every program of a grid separately and, before JAX 0.11, compiles its code again each time, one or
+two seconds per program. So cases have one or two programs per kernel, and some are heavy before JAX 0.11.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pivot_jax.kernels.attention import attention
 from pivot_jax.kernels.gpu import mosaic_backward, mosaic_tile
 from pivot_jax.kernels.gpu.mosaic import WIDTHS
+from pivot_jax.kernels.mask import Ids
 from tests.kernels.test_attention import compare, draw, loss, lowered_for
 
 MASKS = ["none", "segments", "branches"]
@@ -33,7 +34,7 @@ def compare_gpu(n, heads, c, causal, masks, *, b=1, seed=0, dtype=jnp.bfloat16):
     ("n", "heads", "c", "causal", "masks", "dtype"),
     [
         pytest.param(1, (1, 1), 96, True, "none", jnp.float16, marks=[] if NEW else pytest.mark.heavy),
-        (65, (2, 1), 72, False, "none", jnp.bfloat16),  # padded keys and width; dk and dv of two programs are added up
+        (65, (2, 1), 72, False, "none", jnp.bfloat16),  # padded keys and width; dk and dv of two programs are summed
         (130, (1, 1), 64, True, "branches", jnp.bfloat16),  # several tiles, some empty, some without a mask
         pytest.param(128, (1, 1), 128, False, "segments", jnp.bfloat16, marks=[] if NEW else pytest.mark.heavy),
     ],
@@ -42,7 +43,7 @@ def test_kernels_equal_the_reference(n, heads, c, causal, masks, dtype):
     compare_gpu(n, heads, c, causal, masks, dtype=dtype)
 
 
-def test_query_heads_that_one_program_takes_in_turn(monkeypatch):
+def test_query_heads_that_one_program_processes_in_turn(monkeypatch):
     monkeypatch.setattr(mosaic_backward, "_PROGRAMS", 1)
     assert mosaic_backward._chunks(2, 1) == 1
     compare_gpu(70, (2, 1), 80, True, "segments")
@@ -75,7 +76,7 @@ def test_lengths_of_real_models(n, c, causal):
     compare_gpu(n, (2, 1), c, causal, "segments" if causal else "none")
 
 
-def test_rows_that_see_nothing_give_zeros_whatever_stands_in_them():
+def test_fully_masked_rows_return_zeros_whatever_they_contain():
     q, k, v, *_ = draw(1, 40, 1, 1, 64, dtype=jnp.bfloat16)
     segments = jnp.asarray([[1] * 20 + [0] * 10 + [2] * 10])
     dirty = run(segments, *(x.at[:, 20:30].set(1e9) for x in (q, k, v)))
@@ -90,10 +91,10 @@ def test_huge_scores_stay_finite():
     assert all(np.all(np.isfinite(np.asarray(x, np.float32))) for x in run(jnp.ones((1, 40), int), q * 1e4, k, v))
 
 
-@pytest.mark.skipif(not NEW, reason="JAX before 0.11 does not look for races")
+@pytest.mark.skipif(not NEW, reason="JAX before 0.11 does not detect races")
 def test_no_program_reads_what_another_writes(monkeypatch):
-    """The interpreter's race detector. It wants a fence between a plain read and a later copy to the same place; tiles
-    are read by tensor cores, which the interpreter does not simulate here, so a fence stands in."""
+    """The interpreter's race detector. It requires a fence between a plain read and a later copy to the same memory.
+    Tensor cores read the tiles, which the interpreter does not simulate here, so the test adds a fence."""
     from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -107,11 +108,11 @@ def test_no_program_reads_what_another_writes(monkeypatch):
 
 def run(segments, q, k, v, backend="pallas_gpu"):
     """Output and gradients of its sum."""
-    ids = {"q_segments": segments, "kv_segments": segments}
+    ids = Ids.same(segments)
 
     @jax.jit
     def both(q, k, v):
-        out, pull = jax.vjp(lambda *x: attention(*x, causal=True, backend=backend, **ids), q, k, v)
+        out, pull = jax.vjp(lambda *x: attention(*x, causal=True, backend=backend, ids=ids), q, k, v)
         return out, *pull(jnp.ones_like(out))
 
     return both(q, k, v)
@@ -119,7 +120,7 @@ def run(segments, q, k, v, backend="pallas_gpu"):
 
 @pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize("c", list(WIDTHS))
-def test_kernels_lower_for_gpus_without_one(c, masks):
+def test_kernels_lower_without_a_gpu(c, masks):
     text = lowered(300, (4, 2), c, masks != "none", masks)
     assert text.count("custom_call @mosaic_gpu") == 3
     assert all(f"attention_{kernel}" in text for kernel in ("forward", "d_queries", "d_keys"))
@@ -133,7 +134,7 @@ def test_kernels_lower_inside_a_scan_with_remat():
         return jnp.sum(jax.lax.scan(layer, q, None, length=3)[0].astype(jnp.float32))
 
     text = lowered_for("NVIDIA H200", "cuda", jax.grad(step), (), q)
-    assert text.count("custom_call @mosaic_gpu") == 4  # the backward pass computes the forward one again
+    assert text.count("custom_call @mosaic_gpu") == 4  # the backward pass recomputes the forward pass
 
 
 def lowered(n, heads, c, causal, masks):
@@ -148,12 +149,12 @@ def lowered(n, heads, c, causal, masks):
 @pytest.mark.parametrize(
     ("c", "dtype", "scale", "message"),
     [
-        (64, jnp.float32, None, "takes bfloat16 or float16"),
-        (40, jnp.bfloat16, None, "takes head widths 64, 72, 80, 96, 128; got 40"),
+        (64, jnp.float32, None, "supports bfloat16 or float16"),
+        (40, jnp.bfloat16, None, "supports head widths 64, 72, 80, 96, 128; got 40"),
         (64, jnp.bfloat16, 0.0, "positive scale"),
     ],
 )
-def test_what_the_kernels_do_not_take_is_said(c, dtype, scale, message):
+def test_unsupported_arguments_raise_an_error_that_names_them(c, dtype, scale, message):
     q = jnp.zeros((1, 8, 2, c), dtype)
     with pytest.raises(ValueError, match=message):
         attention(q, q, q, causal=True, scale=scale, backend="pallas_gpu")

@@ -1,4 +1,4 @@
-"""Triton kernels and cuDNN: against the reference in the interpreter, and lowered and compiled for GPUs not here."""
+"""Triton kernels and cuDNN: compared with the reference in the interpreter, and compiled for GPUs not present."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from pivot_jax.kernels.attention import BACKENDS, attention, visible
+from pivot_jax.kernels.attention import BACKENDS, attention
 from pivot_jax.kernels.gpu import cudnn, triton, triton_tile
 from pivot_jax.kernels.gpu.triton_tile import Spec, Tile, Tiles
+from pivot_jax.kernels.mask import NO_IDS, Ids, visible
 from pivot_jax.plan import topology
 from tests.kernels.test_attention import compare, draw, loss, lowered_for
 
@@ -32,7 +33,7 @@ def ids_of(masks, segments, branches):
     return None if masks == "none" else segments, branches if masks == "branches" else None
 
 
-# One tile and several; every mask; queries in groups; lengths and widths that are no powers of two.
+# One tile and several; every mask; queries in groups; lengths and widths that are not powers of two.
 @pytest.mark.parametrize(
     ("n", "heads", "c", "causal", "masks", "half"),
     [
@@ -66,17 +67,17 @@ def test_kernels_equal_the_reference_on_wide_draws(n, heads, c, causal, masks, d
 
 
 @pytest.mark.parametrize("with_segments", [False, True])
-def test_queries_and_keys_may_differ_in_number_and_tiles_in_sides(with_segments):
+def test_numbers_of_queries_and_keys_and_sides_of_tiles_may_differ(with_segments):
     q, k, v, *_ = draw(2, 70, 2, 1, 16)
     k, v = k[:, :45], v[:, :45]
-    masks = (None,) * 4
+    ids = NO_IDS
     if with_segments:
         rows = [jnp.asarray(np.sort(np.random.default_rng(1).integers(0, 3, (2, size)))) for size in (70, 45)]
-        masks = (*rows, None, None)
+        ids = Ids(*rows)
     tiles = Tiles(Tile(32, 16, 4, 1), Tile(16, 32, 4, 1), Tile(16, 64, 4, 1))
 
     def value(compute, q, k, v, **options):
-        return jnp.sum(jnp.sin(compute(q, k, v, masks, causal=False, scale=0.2, **options)))
+        return jnp.sum(jnp.sin(compute(q, k, v, ids, causal=False, scale=0.2, **options)))
 
     got = jax.jit(lambda *x: jax.grad(value, (1, 2, 3))(BACKENDS["pallas_triton"], *x, tiles=tiles))(q, k, v)
     want = jax.jit(lambda *x: jax.grad(value, (1, 2, 3))(BACKENDS["reference"], *x))(q, k, v)
@@ -91,19 +92,19 @@ def test_queries_and_keys_may_differ_in_number_and_tiles_in_sides(with_segments)
     other=st.sampled_from([16, 32, 64]),
     causal=st.booleans(),
 )
-def test_walks_visit_what_is_visible_once_and_mask_what_is_not_whole(n, m, own, other, causal):
+def test_loops_visit_each_visible_tile_once_and_mask_those_not_wholly_visible(n, m, own, other, causal):
     m = n if causal else m
     tile = Tile(own, other, 4, 1)
     spec = Spec(causal, 1.0, Tiles(tile, tile, tile), True)
-    seen = np.asarray(visible(causal, n, m, (None,) * 4)[0]) if causal else np.ones((n, m), bool)
+    seen = np.asarray(visible(NO_IDS, range(n), range(m), causal)) if causal else np.ones((n, m), bool)
     seen = np.pad(seen, ((0, -n % 64), (0, -m % 64)))
     walks = [(seen, n, lambda i: triton_tile.keys_to_visit(spec, tile, m, i, []))]
-    # Queries that overhang count nothing whatever the mask, so to the keys' kernel only those that exist are asked for.
+    # Queries of the overhang add nothing whatever the mask, so the keys' kernel asks only for queries that exist.
     walks.append((seen.T, m, lambda j: triton_tile.queries_to_visit(spec, tile, n, j, [])))
     for mask, length, walk in walks:
         for i in range(-(-length // own)):
             visits = walk(i)
-            whole, part = ([int(place(t)) for t in range(int(count))] for count, place in visits)
+            whole, part = ([int(index(t)) for t in range(int(count))] for count, index in visits)
             assert len(set(whole + part)) == len(whole + part)
             rows = mask[i * own : (i + 1) * own][: length - i * own]
             for j in range(mask.shape[1] // other):
@@ -121,7 +122,7 @@ def shapes(n, h, kv, c, masks, dtype=jnp.bfloat16, rows=2, sharding=None):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize("c", WIDTHS)
-def test_kernels_lower_for_gpus_without_one(c, masks, causal):
+def test_kernels_lower_without_a_gpu(c, masks, causal):
     args = shapes(577, 4, 2, c, masks)
     text = lowered_for("NVIDIA H200", "cuda", jax.grad(loss, (2, 3, 4)), (0, 1), "pallas_triton", causal, *args)
     assert text.count(CALL) == 3  # forward, dq, dk and dv
@@ -166,12 +167,12 @@ def test_kernels_compile_for_an_h200_without_spilling_registers(n, h, kv, c, cau
 @pytest.mark.parametrize(
     ("c", "dtype", "platform", "message"),
     [
-        (136, jnp.bfloat16, "cpu", "heads up to 128; got 136"),
+        (136, jnp.bfloat16, "cpu", "supports heads up to 128; got 136"),
         (64, jnp.int8, "cpu", "all in bfloat16, float16 or float32; got int8"),
         (64, jnp.bfloat16, "tpu", "does not run on TPUs"),
     ],
 )
-def test_triton_refuses_what_it_lacks(c, dtype, platform, message, monkeypatch):
+def test_unsupported_arguments_of_triton_raise_an_error(c, dtype, platform, message, monkeypatch):
     monkeypatch.setattr(triton, "platform", lambda: platform)
     x = jnp.zeros((1, 8, 2, c), dtype)
     with pytest.raises(ValueError, match=message):
@@ -184,8 +185,8 @@ def cudnn_loss(causal, q, k, v):
 
 @pytest.mark.parametrize(("n", "lengths"), [(576, False), (729, True)])
 @pytest.mark.parametrize("causal", [False, True])
-def test_cudnn_lowers_for_gpus_without_one(n, lengths, causal, monkeypatch):
-    """Odd lengths get a row of padding and the lengths that hide it. JAX asks for the version of an installed cuDNN."""
+def test_cudnn_lowers_without_a_gpu(n, lengths, causal, monkeypatch):
+    """Odd lengths get a token of padding and lengths that mask it. JAX asks for the version of an installed cuDNN."""
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91200)
     q, k, v, *_ = shapes(n, 16, 8, 72, "none")
     text = lowered_for("NVIDIA H200", "cuda", jax.grad(cudnn_loss, (1, 2, 3)), (0,), causal, q, k, v)
@@ -199,14 +200,14 @@ def test_cudnn_lowers_for_gpus_without_one(n, lengths, causal, monkeypatch):
     ("c", "dtype", "segments", "platform", "message"),
     [
         (64, jnp.bfloat16, False, "cpu", "'cudnn' runs on NVIDIA GPUs only; use 'auto', 'pallas_triton' or 'xla'"),
-        (64, jnp.bfloat16, True, "gpu", "has no segment or branch ids"),
+        (64, jnp.bfloat16, True, "gpu", "does not support segment or branch ids"),
         (64, jnp.float32, False, "gpu", "all in bfloat16 or float16; got float32"),
         (68, jnp.bfloat16, False, "gpu", "multiple of 8 up to 128; got 68"),
         (136, jnp.bfloat16, False, "gpu", "multiple of 8 up to 128; got 136"),
     ],
 )
-def test_cudnn_refuses_what_it_lacks(c, dtype, segments, platform, message, monkeypatch):
+def test_unsupported_arguments_of_cudnn_raise_an_error(c, dtype, segments, platform, message, monkeypatch):
     monkeypatch.setattr(cudnn, "platform", lambda: platform)
     x, ids = jnp.zeros((1, 8, 2, c), dtype), jnp.ones((1, 8), int) if segments else None
     with pytest.raises(ValueError, match=message):
-        attention(x, x, x, causal=True, q_segments=ids, kv_segments=ids, backend="cudnn")
+        attention(x, x, x, causal=True, ids=Ids.same(ids), backend="cudnn")

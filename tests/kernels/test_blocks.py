@@ -1,4 +1,4 @@
-"""Lists of visited blocks against the mask itself."""
+"""Lists of visited blocks, compared with the mask itself."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pivot_jax.kernels import blocks
-from pivot_jax.kernels.attention import visible
+from pivot_jax.kernels.mask import NO_IDS, Ids, encode, visible
 
 
-def pairs(masks, causal, n, q_block, k_block, padded_n, padded_m):
+def pairs(ids, causal, n, q_block, k_block, padded_n, padded_m):
     """The mask [b, padded_n, padded_m] as blocks [b, i, j, q_block, k_block]."""
-    mask = visible(causal, n, n, masks)
+    mask = visible(ids, range(n), range(n), causal)
     mask = np.ones((1, n, n), bool) if mask is None else np.asarray(mask)
-    mask = np.pad(mask, ((0, 0), (0, padded_n - n), (0, padded_m - n)))
+    mask = np.pad(mask.reshape(-1, n, n), ((0, 0), (0, padded_n - n), (0, padded_m - n)))
     return mask.reshape(-1, padded_n // q_block, q_block, padded_m // k_block, k_block).swapaxes(2, 3)
 
 
@@ -32,14 +32,12 @@ def test_no_visible_pair_is_skipped_and_no_hidden_one_is_whole(n, q_block, k_blo
     rng = np.random.default_rng(seed)
     segments = jnp.asarray(np.sort(rng.integers(0, 4, (2, n)), axis=1)[:, ::-1].copy())
     branches = jnp.asarray(np.sort(rng.integers(0, 3, (2, n)), axis=1))
-    masks = {"none": (None,) * 4, "segments": (segments, segments, None, None)}.get(
-        kind, (segments,) * 2 + (branches,) * 2
-    )
+    ids = {"none": NO_IDS, "segments": Ids.same(segments), "branches": Ids.same(segments, branches)}[kind]
     padded_n, padded_m = -(-n // q_block) * q_block, -(-n // k_block) * k_block
-    codes = blocks.encode(masks, 2, n, n, padded_n, padded_m)
+    codes = encode(ids, (2, n, n), (padded_n, padded_m))
     some, every = (np.asarray(x) for x in blocks.relation(codes, causal, q_block, k_block))
     mask = np.broadcast_to(
-        pairs(masks, causal, n, q_block, k_block, padded_n, padded_m), (2, *some.shape[1:], q_block, k_block)
+        pairs(ids, causal, n, q_block, k_block, padded_n, padded_m), (2, *some.shape[1:], q_block, k_block)
     )
     assert not np.any(mask.any((-1, -2)) & ~some)
     assert not np.any(every & ~mask.all((-1, -2)))
@@ -55,10 +53,10 @@ def test_no_visible_pair_is_skipped_and_no_hidden_one_is_whole(n, q_block, k_blo
 
 
 def test_responses_that_share_a_prompt_skip_each_other():
-    """A prompt of two blocks and three responses of two: each response visits the prompt and itself."""
+    """A prompt of two blocks and three responses of two: each response visits the prompt's blocks and its own."""
     branches = jnp.repeat(jnp.asarray([[0, 1, 2, 3]]), 8, axis=1)
     segments = jnp.ones_like(branches)
-    codes = blocks.encode((segments, segments, branches, branches), 1, 32, 32, 32, 32)
+    codes = encode(Ids.same(segments, branches), (1, 32, 32), (32, 32))
     some, every = blocks.relation(codes, True, 4, 4)
     found = blocks.visits(some, every)
     np.testing.assert_array_equal(found.count[0], [1, 2, 3, 4, 3, 4, 3, 4])
@@ -66,10 +64,10 @@ def test_responses_that_share_a_prompt_skip_each_other():
     np.testing.assert_array_equal(found.whole[0, 5, :4], [1, 1, 1, 0])
 
 
-def test_windows_are_segments_and_visit_themselves_only():
-    """Qwen2.5-VL's vision tower: full attention within windows of 64 tokens, the last one short."""
+def test_windows_are_segments_that_visit_only_themselves():
+    """Qwen2.5-VL's vision tower: full attention within windows of 64 tokens, of which the last is short."""
     segments = 1 + jnp.arange(500)[None] // 64
-    codes = blocks.encode((segments, segments, None, None), 1, 500, 500, 512, 512)
+    codes = encode(Ids.same(segments), (1, 500, 500), (512, 512))
     some, every = blocks.relation(codes, False, 64, 64)
     np.testing.assert_array_equal(some[0], np.eye(8, dtype=bool))
     np.testing.assert_array_equal(every[0], np.diag([True] * 7 + [False]))

@@ -1,4 +1,4 @@
-"""The local launcher: environment, prefixes, exit codes, stopping the rest, signals, and a real collective."""
+"""The local launcher: environment, prefixes, exit codes, stopping the others, signals, and a real collective."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_environment_and_prefix():
     assert sorted(done.stdout.split("\n")[:3]) == [f"[{i}] {i} 3 127.0.0.1:4321" for i in range(3)]
 
 
-def test_one_failure_stops_the_rest():
+def test_one_failure_stops_the_other_processes():
     code = "import os, sys, time\nif os.environ['PIVOT_PROCESS_ID'] == '1': sys.exit(7)\ntime.sleep(100)"
     begin = time.monotonic()
     done = run(code)
@@ -51,7 +51,7 @@ def test_signal_reaches_every_process():
     assert sorted(rest.splitlines()) == ["[0] saved", "[1] saved"]
 
 
-def test_missing_command_is_one_line():
+def test_a_missing_command_prints_one_line():
     done = subprocess.run(
         [sys.executable, str(LAUNCHER), "--", "no-such-command"], capture_output=True, text=True, timeout=60
     )
@@ -59,19 +59,19 @@ def test_missing_command_is_one_line():
     assert done.stderr.strip() == "launch/local.py: cannot run no-such-command: No such file or directory"
 
 
-def test_wrong_usage_is_two():
+def test_wrong_usage_exits_with_2():
     assert subprocess.run([sys.executable, str(LAUNCHER)], capture_output=True, timeout=60).returncode == 2
 
 
 def test_gloo_sums_over_processes():
-    """The CPU backend of two processes sees four devices and adds over them."""
+    """The CPU backend of two processes has four devices and sums over them."""
     code = (
         "import os, jax, jax.numpy as jnp\n"
         "from jax.experimental import multihost_utils\n"
         "at, count, index = (os.environ['PIVOT_' + key] for key in ('COORDINATOR', 'NUM_PROCESSES', 'PROCESS_ID'))\n"
         "jax.distributed.initialize(at, int(count), int(index))\n"
         "total = multihost_utils.process_allgather(jnp.asarray(jax.process_index() + 1)).sum()\n"
-        # one write: gloo's own lines would come between several
+        # one write: gloo's own output would interleave with several
         "os.write(1, f'devices {jax.device_count()} sum {int(total)}\\n'.encode())"
     )
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}

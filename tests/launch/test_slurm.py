@@ -1,4 +1,4 @@
-"""The SLURM script against stand-ins for srun and scontrol: arguments, requeue after a saved stop, exit codes."""
+"""The SLURM script with fake srun and scontrol: arguments, requeue after a saved stop, exit codes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "slurm.sh"
 
 @pytest.fixture
 def cluster(tmp_path):
-    """Environment in which ``srun`` runs ``tmp_path/step`` and ``scontrol`` writes down what it was asked."""
+    """Environment in which ``srun`` runs ``tmp_path/step`` and ``scontrol`` records its arguments."""
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     (tmp_path / "venv" / "bin" / "activate").write_text(f"export PATH={tmp_path}:$PATH\n")
-    tools = {"srun": f'exec bash {tmp_path}/step "$@"', "scontrol": f'echo "$@" >> {tmp_path}/asked'}
+    tools = {"srun": f'exec bash {tmp_path}/step "$@"', "scontrol": f'echo "$@" >> {tmp_path}/requested'}
     for name, body in tools.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
@@ -38,7 +38,7 @@ def test_arguments_and_exit_code_pass_through(cluster, tmp_path, code):
     out, _ = job.communicate(timeout=30)
     assert job.returncode == code
     assert "auto --kill-on-bad-exit=1 --gpu-bind=none pivot-jax train --workdir a b" in out
-    assert not (tmp_path / "asked").exists()
+    assert not (tmp_path / "requested").exists()
 
 
 def test_time_limit_requeues(cluster, tmp_path):
@@ -47,7 +47,7 @@ def test_time_limit_requeues(cluster, tmp_path):
     job = submit(cluster, "train")
     job.communicate(timeout=30)
     assert job.returncode == 0
-    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+    assert (tmp_path / "requested").read_text() == "requeue 17\n"
 
 
 def test_preemption_reaches_the_step_which_may_save(cluster, tmp_path):
@@ -59,10 +59,10 @@ def test_preemption_reaches_the_step_which_may_save(cluster, tmp_path):
     job.send_signal(signal.SIGTERM)
     out, _ = job.communicate(timeout=30)
     assert "saved" in out and job.returncode == 0
-    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+    assert (tmp_path / "requested").read_text() == "requeue 17\n"
 
 
-def test_without_a_command_it_says_how(cluster):
+def test_without_a_command_it_prints_its_usage(cluster):
     job = submit(cluster)
     out, _ = job.communicate(timeout=30)
     assert job.returncode == 2 and "usage: sbatch" in out

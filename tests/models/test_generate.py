@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 
 from pivot_jax.data.processing.batch import EncodedRow, PromptBatch, VLMBatch
 from pivot_jax.data.processing.branches import group_row
@@ -16,10 +13,9 @@ from pivot_jax.data.processing.collate import Collation, vlm_batch
 from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.eval import ranking
 from pivot_jax.kernels import decode
-from pivot_jax.models.generate import Sampling, _generate, generate
+from pivot_jax.models.generate import Sampling, generate
 from pivot_jax.models.logprobs import score
 from pivot_jax.models.mllm import head_matrix
-from pivot_jax.parallel.mesh import AXES, param_shardings, place_batch
 from tests.tiny.mllm import PATCHES, tiny_mllm
 
 VOCAB, NEW = 31, 5
@@ -174,24 +170,6 @@ def test_a_prompts_cache_is_not_repeated_for_its_responses(model):
     cache, state = jax.eval_shape(prefill, batch)
     assert cache.prompt.keys.shape == (2, 3, 2, 9, 4) and cache.keys.shape == (2, 12, 2, NEW, 4)
     assert state.shape == (12, 16)
-
-
-@pytest.mark.parametrize("shape", [(2, 2, 2), pytest.param((1, 2, 4), marks=pytest.mark.heavy)])
-def test_a_mesh_gives_the_same_answers(model, shape):
-    """Rows and heads are split; 2 key/value heads over tensor 4 are not. No step gathers the answers' cache."""
-    mllm, params = model
-    batch = prompts([6, 9, 7, 5])
-    wanted = generate(mllm, params, batch, Sampling(NEW, NO_END), responses=2)
-    mesh = Mesh(np.asarray(jax.devices()).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
-    with jax.set_mesh(mesh):
-        placed = jax.tree.map(jax.device_put, params, param_shardings(params, mesh))
-        batch = place_batch(batch, mesh)
-        found = generate(mllm, placed, batch, Sampling(NEW, NO_END), responses=2)
-        arguments = placed, batch, jnp.asarray(NO_END), 0, 0.0, jax.random.key(0), None
-        text = _generate.lower(mllm, NEW, 2, False, *arguments).compile().as_text()
-    assert np.array_equal(found.tokens, wanted.tokens)
-    np.testing.assert_allclose(found.logps, wanted.logps, atol=2e-5)
-    assert "all-gather(" in text and not re.search(rf"f32\[[\d,]+,{NEW},\d+\]\S* all-(gather|to-all)\(", text)
 
 
 def test_bad_arguments_say_what_is_wrong(model):

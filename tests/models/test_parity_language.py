@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from pivot_jax import hub
+from pivot_jax.kernels.mask import Ids
 from pivot_jax.models import layers, rotary
 from pivot_jax.models.decoder import Decoder, DecoderBlock, DecoderConfig
 from tests.parity import compare
@@ -73,8 +74,8 @@ def _run(cfg, params, tokens, positions, segments, dtype="float32"):
         first = jax.tree.map(lambda leaf: leaf[0], params["decoder"]["blocks"])
         sections = cfg.mrope_section
         angles = rotary.angles(positions, segments, cfg.head_width, cfg.rope_theta, cfg.rope_scaling, sections)
-        masks = {"q_segments": segments, "kv_segments": segments}
-        inputs = (x, None), None, None, angles, masks, layers.Collect(False)
+        ids = Ids.same(segments)
+        inputs = (x, None), None, None, angles, ids, layers.Collect(False)
         (block, _), _ = DecoderBlock(cfg).apply({"params": first}, *inputs)
         head = params["decoder"].get("head", params["decoder"]["embed"])
         return block, hidden, jnp.einsum("bnd,vd->bnv", hidden, head)

@@ -1,4 +1,4 @@
-"""Peaks of devices by the names that JAX gives them."""
+"""Peak FLOP/s of devices by JAX's names."""
 
 import pytest
 
@@ -15,13 +15,13 @@ from pivot_jax.parallel.chips import CHIPS, peak_flops
         ("TPU v5 lite", 197e12),
         ("TPU v5", 459e12),
         ("TPU v6 lite", 918e12),
-        ("TPU v4", 275e12),  # both cores of a chip; a topology that is not here has them apart
+        ("TPU v4", 275e12),  # both cores of a chip; a compile-only topology has them as two devices
         ("cpu", None),
     ],
 )
-def test_peaks_of_devices_as_jax_names_them(kind, peak):
+def test_peaks_of_devices_by_jax_name(kind, peak):
     assert peak_flops(kind) == peak
 
 
-def test_every_chip_of_a_plan_has_a_peak():
+def test_every_chip_has_a_peak():
     assert all(peak_flops(chip.kind) for chip in CHIPS.values())

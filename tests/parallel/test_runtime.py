@@ -1,4 +1,4 @@
-"""What a process sets for its platform."""
+"""Settings of a process for its platform."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begin)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator of glibc is on Linux only")
 def test_freed_memory_is_kept_for_the_next_step():
-    """Page faults of three allocations after the first: all their pages as glibc has it, next to none with ours."""
+    """Page faults of three allocations after the first: all pages with glibc's defaults, almost none with ours."""
 
     def faults(how: str) -> int:
         env = os.environ | {"JAX_PLATFORMS": "cpu", "NUMPY_MADVISE_HUGEPAGE": "0"}
@@ -36,16 +36,16 @@ def test_freed_memory_is_kept_for_the_next_step():
 
 
 @pytest.mark.parametrize(
-    ("backend", "told", "kept"), [("gpu", None, True), ("cpu", None, False), ("gpu", "/elsewhere", False)]
+    ("backend", "configured", "default"), [("gpu", None, True), ("cpu", None, False), ("gpu", "/elsewhere", False)]
 )
-def test_programs_are_cached_for_accelerators(monkeypatch, tmp_path, backend, told, kept):
+def test_programs_are_cached_for_accelerators(monkeypatch, tmp_path, backend, configured, default):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", told)
+    jax.config.update("jax_compilation_cache_dir", configured)
     try:
         runtime.cache_programs()
         found = jax.config.jax_compilation_cache_dir
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
-    assert found == (str(tmp_path / "pivot-jax" / "programs") if kept else told)
+    assert found == (str(tmp_path / "pivot-jax" / "programs") if default else configured)

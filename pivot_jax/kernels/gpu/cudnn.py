@@ -1,4 +1,4 @@
-"""Attention by cuDNN, through JAX's own entry to it: dense or causal rows, without ids."""
+"""Attention by cuDNN, through JAX's own interface to it: dense or causal rows, without ids."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pivot_jax.kernels.target import platform
+from pivot_jax.kernels.dispatch import platform
+from pivot_jax.kernels.mask import Ids
 
 Array = jax.Array
 _WIDEST = 128
 _HALF = (jnp.bfloat16, jnp.float16)
 
 
-def attention_cudnn(q: Array, k: Array, v: Array, masks: Any, *, causal: bool, scale: float) -> Array:
-    """See :func:`pivot_jax.kernels.attention.attention`; ``masks`` are its four id arrays.
+def attention_cudnn(q: Array, k: Array, v: Array, ids: Ids, *, causal: bool, scale: float) -> Array:
+    """See :func:`pivot_jax.kernels.attention.attention`.
 
-    cuDNN has no backward pass for odd lengths, so those get one row of padding, which its lengths per row hide.
+    cuDNN has no backward pass for odd lengths. Those get one token of padding, which the per-row lengths mask.
 
     Raises:
-      ValueError: not on a GPU, or what cuDNN lacks: ids, float32, heads wider than 128 or no multiple of 8.
+      ValueError: not on a GPU, or what cuDNN does not support: ids, float32, heads wider than 128 or whose width is
+        not a multiple of 8.
     """
-    lacks = _lacks(q, k, v, masks)
+    lacks = _lacks(q, k, v, ids)
     if lacks:
         raise ValueError(f"attention backend 'cudnn' {lacks}; use 'auto', 'pallas_triton' or 'xla'")
     (b, n), m = q.shape[:2], k.shape[1]
@@ -34,11 +36,11 @@ def attention_cudnn(q: Array, k: Array, v: Array, masks: Any, *, causal: bool, s
     return out[:, :n]
 
 
-def _lacks(q: Array, k: Array, v: Array, masks: Any) -> str:
+def _lacks(q: Array, k: Array, v: Array, ids: Ids) -> str:
     if platform() != "gpu":
         return "runs on NVIDIA GPUs only"
-    if any(ids is not None for ids in masks):
-        return "has no segment or branch ids"
+    if ids.kind != "none":
+        return "does not support segment or branch ids"
     if q.dtype not in _HALF or {q.dtype} != {k.dtype, v.dtype}:
         return f"needs q, k and v all in bfloat16 or float16; got {q.dtype}, {k.dtype}, {v.dtype}"
     if q.shape[-1] % 8 or q.shape[-1] > _WIDEST:

@@ -1,9 +1,9 @@
 """Attention on Hopper GPUs (H100, H200, GH200): Pallas kernels for Mosaic GPU, forward and backward.
 
-They use Hopper's own instructions: products of whole warpgroups (wgmma), which GPUs before and after it lack, and TMA.
+They use Hopper's own instructions: products of whole warpgroups (wgmma), which earlier and later GPUs lack, and TMA.
 
-Which tiles are visited comes from :mod:`pivot_jax.kernels.blocks` as lists in memory, so tiles that the mask empties
-are neither computed nor fetched, and tiles that are visible as a whole come first and skip the mask.
+The tiles to visit come from :mod:`pivot_jax.kernels.blocks` as lists in memory. Tiles that the mask empties are neither
+computed nor fetched. Tiles that are wholly visible come first and skip the mask.
 
 Letters as in :mod:`pivot_jax.kernels.attention`. Exponents are to base 2, with the scale folded in
 (``rate = scale * log2 e``), and ``lse`` is to base 2 too.
@@ -19,25 +19,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pivot_jax.kernels import blocks as blocks_lib
 from pivot_jax.kernels import residuals
+from pivot_jax.kernels.dispatch import platform
 from pivot_jax.kernels.gpu.mosaic_backward import backward
 from pivot_jax.kernels.gpu.mosaic_forward import forward
 from pivot_jax.kernels.gpu.mosaic_tile import TILE, Spec
-from pivot_jax.kernels.target import platform
+from pivot_jax.kernels.mask import Codes, Ids, encode
 
 Array = jax.Array
 HOPPER = "9.0"  # compute capability
-WIDTHS = {64: 64, 72: 80, 80: 80, 96: 96, 128: 128}  # head width: as the kernels hold it, with zeros behind
+WIDTHS = {64: 64, 72: 80, 80: 80, 96: 96, 128: 128}  # head width: as the kernels hold it, with zeros after
 
 
 def attention_gpu(
-    q: Array, k: Array, v: Array, masks: Any, *, causal: bool, scale: float, interpret: bool | None = None
+    q: Array, k: Array, v: Array, ids: Ids, *, causal: bool, scale: float, interpret: bool | None = None
 ) -> Array:
-    """See :func:`pivot_jax.kernels.attention.attention`; ``masks`` are its four id arrays.
+    """See :func:`pivot_jax.kernels.attention.attention`.
 
     Args:
-      interpret: run the kernels in JAX's interpreter, which is slow and right; default: on CPUs.
+      interpret: run the kernels in JAX's interpreter, which is slow but exact; default: on CPUs.
 
     Raises:
       ValueError: on a TPU, or a GPU that is not a Hopper; inputs that are not all bfloat16 or all float16; a head
@@ -49,17 +49,17 @@ def attention_gpu(
     b, n, _, c = q.shape
     m = k.shape[1]
     padded_n, padded_m = _up(n, TILE), _up(m, TILE)
-    mask = "branches" if masks[2] is not None else "segments" if masks[0] is not None else "keys"
-    if mask == "keys" and (padded_m == m or causal):
-        mask = "none"  # causal: padded keys stand behind every query that counts
+    mask = ids.kind
+    if mask == "none" and padded_m != m and not causal:
+        mask = "keys"  # causal: padded keys come after every query that counts
     spec = Spec(causal, scale * math.log2(math.e), mask, interpret)
-    codes = blocks_lib.encode(masks, b, n, m, padded_n, padded_m)
+    codes = encode(ids, (b, n, m), (padded_n, padded_m))
     padded = (_pad(q, padded_n), _pad(k, padded_m), _pad(v, padded_m))
     return _attend(spec, *padded, codes)[:, :n, :, :c]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(spec: Spec, q: Array, k: Array, v: Array, codes: blocks_lib.Codes) -> Array:
+def _attend(spec: Spec, q: Array, k: Array, v: Array, codes: Codes) -> Array:
     return forward(spec, q, k, v, codes)[0]
 
 
@@ -84,15 +84,17 @@ def _check(q: Array, k: Array, v: Array, scale: float, target: str) -> None:
     name = "attention backend 'pallas_gpu'"
     if target == "tpu":
         raise ValueError(f"{name} does not run on TPUs; use 'auto'")
-    if target == "gpu" and jax.default_backend() == "gpu":  # else it is a topology that is not here
+    if (
+        target == "gpu" and jax.default_backend() == "gpu"
+    ):  # else the program is compiled for a device that is not present
         device = jax.local_devices()[0]
         if str(device.compute_capability) != HOPPER:
             raise ValueError(f"{name} runs on Hopper GPUs (H100, H200); this is {device.device_kind}. Use 'auto'")
     if len({x.dtype for x in (q, k, v)}) > 1 or q.dtype not in (jnp.bfloat16, jnp.float16):
         found = ", ".join(str(x.dtype) for x in (q, k, v))
-        raise ValueError(f"{name} takes bfloat16 or float16 for q, k and v; got {found}. 'xla' takes every type")
+        raise ValueError(f"{name} supports bfloat16 or float16 for q, k and v; got {found}. 'xla' supports every type")
     if q.shape[3] not in WIDTHS:
-        raise ValueError(f"{name} takes head widths {', '.join(map(str, WIDTHS))}; got {q.shape[3]}. Use 'xla'")
+        raise ValueError(f"{name} supports head widths {', '.join(map(str, WIDTHS))}; got {q.shape[3]}. Use 'xla'")
     if not scale > 0:
         raise ValueError(f"{name} needs a positive scale; got {scale}")
 

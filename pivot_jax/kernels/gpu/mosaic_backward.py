@@ -1,6 +1,6 @@
-"""Backward kernels: one for dq, which walks over keys as the forward kernel does, one for dk and dv over queries.
+"""Backward kernels: one for dq, which loops over keys as the forward kernel does, and one for dk and dv over queries.
 
-Both compute the scores again, seven products in all instead of five; in return every sum stays in registers of one
+Both recompute the scores: seven products in total instead of five. In return every sum stays in the registers of one
 program, and a gradient has the same bits in every run.
 """
 
@@ -15,7 +15,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels.blocks import relation
 from pivot_jax.kernels.gpu.mosaic_tile import (
     COMPUTE_REGISTERS,
     ROWS,
@@ -39,6 +39,7 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     visit,
     weights_and_product_nt,
 )
+from pivot_jax.kernels.mask import Codes
 
 Array = jax.Array
 _STAGES = 2  # steps whose tiles are in shared memory
@@ -46,16 +47,16 @@ _STEP = 64  # keys, or queries, a step
 _PROGRAMS = 264  # two for each SM of an H100 or H200
 
 
-def backward(spec: Spec, q, k, v, codes: blocks_lib.Codes, out, lse, d_out) -> tuple[Array, Array, Array]:
-    """Gradients of q, k and v; shapes and lengths as :func:`pivot_jax.kernels.gpu.mosaic_forward.forward` has them."""
+def backward(spec: Spec, q, k, v, codes: Codes, out, lse, d_out) -> tuple[Array, Array, Array]:
+    """Gradients of q, k and v, with shapes and lengths of :func:`pivot_jax.kernels.gpu.mosaic_forward.forward`."""
     delta = jnp.einsum("bnhc,bnhc->bhn", d_out, out, preferred_element_type=jnp.float32)
     arrays = (q, k, v, d_out, lse, delta)
     return _d_queries(spec, codes, *arrays), *_d_keys(spec, codes, *arrays)
 
 
-def _d_queries(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) -> Array:
+def _d_queries(spec: Spec, codes: Codes, q, k, v, d_out, lse, delta) -> Array:
     b, n, h, c = q.shape
-    order, counts = schedule(*blocks_lib.relation(codes, spec.causal, TILE, _STEP))
+    order, counts = schedule(*relation(codes, spec.causal, TILE, _STEP))
     own, keys = code_arrays(spec, codes)
     pair = lambda *shape: tiles((*shape, c), q.dtype)  # noqa: E731
     scratch = {
@@ -82,7 +83,7 @@ def _d_queries_kernel(
     delta_tile, k_tile, v_tile, own_codes, key_codes, q_ready, k_ready, k_free,
 ):  # fmt: skip
     b, head, wg = lax.axis_index("row"), lax.axis_index("head"), lax.axis_index("wg")
-    i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles take longest: they start first
+    i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles are the longest: they start first
 
     @pl.when(wg < WARPGROUPS)
     def compute():
@@ -132,11 +133,11 @@ def _d_queries_kernel(
         fetch(counts[b, i, 1], _STAGES, [(copy, k_free)])
 
 
-def _d_keys(spec: Spec, codes: blocks_lib.Codes, q, k, v, d_out, lse, delta) -> tuple[Array, Array]:
+def _d_keys(spec: Spec, codes: Codes, q, k, v, d_out, lse, delta) -> tuple[Array, Array]:
     b, m, kv, c = k.shape
     group = q.shape[2] // kv
     chunks = _chunks(group, b * kv * (m // TILE))
-    some, every = blocks_lib.relation(codes, spec.causal, _STEP, TILE)
+    some, every = relation(codes, spec.causal, _STEP, TILE)
     order, counts = schedule(some.swapaxes(1, 2), every.swapaxes(1, 2))
     own, keys = code_arrays(spec, codes)
     d_type = jax.ShapeDtypeStruct((b, m, kv * chunks, c), k.dtype if chunks == 1 else jnp.float32)
@@ -168,8 +169,8 @@ def _d_keys_kernel(
     spec, heads, chunks, order, counts, q, k, v, d_out, lse, delta, own, keys, dk, dv, *, k_tile, v_tile, out_tile,
     q_tile, d_tile, lse_tile, delta_tile, own_codes, key_codes, k_ready, q_ready, q_free,
 ):  # fmt: skip
-    """Scores stand as [keys, queries] here. Each tile of queries is taken for ``heads`` query heads in turn: all of a
-    key/value head's, or a part of them."""
+    """Scores are [keys, queries] here. Each tile of queries is processed for ``heads`` query heads in turn: all query
+    heads of a key/value head, or a part of them."""
     b, j, part, wg = (lax.axis_index(x) for x in ("row", "tile", "head", "wg"))
 
     @pl.when(wg < WARPGROUPS)
@@ -190,7 +191,7 @@ def _d_keys_kernel(
                 weights = apply_mask(spec, weights, (own_codes, slot), (key_codes, wg), 1, 0.0)
             minus_delta = along(-vector(spec, delta_tile.at[slot], 1), 1, scores.shape)
             dk_acc, dv_acc = carry
-            # dv beside v d^T, not beside dk: with both sums and both of their factors at once registers run out.
+            # dv together with v d^T, not with dk: both sums and both of their factors at once exceed the registers.
             d_factors = (weights.astype(q.dtype), d_tile.at[slot]), (v_tile.at[wg], d_tile.at[slot])
             dv_acc, d_weights = add_product_and_nt(spec, (dv_acc, minus_delta), *d_factors)
             d_scores = weights * d_weights
@@ -221,5 +222,5 @@ def _d_keys_kernel(
 
 
 def _chunks(group: int, programs: int) -> int:
-    """Into how many parts a key/value head's query heads are divided, so that the programs fill the GPU."""
+    """The number of parts into which a key/value head's query heads are divided to fill the GPU with programs."""
     return next((x for x in range(1, group) if group % x == 0 and programs * x >= _PROGRAMS), group)

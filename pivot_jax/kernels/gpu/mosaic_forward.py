@@ -1,6 +1,6 @@
-"""Forward kernel: a program takes 128 queries of one head, 64 per warpgroup, and walks over their tiles of keys.
+"""Forward kernel: a program has 128 queries of one head, 64 per warpgroup, and loops over their tiles of keys.
 
-The two warpgroups take turns, so that one has the tensor cores while the other one takes exponents.
+The two warpgroups take turns: one uses the tensor cores while the other computes exponentials.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels.blocks import relation
 from pivot_jax.kernels.gpu.mosaic_tile import (
     COMPUTE_REGISTERS,
     EMPTY,
@@ -37,16 +37,17 @@ from pivot_jax.kernels.gpu.mosaic_tile import (
     tiles,
     visit,
 )
+from pivot_jax.kernels.mask import Codes
 
 Array = jax.Array
 K_BLOCK = 128  # keys a step
 _STAGES = 2  # steps whose keys and values are in shared memory
 
 
-def forward(spec: Spec, q: Array, k: Array, v: Array, codes: blocks_lib.Codes) -> tuple[Array, Array]:
-    """Output [b, n, h, c] and lse [b, h, n], for n and m that the tiles divide."""
+def forward(spec: Spec, q: Array, k: Array, v: Array, codes: Codes) -> tuple[Array, Array]:
+    """Output [b, n, h, c] and lse [b, h, n], for n and m that are multiples of the tiles."""
     b, n, h, c = q.shape
-    order, counts = schedule(*blocks_lib.relation(codes, spec.causal, TILE, K_BLOCK))
+    order, counts = schedule(*relation(codes, spec.causal, TILE, K_BLOCK))
     own, keys = code_arrays(spec, codes)
     pair = lambda *shape: tiles((*shape, c), q.dtype)  # noqa: E731
     scratch = {
@@ -74,7 +75,7 @@ def _kernel(
     own_codes, key_codes, q_ready, k_ready, v_ready, k_free, v_free, turn,
 ):  # fmt: skip
     b, head, wg = lax.axis_index("row"), lax.axis_index("head"), lax.axis_index("wg")
-    i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles take longest: they start first
+    i = tile_count - 1 - lax.axis_index("tile")  # with causal masks the last tiles are the longest: they start first
 
     @pl.when(wg < WARPGROUPS)
     def compute():
@@ -101,7 +102,7 @@ def _kernel(
             fade = jnp.exp2(top - now)
             total = total * fade + jnp.sum(weights, axis=1)
             acc = acc * along(fade, 0, acc.shape)
-            # all of the above is to be done before the turn is passed
+            # all of the above must be done before the turn is passed
             acc, now, total, weights = lax.optimization_barrier((acc, now, total, weights.astype(v.dtype)))
             plgpu.barrier_arrive(turn)
             plgpu.barrier_wait(v_ready.at[slot])

@@ -1,8 +1,9 @@
-"""What the Mosaic GPU kernels share: their settings, products on tensor cores, tile masks, lists of tiles to visit.
+"""Building blocks of the Mosaic GPU kernels: settings, products on tensor cores, tile masks, lists of tiles to visit.
 
-A program is a few warpgroups of 128 threads: all but the last compute, the last one fetches tiles by TMA. JAX's
-interpreter for these kernels simulates memory, copies and barriers, but no product with an operand or a running sum in
-registers, and no register layouts; under ``Spec.interpret`` the functions here take plain ``jnp`` for those.
+A program is a few warpgroups of 128 threads: all but the last compute, and the last one fetches tiles by TMA. JAX's
+interpreter for these kernels simulates memory, copies and barriers. It simulates no product with an operand or a
+running sum in registers, and no register layouts. Under ``Spec.interpret`` the functions here use plain ``jnp`` for
+those.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels.mask import Codes, match
 
 Array = jax.Array
 MASKED = -jnp.inf  # a score; a finite one times the rate would be off by its rounding, 1e22
-LOWEST = -1e30  # where a row's running maximum starts: finite, so that a row that sees nothing gives no NaN
-EMPTY = 1e30  # lse of a query that sees nothing: every exponent against it is 0
-ROWS = 64  # of a tile per warpgroup: what one tensor core instruction takes
+LOWEST = -1e30  # start of a row's running maximum: finite, so a fully masked row gives no NaN
+EMPTY = 1e30  # lse of a fully masked query: every exponential relative to it is 0
+ROWS = 64  # of a tile per warpgroup: the operand of one tensor core instruction
 WARPGROUPS = 2  # that compute
 TILE = ROWS * WARPGROUPS
 COMPUTE_REGISTERS, FETCH_REGISTERS = 240, 24  # a thread; an SM has 65536
@@ -29,7 +30,7 @@ COMPUTE_REGISTERS, FETCH_REGISTERS = 240, 24  # a thread; an SM has 65536
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a kernel is specialised on."""
+    """Static settings of a kernel."""
 
     causal: bool
     rate: float  # scale * log2 e; positive
@@ -71,7 +72,7 @@ def tiles(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def product_nt(spec: Spec, a: Any, b: Any, meanwhile: Any = lambda: None) -> Array:
-    """a [n, c] b [m, c]^T → [n, m] in float32, both in shared memory; ``meanwhile`` is called before it is awaited."""
+    """a [n, c] b [m, c]^T → [n, m] in float32, both in shared memory; ``meanwhile`` runs before the wait."""
     if spec.interpret:
         meanwhile()
         return jnp.dot(a[...], b[...].T, preferred_element_type=jnp.float32)
@@ -85,7 +86,7 @@ def product_nt(spec: Spec, a: Any, b: Any, meanwhile: Any = lambda: None) -> Arr
 
 
 def add_product_and_nt(spec: Spec, accs: tuple[Array, Array], rows: tuple[Any, Any], nt: tuple[Any, Any]) -> Any:
-    """One sum plus a product of ``rows``, as in :func:`add_product`, the other plus :func:`product_nt` of ``nt``."""
+    """One sum plus a product of ``rows``, as in :func:`add_product`; the other plus :func:`product_nt` of ``nt``."""
     if spec.interpret:
         return add_product(spec, accs[0], *rows), accs[1] + product_nt(spec, *nt)
 
@@ -97,7 +98,7 @@ def add_product_and_nt(spec: Spec, accs: tuple[Array, Array], rows: tuple[Any, A
 
 
 def weights_and_product_nt(spec: Spec, a: Any, b: Any, to_weights: Any, x: Any, y: Any) -> tuple[Array, Array]:
-    """``to_weights(product_nt(a, b))`` and ``product_nt(x, y)``, which runs beside ``to_weights``."""
+    """``to_weights(product_nt(a, b))`` and ``product_nt(x, y)``, which runs at the same time as ``to_weights``."""
     if spec.interpret:
         return to_weights(product_nt(spec, a, b)), product_nt(spec, x, y)
 
@@ -130,14 +131,14 @@ def vector(spec: Spec, ref: Any, axis: int) -> Array:
 
 
 def along(x: Array, axis: int, shape: tuple[int, ...]) -> Array:
-    """A vector along ``axis`` of a tile, repeated over the other one."""
+    """A vector along ``axis`` of a tile, repeated over the other axis."""
     return jax.lax.broadcast_in_dim(x, shape, [axis])
 
 
-def code_arrays(spec: Spec, codes: blocks_lib.Codes) -> tuple[list[Array], list[Array]]:
-    """What the mask compares: [b, codes, n] of the queries and [b, codes, m] of the keys, or nothing.
+def code_arrays(spec: Spec, codes: Codes) -> tuple[list[Array], list[Array]]:
+    """Operands of the mask: [b, codes, n] of the queries and [b, codes, m] of the keys, or nothing.
 
-    Positions stand among the codes: they are read per tile, where column numbers would be kept in registers throughout.
+    Positions are among the codes and are read per tile. Column numbers would occupy registers throughout.
     """
     queries = {"none": [], "keys": [], "segments": [codes.own], "branches": [codes.own, codes.shared]}[spec.mask]
     keys = [] if spec.mask == "none" else [codes.keys]
@@ -153,14 +154,14 @@ def code_tiles(count: int, arrays: list[Array], width: int) -> list[Any]:
     return [plgpu.SMEM((count, x.shape[1], width), jnp.int32) for x in arrays]
 
 
-def copy_codes(arrays: Any, row: Any, place: Any, tiles: Any, slot: Any, ready: Any) -> None:
-    """Fetches the codes at ``place`` into slot ``slot`` of their tiles."""
+def copy_codes(arrays: Any, row: Any, tokens: Any, tiles: Any, slot: Any, ready: Any) -> None:
+    """Fetches the codes of ``tokens`` into slot ``slot`` of their tiles."""
     for source, target in zip(arrays, tiles, strict=True):
-        plgpu.copy_gmem_to_smem(source.at[row, :, place], target.at[slot], ready.at[slot])
+        plgpu.copy_gmem_to_smem(source.at[row, :, tokens], target.at[slot], ready.at[slot])
 
 
 def apply_mask(spec: Spec, tile: Array, queries: Any, keys: Any, q_axis: int, hidden: float) -> Array:
-    """``tile`` where the rule of :mod:`pivot_jax.kernels.attention` lets the query see the key, else ``hidden``.
+    """``tile`` where the rule of :mod:`pivot_jax.kernels.mask` makes the key visible to the query, else ``hidden``.
 
     Queries run along ``q_axis``. ``queries`` and ``keys`` are pairs of :func:`code_tiles` and a slot.
     """
@@ -175,9 +176,7 @@ def apply_mask(spec: Spec, tile: Array, queries: Any, keys: Any, q_axis: int, hi
     if spec.mask == "keys":
         seen = other[0] >= 0
     elif spec.mask != "none":
-        seen = other[0] == own[0]
-        if spec.mask == "branches":
-            seen = seen | (other[0] == own[1])
+        seen = match(other[0], own[: 2 if spec.mask == "branches" else 1])
     if spec.causal:
         order = own[-1] >= other[-1]
         seen = order if seen is None else seen & order
@@ -185,10 +184,10 @@ def apply_mask(spec: Spec, tile: Array, queries: Any, keys: Any, q_axis: int, hi
 
 
 def schedule(some: Array, every: Array) -> tuple[Array, Array]:
-    """Tiles to visit for each tile i of one side: those wholly visible first, which skip the mask.
+    """Tiles to visit for each tile i of one side. Wholly visible tiles come first and skip the mask.
 
     Returns:
-      ``order`` [b, i, j], tiles of the other side, and ``counts`` [b, i, 2]: how many come without a mask, and in all.
+      ``order`` [b, i, j], tiles of the other side, and ``counts`` [b, i, 2]: those without a mask, and all.
     """
     every = every & some
     order = jnp.argsort(jnp.where(every, 0, jnp.where(some, 1, 2)), axis=-1, stable=True).astype(jnp.int32)
@@ -196,9 +195,9 @@ def schedule(some: Array, every: Array) -> tuple[Array, Array]:
     return order, counts
 
 
-def visit(spec: Spec, counts: Any, place: tuple[Any, ...], step: Any, carry: Any, times: int = 1) -> Any:
+def visit(spec: Spec, counts: Any, index: tuple[Any, ...], step: Any, carry: Any, times: int = 1) -> Any:
     """Runs ``step(masked, t, carry)`` for t in turn over a schedule, each tile ``times`` times."""
-    whole, total = (counts[(*place, x)] * times for x in (0, 1))
+    whole, total = (counts[(*index, x)] * times for x in (0, 1))
     if not spec.masks:
         return jax.lax.fori_loop(0, total, lambda t, x: step(False, t, x), carry)
     carry = jax.lax.fori_loop(0, whole, lambda t, x: step(False, t, x), carry)
@@ -206,10 +205,10 @@ def visit(spec: Spec, counts: Any, place: tuple[Any, ...], step: Any, carry: Any
 
 
 def fetch(total: Any, stages: int, sides: list[tuple[Any, Any]]) -> None:
-    """What the last warpgroup does: copies for t in turn, as slots of shared memory become free.
+    """Loop of the last warpgroup: copies for each t in turn, as slots of shared memory become free.
 
-    ``sides`` are pairs of ``copy(t, slot)`` and the barriers by which the computing warpgroups give a slot back. All of
-    these are awaited in the end, though nothing is copied then: the interpreter asks for it.
+    ``sides`` are pairs of ``copy(t, slot)`` and the barriers by which the computing warpgroups release a slot. All of
+    these are awaited at the end, although nothing is copied then: the interpreter requires it.
     """
     plgpu.set_max_registers(FETCH_REGISTERS, action="decrease")
     slot_of = lambda t: jax.lax.rem(t, jnp.int32(stages))  # noqa: E731

@@ -1,14 +1,15 @@
 """Attention on GPUs: Pallas kernels for Triton, forward and backward.
 
-A program owns one tile of rows and walks the tiles of the other side. Tiles that the mask empties are not visited;
-those that it leaves whole come first, in a loop without mask. Without ids the walk is arithmetic; with ids it is a list
-made from :mod:`pivot_jax.kernels.blocks`. The backward pass is a kernel for dq, which walks the keys, and one for dk
-and dv, which walks the queries of every head of its group; no program adds to what another one writes.
+A program owns one tile of rows and loops over the tiles of the other side. Tiles that the mask empties are not visited.
+Wholly visible tiles come first, in a loop without a mask. Without ids the visited tiles follow from arithmetic; with
+ids they are a list made from :mod:`pivot_jax.kernels.blocks`. The backward pass has a kernel for dq, which loops
+over the keys, and one for dk and dv, which loops over the queries of every head of its group. No program adds to the
+output of another one.
 
-Any length and width is read as it lies: a tile's overhang is loaded as zeros and not stored. A width that is no power
-of two is taken as several (72 as 64 and 16), because Triton's arrays have such sides only.
+Any length and width is read in place: a tile's overhang is loaded as zeros and not stored. A width that is not a power
+of two is processed as several (72 as 64 and 16), because the sides of Triton's arrays are powers of two.
 
-JAX deprecated this backend of Pallas in 0.11, and warns of it. It needs compute capability 8.0.
+JAX deprecated this backend of Pallas in 0.11 and warns about it. It needs compute capability 8.0.
 
 Letters as in :mod:`pivot_jax.kernels.attention`. Exponents are to base 2, with the scale folded in
 (``rate = scale * log2 e``), and ``lse`` is to base 2 too.
@@ -27,18 +28,20 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from pivot_jax.kernels import blocks as blocks_lib
-from pivot_jax.kernels import residuals, tuned
+from pivot_jax.kernels import residuals
+from pivot_jax.kernels.blocks import relation
+from pivot_jax.kernels.dispatch import kind, platform
 from pivot_jax.kernels.gpu import triton_tile as tt
 from pivot_jax.kernels.gpu.triton_tile import EMPTY, LEAST, MASKED, Spec, Tile, Tiles
-from pivot_jax.kernels.target import kind, platform
+from pivot_jax.kernels.mask import Ids, encode
+from pivot_jax.kernels.tiles import case_of, measured
 
 Array = jax.Array
 WIDEST = 128
 _DTYPES = (jnp.bfloat16, jnp.float16, jnp.float32)
 
-# By widest head: tiles that compile for compute capability 9.0 without spilling registers, whatever the mask. That is
-# all that is known of them: nothing here was timed.
+# By widest head: tiles that compile for compute capability 9.0 without spilling registers, whatever the mask. Nothing
+# else is known about them: they were not timed.
 _HALF = {
     64: Tiles(Tile(128, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2)),
     80: Tiles(Tile(128, 128, 8, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2)),
@@ -52,21 +55,21 @@ def attention_triton(
     q: Array,
     k: Array,
     v: Array,
-    masks: Any,
+    ids: Ids,
     *,
     causal: bool,
     scale: float,
     tiles: Tiles | None = None,
     interpret: bool | None = None,
 ) -> Array:
-    """See :func:`pivot_jax.kernels.attention.attention`; ``masks`` are its four id arrays.
+    """See :func:`pivot_jax.kernels.attention.attention`.
 
-    Products of float32 inputs are float32 (no TF32), which is exact and slow; those of bfloat16 and float16 accumulate
-    in float32.
+    Products of float32 inputs are float32 (no TF32), which is exact and slow. Products of bfloat16 and float16
+    accumulate in float32.
 
     Args:
-      tiles: sides are powers of two from 16; default: what ``pivot-jax tune`` found, else :func:`choose_tiles`.
-      interpret: run the kernels in JAX's interpreter, which is slow and right; default: on CPUs.
+      tiles: sides are powers of two from 16; default: those ``pivot-jax tune`` measured, else :func:`choose_tiles`.
+      interpret: run the kernels in JAX's interpreter, which is slow but exact; default: on CPUs.
 
     Raises:
       ValueError: on a TPU, heads wider than 128, or inputs that are not all bfloat16, float16 or float32.
@@ -75,7 +78,9 @@ def attention_triton(
     if target == "tpu":
         raise ValueError("attention backend 'pallas_triton' does not run on TPUs; use 'auto'")
     if q.shape[-1] > WIDEST:
-        raise ValueError(f"attention backend 'pallas_triton' has heads up to {WIDEST}; got {q.shape[-1]}; use 'xla'")
+        raise ValueError(
+            f"attention backend 'pallas_triton' supports heads up to {WIDEST}; got {q.shape[-1]}; use 'xla'"
+        )
     if {q.dtype} != {k.dtype, v.dtype} or q.dtype not in _DTYPES:
         raise ValueError(
             "attention backend 'pallas_triton' needs q, k and v all in bfloat16, float16 or float32; "
@@ -83,14 +88,14 @@ def attention_triton(
         )
     interpret = target == "cpu" if interpret is None else interpret
     if tiles is None and not interpret:
-        found = tuned.tiles(kind(), "pallas_triton", tuned.case_of(q, k, masks, causal))
+        found = measured(kind(), "pallas_triton", case_of(q, k, ids, causal))
         tiles = Tiles(*(Tile(*tile) for tile in found)) if found else None
     tiles = tiles or choose_tiles(q.shape[1], k.shape[1], q.shape[-1], q.dtype)
-    return _attend(Spec(causal, scale * math.log2(math.e), tiles, interpret), q, k, v, masks)
+    return _attend(Spec(causal, scale * math.log2(math.e), tiles, interpret), q, k, v, ids)
 
 
 def choose_tiles(n: int, m: int, c: int, dtype: Any) -> Tiles:
-    """Tiles for the shape: those of the width, no longer than the rows."""
+    """Tiles for the shape: the tiles of the head width, no longer than the rows."""
     table = _FULL if dtype == jnp.float32 else _HALF
     found = table[min(width for width in table if width >= c)]
     fit = lambda side, length: min(side, max(LEAST, pl.next_power_of_2(length)))  # noqa: E731
@@ -103,21 +108,21 @@ def choose_tiles(n: int, m: int, c: int, dtype: Any) -> Tiles:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(spec: Spec, q: Array, k: Array, v: Array, masks: Any) -> Array:
-    return _forward(spec, q, k, v, masks)[0]
+def _attend(spec: Spec, q: Array, k: Array, v: Array, ids: Ids) -> Array:
+    return _forward(spec, q, k, v, ids)[0]
 
 
-def _attend_fwd(spec, q, k, v, masks):
-    out, lse = residuals.attention(*_forward(spec, q, k, v, masks))
-    return out, (q, k, v, masks, out, lse)
+def _attend_fwd(spec, q, k, v, ids):
+    out, lse = residuals.attention(*_forward(spec, q, k, v, ids))
+    return out, (q, k, v, ids, out, lse)
 
 
 def _attend_bwd(spec, kept, d_out):
-    q, k, v, masks, out, lse = kept
+    q, k, v, ids, out, lse = kept
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).swapaxes(1, 2)  # [b, h, n]
-    dq = _backward_queries(spec, q, k, v, masks, d_out, lse, delta)
-    dk, dv = _backward_keys(spec, q, k, v, masks, d_out, lse, delta)
-    return dq, dk, dv, jax.tree.map(lambda x: np.zeros(x.shape, jax.dtypes.float0), masks)
+    dq = _backward_queries(spec, q, k, v, ids, d_out, lse, delta)
+    dk, dv = _backward_keys(spec, q, k, v, ids, d_out, lse, delta)
+    return dq, dk, dv, jax.tree.map(lambda x: np.zeros(x.shape, jax.dtypes.float0), ids)
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
@@ -126,11 +131,11 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 # --- calls
 
 
-def _forward(spec: Spec, q, k, v, masks) -> tuple[Array, Array]:
+def _forward(spec: Spec, q, k, v, ids) -> tuple[Array, Array]:
     """Output [b, n, h, c] and lse [b, h, n]."""
     (b, n, h, c), m, tile = q.shape, k.shape[1], spec.tiles.forward
     group, padded_n, padded_m = h // k.shape[2], tt.up(n, tile.own), tt.up(m, tile.other)
-    where, where_specs = _lists(spec, tile, masks, b, n, m, queries_own=True)
+    where, where_specs = _lists(spec, tile, ids, (b, n, m), queries_own=True)
     q_spec, k_spec = _rows(padded_n, c, lambda h: h), _rows(padded_m, c, lambda h: h // group)
     pairs = _pairs(spec, q, k)
     return pl.pallas_call(
@@ -148,10 +153,10 @@ def _forward(spec: Spec, q, k, v, masks) -> tuple[Array, Array]:
     )(q, k, v, *where)
 
 
-def _backward_queries(spec: Spec, q, k, v, masks, d_out, lse, delta) -> Array:
+def _backward_queries(spec: Spec, q, k, v, ids, d_out, lse, delta) -> Array:
     (b, n, h, c), m, tile = q.shape, k.shape[1], spec.tiles.dq
     group, padded_n, padded_m = h // k.shape[2], tt.up(n, tile.own), tt.up(m, tile.other)
-    where, where_specs = _lists(spec, tile, masks, b, n, m, queries_own=True)
+    where, where_specs = _lists(spec, tile, ids, (b, n, m), queries_own=True)
     q_spec, k_spec = _rows(padded_n, c, lambda h: h), _rows(padded_m, c, lambda h: h // group)
     pairs = _pairs(spec, q, k)
     return pl.pallas_call(
@@ -169,10 +174,10 @@ def _backward_queries(spec: Spec, q, k, v, masks, d_out, lse, delta) -> Array:
     )(q, k, v, d_out, lse, delta, *where)
 
 
-def _backward_keys(spec: Spec, q, k, v, masks, d_out, lse, delta) -> tuple[Array, Array]:
+def _backward_keys(spec: Spec, q, k, v, ids, d_out, lse, delta) -> tuple[Array, Array]:
     (b, n, h, c), m, tile = q.shape, k.shape[1], spec.tiles.dkv
     group, padded_m, padded_n = h // k.shape[2], tt.up(m, tile.own), tt.up(n, tile.other)
-    where, where_specs = _lists(spec, tile, masks, b, n, m, queries_own=False)
+    where, where_specs = _lists(spec, tile, ids, (b, n, m), queries_own=False)
     k_spec, q_spec = _rows(padded_m, c, lambda h: h), _rows(padded_n, c, lambda h: h, group)
     pairs = _pairs(spec, q, k)
     return pl.pallas_call(
@@ -204,25 +209,27 @@ def _pairs(spec: Spec, q: Array, k: Array) -> int:
     return q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] // (2 if spec.causal else 1)
 
 
-def _lists(spec: Spec, tile: Tile, masks, b: int, n: int, m: int, queries_own: bool):
-    """What a kernel reads of the ids, and its block specs; nothing where there are none.
+def _lists(spec: Spec, tile: Tile, ids: Ids, shape: tuple[int, int, int], queries_own: bool):
+    """Arrays that a kernel reads instead of the ids, and their block specs; nothing without ids.
 
-    The other side's tiles in the order of their visit [b, own tiles, other tiles], how many of them are whole and how
-    many are not [b, own tiles, 2], and the codes: of queries, of their shared branch if branches are given, of keys.
+    The arrays are the other side's tiles in the order of their visit [b, own tiles, other tiles]; how many of them are
+    whole and how many are not [b, own tiles, 2]; and the codes of queries, of their shared branch (with branches), and
+    of keys.
     """
-    if masks[0] is None:
+    if ids.kind == "none":
         return [], []
+    _, n, m = shape
     q_tile, k_tile = (tile.own, tile.other) if queries_own else (tile.other, tile.own)
-    codes = blocks_lib.encode(masks, b, n, m, tt.up(n, q_tile), tt.up(m, k_tile))
-    some, every = blocks_lib.relation(codes, spec.causal, q_tile, k_tile)
+    codes = encode(ids, shape, (tt.up(n, q_tile), tt.up(m, k_tile)))
+    some, every = relation(codes, spec.causal, q_tile, k_tile)
     if not queries_own:
         some, every = some.swapaxes(1, 2), every.swapaxes(1, 2)
     whole, part = some & every, some & ~every
     order = jnp.argsort(jnp.where(whole, 0, jnp.where(part, 1, 2)), axis=-1, stable=True).astype(jnp.int32)
     counts = jnp.stack([jnp.sum(x, axis=-1, dtype=jnp.int32) for x in (whole, part)], axis=-1)
-    ids = [codes.own, codes.keys] if masks[2] is None else [codes.own, codes.shared, codes.keys]
+    sides = [codes.own, codes.shared, codes.keys] if ids.kind == "branches" else [codes.own, codes.keys]
     specs = [pl.BlockSpec((None, *x.shape[1:]), lambda t, _, b: (b, 0, 0)) for x in (order, counts)]
-    return [order, counts, *ids], specs + [pl.BlockSpec((None, x.shape[1]), lambda _, h, b: (b, 0)) for x in ids]
+    return [order, counts, *sides], specs + [pl.BlockSpec((None, x.shape[1]), lambda _, h, b: (b, 0)) for x in sides]
 
 
 def _forward_kernel(spec, sizes, q, k, v, *refs):
@@ -285,7 +292,7 @@ def _dq_kernel(spec, sizes, q, k, v, d_out, lse, delta, *refs):
 
 
 def _dkv_kernel(spec, sizes, group, q, k, v, d_out, lse, delta, *refs):
-    """Scores are [keys, queries] here, so that lse and delta are rows and no weights are transposed."""
+    """Scores are [keys, queries] here: lse and delta are then rows, and no weights are transposed."""
     *where, dk, dv = refs
     (n, m, c), tile = sizes, spec.tiles.dkv
     j = pl.program_id(0)
@@ -304,7 +311,7 @@ def _dkv_kernel(spec, sizes, group, q, k, v, d_out, lse, delta, *refs):
                 scores = jnp.where(
                     tt.seen(spec, m, i * tile.other, first, scores.shape, codes, keys, 1), scores, MASKED
                 )
-            lse_rows = tt.load_line(lse, (g,), i * tile.other, tile.other, n, EMPTY)  # EMPTY: overhang counts nothing
+            lse_rows = tt.load_line(lse, (g,), i * tile.other, tile.other, n, EMPTY)  # EMPTY: the overhang adds nothing
             weights = jnp.exp2(scores - lse_rows[None, :])
             d_out_tile = tt.load(d_out, i * tile.other, tile.other, n, c, masked, g)
             dv_acc = [x + y for x, y in zip(dv_acc, tt.times(weights, d_out_tile), strict=True)]

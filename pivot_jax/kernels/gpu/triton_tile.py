@@ -1,4 +1,4 @@
-"""What the Triton kernels share: their settings, which tiles they visit, and how a tile is read, masked and written."""
+"""Building blocks of the Triton kernels: settings, the tiles to visit, and how a tile is read, masked and written."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from pivot_jax.kernels.mask import match
+
 Array = jax.Array
 MASKED = -1e30
-EMPTY = 1e30  # lse of a query that sees nothing: every exponent against it is 0
-LEAST = 16  # side of the smallest product that Triton has
+EMPTY = 1e30  # lse of a fully masked query: every exponential relative to it is 0
+LEAST = 16  # side of the smallest product in Triton
 
 NT = (((1,), (1,)), ((), ()))
 NN = (((1,), (0,)), ((), ()))
@@ -26,7 +28,7 @@ class Tile(NamedTuple):
     """Sides of a kernel's tile and how it is compiled."""
 
     own: int  # rows that a program keeps: queries, or keys in the kernel of dk and dv
-    other: int  # rows of a step of its walk
+    other: int  # rows of one step of its loop
     warps: int
     stages: int
 
@@ -39,7 +41,7 @@ class Tiles(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What the kernels are specialised on, beside their arrays' shapes."""
+    """Static settings of the kernels, besides the shapes of their arrays."""
 
     causal: bool
     rate: float  # scale * log2 e
@@ -52,28 +54,28 @@ class Spec:
 
 
 class Visits(NamedTuple):
-    """Tiles to visit, those that need no mask and those that do: how many, and where the t-th one lies."""
+    """Tiles to visit, those that need no mask and those that do: their number, and the index of the t-th one."""
 
     whole: tuple[Any, Callable[[Any], Any]]
     part: tuple[Any, Callable[[Any], Any]]
 
 
 def own_tile(spec: Spec) -> Any:
-    """A program's tile of queries. Causal: the longest walks start first, so that none is left over at the end."""
-    place = pl.program_id(0)
-    return pl.num_programs(0) - 1 - place if spec.causal else place
+    """A program's tile of queries. Causal: the longest loops start first, so none remains alone at the end."""
+    index = pl.program_id(0)
+    return pl.num_programs(0) - 1 - index if spec.causal else index
 
 
 def walk(visits: Visits, step, carry):
     """``step(masked, tile, carry)`` for every tile to visit."""
-    for masked, (count, place) in ((False, visits.whole), (True, visits.part)):
+    for masked, (count, index) in ((False, visits.whole), (True, visits.part)):
         if not (isinstance(count, int) and count == 0):
-            carry = jax.lax.fori_loop(0, count, lambda t, x, m=masked, p=place: step(m, p(t), x), carry)
+            carry = jax.lax.fori_loop(0, count, lambda t, x, m=masked, p=index: step(m, p(t), x), carry)
     return carry
 
 
 def keys_to_visit(spec: Spec, tile: Tile, m: int, i, where) -> Visits:
-    """Keys' tiles of a tile of queries: whole ones up to the diagonal, and those that it cuts or that overhang."""
+    """Keys' tiles of a tile of queries: whole ones up to the diagonal, then those on the diagonal or with overhang."""
     if where:
         return _listed(i, *where)
     whole: Any = m // tile.other
@@ -85,7 +87,7 @@ def keys_to_visit(spec: Spec, tile: Tile, m: int, i, where) -> Visits:
 
 
 def queries_to_visit(spec: Spec, tile: Tile, n: int, j, where) -> Visits:
-    """Queries' tiles of a tile of keys: whole ones below the diagonal, and those that it cuts or that overhang."""
+    """Queries' tiles of a tile of keys: whole ones below the diagonal, then those on the diagonal or with overhang."""
     if where:
         return _listed(j, *where)
     whole, end = n // tile.other, pl.cdiv(n, tile.other)
@@ -94,10 +96,10 @@ def queries_to_visit(spec: Spec, tile: Tile, n: int, j, where) -> Visits:
     if spec.causal:
         start = j * tile.own // tile.other
         below = jnp.minimum(pl.cdiv((j + 1) * tile.own - 1, tile.other), whole)
-    cut = below - start
+    diagonal = below - start
     return Visits(
         (whole - below, lambda t: below + t),
-        (cut + end - whole, lambda t: jnp.where(t < cut, start + t, whole + t - cut)),
+        (diagonal + end - whole, lambda t: jnp.where(t < diagonal, start + t, whole + t - diagonal)),
     )
 
 
@@ -117,7 +119,7 @@ def _chunks(c: int) -> list[tuple[int, int]]:
 
 
 def load(ref, first, size: int, length: int, c: int, checked: bool, head=None) -> list[Array]:
-    """Rows from ``first`` as chunks of columns; zeros behind ``c`` columns, and behind ``length`` if ``checked``."""
+    """Rows from ``first`` as chunks of columns; zeros after ``c`` columns, and after ``length`` rows if ``checked``."""
     tile = []
     for start, width in _chunks(c):
         mask = _inside(first, size, length, start, width, c, checked)
@@ -155,14 +157,14 @@ def codes(refs, first, size: int) -> list[Array]:
 
 
 def seen(spec: Spec, m: int, first_q, first_k, shape, queries, keys, q_axis: int) -> Array:
-    """The rule of :mod:`pivot_jax.kernels.attention` for a tile; ``queries``: own and shared codes."""
+    """The rule of :mod:`pivot_jax.kernels.mask` for a tile; ``queries``: own and shared codes."""
     at = lambda first, axis: first + jax.lax.broadcasted_iota(jnp.int32, shape, axis)  # noqa: E731
     along = lambda x, axis: jnp.broadcast_to(jnp.expand_dims(x, 1 - axis), shape)  # noqa: E731
     seen = at(first_q, q_axis) >= at(first_k, 1 - q_axis) if spec.causal else None
     if queries:
-        same = functools.reduce(jnp.logical_or, (along(x, q_axis) == along(keys[0], 1 - q_axis) for x in queries))
+        same = match(along(keys[0], 1 - q_axis), (along(x, q_axis) for x in queries))
         return same if seen is None else seen & same
-    # Causal: padded keys stand behind every query that counts.
+    # Causal: padded keys come after every query that counts.
     return at(first_k, 1 - q_axis) < m if seen is None else seen
 
 

@@ -1,10 +1,10 @@
 """Attention on TPUs: Pallas kernels for Mosaic, forward and backward.
 
-A grid step holds one tile of queries and one of keys. Which tiles are visited comes from
-:mod:`pivot_jax.kernels.blocks` as prefetched scalars, so tiles that the mask empties are neither computed nor fetched,
-and tiles that are visible as a whole skip the mask. A row that fits one tile needs neither lists nor a running softmax.
-The backward pass is one kernel with five products instead of two kernels with seven: it walks the keys, keeps dk and dv
-of its tile, and adds to a dq that stays in VMEM for all queries of its heads.
+A grid step holds one tile of queries and one of keys. The tiles to visit come from :mod:`pivot_jax.kernels.blocks` as
+prefetched scalars. Tiles that the mask empties are neither computed nor fetched, and tiles that are wholly visible skip
+the mask. A row that fits one tile needs neither lists nor a running softmax. The backward pass is one kernel with five
+products instead of two kernels with seven: it loops over the keys, keeps dk and dv of its tile, and adds to a dq that
+stays in VMEM for all queries of its heads.
 
 Letters as in :mod:`pivot_jax.kernels.attention`; arrays here are [b, h, n, c] and [b, k, m, c]. Exponents are to base
 2, with the scale folded in (``rate = scale * log2 e``), and ``lse`` is to base 2 too.
@@ -20,27 +20,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pivot_jax.kernels import blocks as blocks_lib
-from pivot_jax.kernels import residuals, tuned
-from pivot_jax.kernels.target import kind, platform
+from pivot_jax.kernels import residuals
+from pivot_jax.kernels.blocks import relation
+from pivot_jax.kernels.dispatch import kind, platform
+from pivot_jax.kernels.mask import Ids, encode
+from pivot_jax.kernels.tiles import case_of, measured
 from pivot_jax.kernels.tpu.backward import backward
 from pivot_jax.kernels.tpu.forward import forward
 from pivot_jax.kernels.tpu.tile import LANES, Spec
 
 Array = jax.Array
-_ONE_TILE = 768  # tokens; up to here a row's scores fit one tile, and softmax needs no second look
+_ONE_TILE = 768  # tokens; up to this length a row's scores fit one tile, and softmax needs a single pass
 _ROWS = 16  # rows of a bfloat16 register
 
 
 class Sides(NamedTuple):
-    """Of a tile: queries and keys. The forward and the backward kernel share them."""
+    """Sides of a tile: queries and keys. The forward and the backward kernel share them."""
 
     queries: int
     keys: int
 
 
 class Tiles(NamedTuple):
-    """Tile by kernel, as ``pivot-jax tune`` goes through them."""
+    """Tile by kernel, in the order in which ``pivot-jax tune`` times them."""
 
     both: Sides
 
@@ -49,19 +51,19 @@ def attention_tpu(
     q: Array,
     k: Array,
     v: Array,
-    masks: Any,
+    ids: Ids,
     *,
     causal: bool,
     scale: float,
     tiles: Tiles | None = None,
     interpret: bool | None = None,
 ) -> Array:
-    """See :func:`pivot_jax.kernels.attention.attention`; ``masks`` are its four id arrays.
+    """See :func:`pivot_jax.kernels.attention.attention`.
 
     Args:
-      tiles: sides are multiples of 128, or a whole row; default: what ``pivot-jax tune`` found, else
+      tiles: sides are multiples of 128, or a whole row; default: those ``pivot-jax tune`` measured, else
         :func:`choose_tiles`.
-      interpret: run the kernels in JAX's interpreter, which is slow and right; default: on CPUs.
+      interpret: run the kernels in JAX's interpreter, which is slow but exact; default: on CPUs.
 
     Raises:
       ValueError: on a GPU.
@@ -73,16 +75,16 @@ def attention_tpu(
     b, n, _, _ = q.shape
     m = k.shape[1]
     if tiles is None and not interpret:
-        found = tuned.tiles(kind(), "pallas_tpu", tuned.case_of(q, k, masks, causal))
+        found = measured(kind(), "pallas_tpu", case_of(q, k, ids, causal))
         tiles = Tiles(*(Sides(*sides) for sides in found)) if found else None
     q_block, k_block = (tiles or choose_tiles(n, m)).both
     padded_n, padded_m = _up(n, q_block), _up(m, k_block)
-    mask = "branches" if masks[2] is not None else "segments" if masks[0] is not None else "keys"
-    if mask == "keys" and (padded_m == m or causal):
-        mask = "none"  # causal: padded keys stand behind every query that counts
+    mask = ids.kind
+    if mask == "none" and padded_m != m and not causal:
+        mask = "keys"  # causal: padded keys come after every query that counts
     spec = Spec(causal, scale * math.log2(math.e), mask, q_block, k_block, interpret)
-    codes = blocks_lib.encode(masks, b, n, m, padded_n, padded_m)
-    some, every = blocks_lib.relation(codes, causal, q_block, k_block)
+    codes = encode(ids, (b, n, m), (padded_n, padded_m))
+    some, every = relation(codes, causal, q_block, k_block)
     heads_first = lambda x, size: _pad(x.transpose(0, 2, 1, 3), size)  # noqa: E731
     out = _attend(
         spec, heads_first(q, padded_n), heads_first(k, padded_m), heads_first(v, padded_m), (codes, some, every)
@@ -91,9 +93,9 @@ def attention_tpu(
 
 
 def choose_tiles(n: int, m: int) -> Tiles:
-    """Tiles for rows of n queries and m keys: those with the least padding, and of those the largest.
+    """Tiles for rows of n queries and m keys: the least padding, and among those the largest.
 
-    A short row is one tile, which needs no multiple of 128; else sides are multiples of 128 up to 768.
+    A short row is one tile, which need not be a multiple of 128. Otherwise sides are multiples of 128 up to 768.
     """
     return Tiles(Sides(_side(n), _side(m)))
 

@@ -1,4 +1,4 @@
-"""Backward kernel: dq, dk and dv in one walk over the keys."""
+"""Backward kernel: dq, dk and dv in one pass over the keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels import blocks
 from pivot_jax.kernels.tpu.tile import (
     LANES,
     NN,
@@ -31,29 +31,30 @@ _DQ_BYTES = 24 << 20  # of VMEM for the running dq
 
 
 def backward(spec: Spec, q, k, v, where, out, lse, d_out):
+    """dq [b, h, n, c], dk and dv [b, k, m, c]; ``where``: codes, and the relation of blocks."""
     codes, some, every = where
     b, h, n, c = q.shape
     kv, m = k.shape[1], k.shape[2]
     heads = _heads_at_once(h // kv, n * c * 4)
     chunks = h // kv // heads  # of a key/value head's queries; more than one only where dq would not fit
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)[:, :, None]
-    visits = blocks_lib.visits(some.swapaxes(1, 2), every.swapaxes(1, 2))
+    visits = blocks.visits(some.swapaxes(1, 2), every.swapaxes(1, 2))
     tiles_i, tiles_j = n // spec.q_block, m // spec.k_block
     grid = (b, kv * chunks, tiles_j, heads, tiles_i)
 
-    def visited(b, j, i, blocks):
-        return blocks[(b * tiles_j + j) * tiles_i + i]
+    def visited(b, j, i, lists):
+        return lists[(b * tiles_j + j) * tiles_i + i]
 
     q_spec = pl.BlockSpec(
-        (1, 1, spec.q_block, c), lambda b, x, j, g, i, blocks, *_: (b, x * heads + g, visited(b, j, i, blocks), 0)
+        (1, 1, spec.q_block, c), lambda b, x, j, g, i, lists, *_: (b, x * heads + g, visited(b, j, i, lists), 0)
     )
     row = pl.BlockSpec(
-        (1, 1, 1, spec.q_block), lambda b, x, j, g, i, blocks, *_: (b, x * heads + g, 0, visited(b, j, i, blocks))
+        (1, 1, 1, spec.q_block), lambda b, x, j, g, i, lists, *_: (b, x * heads + g, 0, visited(b, j, i, lists))
     )
     k_spec = pl.BlockSpec((1, 1, spec.k_block, c), lambda b, x, j, g, i, *_: (b, x // chunks, j, 0))
     dk_spec = pl.BlockSpec((1, 1, spec.k_block, c), lambda b, x, j, g, i, *_: (b, x, j, 0))
     dq_spec = pl.BlockSpec((1, heads, n, c), lambda b, x, j, g, i, *_: (b, x, 0, 0))
-    q_ids = pl.BlockSpec((1, 1, spec.q_block), lambda b, x, j, g, i, blocks, *_: (b, 0, visited(b, j, i, blocks)))
+    q_ids = pl.BlockSpec((1, 1, spec.q_block), lambda b, x, j, g, i, lists, *_: (b, 0, visited(b, j, i, lists)))
     k_ids = pl.BlockSpec((1, 1, spec.k_block), lambda b, x, j, g, i, *_: (b, 0, j))
     ids, id_specs = code_arrays(spec, codes, q_ids, k_ids)
     scratch = [pltpu.VMEM((heads, n, c), jnp.float32)] + [pltpu.VMEM((spec.k_block, c), jnp.float32)] * 2
@@ -83,11 +84,11 @@ def backward(spec: Spec, q, k, v, where, out, lse, d_out):
     return dq, dk, dv
 
 
-def _backward_kernel(spec, grid, id_count, blocks, count, whole, *refs):
+def _backward_kernel(spec, grid, id_count, lists, count, whole, *refs):
     ids, (q, k, v, d_out, lse, delta, dq, dk, dv, dq_acc, dk_acc, dv_acc, *column) = refs[:id_count], refs[id_count:]
     b, j, g, i = (pl.program_id(x) for x in (0, 2, 3, 4))
-    place = b * grid[2] + j
-    block = blocks[place * grid[4] + i]
+    row = b * grid[2] + j
+    block = lists[row * grid[4] + i]
     last_g, last_i = g == grid[3] - 1, i == grid[4] - 1
 
     @pl.when((j == 0) & (i == 0))
@@ -102,7 +103,7 @@ def _backward_kernel(spec, grid, id_count, blocks, count, whole, *refs):
             column[0][...] = column_of(ids[-1][0])
 
     def tile(masked):
-        scores = tile_scores(spec, k[0, 0], q[0, 0])  # [keys, queries], so that lse and delta are rows
+        scores = tile_scores(spec, k[0, 0], q[0, 0])  # [keys, queries]: lse and delta are then rows
         if masked:
             key = column[0][...] if ids else None
             scores = apply_mask(spec, scores, [x[0] for x in ids[:-1]], key, 1, block * spec.q_block, j * spec.k_block)
@@ -116,7 +117,7 @@ def _backward_kernel(spec, grid, id_count, blocks, count, whole, *refs):
         rows = pl.ds(pl.multiple_of(block * spec.q_block, spec.q_block), spec.q_block)
         dq_acc[g, rows] += jax.lax.dot_general(d_scores, k[0, 0], TN, preferred_element_type=jnp.float32)
 
-    visit_tile(spec, grid[2] * grid[4], i < count[place], whole[place * grid[4] + i], tile)
+    visit_tile(spec, grid[2] * grid[4], i < count[row], whole[row * grid[4] + i], tile)
     scale = spec.rate / math.log2(math.e)
 
     @pl.when(last_g & last_i)

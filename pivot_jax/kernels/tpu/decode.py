@@ -1,11 +1,11 @@
 """Decode attention on TPUs: one Pallas kernel for Mosaic, run on each part of the cache.
 
 A grid step holds the queries of one row of the cache, for all heads, and one block of its keys. The lengths are
-prefetched scalars: behind a row's length the index map stays at the row's last block, which is there already, so that
-such a step fetches nothing, and it computes nothing. A block that the length cuts is masked; the blocks before it are
-not. The layer is a prefetched scalar too: a kernel's operand that is a slice of a stacked cache would first be copied.
+prefetched scalars: after a row's length the index map stays at the row's last block, which is loaded already. Such a
+step fetches nothing and computes nothing. A block in which the length ends is masked; the blocks before it are not. The
+layer is a prefetched scalar too: a kernel's operand that is a slice of a stacked cache would first be copied.
 
-Decoding is bound by reading the cache, so blocks are measured in bytes: large enough to hide what a grid step costs.
+Reading the cache bounds decoding, so blocks are measured in bytes: large enough to hide the cost of a grid step.
 Letters as in :mod:`pivot_jax.kernels.decode`; here r rows of the cache and m queries of each row and key/value head.
 """
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pivot_jax.kernels.target import platform
+from pivot_jax.kernels.dispatch import platform
 from pivot_jax.kernels.tpu.tile import LANES, MASKED, compiler_params
 
 Array = jax.Array
@@ -41,8 +41,8 @@ def attend_tpu(
     """Attention of q [r, k, m, c] to one part of a cache, keys and values [layers, r, k, s, c], lengths [r].
 
     Args:
-      block: keys of a grid step, a multiple of 128; 0 takes :func:`block_size`.
-      interpret: run the kernel in JAX's interpreter, which is slow and right; default: on CPUs.
+      block: keys of a grid step, a multiple of 128; 0: :func:`block_size`.
+      interpret: run the kernel in JAX's interpreter, which is slow but exact; default: on CPUs.
 
     Returns:
       float32 [r, k, m, c] and log-sum-exp [r, k, m]; 0 and :data:`MASKED` where the length is 0.
@@ -92,7 +92,7 @@ def block_size(kv: int, c: int, itemsize: int) -> int:
 
 
 def _kernel(scale, layer, lengths, q, k, v, out, lse, acc, top, total):
-    """Blocks of one row in turn, with a running softmax."""
+    """Loop over the blocks of one row, with a running softmax."""
     row, j = pl.program_id(0), pl.program_id(1)
     block = k.shape[1]
     left = lengths[row] - j * block  # keys from this block on
@@ -103,12 +103,12 @@ def _kernel(scale, layer, lengths, q, k, v, out, lse, acc, top, total):
         top[...] = jnp.full_like(top, MASKED)
         total[...] = jnp.zeros_like(total)
 
-    def tile(cut):
+    def tile(partial):
         new = v[...]
         scores = jax.lax.dot_general(q[...], k[...], _NT, preferred_element_type=jnp.float32) * scale
-        if cut:
+        if partial:
             scores = jnp.where(jax.lax.broadcasted_iota(jnp.int32, scores.shape, 2) < left, scores, MASKED)
-            # What stands behind the length may be NaN, and no weight of 0 takes that away.
+            # Values after the length may be NaN, and a weight of 0 does not remove NaN.
             new = jnp.where(jax.lax.broadcasted_iota(jnp.int32, new.shape, 1) < left, new, jnp.zeros_like(new))
         before = top[...]
         now = jnp.maximum(before, jnp.max(scores, axis=-1, keepdims=True))
@@ -127,4 +127,4 @@ def _kernel(scale, layer, lengths, q, k, v, out, lse, acc, top, total):
     def finish():
         alive = jnp.where(total[...] > 0, total[...], 1.0)
         out[...] = acc[...] / alive
-        lse[...] = top[...] + jnp.log(alive)  # MASKED where nothing is seen
+        lse[...] = top[...] + jnp.log(alive)  # MASKED for a fully masked row

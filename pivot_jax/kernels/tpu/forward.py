@@ -1,4 +1,4 @@
-"""Forward kernels: tiles in turn with a running softmax, or a row and head as one tile."""
+"""Forward kernels: one loops over tiles with a running softmax, the other has a row and head as one tile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels import blocks
 from pivot_jax.kernels.tpu.tile import (
     EMPTY,
     LANES,
@@ -35,12 +35,12 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, where: Any) -> tuple[Array
     codes, some, every = where
     b, h, n, c = q.shape
     m, group = k.shape[2], h // k.shape[1]
-    visits = blocks_lib.visits(some, every)
+    visits = blocks.visits(some, every)
     grid = (b, h, n // spec.q_block, m // spec.k_block)
     tiles_i, tiles_j = grid[2:]
 
-    def visited(b, i, j, blocks=None):
-        return 0 if blocks is None else blocks[(b * tiles_i + i) * tiles_j + j]
+    def visited(b, i, j, lists=None):
+        return 0 if lists is None else lists[(b * tiles_i + i) * tiles_j + j]
 
     q_spec = pl.BlockSpec((1, 1, spec.q_block, c), lambda b, h, i, j, *_: (b, h, i, 0))
     k_spec = pl.BlockSpec(
@@ -89,11 +89,11 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, where: Any) -> tuple[Array
     )(*scalars(visits), *ids, q, k, v)
 
 
-def _forward_kernel(spec, grid, id_count, blocks, count, whole, *refs):
+def _forward_kernel(spec, grid, id_count, lists, count, whole, *refs):
     """Tiles of one block of queries in turn, with a running softmax."""
     ids, (q, k, v, out, lse, acc, top, total, *columns) = refs[:id_count], refs[id_count:]
     b, i, j = pl.program_id(0), pl.program_id(2), pl.program_id(3)
-    place = b * grid[2] + i
+    row = b * grid[2] + i
     c = acc.shape[-1]
 
     @pl.when(j == 0)
@@ -107,7 +107,7 @@ def _forward_kernel(spec, grid, id_count, blocks, count, whole, *refs):
     def tile(masked):
         scores = tile_scores(spec, q[0, 0], k[0, 0])
         if masked:
-            first_q, first_k = i * spec.q_block, blocks[place * grid[3] + j] * spec.k_block
+            first_q, first_k = i * spec.q_block, lists[row * grid[3] + j] * spec.k_block
             queries = [columns[0][x] for x in range(id_count - 1)]
             scores = apply_mask(spec, scores, queries, ids[-1][0] if ids else None, 0, first_q, first_k)
         before = top[...]
@@ -119,7 +119,7 @@ def _forward_kernel(spec, grid, id_count, blocks, count, whole, *refs):
         new = jax.lax.dot_general(weights.astype(v.dtype), v[0, 0], NN, preferred_element_type=jnp.float32)
         acc[...] = acc[...] * widen(fade, c) + new
 
-    visit_tile(spec, grid[2] * grid[3], j < count[place], whole[place * grid[3] + j], tile)
+    visit_tile(spec, grid[2] * grid[3], j < count[row], whole[row * grid[3] + j], tile)
 
     @pl.when(j == grid[3] - 1)
     def finish():

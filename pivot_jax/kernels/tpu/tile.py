@@ -1,4 +1,4 @@
-"""What the forward and backward kernels share: their settings, a tile's scores and its mask."""
+"""Building blocks of the forward and backward kernels: settings, a tile's scores and its mask."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pivot_jax.kernels import blocks as blocks_lib
+from pivot_jax.kernels.blocks import Visits
+from pivot_jax.kernels.mask import Codes, match
 
 Array = jax.Array
 LANES = 128
 MASKED = -1e30
-EMPTY = 1e30  # lse of a query that sees nothing: every exponent against it is 0
+EMPTY = 1e30  # lse of a fully masked query: every exponential relative to it is 0
 _VMEM_BYTES = 100 << 20
 
 NT = (((1,), (1,)), ((), ()))
@@ -25,7 +26,7 @@ TN = (((0,), (0,)), ((), ()))
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a kernel is specialised on."""
+    """Static settings of a kernel."""
 
     causal: bool
     rate: float  # scale * log2 e
@@ -40,7 +41,7 @@ class Spec:
 
 
 def visit_tile(spec: Spec, tiles: int, visit, whole, tile) -> None:
-    """Traces the tile with its mask, without, or both, as the case may need."""
+    """Traces the tile with its mask, without it, or both, as the case requires."""
     if not spec.masks:
         pl.when(visit)(lambda: tile(False))
     elif tiles == 1:
@@ -55,7 +56,7 @@ def tile_scores(spec: Spec, rows: Array, columns: Array) -> Array:
 
 
 def apply_mask(spec: Spec, scores, queries, keys, query_axis: int, first_q, first_k):
-    """``scores`` where the rule of :mod:`pivot_jax.kernels.attention` lets the query see the key.
+    """``scores`` where the rule of :mod:`pivot_jax.kernels.mask` makes the key visible to the query, else MASKED.
 
     Codes come as rows [1, n] for the tile's lanes and as :func:`column_of` for its rows; ``queries`` are their own and
     shared codes.
@@ -65,26 +66,23 @@ def apply_mask(spec: Spec, scores, queries, keys, query_axis: int, first_q, firs
     if spec.mask == "keys":
         seen = jnp.broadcast_to(across(keys) >= 0, scores.shape)
     elif spec.mask != "none":
-        keys = across(keys)
-        seen = keys == across(queries[0])
-        if spec.mask == "branches":
-            seen |= keys == across(queries[1])
+        seen = match(across(keys), map(across, queries[: 2 if spec.mask == "branches" else 1]))
     if spec.causal:
-        behind = jax.lax.broadcasted_iota(jnp.int32, scores.shape, query_axis) - jax.lax.broadcasted_iota(
+        distance = jax.lax.broadcasted_iota(jnp.int32, scores.shape, query_axis) - jax.lax.broadcasted_iota(
             jnp.int32, scores.shape, 1 - query_axis
         )
-        order = behind >= first_k - first_q
+        order = distance >= first_k - first_q
         seen = order if seen is None else seen & order
     return jnp.where(seen, scores, MASKED)
 
 
 def column_of(row: Array) -> Array:
-    """[1, n] → [n, LANES], equal lanes."""
+    """[1, n] → [n, LANES] with equal lanes."""
     return jnp.broadcast_to(row, (LANES, row.shape[1])).T
 
 
-def code_arrays(spec: Spec, codes: blocks_lib.Codes, q_ids, k_ids):
-    """The code arrays that the mask needs, as rows [b, 1, n], and their block specs; the keys' last."""
+def code_arrays(spec: Spec, codes: Codes, q_ids, k_ids):
+    """The code arrays that the mask needs, as rows [b, 1, n], and their block specs; the keys come last."""
     row = lambda x: x[:, None]  # noqa: E731
     if spec.mask == "none":
         return [], []
@@ -95,7 +93,7 @@ def code_arrays(spec: Spec, codes: blocks_lib.Codes, q_ids, k_ids):
     return [row(codes.own), row(codes.shared), row(codes.keys)], [q_ids, q_ids, k_ids]
 
 
-def scalars(visits: blocks_lib.Visits) -> tuple[Array, Array, Array]:
+def scalars(visits: Visits) -> tuple[Array, Array, Array]:
     return visits.blocks.reshape(-1), visits.count.reshape(-1), visits.whole.reshape(-1)
 
 

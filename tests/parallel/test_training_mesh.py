@@ -1,4 +1,4 @@
-"""The same loss, gradients and parameters on every mesh, with accumulation and remat (acceptance tests G1, G2, G4)."""
+"""Equal loss, gradients and parameters on every mesh, with accumulation and remat (acceptance tests G1, G2, G4)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.objectives.table import build_objective
-from pivot_jax.parallel.mesh import arrange, check_rows, fit, make_mesh, param_shardings, place_batch
+from pivot_jax.parallel.mesh import check_rows, fit, make_mesh, param_shardings, place_batch
 from pivot_jax.train.model import build_model
 from pivot_jax.train.setup import assemble
 from tests.tiny import pairs as tiny
@@ -26,7 +26,7 @@ STEPS = 3
 
 
 def run_config(mesh=(1, 1, 1), accumulate=1, remat="none", dtype="float32"):
-    """DPO with γ on the tiny model, so that both kinds of denominator take part."""
+    """DPO with γ on the tiny model, which has both kinds of denominator."""
     config = configs.base()
     tower = {"width": 16, "depth": 3, "heads": 2, "mlp_dim": 32, "remat": remat}
     decoder = {"vocab_size": tiny.VOCABULARY, "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "mlp_dim": 48}
@@ -38,8 +38,8 @@ def run_config(mesh=(1, 1, 1), accumulate=1, remat="none", dtype="float32"):
         },
         "data": {"image": {"size": 16}, "batch_size": 32},
         "objective": {"name": "dpo", "terms": (("sigmoid", 1.0), ("sft", 0.3))},
-        # Some gradients are zero but for rounding (key biases). With Adam's usual eps it would blow that rounding up to
-        # whole steps, and the comparison would be one of noise.
+        # Some gradients are zero except for rounding (key biases). With its usual eps Adam would amplify that rounding
+        # to whole steps, and the comparison would be one of noise.
         "optimizer": {"rules": ((".*", 1e-3),), "warmup_ratio": 0.0, "eps": 1e-5},
         "parallel": dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)),
         "train": {"accumulate": accumulate},
@@ -49,7 +49,7 @@ def run_config(mesh=(1, 1, 1), accumulate=1, remat="none", dtype="float32"):
 
 
 def train(pack=1, **changes):
-    """(losses, gradient norms, first moments, parameters) after three steps of 32 pairs, ``pack`` to a sequence."""
+    """(losses, gradient norms, first moments, parameters) after three steps of 32 pairs, ``pack`` per sequence."""
     config = run_config(**changes)
     devices = jax.devices()[: int(np.prod([config.parallel[a] for a in ("data", "fsdp", "tensor")]))]
     mesh = make_mesh(config.parallel, devices)
@@ -69,7 +69,7 @@ def train(pack=1, **changes):
 
 @pytest.fixture(scope="module")
 def alone():
-    """One device, one batch, nothing computed twice."""
+    """One device, one batch, nothing recomputed."""
     return train()
 
 
@@ -81,25 +81,25 @@ def check(alone, other):
             np.testing.assert_allclose(value, theirs[path], atol=1e-5, err_msg=path)
 
 
-# Every mesh with and without accumulation and remat; the whole product runs as a heavy test.
+# Every mesh, some with accumulation and remat; all combinations run as a heavy test.
 CHOSEN = [(mesh, 4 if i % 2 else 1, "full" if i % 2 else "none") for i, mesh in enumerate(MESHES)][1:]
 CHOSEN += [((1, 1, 1), 4, "none"), ((1, 1, 1), 1, "full")]
 ALL = [*itertools.product(MESHES, (1, 4), ("none", "full")), ((1, 1, 1), 1, "dots"), ((2, 2, 2), 4, "dots")]
 
 
 @pytest.mark.parametrize(("mesh", "accumulate", "remat"), CHOSEN)
-def test_G1_G2_G4_mesh_accumulation_and_remat_change_nothing(alone, mesh, accumulate, remat):
+def test_G1_G2_G4_mesh_accumulation_and_remat_do_not_change_training(alone, mesh, accumulate, remat):
     check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
 
 
 @pytest.mark.parametrize(("mesh", "accumulate"), [((1, 1, 1), 1), pytest.param((2, 2, 2), 2, marks=pytest.mark.heavy)])
-def test_packing_changes_nothing_on_any_mesh(alone, mesh, accumulate):
+def test_packing_does_not_change_training_on_any_mesh(alone, mesh, accumulate):
     check(alone, train(pack=4, mesh=mesh, accumulate=accumulate))
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(("mesh", "accumulate", "remat"), [x for x in ALL if x not in CHOSEN])
-def test_G1_G2_G4_every_combination(alone, mesh, accumulate, remat):
+def test_G1_G2_G4_every_combination_of_mesh_accumulation_and_remat(alone, mesh, accumulate, remat):
     check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
 
 
@@ -109,7 +109,7 @@ def test_G5_bfloat16_loss_is_within_2e_2(alone):
     np.testing.assert_allclose(losses, alone[0], rtol=2e-2)
 
 
-def test_parameters_are_really_split():
+def test_parameters_are_split():
     config = run_config((1, 4, 2))
     mesh = make_mesh(config.parallel)
     shardings = rules.flatten(param_shardings(tiny.params(), mesh))
@@ -144,44 +144,15 @@ def test_parameters_of_other_encoders_are_split_too():
         assert {path: shardings[path].spec for path in expected} == expected
 
 
-def test_an_axis_that_does_not_divide_is_left_whole():
+def test_a_dimension_that_an_axis_does_not_divide_is_not_split():
     mesh = make_mesh(run_config((1, 4, 2)).parallel)
     assert fit(P("fsdp", "tensor"), (6, 4), mesh) == P(None, "tensor")
 
 
-def test_bad_meshes_are_refused():
-    with pytest.raises(UserError, match="there are 8 devices, which this does not give"):
+def test_bad_meshes_raise_an_error():
+    with pytest.raises(UserError, match="their product is not 8, the number of devices"):
         make_mesh({"data": 3, "fsdp": 1, "tensor": 1})
     mesh = make_mesh({"data": -1, "fsdp": 2, "tensor": 1})
     assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
-    with pytest.raises(UserError, match=r"data.batch_size is 12, no multiple of .* = 8"):
+    with pytest.raises(UserError, match=r"data.batch_size is 12, not a multiple of .* = 8"):
         check_rows(12, "data.batch_size", mesh)
-
-
-def slices(count, chips):
-    """TPU devices of ``count`` slices in a row of ``chips``, as far as a mesh asks."""
-    chip = lambda i, at: SimpleNamespace(  # noqa: E731
-        platform="tpu", slice_index=i, process_index=i, device_kind="TPU", coords=(at, 0, 0), core_on_chip=0
-    )
-    return [chip(i, at) for i in range(count) for at in range(chips)]
-
-
-@pytest.mark.parametrize(
-    "sizes, split", [((2, 4, 1), 0), ((4, 2, 1), 0), ((1, 8, 1), 1), ((1, 4, 2), 1)], ids=lambda x: str(x)
-)
-def test_slices_split_an_axis_of_rows(sizes, split):
-    devices = arrange(slices(2, 4), sizes)
-    assert devices.shape == sizes
-    halves = np.split(devices, 2, axis=split)
-    assert [{d.slice_index for d in half.flat} for half in halves] == [{0}, {1}]
-
-
-def test_a_single_slice_stays_in_its_order():
-    """Its devices need not say a slice."""
-    devices = [SimpleNamespace(platform="tpu", id=i) for i in range(8)]
-    assert [d.id for d in arrange(devices, (2, 2, 2)).flat] == list(range(8))
-
-
-def test_slices_that_no_axis_of_rows_is_a_multiple_of_are_refused():
-    with pytest.raises(UserError, match="3 slices, .* set parallel.data=3"):
-        arrange(slices(3, 4), (1, 2, 6))

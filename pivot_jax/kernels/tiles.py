@@ -1,12 +1,12 @@
-"""Tile sizes that ``pivot-jax tune`` measured: where they lie, and which one a kernel takes.
+"""Tile sizes that ``pivot-jax tune`` measured: the file that holds them, and the lookup for a kernel.
 
 The table is a JSON file, ``$PIVOT_TILES`` or else ``pivot-jax/tiles.json`` in ``$XDG_CACHE_HOME`` (``~/.cache``)::
 
     {"NVIDIA H200": {"pallas_triton": {"<case>": {"tiles": [[128, 64, 4, 3], …], "ms": 1.2, "default_ms": 1.4,
                                                   "jax": "0.11.2"}}}}
 
-A kernel takes what was measured on its kind of device, with this version of JAX, for exactly its case; else it takes
-its defaults. The file is read once per process.
+A kernel uses the tiles measured on its kind of device, with this version of JAX, for exactly its case. Otherwise it
+uses its defaults. The file is read once per process.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 
 import jax
 
+from pivot_jax import files
 from pivot_jax.errors import UserError
+from pivot_jax.kernels.mask import Ids
 
 
 class Case(NamedTuple):
-    """What decides how fast a tile is, but for the number of rows and of key/value heads."""
+    """The properties that decide how fast a tile is, except the numbers of rows and of key/value heads."""
 
     n: int
     m: int
@@ -38,34 +40,35 @@ class Case(NamedTuple):
         return f"{self.n}x{self.m} group {self.group} width {self.c} {self.dtype} {order} {self.mask}"
 
 
-def case_of(q: Any, k: Any, masks: Any, causal: bool) -> Case:
-    """The case of arguments as :func:`pivot_jax.kernels.attention.attention` has them."""
-    mask = "branches" if masks[2] is not None else "segments" if masks[0] is not None else "none"
-    return Case(q.shape[1], k.shape[1], q.shape[2] // k.shape[2], q.shape[3], str(q.dtype), causal, mask)
+def case_of(q: Any, k: Any, ids: Ids, causal: bool) -> Case:
+    """The case of arguments of :func:`pivot_jax.kernels.attention.attention`."""
+    return Case(q.shape[1], k.shape[1], q.shape[2] // k.shape[2], q.shape[3], str(q.dtype), causal, ids.kind)
 
 
-def place() -> Path:
+def path() -> Path:
     """The table's file, which need not exist."""
     if os.environ.get("PIVOT_TILES"):
         return Path(os.environ["PIVOT_TILES"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pivot-jax" / "tiles.json"
 
 
-def tiles(kind: str, backend: str, case: Case) -> list[Any] | None:
-    """What was measured for the case on this kind of device with this JAX; None if nothing was."""
-    entry = _table(place()).get(kind, {}).get(backend, {}).get(str(case))
+def measured(kind: str, backend: str, case: Case) -> list[Any] | None:
+    """The tiles measured for the case on this kind of device with this JAX; None if there are none."""
+    entry = _table(path()).get(kind, {}).get(backend, {}).get(str(case))
     return entry["tiles"] if entry and entry["jax"] == jax.__version__ else None
 
 
 def record(kind: str, backend: str, case: Case, entry: dict[str, Any]) -> None:
-    """Adds an entry to the file, or replaces it; JAX's version goes with it."""
-    file = place()
+    """Adds an entry with JAX's version to the file, or replaces it.
+
+    Raises:
+      UserError: the file is not a table of tile sizes, or cannot be written.
+    """
+    file = path()
     table = read(file)
     table.setdefault(kind, {}).setdefault(backend, {})[str(case)] = entry | {"jax": jax.__version__}
     file.parent.mkdir(parents=True, exist_ok=True)
-    written = file.with_suffix(".part")
-    written.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    written.replace(file)
+    files.write_text(file, json.dumps(table, indent=1, sort_keys=True) + "\n")
     _table.cache_clear()
 
 
@@ -73,7 +76,7 @@ def read(file: Path) -> dict[str, Any]:
     """The table; empty if there is no file.
 
     Raises:
-      UserError: the file is not what ``pivot-jax tune`` writes.
+      UserError: the file is not one that ``pivot-jax tune`` wrote.
     """
     if not file.exists():
         return {}
@@ -84,7 +87,7 @@ def read(file: Path) -> dict[str, Any]:
                 for entry in cases.values():
                     entry["tiles"][0], entry["jax"]
     except (ValueError, AttributeError, KeyError, TypeError, IndexError):
-        raise UserError(f"{file} is no table of tile sizes; remove it or set PIVOT_TILES") from None
+        raise UserError(f"{file} is not a table of tile sizes; remove it or set PIVOT_TILES") from None
     return table
 
 
