@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,11 @@ from pivot_jax.data.loading.image_cache import cutter_of
 from pivot_jax.data.processing.chat import Chat, chat_of
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
-from pivot_jax.hub import configs as hub_configs
 from pivot_jax.models import zoo
-from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
+from pivot_jax.models.mllm import MLLM
 from pivot_jax.train import checkpoint
-from pivot_jax.train.compatibility import config_of
-from pivot_jax.train.extract import ENCODER_ROOMS, read_config
-from pivot_jax.train.source import Source, load_params
+from pivot_jax.train.extract import ENCODER_PARTS
+from pivot_jax.train.source import WeightSource, load_params, run_config
 
 LONGEST_PROMPT = 8192  # tokens; a prompt is padded to what it needs, so this costs nothing
 
@@ -46,7 +44,7 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
       UserError: no such run or checkpoint, or a run of stage 0, which has no language model.
     """
     workdir = Path(workdir)
-    config = read_config(workdir)
+    config = run_config(workdir)
     if config.stage == "contrastive":
         raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; it can be probed only")
     mllm = MLLM(zoo.build(config.model, config.data.image))
@@ -84,30 +82,16 @@ def open_encoder(text: str) -> OpenEncoder:
     Raises:
       UserError: no such source, or one without an encoder.
     """
-    source = Source.parse(text)
+    source = WeightSource.parse(text)
     if source.prefix is not None:
         raise UserError(f"{text}: an encoder is read whole; leave out ':{source.prefix}'")
-    model, preset = _describe(source)
+    model, preset = source.encoder()
     if model.vision.traits.patch_input:
         raise UserError(
             f"{text} is a {model.vision.family} encoder, for pictures of any size; probes need one of square images"
         )
     whole = load_params(text)
-    params = {part: whole[part] for part in ENCODER_ROOMS if part in whole}
+    params = {part: whole[part] for part in ENCODER_PARTS if part in whole}
     if "vision" not in params:
         raise UserError(f"{text} holds no vision encoder (it has: {', '.join(whole)})")
     return OpenEncoder(text, MLLM(model), jax.device_put(params), preset, model.vision.image_size)
-
-
-def _describe(source: Source) -> tuple[MLLMConfig, str]:
-    """Model and preset name of a source."""
-    if source.kind == "hf":
-        found = hub_configs.read(source.place)
-        if found.vision is None:
-            raise UserError(f"{source.place} is a '{found.model_type}' folder, which holds no vision encoder")
-        base = configs.base()
-        plain = zoo.build(base.model, base.data.image)
-        decoder, projector = found.decoder or plain.decoder, found.projector or ProjectorConfig()
-        return replace(plain, vision=found.vision, projector=projector, decoder=decoder), found.vision.preset
-    config = config_of(source)
-    return zoo.build(config.model, config.data.image), config.data.image.preset
