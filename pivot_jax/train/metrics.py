@@ -18,6 +18,7 @@ from pivot_jax import files
 from pivot_jax.errors import UserError
 
 FILE = "metrics.jsonl"
+_TAIL = 16384  # bytes; longer than a line
 
 
 class Window:
@@ -133,6 +134,19 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     for line in _lines(path):
         by_step[line["step"]] = by_step.get(line["step"], {}) | line
     return [by_step[step] for step in sorted(by_step)]
+
+
+def last_step(path: Path) -> int:
+    """Step of the last complete line of a ``metrics.jsonl``, 0 if there is none; cheap enough to poll."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        with contextlib.suppress(json.JSONDecodeError):
+            return int(json.loads(line)["step"])
+    return 0
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def build_model(config: Any, vocabulary: int) -> Model:
     if config.stage == "contrastive":
         if not isinstance(parts.vision, ViTConfig) or parts.vision.traits.patch_input or parts.second:
             raise UserError(
-                f"model.vision: stage 0 trains one ViT of square pictures, not '{parts.vision.family}'"
+                f"model.vision: stage 0 trains one ViT of square images, not '{parts.vision.family}'"
                 f"{' and a second encoder' if parts.second else ''}; take another family, such as siglip"
             )
         text = zoo.build_text(config.model.text, vocabulary, parts.vision.width)
@@ -53,7 +53,7 @@ def build_model(config: Any, vocabulary: int) -> Model:
 
 
 def without(model: Model, absent: Set[str]) -> Model:
-    """The model with the parameters at these paths left out, which it must do without."""
+    """The model without the parameters at these paths, which it must not need."""
 
     def create(key: Any) -> dict[str, Any]:
         made = rules.flatten(model.create(key))
@@ -63,14 +63,14 @@ def without(model: Model, absent: Set[str]) -> Model:
 
 
 def parts(module: Any) -> dict[str, Any]:
-    """Room → configuration of what can come from another model; None where there is none."""
+    """Part → configuration of what can come from another model; None where there is none."""
     if isinstance(module, SigLIP):
         return {"vision": module.vision_config}
     return {"vision": module.config.vision, "second": module.config.second, "decoder": module.config.decoder}
 
 
 def row_shape(module: Any) -> dict[str, Any]:
-    """What a loader has to know of the model (arguments of ``build_loader``)."""
+    """The properties of the model that a loader needs (arguments of ``build_loader``)."""
     if isinstance(module, SigLIP):
         return {"image_tokens": module.vision_config.tokens, "mrope": False}
     vision, decoder = module.config.vision, module.config.decoder
@@ -90,9 +90,9 @@ def step_flops(
 
     Args:
       loader_shape: mean tokens and mean scored targets of a row.
-      patches: mean patches of an image slot; 0: of an encoder for any size, as many as there is room for.
-      trained: rooms ("vision", "projector", "decoder") that get gradients.
-      adapted: rooms of which only a LoRA adapter does.
+      patches: mean patches of an image slot; 0: with a variable-resolution encoder, as many as fit.
+      trained: parts ("vision", "projector", "decoder") that get gradients.
+      adapted: parts of which only a LoRA adapter gets gradients.
     """
     if isinstance(module, SigLIP):
         return 3 * (flops.vision(module.vision_config, whole=True) + flops.text(module.text_config))

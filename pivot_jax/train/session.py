@@ -102,20 +102,16 @@ class Session:
         self._advance: Advance
 
     def __enter__(self) -> Session:
-        self._opened.enter_context(self._signals)
+        self._opened.enter_context(self._signals)  # closed last, so a signal does not interrupt the last checkpoint
+        self._opened.callback(self._checkpoints.close)
+        for tracker in self._trackers:
+            self._opened.callback(tracker.close)
         bar = progress(self._setup.config.name, self._total, done=self.step, show=is_first())
         self._advance = self._opened.enter_context(bar)
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            self._opened.__exit__(kind, error, trace)
-            if error is None:
-                self._checkpoints.wait()
-        finally:
-            for tracker in self._trackers:
-                tracker.close()
-            self._checkpoints.close()
+        self._opened.__exit__(kind, error, trace)
 
     @property
     def finished(self) -> bool:

@@ -10,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pivot_jax.errors import UserError
 from pivot_jax.train import metrics
-from pivot_jax.train.metrics import Board, JsonLines, open_trackers, read
+from pivot_jax.train.metrics import Board, JsonLines, last_step, open_trackers, read
 
 
 def test_a_full_disk_does_not_block_tensorboard(tmp_path, monkeypatch):
@@ -64,5 +64,7 @@ def test_lines_of_one_step_are_one_row(tmp_path):
     lines = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 9.0}, {"step": 2, "loss": 2.0}, {"step": 2, "eval/a/b": 1.0}]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "lo')
     assert read(file) == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0, "eval/a/b": 1.0}]
+    assert last_step(file) == 2
     with pytest.raises(UserError, match="has the run started"):
         read(tmp_path / "none.jsonl")
+    assert last_step(tmp_path / "none.jsonl") == 0

@@ -20,7 +20,7 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.train import checkpoint, reference
-from pivot_jax.train.metrics import read
+from pivot_jax.train.metrics import last_step, read
 from pivot_jax.train.run import run
 from pivot_jax.train.setup import build, starting_params
 from pivot_jax.train.signals import Interrupted
@@ -66,12 +66,6 @@ def start(config_file: Path, workdir: Path) -> subprocess.Popen:
     return subprocess.Popen(command, env=ONE_DEVICE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def steps_logged(workdir: Path) -> int:
-    path = workdir / "metrics.jsonl"
-    lines = read(path) if path.exists() else []
-    return lines[-1]["step"] if lines else 0
-
-
 @pytest.mark.parametrize("wanted", [1, pytest.param(5, marks=pytest.mark.heavy)])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(make_config, tmp_path, wanted):
     """G3: SIGKILL. An epoch of 24 rows in batches of 8 ends every third step, so kills are on both sides of its end."""
@@ -85,7 +79,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(make_config, tmp
     for at in sorted(draw.sample(range(3, last), wanted)):
         process = start(file, stopped)
         limit = time.monotonic() + 300
-        while steps_logged(stopped) < at and process.poll() is None and time.monotonic() < limit:
+        while last_step(stopped / "metrics.jsonl") < at and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.03))
         if process.poll() is None:
