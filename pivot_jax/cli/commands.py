@@ -53,7 +53,7 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
 
 def stoppable(work: Callable[[], object]) -> int:
     """Exit code of ``work``; one that saved and stopped at a signal ends with 128 + its number, as shells count."""
-    from pivot_jax.train.loop import Interrupted
+    from pivot_jax.train.signals import Interrupted
 
     try:
         work()
@@ -75,14 +75,14 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval import run as benchmark_run
     from pivot_jax.eval.answerer import Answerer
     from pivot_jax.eval.benchmarks import suite
-    from pivot_jax.train.extract import read_config
     from pivot_jax.train.open import open_run
+    from pivot_jax.train.source import run_config
 
     benchmark = suite.find(args.benchmark)
     if args.ranked and not benchmark.option_form:
         names = ", ".join(name for name, one in suite.BENCHMARKS.items() if one.option_form)
         raise UserError(f"--ranked: {args.benchmark} asks for free answers; it works for {names}")
-    read_config(Path(args.workdir))
+    run_config(Path(args.workdir))
     control = "-blank" if args.blank_images else ""
     out = places.file(args.out or Path(args.workdir) / "eval" / f"{args.benchmark}{control}.jsonl", "--out")
     run = open_run(args.workdir, args.step)

@@ -47,13 +47,13 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
         _write_run(config, params, out)
         print(f"{out}: a run of {hub.summary(model)}; use it with --workdir, or as run:{out} in init")
         return
-    from pivot_jax.train.checkpoint import save_pack
+    from pivot_jax.train import pack
 
     section = _model_section(model)
     about = {"source": str(args.folder), "model_type": model.model_type, "model": section}
     if model.vision is not None:
         about["image"] = _image_section(model.vision)
-    save_pack(out, params, about)
+    pack.save(out, params, about)
     print(f"{out}: a pack of {hub.summary(model)}; use it as pack:{out} in init")
 
 
@@ -171,10 +171,10 @@ def export_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.objectives.table import batch_kind
     from pivot_jax.progress import progress
     from pivot_jax.train import checkpoint
-    from pivot_jax.train.extract import read_config
+    from pivot_jax.train.source import run_config
 
     workdir = Path(args.workdir)
-    config = read_config(workdir)
+    config = run_config(workdir)
     if batch_kind(config) == "contrastive" and args.what != "encoder":
         raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; add --what encoder")
     out = places.folder(args.out, "--out")

@@ -151,18 +151,18 @@ def _of_place(text: str, step: int | None) -> Found:
 
 def _of_run(workdir: Path, step: int | None) -> Found:
     from pivot_jax.train import checkpoint
-    from pivot_jax.train.extract import read_config
+    from pivot_jax.train.source import run_config
 
-    config = read_config(workdir)
+    config = run_config(workdir)
     step = checkpoint.newest(workdir, step)
     saved = checkpoint.saved_in_run(workdir, step)
     return Found(f"{workdir} step {step} ({config.objective.name})", _stored(saved), _trained(config, workdir)[1])
 
 
 def _of_pack(folder: Path) -> Found:
-    from pivot_jax.train import checkpoint
+    from pivot_jax.train import pack
 
-    return Found(f"{folder} (pack)", _stored(checkpoint.saved_in_pack(folder)), [])
+    return Found(f"{folder} (pack)", _stored(pack.saved(folder)), [])
 
 
 def _stored(saved: dict[str, Any]) -> dict[str, Leaf]:

@@ -52,13 +52,15 @@ def segment(args: argparse.Namespace, overrides: Overrides) -> None:
     classes = given.class_names(args.classes)
     splits = folders.segmentation(args.data, args.seed)
     encoder = open_encoder(args.encoder)
-    if not preset_of(encoder.preset).squash:
-        raise UserError(f"the preset '{encoder.preset}' crops its pictures; only presets that squash fit the masks")
+    if not preset_of(encoder.geometry.preset).squash:
+        raise UserError(
+            f"the preset '{encoder.geometry.preset}' crops its pictures; only presets that squash fit the masks"
+        )
     arrays: list[Any] = []
     for split in ("train", "val", "test"):
         files = splits[split]
         arrays += [_features(encoder, args.features, files.images, "none", split)]
-        arrays += [folders.masks(files.labels, encoder.size)]  # type: ignore[arg-type]
+        arrays += [folders.masks(files.labels, encoder.module.config.vision.image_size)]  # type: ignore[arg-type]
     found = probe.probe(*arrays, classes=classes, head=args.head, seeds=tuple(range(args.seeds)), ignore=args.ignore)
     print(f"{args.encoder}, {args.features} features: {len(splits['test'])} test images, {args.seeds} seeds")
     _line("mean IoU", found.miou, found.interval)
@@ -162,7 +164,7 @@ def align(args: argparse.Namespace, overrides: Overrides) -> None:
             f"--k {args.k}: {args.data} has {len(paths)} items; an item has at most {len(paths) - 1} others"
         )
     encoder = open_encoder(args.encoder)
-    pictures = folders.Pictures(paths, encoder.preset, encoder.size)
+    pictures = folders.Pictures(paths, encoder.geometry)
     layers = features.extract(features.blocks_encoder(encoder.module), encoder.params, pictures, pool="none")
     found = probe.align(layers, text, k=args.k)
     print(f"{args.encoder} and {args.text_features}: {len(paths)} items, k = {args.k}")
@@ -178,7 +180,7 @@ def _features(encoder: Any, kind: str, paths: tuple[Path, ...], pool: str, label
     if kind == "projector" and "projector" not in encoder.params:
         raise UserError(f"--features projector: {encoder.name} has only the encoder; use --features vision")
     make = {"vision": features.vit_encoder, "projector": features.projector_encoder}[kind]
-    pictures = folders.Pictures(paths, encoder.preset, encoder.size)
+    pictures = folders.Pictures(paths, encoder.geometry)
     return features.extract(make(encoder.module), encoder.params, pictures, pool=pool, label=label)
 
 

@@ -60,7 +60,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"optimizer\.b[12]", lambda x: 0 <= x < 1, "at least 0 and below 1"),
     (r"parallel\..*", lambda x: x == -1 or x >= 1, "at least 1, or -1 for the devices that are left"),
     (r"train\.epochs", lambda x: x > 0, "above 0"),
-    (r"train\.steps|data\.cache_(rows|images)_mib", lambda x: x >= 0, "at least 0"),
+    (r"train\.steps|eval\.every|data\.cache_(rows|images)_mib", lambda x: x >= 0, "at least 0"),
     (r"seed", lambda x: 0 <= x < 1 << 32, "at least 0 and below 2^32"),
     (r"eval\.max_new_tokens", lambda x: x <= 1 << 16, "at most 65536"),
     (r"lora\.rank", lambda x: x >= 0, "at least 0"),
@@ -144,6 +144,7 @@ def validate(config: ConfigDict) -> None:
     _check_sources(config)
     _check_rules("optimizer.rules", config.optimizer.rules, _is_rate, "a learning rate of at least 0, or 'frozen'")
     _check_lora(config.lora)
+    _check_best_metric(config)
     for prefix, source in config.init.items():
         if not isinstance(source, str) or not re.match(r"(run|pack|hf):.", source):
             raise UserError(
@@ -232,6 +233,15 @@ def _check_sources(config: ConfigDict) -> None:
             raise UserError(
                 f"data.sources.{i}: {source!r} is not a dict with a 'format', such as {{'format': 'llava', …}}"
             )
+
+
+def _check_best_metric(config: ConfigDict) -> None:
+    name, every, saves = config.train.best_metric, config.eval.every, config.train.checkpoint_every
+    if name.lstrip("-").startswith("eval/") and (not every or saves % every):
+        raise UserError(
+            f"train.best_metric: '{name}' is known only after an evaluation (eval.every={every}); set eval.every to a "
+            f"divisor of train.checkpoint_every={saves}"
+        )
 
 
 def _check_lora(section: ConfigDict) -> None:

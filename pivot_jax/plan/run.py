@@ -150,4 +150,4 @@ def _program(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: in
 def _model_flops(setup: Setup, bucket: tuple[int, int]) -> float:
     """FLOPs of one row: its share of a full sequence. A row attends only to itself, so sharing a sequence adds none."""
     share = (bucket[0] / setup.config.data.pack, bucket[1] / setup.config.data.pack)
-    return step_flops(setup.config, setup.model.module, share, setup.trained_rooms, setup.adapted_rooms)
+    return step_flops(setup.config, setup.model.module, share, setup.trained_parts, setup.adapted_parts)

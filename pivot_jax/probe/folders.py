@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pivot_jax.data.processing import images as pictures
+from pivot_jax.data.processing.geometry import Geometry
+from pivot_jax.data.processing.images import load
 from pivot_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -36,16 +37,16 @@ class Files:
 
 
 class Pictures:
-    """uint8 [size, size, 3] by index, read and resized when asked for."""
+    """uint8 [size, size, 3] by index, read and prepared when asked for."""
 
-    def __init__(self, paths: tuple[Path, ...], preset: str, size: int):
-        self.paths, self.preset, self.size = paths, preset, size
+    def __init__(self, paths: tuple[Path, ...], geometry: Geometry):
+        self.paths, self.geometry = paths, geometry
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return pictures.preprocess(pictures.load(self.paths[index]), self.preset, self.size)
+        return self.geometry.convert(load(self.paths[index]), True).pixels[0]
 
 
 def classification(root: str | Path, seed: int = 0) -> tuple[dict[str, Files], tuple[str, ...]]:

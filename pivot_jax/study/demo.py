@@ -32,7 +32,7 @@ def run(workdir: str | Path, configs: Path | None = None) -> Path:
 
     Raises:
       UserError: a stage failed (the message says why), or the folder holds another study.
-      train.loop.Interrupted: stopped by a signal; everything is saved.
+      train.signals.Interrupted: stopped by a signal; everything is saved.
     """
     started = time.perf_counter()
     study = Study.open(Path(workdir), configs)
@@ -102,7 +102,7 @@ def _seeds(study: Study) -> None:
             if stop.received and not running:
                 break
     if stop.received:
-        from pivot_jax.train.loop import Interrupted
+        from pivot_jax.train.signals import Interrupted
 
         raise Interrupted(0, stop.received)
 

@@ -33,6 +33,7 @@ from pivot_jax.report.content import (
 from pivot_jax.study.collect import COMPARISONS, Results
 from pivot_jax.study.maps import MAPS
 from pivot_jax.study.settings import ARMS, RUN_OF_ARM, STAGES, Study
+from pivot_jax.train.metrics import read as read_metrics
 
 SHOWN = 8  # example questions and gradient maps on the page
 GENERATED, RANKED = "answers (generated)", "answers (options ranked)"
@@ -294,7 +295,7 @@ def _costs(results: Results, seconds: float) -> Section:
 
 
 def _metrics(results: Results, stage: str) -> list[list[dict]]:
-    return [plots.read_metrics(results.study.folder(seed) / stage / "metrics.jsonl") for seed in results.seeds]
+    return [read_metrics(results.study.folder(seed) / stage / "metrics.jsonl") for seed in results.seeds]
 
 
 def _numbers(results: Results, measured: dict[str, dict[str, Interval]]) -> dict[str, object]:

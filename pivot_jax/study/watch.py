@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from pivot_jax.study.settings import Study
 from pivot_jax.study.tasks import Task, build, marker
+from pivot_jax.train import metrics
 
 LOG_EVERY_S = 20.0
 
@@ -87,13 +87,9 @@ class Watch:
 
     def _training(self, task: Task) -> tuple[float, str]:
         """Share done and text of a task that may be training."""
-        log = None if task.run is None else task.run / "metrics.jsonl"
-        if log is None or task.run is None or not log.exists():
+        if task.run is None or not (task.run / metrics.FILE).exists():
             return 0.0, task.title
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 4096))
-            lines = file.read().splitlines()
-        step = next((row["step"] for row in map(_row, reversed(lines)) if row), 0)
+        step = metrics.last_step(task.run / metrics.FILE)
         total = self._total(task.run)
         return (step / total, f"{task.title} {step}/{total}") if total else (0.0, f"{task.title} {step}")
 
@@ -105,11 +101,3 @@ class Watch:
             epochs = config.train.epochs * (rows // config.data.batch_size)
             self._steps[run] = config.train.steps or int(epochs)
         return self._steps[run]
-
-
-def _row(line: bytes) -> dict[str, Any]:
-    """A metrics line, or nothing where it is not whole."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return {}

@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     runtime.keep_freed_memory()
     from pivot_jax.study.settings import Study
     from pivot_jax.study.tasks import perform
-    from pivot_jax.train.loop import Interrupted
+    from pivot_jax.train.signals import Interrupted
 
     try:
         perform(Study.open(Path(root), Path(configs)), int(seed))

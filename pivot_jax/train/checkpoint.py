@@ -1,14 +1,13 @@
-"""Checkpoints of a run (orbax) and parameter packs.
+"""Checkpoints of a run (orbax): written while it trains, read whole or parameter by parameter.
 
 A checkpoint holds the train state and, as JSON, everything else that a resumed run needs (data iterator, running
-means). Orbax writes into a temporary folder and renames it, so a killed or failed save leaves the one before intact.
+means). Orbax writes into a temporary folder and renames it, so a killed or failed save leaves the previous one intact.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from pivot_jax.models import lora
 
 
 class Checkpoints:
-    """The ``checkpoints/`` folder of a workdir: newest ``keep``, and the best by a metric if one is named."""
+    """The ``checkpoints/`` folder of a workdir: the newest ``keep``, and the best by a metric if one is named."""
 
     def __init__(self, workdir: Path, *, keep: int = 2, best_metric: str = ""):
         self.folder = (workdir / "checkpoints").absolute()
@@ -41,7 +40,7 @@ class Checkpoints:
                 )
             )
         self._best = name
-        self._writing: int | None = None  # the step that is being written, or was last
+        self._writing: int | None = None  # the step being written, or written last
         self._orbax = ocp.CheckpointManager(
             self.folder,
             item_names=("state", "progress"),
@@ -59,15 +58,20 @@ class Checkpoints:
         return self._orbax.latest_step()
 
     def steps(self) -> list[int]:
+        """All complete steps, in order."""
         return sorted(self._orbax.all_steps())
 
     def save(self, step: int, state: Any, progress: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Copies the arrays off the device, then writes in the background.
 
+        Args:
+          progress: JSON-able; what a resumed run needs besides ``state``.
+          metrics: to choose the best checkpoint by.
+
         Raises:
-          UserError: this save or the one before could not be written (disk full, no permission).
+          UserError: this save or the previous one could not be written (disk full, no permission).
         """
-        self.wait()  # orbax would too; so the error of a save stands at its own step
+        self.wait()  # orbax waits too; here the error of a save still names its own step
         self._writing = step
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         best = {self._best: metrics[self._best]} if self._best and metrics and self._best in metrics else None
@@ -93,7 +97,7 @@ class Checkpoints:
 
 
 class _disk_errors:
-    """Turns a failed write into one line that says what is still there."""
+    """Turns a failed write into one line that lists the checkpoints that are left."""
 
     def __init__(self, folder: Path, step: int | None):
         self.folder, self.step = folder, step
@@ -112,7 +116,7 @@ class _disk_errors:
 
 
 def reason(error: BaseException) -> str:
-    """Why orbax could not write. Tensorstore's own words are long, and name files of its own."""
+    """Why orbax could not write, in one line. Tensorstore's own message is long and names internal files."""
     text = str(error).splitlines()[0] if str(error) else repr(error)
     full = any(os.strerror(code).lower() in text.lower() for code in files.FULL)
     return os.strerror(errno.ENOSPC) if full else text[:300]
@@ -122,10 +126,10 @@ def load_run(workdir: Path, step: int | None = None, *, merge: bool = True) -> d
     """All parameters (trained and frozen) of a run's checkpoint as host arrays.
 
     Args:
-      merge: LoRA adapters are added to their kernels; False leaves them as leaves beside these (see ``models.lora``).
+      merge: add LoRA adapters to their kernels; False keeps them as leaves beside the kernels (see ``models.lora``).
 
     Raises:
-      UserError: no checkpoint there, or not that step.
+      UserError: no checkpoint in ``workdir``, or not that step.
     """
     folder, step = (workdir / "checkpoints").absolute(), newest(workdir, step)
     state = load_tree(folder / str(step) / "state", ("trained", "frozen"))
@@ -134,9 +138,9 @@ def load_run(workdir: Path, step: int | None = None, *, merge: bool = True) -> d
 
 
 def lazy_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
-    """As :func:`load_run`, with ``hub.tensors.Lazy`` leaves that read a parameter and merge its adapter when asked."""
+    """As :func:`load_run`, with ``hub.tensors.Lazy`` leaves, which read and merge a parameter on demand."""
     folder = (workdir / "checkpoints").absolute() / str(newest(workdir, step)) / "state"
-    tree = _metadata(folder)
+    tree = metadata(folder)
     flat = {path: (part, leaf) for part in ("trained", "frozen") for path, leaf in rules.flatten(tree[part]).items()}
 
     def lazy(path: str) -> Lazy:
@@ -159,7 +163,7 @@ def lazy_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
 
 
 def complete(workdir: Path) -> list[int]:
-    """Steps of a run's complete checkpoints. One that is being written, or was when its run was killed, is none."""
+    """Steps of a run's complete checkpoints. One that is still being written, or never was finished, does not count."""
     return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
 
 
@@ -168,16 +172,16 @@ def newest(workdir: Path, step: int | None = None) -> int:
     steps = complete(workdir)
     if not steps or (step is not None and step not in steps):
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
-        mend = f" (there is: steps {steps}); choose one of them" if steps else paths.instead(workdir, "run")
-        raise UserError(f"no {wanted} in {workdir}{mend or '; train that run first'}")
+        fix = f" (available: steps {steps}); choose one of them" if steps else paths.instead(workdir, "run")
+        raise UserError(f"no {wanted} in {workdir}{fix or '; train that run first'}")
     return steps[-1] if step is None else step
 
 
 def content_mark(workdir: Path, step: int) -> str:
-    """16 hex digits of what a checkpoint holds, without reading the weights: they are the same after the run was moved
-    or copied, and others for any other save.
+    """16 hex digits that identify a checkpoint's content, without reading the weights.
 
-    Taken are the index of the saved arrays and the names and sizes of their files; orbax names those at random.
+    They stay the same when the run is moved or copied, and differ for any other save. The hash is over the index of the
+    saved arrays and the names and sizes of their files, which orbax names at random.
     """
     folder = workdir / "checkpoints" / str(step) / "state"
     digest = hashlib.sha256()
@@ -189,13 +193,13 @@ def content_mark(workdir: Path, step: int) -> str:
 
 
 def load_tree(folder: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A saved tree (of it only the top-level ``keys``, if any are named) as host arrays."""
-    whole = _metadata(folder)
+    """A saved tree as host arrays; only its top-level ``keys`` if any are named."""
+    whole = metadata(folder)
     return _restore(folder, {key: whole[key] for key in keys if key in whole} if keys else whole)
 
 
-def _metadata(folder: Path) -> dict[str, Any]:
-    """Tree of what orbax says of each saved array: shape, dtype."""
+def metadata(folder: Path) -> dict[str, Any]:
+    """A saved tree with orbax's metadata of each array (shape, dtype) as leaves."""
     with ocp.PyTreeCheckpointer() as reader:
         return reader.metadata(folder).item_metadata.tree
 
@@ -213,48 +217,7 @@ def _numpy() -> Any:
     return numpy.ndarray
 
 
-def save_pack(folder: Path, params: dict[str, Any], about: dict[str, Any]) -> None:
-    """Writes parameters and a description as a pack: ``params/`` (orbax) and ``pack.json``.
-
-    An earlier pack at ``folder`` is replaced, once the new one is complete.
-
-    Raises:
-      UserError: ``folder`` holds anything else (:func:`files.check_folder`), or it could not be written.
-    """
-    with files.whole_folder(folder, overwrite=True) as partial:
-        try:
-            with ocp.StandardCheckpointer() as writer:
-                writer.save((partial / "params").absolute(), params)
-        except ValueError as error:  # what orbax makes of a failed write
-            raise UserError(f"{folder} could not be written: {reason(error)}; {files.MEND}") from error
-        (partial / "pack.json").write_text(json.dumps(about, indent=1, sort_keys=True))
-
-
-def load_pack(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(parameters as host arrays, description) of a pack.
-
-    Raises:
-      UserError: no pack at ``folder``.
-    """
-    about = describe_pack(folder)
-    return load_tree((folder / "params").absolute()), about
-
-
 def saved_in_run(workdir: Path, step: int) -> dict[str, Any]:
-    """Path → what orbax says of each saved parameter (shape, dtype), adapters too; no weights are read."""
-    tree = _metadata((workdir / "checkpoints").absolute() / str(step) / "state")
+    """Path → orbax's metadata (shape, dtype) of each saved parameter, adapters included; reads no weights."""
+    tree = metadata((workdir / "checkpoints").absolute() / str(step) / "state")
     return {path: leaf for part in ("trained", "frozen") for path, leaf in rules.flatten(tree[part]).items()}
-
-
-def saved_in_pack(folder: Path) -> dict[str, Any]:
-    """As :func:`saved_in_run`, of a pack. Raises as :func:`load_pack`."""
-    describe_pack(folder)
-    return rules.flatten(_metadata((folder / "params").absolute()))
-
-
-def describe_pack(folder: Path) -> dict[str, Any]:
-    """``pack.json`` of a pack. Raises as :func:`load_pack`."""
-    if not (folder / "pack.json").is_file():
-        mend = paths.instead(folder, "pack") or "; write one with `pivot-jax extract`"
-        raise UserError(f"no pack at {folder} (pack.json is missing){mend}")
-    return json.loads((folder / "pack.json").read_text())

@@ -1,7 +1,7 @@
-"""Whether sources of starting weights compute what a config's model does; shapes alone do not say.
+"""Whether the models of weight sources compute the same as the config's model; shapes alone do not tell.
 
-The number of heads, the activation, register tokens or biases can differ where every shape that is wanted fits. The
-weights would then serve another model than theirs, with no error and worse results.
+The number of heads, the activation, register tokens or biases can differ although every shape fits. The weights would
+then be used in another model than their own, without an error and with worse results.
 """
 
 from __future__ import annotations
@@ -9,17 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pivot_jax import config as configs
 from pivot_jax.errors import UserError
-from pivot_jax.hub import configs as hub_configs
-from pivot_jax.models import zoo
 from pivot_jax.models.rotary import FIELDS, RopeScaling
-from pivot_jax.train import checkpoint
-from pivot_jax.train.extract import read_config
-from pivot_jax.train.source import Source, longest
+from pivot_jax.train.initialization import longest
+from pivot_jax.train.source import WeightSource
 
-# Keys of a part that change what its weights compute. Left out: what shapes tell, what is how and not what (remat), and
-# what training may choose anew (the size of pictures, M-RoPE, which text does not tell from RoPE).
+# Keys of a part that change what its weights compute. Left out: keys that shapes determine, keys of execution (remat),
+# and what training may choose anew (the image size; M-RoPE, which equals RoPE on text).
 _ENCODER = ("family", "heads", "activation", "registers", "gated")
 _COMPUTES = {
     "vision": _ENCODER,
@@ -27,64 +23,42 @@ _COMPUTES = {
     "decoder": ("heads", "kv_heads", "tied", "qkv_bias", "qk_norm"),
 }
 _WINDOWS = ("window", "full_blocks")  # of qwen2_5_vl
-# What may be changed on purpose, as for a longer context: said, not refused.
+# Keys that may be changed on purpose, as for a longer context: reported, not rejected.
 _CHANGES = {"vision": ("eps", "preset"), "second": ("eps",), "decoder": ("eps", "rope_theta", "rope_scaling")}
 
 
 def check(init: Mapping[str, str], wanted: Mapping[str, Any]) -> list[str]:
-    """Lines to print about parts whose sources differ where they may.
+    """Lines to print about parts that differ from their sources where they may.
 
     Args:
-      init: target prefix → source, as in ``initialise.check``, which comes first.
-      wanted: room (``vision``, ``second``, ``decoder``) → its configuration in this config, None where there is none.
+      init: target prefix → source, which passed ``initialization.check``.
+      wanted: part (``vision``, ``second``, ``decoder``) → its configuration in this config, None where there is none.
 
     Raises:
-      UserError: a part that is another model in its source; it names every key with the source's value.
+      UserError: a part is another model in its source; names every differing key with the source's value.
     """
     lines: list[str] = []
-    for room, ours in wanted.items():
-        prefix = longest(init, room)
+    for part, ours in wanted.items():
+        prefix = longest(init, part)
         if prefix is None or ours is None:
             continue
-        source = Source.parse(init[prefix])
-        inside = prefix if source.prefix is None else source.prefix
-        theirs = _parts(source).get((inside + room[len(prefix) :]).strip("/"))
+        source = WeightSource.parse(init[prefix])
+        theirs = source.parts().get((source.inside(prefix) + part[len(prefix) :]).strip("/"))
         if theirs is not None:
-            lines += _compare(room, ours, theirs, f"{source.kind}:{source.place}")
+            lines += _compare(part, ours, theirs, source)
     return lines
 
 
-def config_of(source: Source) -> Any:
-    """The config of a run; of a pack, the defaults with what the pack says of model and pictures."""
-    if source.kind == "run":
-        return read_config(source.place)
-    about = checkpoint.describe_pack(source.place)
-    config = configs.base()
-    content = {"model": about["model"], "data": {"image": about.get("image", {})}}  # a language model sees none
-    configs.merge(config, content, where=f"{source.place}/pack.json")
-    return config
-
-
-def _parts(source: Source) -> dict[str, Any]:
-    """Room → configuration of what a source holds."""
-    if source.kind == "hf":
-        found = hub_configs.read(source.place)
-        return {"vision": found.vision, "decoder": found.decoder}
-    config = config_of(source)
-    model = zoo.build(config.model, config.data.image)
-    return {"vision": model.vision, "second": model.second, "decoder": model.decoder}
-
-
-def _compare(room: str, ours: Any, theirs: Any, place: str) -> list[str]:
+def _compare(part: str, ours: Any, theirs: Any, source: WeightSource) -> list[str]:
     windows = _WINDOWS if getattr(theirs, "family", "") == "qwen2_5_vl" else ()
-    differing = _differences((*_COMPUTES[room], *windows), ours, theirs)
+    differing = _differences((*_COMPUTES[part], *windows), ours, theirs)
     if differing:
-        said = ", ".join(f"{key} {_plain(pair[0])}" for key, pair in differing.items())
-        mend = ", ".join(f"model.{room}.{key}={_plain(pair[1])}" for key, pair in differing.items())
-        raise UserError(f"init: the {room} of {place} is another than this config's ({said}); set {mend}")
+        found = ", ".join(f"{key} {_plain(pair[0])}" for key, pair in differing.items())
+        fix = ", ".join(f"model.{part}.{key}={_plain(pair[1])}" for key, pair in differing.items())
+        raise UserError(f"init: the {part} of {source} is another model than this config's ({found}); set {fix}")
     return [
-        f"init: {room} of {place} was made with {key} {_plain(there)}; this config sets {_plain(here)}"
-        for key, (here, there) in _differences(_CHANGES[room], ours, theirs).items()
+        f"init: {part} of {source} was made with {key} {_plain(there)}; this config sets {_plain(here)}"
+        for key, (here, there) in _differences(_CHANGES[part], ours, theirs).items()
     ]
 
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: ``metrics.jsonl`` and TensorBoard; and their means between two log lines."""
+"""Logged metrics: ``metrics.jsonl``, TensorBoard, and the means between two log lines."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from pivot_jax import files
+from pivot_jax.errors import UserError
+
+FILE = "metrics.jsonl"
+_TAIL = 16384  # bytes; longer than a line
 
 
 class Window:
@@ -28,7 +33,7 @@ class Window:
             self._sums[name] = [total + value, count + 1]
 
     def take(self) -> dict[str, float]:
-        """The means; the window starts anew."""
+        """The means; the window is then empty."""
         means = {name: total / count for name, (total, count) in self._sums.items()}
         self._sums = {}
         return means
@@ -37,62 +42,72 @@ class Window:
         return {name: list(pair) for name, pair in self._sums.items()}
 
 
-class MetricsWriter:
-    """Appends one JSON object per log line; on resume, lines behind the checkpoint's step are dropped."""
+class Tracker(Protocol):
+    """Where log lines go."""
 
-    def __init__(self, workdir: Path, resumed_step: int):
-        self.path = workdir / "metrics.jsonl"
-        kept = [line for line in self._lines() if line["step"] <= resumed_step]
-        files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self.path.open("a")
-        try:
-            self._board = Board(workdir / "tensorboard", resumed_step + 1)
-        except OSError as error:
-            raise files.not_written(workdir / "tensorboard", error) from error
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of one step. Raises UserError if it cannot."""
 
-    def _lines(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        return read(self.path)
+    def close(self) -> None:
+        """Never raises: ``write`` has reported what could not be written."""
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """NaN is written as null, which every JSON reader takes.
 
-        Raises:
-          UserError: the line could not be written.
-        """
+def open_trackers(workdir: Path, resumed_step: int) -> tuple[Tracker, ...]:
+    """The trackers of every run. What an earlier process logged after ``resumed_step`` does not count any more.
+
+    Raises:
+      UserError: a log could not be opened.
+    """
+    return JsonLines(workdir / FILE, resumed_step), Board(workdir / "tensorboard", resumed_step + 1)
+
+
+class JsonLines:
+    """One JSON object per log line, appended to a file; lines after ``resumed_step`` are dropped first."""
+
+    def __init__(self, path: Path, resumed_step: int):
+        self._path = path
+        kept = [line for line in _lines(path) if line["step"] <= resumed_step] if path.exists() else []
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a")
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """NaN is written as null, which every JSON reader accepts."""
         clean = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         try:
             self._file.write(json.dumps({"step": step} | clean) + "\n")
             self._file.flush()
-            self._board.write(step, metrics)
         except OSError as error:
-            raise files.not_written(self.path, error) from error
+            raise files.not_written(self._path, error) from error
 
     def close(self) -> None:
-        """Never raises: what was written is on disk, and what could not be written was said then."""
-        for part in (self._file, self._board):
-            with contextlib.suppress(OSError):
-                part.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class Board:
     """An event file for TensorBoard, written by the caller's own thread.
 
     tensorboardX's SummaryWriter hands events to a thread through a queue of ten; a full disk ends that thread with a
-    traceback, and the run then waits for ever for room in the queue.
+    traceback, and the run then waits forever for space in the queue.
     """
 
     def __init__(self, folder: Path, first_step: int):
-        folder.mkdir(parents=True, exist_ok=True)
-        # the name holds the second and would be the same for a run that is continued at once
-        self._events = EventsWriter(str(folder / "events"), f".{first_step}")
-        # TensorBoard hides what an earlier process wrote from this step on
-        self._put(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # the name contains the second, so a run that is resumed at once would write to the same file
+            self._events = EventsWriter(str(folder / "events"), f".{first_step}")
+            # TensorBoard hides what an earlier process wrote from this step on
+            self._put(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+        except OSError as error:
+            raise files.not_written(folder, error) from error
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
-        self._put(Event(step=step, summary=Summary(value=values)))
+        try:
+            self._put(Event(step=step, summary=Summary(value=values)))
+        except OSError as error:
+            raise files.not_written(self._folder, error) from error
 
     def _put(self, event: Any) -> None:
         event.wall_time = time.time()
@@ -100,13 +115,43 @@ class Board:
         self._events.flush()
 
     def close(self) -> None:
-        self._events.close()
+        with contextlib.suppress(OSError):
+            self._events.close()
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Lines of a ``metrics.jsonl``; a last line that a killed run left unfinished is left out."""
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of a ``metrics.jsonl`` by step. Lines of the same step are one row: an evaluation has a line of its own.
+
+    A last line that a killed run left unfinished is skipped.
+
+    Raises:
+      UserError: no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no metrics at {path}; has the run started?")
+    by_step: dict[int, dict[str, Any]] = {}
+    for line in _lines(path):
+        by_step[line["step"]] = by_step.get(line["step"], {}) | line
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def last_step(path: Path) -> int:
+    """Step of the last complete line of a ``metrics.jsonl``, 0 if there is none; cheap enough to poll."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        with contextlib.suppress(json.JSONDecodeError):
+            return int(json.loads(line)["step"])
+    return 0
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
     lines = []
-    for text in path.read_text().splitlines():
+    for text in path.read_text(encoding="utf-8").splitlines():
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:

@@ -54,7 +54,7 @@ def build_model(config: Any, vocabulary: int) -> Model:
 
 
 def without(model: Model, absent: Set[str]) -> Model:
-    """The model with the parameters at these paths left out, which it must do without."""
+    """The model without the parameters at these paths, which it must not need."""
 
     def create(key: Any) -> dict[str, Any]:
         made = rules.flatten(model.create(key))
@@ -89,7 +89,7 @@ def step_flops(
       loader_shape: mean tokens and mean scored targets of a row.
       patches: mean patches of an image slot; 0: as many as a list has room for (variable-resolution encoders).
       trained: parts ("vision", "projector", "decoder") that get gradients.
-      adapted: parts of which only a LoRA adapter does.
+      adapted: parts of which only a LoRA adapter gets gradients.
     """
     tokens, targets = loader_shape
     row = RowSize(config.data.images_per_row * config.data.image.max_tiles, tokens, targets, patches)

@@ -10,21 +10,20 @@ import jax
 
 from pivot_jax import config as configs
 from pivot_jax.data.processing.chat import Kind
+from pivot_jax.data.processing.geometry import Geometry
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
-from pivot_jax.hub import configs as hub_configs
 from pivot_jax.hub.snapshot import folder_of
 from pivot_jax.models import zoo
-from pivot_jax.models.encoder import Encoder, EncoderConfig
+from pivot_jax.models.encoder import Encoder
 from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives.table import batch_kind
 from pivot_jax.train import checkpoint
-from pivot_jax.train.compatibility import config_of
-from pivot_jax.train.extract import ENCODER_ROOMS, read_config
+from pivot_jax.train.extract import ENCODER_PARTS
 from pivot_jax.train.model import processor_of
-from pivot_jax.train.source import Source, load_params
+from pivot_jax.train.source import WeightSource, load_params, run_config
 
 LONGEST_PROMPT = 8192  # tokens; a prompt is padded to what it needs, so this costs nothing
 
@@ -55,7 +54,7 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
       UserError: no such run or checkpoint, or a run of stage 0, which has no language model.
     """
     workdir = Path(workdir)
-    config = read_config(workdir)
+    config = run_config(workdir)
     if batch_kind(config) == "contrastive":
         raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; it can be probed only")
     mllm = MLLM(zoo.build(config.model, config.data.image))
@@ -69,13 +68,12 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
 
 @dataclass(frozen=True)
 class OpenEncoder:
-    """An encoder (and its projector, if there is one) on the device, and its image preprocessing."""
+    """An encoder (and its projector, if there is one) on the device, and how its images are prepared."""
 
     name: str
     module: Encoder
     params: dict[str, Any]
-    preset: str
-    size: int  # pixels
+    geometry: Geometry
 
 
 def open_encoder(text: str) -> OpenEncoder:
@@ -84,33 +82,19 @@ def open_encoder(text: str) -> OpenEncoder:
     Raises:
       UserError: no such source, or one without an encoder.
     """
-    source = _whole(text, "an encoder")
-    config, preset = _encoder_config(source)
-    vision: Any = config.vision
-    if vision.traits.patch_input:
+    config, geometry = _whole(text, "an encoder").encoder()
+    if not geometry.fixed:
         raise UserError(
-            f"{text} is a {vision.family} encoder, for variable-resolution images; probes need one of square images"
+            f"{text} is a {config.vision.family} encoder, for variable-resolution images; probes need one of square "
+            "images"
         )
     found = load_params(text)
-    params = {part: found[part] for part in ENCODER_ROOMS if part in found}
+    params = {part: found[part] for part in ENCODER_PARTS if part in found}
     if "vision" not in params:
         raise UserError(f"{text} holds no vision encoder (it has: {', '.join(found)})")
     if "projector" not in params:
         config = replace(config, projector=None)
-    return OpenEncoder(text, Encoder(config), jax.device_put(params), preset, vision.image_size)
-
-
-def _encoder_config(source: Source) -> tuple[EncoderConfig, str]:
-    """Encoder and preset name of a source."""
-    if source.kind == "hf":
-        found = hub_configs.read(source.place)
-        if found.vision is None:
-            raise UserError(f"{source.place} is a '{found.model_type}' folder, which holds no vision encoder")
-        if found.decoder is None or found.projector is None:
-            return EncoderConfig(found.vision), found.vision.preset
-        return found.mllm.encoder, found.vision.preset
-    config = config_of(source)
-    return zoo.build(config.model, config.data.image).encoder, config.data.image.preset
+    return OpenEncoder(text, Encoder(config), jax.device_put(params), geometry)
 
 
 @dataclass(frozen=True)
@@ -130,28 +114,23 @@ def open_language_model(text: str) -> OpenLanguageModel:
       UserError: no such source, or one without a language model.
     """
     source = _whole(text, "a language model")
+    decoder, dtype = source.decoder()
     if source.kind == "hf":
-        decoder, dtype = hub_configs.read(source.place).decoder, "float32"
-        if decoder is None:
-            raise UserError(f"{text} holds no language model")
         params = load_params(f"{text}:decoder")
-        tokenizer: Any = load_tokenizer(folder_of(source.place))
+        tokenizer: Any = load_tokenizer(folder_of(source.path))
     else:
-        config = config_of(source)
-        model = zoo.build(config.model, config.data.image)
-        decoder, dtype = model.decoder, model.dtype
         found = load_params(text)
         if "decoder" not in found:
             raise UserError(f"{text} holds no language model (it has: {', '.join(found)})")
         params = found["decoder"]
-        tokenizer = load_tokenizer(config.tokenizer.path) if source.kind == "run" else None
+        tokenizer = load_tokenizer(run_config(source.path).tokenizer.path) if source.kind == "run" else None
     module = LanguageModel(LanguageModelConfig(decoder, dtype))
     return OpenLanguageModel(text, module, {"decoder": jax.device_put(params)}, tokenizer)
 
 
-def _whole(text: str, what: str) -> Source:
-    """A source without a prefix."""
-    source = Source.parse(text)
+def _whole(text: str, what: str) -> WeightSource:
+    """A weight source without a prefix."""
+    source = WeightSource.parse(text)
     if source.prefix is not None:
         raise UserError(f"{text}: {what} is read whole; leave out ':{source.prefix}'")
     return source

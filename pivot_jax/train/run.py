@@ -1,9 +1,10 @@
-"""One training run: from a config and a workdir to a trained checkpoint. Run again, it continues."""
+"""One training run: from a config and a workdir to a trained checkpoint. Run again, it resumes."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,31 +22,37 @@ from pivot_jax.progress import progress
 from pivot_jax.train import checkpoint, loop, reference
 from pivot_jax.train.checkpoint import Checkpoints
 from pivot_jax.train.reference import weights_hash
+from pivot_jax.train.session import Hook, last_metrics, postponed
 from pivot_jax.train.setup import Setup, build_setup, starting_params
+
+RESULT = "result.json"  # in the workdir of a finished run
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run leaves."""
+    """A finished run."""
 
     workdir: Path
     step: int
-    metrics: dict[str, float]  # of the last log line
+    metrics: dict[str, float]  # of the last log line, and of the evaluation after the last step
     seconds: float  # of this call, compilation included; 0 if the run was finished before
 
 
-def run(config: Any, workdir: Path | str) -> Result:
-    """Trains ``config`` in ``workdir``; continues from its newest checkpoint, returns at once if it is finished.
+def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
+    """Trains ``config`` in ``workdir``; resumes from its newest checkpoint, returns at once if it is finished.
 
     Writes ``config.json, trained_parameters.json, metrics.jsonl, tensorboard/, skipped.jsonl, checkpoints/`` and, at
     the end, ``result.json``.
 
+    Args:
+      hooks: evaluations every ``eval.every`` steps and after the last one.
+
     Raises:
-      UserError: bad config, data or checkpoint; a workdir of another config.
-      loop.Interrupted: stopped by a signal, state saved.
+      UserError: bad config, data or checkpoint; a workdir of another config; from a hook.
+      Interrupted: stopped by a signal, state saved (``train.signals``).
     """
     workdir = Path(workdir)
-    fresh = _check_place(config, workdir)
+    fresh = _check_workdir(config, workdir)
     runtime.cache_programs()
     started = time.perf_counter()
     setup = build_setup(config, workdir, check_init=fresh)
@@ -53,35 +60,40 @@ def run(config: Any, workdir: Path | str) -> Result:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_text(workdir / "config.json", configs.to_json(config))
     with jax.set_mesh(setup.mesh):
-        state, place, starting = _state(setup, workdir)
+        state, saved, starting = _state(setup, workdir)
         frozen_before = weights_hash(state.frozen)
         base = state.frozen if setup.keeps_base else starting
         ref_params = _reference(setup, base, workdir, resumed=int(state.step) > 0)
     if is_first():
         _announce(setup, workdir)
-    resumed = int(state.step)
+    resumed, total = int(state.step), setup.loader.total_steps
+    finished = resumed >= total and not (saved and postponed(saved) and not (workdir / RESULT).exists())
     if is_first() and resumed:
-        done = "is finished; nothing to do" if resumed >= setup.loader.total_steps else "goes on from there"
-        print(f"{config.name}: step {resumed} of {setup.loader.total_steps} is in {workdir}; the run {done}")
-    if resumed < setup.loader.total_steps:
-        state, metrics = loop.train(setup, state, place, ref_params, workdir)
+        status = "finished, nothing to do" if finished else "resuming"
+        print(f"{config.name}: {workdir} has step {resumed} of {total}; {status}")
+    if finished:
+        metrics = last_metrics(saved) if saved else {}
     else:
-        metrics = dict(place["last"]) if place else {}
+        state, metrics = loop.train(setup, state, saved, ref_params, workdir, hooks)
     if weights_hash(state.frozen) != frozen_before:
         raise AssertionError("a frozen parameter moved during training: this is a bug")
-    seconds = time.perf_counter() - started if resumed < setup.loader.total_steps else 0.0
+    seconds = 0.0 if finished else time.perf_counter() - started
     result = Result(workdir, int(state.step), metrics, seconds)
     if is_first() and seconds:
         bad = setup.loader.skipped.count
         record = {"step": result.step, "metrics": metrics, "seconds": seconds, "resumed_from": resumed, "bad_rows": bad}
-        files.write_text(workdir / "result.json", json.dumps(record, indent=1))
+        files.write_text(workdir / RESULT, json.dumps(record, indent=1))
         if bad:
-            print(f"{config.name}: {bad} bad rows were left out; {workdir / 'skipped.jsonl'} says which and why")
+            print(f"{config.name}: {bad} bad rows were skipped; {workdir / 'skipped.jsonl'} says which and why")
     return result
 
 
-def _check_place(config: Any, workdir: Path) -> bool:
-    """Whether nothing was computed there yet that could be lost; refuses a workdir that belongs to another config."""
+def _check_workdir(config: Any, workdir: Path) -> bool:
+    """Whether ``workdir`` has no checkpoint yet, so that nothing can be lost.
+
+    Raises:
+      UserError: it has one of another config.
+    """
     path = workdir / "config.json"
     fresh = not (path.exists() and checkpoint.complete(workdir))
     if not fresh:
@@ -96,10 +108,10 @@ def _check_place(config: Any, workdir: Path) -> bool:
 
 
 def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any]:
-    """(state, place, starting parameters or None): restored if there is a checkpoint, else fresh.
+    """(state, the checkpoint's progress or None, starting parameters or None): restored from a checkpoint, or fresh.
 
-    The starting parameters are also needed after a restore, where the reference model is made from them, unless the
-    state's frozen ones are these.
+    A restored run needs the starting parameters too if the reference model is made from them, unless they are the
+    frozen parameters of the state.
     """
     checkpoints = Checkpoints(workdir)
     try:
@@ -121,9 +133,10 @@ def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any
 
 
 def _reference(setup: Setup, starting: Any, workdir: Path, resumed: bool) -> Any:
-    """Prepares the reference, if the objective needs one: stored log-probs go into the loader, else its parameters.
+    """Reference parameters for a step, or None: there is no reference, or stored log-probs go into the loader instead.
 
-    With LoRA it is the model without its adapters; where nothing else is trained, a step takes it from the state.
+    With LoRA the reference is the model without its adapters. If nothing else is trained, a step takes it from the
+    state.
     """
     if setup.objective.reference is None:
         return None
@@ -131,7 +144,7 @@ def _reference(setup: Setup, starting: Any, workdir: Path, resumed: bool) -> Any
     if setup.objective.reference == "step":
         if setup.keeps_base:
             return None
-        # the state's own buffers are donated, so the reference needs arrays of its own
+        # a step donates the buffers of the state, so the reference needs its own arrays
         return jax.tree.map(lambda x: x.copy(), starting)
 
     def show(batches: Any, count: int, label: str) -> Any:
@@ -146,7 +159,7 @@ def _reference(setup: Setup, starting: Any, workdir: Path, resumed: bool) -> Any
 
 
 def _announce(setup: Setup, workdir: Path) -> None:
-    """Prints and writes what is trained, with parameter counts and peak learning rates."""
+    """Prints and writes the trained parameters, with their counts and peak learning rates."""
     rows = partition.table(setup.like, setup.rates)
     files.write_text(workdir / "trained_parameters.json", json.dumps(rows, indent=1))
     config, loader = setup.config, setup.loader

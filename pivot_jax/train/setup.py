@@ -1,4 +1,4 @@
-"""Everything a run needs, built from its config: data, model, optimizer, compiled step, places of arrays."""
+"""Everything a run needs, built from its config: data, model, optimizer, compiled step, shardings of arrays."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from pivot_jax.optim.update import TrainState, build_step, init_state
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import check_rows, make_mesh, param_shardings, replicated
 from pivot_jax.train import checkpoint, compatibility
+from pivot_jax.train.initialization import OPTIONAL, initial_params, longest, read_adapter
+from pivot_jax.train.initialization import check as check_sources
 from pivot_jax.train.model import Model, build_model, processor_of, root_key, without
-from pivot_jax.train.source import OPTIONAL, initial_params, longest, read_adapter
-from pivot_jax.train.source import check as check_sources
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Setup:
     like: Any  # parameters as ShapeDtypeStruct
 
     @property
-    def trained_rooms(self) -> set[str]:
-        """Rooms with parameters of their own that are trained."""
+    def trained_parts(self) -> set[str]:
+        """Parts of the model with parameters of their own that are trained."""
         return {path.split("/")[0] for path in self._trained if not lora.is_adapter(path)}
 
     @property
-    def adapted_rooms(self) -> set[str]:
-        """Rooms with a LoRA adapter."""
+    def adapted_parts(self) -> set[str]:
+        """Parts of the model with a LoRA adapter."""
         return {path.split("/")[0] for path in self._trained if lora.is_adapter(path)}
 
     @property
@@ -61,7 +61,7 @@ class Setup:
     @property
     def keeps_base(self) -> bool:
         """Whether the frozen parameters are the whole model that training started from: only adapters are trained."""
-        return bool(self.ranks) and not self.trained_rooms
+        return bool(self.ranks) and not self.trained_parts
 
     @property
     def highest_rate(self) -> float:
@@ -71,9 +71,9 @@ class Setup:
     def fresh_state(self, params: dict[str, Any]) -> TrainState:
         """State of step 0, on its devices."""
         trained, frozen = partition.split(params, self.rates)
-        places = self.state_shardings()
-        opt_state = jax.jit(self.optimizer.init, out_shardings=places.opt_state)(trained)
-        return jax.device_put(init_state(trained, frozen, opt_state, self.objective), places)
+        shardings = self.state_shardings()
+        opt_state = jax.jit(self.optimizer.init, out_shardings=shardings.opt_state)(trained)
+        return jax.device_put(init_state(trained, frozen, opt_state, self.objective), shardings)
 
     def state_shardings(self) -> TrainState:
         trained, frozen = partition.split(self.shardings, self.rates)
@@ -114,8 +114,8 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
     """All parts of a run; reads and checks the data, allocates no parameters.
 
     Args:
-      check_init: look whether ``config.init`` fits, from the sources' headers, before the data are read. False for a
-        run that goes on, whose checkpoint in ``workdir`` says what it is made of.
+      check_init: check ``config.init`` against the headers of its weight sources before the data are read. False for
+        a resumed run: the checkpoint in ``workdir`` says which parameters it has.
 
     Raises:
       UserError: anything in the config that does not fit together.
@@ -145,10 +145,10 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
 
 
 def as_started(config: Any, model: Model, workdir: Path | None) -> Model:
-    """The model without the encoder's end where the starting weights lack it, so that no random one takes its place.
+    """The model without the encoder's last layers where the starting weights lack them; random ones never replace them.
 
     Args:
-      workdir: of a run that goes on, which says what it started with; None: ``config.init`` is checked, and says it.
+      workdir: of a resumed run, whose checkpoint has its parameters; None: check ``config.init`` and follow it.
     """
     like = rules.flatten(jax.eval_shape(model.create, root_key(config)))
     if workdir is None:
@@ -195,20 +195,20 @@ def parameters(config: Any, model: Model) -> tuple[dict[str, Any], dict[str, flo
 
 
 def starting_params(setup: Setup) -> dict[str, Any]:
-    """Parameters before step 0: from ``config.init``, the rest random from the seed; with LoRA the adapters too."""
+    """Parameters before step 0: from ``config.init``, the rest random from the seed; with LoRA also the adapters."""
     key = jax.random.fold_in(root_key(setup.config), 0)
     params = initial_params(dict(setup.config.init), setup.model.create, key, setup.shardings)
     if not setup.ranks:
         return params
-    places = lora.adapter(setup.shardings)
+    shardings = lora.adapter(setup.shardings)
     if setup.config.lora.init:
         if setup.objective.kind == "contrastive":
-            raise UserError("lora.init: an adapter of PEFT's is read in stages with a language model; leave it empty")
-        adapters = read_adapter(setup.config.lora.init, setup.model.module.config, lora.adapter(setup.like), places)
+            raise UserError("lora.init: a PEFT adapter needs a stage with a language model; leave it empty")
+        adapters = read_adapter(setup.config.lora.init, setup.model.module.config, lora.adapter(setup.like), shardings)
         _check_scales(setup, adapters)
     else:
         create = _adapters(setup.config, setup.like, setup.ranks)
-        adapters = jax.jit(create, out_shardings=places)(jax.random.fold_in(key, 1))
+        adapters = jax.jit(create, out_shardings=shardings)(jax.random.fold_in(key, 1))
     return partition.merge(params, adapters)
 
 

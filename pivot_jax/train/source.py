@@ -1,227 +1,162 @@
-"""Starting weights of a run: from other runs, packs or Hugging Face folders by parameter prefix, the rest random."""
+"""Weight sources: ``run:``, ``pack:`` and ``hf:`` are parsed, described and loaded here, and nowhere else."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
+from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.config import paths
+from pivot_jax.data.processing.geometry import Geometry
+from pivot_jax.data.processing.processor import build_geometry
 from pivot_jax.errors import UserError
-from pivot_jax.hub import HubModel, adapter
+from pivot_jax.hub import configs as hub_configs
 from pivot_jax.hub.load import Choose, headers
 from pivot_jax.hub.load import load_params as load_hub
-from pivot_jax.models import lora
-from pivot_jax.train import checkpoint
+from pivot_jax.models import lora, zoo
+from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.encoder import EncoderConfig
+from pivot_jax.models.mllm import MLLMConfig
+from pivot_jax.train import checkpoint, pack
 
-_SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<place>[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
-OPTIONAL = ("vision/final/", "second/final/")  # an MLLM does without it, so a source may too
+_SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<path>[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
 
 
 @dataclass(frozen=True)
-class Source:
-    """One entry of ``config.init``: ``run:WORKDIR[@STEP]``, ``pack:DIR`` or ``hf:DIR``, each with ``[:PREFIX]``.
+class WeightSource:
+    """``run:WORKDIR[@STEP]``, ``pack:DIR`` or ``hf:DIR``, each with ``[:PREFIX]``: a value of ``config.init``.
 
     DIR of ``hf:`` may be the name of a model on the hub, or a file of a projector (see ``hub.load_params``).
-    Without a prefix the source's parameters are taken from the same paths as in the target.
+    Without a prefix, parameters have the same paths in the source as in the target.
     """
 
-    kind: str
-    place: Path
+    kind: str  # run, pack or hf
+    path: Path
     step: int | None
     prefix: str | None
 
     @classmethod
-    def parse(cls, text: str) -> Source:
+    def parse(cls, text: str) -> WeightSource:
+        """Raises UserError if ``text`` is none of the three."""
         kind, _, whole = text.partition(":")
         if kind in ("run", "pack", "hf") and Path(whole).expanduser().exists():
-            return cls(kind, Path(whole).expanduser(), None, None)  # its name may hold an @ or a colon
+            return cls(kind, Path(whole).expanduser(), None, None)  # its name may contain an @ or a colon
         found = _SOURCE.fullmatch(text)
         if not found or (found["step"] and found["kind"] != "run"):
             kind = paths.kind_of(text)
-            mend = f"; did you mean '{kind}:{text}'?" if kind else ""
-            raise UserError(f"'{text}' is no source of weights; write run:WORKDIR[@STEP], pack:DIR or hf:DIR{mend}")
+            fix = f"; did you mean '{kind}:{text}'?" if kind else ""
+            raise UserError(f"'{text}' is no weight source; write run:WORKDIR[@STEP], pack:DIR or hf:DIR{fix}")
         step = int(found["step"]) if found["step"] else None
-        return cls(found["kind"], Path(found["place"]).expanduser(), step, found["prefix"])
+        return cls(found["kind"], Path(found["path"]).expanduser(), step, found["prefix"])
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}"
+
+    def inside(self, target: str) -> str:
+        """The prefix in the source of the parameters below the prefix ``target`` in the model."""
+        return target if self.prefix is None else self.prefix
 
     def read(self, prefix: str, choose: Choose | None = None) -> dict[str, Any]:
-        """Flat ``{path: array}`` of the whole source; of a Hugging Face folder only what lies below ``prefix``.
+        """Flat ``{path: array}`` of the whole source; of a Hugging Face folder only what is below ``prefix``.
 
-        ``choose`` lets a folder be read straight to its devices, and only what is wanted (see ``hub.load_params``).
+        ``choose`` lets a folder be read straight to its devices, and only the wanted parameters (see
+        ``hub.load_params``).
         """
         if self.kind == "hf":
-            return rules.flatten(load_hub(self.place, choose, prefix=prefix))
+            return rules.flatten(load_hub(self.path, choose, prefix=prefix))
         if self.kind == "pack":
-            return rules.flatten(checkpoint.load_pack(self.place)[0])
-        return rules.flatten(checkpoint.load_run(self.place, self.step))
+            return rules.flatten(pack.load(self.path)[0])
+        return rules.flatten(checkpoint.load_run(self.path, self.step))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Path → shape of the whole source; nothing is read but headers."""
+        """Path → shape of the whole source, from headers alone."""
         if self.kind == "hf":
-            return {path: shape for path, (shape, _) in headers(self.place).items()}
+            return {path: shape for path, (shape, _) in headers(self.path).items()}
         if self.kind == "pack":
-            saved = checkpoint.saved_in_pack(self.place)
+            saved = pack.saved(self.path)
         else:
-            saved = checkpoint.saved_in_run(self.place, checkpoint.newest(self.place, self.step))
+            saved = checkpoint.saved_in_run(self.path, checkpoint.newest(self.path, self.step))
         return {path: tuple(leaf.shape) for path, leaf in saved.items() if not lora.is_adapter(path)}
 
+    def parts(self) -> dict[str, Any]:
+        """Part of the model (``vision``, ``second``, ``decoder``) → its configuration in the source, or None.
 
-def load_params(source: str) -> dict[str, Any]:
-    """Parameters of one source (see :class:`Source`) as a nested dict of arrays, for evaluation and export.
+        Raises:
+          UserError: nothing of this kind at the path, or a model that is not supported.
+        """
+        if self.kind == "hf":
+            found = hub_configs.read(self.path)
+            return {"vision": found.vision, "decoder": found.decoder}
+        model, _ = self._model()
+        return {"vision": model.vision, "second": model.second, "decoder": model.decoder}
+
+    def encoder(self) -> tuple[EncoderConfig, Geometry]:
+        """Configuration of the source's encoder (and its projector), and how its images are prepared.
+
+        Raises as :meth:`parts`.
+        """
+        if self.kind != "hf":
+            model, images = self._model()
+            return model.encoder, build_geometry(images, model.vision.patch_size)
+        found = hub_configs.read(self.path)
+        if found.vision is None:
+            raise UserError(f"{self.path} is a '{found.model_type}' folder, which holds no vision encoder")
+        whole = found.decoder is not None and found.projector is not None
+        vision: Any = found.vision
+        images = configs.base().data.image.to_dict() | {"preset": vision.preset, "size": vision.image_size}
+        return found.mllm.encoder if whole else EncoderConfig(vision), build_geometry(images, vision.patch_size)
+
+    def decoder(self) -> tuple[DecoderConfig, str]:
+        """Configuration of the source's language model, and its compute type. Raises as :meth:`parts`."""
+        if self.kind != "hf":
+            model, _ = self._model()
+            return model.decoder, model.dtype
+        found = hub_configs.read(self.path)
+        if found.decoder is None:
+            raise UserError(f"{self} holds no language model")
+        return found.decoder, "float32"
+
+    def _model(self) -> tuple[MLLMConfig, Any]:
+        """Model and ``data.image`` of a run; of a pack, from its description on top of the base config."""
+        if self.kind == "run":
+            config = run_config(self.path)
+        else:
+            about = pack.describe(self.path)
+            config = configs.base()
+            # the pack of a language model says nothing about images
+            content = {"model": about["model"], "data": {"image": about.get("image", {})}}
+            configs.merge(config, content, where=f"{self.path}/pack.json")
+        return zoo.build(config.model, config.data.image), config.data.image
+
+
+def load_params(text: str) -> dict[str, Any]:
+    """Parameters of one source (see :class:`WeightSource`) as a nested dict of arrays, for evaluation and export.
 
     With a prefix, the subtree at it.
 
     Raises:
       UserError: no such source, or nothing at the prefix.
     """
-    parsed = Source.parse(source)
-    found = parsed.read(parsed.prefix or "")
+    source = WeightSource.parse(text)
+    found = source.read(source.prefix or "")
     try:
-        return rules.select(rules.unflatten(found), parsed.prefix or "")
+        return rules.select(rules.unflatten(found), source.prefix or "")
     except KeyError:
         there = sorted({name.split("/")[0] for name in found})
-        raise UserError(f"{source}: nothing at '{parsed.prefix}' (it has: {', '.join(there)})") from None
+        raise UserError(f"{text}: nothing at '{source.prefix}' (it has: {', '.join(there)})") from None
 
 
-def read_adapter(text: str, cfg: Any, like: Mapping[str, Any], shardings: Mapping[str, Any]) -> dict[str, Any]:
-    """Adapters of ``peft:DIR`` (``config.lora.init``) on their devices; they must be those that ``like`` names.
-
-    Args:
-      cfg: the MLLM's configuration.
+def run_config(workdir: Path) -> Any:
+    """The config that a workdir was made with.
 
     Raises:
-      UserError: another model's adapter, other layers or another rank.
+      UserError: no run there.
     """
-    folder = Path(text.removeprefix("peft:")).expanduser()
-    model = HubModel("llava", cfg.vision, cfg.decoder, cfg.projector)
-    found, wanted, placed = (rules.flatten(tree) for tree in (adapter.read(folder, model), like, shardings))
-    for path in sorted({*found, *wanted}):
-        if path not in wanted:
-            raise UserError(
-                f"lora.init: {text} has an adapter at '{path}', which lora.targets do not name; add it there"
-            )
-        if path not in found:
-            raise UserError(f"lora.init: {text} has no adapter at '{path}'; leave it out of lora.targets")
-        if found[path].shape != wanted[path].shape:
-            shapes = f"{list(found[path].shape)}, lora.rank and lora.targets ask for {list(wanted[path].shape)}"
-            raise UserError(f"lora.init: {text}: '{path}' is {shapes}")
-    return rules.unflatten({path: jax.device_put(found[path], placed[path]) for path in wanted})
-
-
-def initial_params(init: Mapping[str, str], create: Callable[[Any], Any], key: Any, shardings: Any) -> dict[str, Any]:
-    """The parameter tree on its devices.
-
-    Args:
-      init: target prefix → source; the longest prefix of a path wins.
-      create: key → random parameters (traced; only what no source gives is computed).
-      shardings: tree like ``create``'s result.
-
-    Raises:
-      UserError: a source lacks a parameter or has it in another shape: the checkpoint of another model.
-    """
-    like = rules.flatten(jax.eval_shape(create, key))
-    placed = rules.flatten(shardings)
-    params: dict[str, Any] = {}
-    plan = check(init, like)
-    for prefix, wanted in plan.items():
-        source = Source.parse(init[prefix])
-        params |= _from_source(prefix, source, wanted, placed)
-    random = {path for path in like if longest(init, path) is None}
-    if random:
-        made = jax.jit(
-            lambda key: {path: leaf for path, leaf in rules.flatten(create(key)).items() if path in random},
-            out_shardings={path: placed[path] for path in random},
-        )
-        params |= made(key)
-    return rules.unflatten({path: params[path] for path in like if path in params})
-
-
-def check(init: Mapping[str, str], like: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Target prefix → {path of ours: path in the source}; from headers alone, nothing is read.
-
-    Args:
-      like: flat; path → anything with a shape.
-
-    Raises:
-      UserError: a source that is damaged, lacks a parameter or has it in another shape; a prefix that names nothing.
-    """
-    owner = {path: longest(init, path) for path in like}
-    for prefix in init:
-        if prefix not in owner.values():
-            raise UserError(f"init: no parameter lies under '{prefix}' (or a longer prefix covers all of them)")
-    plan: dict[str, dict[str, str]] = {}
-    for prefix, text in init.items():
-        source = Source.parse(text)
-        inside = prefix if source.prefix is None else source.prefix
-        origins = {path: (inside + path[len(prefix) :]).strip("/") for path in like if owner[path] == prefix}
-        plan[prefix] = _there(origins, like, source.shapes(), f"{source.kind}:{source.place}")
-    return plan
-
-
-def _there(
-    origins: Mapping[str, str], like: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], place: str
-) -> dict[str, str]:
-    """The origins that a source has, which are all but perhaps an encoder's end."""
-    found: dict[str, str] = {}
-    for path, origin in origins.items():
-        if origin in shapes:
-            if tuple(shapes[origin]) != tuple(like[path].shape):
-                raise UserError(
-                    f"init: '{origin}' is {tuple(shapes[origin])} in {place} but {tuple(like[path].shape)} in this "
-                    f"config; {_another(origin)}"
-                )
-            found[path] = origin
-        elif not path.startswith(OPTIONAL) or any(name.startswith(OPTIONAL) for name in shapes):
-            there = sorted({"/".join(name.split("/")[:2]) for name in shapes})
-            room = path.split("/")[0]
-            mend = _mend(path) if any(name.startswith(f"{room}/") for name in shapes) else ""
-            raise UserError(f"init: {place} has no parameter '{origin}' (it has: {', '.join(there)}){mend}")
-    return found
-
-
-def longest(init: Mapping[str, str], path: str) -> str | None:
-    """The prefix whose source gives a parameter."""
-    fitting = [p for p in init if p == "" or path == p or path.startswith(p + "/")]
-    return max(fitting, key=len) if fitting else None
-
-
-def _from_source(
-    prefix: str, source: Source, origins: Mapping[str, str], shardings: Mapping[str, Any]
-) -> dict[str, Any]:
-    targets = {origin: path for path, origin in origins.items()}
-    inside = prefix if source.prefix is None else source.prefix
-    found = source.read(inside, lambda origin, _: shardings[targets[origin]] if origin in targets else None)
-    return {path: jax.device_put(_float32(found[origin]), shardings[path]) for path, origin in origins.items()}
-
-
-def _mend(path: str) -> str:
-    if path.startswith("vision/final/pool/"):
-        return "; this encoder has no attention-pool head: set model.vision.pool_head=false"
-    if path.startswith("vision/final/pooler/"):
-        return "; this encoder has no pooler: set model.vision.pool_head=false"
-    if path.startswith("decoder/blocks/attn/") and path.endswith("/bias"):
-        return "; this language model has no biases on q, k and v: set model.decoder.qkv_bias=false"
-    if path.startswith("decoder/blocks/attn/") and path.endswith("_norm/scale"):
-        return "; this language model has no norms of queries and keys: set model.decoder.qk_norm=false"
-    if path.startswith("decoder/head"):
-        return "; this language model's head is its embedding: set model.decoder.tied=true"
-    return ""
-
-
-def _float32(array: Any) -> Any:
-    if isinstance(array, np.ndarray):
-        return array.astype(np.float32, copy=False)
-    return array.astype(jnp.float32)
-
-
-def _another(path: str) -> str:
-    if path.endswith("/pos_embed"):
-        return "for pictures of another size set model.vision.pos_grid to the side of the checkpoint's grid"
-    return "it is the checkpoint of another model"
+    path = workdir / "config.json"
+    if not path.is_file() or paths.kind_of(workdir) == "hf":
+        lacks = "" if path.is_file() else " (config.json is missing)"
+        raise UserError(f"{workdir} is no run's workdir{lacks}{paths.instead(workdir, 'run')}")
+    return configs.from_json(path.read_text())

@@ -1,10 +1,12 @@
-"""Throughput of a run, in the units that users of other trainers know."""
+"""Throughput of a run, in the units that other trainers use."""
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ from pivot_jax.train.setup import Setup
 
 
 class Speed:
-    """Counts work and time between log lines. ``perf/*`` of the first line contains compilation."""
+    """Counts work and time between log lines. ``perf/*`` of the first line includes compilation."""
 
     def __init__(self, setup: Setup):
         self._setup = setup
@@ -28,10 +30,12 @@ class Speed:
         self._flops = self._traced = 0.0
 
     def note(self, batch: Any, waited: float, traced: float) -> int:
-        """Adds one step, scaled from this process's rows to all; returns its tokens without padding.
+        """Adds one step, scaled from the rows of this process to those of all; returns its tokens without padding.
 
         Args:
-          waited: seconds for the batch. traced: FLOPs that the program does, recomputation and padding included.
+          batch: this process's rows, on the host.
+          waited: seconds until the batch was there.
+          traced: FLOPs of the program on all devices, recomputation and padding included.
         """
         processes = jax.process_count()
         rows = int(np.sum(np.asarray(batch.row_index) >= 0))
@@ -41,13 +45,20 @@ class Speed:
         targets = float(np.sum(batch.weights)) / max(rows, 1)
         shape = (tokens / max(rows * processes, 1), targets)
         config, model = self._setup.config, self._setup.model
-        trained = (self._setup.trained_rooms, self._setup.adapted_rooms)
-        places, slots = getattr(batch, "patch_positions", None), max(rows, 1) * config.data.images_per_row
-        patches = 0.0 if places is None else float(np.sum(np.asarray(places)[..., 0] >= 0)) / slots
+        trained = (self._setup.trained_parts, self._setup.adapted_parts)
+        positions, slots = getattr(batch, "patch_positions", None), max(rows, 1) * config.data.images_per_row
+        patches = 0.0 if positions is None else float(np.sum(np.asarray(positions)[..., 0] >= 0)) / slots
         flops = rows * processes * step_flops(config, model.module, shape, *trained, patches)
         self._steps, self._waited, self._traced = self._steps + 1, self._waited + waited, self._traced + traced
         self._tokens, self._images, self._flops = self._tokens + tokens, self._images + images, self._flops + flops
         return tokens
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time within the block does not count."""
+        started = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - started
 
     def line(self) -> dict[str, float]:
         """``perf/*`` since the last call."""
@@ -70,7 +81,7 @@ class Speed:
 
 
 def peak_memory_gib() -> float:
-    """Most memory in use so far: of the fullest local device, or of this process on a CPU."""
+    """Peak memory so far: of the fullest local device, or of this process on a CPU."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     used = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
     if used:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from pivot_jax import hub, rules
 from pivot_jax.errors import UserError
 from pivot_jax.models import zoo
-from pivot_jax.train.source import initial_params
+from pivot_jax.train.initialization import initial_params
 from tests.tiny import hf as tiny
 
 TOWER = "google/siglip-tiny-patch8-24"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pivot_jax.data.processing.geometry import Square
 from pivot_jax.errors import UserError
 from pivot_jax.probe import folders
 
@@ -39,7 +40,7 @@ def test_val_is_set_aside_from_train(classes):
 
 def test_pictures_are_preprocessed(classes):
     splits, _ = folders.classification(classes)
-    seen = folders.Pictures(splits["test"].images, "siglip", 8)
+    seen = folders.Pictures(splits["test"].images, Square("siglip", 8, 4))
     assert len(seen) == 4 and seen[0].shape == (8, 8, 3) and tuple(seen[0][0, 0]) == (255, 0, 0)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pivot_jax import config as configs
 from pivot_jax.data.processing.tokenizer import train_bpe
 from pivot_jax.train.extract import extract
 from pivot_jax.train.run import run
+from pivot_jax.train.session import Hook
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 ROWS = 24
@@ -21,7 +24,7 @@ ROWS = 24
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
-    """Folder with pictures, ``pairs.json`` (NeXT's DPO format), ``chat.json`` (LLaVA) and ``tokenizer/``."""
+    """Folder with images, ``pairs.json`` (NeXT's DPO format), ``chat.json`` (LLaVA) and ``tokenizer/``."""
     folder = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(0)
     names = list(COLOURS)
@@ -69,10 +72,21 @@ def source(world: Path, kind: str) -> dict:
     return {"format": kind, "path": str(world / name), "image_root": str(world)}
 
 
-def run_stages(world: Path, make_config, root: Path, names: tuple[str, ...], **model: Any) -> dict[str, Path]:
-    """Workdirs of the named stages of 1a, 1b, 2-SFT, 2-DPO and 3 (projector reuse 1), run in this order below ``root``.
+def stop_at(*steps: int) -> Hook:
+    """An evaluation without metrics that sends SIGTERM to its own process at these steps; the next step is the last."""
 
-    Stage 1b starts from 1a if that is among them. With stage 3 there is also the DPO encoder's "pack".
+    def evaluate(step: int, params: Any) -> dict[str, float]:
+        if step in steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    return Hook("stop", evaluate)
+
+
+def run_stages(world: Path, make_config, root: Path, names: tuple[str, ...], **model: Any) -> dict[str, Path]:
+    """Workdirs of the named stages of 1a, 1b, 2-SFT, 2-DPO and 3 (projector reuse 1), run in this order in ``root``.
+
+    Stage 1b starts from 1a if that is among them. With stage 3 there is also the "pack" of the DPO encoder.
 
     Args:
       model: overrides of every stage's config.

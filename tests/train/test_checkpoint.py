@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and packs."""
+"""Which checkpoints are kept, and how packs are replaced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from pivot_jax.errors import UserError
 from pivot_jax.optim.update import TrainState
-from pivot_jax.train import checkpoint
+from pivot_jax.train import checkpoint, pack
 
 
 def state(value: float) -> TrainState:
@@ -27,7 +27,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path, metric, best):
     np.testing.assert_array_equal(checkpoint.load_run(tmp_path, kept)["a"]["w"], np.full((2, 3), kept, np.float32))
 
 
-def test_a_missing_step_names_what_is_there(tmp_path):
+def test_a_missing_step_names_the_available_ones(tmp_path):
     saved = checkpoint.Checkpoints(tmp_path)
     saved.save(4, state(1), {})
     saved.wait()
@@ -40,26 +40,26 @@ def test_a_missing_step_names_what_is_there(tmp_path):
         checkpoint.load_run(tmp_path / "begun")
 
 
-def test_a_pack_is_replaced_only_when_the_new_one_is_whole(tmp_path):
+def test_a_pack_is_replaced_only_when_the_new_one_is_complete(tmp_path):
     folder = tmp_path / "pack"
     with pytest.raises(UserError, match=r"pack.json is missing"):
-        checkpoint.load_pack(folder)
+        pack.load(folder)
     for value in (1.0, 2.0):
-        checkpoint.save_pack(folder, {"vision": {"w": np.float32([value])}}, {"value": value})
-    params, about = checkpoint.load_pack(folder)
+        pack.save(folder, {"vision": {"w": np.float32([value])}}, {"value": value})
+    params, about = pack.load(folder)
     assert (params["vision"]["w"].tolist(), about) == ([2.0], {"value": 2.0})
     assert [path.name for path in tmp_path.iterdir()] == ["pack"]
 
 
-def test_a_pack_does_not_replace_what_is_no_pack(tmp_path):
+def test_a_pack_replaces_nothing_but_a_pack(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="is not empty and was not written by this command; choose another folder"):
-        checkpoint.save_pack(tmp_path, {"vision": {"w": np.float32([1.0])}}, {})
+        pack.save(tmp_path, {"vision": {"w": np.float32([1.0])}}, {})
     with pytest.raises(UserError, match="is a file"):
-        checkpoint.save_pack(tmp_path / "thesis.txt", {"vision": {"w": np.float32([1.0])}}, {})
+        pack.save(tmp_path / "thesis.txt", {"vision": {"w": np.float32([1.0])}}, {})
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
-    checkpoint.save_pack(tmp_path / "pack", {"vision": {"w": np.float32([1.0])}}, {})
+    pack.save(tmp_path / "pack", {"vision": {"w": np.float32([1.0])}}, {})
     (tmp_path / "pack" / "params" / "thesis.txt").write_text("more work")
     with pytest.raises(UserError, match=r"did not write or that were changed since \(params/thesis.txt\)"):
-        checkpoint.save_pack(tmp_path / "pack", {"vision": {"w": np.float32([2.0])}}, {})
+        pack.save(tmp_path / "pack", {"vision": {"w": np.float32([2.0])}}, {})
     assert (tmp_path / "pack" / "params" / "thesis.txt").exists()

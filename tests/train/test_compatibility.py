@@ -1,4 +1,4 @@
-"""A source whose shapes fit, but whose weights are of another model than the config's."""
+"""A weight source of the right shapes that is another model than the config's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from pivot_jax import cli, hub
 from pivot_jax.errors import UserError
 from pivot_jax.models.rotary import RopeScaling
-from pivot_jax.train import compatibility, source
+from pivot_jax.train import compatibility, initialization
 from pivot_jax.train.open import open_encoder
 from tests.tiny import hf as tiny
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("hf")
     for kind in ("siglip_vision_model", "clip_vision_model", "dinov2_with_registers"):
         tiny.save(tiny.encoder(kind), root / kind)
@@ -26,7 +26,7 @@ def places(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("room", "place", "changes", "mend"),
+    ("part", "name", "changes", "fix"),
     [
         ("vision", "clip_vision_model", {"activation": "gelu"}, "model.vision.activation=quick_gelu"),
         ("vision", "dinov2_with_registers", {"registers": 0}, "model.vision.registers=4"),
@@ -37,29 +37,30 @@ def places(tmp_path_factory):
         ("decoder", "qwen3", {"qk_norm": False}, "model.decoder.qk_norm=true"),
     ],
 )
-def test_another_model_of_the_same_shapes(places, room, place, changes, mend):
-    source, own = f"hf:{places / place}", getattr(hub.read_config(places / place), room)
-    for init in ({room: source}, {"": source}, {room: f"{source}:{room}"}):
-        assert compatibility.check(init, {room: own}) == []
-        with pytest.raises(UserError, match=f"the {room} of .*{place} is another than this config's.*; set .*{mend}"):
-            compatibility.check(init, {room: replace(own, **changes)})
+def test_another_model_of_the_same_shapes_is_rejected(folders, part, name, changes, fix):
+    source, own = f"hf:{folders / name}", getattr(hub.read_config(folders / name), part)
+    message = f"the {part} of .*{name} is another model than this config's.*; set .*{fix}"
+    for init in ({part: source}, {"": source}, {part: f"{source}:{part}"}):
+        assert compatibility.check(init, {part: own}) == []
+        with pytest.raises(UserError, match=message):
+            compatibility.check(init, {part: replace(own, **changes)})
 
 
-def test_what_may_be_chosen_anew_is_said(places):
-    own = hub.read_config(places / "qwen2").decoder
+def test_differences_that_are_allowed_are_reported(folders):
+    own = hub.read_config(folders / "qwen2").decoder
     other = replace(own, rope_theta=5e5, rope_scaling=RopeScaling("linear", 2.0), remat="full", mrope_section=(1, 1, 2))
-    lines = compatibility.check({"decoder": f"hf:{places / 'qwen2'}"}, {"decoder": other})
+    lines = compatibility.check({"decoder": f"hf:{folders / 'qwen2'}"}, {"decoder": other})
     assert [line.split("made with ")[1] for line in lines] == [
         "rope_theta 10000.0; this config sets 500000.0",
         "rope_scaling default; this config sets linear (factor 2)",
     ]
 
 
-def test_a_pack_of_a_language_model(places, tmp_path):
-    """It says nothing of pictures."""
+def test_a_pack_of_a_language_model(folders, tmp_path):
+    """It says nothing about images."""
     pack = tmp_path / "odd: a@2"
-    assert cli.main(["import-hf", "--folder", str(places / "qwen2"), "--workdir", str(pack)]) == 0
-    own = hub.read_config(places / "qwen2").decoder
+    assert cli.main(["import-hf", "--folder", str(folders / "qwen2"), "--workdir", str(pack)]) == 0
+    own = hub.read_config(folders / "qwen2").decoder
     assert compatibility.check({"decoder": f"pack:{pack}"}, {"decoder": own}) == []
     with pytest.raises(UserError, match="set model.decoder.heads=4"):
         compatibility.check({"decoder": f"pack:{pack}"}, {"decoder": replace(own, heads=2)})
@@ -67,25 +68,25 @@ def test_a_pack_of_a_language_model(places, tmp_path):
         open_encoder(f"pack:{pack}")
 
 
-def test_pictures_seen_in_another_way_are_said(places):
-    own = hub.read_config(places / "siglip_vision_model").vision
+def test_another_image_preprocessing_is_reported(folders):
+    own = hub.read_config(folders / "siglip_vision_model").vision
     (line,) = compatibility.check(
-        {"vision": f"hf:{places / 'siglip_vision_model'}"}, {"vision": replace(own, preset="clip", mean=(0.4,) * 3)}
+        {"vision": f"hf:{folders / 'siglip_vision_model'}"}, {"vision": replace(own, preset="clip", mean=(0.4,) * 3)}
     )
     assert line.endswith("was made with preset siglip; this config sets clip")
 
 
-def test_parts_that_no_source_gives_are_not_compared(places):
-    own = hub.read_config(places / "qwen2").decoder
-    init = {"decoder/blocks": f"hf:{places / 'qwen3'}", "projector": "pack:no/such"}
+def test_parts_without_a_source_are_not_compared(folders):
+    own = hub.read_config(folders / "qwen2").decoder
+    init = {"decoder/blocks": f"hf:{folders / 'qwen3'}", "projector": "pack:no/such"}
     assert compatibility.check(init, {"decoder": own, "second": None}) == []
 
 
-def test_missing_biases_name_their_key_only_where_there_is_a_language_model(places):
+def test_missing_biases_name_their_key_only_if_the_source_has_a_language_model(folders):
     like = {"decoder/blocks/attn/k/bias": SimpleNamespace(shape=(2, 16))}
-    mend = "set model.decoder.qkv_bias=false"
-    with pytest.raises(UserError, match=mend):
-        source.check({"decoder": f"hf:{places / 'qwen3'}"}, like)
-    with pytest.raises(UserError, match="has no parameter") as refusal:
-        source.check({"decoder": f"hf:{places / 'siglip_vision_model'}"}, like)
-    assert mend not in str(refusal.value)
+    fix = "set model.decoder.qkv_bias=false"
+    with pytest.raises(UserError, match=fix):
+        initialization.check({"decoder": f"hf:{folders / 'qwen3'}"}, like)
+    with pytest.raises(UserError, match="has no parameter") as error:
+        initialization.check({"decoder": f"hf:{folders / 'siglip_vision_model'}"}, like)
+    assert fix not in str(error.value)

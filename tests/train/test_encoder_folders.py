@@ -1,4 +1,4 @@
-"""PIVOT's way through the stages with every family of encoders, from a Hugging Face folder and back to one."""
+"""The PIVOT stages with every family of encoders, imported from a Hugging Face folder and exported to one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pivot_jax.hub import processors
 from pivot_jax.hub.folder import write_image_processor
 from pivot_jax.models import zoo
 from pivot_jax.train import checkpoint, setup
-from pivot_jax.train.extract import read_config
 from pivot_jax.train.model import build_model
 from pivot_jax.train.open import open_encoder
 from pivot_jax.train.run import run
+from pivot_jax.train.source import run_config
 from tests.tiny import hf as tiny
 from tests.train.conftest import run_stages
 
@@ -53,7 +53,7 @@ def same(a, b) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_s_model_is_the_folder_s_encoder_and_all_that_is_computed_trains(folder, make_config, kind):
+def test_the_model_of_a_run_is_the_encoder_of_its_folder_and_every_used_parameter_trains(folder, make_config, kind):
     out, cfg = folder(kind)
     config = make_config(**settings(cfg))
     assert zoo.build(config.model, config.data.image).vision == cfg
@@ -71,8 +71,8 @@ def test_a_run_s_model_is_the_folder_s_encoder_and_all_that_is_computed_trains(f
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
-def test_encoders_survive_the_stages(folder, world, make_config, tmp_path, kind):
-    """The encoder enters 1a as the folder has it, Stage 2 as it left 1b, Stage 3 as it left DPO, and goes back."""
+def test_encoders_pass_through_the_stages(folder, world, make_config, tmp_path, kind):
+    """Stage 1a starts from the folder's encoder, stage 2 from that of 1b, stage 3 from that of DPO; then it exports."""
     out, cfg = folder(kind)
     names = ("1a", "1b", "dpo", "3")
     chain = run_stages(world, make_config, tmp_path / "chain", names, init={"vision": f"hf:{out}"}, **settings(cfg))
@@ -82,7 +82,7 @@ def test_encoders_survive_the_stages(folder, world, make_config, tmp_path, kind)
     moved = rules.flatten(params["1b"])
     for path, leaf in rules.flatten(params["dpo"]).items():
         assert np.array_equal(leaf, moved[path]) == path.startswith("final/") or path.endswith("attn/k/bias"), path
-    config = read_config(chain["dpo"])
+    config = run_config(chain["dpo"])
     vision = zoo.build(config.model, config.data.image).vision
     exported = hub.export_encoder({"vision": params["dpo"]}, vision, tmp_path / "exported")
     same(hub.load_params(exported)["vision"], params["dpo"])
@@ -90,8 +90,8 @@ def test_encoders_survive_the_stages(folder, world, make_config, tmp_path, kind)
     tiny.ENCODERS[kind].from_pretrained(exported)
 
 
-def test_an_encoder_without_its_end_trains_and_resumes(make_config, tmp_path):
-    """LLaVA-OneVision's towers and exports with ``drop_last`` end with the block that features come from."""
+def test_an_encoder_without_its_last_layers_trains_and_resumes(make_config, tmp_path):
+    """The encoders of LLaVA-OneVision and exports with ``drop_last`` end with the block that features come from."""
     whole = run(make_config(train__steps=1), tmp_path / "whole").workdir
     vision = zoo.build(make_config().model, make_config().data.image).vision
     hub.export_encoder(checkpoint.load_run(whole), vision, tmp_path / "short", drop_last=True)
@@ -100,7 +100,7 @@ def test_an_encoder_without_its_end_trains_and_resumes(make_config, tmp_path):
     params = checkpoint.load_run(tmp_path / "run")
     assert "final" not in params["vision"] and params["vision"]["blocks"]
     shutil.rmtree(tmp_path / "short")
-    assert run(config, tmp_path / "run").step == 2  # the checkpoint says what the run is made of
+    assert run(config, tmp_path / "run").step == 2  # the checkpoint says which parameters the run has
     stage0 = make_config(init={"vision": f"run:{tmp_path / 'run'}"}, objective__name="contrastive")
     with pytest.raises(UserError, match="source lacks 'vision/final/.*; take a whole encoder"):
         run(stage0, tmp_path / "stage0")

@@ -1,10 +1,8 @@
-"""Runs that train LoRA adapters: what moves, what the run is when it is opened, resume, and DPO's reference."""
+"""Runs that train LoRA adapters: which parameters change, opening, resuming, and the reference of DPO."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 
 import jax
 import numpy as np
@@ -16,12 +14,13 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub import adapter
 from pivot_jax.models import lora, zoo
 from pivot_jax.parallel.mesh import make_mesh, param_shardings
-from pivot_jax.train import checkpoint, loop
+from pivot_jax.train import checkpoint
 from pivot_jax.train.metrics import read
 from pivot_jax.train.open import open_run
 from pivot_jax.train.run import run
+from pivot_jax.train.signals import Interrupted
 from pivot_jax.train.source import load_params
-from tests.train.conftest import source
+from tests.train.conftest import source, stop_at
 from tests.train.test_resume import same_bits, trace
 
 SETTINGS = {
@@ -42,14 +41,14 @@ ADAPTED = {
 
 @pytest.fixture(scope="module")
 def trained(make_config, tmp_path_factory):
-    """A run of SFT with adapters on a random base that another run left, and that run."""
+    """Folder of two runs: a random "base", and "adapted", SFT with adapters on it."""
     root = tmp_path_factory.mktemp("lora")
     run(make_config(train__steps=1), root / "base")
     run(make_config(init={"": f"run:{root / 'base'}"}, **SETTINGS), root / "adapted")
     return root
 
 
-def test_only_adapters_move_and_the_run_opens_merged(trained):
+def test_only_adapters_change_and_the_run_opens_merged(trained):
     base = rules.flatten(checkpoint.load_run(trained / "base"))
     raw = rules.flatten(checkpoint.load_run(trained / "adapted", merge=False))
     assert {lora.kernel_of(path) for path in raw if lora.is_adapter(path)} == ADAPTED
@@ -68,7 +67,7 @@ def test_only_adapters_move_and_the_run_opens_merged(trained):
     np.testing.assert_array_equal(rules.flatten(load_params(f"run:{trained / 'adapted'}"))[path], whole[path])
 
 
-def test_the_table_says_what_is_trained(trained):
+def test_the_table_lists_the_trained_parameters(trained):
     rows = json.loads((trained / "adapted" / "trained_parameters.json").read_text())
     moving = {row["group"]: (row["parameters"], row["rate"]) for row in rows if row["rate"] != "frozen"}
     assert moving == {
@@ -80,25 +79,17 @@ def test_the_table_says_what_is_trained(trained):
     assert flops["loss"] < read(trained / "adapted" / "metrics.jsonl")[0]["loss"]
 
 
-def test_a_stopped_run_continues_with_the_same_bits(trained, make_config, tmp_path, monkeypatch):
-    config = make_config(init={"": f"run:{trained / 'base'}"}, **SETTINGS)
-    account = loop._Run._account
-
-    def stop(self, done, state):
-        account(self, done, state)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop._Run, "_account", stop)
-    with pytest.raises(loop.Interrupted):
-        run(config, tmp_path / "cut")
-    monkeypatch.undo()
-    assert run(config, tmp_path / "cut").step == 3
-    same_bits(tmp_path / "cut", trained / "adapted")
-    assert trace(tmp_path / "cut") == trace(trained / "adapted")
+def test_a_stopped_run_resumes_with_the_same_bits(trained, make_config, tmp_path):
+    config = make_config(init={"": f"run:{trained / 'base'}"}, eval__every=1, **SETTINGS)
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "stopped", [stop_at(1)])
+    assert run(config, tmp_path / "stopped").step == 3
+    same_bits(tmp_path / "stopped", trained / "adapted")
+    assert trace(tmp_path / "stopped") == trace(trained / "adapted")
 
 
-def test_an_adapter_is_split_as_its_kernel(trained, make_config):
-    """A as the kernel's inputs, B as its outputs, the rank never."""
+def test_an_adapter_is_sharded_as_its_kernel(trained, make_config):
+    """A like the inputs of the kernel, B like its outputs; the rank is never sharded."""
     raw = checkpoint.load_run(trained / "adapted", merge=False)
     specs = rules.flatten(param_shardings(raw, make_mesh({"data": 2, "fsdp": 2, "tensor": 2})))
     for name, a, b in (("q", ("fsdp", None), (None, "tensor")), ("out", ("tensor", None), (None, "fsdp"))):
@@ -108,8 +99,8 @@ def test_an_adapter_is_split_as_its_kernel(trained, make_config):
 
 
 @pytest.mark.heavy
-def test_sharding_changes_nothing(trained, make_config, tmp_path):
-    """The loss is the same by rounding."""
+def test_sharding_changes_the_loss_by_rounding_only(trained, make_config, tmp_path):
+    """The loss is the same up to rounding."""
     config = make_config(init={"": f"run:{trained / 'base'}"}, **SETTINGS)
     configs.merge(config, {"parallel": {"data": 2, "fsdp": 2, "tensor": 2}})
     run(config, tmp_path / "split")
@@ -118,7 +109,7 @@ def test_sharding_changes_nothing(trained, make_config, tmp_path):
 
 
 def test_dpo_starts_at_the_base_and_needs_no_copy_of_it(trained, world, make_config, tmp_path):
-    """The reference is the model without its adapters: stored and in the step give the same, zero rewards at first."""
+    """The reference is the model without its adapters: stored or in the step it is the same, and rewards start at 0."""
     pairs = dict(objective__name="dpo", data__sources=(source(world, "next_dpo"),))
     logs = {}
     for reference in ("stored", "step"):
@@ -136,8 +127,8 @@ def test_dpo_starts_at_the_base_and_needs_no_copy_of_it(trained, world, make_con
 
 
 @pytest.mark.heavy
-def test_a_parameter_that_is_trained_in_full(trained, world, make_config, tmp_path):
-    """Beside adapters, as PEFT's modules_to_save; DPO's reference is then the starting weights."""
+def test_a_parameter_with_target_full_is_trained_itself(trained, world, make_config, tmp_path):
+    """Besides adapters, as PEFT's modules_to_save; the reference of DPO is then the starting weights."""
     targets = (("projector/.*", "full"), *SETTINGS["lora__targets"])
     pairs = dict(objective__name="dpo", data__sources=(source(world, "next_dpo"),))
     changes = SETTINGS | {"lora__targets": targets, "objective__reference": "step"}
@@ -149,8 +140,8 @@ def test_a_parameter_that_is_trained_in_full(trained, world, make_config, tmp_pa
 
 
 @pytest.mark.heavy
-def test_a_run_goes_on_from_a_folder_of_peft_s(trained, make_config, tmp_path):
-    """What one run leaves as an adapter is where another starts; another rank, scale or target is refused."""
+def test_a_run_starts_from_a_peft_folder(trained, make_config, tmp_path):
+    """One run exports its adapter and another starts from it; another rank, scale or target is an error."""
     config = configs.from_json((trained / "adapted" / "config.json").read_text())
     model = zoo.build(config.model, config.data.image)
     raw = checkpoint.load_run(trained / "adapted", merge=False)
@@ -186,7 +177,7 @@ def test_a_run_goes_on_from_a_folder_of_peft_s(trained, make_config, tmp_path):
         ({"optimizer__rules": (("projector/.*", 1.0), (".*", "frozen"))}, "lora.targets: nothing is left to train"),
     ],
 )
-def test_targets_that_do_not_fit(make_config, tmp_path, changes, message):
+def test_targets_that_do_not_fit_the_model_are_rejected(make_config, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         run(make_config(**{"lora__rank": 2, **changes}), tmp_path)
 
@@ -201,15 +192,15 @@ def test_targets_that_do_not_fit(make_config, tmp_path, changes, message):
         ("lora.init", "peft:folder", "with lora.rank=0, which is no LoRA"),
     ],
 )
-def test_settings_that_are_not_allowed(key, value, message):
+def test_settings_out_of_range_are_rejected(key, value, message):
     with pytest.raises(UserError, match=message):
         config = configs.base()
         configs.merge(config, {key: value})
         configs.validate(config)
 
 
-def test_adapters_start_as_peft_s_do():
-    """A uniform in ±1/sqrt(in), another one per layer and kernel; B zero."""
+def test_adapters_are_initialised_as_in_peft():
+    """A is uniform in ±1/sqrt(in), different for each layer and kernel; B is zero."""
     kernels = {"decoder/blocks/attn/q/kernel": (3, 64, 8), "projector/fc1/kernel": (64, 8)}
     ranks = {path: 16 for path in kernels}
     flat = rules.flatten(lora.create(jax.random.key(0), kernels, ranks, 8.0, True))
@@ -219,8 +210,8 @@ def test_adapters_start_as_peft_s_do():
     assert not flat["projector/fc1/lora_b"].any() and float(flat["projector/fc1/lora_scale"]) == 8 / 16**0.5
 
 
-def test_a_run_leaves_by_the_command_line_and_comes_back(trained, tmp_path, capsys):
-    """Merged, and as base and adapter: both are the run's own parameters; an export reads one parameter at a time."""
+def test_a_run_exports_by_the_command_line_and_imports_again(trained, tmp_path, capsys):
+    """Merged, and as base and adapter: both equal the run's parameters; an export reads one parameter at a time."""
     merged = rules.flatten(checkpoint.load_run(trained / "adapted"))
     lazy = rules.flatten(checkpoint.lazy_run(trained / "adapted"))
     assert lazy.keys() == merged.keys()

@@ -1,18 +1,17 @@
-"""Packed runs: the parameters and metrics of the unpacked run, and an exact resume."""
+"""Packed runs: the same parameters and metrics as unpacked, and exact resumption."""
 
 from __future__ import annotations
-
-import os
-import signal
 
 import numpy as np
 import pytest
 
+from pivot_jax import config as configs
 from pivot_jax import rules
-from pivot_jax.train import checkpoint, loop
+from pivot_jax.train import checkpoint
 from pivot_jax.train.metrics import read
 from pivot_jax.train.run import run
-from tests.train.conftest import source
+from pivot_jax.train.signals import Interrupted
+from tests.train.conftest import source, stop_at
 
 CLOCK = ("perf/", "seconds")
 
@@ -27,10 +26,10 @@ def parameters(workdir):
 
 @pytest.fixture(scope="module", params=["sft", pytest.param("dpo", marks=pytest.mark.heavy)])
 def runs(request, world, make_config, tmp_path_factory):
-    """(config of the packed run, its workdir, the unpacked run's): four rows a sequence on a mesh of eight devices.
+    """(config of the packed run, its workdir, workdir of the unpacked run): four rows per sequence, eight devices.
 
-    The preference step is not split over ``fsdp`` too: XLA's collectives for CPUs sometimes lock each other out then.
-    Adam's usual eps would blow the rounding noise of gradients that are zero up to whole steps.
+    The preference step is not also split over ``fsdp``: XLA's CPU collectives sometimes deadlock then. Adam's usual eps
+    would amplify the rounding noise of zero gradients to whole steps.
     """
     name = request.param
     folder = tmp_path_factory.mktemp(name)
@@ -56,20 +55,13 @@ def test_a_packed_run_ends_with_the_unpacked_runs_parameters_and_metrics(runs):
             np.testing.assert_allclose(b[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
 
 
-def test_a_stopped_packed_run_continues_with_the_same_bits(runs, tmp_path, monkeypatch):
+def test_a_stopped_packed_run_resumes_with_the_same_bits(runs, tmp_path):
     config, whole, _ = runs
-    account = loop._Run._account
-
-    def stop_at_three(self, done, state):
-        account(self, done, state)
-        if done.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop._Run, "_account", stop_at_three)
-    with pytest.raises(loop.Interrupted):
-        run(config, tmp_path / "cut")
-    monkeypatch.undo()
-    assert run(config, tmp_path / "cut").step == 5
-    assert lines(tmp_path / "cut") == lines(whole)
+    config = configs.from_json(configs.to_json(config))
+    configs.merge(config, {"eval.every": 2})
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "stopped", [stop_at(2)])
+    assert run(config, tmp_path / "stopped").step == 5
+    assert lines(tmp_path / "stopped") == lines(whole)
     for path, value in parameters(whole).items():
-        np.testing.assert_array_equal(parameters(tmp_path / "cut")[path], value, err_msg=path)
+        np.testing.assert_array_equal(parameters(tmp_path / "stopped")[path], value, err_msg=path)

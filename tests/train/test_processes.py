@@ -1,4 +1,4 @@
-"""A run over two processes on CPU (gloo) against the same run in one process with as many devices."""
+"""A run over two processes on CPU (gloo) compared with the same run in one process with as many devices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("objective", ["sft", "dpo"])
-def test_two_processes_train_what_one_does(make_config, world, tmp_path, objective):
+def test_two_processes_train_the_same_as_one(make_config, world, tmp_path, objective):
     pairs = dict(data__sources=(source(world, "next_dpo"),)) if objective == "dpo" else {}
     changes = dict(parallel__data=-1, parallel__fsdp=2, train__checkpoint_every=2, **pairs)
     config = make_config(objective__name=objective, **changes)

@@ -1,4 +1,4 @@
-"""A tiny Qwen2.5-VL is trained, packed and on a mesh; its pairs share image and prompt; its tower starts another."""
+"""A tiny Qwen2.5-VL: trained packed and on a mesh; pairs that share image and prompt; its encoder in another model."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ STEPS = 3
 
 
 @pytest.fixture(scope="module")
-def pictures(world):
-    """Rows with one and two pictures of several sizes: chats and pairs."""
+def sources(world):
+    """Rows with one and two images of several sizes: chats and pairs."""
     rng = np.random.default_rng(0)
     chats, pairs = [], []
     for i in range(16):
@@ -60,9 +60,9 @@ def losses(workdir):
 
 
 @pytest.mark.heavy
-def test_stages_on_meshes_and_packed(pictures, make_config, tmp_path):
-    """SFT on eight devices; the same packed on a 2 x 2 x 2 mesh; DPO from it; stage 3 from the DPO tower's pack."""
-    common = QWEN | dict(data__sources=(pictures["chats"],), train__steps=STEPS, optimizer__eps=1e-5)
+def test_stages_on_meshes_and_packed(sources, make_config, tmp_path):
+    """SFT on eight devices; the same packed on a 2 x 2 x 2 mesh; DPO from it; stage 3 from the pack of its encoder."""
+    common = QWEN | dict(data__sources=(sources["chats"],), train__steps=STEPS, optimizer__eps=1e-5)
     run(make_config(**common), tmp_path / "sft")
     mesh = {f"parallel__{axis}": 2 for axis in ("data", "fsdp", "tensor")}
     run(make_config(**common, **mesh, data__pack=2), tmp_path / "packed")
@@ -71,7 +71,7 @@ def test_stages_on_meshes_and_packed(pictures, make_config, tmp_path):
     for path, leaf in start.items():
         np.testing.assert_allclose(packed[path], leaf, atol=1e-5, err_msg=path)
 
-    pairs = common | dict(data__sources=(pictures["pairs"],), objective__name="dpo")
+    pairs = common | dict(data__sources=(sources["pairs"],), objective__name="dpo")
     run(make_config(**pairs, init={"": f"run:{tmp_path / 'sft'}"}), tmp_path / "dpo")
     assert losses(tmp_path / "dpo")[0] == pytest.approx(np.log(2), abs=1e-5)
     trained = rules.flatten(checkpoint.load_run(tmp_path / "dpo"))
@@ -93,9 +93,9 @@ def test_stages_on_meshes_and_packed(pictures, make_config, tmp_path):
     assert opened.processor.chat.mrope and not opened.processor.geometry.fixed
 
 
-def test_a_shared_pair_is_two_sequences(pictures, make_config, world):
-    """Log-probs and gradients of a pair in one row, with M-RoPE and pictures of several sizes."""
-    config = make_config(**QWEN, objective__name="dpo", data__sources=(pictures["pairs"],), data__batch_size=4)
+def test_a_pair_in_one_row_equals_two_sequences(sources, make_config, world):
+    """Log-probs and gradients of a pair in one row, with M-RoPE and images of several sizes."""
+    config = make_config(**QWEN, objective__name="dpo", data__sources=(sources["pairs"],), data__batch_size=4)
     tokenizer = load_tokenizer(world / "tokenizer")
     model = build_model(config, len(tokenizer))
     loader = build_loader(config, processor_of(config, model.module, tokenizer, "preference"))
@@ -127,11 +127,11 @@ def test_a_shared_pair_is_two_sequences(pictures, make_config, world):
 
 
 @pytest.mark.heavy
-def test_naflex_sees_pictures_of_any_size(pictures, make_config, tmp_path):
+def test_naflex_trains_on_variable_resolution_images(sources, make_config, tmp_path):
     """SigLIP2 NaFlex goes through the same pipeline: no merging, one position per token."""
     changes = QWEN | dict(
         model__vision__family="siglip2_naflex", model__vision__activation="gelu_tanh", model__decoder__mrope_section=(),
-        data__image__preset="siglip2_naflex", data__image__max_patches=24, data__sources=(pictures["chats"],),
+        data__image__preset="siglip2_naflex", data__image__max_patches=24, data__sources=(sources["chats"],),
     )  # fmt: skip
     run(make_config(**changes, train__steps=STEPS), tmp_path / "run")
     found = losses(tmp_path / "run")
@@ -139,8 +139,8 @@ def test_naflex_sees_pictures_of_any_size(pictures, make_config, tmp_path):
     assert open_run(tmp_path / "run").processor.geometry.features == 24
 
 
-def test_parts_that_do_not_fit(make_config, pictures):
-    fitting = QWEN | dict(data__sources=(pictures["chats"],))
+def test_parts_that_do_not_fit_are_rejected(make_config, sources):
+    fitting = QWEN | dict(data__sources=(sources["chats"],))
     for changes, match in (
         (dict(data__image__preset="siglip"), "data.image.preset: 'siglip' is not how"),
         (dict(model__vision__family="siglip"), "data.image.preset: 'qwen2_5_vl' is not how"),

@@ -1,10 +1,9 @@
-"""The PIVOT stages on a tiny data set: what each trains, and that encoders survive the way (C1-C4)."""
+"""The PIVOT stages on a tiny data set: which parameters each trains, and how weights pass between them (C1-C4)."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +14,29 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.optim import partition, schedule
-from pivot_jax.train import checkpoint, loop, speed
-from pivot_jax.train.metrics import read
+from pivot_jax.train import checkpoint, loop, pack, speed
+from pivot_jax.train.initialization import initial_params
+from pivot_jax.train.metrics import JsonLines, read
 from pivot_jax.train.model import build_model
+from pivot_jax.train.program import Program
 from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.run import run
-from pivot_jax.train.source import Source, initial_params, load_params
+from pivot_jax.train.source import WeightSource, load_params
 from tests.tiny import pairs as tiny
 
 FINAL = "vision/final/"
 
 
 def changed(before, after):
-    """Rooms (``vision/final`` apart) in which any parameter differs."""
+    """Parts of the model (``vision/final`` separately) in which any parameter differs."""
     before, after = rules.flatten(before), rules.flatten(after)
     assert before.keys() == after.keys()
-    rooms = {path: "vision/final" if path.startswith(FINAL) else path.split("/")[0] for path in before}
-    return {rooms[path] for path in before if not np.array_equal(before[path], after[path])}
+    parts = {path: "vision/final" if path.startswith(FINAL) else path.split("/")[0] for path in before}
+    return {parts[path] for path in before if not np.array_equal(before[path], after[path])}
 
 
-def test_C1_each_stage_moves_what_it_trains_and_nothing_else(chain):
+def test_each_stage_changes_the_parameters_that_it_trains_and_no_others(chain):
+    """C1."""
     params = {name: checkpoint.load_run(chain[name]) for name in ("1a", "1b", "sft", "dpo", "3")}
     everything = {"vision", "projector", "decoder"}
     assert changed(params["1a"], params["1b"]) == everything
@@ -47,7 +49,8 @@ def test_C1_each_stage_moves_what_it_trains_and_nothing_else(chain):
     assert not np.array_equal(params["dpo"]["projector"]["fc2"]["kernel"], params["3"]["projector"]["fc2"]["kernel"])
 
 
-def test_C1_stage_1a_moves_the_projector_only(chain, make_config):
+def test_stage_1a_changes_the_projector_only(chain, make_config):
+    """C1."""
     config = configs.from_json((chain["1a"] / "config.json").read_text())
     model = build_model(config, 300)
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
@@ -55,7 +58,8 @@ def test_C1_stage_1a_moves_the_projector_only(chain, make_config):
     assert changed(jax.tree.map(np.asarray, start), checkpoint.load_run(chain["1a"])) == {"projector"}
 
 
-def test_C2_full_size_learning_rates_and_schedule():
+def test_full_size_learning_rates_and_schedule():
+    """C2."""
     config = configs.load("configs/pivot/stage1b.py")
     params = jax.eval_shape(build_model(config, 151665).create, jax.random.key(0))
     rates = partition.peak_rates([partition.UNUSED_BY_MLLM, *config.optimizer.rules], params)
@@ -75,7 +79,8 @@ def test_C2_full_size_learning_rates_and_schedule():
     np.testing.assert_allclose([curve(step) for step in golden], list(golden.values()), rtol=1e-4)
 
 
-def test_C2_schedule_equals_transformers():
+def test_the_schedule_equals_that_of_transformers():
+    """C2."""
     torch = pytest.importorskip("torch")
     from transformers import get_cosine_schedule_with_warmup
 
@@ -88,32 +93,33 @@ def test_C2_schedule_equals_transformers():
         theirs.step()
 
 
-def test_C3_stage_2_starts_from_stage_1b_bit_for_bit(chain, make_config):
+def test_stage_2_starts_from_stage_1b_bit_for_bit(chain, make_config):
+    """C3."""
     config = configs.from_json((chain["dpo"] / "config.json").read_text())
     model = build_model(config, 300)
     like = jax.eval_shape(model.create, jax.random.key(0))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     start = initial_params(dict(config.init), model.create, jax.random.key(9), jax.tree.map(lambda _: device, like))
     stage_1b = checkpoint.load_run(chain["1b"])
-    for room in ("vision", "projector", "decoder"):
-        assert weights_hash(start[room]) == weights_hash(stage_1b[room])
+    for part in ("vision", "projector", "decoder"):
+        assert weights_hash(start[part]) == weights_hash(stage_1b[part])
 
 
-def test_C3_stored_reference_belongs_to_the_starting_weights(chain):
-    """At step 1 of DPO the policy is the reference: margins are 0 and the loss is ln 2."""
+def test_the_stored_reference_is_of_the_starting_weights(chain):
+    """C3: at step 1 of DPO the policy is the reference: margins are 0 and the loss is ln 2."""
     first = read(chain["dpo"] / "metrics.jsonl")[0]
     np.testing.assert_allclose(first["loss"], np.log(2), atol=1e-5)
     np.testing.assert_allclose(first["rewards/margins"], 0.0, atol=1e-5)
     assert first["rewards/accuracies"] == 0.0
 
 
-def test_C3_the_reference_model_stays_as_it_was_all_through(chain, make_config, tmp_path, monkeypatch):
-    """Where the reference is computed in each step: the state is donated, so it must be a copy of its own."""
+def test_the_reference_model_does_not_change_during_training(chain, make_config, tmp_path, monkeypatch):
+    """C3, where each step computes the reference: a step donates its state, so the reference must be a copy."""
     train, hashes = loop.train, []
 
-    def watched(setup, state, place, reference, workdir):
+    def watched(setup, state, saved, reference, workdir, hooks):
         hashes.append(weights_hash(reference))
-        result = train(setup, state, place, reference, workdir)
+        result = train(setup, state, saved, reference, workdir, hooks)
         hashes.append(weights_hash(reference))
         return result
 
@@ -128,8 +134,8 @@ def test_C3_the_reference_model_stays_as_it_was_all_through(chain, make_config, 
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
 
 
-def test_C3_a_run_goes_on_with_its_own_reference_only(chain, make_config, tmp_path):
-    """Stored log-probs of other weights (stage 1b was trained on, meanwhile) are not quietly replaced."""
+def test_a_run_resumes_with_its_own_reference_only(chain, make_config, tmp_path):
+    """C3: if stage 1b was trained further meanwhile, the stored log-probs are not silently replaced."""
     config = configs.from_json((chain["dpo"] / "config.json").read_text())
     shutil.copytree(chain["dpo"], tmp_path / "run")
     shutil.copytree(chain["1b"], tmp_path / "1b")
@@ -142,57 +148,59 @@ def test_C3_a_run_goes_on_with_its_own_reference_only(chain, make_config, tmp_pa
         run(config, tmp_path / "run")
 
 
-def test_C4_a_pack_round_trips_bit_for_bit(chain, tmp_path):
+def test_a_pack_round_trips_bit_for_bit(chain, tmp_path):
+    """C4."""
     params = checkpoint.load_run(chain["dpo"])
-    pack, about = checkpoint.load_pack(chain["pack"])
-    assert weights_hash(pack["vision"]) == weights_hash(params["vision"]) == about["sha256"]["vision"]
-    assert weights_hash(pack["projector"]) == weights_hash(params["projector"])
+    packed, about = pack.load(chain["pack"])
+    assert weights_hash(packed["vision"]) == weights_hash(params["vision"]) == about["sha256"]["vision"]
+    assert weights_hash(packed["projector"]) == weights_hash(params["projector"])
     stage_3 = checkpoint.load_run(chain["3"])
-    assert weights_hash(stage_3["vision"]) == weights_hash(pack["vision"])
+    assert weights_hash(stage_3["vision"]) == weights_hash(packed["vision"])
 
 
 @pytest.mark.parametrize(("reuse", "new", "names"), [(0, 2, 2), (1, 1, 2), (2, 2, 4)])
-def test_C4_projector_reuse_gives_the_documented_layers(make_config, reuse, new, names):
+def test_projector_reuse_creates_the_documented_layers(make_config, reuse, new, names):
+    """C4."""
     config = make_config(model__projector__reuse=reuse, model__projector__layers=new)
     params = jax.eval_shape(build_model(config, 300).create, jax.random.key(0))
     assert sorted(params["projector"]) == [f"fc{i}" for i in range(1, names + 1)]
 
 
-def test_a_checkpoint_of_another_model_is_refused(chain, make_config, tmp_path):
+def test_a_checkpoint_of_another_model_is_rejected(chain, make_config, tmp_path):
     config = make_config(init={"": f"run:{chain['1b']}"}, model__vision__mlp_dim=40)
     with pytest.raises(UserError, match=r"'vision/.*' is \(.*\) in run:.* but \(.*\) in this config"):
         run(config, tmp_path / "run")
-    with pytest.raises(UserError, match="no parameter lies under 'visoin'"):
+    with pytest.raises(UserError, match="no parameter is under 'visoin'"):
         run(make_config(init={"visoin": f"run:{chain['1b']}"}), tmp_path / "other")
     with pytest.raises(UserError, match="has no parameter 'decoder/"):
         run(make_config(init={"decoder": f"pack:{chain['pack']}"}), tmp_path / "third")
 
 
-def test_sources_of_weights_are_parsed():
-    source = Source.parse("run:runs/a@30:vision")
-    assert (source.kind, str(source.place), source.step, source.prefix) == ("run", "runs/a", 30, "vision")
-    with pytest.raises(UserError, match="is no source"):
-        Source.parse("/somewhere")
+def test_weight_sources_are_parsed():
+    source = WeightSource.parse("run:runs/a@30:vision")
+    assert (source.kind, str(source.path), source.step, source.prefix) == ("run", "runs/a", 30, "vision")
+    with pytest.raises(UserError, match="is no weight source"):
+        WeightSource.parse("/somewhere")
 
 
-def test_an_encoder_without_pooling_head_says_what_to_set(make_config, chain, tmp_path):
-    """Stage 0 wants an attention-pool head; a tower that was made without one can be started from all the same."""
-    pack = checkpoint.load_pack(chain["pack"])
-    del pack[0]["vision"]["final"]["pool"]
-    checkpoint.save_pack(tmp_path / "headless", *pack)
+def test_an_encoder_without_pooling_head_names_the_key_to_set(make_config, chain, tmp_path):
+    """Stage 0 needs an attention-pool head; an encoder that was made without one can still be a starting point."""
+    params, about = pack.load(chain["pack"])
+    del params["vision"]["final"]["pool"]
+    pack.save(tmp_path / "headless", params, about)
     with pytest.raises(UserError, match="no attention-pool head: set model.vision.pool_head=false"):
         run(make_config(init={"vision": f"pack:{tmp_path / 'headless'}"}), tmp_path / "run")
 
 
-def test_one_source_gives_its_subtree(chain):
+def test_a_source_with_a_prefix_is_its_subtree(chain):
     with pytest.raises(UserError, match=r"nothing at 'decoder' \(it has: projector, vision\)"):
         load_params(f"pack:{chain['pack']}:decoder")
     blocks = load_params(f"pack:{chain['pack']}:vision/blocks")
     assert sorted(blocks) == ["attn", "ln1", "ln2", "mlp"]
 
 
-def test_a_rule_that_matches_nothing_is_refused(make_config, tmp_path):
-    """One letter would turn a frozen encoder into a trained one."""
+def test_a_rule_that_matches_nothing_is_rejected(make_config, tmp_path):
+    """One wrong letter would turn a frozen encoder into a trained one."""
     config = make_config(optimizer__rules=(("visio/.*", "frozen"), (".*", 1e-3)))
     with pytest.raises(
         UserError, match=r"'visio/\.\*' matches no parameter \(they are in: decoder, projector, vision\)"
@@ -201,7 +209,7 @@ def test_a_rule_that_matches_nothing_is_refused(make_config, tmp_path):
 
 
 def test_the_schedule_of_a_plain_number_needs_no_device():
-    """A device would answer only after the steps that it has queued."""
+    """A device would answer only after the steps in its queue."""
     for kind in ("cosine", "constant"):
         curve = schedule.multiplier({"warmup_ratio": 0.1, "schedule": kind}, 50)
         for step in range(51):
@@ -210,24 +218,23 @@ def test_the_schedule_of_a_plain_number_needs_no_device():
 
 
 def test_a_step_is_read_after_the_next_one_is_queued(make_config, tmp_path, monkeypatch):
-    """Also where every step is logged: only the steps that save, or end the run, are waited for at once."""
-    queued, read_at = [], {}
-    place, account = loop.place_batch, loop._Run._account
+    """Also where every step is logged: only steps that save, or end the run, are waited for at once."""
+    queued, queued_at_log = [], {}
+    place, write = loop.place_batch, JsonLines.write
     monkeypatch.setattr(loop, "place_batch", lambda *args: (queued.append(1), place(*args))[1])
 
-    def note(self, done, state):
-        read_at[done.step] = len(queued)
-        account(self, done, state)
+    def note(self, step, metrics):
+        queued_at_log[step] = len(queued)
+        write(self, step, metrics)
 
-    monkeypatch.setattr(loop._Run, "_account", note)
+    monkeypatch.setattr(JsonLines, "write", note)
     run(make_config(train__steps=6, train__checkpoint_every=4), tmp_path)
-    assert read_at == {0: 2, 1: 3, 2: 4, 3: 4, 4: 6, 5: 6}
-    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert queued_at_log == {1: 2, 2: 3, 3: 4, 4: 4, 5: 6, 6: 6}
 
 
 @pytest.mark.heavy
-def test_a_run_says_what_share_of_the_peak_it_uses(make_config, tmp_path, monkeypatch):
-    """MFU counts what the model needs, HFU what the program does: recomputation and padding too."""
+def test_a_run_logs_its_share_of_the_peak_flops(make_config, tmp_path, monkeypatch):
+    """MFU counts the FLOPs of the model, HFU those of the program: with recomputation and padding."""
     monkeypatch.setattr(speed, "peak_flops", lambda kind: 1e12)
     lines = {}
     for remat in ("none", "full"):
@@ -238,20 +245,21 @@ def test_a_run_says_what_share_of_the_peak_it_uses(make_config, tmp_path, monkey
     assert 1 < share["none"] < share["full"]
 
 
-def test_a_step_is_compiled_once_per_shape_and_says_so(make_config, tmp_path, caplog):
-    with caplog.at_level("INFO", logger="pivot_jax.train.loop"):
+def test_a_step_is_compiled_once_per_shape_and_logged(make_config, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="pivot_jax.train.program"):
         run(make_config(train__steps=5), tmp_path)
-    said = [record.getMessage() for record in caplog.records if "compiled" in record.getMessage()]
-    assert len(said) == 1 and said[0].startswith("step 1: compiled for 8 rows of ")
+    logged = [record.getMessage() for record in caplog.records if "compiled" in record.getMessage()]
+    assert len(logged) == 1 and logged[0].startswith("step 1: compiled for 8 rows of ")
 
 
-def test_a_second_program_of_a_shape_is_a_warning(caplog):
+def test_compiling_the_same_shapes_again_is_a_warning(caplog):
+    """Here because the state's type changes; the shapes of the batch do not."""
     batch = tiny.pairs(2)
-    counting = SimpleNamespace(step=0, programs=0, compiled=set())
-    with caplog.at_level("INFO", logger="pivot_jax.train.loop"):
-        for programs in (1, 1, 2):
-            loop._Run._note_program(counting, SimpleNamespace(_cache_size=lambda n=programs: n), batch)
+    program = Program(jax.jit(lambda state, batch, reference: (state, {"tokens": batch.tokens.sum()})), done=3)
+    with caplog.at_level("INFO", logger="pivot_jax.train.program"):
+        for state in (jnp.float32(0), jnp.float32(1), jnp.int32(0)):
+            program(state, batch, None)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("INFO", "step 1: compiled for 2 rows of 24 tokens"),
-        ("WARNING", "step 1: compiled again for 2 rows of 24 tokens"),
+        ("INFO", "step 4: compiled for 2 rows of 24 tokens"),
+        ("WARNING", "step 6: compiled again for 2 rows of 24 tokens"),
     ]

@@ -1,0 +1,57 @@
+"""Stopping a run by SIGTERM or Ctrl-C: the state is saved, and the same command resumes it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+ASK_EVERY = 10  # steps; over several processes the question costs a collective
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after it had saved a checkpoint; the same command resumes it."""
+
+    def __init__(self, step: int, signum: int):
+        super().__init__(f"stopped at step {step}; checkpoint saved, run the same command again to continue")
+        self.step, self.signum = step, signum
+
+
+class StopSignals:
+    """While entered, SIGTERM and SIGINT set a flag for the loop, which saves and stops, instead of ending the process.
+
+    A second Ctrl-C raises KeyboardInterrupt at once.
+    """
+
+    def __enter__(self) -> StopSignals:
+        self.received = 0
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the checkpoint
+        self.received = number
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agreed(self, step: int) -> bool:
+        """Whether to stop after ``step``; every process gets the same answer.
+
+        With several processes this is a collective every :data:`ASK_EVERY` steps, so each process calls it exactly
+        once per step. In between the answer is False.
+        """
+        if jax.process_count() == 1:
+            return bool(self.received)
+        if step % ASK_EVERY:
+            return False
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(self.received)))))
