@@ -23,7 +23,7 @@ class RowSize:
       images: slots of images (tiles, where images are split into tiles).
       tokens: tokens of the sequence, image tokens included.
       targets: scored targets.
-      patches: patches of an image, for variable-resolution encoders; 0: as many as a list has room for.
+      patches: patches of an image, for variable-resolution encoders; 0: a full list.
     """
 
     images: float

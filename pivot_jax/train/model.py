@@ -87,7 +87,7 @@ def step_flops(
 
     Args:
       loader_shape: mean tokens and mean scored targets of a row.
-      patches: mean patches of an image slot; 0: as many as a list has room for (variable-resolution encoders).
+      patches: mean patches of an image slot; 0: a full list (variable-resolution encoders).
       trained: parts ("vision", "projector", "decoder") that get gradients.
       adapted: parts of which only a LoRA adapter gets gradients.
     """
