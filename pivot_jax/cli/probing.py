@@ -60,7 +60,7 @@ def segment(args: argparse.Namespace, overrides: Overrides) -> None:
     for split in ("train", "val", "test"):
         files = splits[split]
         arrays += [_features(encoder, args.features, files.images, "none", split)]
-        arrays += [folders.masks(files.labels, encoder.module.config.vision.image_size)]  # type: ignore[arg-type]
+        arrays += [folders.masks(files.labels, encoder.geometry.size)]  # type: ignore[arg-type]
     found = probe.probe(*arrays, classes=classes, head=args.head, seeds=tuple(range(args.seeds)), ignore=args.ignore)
     print(f"{args.encoder}, {args.features} features: {len(splits['test'])} test images, {args.seeds} seeds")
     _line("mean IoU", found.miou, found.interval)

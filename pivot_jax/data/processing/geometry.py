@@ -54,6 +54,7 @@ class Geometry(Protocol):
       features: features that the encoder returns for one array.
       arrays: arrays of one image.
       fixed: whether every image takes the same number of tokens, whatever its size.
+      size: pixels of a square's side; 0 for patch lists, whose images keep their own size.
     """
 
     @property
@@ -67,6 +68,9 @@ class Geometry(Protocol):
 
     @property
     def fixed(self) -> bool: ...
+
+    @property
+    def size(self) -> int: ...
 
     def token_grid(self, reference: Any) -> tuple[int, int]:
         """Rows and columns of an image's tokens. Raises UserError where the image's size cannot be read."""

@@ -45,6 +45,7 @@ class Patches:
     window: int = 0
     arrays: int = 1
     fixed: bool = False
+    size: int = 0
 
     @property
     def rule(self) -> Preset:
