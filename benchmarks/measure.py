@@ -138,10 +138,9 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.content, indent=1) + "\n")
-        part.replace(self.path)
+        from pivot_jax import files  # the path was set above
+
+        files.write_text(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
 def machine(device: str) -> dict[str, Any]:

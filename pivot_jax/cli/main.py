@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno in DISK_ERRORS:
             where = f"{error.filename}: " if error.filename else ""
             reason = IN_THE_WAY if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
-            mend = f"; {files.MEND}" if error.errno in files.FULL else ""
-            return say(f"pivot-jax {args.command}: {where}{reason}{mend}", 1)
+            fix = f"; {files.FIX}" if error.errno in files.FULL else ""
+            return say(f"pivot-jax {args.command}: {where}{reason}{fix}", 1)
         raise
 
 

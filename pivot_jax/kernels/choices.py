@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pivot_jax import files
 from pivot_jax.kernels.tuned import Case
 
 FILE = Path(__file__).with_name("choices.json")
@@ -50,7 +51,7 @@ def write(kind: str, fastest: dict[tuple[int, bool, str, str], str], file: Path 
         f"{json.dumps(name)}: [\n " + ",\n ".join(json.dumps(x) for x in rows) + "\n]"
         for name, rows in sorted(({**read(file), kind: entries}).items())
     ]
-    file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    files.write_text(file, "{\n" + ",\n".join(lines) + "\n}\n")
     read.cache_clear()
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from pivot_jax import files
 from pivot_jax.errors import UserError
 
 
@@ -62,10 +63,7 @@ def record(kind: str, backend: str, case: Case, entry: dict[str, Any]) -> None:
     file = place()
     table = read(file)
     table.setdefault(kind, {}).setdefault(backend, {})[str(case)] = entry | {"jax": jax.__version__}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    written = file.with_suffix(".part")
-    written.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    written.replace(file)
+    files.write_text(file, json.dumps(table, indent=1, sort_keys=True) + "\n")
     _table.cache_clear()
 
 

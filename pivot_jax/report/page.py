@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pivot_jax import files
 from pivot_jax.report import format as text
 from pivot_jax.report.content import Cards, Column, Fact, Figure, Grid, Listing, Report, Table, Value
 from pivot_jax.report.plots import data_uri
@@ -18,12 +18,13 @@ KINDS = {Table: "table", Figure: "figure", Cards: "cards", Grid: "grid", Listing
 
 
 def write(report: Report, path: str | Path) -> Path:
-    """Writes the page; the file appears whole or not at all."""
+    """Writes the page and returns its path.
+
+    Raises:
+      UserError: it could not be written.
+    """
     out = Path(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(out.name + ".part")
-    draft.write_text(render(report), encoding="utf-8")
-    os.replace(draft, out)
+    files.write_text(out, render(report))
     return out
 
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pivot_jax.errors import UserError
 from pivot_jax.eval.statistics import Interval
 
 SERIES = 7  # distinct series colours; --s0 ... --s6 in the page
@@ -57,26 +54,6 @@ _STYLE: Any = {
 }
 
 Rows = Sequence[Mapping[str, Any]]
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a run's ``metrics.jsonl``; of a step that was logged twice (resumed run) the later row counts.
-
-    Raises:
-      UserError: no such file.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"no metrics at {file}; has the run started?")
-    by_step: dict[int, dict[str, Any]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that a kill cut in half
-        if isinstance(row, dict) and "step" in row:
-            by_step[int(row["step"])] = {**by_step.get(int(row["step"]), {}), **row}
-    return [by_step[step] for step in sorted(by_step)]
 
 
 def training_curves(

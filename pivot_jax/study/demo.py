@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pivot_jax import files
 from pivot_jax.errors import UserError
 from pivot_jax.study.settings import Study
 from pivot_jax.study.watch import Watch
@@ -171,5 +172,5 @@ def _total_seconds(study: Study, seconds: float) -> float:
     """Wall time over all calls that worked on this study."""
     path = study.root / "seconds.json"
     before = json.loads(path.read_text()) if path.exists() else 0.0
-    path.write_text(json.dumps(before + seconds))
+    files.write_text(path, json.dumps(before + seconds))
     return before + seconds

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pivot_jax import files
 from pivot_jax.data import scenes
 from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.data.processing.tokenizer import load_tokenizer
@@ -92,8 +93,6 @@ def probes(study: Study, seed: int, arm: str) -> dict[str, Any]:
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Named arrays as one file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part.npz")
-    np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
-    draft.rename(path)
+    """Writes named arrays as one ``.npz`` file."""
+    with files.whole(path) as partial:
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]

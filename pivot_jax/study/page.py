@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pivot_jax import files
 from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import gradmap
@@ -33,6 +34,7 @@ from pivot_jax.report.content import (
 from pivot_jax.study.collect import COMPARISONS, Results
 from pivot_jax.study.maps import MAPS
 from pivot_jax.study.settings import ARMS, RUN_OF_ARM, STAGES, Study
+from pivot_jax.train.metrics import read as read_metrics
 
 SHOWN = 8  # example questions and gradient maps on the page
 GENERATED, RANKED = "answers (generated)", "answers (options ranked)"
@@ -63,7 +65,7 @@ def write_report(study: Study, seconds: float) -> Path:
         ),
         provenance=_provenance(study),
     )
-    (study.root / "results.json").write_text(json.dumps(_numbers(results, measured), indent=1, sort_keys=True))
+    files.write_text(study.root / "results.json", json.dumps(_numbers(results, measured), indent=1, sort_keys=True))
     return page.write(report, study.root / "report.html")
 
 
@@ -294,7 +296,7 @@ def _costs(results: Results, seconds: float) -> Section:
 
 
 def _metrics(results: Results, stage: str) -> list[list[dict]]:
-    return [plots.read_metrics(results.study.folder(seed) / stage / "metrics.jsonl") for seed in results.seeds]
+    return [read_metrics(results.study.folder(seed) / stage / "metrics.jsonl") for seed in results.seeds]
 
 
 def _numbers(results: Results, measured: dict[str, dict[str, Interval]]) -> dict[str, object]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pivot_jax
 from pivot_jax import config as configs
+from pivot_jax import files
 from pivot_jax.config.load import read_file
 from pivot_jax.data.scenes import World
 from pivot_jax.errors import UserError
@@ -117,5 +118,4 @@ class Study:
         path, text = self.root / "study.json", self.describe()
         if path.exists() and path.read_text() != text:
             raise UserError(f"{self.root} holds a study with other settings; take another --workdir or delete it")
-        self.root.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        files.write_text(path, text)

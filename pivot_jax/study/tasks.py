@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pivot_jax import files
 from pivot_jax.study.settings import ARMS, RUN_OF_ARM, STAGES, Study
 
 # Seconds of each task on one core of the machine where the demo was sized; they only weigh the progress bar.
@@ -81,7 +82,4 @@ def perform(study: Study, seed: int) -> None:
         started = time.perf_counter()
         kept = task.work()
         kept.setdefault("seconds", time.perf_counter() - started)
-        done.parent.mkdir(parents=True, exist_ok=True)
-        draft = done.with_suffix(".part")
-        draft.write_text(json.dumps(kept, indent=1))
-        draft.rename(done)
+        files.write_text(done, json.dumps(kept, indent=1))

@@ -107,7 +107,7 @@ class _disk_errors:
             left = f"complete checkpoints: {', '.join(map(str, steps))}" if steps else "none before it"
             raise UserError(
                 f"checkpoint {self.step} could not be written to {self.folder}: {reason(error)}; {left}. "
-                f"{files.MEND.capitalize()}"
+                f"{files.FIX.capitalize()}"
             ) from error
 
 
@@ -226,7 +226,7 @@ def save_pack(folder: Path, params: dict[str, Any], about: dict[str, Any]) -> No
             with ocp.StandardCheckpointer() as writer:
                 writer.save((partial / "params").absolute(), params)
         except ValueError as error:  # what orbax makes of a failed write
-            raise UserError(f"{folder} could not be written: {reason(error)}; {files.MEND}") from error
+            raise UserError(f"{folder} could not be written: {reason(error)}; {files.FIX}") from error
         (partial / "pack.json").write_text(json.dumps(about, indent=1, sort_keys=True))
 
 

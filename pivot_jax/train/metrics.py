@@ -14,6 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from pivot_jax import files
+from pivot_jax.errors import UserError
 
 
 class Window:
@@ -104,7 +105,13 @@ class Board:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Lines of a ``metrics.jsonl``; a last line that a killed run left unfinished is left out."""
+    """Lines of a ``metrics.jsonl``, without the unfinished last line of a killed run.
+
+    Raises:
+      UserError: no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"no metrics at {path}; has the run started?")
     lines = []
     for text in path.read_text().splitlines():
         try:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import html.parser
 import io
-import json
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pivot_jax.errors import UserError
 from pivot_jax.eval.statistics import Interval
 from pivot_jax.report import format as text
 from pivot_jax.report import page, plots, tables
@@ -174,15 +172,6 @@ def test_curves_skip_what_no_run_has_and_say_when_nothing_is_left():
     assert ">loss<" in chart and "rewards" not in chart
     with pytest.raises(ValueError, match="no run has any of the metrics rewards/margins"):
         plots.training_curves({"SFT": [metric_rows(0, 0)]}, ("rewards/margins",))
-
-
-def test_metrics_of_a_resumed_run(tmp_path):
-    file = tmp_path / "metrics.jsonl"
-    rows = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 9.0}, {"step": 2, "loss": 2.0}, {"step": 3, "eval_loss": 1.0}]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4, "lo')
-    assert [row.get("loss") for row in plots.read_metrics(file)] == [3.0, 2.0, None]
-    with pytest.raises(UserError, match="has the run started"):
-        plots.read_metrics(tmp_path / "none.jsonl")
 
 
 def test_pictures_survive_as_they_are():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pivot_jax import files
 from pivot_jax.data.example import Example
 from pivot_jax.data.loading.workers import RowReader, Workers
 from pivot_jax.data.processing.batch import EncodedRow
@@ -134,7 +134,6 @@ def read_index(
         return stored, store
     index = build_index(source, workers, store.keep)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _save(index, path)
     elif len(source) < STORE_FROM:
         _RECENT[key] = index, store
@@ -144,10 +143,10 @@ def read_index(
 
 
 def _save(index: Index, path: Path) -> None:
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
     arrays = {"source_rows": index.source_rows, "lengths": index.lengths, "targets": index.targets}
-    np.savez(partial, allow_pickle=False, bad=np.asarray(json.dumps(index.bad)), cut=np.asarray(index.cut), **arrays)
-    partial.replace(path)  # a killed process leaves no half index behind
+    bad, cut = np.asarray(json.dumps(index.bad)), np.asarray(index.cut)
+    with files.whole(path) as partial:
+        np.savez(partial, allow_pickle=False, bad=bad, cut=cut, **arrays)
 
 
 def _load(path: Path) -> Index:

@@ -25,6 +25,7 @@ from pivot_jax.kernels.gpu.mosaic_backward import backward
 from pivot_jax.kernels.gpu.mosaic_forward import forward
 from pivot_jax.kernels.gpu.mosaic_tile import TILE, Spec
 from pivot_jax.kernels.target import platform
+from pivot_jax.shapes import round_up
 
 Array = jax.Array
 HOPPER = "9.0"  # compute capability
@@ -48,7 +49,7 @@ def attention_gpu(
     _check(q, k, v, scale, target)
     b, n, _, c = q.shape
     m = k.shape[1]
-    padded_n, padded_m = _up(n, TILE), _up(m, TILE)
+    padded_n, padded_m = round_up(n, TILE), round_up(m, TILE)
     mask = "branches" if masks[2] is not None else "segments" if masks[0] is not None else "keys"
     if mask == "keys" and (padded_m == m or causal):
         mask = "none"  # causal: padded keys stand behind every query that counts
@@ -99,7 +100,3 @@ def _check(q: Array, k: Array, v: Array, scale: float, target: str) -> None:
 
 def _pad(x: Array, length: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0), (0, WIDTHS[x.shape[3]] - x.shape[3])))
-
-
-def _up(x: int, step: int) -> int:
-    return -(-x // step) * step
