@@ -1,7 +1,7 @@
 """Features of an encoder over a set of images, batched and compiled once.
 
 An *encoder* here is a function ``encode(params, images[b, H, W, 3]) -> patch features [b, p, d]``. ``vit_encoder`` and
-``projector_encoder`` make one of an MLLM: the ViT alone, or the ViT and what the decoder would see of it.
+``projector_encoder`` make one of an MLLM: the ViT alone, or the ViT with the projector.
 Letters: n images, b batch, p patches, d width.
 """
 
@@ -32,7 +32,7 @@ class Images(Protocol):
 
 
 def vit_encoder(mllm: MLLM) -> Encoder:
-    """Patch features of the ViT alone, as the projector takes them."""
+    """Patch features of the ViT alone, the projector's input."""
     return partial(_vit, mllm)
 
 
@@ -42,7 +42,7 @@ def projector_encoder(mllm: MLLM) -> Encoder:
 
 
 def blocks_encoder(mllm: MLLM) -> Encoder:
-    """Mean over patches after each block that is computed: [b, blocks, d]; extract with ``pool="none"``."""
+    """Mean over patches after each computed block: [b, blocks, d]; extract with ``pool="none"``."""
     return partial(_blocks, mllm)
 
 
@@ -74,8 +74,8 @@ def extract(
     """Features of every image, in order.
 
     Args:
-      images: uint8 [n, H, W, 3], or a sequence that gives one such image per index (read batch by batch, so that a
-        large set need not be in memory).
+      images: uint8 [n, H, W, 3], or a sequence of such images, read batch by batch, so that a large set need not
+        be in memory.
       pool: "mean" over patch tokens, or "none" for every patch.
       l2: scale each feature vector to length 1 (after pooling).
 
@@ -83,7 +83,7 @@ def extract(
       float32 [n, d], or [n, p, d] without pooling.
     """
     if pool not in POOLS:
-        raise ValueError(f"pool '{pool}' is unknown; there are {', '.join(POOLS)}")
+        raise ValueError(f"pool '{pool}' is unknown; choose one of {', '.join(POOLS)}")
     total = len(images)
     if total == 0:
         raise ValueError("no images to extract features from")
@@ -93,9 +93,9 @@ def extract(
         for start in range(0, total, size):
             stop = min(start + size, total)
             chunk = np.asarray(images[start:stop] if isinstance(images, np.ndarray) else _stacked(images, start, stop))
-            # The last batch is filled up with its last image, so that one compiled program serves all.
-            filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
-            out.append(np.asarray(_features(encode, pool, l2, params, filled))[: len(chunk)])
+            # The last batch is padded with its last image, so that one compiled program serves all batches.
+            padded = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), 0)])
+            out.append(np.asarray(_features(encode, pool, l2, params, padded))[: len(chunk)])
             advance(len(chunk))
     return np.concatenate(out)
 

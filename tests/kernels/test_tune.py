@@ -112,4 +112,4 @@ def test_a_spoilt_table_is_named(table):
 
 def test_the_command_refuses_a_cpu(capsys):
     assert main(["tune", "--shape", LM]) == 1
-    assert "the device here is a cpu" in capsys.readouterr().err
+    assert "this machine's device is a cpu" in capsys.readouterr().err
