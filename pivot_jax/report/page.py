@@ -13,7 +13,7 @@ from pivot_jax.report import format as text
 from pivot_jax.report.content import Cards, Column, Fact, Figure, Grid, Listing, Report, Table, Value
 from pivot_jax.report.plots import data_uri
 
-THUMBNAIL = 160  # pixels; smaller pictures are enlarged to at least this
+THUMBNAIL = 160  # pixels; smaller images are enlarged to at least this
 KINDS = {Table: "table", Figure: "figure", Cards: "cards", Grid: "grid", Listing: "listing", str: "prose"}
 
 
@@ -46,8 +46,8 @@ def _template() -> Any:
         "cell": _cell,
         "fact": lambda fact: _cell(fact.value, fact),
         "heading_unit": lambda column: text.shown_unit(column.unit, column.signed),
-        "picture": lambda image: data_uri(image, least=THUMBNAIL),
-        "svg": Markup,  # made by plots, which escapes what it is given
+        "data_uri": lambda image: data_uri(image, least=THUMBNAIL),
+        "svg": Markup,  # from plots, which escapes its text
         "tone": _tone,
     }
     return environment.from_string((resources.files("pivot_jax.report") / "page.html.jinja").read_text("utf-8"))
@@ -59,7 +59,7 @@ def _cell(value: Value, like: Column | Fact) -> dict[str, str]:
 
 
 def _tone(value: Value, column: Column) -> str:
-    """A difference whose interval leaves zero out is set off, in words too (see the page's legend)."""
+    """ "up" or "down" for a difference with an interval that excludes zero, else ""."""
     from pivot_jax.eval.statistics import Interval
 
     if not column.signed or not isinstance(value, Interval) or not value.excludes_zero:

@@ -1,4 +1,4 @@
-"""What the demo measures of one seed's models: answers, implicit rewards on pairs, probes of the encoders."""
+"""The demo's measurements of one seed's models: answers, implicit rewards on pairs, probes of the encoders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pivot_jax.train.open import OpenRun, open_encoder, open_run
 
 
 def answers(study: Study, seed: int, run: str, blank: bool) -> dict[str, Any]:
-    """Answers to the test questions, into ``answers/RUN.jsonl``; ``blank`` shows no picture."""
+    """Answers to the test questions, in ``answers/RUN.jsonl``; ``blank`` replaces the images by grey ones."""
     model = open_run(study.folder(seed) / run)
     name = f"{run}_blank" if blank else run
     out = study.folder(seed) / "answers" / f"{name}.jsonl"
@@ -38,7 +38,7 @@ def answers(study: Study, seed: int, run: str, blank: bool) -> dict[str, Any]:
 
 
 def pairs(study: Study, seed: int, arm: str) -> dict[str, Any]:
-    """β-scaled log-ratios of an arm to stage 1b on training and on unseen pairs, into ``pairs/ARM.npz``."""
+    """β-scaled log-ratios of an arm to stage 1b on training and unseen pairs, in ``pairs/ARM.npz``."""
     reference, policy = (open_run(study.folder(seed) / RUN_OF_ARM[name]) for name in ("stage1", arm))
     beta = study.config("dpo", seed).objective.beta
     rewards = {split: beta * (_logps(study, policy, split) - _logps(study, reference, split))
@@ -63,7 +63,7 @@ def _logps(study: Study, model: OpenRun, split: str) -> np.ndarray:
 
 
 def probes(study: Study, seed: int, arm: str) -> dict[str, Any]:
-    """Classification (encoder, encoder and projector) and segmentation of an arm's encoder, into ``probes/ARM.npz``."""
+    """Classification (encoder, encoder and projector) and segmentation of an arm's encoder, in ``probes/ARM.npz``."""
     encoder = open_encoder(f"pack:{study.folder(seed) / f'pack_{arm}'}")
     world = study.settings.world
     parts = {name: scenes.probe_split(study.data, f"probe_{name}", world) for name in ("train", "val", "test")}
