@@ -218,9 +218,11 @@ def _jax_splash(q, k, v, *, case, ids):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+    from pivot_jax.shapes import round_up
+
     if case.mask == "branches":
         raise ValueError("does not support branches")
-    padded = -(-case.n // 128) * 128  # it supports no other lengths; segment ids mask the rest
+    padded = round_up(case.n, 128)  # it supports no other lengths; segment ids mask the rest
     segments = jnp.ones((case.rows, case.n), jnp.int32) if ids[0] is None else ids[0]
     segments = jnp.pad(segments, ((0, 0), (0, padded - case.n)))
     one = masks.CausalMask((padded, padded)) if case.causal else masks.FullMask((padded, padded))

@@ -135,10 +135,11 @@ def splash(shape: tuple[int, int, int, int, bool, str]) -> tuple[Any, tuple[Any,
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     from pivot_jax.kernels.tpu.attention import choose_tiles
+    from pivot_jax.shapes import round_up
 
     n, h, _, c, causal, _ = shape
-    n = -(-n // 128) * 128
-    side = -(-choose_tiles(n, n).both.keys // 128) * 128
+    n = round_up(n, 128)
+    side = round_up(choose_tiles(n, n).both.keys, 128)
     names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
     sizes = kernel.BlockSizes(**dict.fromkeys((*names, "block_q_dq", "block_kv_dq"), side))
     mask = masks.MultiHeadMask([masks.CausalMask((n, n)) if causal else masks.FullMask((n, n))] * h)

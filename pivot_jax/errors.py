@@ -1,17 +1,17 @@
-"""Errors that are the input's fault, not the code's."""
+"""Errors caused by the input, not by a bug."""
 
 from typing import Any
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line: what is wrong, where (file, row id, key), and the mend.
+    """Bad input. The message is one line: what is wrong, where (file, row id, key), and the fix.
 
-    The command line prints it and exits with 1; a traceback is for a bug.
+    The command line prints it and exits with 1. A traceback means a bug.
     """
 
 
 class RowError(UserError):
-    """One bad data row. The loader counts it, writes it to ``skipped.jsonl`` and goes on."""
+    """One bad data row. The loader counts it, writes it to ``skipped.jsonl`` and continues."""
 
     def __init__(self, row_id: str, reason: str):
         super().__init__(f"row '{row_id}': {reason}")
@@ -19,4 +19,4 @@ class RowError(UserError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RowError, (self.row_id, self.reason)  # it comes back from worker processes
+        return RowError, (self.row_id, self.reason)  # it is pickled in worker processes

@@ -1,7 +1,7 @@
 """Atomic writes: a file or folder is written completely or not at all, whatever kills the process or fills the disk.
 
-A folder that is replaced must hold only what was written here before. :data:`MARKER` in it lists those files, so that
-nothing of the user's is ever deleted.
+A folder is replaced only if it holds nothing but files that we wrote. :data:`MARKER` in it lists them, so no file of
+the user's is ever deleted.
 """
 
 from __future__ import annotations
@@ -19,51 +19,61 @@ from pathlib import Path
 from pivot_jax.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-MEND = "free disk space and run the same command again"
+FIX = "free disk space and run the same command again"
 MARKER = ".pivot-jax.json"  # in a folder: the files that a command wrote there
 _HASHED = 16 << 20  # bytes; larger files are recognised by their size alone
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; what was written there takes ``path``'s place at the end.
+    """A temporary path to write to. It replaces ``path`` when the block ends without an error.
+
+    The folder is created if it is missing. A device, such as ``/dev/stdout``, is written to directly.
 
     Raises:
-      UserError: it could not be written; ``path`` is then as it was.
+      UserError: it could not be written. ``path`` is then unchanged.
     """
-    # The same suffix, because np.savez appends its own to any other; the id keeps two processes apart.
+    if _is_device(path):
+        yield path
+        return
+    # Several processes may write the same file. The ending stays, because np.savez adds its own to any other.
     partial = path.with_name(f"{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
     except OSError as error:
         raise not_written(path, error) from error
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink()
+            partial.unlink(missing_ok=True)
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and (not path.is_file() or path.is_relative_to("/dev"))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Puts ``text`` in the file's place. Raises as :func:`whole`."""
+    """Replaces the file's content with ``text``. Raises as :func:`whole`."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def not_written(path: Path, error: OSError) -> UserError:
-    """One line for a failed write."""
-    mend = f"; {MEND}" if error.errno in FULL else ""
-    return UserError(f"{path} could not be written ({error.strerror or error}){mend}")
+    """The one-line error for a failed write."""
+    fix = f"; {FIX}" if error.errno in FULL else ""
+    return UserError(f"{path} could not be written ({error.strerror or error}){fix}")
 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that takes its place when the block ends without an error.
+    """A temporary folder to write to. It replaces ``folder`` when the block ends without an error.
 
     Args:
-      overwrite: an earlier folder may be replaced, if it holds only what was written there by this function.
+      overwrite: an earlier folder may be replaced if it holds only files that this function wrote.
 
     Raises:
-      UserError: as :func:`check_folder`, or the folder could not be written. ``folder`` is then as it was.
+      UserError: as :func:`check_folder`, or the folder could not be written. ``folder`` is then unchanged.
     """
     check_folder(folder, overwrite=overwrite)
     partial = None
@@ -73,7 +83,7 @@ def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         yield partial
         _mark(partial)
         partial.chmod(0o755)
-        _take_place(partial, folder)
+        _replace(partial, folder)
     except OSError as error:
         raise not_written(folder, error) from error
     finally:
@@ -82,7 +92,7 @@ def whole_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Raises UserError where :func:`whole_folder` may not write: a file, or a folder that holds anything else."""
+    """Raises UserError where :func:`whole_folder` may not write: a file, or a folder with any other content."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; choose another folder")
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -103,7 +113,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def _files_in(folder: Path) -> list[tuple[str, Path]]:
-    """(name below the folder, path) of everything in it but the marker; an empty folder counts as an entry."""
+    """(relative name, path) of everything in the folder except the marker. An empty folder counts as an entry."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir() or _is_empty(path)]
     return [(name, path) for path in found if (name := path.relative_to(folder).as_posix()) != MARKER]
 
@@ -113,7 +123,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _recognise(path: Path) -> str:
-    """Size and, of small files, content; "folder" for an empty one. A link is never one of ours."""
+    """A file's size and, if it is small, its hash; "folder" for an empty folder. We never write links."""
     if path.is_symlink():
         return "link"
     if path.is_dir():
@@ -128,14 +138,14 @@ def _mark(folder: Path) -> None:
 
 
 def _written(folder: Path) -> dict[str, str] | None:
-    """What the folder's marker lists; None without a marker that can be read."""
+    """The files that the folder's marker lists; None without a readable marker."""
     try:
         return dict(json.loads((folder / MARKER).read_text(encoding="utf-8"))["written"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _take_place(new: Path, folder: Path) -> None:
+def _replace(new: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(new, folder)
         return

@@ -3,7 +3,7 @@
 A rule list is ``[(regex, value), ...]``. A parameter's path is its keys joined with ``/``
 (``"vision/blocks/attn/q/kernel"``). The first rule whose regex matches the *whole* path gives the
 value; a path that no rule matches is an error. Freezing, learning rates, weight decay and sharding
-all use this grammar, so that a reader learns it once.
+all use this grammar.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Rules = Sequence[tuple[str, Any]]
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dict → ``{"a/b/c": leaf}``; the order of keys is kept."""
+    """Nested dict → ``{"a/b/c": leaf}``, in the same order."""
     return traverse_util.flatten_dict(tree, sep="/")
 
 
@@ -43,7 +43,7 @@ def match(rules: Rules, path: str, what: str = "rules") -> Any:
 
 
 def map_rules(rules: Rules, tree: Mapping[str, Any], what: str = "rules") -> dict[str, Any]:
-    """Tree of the same structure whose leaves are the rules' values."""
+    """Tree of the same structure with the rules' values as leaves."""
     return unflatten({path: match(rules, path, what) for path in flatten(tree)})
 
 
@@ -51,7 +51,7 @@ def select(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Subtree at ``prefix`` ("" is the whole tree).
 
     Raises:
-      KeyError: there is nothing at ``prefix``; the message lists what is there.
+      KeyError: nothing at ``prefix``; the message lists the keys that exist.
     """
     node: Any = tree
     for key in filter(None, prefix.split("/")):

@@ -28,7 +28,7 @@ def usage_error(*argv: str) -> int:
 
 
 def test_help_comes_fast_and_without_jax():
-    """Under a second in a process of its own: CPU time, so that a busy machine does not fail it."""
+    """Under a second of CPU time in its own process; wall time would depend on the machine's load."""
     code = (
         "import sys, time\nfrom pivot_jax.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit as stop: code = stop.code\n"
@@ -56,12 +56,12 @@ def documented_commands() -> list[str]:
 
 @pytest.mark.parametrize("command", documented_commands())
 def test_documented_commands_parse(command, monkeypatch):
-    """Every command in the pages is one that the program takes; its config loads with its overrides."""
+    """Every command in the pages parses, and its config loads with its overrides."""
     monkeypatch.chdir(ROOT)
     parser = arguments.build_parser("0")
     args, overrides = arguments.parse(parser, shlex.split(command)[1:])
-    made_before = "runs/"  # a run's own config, which a command above it makes
-    if getattr(args, "config", None) and not args.config.startswith(made_before):
+    of_a_run = "runs/"  # written by an earlier command of the page
+    if getattr(args, "config", None) and not args.config.startswith(of_a_run):
         config.load(args.config, overrides)
 
 
@@ -75,7 +75,7 @@ def test_wrong_usage_is_two(capsys):
     assert usage_error("demo", "--config.seed=3") == 2
     assert "takes no config keys" in capsys.readouterr().err
     assert usage_error("export-hf", "--workdir", "w", "--out", "o", "--drop-last") == 2
-    assert "--drop-last does nothing for --what model" in capsys.readouterr().err
+    assert "--drop-last has no effect on --what model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("bad", ["0", "-1", "nan", "1.5", "²", "99999999999999999999"])

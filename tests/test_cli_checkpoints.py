@@ -1,4 +1,4 @@
-"""Checkpoints on the command line: what is damaged is refused in one line before anything is written; inspect."""
+"""Checkpoints on the command line: a damaged one is a one-line error before anything is written; inspect."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(*argv: object) -> int:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A LLaVA in shards with its tokenizer, and a config of the same dimensions whose data do not exist."""
+    """A LLaVA in shards with its tokenizer, and a config of the same dimensions with missing data."""
     root = tmp_path_factory.mktemp("checkpoints")
     tokenizer = load_tokenizer(train_bpe(["what colour is it? red"], 270, root / "tokenizer"))
     mllm, params = tiny_mllm(len(tokenizer))
@@ -120,7 +120,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("command", ["import-hf", "train", "inspect"])
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
-def test_a_damaged_folder_is_refused_before_anything_is_written(world, tmp_path, capsys, damage, command):
+def test_a_damaged_folder_is_an_error_before_anything_is_written(world, tmp_path, capsys, damage, command):
     folder, out = tmp_path / "hf", tmp_path / "out"
     shutil.copytree(world / "hf", folder)
     damage(folder)
@@ -165,11 +165,11 @@ def test_a_tokenizer_of_another_vocabulary(world, tmp_path, capsys, command):
         raw = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**raw, "image_token_index": 390}))
         assert run(command, *argv) == 1
-        assert "puts pictures at token 390, which the tokenizer of 2" in capsys.readouterr().err
+        assert "puts images at token 390, which the tokenizer of 2" in capsys.readouterr().err
         assert not out.exists()
 
 
-def test_a_tokenizer_that_is_not_there(world, tmp_path, capsys):
+def test_a_missing_tokenizer(world, tmp_path, capsys):
     folder, out = tmp_path / "hf", tmp_path / "out"
     shutil.copytree(world / "hf", folder)
     for path in folder.glob("token*"):
@@ -181,8 +181,8 @@ def test_a_tokenizer_that_is_not_there(world, tmp_path, capsys):
     assert not out.exists()
 
 
-def test_places_with_a_colon_or_an_at(world, tmp_path, capsys):
-    """A run imported from and into such folders starts from them, as its config says."""
+def test_paths_with_a_colon_or_an_at(world, tmp_path, capsys):
+    """A run imported from and into such folders starts from them."""
     folder, out = tmp_path / "m:1@2", tmp_path / "w:1@2"
     shutil.copytree(world / "hf", folder)
     assert run("import-hf", "--folder", folder, "--workdir", out) == 0
@@ -194,7 +194,7 @@ def test_places_with_a_colon_or_an_at(world, tmp_path, capsys):
 
 
 def test_an_imported_run_s_config_starts_from_its_weights(world, tmp_path, capsys):
-    """Trained further as it is, it would else start from random ones without a word."""
+    """Otherwise further training would silently start from random weights."""
     assert run("import-hf", "--folder", world / "hf", "--workdir", tmp_path / "run") == 0
     init = json.loads((tmp_path / "run" / "config.json").read_text())["init"]
     assert init == {"": f"hf:{world / 'hf'}"}
@@ -205,7 +205,7 @@ def test_an_imported_run_s_config_starts_from_its_weights(world, tmp_path, capsy
 
 
 def test_inspect(world, tmp_path, capsys):
-    """A folder, the run that it becomes, and a config with LoRA say the same shapes; nothing of the weights is read."""
+    """A folder, the run imported from it, and a config with LoRA show the same shapes."""
     assert run("import-hf", "--folder", world / "hf", "--workdir", tmp_path / "run") == 0
     capsys.readouterr()
     shapes = {path: list(x.shape) for path, x in rules.flatten(checkpoint.load_run(tmp_path / "run")).items()}
@@ -232,8 +232,8 @@ def test_inspect(world, tmp_path, capsys):
     assert "blocks" not in capsys.readouterr().out
 
 
-def test_inspect_counts_nothing_that_an_import_lacks(world, tmp_path, capsys):
-    """A tower without its last block: the run's table of what is trained has the parameters that the run has."""
+def test_inspect_counts_only_the_imported_parameters(world, tmp_path, capsys):
+    """An encoder without its final layers: the table of trained parameters counts those that the run has."""
     params = hub.load_params(world / "hf")
     del params["vision"]["final"]
     short = tmp_path / "short"
@@ -251,12 +251,12 @@ def test_inspect_counts_nothing_that_an_import_lacks(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ((), "name one thing to look at"),
-        (("{w}/tokenizer",), "is no run, no pack and no Hugging Face folder"),
+        ((), "name one thing to inspect"),
+        (("{w}/tokenizer",), "is not a run, a pack or a Hugging Face folder"),
         (("{w}/hf", "--step", "3"), "--step: only a run has checkpoints"),
         (("{w}/hf", "--config.seed=1"), "--config.seed changes a config; add --config FILE"),
     ],
 )
-def test_what_inspect_cannot_show(world, capsys, argv, message):
+def test_inspect_errors(world, capsys, argv, message):
     assert run("inspect", *(word.format(w=world) for word in argv)) == 1
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every command once, on a run of a few steps: what it prints, what it writes, and what it refuses."""
+"""Every command once, on a run of a few steps: what it prints and writes, and its errors."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def run(*argv: object) -> int:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Folder with pictures, a LLaVA file, a question file, a class folder, masks, a tokenizer and a config."""
+    """Folder with images, a LLaVA file, a question file, a class folder, masks, a tokenizer and a config."""
     root = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(0)
     rows, questions = [], []
     for index in range(12):
         name = list(COLOURS)[index % 3]
         noise = rng.integers(-20, 20, (16, 16, 3))
-        picture = Image.fromarray(np.clip(np.asarray(COLOURS[name]) + noise, 0, 255).astype(np.uint8))
+        image = Image.fromarray(np.clip(np.asarray(COLOURS[name]) + noise, 0, 255).astype(np.uint8))
         path = root / f"{index}.png"
-        picture.save(path)
+        image.save(path)
         turns = [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": f"It is {name}."}]
         rows.append({"id": str(index), "image": path.name, "conversations": turns})
         choices = list(COLOURS)
@@ -49,12 +49,12 @@ def world(tmp_path_factory):
         )  # fmt: skip
         for split in ("train", "test"):
             (root / "classes" / split / name).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.asarray(picture)[:, ::-1] if split == "test" else np.asarray(picture)).save(
+            Image.fromarray(np.asarray(image)[:, ::-1] if split == "test" else np.asarray(image)).save(
                 root / "classes" / split / name / f"{index}.png"
             )
             (root / "masks" / split).mkdir(parents=True, exist_ok=True)
             (root / "masks" / f"{split}annot").mkdir(parents=True, exist_ok=True)
-            picture.save(root / "masks" / split / f"{index}.png")
+            image.save(root / "masks" / split / f"{index}.png")
             Image.fromarray(np.full((16, 16), index % 3, np.uint8)).save(
                 root / "masks" / f"{split}annot" / f"{index}.png"
             )
@@ -93,7 +93,7 @@ def test_train_writes_and_does_not_run_twice(world, trained, capsys):
     assert len((trained / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-def test_workdir_of_another_config_is_refused(world, trained, capsys):
+def test_workdir_of_another_config_is_an_error(world, trained, capsys):
     argv = ["train", "--config", world / "tiny.py", "--workdir", trained, "--config.optimizer.clip=0.5"]
     assert run(*argv) == 1
     err = capsys.readouterr().err
@@ -122,8 +122,8 @@ def test_eval_resumes_and_score_agrees(world, trained, capsys):
     assert len(predictions.read_text().splitlines()) == 12
 
 
-def test_a_model_is_known_by_what_it_is_and_not_by_its_path(world, trained, tmp_path, monkeypatch):
-    """Another spelling or place of the same run goes on with its answers; the run trained anew does not."""
+def test_a_model_is_identified_by_its_content_and_not_by_its_path(world, trained, tmp_path, monkeypatch):
+    """Under another spelling or path the same run resumes its answers; a retrained run does not."""
     out = tmp_path / "p.jsonl"
     base = ["eval", "--benchmark", "scienceqa", "--data", world / "questions.jsonl", "--limit", 2, "--out", out]
     assert run(*base, "--workdir", trained) == 0
@@ -140,14 +140,14 @@ def test_a_model_is_known_by_what_it_is_and_not_by_its_path(world, trained, tmp_
 
 
 def test_a_checkpoint_saved_again_has_another_mark(tmp_path):
-    """Also where step and config are the same."""
+    """Even if step and config are the same."""
 
-    def save(place, value):
-        checkpoints = Checkpoints(place)
+    def save(workdir, value):
+        checkpoints = Checkpoints(workdir)
         checkpoints.save(1, {"trained": {"w": np.full(4, value, np.float32)}, "frozen": {}}, {})
         checkpoints.wait()
         checkpoints.close()
-        return content_mark(place, 1)
+        return content_mark(workdir, 1)
 
     first = save(tmp_path / "run", 0.0)
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -163,7 +163,7 @@ def test_a_checkpoint_saved_again_has_another_mark(tmp_path):
         (["--benchmark", "scienceqa", "--config.model.vision.width=8"], "only eval.* and seed can be set"),
     ],
 )
-def test_eval_refusals(world, trained, capsys, extra, says):
+def test_eval_errors(world, trained, capsys, extra, says):
     assert run("eval", "--workdir", trained, "--data", world / "questions.jsonl", *extra) == 1
     assert says in capsys.readouterr().err
 
@@ -217,22 +217,22 @@ def test_gradient_maps_of_both_losses_differ(world, trained):
     assert Image.open(world / "dpo.png").size == (384, 384)
 
 
-PICTURE = ["--image", "{world}/0.png"]
+IMAGE = ["--image", "{world}/0.png"]
 GRADMAP = ["probe", "gradmap", "--workdir", "{world}/run", "--prompt", "Q", "--answer", "A"]
 SEGMENT = ["probe", "segment", "--encoder", "pack:nowhere", "--data", "{world}/masks"]
 ALIGN = ["probe", "align", "--encoder", "run:{world}/run", "--text-features", "{world}/texts.npy"]
 GENERATE = ["generate", "--workdir", "{world}/run"]
 EVAL = ["eval", "--workdir", "{world}/run", "--benchmark"]
 TRAIN = ["train", "--config", "{world}/tiny.py", "--workdir"]
-REFUSALS = [
-    ([*GRADMAP, *PICTURE, "--out", "g.xyz"], "written as .png, .jpg, .jpeg, .webp"),
-    ([*GRADMAP, *PICTURE, "--out", "{world}"], "--out {world} is a folder; name a file"),
+ERRORS = [
+    ([*GRADMAP, *IMAGE, "--out", "g.xyz"], "written as .png, .jpg, .jpeg, .webp"),
+    ([*GRADMAP, *IMAGE, "--out", "{world}"], "--out {world} is a folder; name a file"),
     ([*GRADMAP, "--out", "g.png", "--image", "missing.png"], "--image missing.png: there is no such file"),
-    ([*GRADMAP, "--out", "g.png", "--image", "{world}/tiny.py"], "tiny.py cannot be read (not a picture"),
-    ([*GRADMAP, *PICTURE, "--out", "g.png", "--rejected", "A"], "the same as --answer"),
+    ([*GRADMAP, "--out", "g.png", "--image", "{world}/tiny.py"], "tiny.py cannot be read (not a"),
+    ([*GRADMAP, *IMAGE, "--out", "g.png", "--rejected", "A"], "the same as --answer"),
     ([*SEGMENT, "--classes", "{world}/tiny.pi"], "did you mean '{world}/tiny.py'?"),
     ([*SEGMENT, "--classes", "{world}/0.png"], "not a text file"),
-    ([*SEGMENT, "--classes", "red,green,red"], "'red' is there twice"),
+    ([*SEGMENT, "--classes", "red,green,red"], "'red' is repeated"),
     ([*SEGMENT, "--classes", "red,green", "--out", "{world}"], "is a folder; name a file"),
     ([*ALIGN, "--data", "{world}/data.json", "--k", "12"], "an item has at most 11 others"),
     ([*ALIGN, "--data", "{world}/dat.json"], "did you mean '{world}/data.json'?"),
@@ -241,21 +241,21 @@ REFUSALS = [
     (["probe", "classify", "--encoder", "run:{world}/run:x", "--data", "{world}/classes"], "leave out ':x'"),
     (["probe", "classify", "--encoder", "pack:{world}/run", "--data", "{world}/classes"], "it is a run"),
     (["probe", "classify", "--encoder", "hf:{world}/run", "--data", "{world}/classes"], "it is a run"),
-    ([*GENERATE, "--image", "{world}/tiny.py"], "give a picture, such as a PNG"),
-    ([*GENERATE, *PICTURE, *PICTURE], "give --image once"),
-    ([*GENERATE, *PICTURE, "--prompt", "<image> Q"], "leave out '<image>'"),
+    ([*GENERATE, "--image", "{world}/tiny.py"], "give an image, such as a PNG"),
+    ([*GENERATE, *IMAGE, *IMAGE], "give --image once"),
+    ([*GENERATE, *IMAGE, "--prompt", "<image> Q"], "leave out '<image>'"),
     (["generate", "--workdir", "{world}/runn"], "did you mean '{world}/run'?"),
     ([*EVAL, "scienceqa", "--data", "{world}/classes"], "holds no data.jsonl (it holds: test, train)"),
     ([*EVAL, "mathvision", "--data", "{world}/questions.jsonl", "--ranked"], "--ranked: mathvision"),
-    (["score", "--predictions", "{world}/tiny.py"], "no file of predictions"),
+    (["score", "--predictions", "{world}/tiny.py"], "not a predictions file"),
     (["score", "--predictions", "{world}"], "this is a folder"),
     ([*TRAIN, "{world}/0.png"], "is a file; name a folder"),
     ([*TRAIN, "{world}/w", "--config.data.batch_size=16"], "12 usable rows"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("argv", "says"), REFUSALS, ids=[f"{argv[0]}-{says[:30]}" for argv, says in REFUSALS])
-def test_what_was_given_is_refused_in_one_line(world, trained, capsys, argv, says):
+@pytest.mark.parametrize(("argv", "says"), ERRORS, ids=[f"{argv[0]}-{says[:30]}" for argv, says in ERRORS])
+def test_bad_input_is_one_line(world, trained, capsys, argv, says):
     np.save(world / "texts.npy", np.ones((12, 2, 8), np.float32))
     assert run(*(word.format(world=world) for word in argv)) == 1
     err = capsys.readouterr().err.splitlines()
@@ -282,8 +282,8 @@ def test_export_and_import_give_the_same_weights(world, trained, capsys):
 
 
 @pytest.mark.parametrize("system", ["", "It's {brief}."])
-def test_import_keeps_the_system_text(world, trained, tmp_path, capsys, system):
-    """Of a folder that we exported; of one whose template is no ChatML, a line says what is used instead."""
+def test_import_keeps_the_system_text(world, trained, tmp_path, caplog, system):
+    """An exported folder keeps it; with a template that is not ChatML, a warning names the text used instead."""
     run_again = tmp_path / "run"
     shutil.copytree(trained, run_again)
     config = json.loads((run_again / "config.json").read_text())
@@ -292,11 +292,10 @@ def test_import_keeps_the_system_text(world, trained, tmp_path, capsys, system):
     assert run("export-hf", "--workdir", run_again, "--out", tmp_path / "hf") == 0
     assert run("import-hf", "--folder", tmp_path / "hf", "--workdir", tmp_path / "back") == 0
     assert json.loads((tmp_path / "back" / "config.json").read_text())["tokenizer"]["system"] == system
-    assert "chat template" not in capsys.readouterr().err
+    assert "chat template" not in caplog.text
     (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages[0].content }}")
     assert run("import-hf", "--folder", tmp_path / "hf", "--workdir", tmp_path / "other") == 0
-    err = capsys.readouterr().err
-    assert "none that we render and is not taken over" in err and "'You are a helpful assistant.'" in err
+    assert "not one that we render, and is not used" in caplog.text and "'You are a helpful assistant.'" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -323,8 +322,8 @@ def test_export_of_stage_0_and_over_a_folder(world, trained, encoder_run, tmp_pa
     assert "is not empty; choose another folder, or add --overwrite" in capsys.readouterr().err
     assert run(*argv, "--overwrite") == 0
     shutil.copytree(trained, tmp_path / "in" / "run")
-    for place in (tmp_path / "in", tmp_path / "in" / "run"):
-        assert run("export-hf", "--workdir", tmp_path / "in" / "run", "--out", place, "--overwrite") == 1
+    for taken in (tmp_path / "in", tmp_path / "in" / "run"):
+        assert run("export-hf", "--workdir", tmp_path / "in" / "run", "--out", taken, "--overwrite") == 1
         assert "is not empty and was not written by this command" in capsys.readouterr().err
     (out / "notes.txt").write_text("mine")
     assert run(*argv, "--overwrite") == 1
@@ -353,8 +352,8 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_places_that_cannot_be_written_cost_one_line(world, trained, tmp_path, capsys, monkeypatch, command):
-    """A file above, a name that is too long, no permission, a file for a folder: known before anything is computed."""
+def test_paths_that_cannot_be_written_cost_one_line(world, trained, tmp_path, capsys, monkeypatch, command):
+    """A file above, a name that is too long, no permission, a file for a folder: checked before any work."""
     words, option = COMMANDS[command]
     argv = [word.format(w=world) for word in words]
     file, link = tmp_path / "file", tmp_path / "link"
@@ -363,19 +362,19 @@ def test_places_that_cannot_be_written_cost_one_line(world, trained, tmp_path, c
     wants_folder = command in ("train", "demo", "extract", "export")
     bad = [file / "x.png", tmp_path / ("x" * 300), file if wants_folder else tmp_path, link / "x.png"]
     bad += [Path("/proc/q/x.png")] if sys.platform == "linux" else []
-    monkeypatch.setattr("pivot_jax.train.open.open_run", None)  # so that a place that is tried late shows
+    monkeypatch.setattr("pivot_jax.train.open.open_run", None)  # a path that is checked too late fails here
     monkeypatch.setattr("pivot_jax.train.open.open_encoder", None)
     before = sorted(tmp_path.iterdir())
-    for place in bad:
-        assert run(*argv, option, place) == 1, place
+    for path in bad:
+        assert run(*argv, option, path) == 1, path
         err = capsys.readouterr().err
-        assert f"{option} {place} " in err and "name a f" in err and err.count("\n") == 1
+        assert f"{option} {path} " in err and "name a f" in err and err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before and file.read_text() == "mine"
 
 
 @pytest.mark.heavy
-def test_sigterm_saves_and_the_same_command_goes_on(world, tmp_path):
-    """Exit code 143 and a checkpoint; run again, the run ends as if nothing had happened."""
+def test_sigterm_saves_and_the_same_command_resumes(world, tmp_path):
+    """Exit code 143 and a checkpoint; when it is started again, the run ends as if it had not been stopped."""
     argv = ["train", "--config", str(world / "tiny.py"), "--workdir", str(tmp_path / "run"), "--config.train.steps=150"]
     command = [sys.executable, "-m", "pivot_jax.cli", *argv]
     log = tmp_path / "run" / "metrics.jsonl"
@@ -399,7 +398,7 @@ def _env() -> dict[str, str]:
 
 
 def test_the_python_of_the_readme(world, trained):
-    """With a run and a picture that are there in place of the paper's."""
+    """With an existing run and image instead of the paper's."""
     (code,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
     code = code.replace("runs/pivot/stage2_dpo", str(trained)).replace("cat.jpg", str(world / "0.png"))
     names: dict = {}

@@ -1,6 +1,8 @@
-"""Folders are replaced only where every file in them was written by us and is as it was written."""
+"""Files are written completely or not at all; folders are replaced only if we wrote every file in them."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
@@ -60,3 +62,25 @@ def test_a_failure_leaves_the_old_folder_and_no_partial_one(tmp_path):
         _ = 1 / 0
     assert (out / "inner" / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    files.write_text(path, "old")
+    for error in (OSError(28, "No space left on device"), ZeroDivisionError()):
+        with pytest.raises((UserError, ZeroDivisionError)), files.whole(path) as partial:
+            partial.write_text("half")
+            raise error
+    assert path.read_text() == "old"
+    assert [one.name for one in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_device_is_written_to_directly(tmp_path):
+    """An option such as --out /dev/stdout: the device stays, and nothing is made beside it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_text(pipe, "text")
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo() and [one.name for one in tmp_path.iterdir()] == ["pipe"]

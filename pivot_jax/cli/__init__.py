@@ -1,4 +1,4 @@
-"""The command line: ``pivot-jax COMMAND …`` (:mod:`.main`), one function per command (:mod:`.commands`)."""
+"""The command line: ``pivot-jax COMMAND …`` (:mod:`.main`), one function per command."""
 
 from pivot_jax.cli.main import main
 

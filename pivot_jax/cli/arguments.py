@@ -5,35 +5,36 @@ from __future__ import annotations
 import argparse
 import re
 
-from pivot_jax.cli import commands, hugging_face, inspecting, planning, probing
+from pivot_jax.cli import commands, hardware, hub, inspection, probes
 
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
-MOST_TOKENS = 1 << 16  # of an answer; as config.check allows eval.max_new_tokens
-LARGEST = (1 << 32) - 1  # of any other number: what a seed may be
+MOST_TOKENS = 1 << 16  # of an answer; the limit of eval.max_new_tokens in config.check
+LARGEST = (1 << 32) - 1  # of any other number; the largest seed
+EXPORTED = ("model", "encoder", "decoder", "adapter")
 CONFIG_HELP = """\
-Keys of a config are set after the file: --config.optimizer.clip=0.5, --config.data.sources.0.path=FILE,
+Set keys of the config after the file: --config.optimizer.clip=0.5, --config.data.sources.0.path=FILE,
 --config.init.vision=hf:FOLDER, --config.init.=run:FOLDER (the whole model),
 --config.optimizer.rules="(('vision/.*', 'frozen'), ('.*', 1e-5))".
-pivot_jax/config/base.py says what each key means; an unknown key is refused."""
+pivot_jax/config/base.py explains every key. An unknown key is an error."""
 
 
 def build_parser(version: str) -> argparse.ArgumentParser:
-    """The whole parser; every command has ``run`` set to its function."""
+    """The whole parser. ``run`` of every command's arguments is its function."""
     parser = argparse.ArgumentParser(
         prog="pivot-jax",
-        description="Preference RL and SFT for multimodal LLMs, and what they do to the vision encoder.",
+        description="Preference RL and SFT for multimodal LLMs, and their effect on the vision encoder.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"pivot-jax {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    in_and_out = (_import_hf, _export_hf, _inspect)
-    for add in (_demo, _train, _plan, _tune, _extract, _eval, _score, _probe, _generate, *in_and_out):
+    checkpoints = (_import_hf, _export_hf, _inspect)
+    for add in (_demo, _train, _plan, _tune, _extract, _eval, _score, _probe, _generate, *checkpoints):
         add(subparsers)
     return parser
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Options, and the ``--config.key=value`` overrides taken out of ``argv`` (also ``--config.key value``).
+    """Options, and the overrides ``--config.key=value`` or ``--config.key value`` among ``argv``.
 
     Wrong usage prints the reason and exits with 2.
     """
@@ -53,12 +54,12 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
         overrides[key] = value
     args = parser.parse_args(rest)
     if args.command == "train" and not args.workdir and not args.print_config:
-        parser.error("train: --workdir is missing: where the run's checkpoints, metrics.jsonl and config.json go")
+        parser.error("train: --workdir is missing; it is the folder for checkpoints, metrics.jsonl and config.json")
     if args.command == "export-hf" and args.drop_last and args.what != "encoder":
-        given = "(the default)" if args.what == "model" else ""
-        parser.error(f"--drop-last does nothing for --what {args.what} {given}: say --what encoder, or leave it out")
+        default = " (the default)" if args.what == "model" else ""
+        parser.error(f"--drop-last has no effect on --what {args.what}{default}; use --what encoder, or leave it out")
     if overrides and not hasattr(args, "takes_overrides"):
-        parser.error(f"{args.command} takes no config keys, but --config.{next(iter(overrides))} was given")
+        parser.error(f"{args.command} takes no config keys; leave out --config.{next(iter(overrides))}")
     return args, overrides
 
 
@@ -88,53 +89,53 @@ def _demo(subparsers) -> None:
     parser = _command(
         subparsers, "demo", commands.demo,
         "the whole study in miniature: pretraining, stages 1a and 1b, SFT and DPO arms, probes, stage 3, one report",
-        "Stopped and started again it continues.",
+        "A stopped demo resumes when it is started again.",
     )  # fmt: skip
-    _workdir(parser, "where runs and report.html go (default runs/demo)", "runs/demo")
-    parser.add_argument("--configs", metavar="DIR", help="another folder of stages and study.py than configs/demo")
+    _workdir(parser, "folder for the runs and report.html (default runs/demo)", "runs/demo")
+    parser.add_argument("--configs", metavar="DIR", help="folder with study.py and the configs (default configs/demo)")
 
 
 def _train(subparsers) -> None:
     parser = _command(
         subparsers, "train", commands.train,
-        "train one stage from a config; resumes by itself if the workdir holds a checkpoint", CONFIG_HELP,
+        "train one stage from a config; resumes automatically if the workdir holds a checkpoint", CONFIG_HELP,
     )  # fmt: skip
     _config(parser)
-    _workdir(parser, "where the run's checkpoints, metrics.jsonl and config.json go", "")
+    _workdir(parser, "folder for the run's checkpoints, metrics.jsonl and config.json", "")
     parser.add_argument("--print-config", action="store_true", help="print the complete config as JSON and stop")
 
 
 def _plan(subparsers) -> None:
     parser = _command(
-        subparsers, "plan", planning.plan,
-        "compile a config's train step for a topology without the hardware: memory, FLOPs, traffic, what fits",
-        f"Topologies: ACCELERATOR-NUMBER as their makers name them ({planning.EXAMPLES}).",
+        subparsers, "plan", hardware.plan,
+        "compile a config's train step for a topology without its hardware: memory, FLOPs, traffic, what fits",
+        f"Topologies: ACCELERATOR-NUMBER, by the vendors' names ({hardware.EXAMPLES}).",
     )  # fmt: skip
     _config(parser)
     parser.add_argument(
-        "--topology", metavar="NAME", help="what to compile for, as v5e-16 or h200-8 (default: the config's hardware)"
+        "--topology", metavar="NAME", help="hardware to compile for, such as v5e-16 or h200-8 (default: the config's)"
     )
     parser.add_argument(
-        "--rows", type=_positive, default=0, metavar="N", help="global rows of a step (default: the config's)"
+        "--rows", type=_positive, default=0, metavar="N", help="rows of a global batch (default: the config's)"
     )
-    parser.add_argument("--search", action="store_true", help="look for the largest number of rows that fits")
-    parser.add_argument("--sharding", action="store_true", help="also print where each parameter lies")
-    parser.add_argument("--json", metavar="FILE", help="also write all figures")
+    parser.add_argument("--search", action="store_true", help="find the largest batch that fits")
+    parser.add_argument("--sharding", action="store_true", help="also print each parameter's sharding")
+    parser.add_argument("--json", metavar="FILE", help="also write all numbers")
     parser.add_argument(
         "--effort", choices=("O0", "O1", "full"), default="O1",
-        help="of the compiler: O1 (default) takes a third of the time of full and a little more memory",
+        help="compiler's optimisation: O1 (default) takes a third of the time of full, and finds slightly more memory",
     )  # fmt: skip
 
 
 def _tune(subparsers) -> None:
     parser = _command(
-        subparsers, "tune", planning.tune,
-        "time tile sizes of the attention kernels on the GPU or TPU at hand; later runs on its kind take the best",
-        "The table is $PIVOT_TILES, or else pivot-jax/tiles.json in $XDG_CACHE_HOME (~/.cache).",
+        subparsers, "tune", hardware.tune,
+        "time tile sizes of the attention kernels on the local GPU or TPU; later runs on its kind use the best",
+        "The results are stored in $PIVOT_TILES, by default pivot-jax/tiles.json in $XDG_CACHE_HOME (~/.cache).",
     )  # fmt: skip
     parser.add_argument(
         "--shape", metavar="SHAPE", action="append", required=True,
-        help="ROWSxTOKENSxHEADS[/KEY_VALUE_HEADS]xWIDTH[:causal|full][:none|segments|branches]; may be given again. "
+        help="ROWSxTOKENSxHEADS[/KEY_VALUE_HEADS]xWIDTH[:causal|full][:none|segments|branches]; repeatable. "
         "8x729x16x72 is a SigLIP So400m tower, 8x2048x14/2x64:causal:segments Qwen2.5 0.5B",
     )  # fmt: skip
 
@@ -142,82 +143,85 @@ def _tune(subparsers) -> None:
 def _extract(subparsers) -> None:
     parser = _command(
         subparsers, "extract", commands.extract,
-        "write a run's encoder and projector as a pack, which other runs start from as pack:DIR",
+        "write a run's encoder and projector as a pack; other runs start from it as pack:DIR",
     )  # fmt: skip
     _workdir(parser, "the run")
     _step(parser)
-    parser.add_argument("--out", metavar="DIR", required=True, help="where the pack goes")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for the pack")
 
 
 def _eval(subparsers) -> None:
     parser = _command(
         subparsers, "eval", commands.evaluate, "answer a benchmark's questions with a run, and score the answers",
-        "A stopped evaluation goes on where it was. --config.eval.batch_size=8 and the like set how it is done. "
-        "Answers that\nwere made under other settings are not used again; they are kept in NAME.others.jsonl.",
+        "A stopped evaluation resumes. Keys such as --config.eval.batch_size=8 change its settings. Answers\nmade "
+        "under other settings are not reused; they are kept in NAME.others.jsonl.",
     )  # fmt: skip
     _workdir(parser, "the run")
     _step(parser)
     parser.add_argument("--benchmark", metavar="NAME", required=True, help="such as mmvp; a wrong name lists all")
     parser.add_argument("--data", metavar="DIR", required=True, help="the benchmark's files")
-    parser.add_argument("--out", metavar="FILE", help="predictions (default WORKDIR/eval/NAME.jsonl)")
+    parser.add_argument("--out", metavar="FILE", help="predictions file (default WORKDIR/eval/NAME.jsonl)")
     parser.add_argument("--limit", type=_positive, default=0, metavar="N", help="only the first N questions")
-    parser.add_argument("--max-new-tokens", type=_tokens, default=0, metavar="N", help="instead of the benchmark's own")
+    parser.add_argument("--max-new-tokens", type=_tokens, default=0, metavar="N", help="default: the benchmark's")
     parser.add_argument("--ranked", action="store_true", help="also rank the options by likelihood")
-    parser.add_argument("--blank-images", action="store_true", help="the control: show a grey picture instead")
+    parser.add_argument("--blank-images", action="store_true", help="the control: replace every image by a grey one")
     parser.set_defaults(takes_overrides=True)
 
 
 def _score(subparsers) -> None:
     parser = _command(subparsers, "score", commands.score, "score a file of predictions again")
-    parser.add_argument("--predictions", metavar="FILE", required=True, help="what eval wrote, or another program")
-    parser.add_argument("--benchmark", metavar="NAME", default="", help="whose scorer (default: the file says)")
+    parser.add_argument(
+        "--predictions", metavar="FILE", required=True, help="predictions, from eval or another program"
+    )
+    parser.add_argument("--benchmark", metavar="NAME", default="", help="whose scorer to use (default: as in the file)")
 
 
 def _generate(subparsers) -> None:
     parser = _command(subparsers, "generate", commands.generate, "answer a prompt about an image")
     _workdir(parser, "the run")
     _step(parser)
-    parser.add_argument("--image", metavar="FILE", action="append", default=[], help="a picture; may be given again")
-    parser.add_argument("--prompt", metavar="TEXT", default="", help="the question (default: describe the picture)")
+    parser.add_argument("--image", metavar="FILE", action="append", default=[], help="an image; repeatable")
+    parser.add_argument("--prompt", metavar="TEXT", default="", help="the question (default: describe the image)")
     parser.add_argument("--max-new-tokens", type=_tokens, default=0, metavar="N", help="default: eval.max_new_tokens")
     parser.set_defaults(takes_overrides=True)
 
 
 def _import_hf(subparsers) -> None:
     parser = _command(
-        subparsers, "import-hf", hugging_face.import_hf,
-        "a Hugging Face folder as a run (LLaVA) or as a pack (an encoder or a language model)",
-        "Training needs no import: hf:FOLDER in a config's init reads the folder itself.",
+        subparsers, "import-hf", hub.import_hf,
+        "import a Hugging Face folder as a run (LLaVA) or as a pack (an encoder or a language model)",
+        "Training needs no import: hf:FOLDER in a config's init reads the folder directly.",
     )  # fmt: skip
     parser.add_argument(
-        "--folder", metavar="DIR", required=True, help="config.json and safetensors; or ORG/NAME on the hub"
+        "--folder", metavar="DIR", required=True, help="folder of config.json and safetensors, or ORG/NAME on the hub"
     )
-    _workdir(parser, "where the run or pack goes")
-    parser.add_argument("--adapter", metavar="DIR", help="a LoRA of PEFT's on this model, to be merged into it")
+    _workdir(parser, "folder for the run or pack")
+    parser.add_argument("--adapter", metavar="DIR", help="a PEFT LoRA on this model, to merge into it")
 
 
 def _export_hf(subparsers) -> None:
-    parser = _command(
-        subparsers, "export-hf", hugging_face.export_hf, "write a run as a folder that transformers loads"
-    )
+    parser = _command(subparsers, "export-hf", hub.export_hf, "write a run as a folder that transformers loads")
     _workdir(parser, "the run")
     _step(parser)
-    parser.add_argument("--what", choices=hugging_face.PARTS, default="model", help="default model: everything")
-    parser.add_argument("--out", metavar="DIR", required=True, help="where the folder goes")
+    parser.add_argument("--what", choices=EXPORTED, default="model", help="part to export (default model)")
+    parser.add_argument("--out", metavar="DIR", required=True, help="the new folder")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--drop-last", action="store_true", help="encoder: leave out the block that no stage trains")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier export (never a folder that holds anything else)"
+        "--drop-last", action="store_true", help="encoder: without its last block, which no stage trains"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier export, never a folder that holds anything else"
     )
 
 
 def _inspect(subparsers) -> None:
     parser = _command(
-        subparsers, "inspect", inspecting.inspect,
-        "the modules of a model with shapes and sizes, and what a config would train; reads no weights",
-        "Of a config: what it would make and train. Of a run: what is saved, and what its config trains.",
+        subparsers, "inspect", inspection.inspect,
+        "show the modules of a model with shapes and sizes, and what a config would train; reads no weights",
+        "For a config: the model that it would build and train. For a run: the saved parameters, and what its config "
+        "trains.",
     )  # fmt: skip
-    parser.add_argument("place", metavar="PLACE", nargs="?", help="a run, a pack or a Hugging Face folder")
+    parser.add_argument("weights", metavar="FOLDER", nargs="?", help="a run, a pack or a Hugging Face folder")
     _config(parser, required=False)
     _step(parser)
     parser.add_argument("--depth", type=_count, default=0, metavar="N", help="levels of the tree (default: all)")
@@ -225,16 +229,18 @@ def _inspect(subparsers) -> None:
 
 
 def _probe(subparsers) -> None:
-    parser = _command(subparsers, "probe", None, "what can be read from an encoder, and where its gradients land")
+    parser = _command(
+        subparsers, "probe", None, "measure what an encoder's features tell, and where its gradients fall"
+    )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     classify = _command(
-        kinds, "classify", probing.classify, "logistic probe on mean patch features",
-        "Data: DIR/{train,val,test}/CLASS/*.jpg; without val a fifth of train is set aside to choose C on.",
+        kinds, "classify", probes.classify, "fit a logistic probe on mean patch features",
+        "Data: DIR/{train,val,test}/CLASS/*.jpg. Without val, C is chosen on a fifth of train.",
     )  # fmt: skip
     _encoder(classify)
     classify.add_argument("--per-class", type=_positive, default=0, metavar="N", help="training images per class")
     segment = _command(
-        kinds, "segment", probing.segment, "a head on frozen patch features: mean IoU and macro recall",
+        kinds, "segment", probes.segment, "train a head on frozen patch features: mean IoU and macro recall",
         "Data: DIR/{train,val,test}/NAME.jpg with class ids in DIR/{train,val,test}annot/NAME.png.",
     )  # fmt: skip
     _encoder(segment)
@@ -242,19 +248,22 @@ def _probe(subparsers) -> None:
     segment.add_argument("--ignore", type=_count, metavar="ID", help="id of unlabelled pixels")
     segment.add_argument("--head", choices=("mlp", "linear"), default="mlp")
     segment.add_argument("--seeds", type=_positive, default=3, metavar="N", help="heads to train (default 3)")
-    gradmap = _command(kinds, "gradmap", probing.gradmap, "where the loss of an answer lands on the image")
+    gradmap = _command(kinds, "gradmap", probes.gradmap, "map the gradient of an answer's loss onto the image")
     _workdir(gradmap, "the run")
     _step(gradmap)
-    gradmap.add_argument("--image", metavar="FILE", required=True, help="a picture")
+    gradmap.add_argument("--image", metavar="FILE", required=True, help="an image")
     gradmap.add_argument("--prompt", metavar="TEXT", required=True, help="the question about it")
     gradmap.add_argument("--answer", metavar="TEXT", required=True, help="the answer, or the chosen one of two")
-    gradmap.add_argument("--rejected", metavar="TEXT", help="a rejected answer: the map of the preference loss")
-    gradmap.add_argument("--norm", choices=("l1", "l2"), default="l1", help="size of a patch's gradient (default l1)")
+    gradmap.add_argument("--rejected", metavar="TEXT", help="a rejected answer, for the map of the preference loss")
+    gradmap.add_argument("--norm", choices=("l1", "l2"), default="l1", help="norm of a patch's gradient (default l1)")
     gradmap.add_argument(
-        "--out", metavar="FILE.png", required=True, help="the picture; its numbers go beside it, as .npy"
+        "--out",
+        metavar="FILE.png",
+        required=True,
+        help="the map as an image; its numbers go into a .npy file beside it",
     )
     align = _command(
-        kinds, "align", probing.align, "mutual-kNN alignment with a language model's features of the captions"
+        kinds, "align", probes.align, "measure mutual-kNN alignment with a language model's features of the captions"
     )
     _encoder(align, features=False)
     align.add_argument("--text-features", metavar="FILE.npy", required=True, help="float32 [items, layers, width]")
@@ -266,10 +275,10 @@ def _encoder(parser: argparse.ArgumentParser, features: bool = True) -> None:
         "--encoder", metavar="SOURCE", required=True, help="run:DIR[@STEP], pack:DIR, hf:DIR or hf:ORG/NAME"
     )
     parser.add_argument("--data", metavar="PATH", required=True, help="see below" if features else "LLaVA JSON")
-    parser.add_argument("--out", metavar="FILE.json", help="also write the numbers there")
+    parser.add_argument("--out", metavar="FILE.json", help="also write the numbers to this file")
     if features:
         parser.add_argument("--features", choices=("vision", "projector"), default="vision", help="default vision")
-        parser.add_argument("--seed", type=_count, default=0, metavar="N", help="of what is drawn (default 0)")
+        parser.add_argument("--seed", type=_count, default=0, metavar="N", help="random seed (default 0)")
 
 
 def _step(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
-"""Training and answering: one function per command, from parsed options to the rooms that do the work.
+"""Training and answering: one function per command. ``probes``, ``hub``, ``hardware`` and ``inspection`` hold the rest.
 
-JAX is imported inside, late. ``probing`` and ``hugging_face`` hold the other commands.
+JAX and the library are imported inside the functions, so that ``--help`` and usage errors are fast.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pivot_jax.cli import given, places
+from pivot_jax.cli import inputs, outputs, tables
 from pivot_jax.errors import UserError
 
 if TYPE_CHECKING:
     from pivot_jax.eval.score import Score
 
 Overrides = dict[str, str]
-PLAIN_WIDTH = 200  # of a table that is not printed on a terminal: no line is wrapped
 
 
 def demo(args: argparse.Namespace, overrides: Overrides) -> int:
     from pivot_jax.study import demo as study_demo
 
-    places.folder(args.workdir, "--workdir")
+    outputs.folder(args.workdir, "--workdir")
     return stoppable(lambda: study_demo.run(args.workdir, Path(args.configs) if args.configs else None))
 
 
@@ -35,7 +34,7 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
     if args.print_config:
         sys.stdout.write(configs.to_json(config))
         return 0
-    places.folder(args.workdir, "--workdir")
+    outputs.folder(args.workdir, "--workdir")
     from pivot_jax.parallel import hosts, runtime
 
     runtime.keep_freed_memory()
@@ -52,7 +51,7 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def stoppable(work: Callable[[], object]) -> int:
-    """Exit code of ``work``; one that saved and stopped at a signal ends with 128 + its number, as shells count."""
+    """Exit code of ``work``: 128 + the signal's number, as in shells, if it saved and stopped at a signal."""
     from pivot_jax.train.signals import Interrupted
 
     try:
@@ -66,7 +65,7 @@ def stoppable(work: Callable[[], object]) -> int:
 def extract(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.train.extract import extract as write_pack
 
-    places.folder(args.out, "--out")
+    outputs.folder(args.out, "--out")
     about = write_pack(Path(args.workdir), Path(args.out), args.step)
     print(f"{args.out}: {' and '.join(about['sha256'])} of {args.workdir} (use it as pack:{args.out})")
 
@@ -84,7 +83,7 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
         raise UserError(f"--ranked: {args.benchmark} asks for free answers; it works for {names}")
     run_config(Path(args.workdir))
     control = "-blank" if args.blank_images else ""
-    out = places.file(args.out or Path(args.workdir) / "eval" / f"{args.benchmark}{control}.jsonl", "--out")
+    out = outputs.file(args.out or Path(args.workdir) / "eval" / f"{args.benchmark}{control}.jsonl", "--out")
     run = open_run(args.workdir, args.step)
     config = configured(run.config, overrides)
     answerer = Answerer(
@@ -105,34 +104,24 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
 def score(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval.score import score_file
 
-    file = given.predictions(args.predictions)
+    file = inputs.predictions(args.predictions)
     show_score(score_file(file, args.benchmark), file)
 
 
 def show_score(found: Score, predictions: Path) -> None:
     """Prints a score as a table, and writes it beside its predictions as ``.score.json``."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     found.write(predictions)
     print(f"{found.benchmark}: {len(found.ids)} questions, answers in {predictions}")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
-    table = Table(box=box.ROUNDED if console.is_terminal else None)
-    table.add_column("")
-    table.add_column("%", justify="right")
-    table.add_column("95 % interval", no_wrap=True)
+    table = tables.table("", "%", "95 % interval")
     for name, one in found.intervals().items():
         indent = "  " if name in found.by_category else ""
-        low, value, high = (f"{100 * number:.2f}" for number in (one.low, one.value, one.high))
-        table.add_row(Text(indent + name), value, Text(f"[{low}, {high}]"))
+        table.add_row(Text(indent + name), f"{100 * one.value:.2f}", tables.interval(one.low, one.high))
     table.add_section()
     table.add_row("in the requested format", f"{100 * found.compliance:.2f}")
     table.add_row("truncated at the token limit", f"{100 * found.truncated:.2f}")
-    console.print(table)
+    tables.console().print(table)
 
 
 def generate(args: argparse.Namespace, overrides: Overrides) -> None:
@@ -141,33 +130,33 @@ def generate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.train.open import open_run
 
     for path in args.image:
-        given.picture("--image", path)
-    given.question(args.prompt)
+        inputs.image("--image", path)
+    inputs.question(args.prompt)
     run = open_run(args.workdir, args.step, template="chat" if args.prompt else "")
     if len(args.image) > (most := run.processor.chat.limits.images):
         raise UserError(
-            f"--image: {len(args.image)} pictures, but this model was trained with at most {most} in a row "
+            f"--image: {len(args.image)} images, but this model was trained with at most {most} in a row "
             f"(data.images_per_row); give --image {'once' if most == 1 else f'up to {most} times'}"
         )
     if run.processor.chat.format.plain and not args.image:
-        raise UserError("a run of stage 1a describes pictures; give --image")
+        raise UserError("a run of stage 1a describes images; give --image")
     config = configured(run.config, overrides)
     answerer = Answerer(
         run.mllm, run.params, run.processor, batch_size=1,
         temperature=config.eval.temperature, seed=config.seed,
     )  # fmt: skip
-    places = "<image>\n" * len(args.image)
+    slots = "<image>\n" * len(args.image)
     text = args.prompt or ("" if run.processor.chat.format.plain else "Describe the picture.")
-    example = Example("prompt", (Message("user", f"{places}{text}"),), tuple(args.image))
+    example = Example("prompt", (Message("user", f"{slots}{text}"),), tuple(args.image))
     reply = answerer.answer([example], args.max_new_tokens or config.eval.max_new_tokens)[0]
     print(reply.text)
 
 
 def configured(config: Any, overrides: Overrides) -> Any:
-    """A run's config with the command line's ``--config.key=value``; those that change the model are refused.
+    """A run's config with the command line's ``--config.key=value``. Keys that would change the model are errors.
 
     Raises:
-      UserError: unknown key, or one outside ``eval``, ``seed`` and ``data.image.preset``.
+      UserError: unknown key, or any but ``eval.*`` and ``seed``.
     """
     from pivot_jax import config as configs
 
@@ -175,5 +164,5 @@ def configured(config: Any, overrides: Overrides) -> Any:
     for key, value in overrides.items():
         configs.set_key(changed, key, value)
         if not (key.startswith("eval.") or key == "seed"):
-            raise UserError(f"{key}: the run's own config holds here; only eval.* and seed can be set")
+            raise UserError(f"{key}: a trained run's config cannot be changed; only eval.* and seed can be set")
     return changed

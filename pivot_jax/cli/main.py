@@ -1,7 +1,7 @@
-"""Reads the command line, runs one command, and turns what goes wrong into a line and an exit code.
+"""Reads the command line, runs one command, and turns errors into one line and an exit code.
 
-Nothing here imports JAX: ``--help`` and a wrong config answer at once. Exit codes: 0 done, 1 a failure with a one-line
-reason, 2 wrong usage, 130 interrupted by Ctrl-C, 143 stopped by SIGTERM after saving. A traceback is for a bug.
+Nothing here imports JAX, so ``--help`` and config errors are immediate. Exit codes: 0 done, 1 a failure with a one-line
+reason, 2 wrong usage, 130 interrupted by Ctrl-C, 143 stopped by SIGTERM after saving. A traceback means a bug.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pivot_jax.errors import UserError
 INTERRUPTED, TERMINATED = 130, 143
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 DISK_ERRORS |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
-IN_THE_WAY = "a file lies where a folder is needed; choose another place"
+IN_THE_WAY = "a file is where a folder is needed; choose another path"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,32 +38,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return say(f"pivot-jax {args.command}: {error}", 1)
     except KeyboardInterrupt:
         return say("interrupted; run the same command again to continue", INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
+    except BrokenPipeError:  # the reader of our output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.errno in DISK_ERRORS:
             where = f"{error.filename}: " if error.filename else ""
             reason = IN_THE_WAY if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
-            mend = f"; {files.MEND}" if error.errno in files.FULL else ""
-            return say(f"pivot-jax {args.command}: {where}{reason}{mend}", 1)
+            fix = f"; {files.FIX}" if error.errno in files.FULL else ""
+            return say(f"pivot-jax {args.command}: {where}{reason}{fix}", 1)
         raise
 
 
 def quiet_threads() -> None:
-    """Leaves to the main thread what a failure is: one line.
+    """Silences other threads' reports of a failure, so that it is one line from the main thread.
 
-    When orbax cannot write, its threads each log the error with a traceback, asyncio logs it once more per file, and
-    tensorstore calls back into event loops that are closed. All of it comes back as the exception that ``main`` says.
+    When orbax cannot write, each of its threads logs the error with a traceback, asyncio logs it again for every file,
+    and tensorstore calls back into closed event loops. The same error is raised in ``main``, which prints it.
     """
-    for name in ("absl", "asyncio"):  # absl: orbax and TFDS also warn of what no user can mend
+    for name in ("absl", "asyncio"):  # absl: orbax and TFDS also give warnings that a user cannot act on
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
     sys.unraisablehook = unraisable
 
 
 def unraisable(found: sys.UnraisableHookArgs) -> None:
-    """Python's own hook, but for callbacks into an event loop that is closed."""
+    """Python's own hook, except for callbacks into a closed event loop."""
     if not (isinstance(found.exc_value, RuntimeError) and "loop is closed" in str(found.exc_value)):
         sys.__unraisablehook__(found)
 

@@ -67,7 +67,6 @@ def record(kind: str, backend: str, case: Case, entry: dict[str, Any]) -> None:
     file = path()
     table = read(file)
     table.setdefault(kind, {}).setdefault(backend, {})[str(case)] = entry | {"jax": jax.__version__}
-    file.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(file, json.dumps(table, indent=1, sort_keys=True) + "\n")
     _table.cache_clear()
 

@@ -67,15 +67,14 @@ def bounds(plan: Plan, topology: Topology) -> dict[str, float]:
     return found
 
 
-def sharding_table(setup: Setup) -> str:
-    """Table of the parameters' shardings: path, shape and mesh axes."""
+def sharding_rows(setup: Setup) -> list[tuple[str, str, str]]:
+    """Path, shape and mesh axes of each parameter."""
     shapes, shardings = rules.flatten(setup.like), rules.flatten(setup.shardings)
-    width = max(len(path) for path in shapes)
-    lines = []
+    rows = []
     for path, leaf in shapes.items():
         axes = ", ".join(str(axis) if axis else "-" for axis in shardings[path].spec) or "not split"
-        lines.append(f"  {path:{width}}  {'x'.join(map(str, leaf.shape)):22}{axes}")
-    return "\n".join(lines)
+        rows.append((path, "x".join(map(str, leaf.shape)), axes))
+    return rows
 
 
 def as_json(plan: Plan, topology: Topology) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How alike two representations order the same items: mutual k-nearest-neighbour alignment (Huh et al. 2024).
+"""Mutual k-nearest-neighbour alignment: how similarly two representations order the same items (Huh et al. 2024).
 
 Each item (an image-text pair) has a feature in both models. The score is the mean share of its k nearest neighbours
 that both models agree on; independent features score k / (n − 1). Letters: n items, l layers, d width.
@@ -21,13 +21,13 @@ class Alignment:
     score: float
     layers: tuple[int, int]  # (layer of x, layer of y)
     table: np.ndarray  # float64 [layers of x, layers of y]
-    chance: float  # expectation for independent features, k / (n - 1); the maximum over pairs lies a little above
+    chance: float  # expectation for independent features, k / (n - 1); the maximum over pairs is slightly higher
 
 
 def clamp_outliers(features: np.ndarray, quantile: float = QUANTILE, *, exact: bool = True) -> np.ndarray:
     """Clamp to ± the quantile of |x| over the whole array (``exact``), or to the mean of the items' own quantiles.
 
-    A few huge activations would otherwise decide every neighbourhood.
+    Otherwise a few huge activations would decide every neighbourhood.
     """
     if quantile >= 1:
         return features
@@ -50,9 +50,9 @@ def neighbours(features: np.ndarray, k: int = TOP_K) -> np.ndarray:
 
 
 def mutual_knn(x: np.ndarray, y: np.ndarray, k: int = TOP_K) -> float:
-    """Mean share of neighbours in common; x [n, d], y [n, d'], rows of unit length for cosine neighbours."""
+    """Mean share of common neighbours. x [n, d], y [n, d']; rows of unit length give cosine neighbours."""
     if len(x) != len(y):
-        raise ValueError(f"{len(x)} and {len(y)} items; both models must see the same ones")
+        raise ValueError(f"{len(x)} and {len(y)} items; both models need the same items")
     return _agreement(neighbours(x, k), neighbours(y, k))
 
 
@@ -71,7 +71,7 @@ def align(
     """
     first, second = _layers(x, quantile, exact), _layers(y, quantile, exact)
     if len(first[0]) != len(second[0]):
-        raise ValueError(f"{len(first[0])} and {len(second[0])} items; both models must see the same ones")
+        raise ValueError(f"{len(first[0])} and {len(second[0])} items; both models need the same items")
     near_x, near_y = [[neighbours(layer, k) for layer in side] for side in (first, second)]
     table = np.array([[_agreement(a, b) for b in near_y] for a in near_x])
     row, column = np.unravel_index(table.argmax(), table.shape)
@@ -80,7 +80,7 @@ def align(
 
 
 def _layers(features: np.ndarray | Sequence[np.ndarray], quantile: float, exact: bool) -> list[np.ndarray]:
-    """Per layer [n, d] of unit length; an array is clamped as a whole, separate layers each by itself."""
+    """Per layer [n, d] of unit length; an array is clamped as a whole, separate layers one by one."""
     if isinstance(features, np.ndarray):
         clamped = clamp_outliers(features.astype(np.float32), quantile, exact=exact)
         layers = [clamped[:, index] for index in range(clamped.shape[1])]

@@ -1,8 +1,8 @@
 """What a linear classifier can read from an encoder's mean patch features: logistic probe and class prototypes.
 
 The paper fits scikit-learn's logistic regression with C ≤ 3.16 on unit-length features and picks C by the accuracy it
-reports. Unit-length features with so small a C are heavily regularised, so the grid goes on to 1e4 here; and C is
-chosen on a split that is not the reported one. What departs from that is flagged in the result.
+reports. Unit-length features with such a small C are heavily regularised, so the grid here extends to 1e4, and C is
+chosen on a split that is not the reported one. Any departure from that is flagged in the result.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 from pivot_jax.errors import UserError
 from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
+from pivot_jax.probe.splits import Labelled, Splits
 
 PAPER_GRID = (0.01, 0.03, 0.1, 0.316, 1.0, 3.16)
-ONE_THREAD = 50_000_000  # features x images x classes below which more threads only wait for each other
+ONE_THREAD = 50_000_000  # features x images x classes below which extra threads only wait for each other
 GRID = (*PAPER_GRID, 10.0, 31.6, 100.0, 316.0, 1e3, 3.16e3, 1e4)
 
 
@@ -31,35 +32,26 @@ class ProbeResult:
     correct: np.ndarray  # bool [n_test]; for paired comparisons between encoders
     predictions: np.ndarray  # [n_test], in the labels' type
     grid: tuple[tuple[float, float], ...] = ()  # (C, accuracy on the choosing split)
-    flags: tuple[str, ...] = ()  # what makes the number less than a clean held-out result
+    flags: tuple[str, ...] = ()  # reasons why this is not a clean held-out result
 
 
 def probe(
-    train_x: np.ndarray,
-    train_y: np.ndarray,
-    val_x: np.ndarray,
-    val_y: np.ndarray,
-    test_x: np.ndarray,
-    test_y: np.ndarray,
-    *,
-    grid: tuple[float, ...] = GRID,
-    max_iter: int = 1000,
-    l2: bool = True,
-    seed: int = 0,
+    splits: Splits, *, grid: tuple[float, ...] = GRID, max_iter: int = 1000, l2: bool = True, seed: int = 0
 ) -> ProbeResult:
     """Logistic regression on ``train``, C by accuracy on ``val`` (smallest C of equals), accuracy on ``test``.
 
     Args:
-      *_x: [n, d] features; *_y: [n] labels.
+      splits: features [n, d] and labels [n].
       l2: scale features to unit length first, as the paper does.
       seed: of the bootstrap (the fit itself is deterministic).
 
     Raises:
-      UserError: shapes that do not fit, a single class, or features that are not finite.
+      UserError: shapes that do not match, a single class, or features that are not finite.
     """
-    splits = {"train": (train_x, train_y), "val": (val_x, val_y), "test": (test_x, test_y)}
-    for name, (x, y) in splits.items():
-        _check(name, x, y)
+    for name, part in splits.named().items():
+        _check(name, part.features, part.labels)
+    train_x, val_x, test_x = (part.features for part in splits.named().values())
+    train_y, val_y, test_y = (part.labels for part in splits.named().values())
     if len(np.unique(train_y)) < 2:
         raise UserError(f"classification probe: the training split has one class only ({np.unique(train_y)[0]})")
     flags = _overlap_flags(train_x, val_x, test_x)
@@ -76,7 +68,7 @@ def probe(
     assert best is not None
     C, _, model, converged = best
     if max(grid) == C and len(grid) > 1:
-        flags.append(f"C = {C:g} is the end of the grid; a larger one may do better")
+        flags.append(f"C = {C:g} is the end of the grid; a larger C may do better")
     if not converged:
         flags.append(f"the solver did not converge in {max_iter} steps at C = {C:g}")
     predictions = model.predict(test_x)
@@ -86,8 +78,8 @@ def probe(
 def fit(x: np.ndarray, y: np.ndarray, C: float, max_iter: int = 1000):
     """scikit-learn's multinomial logistic regression (L2, lbfgs, random_state 0) and whether it converged.
 
-    Small problems are solved by one thread: the hand-over between threads costs more than the products (on two busy
-    cores it made a fit a hundred times slower), and the result then does not depend on the number of cores.
+    One thread solves small problems: synchronising threads costs more than the products (on two busy cores it made a
+    fit a hundred times slower). The result then does not depend on the number of cores either.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -101,16 +93,15 @@ def fit(x: np.ndarray, y: np.ndarray, C: float, max_iter: int = 1000):
     return model, not any(issubclass(one.category, ConvergenceWarning) for one in caught)
 
 
-def prototypes(
-    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, seed: int = 0
-) -> ProbeResult:
+def prototypes(train: Labelled, test: Labelled, *, seed: int = 0) -> ProbeResult:
     """Nearest class mean by cosine: means of unit features of ``train``, scored on ``test``.
 
-    The paper's fast mode builds the means on the very images it scores; doing so here is allowed, is flagged in the
-    result, and warns.
+    The paper's fast mode builds the means from the images that it scores. That is allowed here, but it warns and is
+    flagged in the result.
     """
-    _check("train", train_x, train_y)
-    _check("test", test_x, test_y)
+    _check("train", train.features, train.labels)
+    _check("test", test.features, test.labels)
+    train_x, train_y, test_x, test_y = train.features, train.labels, test.features, test.labels
     flags = []
     if _shared_rows(train_x, test_x) > 0:
         share = _shared_rows(train_x, test_x)
@@ -124,7 +115,7 @@ def prototypes(
 
 
 def balanced(labels: np.ndarray, per_class: int, *, seed: int = 0) -> np.ndarray:
-    """Indices of ``per_class`` examples of every class, drawn without replacement, in mixed order.
+    """Indices of ``per_class`` examples of every class, drawn without replacement, in random order.
 
     Raises:
       UserError: a class has fewer than ``per_class`` examples; the message names it.
@@ -136,7 +127,7 @@ def balanced(labels: np.ndarray, per_class: int, *, seed: int = 0) -> np.ndarray
         members = np.flatnonzero(labels == label)
         if len(members) < per_class:
             raise UserError(
-                f"balanced sample: class {label} has {len(members)} examples, {per_class} are asked; ask for fewer"
+                f"balanced sample: class {label} has {len(members)} examples, not {per_class}; ask for fewer"
             )
         picked.append(generator.choice(members, per_class, replace=False))
     return generator.permutation(np.concatenate(picked))
@@ -160,7 +151,7 @@ def _overlap_flags(train_x: np.ndarray, val_x: np.ndarray, test_x: np.ndarray) -
 
 
 def _shared_rows(first: np.ndarray, second: np.ndarray) -> float:
-    """Share of ``second``'s rows that also stand in ``first``, bit for bit."""
+    """Share of ``second``'s rows that are also in ``first``, bit for bit."""
     known = {row.tobytes() for row in np.ascontiguousarray(first)}
     return float(np.mean([row.tobytes() in known for row in np.ascontiguousarray(second)]))
 

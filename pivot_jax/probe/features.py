@@ -84,7 +84,7 @@ def extract(
       float32 [n, d], or [n, p, d] without pooling.
     """
     if pool not in POOLS:
-        raise ValueError(f"pool '{pool}' is unknown; there are {', '.join(POOLS)}")
+        raise ValueError(f"pool '{pool}' is unknown; choose one of {', '.join(POOLS)}")
     total = len(images)
     if total == 0:
         raise ValueError("no images to extract features from")

@@ -1,9 +1,9 @@
-"""Labelled pictures from plain folders, as arrays that an encoder takes.
+"""Labelled images from plain folders, as arrays for an encoder.
 
 * classification: ``DIR/{train,val,test}/CLASS/*.jpg|png``;
 * segmentation: ``DIR/{train,val,test}/NAME.jpg|png`` with ``DIR/{train,val,test}annot/NAME.png`` of class ids (CamVid).
 
-Where there is no ``val``, a fifth of ``train`` is set aside for it: what is chosen is never chosen on ``test``.
+Without ``val``, a fifth of ``train`` is set aside for it, so nothing is ever chosen on ``test``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Files:
         return Files(tuple(self.images[i] for i in indices), tuple(self.labels[i] for i in indices))
 
 
-class Pictures:
-    """uint8 [size, size, 3] by index, read and prepared when asked for."""
+class ImageFiles:
+    """Images by index, uint8 [size, size, 3], read and prepared on access."""
 
     def __init__(self, paths: tuple[Path, ...], geometry: Geometry):
         self.paths, self.geometry = paths, geometry
@@ -93,7 +93,7 @@ def segmentation(root: str | Path, seed: int = 0) -> dict[str, Files]:
 
 
 def masks(paths: tuple[Path, ...], size: int) -> np.ndarray:
-    """Class ids uint8 [n, size, size]; squashed with nearest neighbour, as SigLIP squashes its pictures.
+    """Class ids uint8 [n, size, size]; squashed with nearest neighbour, as SigLIP squashes its images.
 
     Raises:
       UserError: a mask that cannot be read.
@@ -104,14 +104,14 @@ def masks(paths: tuple[Path, ...], size: int) -> np.ndarray:
             with Image.open(path) as mask:
                 out[index] = np.asarray(mask.resize((size, size), Image.Resampling.NEAREST), np.uint8)
         except (OSError, ValueError) as error:
-            raise UserError(f"mask {path} cannot be read ({error}); it must be an 8-bit picture of class ids") from None
+            raise UserError(f"mask {path} cannot be read ({error}); it must be an 8-bit image of class ids") from None
     return out
 
 
 def _split_folder(folder: Path, split: str) -> Path:
     here = folder / split
     if not here.is_dir():
-        raise UserError(f"no folder '{here}'; the data needs {folder}/train and {folder}/test")
+        raise UserError(f"no folder '{here}'; the data need {folder}/train and {folder}/test")
     return here
 
 
@@ -130,6 +130,6 @@ def _with_val(splits: dict[str, Files], seed: int) -> dict[str, Files]:
     if "val" in splits:
         return splits
     order = np.random.default_rng(seed).permutation(len(splits["train"]))
-    cut = max(1, round(VAL_SHARE * len(order)))
+    count = max(1, round(VAL_SHARE * len(order)))
     train = splits["train"]
-    return splits | {"train": train.take(np.sort(order[cut:])), "val": train.take(np.sort(order[:cut]))}
+    return splits | {"train": train.take(np.sort(order[count:])), "val": train.take(np.sort(order[:count]))}

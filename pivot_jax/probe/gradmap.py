@@ -1,14 +1,15 @@
-"""Where an image's loss gradient lands on the patches: the paper's maps, and numbers for what they claim.
+"""Where an image's loss gradient falls on the patches: the paper's maps, and numbers for what they claim.
 
-The published maps are pictures. Here a map is also scored against an object's mask: does its peak hit the object
-(pointing game), how much of it lies on the object (energy), how spread out is it (entropy).
-Letters: p patches, d width, s side of the patch grid, H, W image size.
+The published maps are images only. Here a map is also scored against an object's mask: whether its peak hits the object
+(pointing game), how much of it is on the object (energy), and how spread out it is (entropy).
+Letters: b rows, p patches, d width, s side of the patch grid, H, W image size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,29 +17,77 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from pivot_jax.data.example import Example, Message
+from pivot_jax.errors import UserError
+from pivot_jax.models.logprobs import answer_logps, score
+from pivot_jax.models.mllm import MLLM
+from pivot_jax.train.open import OpenRun
+
 NORMS = ("l1", "l2")
 
 
-def gradient_map(loss: Callable[[Any], Any], features: Any, *, norm: str = "l1") -> np.ndarray:
-    """Size of ∂loss/∂features per patch, as a square grid.
+def question_map(
+    run: OpenRun, image: str | Path, prompt: str, answer: str, rejected: str | None = None, *, norm: str = "l1"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The map of one question about one image.
 
     Args:
-      loss: features [p, d] (or [1, p, d]) → scalar; the rest of the model closed over.
+      rejected: a second answer, for the preference loss (see :func:`answer_maps`).
+
+    Returns:
+      The image as the encoder sees it, uint8 [H, W, 3], and the map, float32 [s, s].
+
+    Raises:
+      UserError: an image that cannot be read, or a run with a variable-resolution encoder.
+    """
+    if not run.processor.geometry.fixed:
+        family = run.mllm.config.vision.family
+        raise UserError(f"{run.name} has a {family} encoder; a gradient map needs an encoder of square images")
+    example = Example("gradmap", (Message("user", f"<image>\n{prompt}"),), (str(image),), answer, rejected)
+    batch = run.processor.for_kind("sft" if rejected is None else "preference").batch_of([example])
+    maps = answer_maps(run.mllm, run.params, batch, preference=rejected is not None, norm=norm)
+    return batch.images[0, 0], maps[0]
+
+
+def answer_maps(mllm: MLLM, params: dict[str, Any], batch: Any, *, preference: bool, norm: str = "l1") -> np.ndarray:
+    """Maps of −log p(chosen), or, with ``preference``, of −(log p(chosen) − log p(rejected)).
+
+    The second is DPO's gradient up to a positive factor, for any reference model (closed form of the gradient,
+    Rafailov et al. 2023, section 4).
+
+    Args:
+      batch: a ``VLMBatch`` of b rows with one square image each.
+
+    Returns:
+      float32 [b, s, s].
+    """
+
+    def loss(features: Any) -> Any:
+        logps = answer_logps(score(mllm, params, batch, features), batch)
+        return -jnp.sum(logps[..., 0] - logps[..., 1] if preference else logps[..., 0])
+
+    features = mllm.apply({"params": params}, batch.images, method="encode_images")
+    return gradient_maps(loss, features, norm=norm)
+
+
+def gradient_maps(loss: Callable[[Any], Any], features: Any, *, norm: str = "l1") -> np.ndarray:
+    """Size of ∂loss/∂features per patch, as one square grid per row.
+
+    Args:
+      loss: features [b, p, d] → scalar, with the rest of the model closed over.
       norm: "l1" Σ_d |∂L/∂A| (the paper's), or "l2".
 
     Returns:
-      float32 [s, s] with s = √p, not normalised, in row-major patch order.
+      float32 [b, s, s] with s = √p, not normalised, in row-major patch order.
     """
-    gradient = np.asarray(jax.grad(lambda x: jnp.asarray(loss(x), jnp.float32))(jnp.asarray(features)), np.float32)
-    return token_map(gradient, norm=norm)
+    gradients = np.asarray(jax.jit(jax.grad(loss))(features), np.float32)
+    return np.stack([token_map(gradient, norm=norm) for gradient in gradients])
 
 
 def token_map(gradient: np.ndarray, *, norm: str = "l1") -> np.ndarray:
-    """Gradient [p, d] (or [1, p, d]) → [s, s] of its size per patch."""
+    """Gradient [p, d] → [s, s], its size per patch."""
     if norm not in NORMS:
-        raise ValueError(f"norm '{norm}' is unknown; there are {', '.join(NORMS)}")
-    if gradient.ndim == 3 and len(gradient) == 1:
-        gradient = gradient[0]
+        raise ValueError(f"norm '{norm}' is unknown; choose one of {', '.join(NORMS)}")
     side = round(gradient.shape[0] ** 0.5)
     if gradient.ndim != 2 or side * side != gradient.shape[0]:
         raise ValueError(f"a map needs the gradient of a square number of patches [p, d], got {gradient.shape}")
@@ -49,10 +98,10 @@ def token_map(gradient: np.ndarray, *, norm: str = "l1") -> np.ndarray:
 def replace_border(grid: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Border rows and columns replaced by one of their two inner neighbours, drawn by ``seed``.
 
-    Encoders park global information in border patches (register artefacts), which would outshine all else.
+    Encoders store global information in border patches (register artefacts), which would outshine everything else.
     """
     if min(grid.shape) < 4:
-        return grid.copy()  # nothing is inside
+        return grid.copy()  # there are no inner rows
     generator = np.random.default_rng(seed)
     out = grid.copy()
     out[0], out[-1] = out[generator.integers(1, 3)], out[-generator.integers(2, 4)]
@@ -69,7 +118,7 @@ def normalised(grid: np.ndarray, *, gamma: float = 1.1) -> np.ndarray:
 
 
 def enlarged(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear to (H, W); float32, values stay within the grid's."""
+    """Bilinear to (H, W); float32, within the range of the grid."""
     height, width = size
     return np.asarray(Image.fromarray(grid.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
 
@@ -85,10 +134,10 @@ def overlay(
     colours: str = "jet",
     seed: int = 0,
 ) -> np.ndarray:
-    """The paper's picture: border replaced, min–max, γ, bilinear, jet at ``alpha`` over the darkened image.
+    """The paper's image: border replaced, min–max, γ, bilinear, jet at ``alpha`` over the darkened image.
 
     Args:
-      image: uint8 [H, W, 3]. grid: [s, s] from :func:`gradient_map`. border: replace border patches.
+      image: uint8 [H, W, 3]. grid: [s, s] from :func:`gradient_maps`. border: replace the border patches.
 
     Returns:
       uint8 [H, W, 3].
@@ -103,12 +152,12 @@ def overlay(
 
 @dataclass(frozen=True)
 class Localisation:
-    """How a map lies on an object. Compare ``energy`` with ``area``: an even map has energy = area."""
+    """How well a map covers an object. Compare ``energy`` with ``area``: a uniform map has energy = area."""
 
-    hit: bool  # the peak lies on the object
+    hit: bool  # the peak is on the object
     energy: float  # share of the map's mass on the object, 0..1
-    area: float  # share of the image that the object covers, 0..1: what chance gives for both
-    entropy: float  # of the map as a distribution over patches, 0 (one patch) .. 1 (even)
+    area: float  # share of the image that the object covers, 0..1: the chance level of both
+    entropy: float  # of the map as a distribution over patches, 0 (one patch) .. 1 (uniform)
 
     @property
     def lift(self) -> float:
@@ -119,11 +168,12 @@ class Localisation:
 def localise(grid: np.ndarray, mask: np.ndarray) -> Localisation:
     """Scores a map [s, s] (≥ 0, not min–max normalised) against an object mask [H, W] (bool or 0/1).
 
-    Energy weighs each patch by the share of it that the object covers. The peak is the patch of the largest value; it
-    hits where the object covers half of that patch, or, where no patch is half covered, as much as of any patch.
+    Energy weighs each patch by the share of it that the object covers. The peak is the patch with the largest value. It
+    hits if the object covers at least half of that patch. If no patch is half covered, it hits if the object covers as
+    much of that patch as of any other.
 
     Raises:
-      ValueError: an empty mask, negative values, or a mask whose size does not give the grid's patches.
+      ValueError: an empty mask, negative values, or a mask of a size that does not divide into the grid's patches.
     """
     mask = np.asarray(mask, np.float64) > 0
     if not mask.any():
@@ -145,10 +195,10 @@ def patch_cover(mask: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
     height, width = mask.shape
     rows, columns = grid
     tall, wide = height // rows, width // columns
-    # What is left of an image that is no multiple of the patch (384 = 27 * 14 + 6) the encoder does not see.
+    # The encoder ignores the rest of an image that is not a multiple of the patch (384 = 27 * 14 + 6).
     if not tall or not wide or height // tall != rows or width // wide != columns:
         raise ValueError(
-            f"a mask of {height}x{width} has no {rows}x{columns} patches; resize it to the encoder's input"
+            f"a mask of {height}x{width} does not divide into {rows}x{columns} patches; resize it to the encoder's size"
         )
-    seen = mask[: rows * tall, : columns * wide]
-    return seen.reshape(rows, tall, columns, wide).mean(axis=(1, 3))
+    used = mask[: rows * tall, : columns * wide]
+    return used.reshape(rows, tall, columns, wide).mean(axis=(1, 3))

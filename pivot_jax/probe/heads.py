@@ -31,7 +31,7 @@ class Training:
     batch_size: int = 32
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-4
-    warmup_steps: int = 500  # at most a tenth of all steps is taken, so that small sets are trained too
+    warmup_steps: int = 500  # at most a tenth of all steps, so that small sets are trained too
     weight_decay: float = 0.01
     hidden: int = 1024
     standardise: bool = True  # features to zero mean and unit variance per channel (statistics of train)
@@ -40,16 +40,16 @@ class Training:
 def train(
     data: Mapping[str, Split], classes: int, head: str, seeds: tuple[int, ...], training: Training
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions on ``test`` of heads trained on ``train``, at the epoch that did best on ``val``.
+    """Predictions on ``test`` of heads trained on ``train``, at the best epoch on ``val``.
 
-    The training features lie on the device as a whole (float32).
+    All training features are on the device at once (float32).
 
     Returns:
-      int32 [r, n, p] majority classes (epoch by accuracy over patches) and bool [r, n, p, c] union classes (epoch by
-      macro recall, as patch-seg).
+      int32 [r, n, p] majority classes (epoch chosen by accuracy over patches) and bool [r, n, p, c] union classes
+      (epoch chosen by macro recall, as in patch-seg).
     """
     if head not in HEADS:
-        raise UserError(f"segmentation probe: head '{head}' is unknown; there are {', '.join(HEADS)}")
+        raise UserError(f"segmentation probe: head '{head}' is unknown; choose one of {', '.join(HEADS)}")
     data = _standardised(data) if training.standardise else data
     features, majority, union = (jnp.asarray(array) for array in data["train"])
     n = len(features)
@@ -77,7 +77,7 @@ def train(
     return logits[0].argmax(-1).astype(np.int32), logits[1] > 0
 
 
-@lru_cache  # one object per setting, so that probing the next encoder compiles nothing anew
+@lru_cache  # one object per setting, so that probing the next encoder does not recompile
 def _optimizer(training: Training, total: int) -> optax.GradientTransformation:
     warmup = max(1, min(training.warmup_steps, total // 10))
     schedule = optax.warmup_cosine_decay_schedule(
@@ -87,7 +87,7 @@ def _optimizer(training: Training, total: int) -> optax.GradientTransformation:
 
 
 def _init(head: str, hidden: int, width: int, classes: int, keys: Array) -> Any:
-    """Parameters [2 kinds, r, ...]; uniform ± 1/√fan_in as torch's Linear; both kinds start alike."""
+    """Parameters [2 kinds, r, ...]; uniform ± 1/√fan_in as torch's Linear. Both kinds start from the same values."""
 
     def linear(key: Array, inputs: int, outputs: int) -> dict[str, Array]:
         bound = inputs**-0.5
@@ -166,7 +166,7 @@ def _val_scores(head: str, params: Any, split: Split) -> np.ndarray:
 
 
 def _logits_in_batches(head: str, params: Any, features: np.ndarray, size: int = 64) -> np.ndarray:
-    """Logits [r, n, p, c] of heads [r, ...]; batches of one shape, the last one filled up."""
+    """Logits [r, n, p, c] of heads [r, ...]; all batches have one shape, and the last one is padded."""
     size = min(size, len(features))
     out = []
     for start in range(0, len(features), size):
@@ -182,7 +182,7 @@ def _all_logits(head: str, params: Any, x: Array) -> Array:
 
 
 def _choose(better: np.ndarray, new: Any, old: Any) -> Any:
-    """Per seed the new parameters where they are better."""
+    """The new parameters for the seeds where they are better."""
     pick = jnp.asarray(better)
     return jax.tree.map(lambda a, b: jnp.where(pick.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)
 

@@ -1,9 +1,9 @@
 """What a small head can read from single patches: per-patch semantic segmentation on frozen features.
 
 Protocol of patch-seg (Covert et al. 2025), which the paper used: an MLP d → 1024 → C on patch tokens, *union* labels
-(every class present in the patch; id 0 only where it is alone), BCE with logits, macro recall over classes with
-positives. Next to it the same head on *majority* labels with cross-entropy, scored by mean IoU over patches, which
-false positives lower too. The epoch is chosen on a split that is not the reported one.
+(every class present in the patch; id 0 only where it is the only class), BCE with logits, macro recall over classes
+with positives. In addition, the same head on *majority* labels with cross-entropy, scored by mean IoU over patches,
+which false positives lower too. The epoch is chosen on a split that is not the reported one.
 
 Letters: n images, p patches, d width, c classes, r seeds.
 """
@@ -20,6 +20,7 @@ from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import heads
 from pivot_jax.probe.heads import Training
+from pivot_jax.probe.splits import Splits
 
 IGNORE = -1
 
@@ -30,23 +31,18 @@ class SegmentResult:
 
     miou: float  # mean over seeds
     recall: float
-    per_class: dict[str, float]  # IoU, mean over seeds; classes that are in neither labels nor predictions are left out
+    per_class: dict[str, float]  # IoU, mean over seeds, without classes that are in neither labels nor predictions
     interval: Interval  # of ``miou``, over test images; every draw averages the seeds
     recall_interval: Interval
     seeds: dict[str, tuple[float, ...]]  # "miou" and "recall" of each seed
     # Sums per seed and image, for paired comparisons between encoders (see ``difference``).
-    overlap: np.ndarray  # float32 [r, n, c, 3] majority labels: patches rightly predicted, true, predicted
+    overlap: np.ndarray  # float32 [r, n, c, 3] majority labels: patches correctly predicted, true, predicted
     hits: np.ndarray  # float32 [r, n, c, 2] union labels: patches found, patches with the class
     flags: tuple[str, ...] = field(default=())
 
 
 def probe(
-    train_x: np.ndarray,
-    train_masks: np.ndarray,
-    val_x: np.ndarray,
-    val_masks: np.ndarray,
-    test_x: np.ndarray,
-    test_masks: np.ndarray,
+    splits: Splits,
     *,
     classes: Sequence[str],
     head: str = "mlp",
@@ -58,19 +54,21 @@ def probe(
     """Trains a head per seed on patch features and scores it on ``test``.
 
     Args:
-      *_x: [n, p, d] patch features. *_masks: integer [n, H, W] class ids in 0..c-1, at the encoder's input size.
-      classes: class names in id order. ignore: an id that means "no label" (CamVid's 11).
+      splits: patch features [n, p, d] and masks, integer [n, H, W] of class ids in 0..c-1, at the encoder's input size.
+      classes: class names in id order.
+      ignore: an id that means "no label" (CamVid's 11).
       head: "mlp" (d → 1024, GELU, → c) or "linear".
 
     Raises:
-      UserError: shapes that do not fit or ids outside ``classes``.
+      UserError: shapes that do not match, or ids outside ``classes``.
     """
     count = len(classes)
-    splits = {"train": (train_x, train_masks), "val": (val_x, val_masks), "test": (test_x, test_masks)}
-    labels = {name: patch_labels(x, masks, count, ignore, name) for name, (x, masks) in splits.items()}
+    parts = splits.named()
+    labels = {name: patch_labels(one.features, one.labels, count, ignore, name) for name, one in parts.items()}
     training = training or Training()
-    flags = ["CHOSEN ON TEST: the epoch was chosen on the reported images"] if val_x is test_x else []
-    data = {name: (np.asarray(x, np.float32), *labels[name]) for name, (x, _) in splits.items()}
+    same = splits.val.features is splits.test.features
+    flags = ["CHOSEN ON TEST: the epoch was chosen on the reported images"] if same else []
+    data = {name: (np.asarray(one.features, np.float32), *labels[name]) for name, one in parts.items()}
     majority, union = heads.train(data, count, head, tuple(seeds), training)
     overlap = overlaps(majority, labels["test"][0], count)
     hits = union_hits(union, labels["test"][1])
@@ -98,9 +96,9 @@ def difference(first: SegmentResult, second: SegmentResult, metric: str = "miou"
     score = {"miou": mean_iou, "recall": recall_of}[metric]
     name = {"miou": "overlap", "recall": "hits"}[metric]
     one, two = getattr(first, name), getattr(second, name)
-    stacked = np.concatenate([one, two])  # seeds of both, resampled by the same images
-    cut = len(one)
-    return _over_images(stacked, score, seed, combine=lambda x: x[..., :cut].mean(-1) - x[..., cut:].mean(-1))
+    stacked = np.concatenate([one, two])  # seeds of both results, over the same resampled images
+    count = len(one)
+    return _over_images(stacked, score, seed, combine=lambda x: x[..., :count].mean(-1) - x[..., count:].mean(-1))
 
 
 def patch_labels(
@@ -126,42 +124,42 @@ def patch_labels(
     if known.size and (known.min() < 0 or known.max() >= classes):
         raise UserError(
             f"segmentation probe: {name} masks hold class {known.max() if known.max() >= classes else known.min()}, "
-            f"but there are {classes} classes (0..{classes - 1}); name them all, or, "
-            "if it means unlabelled, say so (--ignore ID)"
+            f"but there are {classes} classes (0..{classes - 1}); name them all, or "
+            "pass --ignore ID (ignore=ID) if it means unlabelled"
         )
     counts = pixel_counts(masks, features.shape[1], classes)
     return majority_labels(counts), union_labels(counts)
 
 
 def pixel_counts(masks: np.ndarray, patches: int, classes: int) -> np.ndarray:
-    """Pixels of each class in each patch: int32 [n, p, c]; ids outside 0..c-1 count for none."""
+    """Pixels of each class in each patch: int32 [n, p, c]; ids outside 0..c-1 are not counted."""
     side = round(patches**0.5)
     n, height, width = masks.shape
     tall, wide = height // side, width // side
     if side * side != patches or not tall or not wide or height // tall != side or width // wide != side:
         raise UserError(
-            f"segmentation probe: masks of {height}x{width} have no {patches} square patches; "
+            f"segmentation probe: masks of {height}x{width} do not divide into {patches} square patches; "
             "resize them (nearest) to the encoder's input"
         )
-    cut = masks[:, : side * tall, : side * wide]
-    pixels = cut.reshape(n, side, tall, side, wide).transpose(0, 1, 3, 2, 4).reshape(n, patches, tall * wide)
+    used = masks[:, : side * tall, : side * wide]
+    pixels = used.reshape(n, side, tall, side, wide).transpose(0, 1, 3, 2, 4).reshape(n, patches, tall * wide)
     return np.stack([(pixels == label).sum(-1, dtype=np.int32) for label in range(classes)], axis=-1)
 
 
 def majority_labels(counts: np.ndarray) -> np.ndarray:
-    """Most frequent class per patch (the smallest id of equals), ``IGNORE`` where none is labelled: int32 [n, p]."""
+    """Most frequent class per patch (the smallest id in a tie), ``IGNORE`` where no pixel is labelled: int32 [n, p]."""
     return np.where(counts.sum(-1) > 0, counts.argmax(-1), IGNORE).astype(np.int32)
 
 
 def union_labels(counts: np.ndarray) -> np.ndarray:
-    """Every class present: bool [n, p, c]. Id 0 ("other") stands only where it is alone: {0, 5} → {5}, {0} → {0}."""
+    """Every class present: bool [n, p, c]. Id 0 ("other") counts only where it is alone: {0, 5} → {5}, {0} → {0}."""
     present = counts > 0
     present[..., 0] &= ~present[..., 1:].any(-1)
     return present
 
 
 def overlaps(predicted: np.ndarray, true: np.ndarray, classes: int) -> np.ndarray:
-    """Patches of each class per seed and image: rightly predicted, true, predicted. Ignored patches are left out.
+    """Patches of each class per seed and image: correctly predicted, true, predicted. Ignored patches do not count.
 
     Args:
       predicted: int [r, n, p]. true: int [n, p].
@@ -206,13 +204,13 @@ def recall_of(hits: np.ndarray) -> np.ndarray:
 
 
 def _over_images(per_image: np.ndarray, score, seed: int, combine=lambda values: values.mean(-1)) -> Interval:
-    """Bootstrap over images of a score averaged over seeds: [r, n, ...] → interval. Images are shared by the seeds."""
+    """Bootstrap over images of a score averaged over seeds: [r, n, ...] → interval. Seeds share the draws."""
     by_image = np.moveaxis(per_image, 1, 0)
     return statistics.bootstrap(by_image, lambda sums: combine(score(sums)), draws=1000, seed=seed)
 
 
 def _nanmean(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Mean of what is not NaN; NaN (without a warning) where nothing is left."""
+    """Mean of the values that are not NaN; NaN, without a warning, where there are none."""
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(axis)
     return np.divide(total, known.sum(axis), out=np.full(np.shape(total), np.nan), where=known.sum(axis) > 0)

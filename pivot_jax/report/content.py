@@ -1,7 +1,7 @@
-"""What a report is made of: plain frozen data that a study fills and ``page`` lays out.
+"""The parts of a report: frozen dataclasses that a study fills and ``page`` renders.
 
-Text fields are plain text, escaped by the page; a blank line starts a paragraph. Shares are 0..1 and shown in percent
-where a column's unit is "%".
+Text fields are plain text, which the page escapes. A blank line starts a paragraph. Shares are 0..1, and are shown in
+percent where a column's unit is "%".
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ Value = str | int | float | Interval | None
 class Column:
     """A table column.
 
-    ``unit`` "%" multiplies by 100 (in ``signed`` columns, which hold differences, the unit shown is "pts"); any other
-    unit is shown as it is.
+    ``unit`` "%" multiplies by 100. In ``signed`` columns, which hold differences, it is shown as "pts". Other
+    units are shown unchanged.
     """
 
     title: str
     unit: str = ""
     digits: int = 1
     signed: bool = False
-    note: str = ""  # shown when pointed at
+    note: str = ""  # tooltip
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values; the first column is the row's name, the columns describe the others."""
+    """Rows of a name and values; ``columns`` describe the values."""
 
     title: str
     columns: tuple[Column, ...]
@@ -61,7 +61,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model said."""
+    """The answer of one model."""
 
     model: str
     text: str
@@ -70,7 +70,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Card:
-    """One example with its picture (uint8 [H, W, 3])."""
+    """One example with its image (uint8 [H, W, 3])."""
 
     image: np.ndarray
     question: str
@@ -88,8 +88,8 @@ class Cards:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture (uint8 [H, W, 3]) with a line below."""
+class Panel:
+    """An image (uint8 [H, W, 3]) with a caption."""
 
     image: np.ndarray
     caption: str = ""
@@ -97,24 +97,24 @@ class Picture:
 
 @dataclass(frozen=True)
 class Grid:
-    """Pictures in rows and columns, such as gradient maps: one row per question, one column per arm."""
+    """Images in rows and columns, such as gradient maps: one row per question, one column per arm."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Picture | None, ...]], ...]
+    rows: tuple[tuple[str, tuple[Panel | None, ...]], ...]
     note: str = ""
 
     def __post_init__(self) -> None:
-        for name, pictures in self.rows:
-            if len(pictures) != len(self.columns):
+        for name, panels in self.rows:
+            if len(panels) != len(self.columns):
                 raise ValueError(
-                    f"grid '{self.title}', row '{name}': {len(pictures)} pictures, {len(self.columns)} columns"
+                    f"grid '{self.title}', row '{name}': {len(panels)} images, {len(self.columns)} columns"
                 )
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Fixed-width text, such as a printed table of parameters or a config; folded away unless ``open``."""
+    """Fixed-width text, such as a config. It is collapsed unless ``open``."""
 
     title: str
     text: str
@@ -126,7 +126,7 @@ Block = Table | Figure | Cards | Grid | Listing | str
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter; a block that is a string is prose."""
+    """A section. A block that is a string is prose."""
 
     title: str
     text: str = ""
@@ -154,5 +154,5 @@ class Report:
     facts: tuple[Fact, ...] = ()
     summary: str = ""
     sections: tuple[Section, ...] = ()
-    scope: tuple[str, ...] = ()  # what this run does not show
+    scope: tuple[str, ...] = ()  # limits: what this run does not show
     provenance: Mapping[str, str] = field(default_factory=dict)  # config, versions, hardware

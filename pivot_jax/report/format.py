@@ -1,4 +1,4 @@
-"""Numbers as people read them: intervals, counts, times, FLOPs."""
+"""Numbers formatted for reading: intervals, counts, times, FLOPs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _SI = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")
 
 
 def number(value: float, *, unit: str = "", digits: int = 1, signed: bool = False) -> str:
-    """A number in its unit, without the unit: 0.673 in "%" is "67.3". Not finite is a dash."""
+    """A number in its unit, without the unit: 0.673 in "%" is "67.3". A number that is not finite is a dash."""
     if not math.isfinite(value):
         return "–"
     if unit == "%":
         value = 100 * value
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     if float(text) == 0:
-        text = text.lstrip("+-")  # neither +0.0 nor -0.0 means anything
+        text = text.lstrip("+-")  # no sign on a zero
     return text.replace("-", MINUS)
 
 
 def cell(value: Value, *, unit: str = "", digits: int = 1, signed: bool = False) -> tuple[str, str]:
-    """(main text, small text below): an interval's bounds go below; whole numbers get thousands separators."""
+    """(main text, small text below). An interval's bounds are the small text. Integers get thousands separators."""
     if value is None:
         return "–", ""
     if isinstance(value, str):
@@ -39,7 +39,7 @@ def cell(value: Value, *, unit: str = "", digits: int = 1, signed: bool = False)
 
 
 def shown_unit(unit: str, signed: bool) -> str:
-    """Differences of percentages are points."""
+    """The unit to show: differences of percentages are in points."""
     return "pts" if unit == "%" and signed else unit
 
 

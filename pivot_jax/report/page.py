@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import re
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pivot_jax import files
 from pivot_jax.report import format as text
 from pivot_jax.report.content import Cards, Column, Fact, Figure, Grid, Listing, Report, Table, Value
 from pivot_jax.report.plots import data_uri
 
-THUMBNAIL = 160  # pixels; smaller pictures are enlarged to at least this
+THUMBNAIL = 160  # pixels; smaller images are enlarged to at least this
 KINDS = {Table: "table", Figure: "figure", Cards: "cards", Grid: "grid", Listing: "listing", str: "prose"}
 
 
 def write(report: Report, path: str | Path) -> Path:
-    """Writes the page; the file appears whole or not at all."""
+    """Writes the page and returns its path.
+
+    Raises:
+      UserError: it could not be written.
+    """
     out = Path(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(out.name + ".part")
-    draft.write_text(render(report), encoding="utf-8")
-    os.replace(draft, out)
+    files.write_text(out, render(report))
     return out
 
 
@@ -45,8 +46,8 @@ def _template() -> Any:
         "cell": _cell,
         "fact": lambda fact: _cell(fact.value, fact),
         "heading_unit": lambda column: text.shown_unit(column.unit, column.signed),
-        "picture": lambda image: data_uri(image, least=THUMBNAIL),
-        "svg": Markup,  # made by plots, which escapes what it is given
+        "data_uri": lambda image: data_uri(image, least=THUMBNAIL),
+        "svg": Markup,  # from plots, which escapes its text
         "tone": _tone,
     }
     return environment.from_string((resources.files("pivot_jax.report") / "page.html.jinja").read_text("utf-8"))
@@ -58,7 +59,7 @@ def _cell(value: Value, like: Column | Fact) -> dict[str, str]:
 
 
 def _tone(value: Value, column: Column) -> str:
-    """A difference whose interval leaves zero out is set off, in words too (see the page's legend)."""
+    """ "up" or "down" for a difference with an interval that excludes zero, else ""."""
     from pivot_jax.eval.statistics import Interval
 
     if not column.signed or not isinstance(value, Interval) or not value.excludes_zero:

@@ -1,7 +1,7 @@
-"""Charts as SVG whose colours follow the page's light or dark theme, and pictures as data URIs.
+"""Charts as SVG in the page's light or dark theme, and images as data URIs.
 
-A chart is drawn with stand-in colours that are then replaced by the page's CSS variables, so that one drawing reads
-well on both backgrounds. Series differ in colour (Okabe–Ito, safe for colour-blind readers), line style and marker.
+A chart is drawn with placeholder colours, which are then replaced by the page's CSS variables. So one drawing works on
+both backgrounds. Series differ in colour (Okabe–Ito, safe for colour-blind readers), line style and marker.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def training_curves(
     smooth: float = 0.6,
     columns: int = 3,
 ) -> str:
-    """Small multiples, one per metric: the runs (seeds) of an arm faint, their mean bold.
+    """Small multiples, one per metric: the runs (seeds) of an arm in faint lines, their mean in a bold one.
 
     Args:
       runs: arm → its runs, each the rows of a metrics file. metrics: keys of the rows ("loss", "rewards/margins").
       order: all arms of the study, so that an arm has the same colour in every chart.
-      smooth: weight of the past in an exponential moving average, 0 shows raw values.
+      smooth: weight of the past in an exponential moving average; 0 shows the raw values.
     """
     shown = [metric for metric in metrics if any(metric in row for seeds in runs.values() for r in seeds for row in r)]
     if not shown:
@@ -78,13 +78,12 @@ def training_curves(
     columns = min(columns, len(shown))
     lines = -(-len(shown) // columns)
     with _figure(3.3 * columns + 0.4, 2.3 * lines + 0.5, lines, columns) as (figure, axes):
-        for place, axis in enumerate(axes.flat):
-            if place >= len(shown):
-                axis.set_visible(False)
-                continue
+        for axis in axes.flat[len(shown) :]:
+            axis.set_visible(False)
+        for axis, metric in zip(axes.flat, shown, strict=False):
             for arm, seeds in runs.items():
-                _arm_curve(axis, styles[arm], seeds, shown[place], smooth)
-            axis.set_title(shown[place])
+                _arm_curve(axis, styles[arm], seeds, metric, smooth)
+            axis.set_title(metric)
             axis.set_xlabel("step")
             axis.margins(x=0.02)
         _legend(figure, styles)
@@ -119,7 +118,7 @@ def forest(
 
     Args:
       rows: name → metric → interval. order: as in :func:`training_curves`.
-      zero: these are differences: one colour, and a line at 0.
+      zero: the estimates are differences; draw them in one colour, with a line at 0.
     """
     metrics = list(dict.fromkeys(metric for row in rows.values() for metric in row))
     if not metrics:
@@ -180,10 +179,10 @@ def lines(
 
 
 def data_uri(image: np.ndarray, *, least: int = 0) -> str:
-    """uint8 [H, W, 3] as a PNG data URI; a picture smaller than ``least`` is enlarged in whole, hard-edged pixels."""
+    """uint8 [H, W, 3] as a PNG data URI. An image smaller than ``least`` is repeated pixel by pixel to reach it."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"a picture is uint8 [H, W, 3], got {image.dtype} {image.shape}")
+        raise ValueError(f"an image must be uint8 [H, W, 3], not {image.dtype} {image.shape}")
     factor = max(1, -(-least // max(image.shape[:2])))
     if factor > 1:
         image = image.repeat(factor, 0).repeat(factor, 1)
@@ -193,7 +192,7 @@ def data_uri(image: np.ndarray, *, least: int = 0) -> str:
 
 
 class _figure:
-    """A figure with the report's style; axes come as an array. No pyplot, so no state and no display is touched."""
+    """A figure in the report's style, and its axes as an array. Without pyplot, so no global state and no display."""
 
     def __init__(self, width: float, height: float, rows: int, columns: int, **options: Any):
         self.size, self.shape, self.options = (width, height), (rows, columns), options
@@ -217,9 +216,9 @@ def _colour(index: int) -> str:
 
 
 def _styles(names: Iterable[str], order: Sequence[str]) -> dict[str, int]:
-    """Style number of each name: its place in ``order``, then of first appearance."""
-    places = {name: index for index, name in enumerate(dict.fromkeys([*order, *names]))}
-    return {name: places[name] for name in names}
+    """Style number of each name: its index in ``order``, then in order of first appearance."""
+    numbers = {name: index for index, name in enumerate(dict.fromkeys([*order, *names]))}
+    return {name: numbers[name] for name in names}
 
 
 def _legend(figure: Any, styles: Mapping[str, int]) -> None:
@@ -235,7 +234,7 @@ def _legend(figure: Any, styles: Mapping[str, int]) -> None:
 
 
 def _svg(figure: Any, description: str) -> str:
-    """SVG text: no size of its own (it fills its column), theme colours, ids that no other chart on the page has."""
+    """SVG text that fills its column, with theme colours and ids that are unique on the page."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -253,13 +252,13 @@ def _svg(figure: Any, description: str) -> str:
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    # A point is 4/3 pixels: at this width the text has its natural size.
+    # A point is 4/3 pixels. At this width the text has its natural size.
     attributes = f'role="img" aria-label="{label}" style="max-width:{width * 4 / 3:.0f}px"'
     return text.replace("<svg ", f"<svg {attributes} ", 1)
 
 
 def _smoothed(y: np.ndarray, weight: float) -> np.ndarray:
-    """Exponential moving average without a bias towards the start."""
+    """Exponential moving average with bias correction at the start."""
     out, total, norm = np.empty_like(y), 0.0, 0.0
     for index, value in enumerate(y):
         total = weight * total + (1 - weight) * value

@@ -1,4 +1,4 @@
-"""Tables that every study has: scores per arm, differences between arms, what was trained, what it cost."""
+"""Tables of every study: scores per arm, differences between arms, trained parameters, cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def scores(
     note: str = "",
     row_title: str = "Encoder",
 ) -> Table:
-    """One row per arm, one column per metric in order of first appearance; what an arm lacks is a dash."""
+    """One row per arm, one column per metric in order of first appearance. A missing value is a dash."""
     metrics = list(dict.fromkeys(metric for row in results.values() for metric in row))
     columns = tuple(Column(metric, unit, digits) for metric in metrics)
     rows = tuple((arm, tuple(row.get(metric) for metric in metrics)) for arm, row in results.items())
@@ -35,7 +35,7 @@ def differences(
     digits: int = 1,
     note: str = "",
 ) -> Table:
-    """One row per comparison ("DPO − SFT"), one column per metric, with adjusted p where given."""
+    """One row per comparison ("DPO − SFT"), one column per metric, and adjusted p-values if there are any."""
     metrics = list(dict.fromkeys(metric for row in results.values() for metric in row))
     columns, rows = [], []
     for metric in metrics:
@@ -50,7 +50,7 @@ def differences(
                 p = p_values.get(name, {}).get(metric)
                 values.append(None if p is None else text.p_value(p))
         rows.append((name, tuple(values)))
-    marked = f"{_interval_note(results)} ▲ ▼: the interval leaves out zero."
+    marked = f"{_interval_note(results)} ▲ ▼: the interval excludes zero."
     return Table(title, tuple(columns), tuple(rows), note or marked, "Comparison")
 
 
@@ -65,7 +65,7 @@ class Trained:
 
 
 def trained_parameters(title: str, groups: Sequence[Trained], note: str = "") -> Table:
-    """Which part was trained in which stage, at which peak learning rate: one row per stage, one column per part."""
+    """Size and peak learning rate of each part in each stage: one row per stage, one column per part."""
     stages = list(dict.fromkeys(group.stage for group in groups))
     parts = list(dict.fromkeys(group.part for group in groups))
     columns = (*(Column(part) for part in parts), Column("Trained"), Column("Frozen"))
@@ -92,7 +92,7 @@ def _rates(groups: Sequence[Trained]) -> str | None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage (summed over seeds and arms) took."""
+    """The cost of one stage, summed over seeds and arms."""
 
     stage: str
     runs: int
@@ -103,13 +103,13 @@ class Cost:
 
 
 def costs(title: str, stages: Sequence[Cost], note: str = "") -> Table:
-    """Time and floating-point operations per stage, with the sum below."""
+    """Time and floating-point operations per stage, with their sum as the last row."""
     columns = (
         Column("Runs"),
         Column("Steps", note="optimizer steps of all runs"),
         Column("Samples"),
         Column("Time"),
-        Column("FLOPs", note="counted from the model's shapes"),
+        Column("FLOPs", note="computed from the model's shapes"),
         Column("FLOP/s"),
     )
     rows = [(stage.stage, _cost_cells(stage)) for stage in stages]

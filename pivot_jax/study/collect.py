@@ -1,4 +1,4 @@
-"""What the demo's seeds have left, as arrays and intervals for the report."""
+"""The results of the demo's seeds, as arrays and intervals for the report."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ COMPARISONS = (("dpo", "sft"), ("sft", "stage1"), ("dpo", "stage1"))
 
 
 class Results:
-    """Reads a finished study. Scores are [seeds, items]; items are the same for all arms, so comparisons are paired."""
+    """Reads a finished study. Scores are [seeds, items]. All arms share the items, so comparisons are paired."""
 
     def __init__(self, study: Study):
         self.study, self.seeds = study, study.settings.seeds
 
     def marker(self, name: str) -> list[dict[str, Any]]:
-        """What a task kept, per seed."""
+        """The result of a task, per seed."""
         return [result(self.study, seed, name) for seed in self.seeds]
 
     def predictions(self, seed: int, run: str) -> list[dict[str, Any]]:
         return predictions.read(self.study.folder(seed) / "answers" / f"{run}.jsonl")
 
     def answers(self, run: str, ranked: bool = False) -> np.ndarray:
-        """1 where a test question was answered right: [seeds, questions]."""
+        """1 where a test question was answered correctly: [seeds, questions]."""
         out = []
         for seed in self.seeds:
             rows = self.predictions(seed, run)
@@ -52,7 +52,7 @@ class Results:
 
     @cached_property
     def prior(self) -> np.ndarray:
-        """1 where the training data's most frequent answer to the same question is right: [questions]."""
+        """1 where the most frequent answer to the same question in the training data is correct: [questions]."""
         rows = self.predictions(self.seeds[0], "stage1b")
         known = majority_answers(self.study)
         return np.asarray([float(known(row["prompt"]) == row["gt_answer"]) for row in rows])
@@ -67,13 +67,13 @@ class Results:
         return out
 
     def classified(self, arm: str, kind: str) -> np.ndarray:
-        """1 where the probe named the class: [seeds, pictures]; kind is encoder | projector."""
+        """1 where the probe named the class: [seeds, images]; kind is encoder | projector."""
         return np.asarray([one[f"class_{kind}"] for one in self._probes[arm]], float)
 
     def segmented(self, arm: str, less: str = "") -> Interval:
-        """Mean IoU over patches (minus that of ``less``), heads averaged, seeds and pictures resampled."""
+        """Mean IoU over patches (minus that of ``less``), averaged over heads; seeds and images are resampled."""
         arms = (arm, less) if less else (arm,)
-        # [seeds, pictures, arms, heads, classes, 3]
+        # [seeds, images, arms, heads, classes, 3]
         sums = np.stack([[one["overlap"].swapaxes(0, 1) for one in self._probes[name]] for name in arms], axis=2)
 
         def statistic(drawn: np.ndarray) -> np.ndarray:

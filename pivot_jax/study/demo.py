@@ -1,8 +1,8 @@
 """``pivot-jax demo``: the whole study in miniature. Data and tokenizer, then one process per seed, then the report.
 
-The seeds are independent from stage 0 on, and the models are so small that one core each is the fastest way to use
-several; with one thread per process the numbers do not depend on how many cores there are. Everything is resumable:
-data sets, finished tasks and checkpoints stay, whatever stops the demo.
+The seeds are independent from stage 0 on, and the models are so small that one core per seed is the fastest use of
+several cores. With one thread per process the numbers do not depend on the number of cores. A stopped demo resumes: its
+data sets, finished tasks and checkpoints are kept.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pivot_jax import files
 from pivot_jax.errors import UserError
 from pivot_jax.study.settings import Study
 from pivot_jax.study.watch import Watch
@@ -28,11 +29,11 @@ ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
 def run(workdir: str | Path, configs: Path | None = None) -> Path:
-    """Runs or continues the demo in ``workdir`` and returns the report's path.
+    """Runs or resumes the demo in ``workdir`` and returns the report's path.
 
     Raises:
-      UserError: a stage failed (the message says why), or the folder holds another study.
-      train.signals.Interrupted: stopped by a signal; everything is saved.
+      UserError: a stage failed (the message gives the reason), or the folder holds another study.
+      train.signals.Interrupted: stopped by a signal, after saving.
     """
     started = time.perf_counter()
     study = Study.open(Path(workdir), configs)
@@ -48,20 +49,20 @@ def run(workdir: str | Path, configs: Path | None = None) -> Path:
 
 
 def prepare(study: Study) -> None:
-    """Pictures and tokenizer, unless they are there."""
+    """Draws the images and trains the tokenizer, unless they exist."""
     from pivot_jax.data import scenes
     from pivot_jax.data.processing.tokenizer import train_bpe
 
     settings = study.settings
     if not (study.data / "dataset_info.json").is_file():
-        print(f"drawing {sum(settings.sizes.values()):,} pictures", flush=True)
+        print(f"drawing {sum(settings.sizes.values()):,} images", flush=True)
     scenes.prepare(study.root, settings.world, settings.sizes, settings.data_seed, name="demo")
     if not (study.tokenizer / "tokenizer.json").is_file():
         train_bpe(_corpus(study), settings.vocabulary, study.tokenizer)
 
 
 def _corpus(study: Study) -> list[str]:
-    """Training texts for the tokenizer; never those of a test split."""
+    """Training texts for the tokenizer, none from a test split."""
     from pivot_jax.data import scenes
 
     texts = []
@@ -84,7 +85,7 @@ class _Worker:
 
 
 def _seeds(study: Study) -> None:
-    """Runs all seeds, as many at a time as there are cores; shows how far they are."""
+    """Runs all seeds, as many at a time as there are cores, and shows their progress."""
     waiting = list(study.settings.seeds)
     running: list[_Worker] = []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -115,7 +116,7 @@ def _start(study: Study, seed: int) -> _Worker:
         "JAX_COMPILATION_CACHE_DIR": str((study.root / "compiled").absolute()),
         **os.environ,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-        "JAX_PLATFORMS": "cpu",  # a GPU would be slower at this size, and give other digits
+        "JAX_PLATFORMS": "cpu",  # a GPU would be slower at this size, and would round differently
         "XLA_FLAGS": ONE_THREAD,
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -129,13 +130,13 @@ def _start(study: Study, seed: int) -> _Worker:
 
 
 class _Forward:
-    """While entered, SIGINT and SIGTERM are passed on to the workers, which save and end."""
+    """Forwards SIGINT and SIGTERM to the workers, which save and end."""
 
     def __init__(self, running: list[_Worker]):
         self._running, self.received = running, 0
 
     def __enter__(self) -> _Forward:
-        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def _note(self, number: int, frame: Any) -> None:
@@ -145,13 +146,13 @@ class _Forward:
             worker.process.send_signal(signal.SIGTERM)
 
     def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
         _stop(self._running)
 
 
 def _stop(running: list[_Worker]) -> None:
-    """Ends the workers; each saves a checkpoint first where it is training."""
+    """Ends the workers. One that is training saves a checkpoint first."""
     for worker in running:
         worker.process.terminate()
     for worker in running:
@@ -160,16 +161,16 @@ def _stop(running: list[_Worker]) -> None:
 
 
 def _why(worker: _Worker) -> str:
-    """The reason that a worker's log gives for its end."""
+    """Why a worker ended, from its log."""
     lines = worker.log.read_text(errors="replace").splitlines()
-    given = [line.removeprefix(FAILED) for line in lines if line.startswith(FAILED)]
-    reason = given[-1] if given else next((line for line in reversed(lines) if line.strip()), "no output")
+    reasons = [line.removeprefix(FAILED) for line in lines if line.startswith(FAILED)]
+    reason = reasons[-1] if reasons else next((line for line in reversed(lines) if line.strip()), "no output")
     return f"seed {worker.seed} stopped: {reason} (see {worker.log})"
 
 
 def _total_seconds(study: Study, seconds: float) -> float:
-    """Wall time over all calls that worked on this study."""
+    """Wall time of all calls for this study."""
     path = study.root / "seconds.json"
     before = json.loads(path.read_text()) if path.exists() else 0.0
-    path.write_text(json.dumps(before + seconds))
+    files.write_text(path, json.dumps(before + seconds))
     return before + seconds

@@ -1,4 +1,4 @@
-"""What language alone is worth: the answer that the training data gives most often to the same question."""
+"""The language prior: the most frequent answer to a question in the training data."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pivot_jax.study.settings import Study
 
 
 def majority_answers(study: Study) -> Callable[[str], str]:
-    """Question → most frequent short answer to that question in stage 1b's data, else of questions like it.
+    """Question → most frequent short answer to it in stage 1b's data, or else to questions of its kind.
 
-    No model that sees no picture can do better than this up to what it generalises between questions.
+    A model without the image can do better only by generalising between questions.
     """
     exact: dict[str, Counter[str]] = defaultdict(Counter)
     similar: dict[str, Counter[str]] = defaultdict(Counter)
@@ -35,5 +35,5 @@ def majority_answers(study: Study) -> Callable[[str], str]:
 
 
 def _beginning(question: str) -> str:
-    """The first two words tell the kinds apart."""
+    """The first two words, which identify the kind of question."""
     return " ".join(question.split()[:2])

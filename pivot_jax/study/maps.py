@@ -1,26 +1,24 @@
-"""Gradient maps of the demo: where the SFT and the DPO loss of the same pairs pull on the picture's patches.
+"""Gradient maps of the demo: where the SFT and the DPO loss of the same pairs pull on the image's patches.
 
-Maps of both losses are taken at the *same* weights (stage 1b), where the published contrast would vanish for maps of
-the chosen branch alone (acceptance test A6); the shared encoding of the picture shows what DPO's two branches leave.
+Maps of both losses are taken at the *same* weights (stage 1b). There the published contrast would vanish if only the
+chosen branch were mapped: DPO's gradient of that branch is a multiple of SFT's. The image is encoded once for both
+branches, so the map shows what remains after the rejected branch is subtracted.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pivot_jax.data import scenes
 from pivot_jax.data.loading.loader import build_loader
-from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.probe import gradmap
 from pivot_jax.study.measure import save_arrays
 from pivot_jax.study.settings import Study
 from pivot_jax.train.open import OpenRun, open_run
 
-# Which weights, which loss. At the reference weights DPO's gradient is a multiple of that of -(chosen - rejected).
+# title → (run, preference loss). At the reference weights DPO's gradient is a multiple of that of -(chosen - rejected).
 MAPS = {
     "SFT loss at stage 1b": ("stage1b", False),
     "DPO loss at stage 1b": ("stage1b", True),
@@ -31,14 +29,14 @@ ATTRIBUTE = {"color": "color", "shape": "shape", "digit": "value", "place": "pla
 
 
 def gradient_maps(study: Study, seed: int) -> dict[str, Any]:
-    """Maps [k, s, s] of every kind of :data:`MAPS`, pictures, object masks and texts, into ``maps.npz``."""
+    """Writes :data:`MAPS` [k, s, s], images, object masks and texts to ``maps.npz``, and returns the maps' scores."""
     chosen = asked_things(study)
     models = {run: open_run(study.folder(seed) / run) for run in dict.fromkeys(run for run, _ in MAPS.values())}
     kept: dict[str, np.ndarray] = {}
     numbers: dict[str, Any] = {}
     masks = np.stack([mask for _, mask, _ in chosen])
-    for title, (run, both) in MAPS.items():
-        grids = _grids(study, models[run], [row for row, _, _ in chosen], both)
+    for title, (run, preference) in MAPS.items():
+        grids = _maps(study, models[run], [row for row, _, _ in chosen], preference)
         kept[title] = grids
         found = [gradmap.localise(grid, mask) for grid, mask in zip(grids, masks, strict=True)]
         numbers[title] = {
@@ -55,7 +53,7 @@ def gradient_maps(study: Study, seed: int) -> dict[str, Any]:
 
 
 def asked_things(study: Study) -> list[tuple[int, np.ndarray, str]]:
-    """Unseen pairs that ask about one thing: row, its mask bool [s, s], and the pair as text."""
+    """(row, mask bool [H, W], text) of unseen pairs that ask about exactly one object."""
     out = []
     for row, record in enumerate(scenes.open_split(study.data, "preference_test")):
         kind, answer = record["kind"].decode(), record["answer"].decode()
@@ -74,17 +72,9 @@ def asked_things(study: Study) -> list[tuple[int, np.ndarray, str]]:
     return out
 
 
-def _grids(study: Study, model: OpenRun, rows: list[int], both: bool) -> np.ndarray:
-    """Sizes of the loss gradient per patch: float32 [k, s, s]."""
+def _maps(study: Study, model: OpenRun, rows: list[int], preference: bool) -> np.ndarray:
+    """Maps of these pairs: float32 [k, s, s]."""
     source = {"format": "tfds", "path": str(study.data), "split": "preference_test"}
     loader = build_loader(model.config, model.training_processor("preference"), sources=[source], batch_size=len(rows))
     batch = loader.load(np.asarray(rows), len(loader.buckets) - 1)
-    mllm, params = model.mllm, model.params
-    features = mllm.apply({"params": params}, batch.images, method="encode_images")
-
-    def loss(features: Any) -> Any:
-        logps = answer_logps(score(mllm, params, batch, features), batch)
-        return -jnp.sum(logps[..., 0] - logps[..., 1] if both else logps[..., 0])
-
-    gradients = np.asarray(jax.jit(jax.grad(loss))(features))
-    return np.stack([gradmap.token_map(gradient) for gradient in gradients])
+    return gradmap.answer_maps(model.mllm, model.params, batch, preference=preference)

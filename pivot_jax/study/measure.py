@@ -1,4 +1,4 @@
-"""What the demo measures of one seed's models: answers, implicit rewards on pairs, probes of the encoders."""
+"""The demo's measurements of one seed's models: answers, implicit rewards on pairs, probes of the encoders."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from pivot_jax import files
 from pivot_jax.data import scenes
 from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.eval.answerer import Answerer
 from pivot_jax.eval.run import RunOptions, evaluate
 from pivot_jax.models.logprobs import answer_logps, score
-from pivot_jax.probe import classify, features, heads, segment
+from pivot_jax.probe import classify, features, segment
+from pivot_jax.probe.heads import Training
+from pivot_jax.probe.splits import Labelled, Splits
 from pivot_jax.study.settings import RUN_OF_ARM, Study
 from pivot_jax.train.open import OpenRun, open_encoder, open_run
 
 
 def answers(study: Study, seed: int, run: str, blank: bool) -> dict[str, Any]:
-    """Answers to the test questions, into ``answers/RUN.jsonl``; ``blank`` shows no picture."""
+    """Answers to the test questions, in ``answers/RUN.jsonl``; ``blank`` replaces the images by grey ones."""
     model = open_run(study.folder(seed) / run)
     name = f"{run}_blank" if blank else run
     out = study.folder(seed) / "answers" / f"{name}.jsonl"
@@ -34,7 +37,7 @@ def answers(study: Study, seed: int, run: str, blank: bool) -> dict[str, Any]:
 
 
 def pairs(study: Study, seed: int, arm: str) -> dict[str, Any]:
-    """β-scaled log-ratios of an arm to stage 1b on training and on unseen pairs, into ``pairs/ARM.npz``."""
+    """β-scaled log-ratios of an arm to stage 1b on training and unseen pairs, in ``pairs/ARM.npz``."""
     reference, policy = (open_run(study.folder(seed) / RUN_OF_ARM[name]) for name in ("stage1", arm))
     beta = study.config("dpo", seed).objective.beta
     rewards = {split: beta * (_logps(study, policy, split) - _logps(study, reference, split))
@@ -58,40 +61,35 @@ def _logps(study: Study, model: OpenRun, split: str) -> np.ndarray:
 
 
 def probes(study: Study, seed: int, arm: str) -> dict[str, Any]:
-    """Classification (encoder, encoder and projector) and segmentation of an arm's encoder, into ``probes/ARM.npz``."""
+    """Classification (encoder, encoder and projector) and segmentation of an arm's encoder, in ``probes/ARM.npz``."""
     encoder = open_encoder(f"pack:{study.folder(seed) / f'pack_{arm}'}")
     world = study.settings.world
-    splits = {name: scenes.probe_split(study.data, f"probe_{name}", world) for name in ("train", "val", "test")}
-    labels = [splits[name].labels for name in splits]
+    parts = {name: scenes.probe_split(study.data, f"probe_{name}", world) for name in ("train", "val", "test")}
     kept: dict[str, np.ndarray] = {}
     numbers: dict[str, Any] = {}
     for kind, make in (("encoder", features.vit_encoder), ("projector", features.projector_encoder)):
         encode = make(encoder.module)
-        patches = [
-            features.extract(encode, encoder.params, split.images, pool="none", batch_size=100, show=False)
-            for split in splits.values()
-        ]
-        pooled = [x.mean(axis=1) for x in patches]
-        inputs = [item for pair in zip(pooled, labels, strict=True) for item in pair]
-        found = classify.probe(*inputs, seed=seed)
+        patches = {
+            name: features.extract(encode, encoder.params, part.images, pool="none", batch_size=100, show=False)
+            for name, part in parts.items()
+        }
+        pooled = Splits(**{name: Labelled(patches[name].mean(axis=1), part.labels) for name, part in parts.items()})
+        found = classify.probe(pooled, seed=seed)
         kept[f"class_{kind}"] = found.correct
         numbers[f"class_{kind}"] = {"accuracy": found.accuracy, "C": found.C, "flags": found.flags}
         if kind == "encoder":
-            masks = [split.masks for split in splits.values()]
-            inputs = [item for pair in zip(patches, masks, strict=True) for item in pair]
+            masked = Splits(**{name: Labelled(patches[name], part.masks) for name, part in parts.items()})
             classes = ("background", *world.nouns)
             seeds = range(study.settings.segmentation_seeds)
-            training = heads.Training(hidden=256)
-            parts = segment.probe(*inputs, classes=classes, seeds=[100 * seed + i for i in seeds], training=training)
-            kept |= {"overlap": parts.overlap, "hits": parts.hits}
-            numbers["segment"] = {"miou": parts.miou, "recall": parts.recall, "classes": parts.per_class}
+            training = Training(hidden=256)
+            scored = segment.probe(masked, classes=classes, seeds=[100 * seed + i for i in seeds], training=training)
+            kept |= {"overlap": scored.overlap, "hits": scored.hits}
+            numbers["segment"] = {"miou": scored.miou, "recall": scored.recall, "classes": scored.per_class}
     save_arrays(study.folder(seed) / "probes" / f"{arm}.npz", kept)
     return numbers
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Named arrays as one file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part.npz")
-    np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
-    draft.rename(path)
+    """Writes named arrays as one ``.npz`` file."""
+    with files.whole(path) as partial:
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The demo's report: what the study found, laid out with ``report``."""
+"""The demo's report: the study's findings as a ``report`` page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pivot_jax import files
 from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import gradmap
@@ -24,7 +25,7 @@ from pivot_jax.report.content import (
     Figure,
     Grid,
     Listing,
-    Picture,
+    Panel,
     Report,
     Section,
     Table,
@@ -35,7 +36,7 @@ from pivot_jax.study.maps import MAPS
 from pivot_jax.study.settings import ARMS, RUN_OF_ARM, STAGES, Study
 from pivot_jax.train.metrics import read as read_metrics
 
-SHOWN = 8  # example questions and gradient maps on the page
+SHOWN = 8  # example questions, and gradient maps
 GENERATED, RANKED = "answers (generated)", "answers (options ranked)"
 
 
@@ -57,14 +58,14 @@ def write_report(study: Study, seconds: float) -> Path:
             _costs(results, seconds),
         ),
         scope=(
-            "Pictures are rendered and tiny, the models have a few hundred thousand parameters and the decoder is not "
-            "pretrained: what is found here says nothing about the paper's models.",
-            f"{len(study.settings.seeds)} training seeds: intervals over seeds are rough.",
-            "SFT and DPO have one learning rate each, not an equal search of rates.",
+            "The images are rendered and tiny, the models have a few hundred thousand parameters, and the decoder is "
+            "not pretrained. These results say nothing about the paper's models.",
+            f"There are {len(study.settings.seeds)} training seeds, so intervals over seeds are rough.",
+            "SFT and DPO each use one learning rate; there was no equal search for the best one.",
         ),
         provenance=_provenance(study),
     )
-    (study.root / "results.json").write_text(json.dumps(_numbers(results, measured), indent=1, sort_keys=True))
+    files.write_text(study.root / "results.json", json.dumps(_numbers(results, measured), indent=1, sort_keys=True))
     return page.write(report, study.root / "report.html")
 
 
@@ -82,19 +83,19 @@ def _facts(results: Results, seconds: float) -> tuple[Fact, ...]:
 
 
 def _summary(results: Results) -> str:
-    """What the numbers allow to say about DPO against SFT, and no more."""
+    """DPO compared with SFT, as far as the intervals support a statement."""
     lines = []
     for what, gap in _gaps(results, "dpo", "sft").items():
         word = "no clear difference"
         if gap.excludes_zero:
             word = "DPO is ahead" if gap.value > 0 else "SFT is ahead"
         low, high = (text.number(end, unit="%", signed=True) for end in (gap.low, gap.high))
-        lines.append(f"{what}: {word} ({text.number(gap.value, unit='%', signed=True)} points, {low} to {high})")
-    return "DPO's encoder against SFT's, from one stage 1b per seed and the same pairs. " + "; ".join(lines) + "."
+        lines.append(f"{word} in “{what}” ({text.number(gap.value, unit='%', signed=True)} points, {low} to {high})")
+    return f"DPO's encoder compared with SFT's, from the same stage 1b per seed and the same pairs: {'; '.join(lines)}."
 
 
 def _encoder(results: Results, arm: str) -> dict[str, Interval]:
-    """What is measured of an arm's encoder."""
+    """The measurements of an arm's encoder."""
     return {
         "class, encoder": statistics.over_seeds(results.classified(arm, "encoder")),
         "class, projector": statistics.over_seeds(results.classified(arm, "projector")),
@@ -124,7 +125,7 @@ def _gaps(results: Results, first: str, second: str) -> dict[str, Interval]:
 
 
 def _learning(results: Results) -> Section:
-    """Stages 0 to 1b: does it see at all?"""
+    """Stages 0 to 1b: does the model use the image at all?"""
     rows = {
         "Stage 1b": {
             "accuracy": statistics.over_seeds(results.answers("stage1b")),
@@ -141,9 +142,9 @@ def _learning(results: Results) -> Section:
     runs = {stage: _metrics(results, stage) for stage in ("stage0", "stage1a", "stage1b")}
     return Section(
         "Learning to see",
-        "Before anything is compared, the model must look at the picture: its accuracy on unseen questions (new "
-        "combinations of things, new handwriting) against the same model shown a grey picture, and against the most "
-        "frequent answer to each question in the training data.",
+        "Arms are worth comparing only if the model uses the image at all. This table shows its accuracy on unseen "
+        "questions (new combinations of objects, new handwriting). For comparison, it shows the same model with a grey "
+        "image, and the most frequent answer to each question in the training data.",
         (
             tables.scores("Test questions", rows, row_title="Model"),
             Figure("Training loss", plots.training_curves(runs, ("loss", "mean_token_accuracy"))),
@@ -152,7 +153,7 @@ def _learning(results: Results) -> Section:
 
 
 def _stage2(results: Results) -> Section:
-    """The arms on their pairs, and what they answer."""
+    """The arms on their pairs, and their answers."""
     columns = (
         Column("accuracy, training pairs", "%"),
         Column("margin, training pairs", digits=2),
@@ -174,8 +175,8 @@ def _stage2(results: Results) -> Section:
     metrics = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "grad_norm")
     return Section(
         "Stage 2: SFT and DPO on the same pairs",
-        "Implicit reward: β times the log-ratio to stage 1b of the chosen and the rejected answer; a pair counts as "
-        "right where the chosen one's is larger. SFT's is computed the same way, though it never sees a rejected "
+        "The implicit reward of an answer is β times its log-ratio to stage 1b. A pair counts as correct if the chosen "
+        "answer has the larger reward. SFT's rewards are computed the same way, although SFT never sees a rejected "
         "answer.",
         (
             Table("Implicit rewards", columns, tuple(rows), row_title="Arm"),
@@ -186,14 +187,15 @@ def _stage2(results: Results) -> Section:
 
 
 def _encoders(results: Results, measured: dict[str, dict[str, Interval]]) -> Section:
-    """The main question."""
-    gaps = {f"{ARMS[a]} − {ARMS[b]}": _gaps(results, a, b) for a, b in COMPARISONS}
+    """The main question: the encoders compared."""
+    gaps = {" − ".join(ARMS[arm].removeprefix("+ ") for arm in pair): _gaps(results, *pair) for pair in COMPARISONS}
     named = {ARMS[arm]: values for arm, values in measured.items()}
     return Section(
         "Which encoder sees better?",
-        "Each arm's encoder is taken out and frozen. Logistic regression on its mean patch features names the colour "
-        "and shape of the one large shape (regularisation chosen on a separate split); a small head segments patches; "
-        "and a new decoder is trained on its features (stage 3, one projector layer reused and frozen).",
+        "Each arm's encoder is extracted and frozen, then measured in three ways. Logistic regression on its mean "
+        "patch features names the colour and shape of the one large object, with regularisation chosen on a separate "
+        "split. A small head segments patches. A new decoder is trained on its features (stage 3, with one projector "
+        "layer reused and frozen).",
         (
             tables.scores("Encoders", named),
             tables.differences("Differences on the same items", gaps),
@@ -210,9 +212,9 @@ def _examples(results: Results) -> Section:
         **{ARMS[arm]: run for arm, run in RUN_OF_ARM.items()},
         **{f"Stage 3, {ARMS[a]}": f"stage3_{a}" for a in ARMS},
     }
-    given = {title: results.predictions(seed, run) for title, run in runs.items()}
+    answered = {title: results.predictions(seed, run) for title, run in runs.items()}
     rows = scenes.open_split(results.study.data, "test")
-    first = next(iter(given.values()))
+    first = next(iter(answered.values()))
     picked = [
         k for kind in dict.fromkeys(r["category"] for r in first) for k, r in enumerate(first) if r["category"] == kind
     ][:: max(1, len(first) // SHOWN)]
@@ -220,15 +222,16 @@ def _examples(results: Results) -> Section:
     for index in picked[:SHOWN]:
         answers = tuple(
             Answer(title, answer[index]["answer"], answer[index]["answer"] == answer[index]["gt_answer"])
-            for title, answer in given.items()
+            for title, answer in answered.items()
         )
         question = first[index]["prompt"].removeprefix("<image>\n")
         cards.append(Card(rows[index]["image"], question, first[index]["gt_answer"], answers))
-    return Section("Example answers", f"Seed {seed}; every kind of question.", (Cards("Test questions", tuple(cards)),))
+    about = f"From seed {seed}, with every kind of question."
+    return Section("Example answers", about, (Cards("Test questions", tuple(cards)),))
 
 
 def _gradients(results: Results) -> Section:
-    """Maps as pictures, and how they lie on the object that is asked about."""
+    """Maps as images, and how well they cover the object in question."""
     found = results.marker("maps")
     area = np.asarray(found[0]["area"])
     rows: list[tuple[str, tuple[Value, ...]]] = []
@@ -239,11 +242,11 @@ def _gradients(results: Results) -> Section:
         rows.append(
             (title, (statistics.over_seeds(hit), statistics.over_seeds(energy), statistics.over_seeds(entropy)))
         )
-    rows.append(("even map (chance)", (float(area.mean()), float(area.mean()), 1.0)))
+    rows.append(("uniform map (chance)", (float(area.mean()), float(area.mean()), 1.0)))
     columns = (
         Column("peak on the object", "%"),
         Column("energy on the object", "%"),
-        Column("entropy", digits=2, note="1 is an even map"),
+        Column("entropy", digits=2, note="1 is a uniform map"),
     )
     kept = results.maps(results.seeds[0])
     shown = range(min(SHOWN, len(kept["images"])))
@@ -251,19 +254,19 @@ def _gradients(results: Results) -> Section:
         (
             str(kept["texts"][i]),
             (
-                Picture(kept["images"][i]),
-                *(Picture(gradmap.overlay(_enlarged(kept["images"][i]), kept[t][i], border=False)) for t in MAPS),
+                Panel(kept["images"][i]),
+                *(Panel(gradmap.overlay(_enlarged(kept["images"][i]), kept[t][i], border=False)) for t in MAPS),
             ),
         )
         for i in shown
     )
     return Section(
         "Gradient maps",
-        "How strongly each patch's features pull on the loss, for unseen pairs that ask about one thing. The first two "
-        "columns use the same weights: they differ by the loss alone.",
+        "The size of the loss's gradient with respect to each patch's features, for unseen pairs that ask about one "
+        "object. The first two maps use the same weights and differ only in the loss.",
         (
-            Table("Maps against the object asked about", columns, tuple(rows), row_title="Map"),
-            Grid("Maps", ("picture", *MAPS), grid, note="question, chosen / rejected answer"),
+            Table("Maps compared with the object in question", columns, tuple(rows), row_title="Map"),
+            Grid("Maps", ("image", *MAPS), grid, note="question, chosen / rejected answer"),
         ),
     )
 
@@ -284,10 +287,10 @@ def _costs(results: Results, seconds: float) -> Section:
             rate = None if isinstance(row["rate"], str) else row["rate"]
             trained.append(tables.Trained(stage, row["group"], row["parameters"], rate))
     return Section(
-        "What was trained, and what it took",
-        f"Seeds run side by side, one core each; the whole study took {text.duration(seconds)} of wall time.",
+        "Trained parameters and cost",
+        f"Seeds run in parallel, one core each. The whole study took {text.duration(seconds)} of wall time.",
         (
-            tables.costs("Time and operations, sums over seeds", costs),
+            tables.costs("Time and operations, summed over seeds", costs),
             tables.trained_parameters("Trained parameters and peak learning rates", trained),
             Listing("Settings", results.study.describe()),
         ),
@@ -299,7 +302,7 @@ def _metrics(results: Results, stage: str) -> list[list[dict]]:
 
 
 def _numbers(results: Results, measured: dict[str, dict[str, Interval]]) -> dict[str, object]:
-    """All numbers that do not depend on time, so that two runs can be compared."""
+    """All numbers that do not depend on time, for comparing two runs."""
     runs = ["stage1b", "stage1b_blank", "sft", "dpo", *(f"stage3_{arm}" for arm in ARMS)]
 
     def kept(name: str) -> list[dict]:

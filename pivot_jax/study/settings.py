@@ -1,4 +1,4 @@
-"""What the demo studies, from ``configs/demo``: settings, the stages of one seed and where their files lie."""
+"""The demo's study, from ``configs/demo``: its settings, the stages of one seed, and the paths of their files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 
 import pivot_jax
 from pivot_jax import config as configs
+from pivot_jax import files
 from pivot_jax.config.load import read_file
 from pivot_jax.data.scenes import World
 from pivot_jax.errors import UserError
 
 ARMS = {"stage1": "Stage 1 only", "sft": "+ SFT", "dpo": "+ DPO"}
 RUN_OF_ARM = {"stage1": "stage1b", "sft": "sft", "dpo": "dpo"}
-# Stages of one seed in order: run's folder → config file (and what its argument adds).
+# Stages of one seed in order: run's folder → config file and its further arguments.
 STAGES = {
     "stage0": "stage0.py",
     "stage1a": "stage1a.py",
@@ -31,7 +32,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The content of ``configs/demo/study.py``; see there."""
+    """The content of ``configs/demo/study.py``, which explains it."""
 
     world: World
     sizes: Mapping[str, int]
@@ -53,7 +54,7 @@ class Settings:
         names = {field.name for field in dataclasses.fields(cls)}
         if names != set(content):
             odd = sorted(names.symmetric_difference(content))
-            raise UserError(f"{spec}: keys {odd} are unknown or missing (wanted: {', '.join(sorted(names))})")
+            raise UserError(f"{spec}: keys {odd} are unknown or missing (expected: {', '.join(sorted(names))})")
         try:
             world = World(**content.pop("world"))
         except TypeError as error:
@@ -63,7 +64,7 @@ class Settings:
 
 
 def config_folder() -> Path:
-    """Where ``configs/demo`` lies: beside the package (a checkout), or under the working directory."""
+    """Path of ``configs/demo``: under the working directory, or beside the package in a checkout."""
     beside = Path(pivot_jax.__file__).resolve().parents[1]
     for folder in (Path.cwd(), beside):
         if (folder / "configs" / "demo" / "study.py").is_file():
@@ -81,7 +82,7 @@ class Study:
 
     @classmethod
     def open(cls, root: Path, folder: Path | None = None) -> Study:
-        """The study in ``root`` as ``folder`` (default ``configs/demo``) describes it."""
+        """The study in ``root`` with the settings in ``folder`` (default ``configs/demo``)."""
         folder = folder or config_folder()
         return cls(root, folder, Settings.read(str(folder / "study.py")))
 
@@ -103,19 +104,18 @@ class Study:
         return configs.load(f"{self.configs / file}:{arg}", {"seed": seed, "name": f"{stage}, seed {seed}"})
 
     def describe(self) -> str:
-        """Text that two studies share exactly if they compute the same numbers (paths apart)."""
+        """Text that is the same for two studies exactly if they compute the same numbers (apart from paths)."""
         settings = dataclasses.asdict(self.settings)
         stages = {stage: json.loads(configs.to_json(self.config(stage, 0))) for stage in STAGES}
         return json.dumps({"settings": settings, "stages": stages}, indent=1, sort_keys=True)
 
     def claim(self) -> None:
-        """Writes ``study.json``, or refuses a folder that holds another study.
+        """Writes ``study.json``, which says which study the folder holds.
 
         Raises:
           UserError: the folder's study has other settings or stages.
         """
         path, text = self.root / "study.json", self.describe()
         if path.exists() and path.read_text() != text:
-            raise UserError(f"{self.root} holds a study with other settings; take another --workdir or delete it")
-        self.root.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+            raise UserError(f"{self.root} holds a study with other settings; choose another --workdir or delete it")
+        files.write_text(path, text)

@@ -1,4 +1,4 @@
-"""The work of one seed as a list of tasks, each done once: trains, extracts, evaluates, probes."""
+"""The work of one seed as a list of tasks, each done once: training, extraction, evaluation, probes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pivot_jax import files
 from pivot_jax.study.settings import ARMS, RUN_OF_ARM, STAGES, Study
 
-# Seconds of each task on one core of the machine where the demo was sized; they only weigh the progress bar.
+# Seconds of each task on one core of the machine that the demo was sized on. They only weight the progress bar.
 COSTS = {
     "stage0": 90, "stage1a": 15, "stage1b": 200, "sft": 30, "dpo": 50, "stage3": 60, "projector": 12,
     "answers": 8, "pairs": 10, "extract": 3, "probe": 20, "maps": 10,
@@ -21,13 +22,13 @@ COSTS = {
 
 @dataclass(frozen=True)
 class Task:
-    """``work()`` returns what is kept in the task's marker."""
+    """``work()`` returns the task's result, which is stored in its marker."""
 
     name: str
     title: str
     cost: float
     work: Callable[[], dict[str, Any]]
-    run: Path | None = None  # workdir whose metrics.jsonl says how far a training task is
+    run: Path | None = None  # workdir of a training task; its metrics.jsonl shows the progress
 
 
 def build(study: Study, seed: int) -> list[Task]:
@@ -68,12 +69,12 @@ def marker(study: Study, seed: int, name: str) -> Path:
 
 
 def result(study: Study, seed: int, name: str) -> dict[str, Any]:
-    """What a finished task left."""
+    """The result of a finished task."""
     return json.loads(marker(study, seed, name).read_text())
 
 
 def perform(study: Study, seed: int) -> None:
-    """Does what is not done yet."""
+    """Does the tasks that are not done yet."""
     for task in build(study, seed):
         done = marker(study, seed, task.name)
         if done.exists():
@@ -81,7 +82,4 @@ def perform(study: Study, seed: int) -> None:
         started = time.perf_counter()
         kept = task.work()
         kept.setdefault("seconds", time.perf_counter() - started)
-        done.parent.mkdir(parents=True, exist_ok=True)
-        draft = done.with_suffix(".part")
-        draft.write_text(json.dumps(kept, indent=1))
-        draft.rename(done)
+        files.write_text(done, json.dumps(kept, indent=1))

@@ -10,14 +10,14 @@ from pivot_jax.study.settings import Study
 
 
 def train(study: Study, stage: str, seed: int) -> dict[str, Any]:
-    """Trains one stage; continues where an interrupted one stopped."""
+    """Trains one stage, or resumes it after an interruption."""
     from pivot_jax.train.metrics import read
     from pivot_jax.train.run import run
 
     config, workdir = study.config(stage, seed), study.folder(seed) / stage
     outcome = run(config, workdir)
     lines = read(workdir / "metrics.jsonl")
-    # FLOPs and time of the steps, from every log line: a resumed run has all its lines, this process only the last.
+    # From all log lines: after a resume, this process has seen only the last ones.
     spans = [line["step"] - before for line, before in zip(lines, [0, *(x["step"] for x in lines)], strict=False)]
     seconds = [line["perf/step_time_s"] * span for line, span in zip(lines, spans, strict=True)]
     flops = sum(line["perf/tflops_per_s"] * 1e12 * time for line, time in zip(lines, seconds, strict=True))

@@ -1,4 +1,4 @@
-"""One seed of the demo in a process of its own: ``python -m pivot_jax.study.worker ROOT SEED CONFIGS``."""
+"""One seed of the demo in its own process: ``python -m pivot_jax.study.worker ROOT SEED CONFIGS``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pivot_jax.errors import UserError
 
-FAILED = "error: "  # begins the line of a worker's log that says why it stopped
+FAILED = "error: "  # prefix of the log line with the reason of a failure
 
 
 def main(arguments: list[str]) -> int:

@@ -111,7 +111,7 @@ class _disk_errors:
             left = f"complete checkpoints: {', '.join(map(str, steps))}" if steps else "none before it"
             raise UserError(
                 f"checkpoint {self.step} could not be written to {self.folder}: {reason(error)}; {left}. "
-                f"{files.MEND.capitalize()}"
+                f"{files.FIX.capitalize()}"
             ) from error
 
 

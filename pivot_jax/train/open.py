@@ -23,7 +23,7 @@ from pivot_jax.objectives.table import batch_kind
 from pivot_jax.train import checkpoint
 from pivot_jax.train.extract import ENCODER_PARTS
 from pivot_jax.train.model import processor_of
-from pivot_jax.train.source import WeightSource, load_params, run_config
+from pivot_jax.train.source import WeightSource, load_params, run_config, run_tokenizer
 
 LONGEST_PROMPT = 8192  # tokens; a prompt is padded to what it needs, so this costs nothing
 
@@ -60,7 +60,7 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
     mllm = MLLM(zoo.build(config.model, config.data.image))
     step = checkpoint.newest(workdir, step)
     params = jax.device_put(checkpoint.load_run(workdir, step))
-    tokenizer = load_tokenizer(config.tokenizer.path)
+    tokenizer = run_tokenizer(workdir)
     processor = processor_of(config, mllm, tokenizer, "prompt", template=template, max_length=LONGEST_PROMPT)
     identity = f"{config.name}@{step}-{configs.fingerprint(config)}-{checkpoint.content_mark(workdir, step)}"
     return OpenRun(f"{workdir}@{step}", config, mllm, params, processor, identity)
@@ -123,7 +123,7 @@ def open_language_model(text: str) -> OpenLanguageModel:
         if "decoder" not in found:
             raise UserError(f"{text} holds no language model (it has: {', '.join(found)})")
         params = found["decoder"]
-        tokenizer = load_tokenizer(run_config(source.path).tokenizer.path) if source.kind == "run" else None
+        tokenizer = run_tokenizer(source.path) if source.kind == "run" else None
     module = LanguageModel(LanguageModelConfig(decoder, dtype))
     return OpenLanguageModel(text, module, {"decoder": jax.device_put(params)}, tokenizer)
 

@@ -25,7 +25,7 @@ def save(folder: Path, params: dict[str, Any], about: dict[str, Any]) -> None:
             with ocp.StandardCheckpointer() as writer:
                 writer.save((partial / "params").absolute(), params)
         except ValueError as error:  # orbax turns a failed write into this
-            raise UserError(f"{folder} could not be written: {checkpoint.reason(error)}; {files.MEND}") from error
+            raise UserError(f"{folder} could not be written: {checkpoint.reason(error)}; {files.FIX}") from error
         (partial / "pack.json").write_text(json.dumps(about, indent=1, sort_keys=True))
 
 

@@ -13,6 +13,7 @@ import jax
 
 from pivot_jax import config as configs
 from pivot_jax import files
+from pivot_jax.data.processing.tokenizer import save_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
 from pivot_jax.optim import partition
@@ -24,6 +25,7 @@ from pivot_jax.train.checkpoint import Checkpoints
 from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.session import Hook, last_metrics, postponed
 from pivot_jax.train.setup import Setup, build_setup, starting_params
+from pivot_jax.train.source import TOKENIZER
 
 RESULT = "result.json"  # in the workdir of a finished run
 
@@ -41,8 +43,8 @@ class Result:
 def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
     """Trains ``config`` in ``workdir``; resumes from its newest checkpoint, returns at once if it is finished.
 
-    Writes ``config.json, trained_parameters.json, metrics.jsonl, tensorboard/, skipped.jsonl, checkpoints/`` and, at
-    the end, ``result.json``.
+    Writes ``config.json, trained_parameters.json, metrics.jsonl, tensorboard/, skipped.jsonl, tokenizer/,
+    checkpoints/`` and, at the end, ``result.json``.
 
     Args:
       hooks: evaluations every ``eval.every`` steps and after the last one.
@@ -59,6 +61,9 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_text(workdir / "config.json", configs.to_json(config))
+        own = Path(config.tokenizer.path).resolve() == (workdir / TOKENIZER).resolve()
+        if fresh and not own:  # a resumed run keeps the tokenizer that it was trained with
+            save_tokenizer(setup.loader.processor.chat.tokenizer, workdir / TOKENIZER)
     with jax.set_mesh(setup.mesh):
         state, saved, starting = _state(setup, workdir)
         frozen_before = weights_hash(state.frozen)

@@ -12,6 +12,7 @@ from pivot_jax import rules
 from pivot_jax.config import paths
 from pivot_jax.data.processing.geometry import Geometry
 from pivot_jax.data.processing.processor import build_geometry
+from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs as hub_configs
 from pivot_jax.hub.load import Choose, headers
@@ -22,6 +23,7 @@ from pivot_jax.models.encoder import EncoderConfig
 from pivot_jax.models.mllm import MLLMConfig
 from pivot_jax.train import checkpoint, pack
 
+TOKENIZER = "tokenizer"  # folder in a run's workdir
 _SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<path>[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
 
 
@@ -160,3 +162,13 @@ def run_config(workdir: Path) -> Any:
         lacks = "" if path.is_file() else " (config.json is missing)"
         raise UserError(f"{workdir} is no run's workdir{lacks}{paths.instead(workdir, 'run')}")
     return configs.from_json(path.read_text())
+
+
+def run_tokenizer(workdir: Path) -> Any:
+    """The tokenizer that a run carries, so that it opens from any directory; of an older run, that of its config.
+
+    Raises:
+      UserError: as ``tokenizer.load_tokenizer``.
+    """
+    carried = workdir / TOKENIZER
+    return load_tokenizer(carried if carried.is_dir() else run_config(workdir).tokenizer.path)

@@ -195,7 +195,7 @@ def test_an_imported_pack_keeps_preset_size_and_table(tmp_path):
     assert main(["import-hf", "--folder", str(tmp_path / "hf"), "--workdir", str(tmp_path / "pack")]) == 0
     for kind in ("hf", "pack"):
         opened = open_encoder(f"{kind}:{tmp_path / kind}")
-        assert (opened.preset, opened.size, opened.module.config.vision) == ("dinov2_224", 40, cfg)
+        assert (opened.geometry.preset, opened.geometry.size, opened.module.config.vision) == ("dinov2_224", 40, cfg)
         same(opened.params["vision"], hub.load_params(tmp_path / "hf")["vision"])
 
 

@@ -18,7 +18,7 @@ from pivot_jax import hub, rules
 from pivot_jax.data.example import Message
 from pivot_jax.data.processing.batch import PromptBatch
 from pivot_jax.data.processing.dialects import DIALECTS
-from pivot_jax.data.processing.template import Template
+from pivot_jax.data.processing.template import Format, Template
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import UserError
 from pivot_jax.hub import chat
@@ -244,9 +244,7 @@ CONVERSATIONS = {
 @pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
 def test_exported_chat_template_renders_what_ours_does(tokenizer, tmp_path, dialect, system, turns):
     """With a system text, without one, and with one full of quotes: text and token ids."""
-    ours = Template(
-        tokenizer, plain=False, system=system, pivot_mask=False, image_token="<|image_pad|>", dialect=dialect
-    )
+    ours = Template(tokenizer, Format(system=system, dialect=dialect))
     messages, counts = [Message(*turn) for turn in turns], [1] * sum(text.count("<image>") for _, text in turns)
     theirs = [{"role": role, "content": text} for role, text in turns]
     tokenizer.save_pretrained(tmp_path)

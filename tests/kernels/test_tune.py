@@ -113,4 +113,4 @@ def test_an_invalid_table_raises_an_error_that_names_it(table):
 
 def test_the_command_rejects_a_cpu(capsys):
     assert main(["tune", "--shape", LM]) == 1
-    assert "the device here is a cpu" in capsys.readouterr().err
+    assert "this machine's device is a cpu" in capsys.readouterr().err

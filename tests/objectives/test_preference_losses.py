@@ -71,7 +71,7 @@ def test_bco_equals_pytorch():
 
 def test_stats_of_packed_pairs_with_prompt_targets():
     """Prompt targets count in both sums, which then cancel, and in no length; masked pairs have neither."""
-    batch = tiny.masked(tiny.pairs(8, pictures=(2, 0, 1), prompt_targets=True), (2, 7))
+    batch = tiny.masked(tiny.pairs(8, images_per_row=(2, 0, 1), prompt_targets=True), (2, 7))
     logps = np.random.default_rng(0).normal(-3, 1, batch.targets.shape).astype(np.float32) * batch.weights
     alone = PairStats(logps, batch.ref_logps, batch, None)
     packed_batch = tiny.packed(batch.replace(ref_logps=logps), 4)  # laid out as the log-probs of a packed batch

@@ -59,7 +59,7 @@ def test_exact_quantile_is_the_sorted_entry():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="must see the same"):
+    with pytest.raises(ValueError, match="need the same items"):
         align.mutual_knn(gaussian(20), gaussian(21))
     with pytest.raises(ValueError, match="k must be between"):
         align.neighbours(gaussian(5), 5)

@@ -1,4 +1,4 @@
-"""Labelled folders: splits, a validation part set aside, and what is refused."""
+"""Labelled folders: splits, a validation part set aside, and bad input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.probe import folders
 
 
-def picture(path, colour=(255, 0, 0), mode="RGB", size=(6, 4)):
+def image_file(path, colour=(255, 0, 0), mode="RGB", size=(6, 4)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(path)
 
@@ -21,7 +21,7 @@ def classes(tmp_path):
     for split, count in (("train", 10), ("test", 2)):
         for name in ("cat", "dog"):
             for i in range(count):
-                picture(tmp_path / split / name / f"{i:02}.png")
+                image_file(tmp_path / split / name / f"{i:02}.png")
     return tmp_path
 
 
@@ -38,15 +38,15 @@ def test_val_is_set_aside_from_train(classes):
     assert folders.classification(classes)[0] == splits and folders.classification(classes, seed=1)[0] != splits
 
 
-def test_pictures_are_preprocessed(classes):
+def test_images_are_preprocessed(classes):
     splits, _ = folders.classification(classes)
-    seen = folders.Pictures(splits["test"].images, Square("siglip", 8, 4))
+    seen = folders.ImageFiles(splits["test"].images, Square("siglip", 8, 4))
     assert len(seen) == 4 and seen[0].shape == (8, 8, 3) and tuple(seen[0][0, 0]) == (255, 0, 0)
 
 
 def test_masks_keep_their_ids(tmp_path):
     for split in ("train", "val", "test"):
-        picture(tmp_path / split / "a.jpg")
+        image_file(tmp_path / split / "a.jpg")
         array = np.zeros((4, 6), np.uint8)
         array[:, 3:] = 7
         (tmp_path / f"{split}annot").mkdir()
@@ -56,14 +56,14 @@ def test_masks_keep_their_ids(tmp_path):
     assert found.shape == (1, 8, 8) and set(np.unique(found)) == {0, 7} and (found[0, :, 4:] == 7).all()
 
 
-def test_refusals(classes, tmp_path):
+def test_bad_folders(classes, tmp_path):
     with pytest.raises(UserError, match="no folder '.*train'"):
         folders.classification(tmp_path / "none")
-    picture(classes / "test" / "cow" / "0.png")
+    image_file(classes / "test" / "cow" / "0.png")
     with pytest.raises(UserError, match="class 'cow' is not in"):
         folders.classification(classes)
     with pytest.raises(UserError, match="no images"):
         folders.segmentation(classes)
-    picture(classes / "train" / "x.png")
+    image_file(classes / "train" / "x.png")
     with pytest.raises(UserError, match="1 images have no mask, such as .*trainannot/x.png"):
         folders.segmentation(classes)

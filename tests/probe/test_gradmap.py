@@ -11,10 +11,12 @@ from pivot_jax.probe import gradmap
 
 def test_F5_grid_of_576_tokens_is_24_by_24():
     weights = np.random.default_rng(0).normal(size=(576, 8)).astype(np.float32)
-    grid = gradmap.gradient_map(lambda a: (a * weights).sum(), np.ones((576, 8), np.float32))
-    assert grid.shape == (24, 24)
-    np.testing.assert_allclose(grid.reshape(-1), np.abs(weights).sum(1), rtol=1e-6)
-    root = gradmap.gradient_map(lambda a: (a * weights).sum(), np.ones((1, 576, 8), np.float32)[0], norm="l2")
+    ones = np.ones((2, 576, 8), np.float32)
+    grids = gradmap.gradient_maps(lambda a: (a[0] * weights).sum() - 2 * (a[1] * weights).sum(), ones)
+    assert grids.shape == (2, 24, 24)
+    np.testing.assert_allclose(grids[0].reshape(-1), np.abs(weights).sum(1), rtol=1e-6)
+    np.testing.assert_allclose(grids[1], 2 * grids[0], rtol=1e-6)
+    (root,) = gradmap.gradient_maps(lambda a: (a * weights).sum(), ones[:1], norm="l2")
     np.testing.assert_allclose(root.reshape(-1), np.linalg.norm(weights, axis=1), rtol=1e-6)
 
 
@@ -37,12 +39,13 @@ def test_F5_gamma_and_min_max():
     assert (gradmap.normalised(np.full((3, 3), 7.0)) == 0).all()
 
 
-def test_scale_of_the_loss_does_not_change_the_picture():
-    # Why the published contrast of the chosen branch with SFT shows nothing: a positive factor is normalised away.
+def test_scale_of_the_loss_does_not_change_the_image():
+    # This is why the published contrast of the chosen branch with SFT shows nothing: normalisation removes the factor.
     image = np.random.default_rng(2).integers(0, 255, (48, 48, 3), dtype=np.uint8)
     weights = jnp.asarray(np.random.default_rng(3).normal(size=(36, 5)), jnp.float32)
-    one = gradmap.gradient_map(lambda a: (jnp.tanh(a) * weights).sum(), np.ones((36, 5), np.float32))
-    two = gradmap.gradient_map(lambda a: 0.037 * (jnp.tanh(a) * weights).sum(), np.ones((36, 5), np.float32))
+    ones = np.ones((1, 36, 5), np.float32)
+    (one,) = gradmap.gradient_maps(lambda a: (jnp.tanh(a) * weights).sum(), ones)
+    (two,) = gradmap.gradient_maps(lambda a: 0.037 * (jnp.tanh(a) * weights).sum(), ones)
     np.testing.assert_allclose(gradmap.normalised(one), gradmap.normalised(two), atol=1e-5)
     assert np.abs(gradmap.overlay(image, one).astype(int) - gradmap.overlay(image, two)).max() <= 1
 

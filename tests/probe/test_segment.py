@@ -10,6 +10,7 @@ import pytest
 from pivot_jax.errors import UserError
 from pivot_jax.probe import heads, segment
 from pivot_jax.probe.heads import Training
+from pivot_jax.probe.splits import Labelled, Splits
 
 FAST = Training(epochs=12, batch_size=8, learning_rate=5e-3, final_learning_rate=5e-4, hidden=64)
 
@@ -69,8 +70,8 @@ def world(n, noise, seed, classes=3, side=4, cell=4):
 
 
 def run(noise, head="mlp", seeds=(0, 1)):
-    parts = [array for seed, n in ((0, 48), (1, 16), (2, 24)) for array in world(n, noise, seed)]
-    return segment.probe(*parts, classes=("floor", "cup", "dog"), head=head, seeds=seeds, training=FAST)
+    splits = Splits(*(Labelled(*world(n, noise, seed)) for seed, n in ((0, 48), (1, 16), (2, 24))))
+    return segment.probe(splits, classes=("floor", "cup", "dog"), head=head, seeds=seeds, training=FAST)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_bad_masks_are_named():
         segment.patch_labels(x, masks, 2)
     majority, union = segment.patch_labels(x, masks, 2, ignore=2)
     assert (majority == segment.IGNORE).any() and union.shape == (4, 16, 2)
-    with pytest.raises(UserError, match="no 16 square patches"):
+    with pytest.raises(UserError, match="do not divide into 16 square patches"):
         segment.patch_labels(x, masks[:, :3, :3], 3)
     with pytest.raises(UserError, match=r"need \[n, p, d\]"):
         segment.patch_labels(x[0], masks, 3)
@@ -134,12 +135,12 @@ def test_camvid_patches_from_colour_alone(shared_data):
         labels = [folder / f"{name}annot" / f"{path.stem}.png" for path in paths]
         masks = np.stack([np.asarray(Image.open(path).resize(size, Image.Resampling.NEAREST)) for path in labels])
         cells = images.reshape(len(paths), side, cell, side, cell, 3).astype(np.float32) / 255
-        place = np.broadcast_to(np.stack(np.mgrid[:side, :side], -1) / side, (len(paths), side, side, 2))
-        x = np.concatenate([cells.mean((2, 4)), cells.std((2, 4)), place], -1)
+        position = np.broadcast_to(np.stack(np.mgrid[:side, :side], -1) / side, (len(paths), side, side, 2))
+        x = np.concatenate([cells.mean((2, 4)), cells.std((2, 4)), position], -1)
         return x.reshape(len(paths), side * side, -1), masks
 
-    parts = [array for name, count in (("train", 64), ("val", 16), ("test", 24)) for array in split(name, count)]
+    splits = Splits(*(Labelled(*split(name, count)) for name, count in (("train", 64), ("val", 16), ("test", 24))))
     names = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
-    result = segment.probe(*parts, classes=names, ignore=11, training=FAST, seeds=(0,))
+    result = segment.probe(splits, classes=names, ignore=11, training=FAST, seeds=(0,))
     assert result.per_class["sky"] > 0.4 and result.per_class["road"] > 0.6
     assert 0.1 < result.miou < 0.7 and 0 < result.recall < 1

@@ -1,4 +1,4 @@
-"""A made-up report with every kind of block, for the tests and for looking at the page."""
+"""A synthetic report with every kind of block, for the tests and for viewing the page."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import gradmap
 from pivot_jax.report import content, plots, tables
-from pivot_jax.report.content import Answer, Card, Cards, Fact, Figure, Grid, Listing, Picture, Report, Section
+from pivot_jax.report.content import Answer, Card, Cards, Fact, Figure, Grid, Listing, Panel, Report, Section
 from pivot_jax.report.tables import Cost, Trained
 
 ARMS = ("Stage 0 encoder", "Stage 1 only", "SFT", "DPO")
 
 
-def picture(seed: int, size: int = 32) -> np.ndarray:
+def disc_image(seed: int, size: int = 32) -> np.ndarray:
     """A noisy square with a coloured disc."""
     generator = np.random.default_rng(seed)
     image = generator.normal(60, 18, (size, size, 3))
@@ -59,17 +59,17 @@ def sample() -> Report:
     runs = {arm: [metric_rows(i, seed) for seed in range(2)] for i, arm in enumerate(("SFT", "DPO"))}
     rows = []
     for index in range(3):
-        image = picture(index)
+        image = disc_image(index)
         maps = [np.random.default_rng((index, k)).random((8, 8)).astype(np.float32) ** 3 for k in range(3)]
         shown = [
-            Picture(image),
-            *(Picture(gradmap.overlay(image, m), f"energy {0.1 * (k + 2):.2f}, area 0.12") for k, m in enumerate(maps)),
+            Panel(image),
+            *(Panel(gradmap.overlay(image, m), f"energy {0.1 * (k + 2):.2f}, area 0.12") for k, m in enumerate(maps)),
         ]
         rows.append(("What colour is the large disc?", tuple(shown)))
     cards = tuple(
         Card(
-            picture(i),
-            "What colour is the disc on the left of the picture?",
+            disc_image(i),
+            "What colour is the disc on the left of the image?",
             "red",
             tuple(
                 Answer(arm, text, text == "red")
@@ -95,7 +95,7 @@ def sample() -> Report:
     ]
     return Report(
         title="Does preference learning make the encoder see better?",
-        subtitle="A made-up example page: 32-pixel scenes, 2 seeds.",
+        subtitle="A synthetic example page: 32-pixel scenes, 2 seeds.",
         facts=(
             Fact("DPO − SFT, classification probe", gaps["DPO − SFT"]["Classification"], "%", "2 seeds", signed=True),
             Fact("Stage 1b over its blank-image control", Interval(0.27, 0.24, 0.3), "%", signed=True),
@@ -137,13 +137,13 @@ def sample() -> Report:
                 "Gradient maps",
                 "",
                 (
-                    Grid("Where the loss pulls", ("Picture", *ARMS[1:]), tuple(rows), "Jet over the darkened picture."),
+                    Grid("Gradients of the loss", ("Image", *ARMS[1:]), tuple(rows), "Jet over the darkened image."),
                     Listing("Config", "seed = 0\nname = 'demo'"),
                 ),
             ),
         ),
         scope=(
-            "Toy pictures of 32 pixels; nothing here says anything about photographs.",
+            "Toy images of 32 pixels; the results say nothing about photographs.",
             "Two seeds: the spread between seeds is roughly known at best.",
         ),
         provenance={"config": "3f2a9c41", "versions": "jax 0.10.2, flax 0.12.8"},

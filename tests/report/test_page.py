@@ -1,4 +1,4 @@
-"""The page holds everything it was given, escaped, on its own, and is the same every time."""
+"""The page shows all its content, escaped, without external resources, and is deterministic."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_content_is_escaped(rendered):
 def test_everything_is_there(rendered):
     for arm in ARMS:
         assert arm in rendered
-    for piece in ("What this run does not show", "energy 0.30", "Right answer: red", "3 min 07 s", "3f2a9c41"):
+    for piece in ("What this run does not show", "energy 0.30", "Correct answer: red", "3 min 07 s", "3f2a9c41"):
         assert piece in rendered
     assert rendered.count("<article") == 6 and rendered.count("<svg") == 4
 
@@ -99,7 +99,7 @@ def test_significant_differences_are_marked(rendered):
     assert up == ["+3.4", "+4.6"] and down == ["−3.1", "−6.5"]
 
 
-def test_write_is_whole_or_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
     out = page.write(Report("One"), tmp_path / "deep" / "report.html")
     first = out.read_text()
     assert "<h1>One</h1>" in first and [file.name for file in out.parent.iterdir()] == ["report.html"]
@@ -109,7 +109,7 @@ def test_write_is_whole_or_nothing(tmp_path, monkeypatch):
     assert out.read_text() == first
 
 
-def test_sections_of_one_name_get_their_own_anchors():
+def test_sections_of_the_same_name_get_their_own_anchors():
     reader = read(page.render(Report("x", sections=(Section("Same"), Section("Same"), Section("é?")))))
     assert [name for name in reader.ids if name.startswith(("same", "section"))] == ["same", "same-2", "section"]
 
@@ -167,14 +167,14 @@ def test_arms_keep_their_colour():
     assert plots.training_curves({"DPO": [metric_rows(1, 0)]}, ("loss",), order=ARMS) == alone
 
 
-def test_curves_skip_what_no_run_has_and_say_when_nothing_is_left():
+def test_curves_skip_metrics_that_no_run_has():
     chart = plots.training_curves({"SFT": [metric_rows(0, 0)]}, ("loss", "rewards/margins"))
     assert ">loss<" in chart and "rewards" not in chart
     with pytest.raises(ValueError, match="no run has any of the metrics rewards/margins"):
         plots.training_curves({"SFT": [metric_rows(0, 0)]}, ("rewards/margins",))
 
 
-def test_pictures_survive_as_they_are():
+def test_images_are_unchanged():
     image = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
     decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(plots.data_uri(image, least=20).split(",")[1]))))
     assert decoded.shape == (15, 21, 3) and np.array_equal(decoded[::3, ::3], image)

@@ -1,4 +1,4 @@
-"""The demo in a smaller miniature: stopped and continued it ends with a report; a folder holds one study only."""
+"""The demo at a smaller size: it resumes after a stop and ends with a report; a folder holds one study only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """configs/demo with few pictures, few steps and one seed."""
+    """configs/demo with few images, few steps and one seed."""
     folder = tmp_path_factory.mktemp("configs") / "demo"
     shutil.copytree(config_folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
     for path in folder.glob("*.py"):
@@ -57,7 +57,7 @@ def prepared(small, tmp_path_factory):
     return study
 
 
-def test_every_stage_has_a_config_and_every_reuse_a_layout(tmp_path):
+def test_every_stage_and_every_reuse_has_a_config(tmp_path):
     study = Study.open(tmp_path)
     for stage in STAGES:
         assert study.config(stage, 1).seed == 1
@@ -69,7 +69,7 @@ def test_every_stage_has_a_config_and_every_reuse_a_layout(tmp_path):
         configs.load(f"{study.configs}/stage3.py:{tmp_path},sft,3")
 
 
-def test_settings_say_which_key_is_odd(tmp_path):
+def test_settings_name_the_wrong_key(tmp_path):
     path = tmp_path / "study.py"
     path.write_text(f"def get_config():\n    return {{'seed': 1}} | {dict(Settings.__annotations__)!r}".split("|")[0])
     with pytest.raises(UserError, match="unknown or missing"):
@@ -83,7 +83,7 @@ def test_a_folder_holds_one_study(small, tmp_path):
         Study.open(tmp_path).claim()
 
 
-def test_language_prior_knows_the_training_questions(prepared):
+def test_language_prior_answers_the_training_questions(prepared):
     answer = majority_answers(prepared)
     turns = json.loads(scenes.open_split(prepared.data, "vqa")[0]["conversations"])
     asked = [t["value"] for t in turns[::2] if "sentence" not in t["value"]]
@@ -92,7 +92,7 @@ def test_language_prior_knows_the_training_questions(prepared):
     assert answer("Why?") == ""
 
 
-def test_gradient_maps_look_at_the_thing_asked_about(prepared):
+def test_masks_of_gradient_maps_cover_the_object_in_question(prepared):
     rows = scenes.open_split(prepared.data, "preference_test")
     found = asked_things(prepared)
     assert len(found) == prepared.settings.map_pairs
@@ -131,7 +131,7 @@ def test_a_failed_seed_is_explained(prepared, small, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_stopped_and_continued_the_demo_writes_its_report(small, tmp_path):
+def test_a_resumed_demo_writes_its_report(small, tmp_path):
     command = [sys.executable, "-m", "pivot_jax.cli", "demo", "--configs", str(small), "--workdir", str(tmp_path)]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 600

@@ -66,7 +66,7 @@ def test_the_model_of_a_run_is_the_encoder_of_its_folder_and_every_used_paramete
     frozen = {path.removeprefix("vision/") for path, rate in rates.items() if rate == "frozen"}
     assert frozen == {path for path in loaded if path.startswith("final/")}
     opened = open_encoder(f"hf:{out}")
-    assert (opened.preset, opened.size, opened.module.config.vision) == (cfg.preset, 24, cfg)
+    assert (opened.geometry.preset, opened.geometry.size, opened.module.config.vision) == (cfg.preset, 24, cfg)
 
 
 @pytest.mark.heavy

@@ -62,7 +62,7 @@ def test_an_encoder_has_its_projector_where_there_is_one(sources, source):
     whole = "whole" in source
     assert opened.params.keys() == ({"vision", "projector"} if whole else {"vision"})
     assert (opened.module.config.projector is not None) == whole
-    images = np.zeros((1, opened.size, opened.size, 3), np.uint8)
+    images = np.zeros((1, opened.geometry.size, opened.geometry.size, 3), np.uint8)
     kinds = [(features.vit_encoder, 24), (features.projector_encoder, 32)][: 1 + whole]
     for kind, width in kinds:
         found = features.extract(kind(opened.module), opened.params, images, pool="none", show=False)

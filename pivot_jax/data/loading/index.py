@@ -137,7 +137,6 @@ def read_index(
         return stored, store
     index = build_index(source, workers, store.keep)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _save(index, path)
     elif len(source) < STORE_FROM:
         _RECENT[key] = index, store

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pivot_jax import files
 from pivot_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,6 +76,16 @@ def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: str | Path) -> Pat
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(out))
     return out
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes the tokenizer to a folder that :func:`load_tokenizer` reads; an earlier one of ours is replaced.
+
+    Raises:
+      UserError: ``folder`` holds anything else, or could not be written.
+    """
+    with files.whole_folder(folder, overwrite=True) as partial:
+        tokenizer.save_pretrained(str(partial))
 
 
 def load_tokenizer(path: str | Path, key: str = "tokenizer.path") -> PreTrainedTokenizerBase:

@@ -25,6 +25,7 @@ from pivot_jax.kernels.gpu.mosaic_backward import backward
 from pivot_jax.kernels.gpu.mosaic_forward import forward
 from pivot_jax.kernels.gpu.mosaic_tile import TILE, Spec
 from pivot_jax.kernels.mask import Codes, Ids, encode
+from pivot_jax.shapes import round_up
 
 Array = jax.Array
 HOPPER = "9.0"  # compute capability
@@ -48,7 +49,7 @@ def attention_gpu(
     _check(q, k, v, scale, target)
     b, n, _, c = q.shape
     m = k.shape[1]
-    padded_n, padded_m = _up(n, TILE), _up(m, TILE)
+    padded_n, padded_m = round_up(n, TILE), round_up(m, TILE)
     mask = ids.kind
     if mask == "none" and padded_m != m and not causal:
         mask = "keys"  # causal: padded keys come after every query that counts
@@ -101,7 +102,3 @@ def _check(q: Array, k: Array, v: Array, scale: float, target: str) -> None:
 
 def _pad(x: Array, length: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0), (0, WIDTHS[x.shape[3]] - x.shape[3])))
-
-
-def _up(x: int, step: int) -> int:
-    return -(-x // step) * step

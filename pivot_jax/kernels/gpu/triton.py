@@ -35,6 +35,7 @@ from pivot_jax.kernels.gpu import triton_tile as tt
 from pivot_jax.kernels.gpu.triton_tile import EMPTY, LEAST, MASKED, Spec, Tile, Tiles
 from pivot_jax.kernels.mask import Ids, encode
 from pivot_jax.kernels.tiles import case_of, measured
+from pivot_jax.shapes import round_up
 
 Array = jax.Array
 WIDEST = 128
@@ -134,7 +135,7 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 def _forward(spec: Spec, q, k, v, ids) -> tuple[Array, Array]:
     """Output [b, n, h, c] and lse [b, h, n]."""
     (b, n, h, c), m, tile = q.shape, k.shape[1], spec.tiles.forward
-    group, padded_n, padded_m = h // k.shape[2], tt.up(n, tile.own), tt.up(m, tile.other)
+    group, padded_n, padded_m = h // k.shape[2], round_up(n, tile.own), round_up(m, tile.other)
     where, where_specs = _lists(spec, tile, ids, (b, n, m), queries_own=True)
     q_spec, k_spec = _rows(padded_n, c, lambda h: h), _rows(padded_m, c, lambda h: h // group)
     pairs = _pairs(spec, q, k)
@@ -155,7 +156,7 @@ def _forward(spec: Spec, q, k, v, ids) -> tuple[Array, Array]:
 
 def _backward_queries(spec: Spec, q, k, v, ids, d_out, lse, delta) -> Array:
     (b, n, h, c), m, tile = q.shape, k.shape[1], spec.tiles.dq
-    group, padded_n, padded_m = h // k.shape[2], tt.up(n, tile.own), tt.up(m, tile.other)
+    group, padded_n, padded_m = h // k.shape[2], round_up(n, tile.own), round_up(m, tile.other)
     where, where_specs = _lists(spec, tile, ids, (b, n, m), queries_own=True)
     q_spec, k_spec = _rows(padded_n, c, lambda h: h), _rows(padded_m, c, lambda h: h // group)
     pairs = _pairs(spec, q, k)
@@ -176,7 +177,7 @@ def _backward_queries(spec: Spec, q, k, v, ids, d_out, lse, delta) -> Array:
 
 def _backward_keys(spec: Spec, q, k, v, ids, d_out, lse, delta) -> tuple[Array, Array]:
     (b, n, h, c), m, tile = q.shape, k.shape[1], spec.tiles.dkv
-    group, padded_m, padded_n = h // k.shape[2], tt.up(m, tile.own), tt.up(n, tile.other)
+    group, padded_m, padded_n = h // k.shape[2], round_up(m, tile.own), round_up(n, tile.other)
     where, where_specs = _lists(spec, tile, ids, (b, n, m), queries_own=False)
     k_spec, q_spec = _rows(padded_m, c, lambda h: h), _rows(padded_n, c, lambda h: h, group)
     pairs = _pairs(spec, q, k)
@@ -197,7 +198,7 @@ def _backward_keys(spec: Spec, q, k, v, ids, d_out, lse, delta) -> tuple[Array, 
 
 def _rows(length: int, c: int, head: Callable[[Any], Any], group: int | None = None) -> pl.BlockSpec:
     """All rows of one head, or of a key/value head's group, rounded up to whole tiles."""
-    width = tt.up(c, LEAST)
+    width = round_up(c, LEAST)
     return pl.BlockSpec((None, length, group, width), lambda _, h, b: (b, 0, head(h), 0))
 
 
@@ -220,7 +221,7 @@ def _lists(spec: Spec, tile: Tile, ids: Ids, shape: tuple[int, int, int], querie
         return [], []
     _, n, m = shape
     q_tile, k_tile = (tile.own, tile.other) if queries_own else (tile.other, tile.own)
-    codes = encode(ids, shape, (tt.up(n, q_tile), tt.up(m, k_tile)))
+    codes = encode(ids, shape, (round_up(n, q_tile), round_up(m, k_tile)))
     some, every = relation(codes, spec.causal, q_tile, k_tile)
     if not queries_own:
         some, every = some.swapaxes(1, 2), every.swapaxes(1, 2)

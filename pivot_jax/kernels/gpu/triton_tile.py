@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from pivot_jax.kernels.mask import match
+from pivot_jax.shapes import round_up
 
 Array = jax.Array
 MASKED = -1e30
@@ -110,7 +111,7 @@ def _listed(own, order, counts) -> Visits:
 
 def _chunks(c: int) -> list[tuple[int, int]]:
     """Starts and sizes of powers of two, from 16, that cover a width."""
-    found, start, left = [], 0, up(c, LEAST)
+    found, start, left = [], 0, round_up(c, LEAST)
     while left:
         size = 1 << (left.bit_length() - 1)
         found.append((start, size))
@@ -187,7 +188,3 @@ def _dot(x: Array, y: Array, dims) -> Array:
 
 def zeros(rows: int, c: int) -> list[Array]:
     return [jnp.zeros((rows, width), jnp.float32) for _, width in _chunks(c)]
-
-
-def up(x: int, step: int) -> int:
-    return -(-x // step) * step

@@ -28,6 +28,7 @@ from pivot_jax.kernels.tiles import case_of, measured
 from pivot_jax.kernels.tpu.backward import backward
 from pivot_jax.kernels.tpu.forward import forward
 from pivot_jax.kernels.tpu.tile import LANES, Spec
+from pivot_jax.shapes import round_up
 
 Array = jax.Array
 _ONE_TILE = 768  # tokens; up to this length a row's scores fit one tile, and softmax needs a single pass
@@ -78,7 +79,7 @@ def attention_tpu(
         found = measured(kind(), "pallas_tpu", case_of(q, k, ids, causal))
         tiles = Tiles(*(Sides(*sides) for sides in found)) if found else None
     q_block, k_block = (tiles or choose_tiles(n, m)).both
-    padded_n, padded_m = _up(n, q_block), _up(m, k_block)
+    padded_n, padded_m = round_up(n, q_block), round_up(m, k_block)
     mask = ids.kind
     if mask == "none" and padded_m != m and not causal:
         mask = "keys"  # causal: padded keys come after every query that counts
@@ -102,8 +103,8 @@ def choose_tiles(n: int, m: int) -> Tiles:
 
 def _side(length: int) -> int:
     if length <= _ONE_TILE:
-        return _up(length, _ROWS)
-    return min(range(LANES, 6 * LANES + 1, LANES), key=lambda size: (_up(length, size), -size))
+        return round_up(length, _ROWS)
+    return min(range(LANES, 6 * LANES + 1, LANES), key=lambda size: (round_up(length, size), -size))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -131,7 +132,3 @@ def _no_gradient(x: Array) -> Any:
 
 def _pad(x: Array, size: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, size - x.shape[2]), (0, 0)))
-
-
-def _up(x: int, step: int) -> int:
-    return -(-x // step) * step

@@ -1,4 +1,4 @@
-"""Checks of what a command is given: files and pictures, before anything is computed."""
+"""Checks of a command's inputs, files and prompts, before anything is computed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pivot_jax.errors import UserError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # what a picture may be written as
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # formats that an image can be written as
 
 
 def file(option: str, text: str) -> Path:
-    """Raises UserError where there is no file; names the nearest one."""
+    """The path of an existing file. Raises UserError for a missing one; the message names the most similar."""
     from pivot_jax.config.paths import nearest
 
     path = Path(text)
@@ -23,30 +23,30 @@ def file(option: str, text: str) -> Path:
     return path
 
 
-def picture(option: str, text: str) -> None:
-    """Raises UserError where there is no file, or one that is no picture."""
+def image(option: str, text: str) -> None:
+    """Raises UserError for a missing file or one that is not an image."""
     from pivot_jax.data.processing import images
 
     file(option, text)
     try:
         images.load(text)
     except UserError as error:
-        raise UserError(f"{option}: {error}; give a picture, such as a PNG, JPEG or WebP file") from None
+        raise UserError(f"{option}: {error}; give an image, such as a PNG, JPEG or WebP file") from None
 
 
 def question(text: str) -> None:
-    """Raises UserError for a prompt with marks for pictures: the command sets them itself."""
+    """Raises UserError for a prompt with image placeholders: the command adds them."""
     if "<image>" in text:
-        raise UserError("--prompt: leave out '<image>'; every --image is put in front of the prompt")
+        raise UserError("--prompt: leave out '<image>'; every --image is put before the prompt automatically")
 
 
 def predictions(text: str) -> Path:
-    """Raises UserError where there is no file of predictions: no line of it is a JSON object with a question's id."""
+    """The path of a predictions file. Raises UserError if no line of it is a JSON object with a question's id."""
     path = file("--predictions", text)
     with path.open(encoding="utf-8", errors="replace") as lines:
         if not any('"question_id"' in line for line in lines):
             raise UserError(
-                f"--predictions {text}: no line holds a 'question_id', so this is no file of predictions; `pivot-jax "
+                f"--predictions {text}: no line holds a 'question_id', so this is not a predictions file; `pivot-jax "
                 "eval` writes one, by default WORKDIR/eval/BENCHMARK.jsonl"
             )
     return path
@@ -56,7 +56,7 @@ def class_names(text: str) -> tuple[str, ...]:
     """``Sky,Building,…``, or a file with one name per line.
 
     Raises:
-      UserError: neither (a misspelt file), fewer than two names, an empty name or one that is there twice.
+      UserError: neither (a misspelt file), fewer than two names, an empty name or a repeated one.
     """
     if "," in text and not Path(text).is_file():
         names = [name.strip() for name in text.split(",")]
@@ -65,7 +65,7 @@ def class_names(text: str) -> tuple[str, ...]:
     if "" in names or len(names) < 2:
         raise UserError(f"--classes {text}: two or more names are needed, none empty, in the order of their ids from 0")
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"--classes {text}: '{twice[0]}' is there twice; every id needs its own name")
+        raise UserError(f"--classes {text}: '{twice[0]}' is repeated; every id needs its own name")
     return tuple(names)
 
 
@@ -73,7 +73,7 @@ def _lines(text: str) -> list[str]:
     try:
         content = file("--classes", text).read_text(encoding="utf-8")
     except UserError as error:
-        raise UserError(f"{error} (or give the names themselves: a,b,c in the order of their ids)") from None
+        raise UserError(f"{error} (or give the names directly: a,b,c in the order of their ids)") from None
     except UnicodeDecodeError:
         raise UserError(f"--classes {text}: not a text file; write one name per line") from None
     return [line.strip() for line in content.splitlines() if line.strip()]

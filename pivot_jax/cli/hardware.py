@@ -1,4 +1,4 @@
-"""`pivot-jax plan` and `tune`."""
+"""``plan`` and ``tune``: compiling for hardware, and tile sizes for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from pivot_jax.cli import places
+from pivot_jax import files
+from pivot_jax.cli import outputs, tables
 from pivot_jax.errors import UserError
 
 EXAMPLES = "v4-8, v5e-16, v5p-8, v6e-16, v6e-16x2 for two slices, 7x-8, h100-8, h200-1"
@@ -17,10 +18,10 @@ def plan(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     config = configs.load(args.config, overrides)
     if args.json:
-        places.file(args.json, "--json")
+        outputs.file(args.json, "--json")
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # nothing runs here; a real device is left alone
+    jax.config.update("jax_platforms", "cpu")  # nothing is executed, so no real device is needed
     if args.effort != "full":
         jax.config.update("jax_optimization_level", args.effort)
     from pivot_jax.plan import page
@@ -34,14 +35,16 @@ def plan(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     content, fits = [], True
     for topology in [find(name) for name in names]:
         if args.sharding:
-            print(page.sharding_table(prepare(config, topology)))
+            table = tables.table("parameter", "shape", "mesh axes")
+            for row in page.sharding_rows(prepare(config, topology)):
+                table.add_row(*row)
+            tables.console().print(table)
         for each in plans.plan(config, topology, rows=args.rows, search=args.search):
             print(page.text(each, topology), flush=True)
             content.append(page.as_json(each, topology))
             fits &= each.fits
     if args.json:
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        files.write_text(Path(args.json), json.dumps(content, indent=1) + "\n")
     return 0 if fits else 1
 
 
@@ -53,7 +56,9 @@ def tune(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     shapes = [kernels.parse(text) for text in args.shape]
     tunable = kernels.TUNABLE.get(platform())
     if tunable is None:
-        raise UserError(f"tune times the kernels for GPUs and TPUs, and the device here is a {platform()}")
+        raise UserError(
+            f"tune needs a GPU or a TPU, and this machine's device is a {platform()}; run it on one of them"
+        )
     for text, shape in zip(args.shape, shapes, strict=True):
         found = kernels.tune(shape, tunable)
         entry = {"tiles": found.tiles, "ms": found.ms, "default_ms": found.default_ms}

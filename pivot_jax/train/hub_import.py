@@ -1,0 +1,172 @@
+"""A Hugging Face folder as a run (LLaVA, Qwen2-VL and their kin) or as a pack (an encoder or a language model)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pivot_jax import config as configs
+from pivot_jax import files, hub
+from pivot_jax.data.processing.images import preset_of
+from pivot_jax.data.processing.tokenizer import load_tokenizer, save_tokenizer
+from pivot_jax.errors import UserError
+from pivot_jax.hub import HubModel
+from pivot_jax.models import lora
+from pivot_jax.optim import partition
+from pivot_jax.progress import progress
+from pivot_jax.train import pack
+from pivot_jax.train.checkpoint import Checkpoints
+from pivot_jax.train.source import TOKENIZER
+
+log = logging.getLogger(__name__)
+MOST_PATCHES = 4096  # of an image, in an imported run: 1,024 tokens
+
+
+class Imported(NamedTuple):
+    """What an import wrote."""
+
+    kind: Literal["run", "pack"]
+    summary: str  # of the model
+
+
+def import_folder(folder: str | Path, out: Path, *, adapter: str | Path | None = None) -> Imported:
+    """Writes the model of ``folder`` to ``out``, which must be empty or missing.
+
+    A model with an encoder and a decoder becomes a run: ``config.json`` and a checkpoint of step 0. An encoder or a
+    decoder alone becomes a pack.
+
+    Args:
+      folder: with ``config.json`` and safetensors, or ORG/NAME on the hub.
+      adapter: folder of a PEFT LoRA on this model, which is merged into it.
+
+    Raises:
+      UserError: ``out`` is not empty; the folder is damaged or of a kind that we do not read; its tokenizer is missing
+        or does not fit the model.
+    """
+    source = hub.folder_of(str(folder))
+    model = hub.read_config(source)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; name a new folder")
+    if model.vision is not None and model.vision.traits.second_only:
+        raise UserError(
+            f"{source} is a ConvNeXt, which a run has as its second encoder: set model.second.kind=convnext and its "
+            f"dimensions, and init.second=hf:{source}:vision"
+        )
+    whole = model.decoder is not None and model.vision is not None
+    # before the weights are read, so that a tokenizer that does not fit costs no time
+    config = run_config(source, model) if whole else None
+    adapters = hub.adapter.read(adapter, model) if adapter else {}
+    params = hub.load_params(source, show=lambda size: progress(f"reading {source}", size, size=True))
+    if adapters:
+        params = lora.merged(partition.merge(params, adapters))
+    if config is None:
+        about = {"source": str(folder), "model_type": model.model_type, "model": _model_section(model)}
+        if model.vision is not None:
+            about["image"] = _image_section(model.vision)
+        pack.save(out, params, about)
+        return Imported("pack", hub.summary(model))
+    # further training with this config starts from these weights, not from random ones
+    config.init = {"": f"run:{out}" if adapters else f"hf:{source}"}
+    _write_run(config, params, out)
+    return Imported("run", hub.summary(model))
+
+
+def run_config(folder: Path, model: HubModel) -> Any:
+    """Config of the run that the folder of a whole model becomes.
+
+    Raises:
+      UserError: a tokenizer that is missing or does not fit the model.
+    """
+    tokenizer = load_tokenizer(folder, "--folder")
+    _check_tokenizer(folder, tokenizer, model)
+    config = configs.base()
+    found = hub.dialect_and_system(tokenizer, folder)
+    chat, system = found or (config.tokenizer.chat, config.tokenizer.system)
+    if found is None:
+        log.warning(
+            "%s: its chat template is missing, or not one that we render, and is not used; the run's prompts are in "
+            "ChatML with the system text %r (tokenizer.system in its config.json)",
+            folder,
+            system,
+        )
+    around = tuple(tokenizer.convert_ids_to_tokens(list(model.image_around or ())))
+    if model.image_token_id is not None:
+        image_token = tokenizer.convert_ids_to_tokens(model.image_token_id)
+    else:  # in LLaVA's own code images have no token of the vocabulary
+        image_token = config.tokenizer.image_token
+    content = {
+        "name": folder.name,
+        "model": _model_section(model),
+        "tokenizer": {
+            **{"path": str(folder), "image_token": image_token, "chat": chat, "system": system},
+            "image_around": around,
+        },
+        "data": {"image": {**_image_section(model.vision), "max_tiles": model.max_tiles}},
+    }
+    configs.merge(config, content, where=str(folder))
+    configs.validate(config)
+    return config
+
+
+def _model_section(model: HubModel) -> dict[str, Any]:
+    """``config.model`` of the folder's parts, over the defaults."""
+    section = configs.base().model.to_dict()
+    for part in ("vision", "decoder"):
+        found = getattr(model, part)
+        if found is not None:
+            values = dataclasses.asdict(found)
+            section[part] |= {key: value for key, value in values.items() if key in section[part]}
+    if model.projector is not None:
+        values = {"layers": model.projector.layers, "reuse": model.projector.reused}
+        section["projector"] |= {**values, "newline": model.projector.newline}
+    return section
+
+
+def _image_section(vision: Any) -> dict[str, Any]:
+    """``config.data.image`` of the folder's encoder."""
+    if not vision.traits.merges:
+        found = {"preset": vision.preset, "size": vision.image_size}
+        return {**found, "max_patches": vision.patches} if vision.traits.patch_input else found
+    preset = preset_of(vision.family)
+    if (vision.mean, vision.std) != (preset.mean, preset.std):
+        raise UserError(
+            f"the folder's image processor normalises with mean {vision.mean} and deviation {vision.std}, but a run "
+            f"with a {vision.family} encoder with {preset.mean} and {preset.std}; such a folder cannot be imported"
+        )
+    least, most = vision.min_pixels, vision.max_pixels
+    patches = min(MOST_PATCHES, most // vision.patch_size**2 // 4 * 4)
+    if patches * vision.patch_size**2 < most:
+        log.warning(
+            "images of more than %d patches are scaled down (data.image.max_patches); the checkpoint's processor "
+            "allows %d",
+            patches,
+            most // vision.patch_size**2,
+        )
+    return {"preset": vision.family, "max_patches": patches, "min_pixels": least, "max_pixels": most}
+
+
+def _check_tokenizer(folder: Path, tokenizer: Any, model: Any) -> None:
+    rows = model.decoder.vocab_size
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows (vocab_size in "
+            "config.json); fetch the tokenizer's files of this model"
+        )
+    image = model.image_token_id
+    if image is not None and tokenizer.convert_ids_to_tokens(image) is None:
+        raise UserError(
+            f"{folder}: config.json puts images at token {image}, which the tokenizer of {len(tokenizer)} tokens "
+            "does not have; fetch the tokenizer's files of this model"
+        )
+
+
+def _write_run(config: Any, params: dict[str, Any], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(out)
+    checkpoints.save(0, {"trained": params, "frozen": {}}, {})
+    checkpoints.wait()
+    checkpoints.close()
+    save_tokenizer(load_tokenizer(config.tokenizer.path), out / TOKENIZER)
+    files.write_text(out / "config.json", configs.to_json(config))
