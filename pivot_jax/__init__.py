@@ -1,3 +1,58 @@
-"""PIVOT-JAX: does preference RL make a multimodal LLM see better than SFT? The whole pipeline, in JAX."""
+"""PIVOT-JAX: does preference RL make a multimodal LLM see better than SFT? The whole pipeline, in JAX.
+
+The public API, imported on first use::
+
+    import pivot_jax as pj
+
+    model = pj.load("run:runs/dpo")                    # or hf:FOLDER, hf:ORG/NAME, pack:FOLDER
+    model.chat("What is it?", images=["cat.jpg"])
+    pj.train(pj.config("configs/demo/sft.py"), "runs/sft")
+    pj.evaluate(model, "mmvp", "data/MMVP")
+    pj.probe.classify(pj.load("pack:runs/dpo/pack"), "data/imagenet50")
+
+=================  ==================================================================
+``load``           opens a weight source (:func:`pivot_jax.train.open.load`)
+``train``          trains a config in a workdir (:func:`pivot_jax.train.run.run`)
+``evaluate``       runs a benchmark (:func:`pivot_jax.train.evaluation.evaluate`)
+``probe``          ``classify``, ``segment``, ``align``, ``gradmap`` (:mod:`pivot_jax.probe`)
+``config``         a config from a file and overrides (:func:`pivot_jax.config.load`)
+``Example``        one row of data, with its ``Message`` turns (:mod:`pivot_jax.data.example`)
+``read_data``      rows of a data source as examples (:func:`pivot_jax.data.sources.read`)
+``read_metrics``   lines of a ``metrics.jsonl`` (:func:`pivot_jax.train.metrics.read`)
+``scenes``         the built-in data set (:mod:`pivot_jax.data.scenes`)
+``train_bpe``      trains a small tokenizer (:func:`pivot_jax.data.processing.tokenizer.train_bpe`)
+``UserError``      bad input, in one line
+=================  ==================================================================
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_PUBLIC = {  # name → its module and its name there; the module itself where there is none
+    "Example": ("data.example", "Example"),
+    "Message": ("data.example", "Message"),
+    "UserError": ("errors", "UserError"),
+    "config": ("config", ""),  # this and train can be called
+    "evaluate": ("train.evaluation", "evaluate"),
+    "load": ("train.open", "load"),
+    "probe": ("probe", ""),
+    "read_data": ("data.sources", "read"),
+    "read_metrics": ("train.metrics", "read"),
+    "scenes": ("data.scenes", ""),
+    "train": ("train", ""),
+    "train_bpe": ("data.processing.tokenizer", "train_bpe"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'pivot_jax' has no attribute '{name}'")
+    module, attribute = _PUBLIC[name]
+    found = import_module(f"pivot_jax.{module}")
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -15,8 +15,8 @@ from pivot_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
-    "errors", "files", "rules", "shapes", "progress", "config", "data", "kernels", "models", "hub", "parallel",
-    "rollout", "eval", "objectives", "optim", "train", "probe", "rl", "plan", "report", "study", "cli",
+    "errors", "packages", "files", "rules", "shapes", "progress", "config", "data", "kernels", "models", "hub",
+    "parallel", "rollout", "eval", "objectives", "optim", "train", "probe", "rl", "plan", "report", "study", "cli",
 )  # fmt: skip
 FORBIDDEN_NAMES = re.compile(r"manager|engine|helper|utils?$|registry", re.IGNORECASE)
 SOURCES = sorted((ROOT / "pivot_jax").rglob("*.py"))

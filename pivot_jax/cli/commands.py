@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,34 +72,22 @@ def extract(args: argparse.Namespace, overrides: Overrides) -> None:
 
 
 def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
-    from pivot_jax.eval import run as benchmark_run
-    from pivot_jax.eval.answerer import Answerer
     from pivot_jax.eval.benchmarks import suite
+    from pivot_jax.eval.run import RunOptions
+    from pivot_jax.train import evaluation
     from pivot_jax.train.open import open_run
     from pivot_jax.train.source import run_config
 
-    benchmark = suite.find(args.benchmark)
-    if args.ranked and not benchmark.option_form:
-        names = ", ".join(name for name, one in suite.BENCHMARKS.items() if one.option_form)
-        raise UserError(f"--ranked: {args.benchmark} asks for free answers; it works for {names}")
+    if args.ranked:
+        evaluation.check_ranked(args.benchmark)
+    suite.find(args.benchmark)
     run_config(Path(args.workdir))
-    control = "-blank" if args.blank_images else ""
-    out = outputs.file(args.out or Path(args.workdir) / "eval" / f"{args.benchmark}{control}.jsonl", "--out")
+    out = outputs.file(args.out or evaluation.predictions_of(args.workdir, args.benchmark, args.blank_images), "--out")
     run = open_run(args.workdir, args.step)
-    config = configured(run.config, overrides)
-    answerer = Answerer(
-        run.mllm,
-        run.params,
-        run.processor,
-        batch_size=config.eval.batch_size,
-        temperature=config.eval.temperature,
-        seed=config.seed,
-        blank_images=args.blank_images,
-    )
-    options = benchmark_run.RunOptions(
-        model_id=run.identity, limit=args.limit, ranked=args.ranked, max_new_tokens=args.max_new_tokens
-    )
-    show_score(benchmark_run.evaluate(args.benchmark, args.data, answerer, out, options), out)
+    model = replace(run, config=configured(run.config, overrides))
+    options = RunOptions(limit=args.limit, ranked=args.ranked, max_new_tokens=args.max_new_tokens)
+    found = evaluation.evaluate(model, args.benchmark, args.data, out, blank_images=args.blank_images, options=options)
+    show_score(found, out)
 
 
 def score(args: argparse.Namespace, overrides: Overrides) -> None:
@@ -125,31 +114,14 @@ def show_score(found: Score, predictions: Path) -> None:
 
 
 def generate(args: argparse.Namespace, overrides: Overrides) -> None:
-    from pivot_jax.data.example import Example, Message
-    from pivot_jax.eval.answerer import Answerer
     from pivot_jax.train.open import open_run
 
     for path in args.image:
         inputs.image("--image", path)
     inputs.question(args.prompt)
     run = open_run(args.workdir, args.step, template="chat" if args.prompt else "")
-    if len(args.image) > (most := run.processor.chat.limits.images):
-        raise UserError(
-            f"--image: {len(args.image)} images, but this model was trained with at most {most} in a row "
-            f"(data.images_per_row); give --image {'once' if most == 1 else f'up to {most} times'}"
-        )
-    if run.processor.chat.format.plain and not args.image:
-        raise UserError("a run of stage 1a describes images; give --image")
-    config = configured(run.config, overrides)
-    answerer = Answerer(
-        run.mllm, run.params, run.processor, batch_size=1,
-        temperature=config.eval.temperature, seed=config.seed,
-    )  # fmt: skip
-    slots = "<image>\n" * len(args.image)
-    text = args.prompt or ("" if run.processor.chat.format.plain else "Describe the picture.")
-    example = Example("prompt", (Message("user", f"{slots}{text}"),), tuple(args.image))
-    reply = answerer.answer([example], args.max_new_tokens or config.eval.max_new_tokens)[0]
-    print(reply.text)
+    model = replace(run, config=configured(run.config, overrides))
+    print(model.chat(args.prompt, args.image, max_new_tokens=args.max_new_tokens))
 
 
 def configured(config: Any, overrides: Overrides) -> Any:

@@ -13,6 +13,7 @@ from pivot_jax.config.load import (
     set_key,
     to_json,
 )
+from pivot_jax.packages import make_callable
 
 __all__ = [
     "base",
@@ -27,3 +28,5 @@ __all__ = [
     "to_json",
     "validate",
 ]
+
+make_callable(__name__, "load", "load")  # pivot_jax.config("FILE.py:arg", {"train.steps": 100})

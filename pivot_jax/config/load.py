@@ -38,16 +38,23 @@ EXECUTION = (
 )
 
 
-def load(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
-    """Config of ``FILE[:arg]`` with ``overrides`` ({"dotted.key": value or its text}), checked and locked.
+def load(spec: str = "", overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Config of ``FILE[:arg]`` ("": the defaults) with ``overrides``, checked and locked.
+
+    Args:
+      overrides: {"dotted.key": value, its text, or a dict of the keys below}.
 
     Raises:
       UserError: file missing or broken, unknown key, wrong type, value not allowed, keys that contradict each other.
     """
     config = base()
-    merge(config, read_file(spec), where=spec)
+    if spec:
+        merge(config, read_file(spec), where=spec)
     for key, value in (overrides or {}).items():
-        set_key(config, key, value)
+        if isinstance(value, Mapping):
+            merge(config, {key: value})
+        else:
+            set_key(config, key, value)
     validate(config)
     return config
 

@@ -1,0 +1,23 @@
+"""Probes of an encoder: ``classify``, ``segment``, ``align``; of a whole model ``gradmap``, with its ``overlay``."""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "align": ("encoder_probes", "align"),
+    "classify": ("encoder_probes", "classify"),
+    "gradmap": ("gradient_maps", "question_map"),
+    "overlay": ("gradient_maps", "overlay"),
+    "segment": ("encoder_probes", "segment"),
+}
+
+
+def __getattr__(name: str) -> Any:  # imported on first use, so that `import pivot_jax` stays fast
+    if name not in _PUBLIC:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    module, function = _PUBLIC[name]
+    return getattr(import_module(f"{__name__}.{module}"), function)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -11,7 +11,7 @@ import numpy as np
 from pivot_jax.eval import predictions, statistics
 from pivot_jax.eval.score import score_file
 from pivot_jax.eval.statistics import Interval
-from pivot_jax.probe import segment
+from pivot_jax.probe import segmentation
 from pivot_jax.study.language import majority_answers
 from pivot_jax.study.settings import ARMS, Study
 from pivot_jax.study.tasks import result
@@ -77,7 +77,7 @@ class Results:
         sums = np.stack([[one["overlap"].swapaxes(0, 1) for one in self._probes[name]] for name in arms], axis=2)
 
         def statistic(drawn: np.ndarray) -> np.ndarray:
-            values = segment.mean_iou(drawn).mean(-1)
+            values = segmentation.mean_iou(drawn).mean(-1)
             return values[..., 0] - values[..., 1] if less else values[..., 0]
 
         return statistics.crossed(sums, statistic)

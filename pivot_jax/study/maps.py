@@ -13,10 +13,10 @@ import numpy as np
 
 from pivot_jax.data import scenes
 from pivot_jax.data.loading.loader import build_loader
-from pivot_jax.probe import gradmap
+from pivot_jax.probe.gradient_maps import answer_maps, localise
 from pivot_jax.study.measure import save_arrays
 from pivot_jax.study.settings import Study
-from pivot_jax.train.open import OpenRun, open_run
+from pivot_jax.train.open import OpenModel, open_run
 
 # title → (run, preference loss). At the reference weights DPO's gradient is a multiple of that of -(chosen - rejected).
 MAPS = {
@@ -38,7 +38,7 @@ def gradient_maps(study: Study, seed: int) -> dict[str, Any]:
     for title, (run, preference) in MAPS.items():
         grids = _maps(study, models[run], [row for row, _, _ in chosen], preference)
         kept[title] = grids
-        found = [gradmap.localise(grid, mask) for grid, mask in zip(grids, masks, strict=True)]
+        found = [localise(grid, mask) for grid, mask in zip(grids, masks, strict=True)]
         numbers[title] = {
             "hit": [float(one.hit) for one in found],
             "energy": [one.energy for one in found],
@@ -72,9 +72,9 @@ def asked_things(study: Study) -> list[tuple[int, np.ndarray, str]]:
     return out
 
 
-def _maps(study: Study, model: OpenRun, rows: list[int], preference: bool) -> np.ndarray:
+def _maps(study: Study, model: OpenModel, rows: list[int], preference: bool) -> np.ndarray:
     """Maps of these pairs: float32 [k, s, s]."""
     source = {"format": "tfds", "path": str(study.data), "split": "preference_test"}
     loader = build_loader(model.config, model.training_processor("preference"), sources=[source], batch_size=len(rows))
     batch = loader.load(np.asarray(rows), len(loader.buckets) - 1)
-    return gradmap.answer_maps(model.mllm, model.params, batch, preference=preference)
+    return answer_maps(model.mllm, model.params, batch, preference=preference)

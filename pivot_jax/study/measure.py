@@ -14,11 +14,11 @@ from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.eval.answerer import Answerer
 from pivot_jax.eval.run import RunOptions, evaluate
 from pivot_jax.models.logprobs import answer_logps, score
-from pivot_jax.probe import classify, features, segment
+from pivot_jax.probe import classification, features, segmentation
 from pivot_jax.probe.heads import Training
 from pivot_jax.probe.splits import Labelled, Splits
 from pivot_jax.study.settings import RUN_OF_ARM, Study
-from pivot_jax.train.open import OpenRun, open_encoder, open_run
+from pivot_jax.train.open import OpenModel, open_encoder, open_run
 
 
 def answers(study: Study, seed: int, run: str, blank: bool) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def pairs(study: Study, seed: int, arm: str) -> dict[str, Any]:
     }
 
 
-def _logps(study: Study, model: OpenRun, split: str) -> np.ndarray:
+def _logps(study: Study, model: OpenModel, split: str) -> np.ndarray:
     """Summed log-probs of chosen and rejected for all pairs of a split: float32 [n, 2]."""
     source = {"format": "tfds", "path": str(study.data), "split": split}
     size = model.config.eval.batch_size
@@ -74,7 +74,7 @@ def probes(study: Study, seed: int, arm: str) -> dict[str, Any]:
             for name, part in parts.items()
         }
         pooled = Splits(**{name: Labelled(patches[name].mean(axis=1), part.labels) for name, part in parts.items()})
-        found = classify.probe(pooled, seed=seed)
+        found = classification.probe(pooled, seed=seed)
         kept[f"class_{kind}"] = found.correct
         numbers[f"class_{kind}"] = {"accuracy": found.accuracy, "C": found.C, "flags": found.flags}
         if kind == "encoder":
@@ -82,7 +82,9 @@ def probes(study: Study, seed: int, arm: str) -> dict[str, Any]:
             classes = ("background", *world.nouns)
             seeds = range(study.settings.segmentation_seeds)
             training = Training(hidden=256)
-            scored = segment.probe(masked, classes=classes, seeds=[100 * seed + i for i in seeds], training=training)
+            scored = segmentation.probe(
+                masked, classes=classes, seeds=[100 * seed + i for i in seeds], training=training
+            )
             kept |= {"overlap": scored.overlap, "hits": scored.hits}
             numbers["segment"] = {"miou": scored.miou, "recall": scored.recall, "classes": scored.per_class}
     save_arrays(study.folder(seed) / "probes" / f"{arm}.npz", kept)

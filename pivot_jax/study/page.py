@@ -13,7 +13,7 @@ import numpy as np
 from pivot_jax import files
 from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
-from pivot_jax.probe import gradmap
+from pivot_jax.probe import gradient_maps
 from pivot_jax.report import format as text
 from pivot_jax.report import page, plots, tables
 from pivot_jax.report.content import (
@@ -255,7 +255,7 @@ def _gradients(results: Results) -> Section:
             str(kept["texts"][i]),
             (
                 Panel(kept["images"][i]),
-                *(Panel(gradmap.overlay(_enlarged(kept["images"][i]), kept[t][i], border=False)) for t in MAPS),
+                *(Panel(gradient_maps.overlay(_enlarged(kept["images"][i]), kept[t][i], border=False)) for t in MAPS),
             ),
         )
         for i in shown

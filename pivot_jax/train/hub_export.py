@@ -51,19 +51,33 @@ def export(
     if part == "adapter":
         _export_adapter(workdir, out, config, model, step=step, overwrite=overwrite)
         return
-    params = checkpoint.lazy_run(workdir, step)
     show = lambda size: progress(f"writing {out}", size, size=True)  # noqa: E731
     options = hub.ExportOptions(dtype, overwrite, f"Run: {config.name}.", show)
+    params = checkpoint.lazy_run(workdir, step)
     if part == "encoder":
         hub.export_encoder(params, model.vision, out, options, drop_last=drop_last, final_trained=stage0)
-        return
-    words, tokenizer = config.tokenizer, run_tokenizer(workdir)
+    else:
+        write(config, params, run_tokenizer(workdir), out, options, part)
+
+
+def write(
+    config: Any, params: Any, tokenizer: Any, out: Path, options: hub.ExportOptions, part: Part = "model"
+) -> None:
+    """Writes a whole model, or its ``decoder``, as ``config`` describes it.
+
+    Args:
+      params: nested dict of arrays, or of leaves that read one when asked (``checkpoint.lazy_run``).
+
+    Raises:
+      UserError: a model that no class of transformers computes, or ``out`` cannot be written.
+    """
+    model, words = zoo.build(config.model, config.data.image), config.tokenizer
     text = hub.ExportText(tokenizer, words.image_token, tuple(words.image_around), words.system, words.chat)
     if part == "decoder":
         hub.export_decoder(params, model.decoder, out, options, text)
     else:
-        write = hub.export_qwen_vl if model.vision.traits.merges else hub.export_mllm
-        write(params, model, out, options, text)
+        export_whole = hub.export_qwen_vl if model.vision.traits.merges else hub.export_mllm
+        export_whole(params, model, out, options, text)
 
 
 def _export_adapter(

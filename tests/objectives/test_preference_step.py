@@ -17,7 +17,7 @@ from pivot_jax.objectives.preference import build_preference
 from pivot_jax.objectives.preference_losses import RewardMean, bco
 from pivot_jax.objectives.sft import build_sft
 from pivot_jax.optim.update import build_step, init_state
-from pivot_jax.probe import gradmap
+from pivot_jax.probe import gradient_maps
 from tests.tiny import pairs as tiny
 
 MODEL = MLLM(tiny.CONFIG)
@@ -229,7 +229,7 @@ def test_A6_chosen_copy_of_dpo_gives_sfts_map():
         return -logp(chosen, features) / jnp.sum(chosen.weights)
 
     def scores(gradient):
-        return gradmap.normalised(gradmap.token_map(np.asarray(gradient)), gamma=1.0)
+        return gradient_maps.normalised(gradient_maps.token_map(np.asarray(gradient)), gamma=1.0)
 
     sft_map = scores(jax.grad(sft_loss)(features))
     copy_map = scores(jax.grad(dpo_loss, 0)(features, features))

@@ -6,7 +6,7 @@ import numpy as np
 
 from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
-from pivot_jax.probe import gradmap
+from pivot_jax.probe.gradient_maps import overlay
 from pivot_jax.report import content, plots, tables
 from pivot_jax.report.content import Answer, Card, Cards, Fact, Figure, Grid, Listing, Panel, Report, Section
 from pivot_jax.report.tables import Cost, Trained
@@ -63,7 +63,7 @@ def sample() -> Report:
         maps = [np.random.default_rng((index, k)).random((8, 8)).astype(np.float32) ** 3 for k in range(3)]
         shown = [
             Panel(image),
-            *(Panel(gradmap.overlay(image, m), f"energy {0.1 * (k + 2):.2f}, area 0.12") for k, m in enumerate(maps)),
+            *(Panel(overlay(image, m), f"energy {0.1 * (k + 2):.2f}, area 0.12") for k, m in enumerate(maps)),
         ]
         rows.append(("What colour is the large disc?", tuple(shown)))
     cards = tuple(

@@ -23,6 +23,7 @@ from pivot_jax.data.processing.patches import patches_of
 from pivot_jax.data.processing.template import Format
 from pivot_jax.data.processing.tiles import tiles_of
 from pivot_jax.errors import RowError, UserError
+from pivot_jax.shapes import round_up
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +111,11 @@ class Processor:
             return contrastive_batch(rows, images, row_index, bucket[0], constants)
         return vlm_batch(rows, images, row_index, bucket, constants, packing=packing, target_values=target_values)
 
-    def batch_of(self, examples: Sequence[Example]) -> Batch:
-        """A few examples, read and encoded, as one batch of the smallest shape.
+    def batch_of(self, examples: Sequence[Example], step: int = 1) -> Any:
+        """A few examples, read and encoded, as one batch of the smallest shape: see :meth:`batch`.
+
+        Args:
+          step: numbers of tokens and targets are rounded up to a multiple of it, so that few shapes are compiled.
 
         Raises:
           RowError: an example that cannot be encoded, or an image that cannot be read.
@@ -125,8 +129,8 @@ class Processor:
                 raise RowError(example.id, str(error)) from None
             for whole, own in images.pairs(found):
                 whole[index, : len(own)] = own
-        bucket = max(len(row.tokens) for row in rows), max(len(row.targets) for row in rows)
-        return self.batch(rows, images, bucket)
+        tokens, targets = max(len(row.tokens) for row in rows), max(len(row.targets) for row in rows)
+        return self.batch(rows, images, (round_up(tokens, step), round_up(targets, step)))
 
 
 def build_geometry(section: Any, patch_size: int) -> Geometry:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,17 +20,18 @@ from pivot_jax.data.example import Example, Message
 from pivot_jax.errors import UserError
 from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.models.mllm import MLLM
-from pivot_jax.train.open import OpenRun
+from pivot_jax.train.open import OpenModel
 
 NORMS = ("l1", "l2")
 
 
 def question_map(
-    run: OpenRun, image: str | Path, prompt: str, answer: str, rejected: str | None = None, *, norm: str = "l1"
+    run: OpenModel, image: Any, prompt: str, answer: str, rejected: str | None = None, *, norm: str = "l1"
 ) -> tuple[np.ndarray, np.ndarray]:
     """The map of one question about one image.
 
     Args:
+      image: a path, or uint8 [h, w, 3].
       rejected: a second answer, for the preference loss (see :func:`answer_maps`).
 
     Returns:
@@ -43,7 +43,7 @@ def question_map(
     if not run.processor.geometry.fixed:
         family = run.mllm.config.vision.family
         raise UserError(f"{run.name} has a {family} encoder; a gradient map needs an encoder of square images")
-    example = Example("gradmap", (Message("user", f"<image>\n{prompt}"),), (str(image),), answer, rejected)
+    example = Example("gradmap", (Message("user", f"<image>\n{prompt}"),), (image,), answer, rejected)
     batch = run.processor.for_kind("sft" if rejected is None else "preference").batch_of([example])
     maps = answer_maps(run.mllm, run.params, batch, preference=rejected is not None, norm=norm)
     return batch.images[0, 0], maps[0]

@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from pivot_jax.errors import UserError
-from pivot_jax.probe import classify
+from pivot_jax.probe import classification
 from pivot_jax.probe.splits import Labelled, Splits
 
 
@@ -30,56 +30,56 @@ def unit(x):
     return x.astype(np.float64) / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("C", classify.PAPER_GRID)
+@pytest.mark.parametrize("C", classification.PAPER_GRID)
 def test_F1_probe_equals_sklearn(splits, C):
     train, test = splits.train, splits.test
     reference = LogisticRegression(C=C, solver="lbfgs", max_iter=1000, random_state=0)
     reference.fit(unit(train.features), train.labels)
-    result = classify.probe(splits, grid=(C,))
+    result = classification.probe(splits, grid=(C,))
     assert abs(result.accuracy - reference.score(unit(test.features), test.labels)) <= 1e-3
     assert result.C == C and result.accuracy == result.correct.mean()
 
 
 def test_F1_balanced_sampler():
     labels = np.repeat([0, 1, 2], [60, 200, 75])
-    picked = classify.balanced(labels, 50, seed=3)
+    picked = classification.balanced(labels, 50, seed=3)
     assert np.bincount(labels[picked]).tolist() == [50, 50, 50] and len(set(picked)) == 150
-    assert np.array_equal(picked, classify.balanced(labels, 50, seed=3))
-    assert not np.array_equal(picked, classify.balanced(labels, 50, seed=4))
+    assert np.array_equal(picked, classification.balanced(labels, 50, seed=3))
+    assert not np.array_equal(picked, classification.balanced(labels, 50, seed=4))
     with pytest.raises(UserError, match="class 0 has 60 examples, not 61"):
-        classify.balanced(labels, 61)
+        classification.balanced(labels, 61)
 
 
 def test_C_is_chosen_on_val_only(splits):
-    result = classify.probe(splits)
+    result = classification.probe(splits)
     accuracies = dict(result.grid)
     assert min(C for C, a in accuracies.items() if a == max(accuracies.values())) == result.C
     assert result.flags == ()
     # Other test labels cannot change the choice.
-    shuffled = classify.probe(replace(splits, test=replace(splits.test, labels=np.roll(splits.test.labels, 7))))
+    shuffled = classification.probe(replace(splits, test=replace(splits.test, labels=np.roll(splits.test.labels, 7))))
     assert shuffled.C == result.C and np.array_equal(shuffled.predictions, result.predictions)
     assert result.interval.low < result.accuracy < result.interval.high
 
 
 def test_wide_grid_matters_on_unit_features(splits):
     # The paper's largest C regularises unit-length features so heavily that the choice lies at the grid's end.
-    paper = classify.probe(splits, grid=classify.PAPER_GRID[:3])
+    paper = classification.probe(splits, grid=classification.PAPER_GRID[:3])
     assert any("end of the grid" in flag for flag in paper.flags)
 
 
 def test_choosing_on_the_reported_split_is_flagged(splits):
     with pytest.warns(UserWarning, match="CHOSEN ON TEST: 100%"):
-        result = classify.probe(replace(splits, val=splits.test), grid=(1.0,))
+        result = classification.probe(replace(splits, val=splits.test), grid=(1.0,))
     assert any(flag.startswith("CHOSEN ON TEST") for flag in result.flags)
 
 
 def test_F2_prototypes_flag_train_equals_val(splits):
     train, test = splits.train, splits.test
     with pytest.warns(UserWarning, match="TRAIN IS TEST: 100%"):
-        same = classify.prototypes(test, test)
+        same = classification.prototypes(test, test)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        disjoint = classify.prototypes(train, test)
+        disjoint = classification.prototypes(train, test)
     assert same.flags and not disjoint.flags
     assert same.accuracy != disjoint.accuracy
 
@@ -90,16 +90,16 @@ def test_F2_same_set_overstates(splits):
     noise, labels = generator.normal(size=(60, 200)), np.arange(60) % 10
     fresh = generator.normal(size=(60, 200))
     with pytest.warns(UserWarning):
-        same = classify.prototypes(Labelled(noise, labels), Labelled(noise, labels))
+        same = classification.prototypes(Labelled(noise, labels), Labelled(noise, labels))
     assert same.accuracy > 0.9
-    assert classify.prototypes(Labelled(fresh, labels), Labelled(noise, labels)).accuracy < 0.4
+    assert classification.prototypes(Labelled(fresh, labels), Labelled(noise, labels)).accuracy < 0.4
 
 
 def test_bad_input_names_the_split(splits):
     train, val, test = splits.train, splits.val, splits.test
     with pytest.raises(UserError, match="val split has features"):
-        classify.probe(replace(splits, val=replace(val, labels=val.labels[:-1])))
+        classification.probe(replace(splits, val=replace(val, labels=val.labels[:-1])))
     with pytest.raises(UserError, match="test features hold NaN"):
-        classify.probe(replace(splits, test=replace(test, features=np.full_like(test.features, np.nan))))
+        classification.probe(replace(splits, test=replace(test, features=np.full_like(test.features, np.nan))))
     with pytest.raises(UserError, match="one class only"):
-        classify.probe(replace(splits, train=replace(train, labels=np.zeros_like(train.labels))))
+        classification.probe(replace(splits, train=replace(train, labels=np.zeros_like(train.labels))))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pivot_jax.errors import UserError
-from pivot_jax.probe import heads, segment
+from pivot_jax.probe import heads, segmentation
 from pivot_jax.probe.heads import Training
 from pivot_jax.probe.splits import Labelled, Splits
 
@@ -21,10 +21,10 @@ def test_F3_union_and_majority_labels():
     mask[0, :2, 2:] = 0  # {0} -> {0}
     mask[0, 2:, :2] = [[2, 3], [3, 3]]  # {2, 3} -> {2, 3}
     mask[0, 2:, 2:] = [[1, 1], [0, 0]]  # tie in pixels: {1}, majority the smaller id
-    counts = segment.pixel_counts(mask, 4, 6)
-    union = segment.union_labels(counts)
+    counts = segmentation.pixel_counts(mask, 4, 6)
+    union = segmentation.union_labels(counts)
     assert [set(np.flatnonzero(row)) for row in union[0]] == [{5}, {0}, {2, 3}, {1}]
-    assert segment.majority_labels(counts).tolist() == [[0, 0, 3, 0]]
+    assert segmentation.majority_labels(counts).tolist() == [[0, 0, 3, 0]]
 
 
 def test_F3_macro_recall_ignores_absent_classes():
@@ -33,8 +33,8 @@ def test_F3_macro_recall_ignores_absent_classes():
     true[0, 3, 1] = True  # class 2 never occurs
     predicted = np.zeros((1, 1, 4, 3), bool)
     predicted[0, 0, 0, 0] = predicted[0, 0, 3, 1] = predicted[0, 0, :, 2] = True
-    hits = segment.union_hits(predicted, true)
-    assert segment.recall_of(hits.sum(1))[0] == pytest.approx((1 / 3 + 1) / 2)
+    hits = segmentation.union_hits(predicted, true)
+    assert segmentation.recall_of(hits.sum(1))[0] == pytest.approx((1 / 3 + 1) / 2)
 
 
 def test_F3_mlp_head_is_d_1024_C():
@@ -51,8 +51,8 @@ def test_iou_equals_sklearn_and_leaves_ignored_patches_out():
 
     generator = np.random.default_rng(0)
     true, predicted = generator.integers(-1, 4, (5, 9)), generator.integers(0, 4, (2, 5, 9))
-    iou = segment.per_class_iou(segment.overlaps(predicted, true, 5).sum(1))
-    kept = true != segment.IGNORE
+    iou = segmentation.per_class_iou(segmentation.overlaps(predicted, true, 5).sum(1))
+    kept = true != segmentation.IGNORE
     for seed in range(2):
         reference = jaccard_score(true[kept], predicted[seed][kept], labels=range(4), average=None)
         np.testing.assert_allclose(iou[seed, :4], reference, rtol=1e-6)
@@ -71,7 +71,7 @@ def world(n, noise, seed, classes=3, side=4, cell=4):
 
 def run(noise, head="mlp", seeds=(0, 1)):
     splits = Splits(*(Labelled(*world(n, noise, seed)) for seed, n in ((0, 48), (1, 16), (2, 24))))
-    return segment.probe(splits, classes=("floor", "cup", "dog"), head=head, seeds=seeds, training=FAST)
+    return segmentation.probe(splits, classes=("floor", "cup", "dog"), head=head, seeds=seeds, training=FAST)
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,11 @@ def test_probe_reads_what_is_there(clean_and_noisy):
 
 def test_paired_difference(clean_and_noisy):
     clean, noisy = clean_and_noisy
-    gap = segment.difference(clean, noisy)
+    gap = segmentation.difference(clean, noisy)
     assert gap.value == pytest.approx(clean.miou - noisy.miou, abs=1e-6) and gap.low > 0
-    none = segment.difference(clean, clean, "recall")
+    none = segmentation.difference(clean, clean, "recall")
     assert none.value == none.low == none.high == 0
-    assert segment.difference(noisy, clean, "recall").high < 0
+    assert segmentation.difference(noisy, clean, "recall").high < 0
 
 
 def test_seeded_and_linear():
@@ -107,20 +107,20 @@ def test_seeded_and_linear():
 def test_bad_masks_are_named():
     x, masks = world(4, 1.0, 0)
     with pytest.raises(UserError, match="masks hold class 2, but there are 2 classes"):
-        segment.patch_labels(x, masks, 2)
-    majority, union = segment.patch_labels(x, masks, 2, ignore=2)
-    assert (majority == segment.IGNORE).any() and union.shape == (4, 16, 2)
+        segmentation.patch_labels(x, masks, 2)
+    majority, union = segmentation.patch_labels(x, masks, 2, ignore=2)
+    assert (majority == segmentation.IGNORE).any() and union.shape == (4, 16, 2)
     with pytest.raises(UserError, match="do not divide into 16 square patches"):
-        segment.patch_labels(x, masks[:, :3, :3], 3)
+        segmentation.patch_labels(x, masks[:, :3, :3], 3)
     with pytest.raises(UserError, match=r"need \[n, p, d\]"):
-        segment.patch_labels(x[0], masks, 3)
+        segmentation.patch_labels(x[0], masks, 3)
     with pytest.raises(UserError, match="head 'big' is unknown"):
         heads.train({}, 3, "big", (0,), FAST)
 
 
 def test_odd_image_sizes_follow_the_encoder():
     # 384 pixels in patches of 14 are 27 x 27 patches of the first 378 pixels.
-    counts = segment.pixel_counts(np.zeros((1, 384, 384), np.uint8), 729, 2)
+    counts = segmentation.pixel_counts(np.zeros((1, 384, 384), np.uint8), 729, 2)
     assert counts.shape == (1, 729, 2) and (counts[..., 0] == 14 * 14).all()
 
 
@@ -141,6 +141,6 @@ def test_camvid_patches_from_colour_alone(shared_data):
 
     splits = Splits(*(Labelled(*split(name, count)) for name, count in (("train", 64), ("val", 16), ("test", 24))))
     names = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
-    result = segment.probe(splits, classes=names, ignore=11, training=FAST, seeds=(0,))
+    result = segmentation.probe(splits, classes=names, ignore=11, training=FAST, seeds=(0,))
     assert result.per_class["sky"] > 0.4 and result.per_class["road"] > 0.6
     assert 0.1 < result.miou < 0.7 and 0 < result.recall < 1
