@@ -418,7 +418,7 @@ assert logps.sum(1) < 0 and logps.sum(2) < 0
 print("done")
 """
     found = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", code], cwd=tmp_path, env=_env(), capture_output=True, text=True, timeout=600
     )
     assert found.returncode == 0 and found.stdout.rstrip().endswith("done"), found.stderr
     assert (tmp_path / "dpo-hf" / "config.json").exists() and (tmp_path / "runs" / "pivot" / "dpo").is_dir()
