@@ -75,6 +75,40 @@ def test_sizes_and_names(path):
             assert node.type is not None, f"{where}:{node.lineno}: bare except"
 
 
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_import_cycle():
+    """Imports inside functions count too: a cycle is one however late it is closed."""
+    modules = {module_name(path): path for path in SOURCES}
+    graph = {
+        name: {
+            found
+            for imported_name, _ in imported(path)
+            for found in (imported_name, imported_name.rpartition(".")[0])
+            if found in modules and found != name and not name.startswith(f"{found}.")  # its own package's __init__
+        }
+        for name, path in modules.items()
+    }
+    waiting = {name: set(needs) for name, needs in graph.items()}
+    while free := [name for name, needs in waiting.items() if not needs]:
+        for name in free:
+            del waiting[name]
+        for needs in waiting.values():
+            needs.difference_update(free)
+    assert not waiting, f"import cycle among, or behind: {sorted(waiting)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_public_functions_take_at_most_8_arguments(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__init__"):
+            names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            count = len([name for name in names if name not in ("self", "cls")])
+            assert count <= 8, f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} takes {count} arguments"
+
+
 def unfinished(text: str) -> list[str]:
     return re.findall(r"\b(?:TO" + r"DO|FIX" + r"ME|raise Not" + r"ImplementedError)\b", text)
 

@@ -11,7 +11,6 @@ import numpy as np
 from pivot_jax import files
 from pivot_jax.data import scenes
 from pivot_jax.data.loading.loader import build_loader
-from pivot_jax.eval.answerer import Answerer
 from pivot_jax.eval.run import RunOptions, evaluate
 from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.probe import classification, features, segmentation
@@ -27,7 +26,7 @@ def answers(study: Study, seed: int, run: str, blank: bool) -> dict[str, Any]:
     name = f"{run}_blank" if blank else run
     out = study.folder(seed) / "answers" / f"{name}.jsonl"
     size = model.config.eval.batch_size
-    answerer = Answerer(model.mllm, model.params, model.processor, batch_size=size, blank_images=blank)
+    answerer = model.answerer(size, blank_images=blank)
     options = RunOptions(
         model_id=name, max_new_tokens=study.settings.max_new_tokens, ranked=True, chunk=size, show=False
     )

@@ -1,0 +1,154 @@
+"""The public API: what `import pivot_jax` costs, what `load` opens, and what an opened model does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pivot_jax as pj
+from pivot_jax import cli, hub
+from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.train.open import OpenEncoder, OpenLanguageModel, OpenModel
+from tests.tiny import hf
+
+ROOT = Path(__file__).parents[1]
+TEXTS = ["what colour is the circle? red", "how many? three"]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """A LLaVA folder, its parts as folders, and all of them imported."""
+    root = tmp_path_factory.mktemp("sources")
+    tokenizer = load_tokenizer(train_bpe(TEXTS, 270, root / "bpe"))
+    hf.llava_model(text=dict(vocab_size=len(tokenizer))).save_pretrained(root / "whole")
+    tokenizer.save_pretrained(root / "whole")
+    params, cfg = hub.load_params(root / "whole"), hub.read_config(root / "whole").mllm
+    hub.export_encoder(params, cfg, root / "encoder")
+    hub.export_decoder(params, cfg, root / "decoder", text=hub.ExportText(tokenizer))
+    for name in ("whole", "encoder", "decoder"):
+        assert cli.main(["import-hf", "--folder", str(root / name), "--workdir", str(root / f"{name}_here")]) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(sources):
+    return pj.load(f"hf:{sources / 'whole'}")
+
+
+def image(seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = (
+        "import sys, pivot_jax; dir(pivot_jax); print({'jax', 'transformers', 'numpy'} & {*sys.modules} or 'nothing')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "nothing"
+
+
+def test_every_public_name_is_documented_and_resolves():
+    for name in pj._PUBLIC:
+        assert (getattr(pj, name) is not None and f"``{name}``" in pj.__doc__) or name == "Message"
+    assert callable(pj.train) and callable(pj.config) and pj.train.run and pj.config.base
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pj.nothing
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("hf:{}/whole", OpenModel), ("run:{}/whole_here", OpenModel), ("hf:{}/encoder", OpenEncoder),
+        ("pack:{}/encoder_here", OpenEncoder), ("hf:{}/decoder", OpenLanguageModel),
+        ("pack:{}/decoder_here", OpenLanguageModel),
+    ],
+)  # fmt: skip
+def test_load_returns_what_a_source_holds(sources, source, kind):
+    assert type(pj.load(source.format(sources))) is kind
+
+
+def test_a_folder_and_the_run_made_of_it_are_the_same_model(sources, model):
+    ours = pj.load(f"run:{sources / 'whole_here'}")
+    pair = pj.Example("1", (pj.Message("user", "<image>\nwhat colour?"),), (image(),), "red", "three")
+    for a, b in zip(model.logprobs([pair]), ours.logprobs([pair]), strict=True):
+        assert a.tokens.tolist() == b.tokens.tolist()
+        np.testing.assert_array_equal(a.logps, b.logps)
+    np.testing.assert_array_equal(model.encode_images([image()]), ours.encode_images([image()]))
+    assert model.chat("what colour?", [image()], max_new_tokens=4) == ours.chat(
+        "what colour?", [image()], max_new_tokens=4
+    )
+
+
+def test_log_probs_of_a_pair_are_those_of_two_conversations(model):
+    question = pj.Message("user", "<image>\nwhat colour?")
+    pair = pj.Example("1", (question,), (image(),), "red", "three")
+    (both,) = model.logprobs([pair])
+    for branch, answer in ((1, "red"), (2, "three")):
+        (alone,) = model.logprobs([pj.Example("1", (question, pj.Message("assistant", answer)), (image(),))])
+        assert both.sum(branch) == pytest.approx(alone.sum(), abs=1e-4)
+
+
+def test_batches_and_lengths_change_no_log_prob(model):
+    texts = ["red", "three circle", "what colour is the circle? red"] * 4
+    question = pj.Message("user", "<image>\nhow many?")
+    rows = [pj.Example(str(i), (question, pj.Message("assistant", text)), (image(i),)) for i, text in enumerate(texts)]
+    together = model.logprobs(rows)
+    for row, found in zip(rows, together, strict=True):
+        np.testing.assert_allclose(found.logps, model.logprobs([row])[0].logps, atol=1e-4)
+
+
+def test_an_exported_model_is_the_same_model(model, tmp_path):
+    model.export(tmp_path / "out")
+    again = pj.load(f"hf:{tmp_path / 'out'}")
+    np.testing.assert_array_equal(again.encode_images([image()]), model.encode_images([image()]))
+    with pytest.raises(pj.UserError, match="is not empty"):
+        model.export(tmp_path / "out")
+    model.export(tmp_path / "out", overwrite=True)
+
+
+def test_wrong_use_is_one_line(sources, model):
+    with pytest.raises(pj.UserError, match="leave out '<image>'"):
+        model.chat("<image> what?", [image()])
+    with pytest.raises(pj.UserError, match="2 images, but this model was trained with at most 1"):
+        model.chat("what?", [image(), image()])
+    with pytest.raises(pj.UserError, match="no images"):
+        model.encode_images([])
+    with pytest.raises(pj.UserError, match="is not a run, so there is no default"):
+        pj.evaluate(model, "mmvp", "nowhere")
+    with pytest.raises(pj.UserError, match="has no projector"):
+        pj.load(f"hf:{sources / 'encoder'}").encode_images([image()], projected=True)
+
+
+def test_a_run_opens_from_any_directory_without_the_tokenizer_it_was_trained_with(tmp_path):
+    """``tokenizer.path`` is relative to where training was started; the run carries its tokenizer."""
+    start, elsewhere = tmp_path / "start", tmp_path / "elsewhere"
+    start.mkdir()
+    elsewhere.mkdir()
+    train_bpe(TEXTS, 270, start / "bpe")
+    rows = [
+        {"id": str(i), "conversations": [{"from": "human", "value": "how many?"}, {"from": "gpt", "value": "three"}]}
+        for i in range(8)
+    ]
+    (start / "rows.json").write_text(json.dumps(rows))
+    settings = {
+        "model.vision": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "mlp_dim": 16},
+        "model.decoder": {"vocab_size": 270, "width": 16, "depth": 1, "mlp_dim": 16}, "data.image.size": 16,
+        "tokenizer.path": "bpe", "data.sources": ({"format": "llava", "path": "rows.json"},), "data.batch_size": 8,
+        "train.steps": 1,
+    }  # fmt: skip
+    train = f"import pivot_jax as pj; pj.train(pj.config(overrides={settings!r}), 'run')"
+    ask = f"import pivot_jax as pj; print(repr(pj.load('run:{start / 'run'}').chat('how many?', max_new_tokens=2)))"
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), XLA_FLAGS="")
+    for code, folder in ((train, start), (ask, elsewhere)):
+        found = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert found.returncode == 0, found.stderr
+        (start / "bpe").rename(start / "gone") if folder is start else None
+    assert found.stdout.strip()
