@@ -142,6 +142,7 @@ def validate(config: ConfigDict) -> None:
     _check_shapes(config)
     _check_packing(config)
     _check_sources(config)
+    _check_evaluations(config)
     _check_rules("optimizer.rules", config.optimizer.rules, _is_rate, "a learning rate of at least 0, or 'frozen'")
     _check_lora(config.lora)
     _check_best_metric(config)
@@ -233,6 +234,20 @@ def _check_sources(config: ConfigDict) -> None:
             raise UserError(
                 f"data.sources.{i}: {source!r} is not a dict with a 'format', such as {{'format': 'llava', …}}"
             )
+
+
+def _check_evaluations(config: ConfigDict) -> None:
+    section = config.eval
+    for i, one in enumerate(section.benchmarks):
+        if not isinstance(one, Mapping) or not {"name", "path"} <= set(one) <= {"name", "path", "limit"}:
+            raise UserError(
+                f"eval.benchmarks.{i}: {one!r} is not a dict with 'name' and 'path' (and perhaps 'limit'), such as "
+                "{'name': 'mmvp', 'path': 'data/MMVP'}"
+            )
+    if section.benchmarks and not section.every:
+        raise UserError(
+            "eval.benchmarks: never evaluated, because eval.every is 0; set eval.every to a number of steps"
+        )
 
 
 def _check_best_metric(config: ConfigDict) -> None:

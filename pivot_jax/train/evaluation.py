@@ -1,16 +1,24 @@
-"""A benchmark on an opened model."""
+"""Benchmarks on an opened model, and on a model while it trains."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
+
+from pivot_jax import config as configs
 from pivot_jax.errors import UserError
 from pivot_jax.eval import run as benchmark_run
 from pivot_jax.eval.benchmarks import suite
 from pivot_jax.eval.run import RunOptions
 from pivot_jax.eval.score import Score
-from pivot_jax.train.open import OpenModel
+from pivot_jax.train.model import processor_of
+from pivot_jax.train.open import LONGEST_PROMPT, OpenModel
+from pivot_jax.train.session import Hook
+from pivot_jax.train.setup import Setup
 
 
 def evaluate(
@@ -44,6 +52,38 @@ def evaluate(
     file = Path(out) if out else predictions_of(model.workdir or "", benchmark, blank_images)
     answerer = model.answerer(temperature=model.config.eval.temperature, blank_images=blank_images)
     return benchmark_run.evaluate(benchmark, data, answerer, file, replace(options, model_id=model.identity))
+
+
+def training_hooks(setup: Setup, workdir: Path) -> tuple[Hook, ...]:
+    """The evaluations that ``eval.benchmarks`` asks for during training, as ``eval/NAME/METRIC``.
+
+    The answers of each are in ``workdir/eval/NAME-STEP.jsonl``.
+
+    Raises:
+      UserError: an unknown benchmark, a run of several processes, or an objective without a language model.
+    """
+    config = setup.config
+    for one in config.eval.benchmarks:
+        suite.find(one["name"])
+    if config.eval.benchmarks and setup.objective.kind == "contrastive":
+        raise UserError("eval.benchmarks: stage 0 trains no language model, so it cannot answer; leave it empty")
+    if config.eval.benchmarks and jax.process_count() > 1:
+        raise UserError("eval.benchmarks: a run of several processes cannot evaluate; use `pivot-jax eval` on it")
+    return tuple(
+        Hook(one["name"], partial(_evaluate_step, setup, workdir, dict(one))) for one in config.eval.benchmarks
+    )
+
+
+def _evaluate_step(setup: Setup, workdir: Path, benchmark: dict[str, Any], step: int, params: Any) -> dict[str, float]:
+    config, module = setup.config, setup.model.module
+    tokenizer = setup.loader.processor.chat.tokenizer
+    processor = processor_of(config, module, tokenizer, "prompt", max_length=LONGEST_PROMPT)
+    identity = f"{config.name}@{step}-{configs.fingerprint(config)}"
+    model = OpenModel(f"{workdir}@{step}", config, module, params, processor, identity, workdir)
+    options = RunOptions(limit=benchmark.get("limit", 0), show=False)
+    out = workdir / "eval" / f"{benchmark['name']}-{step}.jsonl"
+    found = evaluate(model, benchmark["name"], benchmark["path"], out, options=options)
+    return {found.metric: found.value.value, "compliance": found.compliance, "truncated": found.truncated}
 
 
 def predictions_of(workdir: str | Path, benchmark: str, blank_images: bool) -> Path:

@@ -22,6 +22,7 @@ from pivot_jax.parallel.hosts import is_first
 from pivot_jax.progress import progress
 from pivot_jax.train import checkpoint, loop, reference
 from pivot_jax.train.checkpoint import Checkpoints
+from pivot_jax.train.evaluation import training_hooks
 from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.session import Hook, last_metrics, postponed
 from pivot_jax.train.setup import Setup, build_setup, starting_params
@@ -47,7 +48,7 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
     checkpoints/`` and, at the end, ``result.json``.
 
     Args:
-      hooks: evaluations every ``eval.every`` steps and after the last one.
+      hooks: evaluations every ``eval.every`` steps and after the last one, besides those of ``eval.benchmarks``.
 
     Raises:
       UserError: bad config, data or checkpoint; a workdir of another config; from a hook.
@@ -58,6 +59,7 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
     runtime.cache_programs()
     started = time.perf_counter()
     setup = build_setup(config, workdir, check_init=fresh)
+    hooks = (*hooks, *training_hooks(setup, workdir))
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_text(workdir / "config.json", configs.to_json(config))

@@ -226,6 +226,10 @@ class Session:
         every, names = self._setup.config.eval.every, ", ".join(hook.name for hook in self._hooks)
         if names and not every:
             raise UserError(f"eval.every: 0, so the evaluations that the run was given ({names}) never run; set it")
+        if every and not names:
+            raise UserError(
+                f"eval.every: {every}, but there is nothing to evaluate; set eval.benchmarks, or pass hooks"
+            )
         if self._best.startswith(EVAL) and not names:
             raise UserError(f"train.best_metric: '{self._best}' is not logged; this run has no evaluations")
 

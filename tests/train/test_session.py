@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import jax.numpy as jnp
 import pytest
 
 from pivot_jax.errors import UserError
+from pivot_jax.eval.run import RunOptions
 from pivot_jax.train import checkpoint
+from pivot_jax.train.evaluation import evaluate
 from pivot_jax.train.metrics import read
+from pivot_jax.train.open import open_run
 from pivot_jax.train.run import run
 from pivot_jax.train.session import Hook
 from pivot_jax.train.signals import Interrupted
@@ -101,7 +106,37 @@ def test_evaluations_that_could_not_run_are_rejected(make_config, tmp_path):
     with pytest.raises(UserError, match="set eval.every to a divisor of train.checkpoint_every=4"):
         make_config(train__best_metric="-eval/toy/score", eval__every=3)
     config = make_config(train__best_metric="eval/toy/score", eval__every=2)
-    with pytest.raises(UserError, match="this run has no evaluations"):
+    with pytest.raises(UserError, match="there is nothing to evaluate"):
         run(config, tmp_path / "none")
     with pytest.raises(UserError, match="'eval/toy/score' is not logged; there are: eval/projector/norm"):
         run(config, tmp_path / "other", [PROJECTOR])
+
+
+def test_a_run_evaluates_the_benchmarks_of_its_config(make_config, world, tmp_path):
+    """The logged accuracy is that of `evaluate` on the saved step; a wrong benchmark is found before training."""
+    questions = [
+        {"id": str(i), "question": f"What colour is image {i}?", "choices": ["red", "green"], "answer": i % 2,
+         "image": str(world / f"{i}.png")}
+        for i in range(6)
+    ]  # fmt: skip
+    (world / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    benchmark = {"name": "scienceqa", "path": str(world / "questions.jsonl"), "limit": 4}
+    changes = {"train__steps": 4, "eval__every": 2, "eval__benchmarks": (benchmark,)}
+    run(make_config(**changes), tmp_path / "run")
+    rows = {row["step"]: row for row in read(tmp_path / "run" / "metrics.jsonl")}
+    assert [step for step, row in rows.items() if "eval/scienceqa/accuracy" in row] == [2, 4]
+    options = RunOptions(limit=4, show=False)
+    again = evaluate(open_run(tmp_path / "run"), "scienceqa", benchmark["path"], tmp_path / "a.jsonl", options=options)
+    assert rows[4]["eval/scienceqa/accuracy"] == again.value.value and len(again.ids) == 4
+    logged = (tmp_path / "run" / "eval" / "scienceqa-4.jsonl").read_text().splitlines()
+    answers = [json.loads(line)["answer"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [json.loads(line)["answer"] for line in logged] == answers
+    for wrong, message in (
+        ({"eval__benchmarks": ({"name": "mmvpp", "path": "x"},)}, "benchmark 'mmvpp' is unknown"),
+        ({"eval__benchmarks": ({"name": "mmvp"},)}, "eval.benchmarks.0: .* is not a dict with 'name' and 'path'"),
+        ({"eval__every": 0}, "never evaluated, because eval.every is 0"),
+        ({"eval__benchmarks": ()}, "nothing to evaluate"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(make_config(**changes | wrong), tmp_path / "wrong")
+    assert not (tmp_path / "wrong" / "metrics.jsonl").exists()
