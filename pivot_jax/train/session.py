@@ -77,7 +77,7 @@ class Session:
           step: finished steps.
 
         Raises:
-          UserError: hooks without ``eval.every`` or a best metric that needs some; data other than the checkpoint's.
+          UserError: hooks without ``eval.every``, or the reverse; data other than the checkpoint's.
         """
         train = setup.config.train
         self._setup, self._hooks = setup, hooks
@@ -230,8 +230,6 @@ class Session:
             raise UserError(
                 f"eval.every: {every}, but there is nothing to evaluate; set eval.benchmarks, or pass hooks"
             )
-        if self._best.startswith(EVAL) and not names:
-            raise UserError(f"train.best_metric: '{self._best}' is not logged; this run has no evaluations")
 
     def _evaluation_due(self) -> bool:
         return bool(self._hooks) and (self.finished or self.step % self._setup.config.eval.every == 0)
