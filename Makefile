@@ -16,7 +16,7 @@ help:
 	@echo "make demo         the whole pipeline in miniature, then runs/demo/report.html"
 	@echo "make test         ruff, mypy and the tests, without the ones marked heavy"
 	@echo "make test-all     the same with the heavy tests"
-	@echo "make test-compat  tests of kernels, models, steps and meshes with $(COMPAT_VERSIONS) on Python 3.12"
+	@echo "make test-compat  tests of kernels, models, objectives and meshes with $(COMPAT_VERSIONS) on Python 3.12"
 	@echo "make parity       every family against transformers, then docs/parity.md"
 	@echo "make lint         ruff and mypy only"
 	@echo "make format       let ruff rewrite the layout of the code"

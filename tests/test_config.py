@@ -73,8 +73,8 @@ def test_tuples_free_keys_and_entries(tmp_path):
         ("seed", "1.5", r"seed: 1.5 \(float\) is not allowed"),
         ("data.shuffle", "1", r"data.shuffle: '1' \(str\) is not allowed; it must be of type bool"),
         ("objective.reference", "stpe", r"'stpe' is not allowed \(allowed: stored, step\); did you mean 'step'"),
-        ("stage", "sft", "stage: no key any more; objective.name is the key"),
-        ("objective.gamma", "0.5", r"objective.gamma: no key any more; it is a term now: objective.terms="),
+        ("stage", "sft", "stage: this key no longer exists; objective.name is the key"),
+        ("objective.gamma", "0.5", r"objective.gamma: this key no longer exists; it is a term now: objective.terms="),
         ("objective.terms", "('sigmoid', 1.0)", r"objective.terms: 'sigmoid' is not a pair \(loss, weight above 0\)"),
         ("objective.terms", "(('sft', 0),)", r"objective.terms: \('sft', 0\) is not a pair"),
         ("train.accumulate", "0", "train.accumulate: 0 is not allowed; it must be at least 1"),
@@ -90,7 +90,7 @@ def test_tuples_free_keys_and_entries(tmp_path):
         ("optimizer.rules", "(('vision/(', 1.0),)", "not a regular expression"),
         ("optimizer.rules", "(('.*', 'freeze'),)", "allowed: a learning rate of at least 0, or 'frozen'"),
         ("optimizer.rules", "()", "optimizer.rules: empty"),
-        ("init.vision", "/models/siglip", "init.vision: '/models/siglip' is not a source of weights"),
+        ("init.vision", "/models/siglip", "init.vision: '/models/siglip' is not a weight source"),
         ("optimizer.rules", "(('.*', 1e999),)", "'.*' has inf; allowed"),
         ("optimizer.clip", "1e999", "optimizer.clip: inf is not allowed; it must be a finite number"),
         ("seed", "4294967296", "at least 0 and below 2\\^32"),
@@ -113,7 +113,7 @@ def test_refusals_name_key_value_and_mend(tmp_path, key, value, says):
         ("from pivot_jax.config import base; c = base(); c.sed = 3", 'run.py:2: .*"sed".*"seed"'),
         ("return {'seed': sed}", "run.py:2: NameError: name 'sed' is not defined"),
         ("import nothing_here", "run.py:2: ModuleNotFoundError"),
-        ("return {'init': 'run:x'}", "run.py: init: 'run:x' is no dict"),
+        ("return {'init': 'run:x'}", "run.py: init: 'run:x' is not a dict"),
     ],
 )
 def test_broken_files(tmp_path, body, says):
@@ -124,7 +124,7 @@ def test_broken_files(tmp_path, body, says):
 
 def test_missing_file_and_unwanted_argument(tmp_path):
     spec = write(tmp_path, "return {}", "def get_config():")
-    with pytest.raises(UserError, match="takes no argument, but ':7' was given"):
+    with pytest.raises(UserError, match="takes no argument; leave out ':7'"):
         config.load(f"{spec}:7")
     with pytest.raises(UserError, match="no such config file; did you mean '.*run.py'"):
         config.load(str(tmp_path / "rum.py"))
@@ -182,5 +182,5 @@ def test_a_run_of_an_earlier_version_opens(tmp_path, stage, objective, name, ter
 
 
 def test_retired_keys_in_a_config_file_are_named(tmp_path):
-    with pytest.raises(UserError, match="run.py: stage: no key any more; objective.name is the key"):
+    with pytest.raises(UserError, match="run.py: stage: this key no longer exists; objective.name is the key"):
         config.load(write(tmp_path, "return {'stage': 'sft'}"))

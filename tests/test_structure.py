@@ -1,4 +1,4 @@
-"""The project's shape: import order between rooms, what may be imported where, names, sizes, configs that load."""
+"""The project's shape: import order of packages, allowed imports, names, sizes, configs that load."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SOURCES = sorted((ROOT / "pivot_jax").rglob("*.py"))
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if p.stem != "study" and "common" not in p.stem)
 
 
-def room(path: Path) -> str:
+def package(path: Path) -> str:
     return path.relative_to(ROOT / "pivot_jax").parts[0].removesuffix(".py")
 
 
@@ -39,15 +39,15 @@ def imported(path: Path) -> list[tuple[str, int]]:
     return found
 
 
-def test_every_room_has_a_place_in_the_order():
-    rooms = {room(p) for p in SOURCES} - {"__init__"}
-    assert rooms <= set(ORDER), f"rooms without a place in the order: {rooms - set(ORDER)}"
+def test_every_package_is_in_the_order():
+    packages = {package(p) for p in SOURCES} - {"__init__"}
+    assert packages <= set(ORDER), f"packages that are not in the order: {packages - set(ORDER)}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports(path):
-    """A module imports its own room or rooms before it; Linen stands in models only, torch nowhere."""
-    here = room(path)
+    """A module imports its own package or packages before it; only models import Linen, nothing imports torch."""
+    here = package(path)
     for module, line in imported(path):
         where = f"{path.relative_to(ROOT)}:{line}"
         parts = module.split(".")

@@ -1,7 +1,7 @@
-"""What all stages of the demo share: a 32-pixel encoder and a decoder of a few layers, both new.
+"""Common to all stages of the demo: a 32-pixel encoder and a decoder of a few layers, both new.
 
 Every file here takes the folder of one seed's runs, ``stage1b.py:runs/demo/seed0`` (the default); images and
-tokenizer lie beside it, made by ``pivot-jax demo``.
+tokenizer are beside it, made by ``pivot-jax demo``.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""What both halves of stage 3 share: encoder and reused projector layers from an arm's pack, both frozen.
+"""Common to both halves of stage 3: encoder and reused projector layers from an arm's pack, both frozen.
 
-``...:FOLDER,ARM,REUSE``: ARM is stage1 | sft | dpo (default), REUSE the frozen layers of its projector that stand in
-front of the new ones: 0, 1 ("1+1", the default) or 2 ("2+2").
+``...:FOLDER,ARM,REUSE``: ARM is stage1 | sft | dpo (default), REUSE the number of frozen layers of its projector before
+the new ones: 0, 1 ("1+1", the default) or 2 ("2+2").
 """
 
 from pivot_jax.config import include

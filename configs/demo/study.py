@@ -1,9 +1,9 @@
-"""What `make demo` studies: the world of its images, how many, the seeds, and how the encoders are examined."""
+"""The study of `make demo`: the world of its images, their number, the seeds, and the probes of the encoders."""
 
 
 def get_config():
     return {
-        # Chosen such that a model of 0.3M parameters learns to see it within minutes (trial on one core: 55 % of test
+        # Chosen such that a model of 0.3M parameters learns it within minutes (trial on one core: 55 % of test
         # answers after 900 steps of stage 1b, 20 % with a blank image). Always two things: in a world with single
         # ones there are so few layouts that a model learns which are missing. Fields: data.scenes.World.
         "world": {

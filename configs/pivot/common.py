@@ -1,4 +1,4 @@
-"""What all full-size stages share: SigLIP2-So400m/16-384, a 2-layer MLP and Qwen2.5-1.5B-Instruct.
+"""Common to all full-size stages: SigLIP2-So400m/16-384, a 2-layer MLP and Qwen2.5-1.5B-Instruct.
 
 Paths are relative to the working directory (checkpoints/, data/, runs/), and every one is a key that the command line
 can set. Evidence for the numbers: [P] the paper (arXiv 2510.16333v2), [C] the authors' released code, [U] LLaVA-NeXT,
@@ -25,7 +25,7 @@ def get_config():
         "data.batch_size": 256,
         "data.workers": 8,
         # AdamW (0.9, 0.999, 1e-8), weight decay 0, clip 1.0, 3 % warm-up, cosine to 0 [C] are the defaults.
-        # The weights do not fit every device whole, so they are split over all of them.
+        # The weights do not fit on every device, so they are split over all of them.
         "hardware": ("v5e-16", "h200-8"),
         "parallel.data": 1,
         "parallel.fsdp": -1,

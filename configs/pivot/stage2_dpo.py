@@ -11,7 +11,7 @@ def get_config():
         # One row holds image, question and both answers, so it may be longer than [C]'s 2,048 tokens for one answer.
         "data.max_length": 3520,
         "data.buckets": ((1024, 448), (1536, 960), (2048, 1472), (3520, 2944)),
-        # Loss mask: what both answers share cancels in the difference, so response_only (the default) is [C]'s loss.
+        # Loss mask: tokens of both answers cancel in the difference, so response_only (the default) is [C]'s loss.
         "objective.name": "dpo",  # without an NLL term [C]
         "objective.beta": 0.1,  # [C]; the paper does not print it
         "objective.reference": "stored",  # [C] runs the reference in each step: same numbers, more work

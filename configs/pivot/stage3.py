@@ -1,6 +1,6 @@
 """Stage 3, second half: train projector and decoder on Cambrian-737K, encoder and reused projector layers frozen.
 
-``stage3.py:REUSE`` as for stage3_projector.py, whose run it starts from: by default runs/pivot/stage3_projector.
+``stage3.py:REUSE`` as for stage3_projector.py. It starts from that one's run: by default runs/pivot/stage3_projector.
 """
 
 from pivot_jax.config import include
@@ -13,7 +13,7 @@ def get_config(arg=""):
     common = include(__file__, f"stage3_common.py:{arg}")
     return common | {
         "name": "stage3",
-        # The whole model of the first half; encoder and reused layers are the pack's there, and stay.
+        # The whole model of the first half; encoder and reused layers there are the pack's, and stay.
         "init": {"": "run:runs/pivot/stage3_projector"},
         "data.sources": (
             {

@@ -1,4 +1,4 @@
-"""What both halves of stage 3 share: encoder and reused projector layers from a pack, both frozen."""
+"""Common to both halves of stage 3: encoder and reused projector layers from a pack, both frozen."""
 
 from pivot_jax.config import include
 from pivot_jax.errors import UserError
@@ -16,6 +16,6 @@ def get_config(arg=""):
         "init": {"vision": f"pack:{pack}:vision"} | {layer: f"pack:{pack}:{layer}" for layer in reused},
         "model.projector.layers": NEW_LAYERS[reuse],
         "model.projector.reuse": reuse,
-        # first match wins: what follows these rules in the two configs is about the rest
+        # first match wins: rules after these in the two configs apply to the other parameters
         "optimizer.rules": (("vision/.*", "frozen"), *((f"{layer}/.*", "frozen") for layer in reused)),
     }

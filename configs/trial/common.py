@@ -18,7 +18,7 @@ def get_config():
         "model.vision.depth": 5,
         "model.vision.heads": 4,
         "model.vision.mlp_dim": 512,
-        # The vocabulary is what costs here: 151,936 rows of the embedding, tied with the output head.
+        # The vocabulary is the most expensive part here: 151,936 rows of the embedding, tied with the output head.
         "model.decoder.vocab_size": 151936,
         "model.decoder.width": 64,
         "model.decoder.depth": 4,

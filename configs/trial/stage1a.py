@@ -21,7 +21,7 @@ def get_config(arg=""):
         "data.sources": ({"format": "llava", "path": f"{DATA}/llava_pretrain_mini/data.json"},),
         "data.template": "plain",
         "data.max_length": 192,
-        # 144 image tokens, then caption and newline. Few targets a bucket: the vocabulary is what costs.
+        # 144 image tokens, then caption and newline. Few targets per bucket: the vocabulary is the most expensive part.
         "data.buckets": ((160, 16), (168, 24), (192, 48)),
         "optimizer.rules": RULES[arg],
         "train.epochs": 3.0,

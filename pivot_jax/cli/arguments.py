@@ -217,7 +217,7 @@ def _export_hf(subparsers) -> None:
 def _inspect(subparsers) -> None:
     parser = _command(
         subparsers, "inspect", inspection.inspect,
-        "show the modules of a model with shapes and sizes, and what a config would train; reads no weights",
+        "show the modules of a model with shapes and sizes, and the parameters that a config trains; reads no weights",
         "For a config: the model that it would build and train. For a run: the saved parameters, and what its config "
         "trains.",
     )  # fmt: skip
@@ -230,7 +230,7 @@ def _inspect(subparsers) -> None:
 
 def _probe(subparsers) -> None:
     parser = _command(
-        subparsers, "probe", None, "measure what an encoder's features tell, and where its gradients fall"
+        subparsers, "probe", None, "probe an encoder's features, or map a model's gradients onto an image"
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     classify = _command(

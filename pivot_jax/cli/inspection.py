@@ -1,4 +1,4 @@
-"""``inspect``: the modules of a model, their sizes, and what a config would train."""
+"""``inspect``: the modules of a model, their sizes, and the parameters that a config trains."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pivot_jax.errors import UserError
 
 
 def folder(path: str | Path, option: str) -> Path:
-    """The path of a folder that can be written, or created if it is missing. Leaves nothing behind.
+    """The path of a folder that can be written, or created if it is missing. Leaves no file.
 
     Args:
       option: the option that named it (``--workdir``), for the message.

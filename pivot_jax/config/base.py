@@ -20,7 +20,7 @@ def base() -> ConfigDict:
             "seed": 0,  # root of every random key: weights, row order, sampling
             "model": _model(),
             # Where weights come from, by parameter prefix ("vision", "projector/fc1", "" for all):
-            # "run:WORKDIR[@STEP]", "pack:DIR" or "hf:DIR", each with an optional ":PREFIX" inside the source. "hf:"
+            # "run:WORKDIR[@STEP]", "pack:DIR" or "hf:DIR", each with an optional ":PREFIX" in the source. "hf:"
             # takes a folder, a model's name on the hub (ORG/NAME), or for "projector" a file of LLaVA's mm_projector.
             # The longest prefix wins; what no prefix names is random from the seed.
             "init": {},
@@ -29,7 +29,7 @@ def base() -> ConfigDict:
             "objective": _objective(),
             "optimizer": _optimizer(),
             "lora": _lora(),
-            # What mesh and batch are meant for, as `pivot-jax plan` names it: ("v5e-16", "h200-8"). Only plan reads it.
+            # Hardware of this mesh and batch, by `pivot-jax plan`'s names: ("v5e-16", "h200-8"). Only plan reads it.
             "hardware": (),
             "parallel": {
                 # Devices along each mesh axis; their product is the number of devices. -1 (one axis only): the rest.
@@ -86,7 +86,7 @@ def _encoder() -> dict[str, Any]:
         # encoder for images of another size.
         "name": "",
         # siglip (and SigLIP2) | siglip2_naflex | clip | dinov2 | vit_mae | vit (supervised, MoCo-v3): class token,
-        # norms, layer scale, and which features an MLLM takes; models.encoder.FAMILIES says how they differ
+        # norms, layer scale, and which features an MLLM takes; models.vit.FAMILIES says how they differ
         "family": "siglip",
         "image_size": 32,  # pixels, square; equal to data.image.size
         "patch_size": 8,  # pixels; the last pixels of a row that fill no patch are left out, as a convolution does
@@ -182,7 +182,7 @@ def _data() -> dict[str, Any]:
             # Any-resolution tiling (LLaVA-OneVision): an image is an overview and up to max_tiles - 1 tiles of size
             # pixels. 1: one square. Needs model.projector.newline and images_per_row 1.
             "max_tiles": 1,
-            "preset": "siglip",  # how an encoder sees images: a key of processing.images.PRESETS
+            "preset": "siglip",  # preprocessing of images: a key of processing.images.PRESETS
             "size": 32,  # pixels, square
             # For presets that keep an image's size and split it into patches (qwen2_vl, qwen2_5_vl, siglip2_naflex):
             "max_patches": 0,  # patches of an image's list; an image with more is made smaller

@@ -149,7 +149,7 @@ def validate(config: ConfigDict) -> None:
     for prefix, source in config.init.items():
         if not isinstance(source, str) or not re.match(r"(run|pack|hf):.", source):
             raise UserError(
-                f"init.{prefix}: {source!r} is not a source of weights; write run:WORKDIR[@STEP][:prefix], "
+                f"init.{prefix}: {source!r} is not a weight source; write run:WORKDIR[@STEP][:prefix], "
                 "pack:DIR[:prefix] or hf:DIR[:prefix]"
             )
 
@@ -264,7 +264,7 @@ def _check_lora(section: ConfigDict) -> None:
     if section.init and not re.fullmatch(r"peft:.+", section.init):
         raise UserError(f"lora.init: {section.init!r} is not allowed; write peft:DIR, or '' for a new adapter")
     if section.init and not section.rank:
-        raise UserError(f"lora.init: {section.init!r} with lora.rank=0, which is no LoRA; set the adapter's rank")
+        raise UserError(f"lora.init: {section.init!r} with lora.rank=0, which turns LoRA off; set the adapter's rank")
 
 
 def _check_rules(key: str, rules: tuple[Any, ...], fits: Callable[[Any], bool], allowed: str) -> None:

@@ -1,6 +1,6 @@
 """Configs from files and the command line, and their written form.
 
-``load("configs/demo/sft.py:arg", {"data.batch_size": "32"})`` = defaults, then what the file says, then the overrides.
+``load("configs/demo/sft.py:arg", {"data.batch_size": "32"})`` = defaults, then the file, then the overrides.
 A config file is Python with ``get_config(arg="")`` that returns only what differs from the defaults, as nested plain
 values; a run's ``config.json`` is read as well.
 """
@@ -25,8 +25,8 @@ from pivot_jax.config.check import FREE, check_value, coerce, suggest, validate
 from pivot_jax.config.migration import RETIRED, translate
 from pivot_jax.errors import UserError
 
-# Keys that say how a run is executed, not what it computes: a workdir may be continued with other values. (A different
-# mesh or accumulation changes results by rounding only.)
+# Keys of how a run is executed, not of what it computes: a workdir may be resumed with other values. (Another mesh or
+# accumulation changes results by rounding only.)
 EXECUTION = (
     r"name",
     r"data\.(workers|worker_kind|prefetch|cache_rows_mib|cache_images_mib|max_bad_share)",
@@ -60,7 +60,7 @@ def load(spec: str = "", overrides: Mapping[str, Any] | None = None) -> ConfigDi
 
 
 def read_file(spec: str) -> Mapping[str, Any]:
-    """What the file ``FILE[:arg]`` says, unchecked."""
+    """Content of the file ``FILE[:arg]``, unchecked."""
     match = re.fullmatch(r"(.+?\.(?:py|json))(?::(.*))?", spec)
     if not match:
         raise UserError(f"{spec}: not a config; give FILE.py[:argument] or the config.json of a run")
@@ -74,7 +74,7 @@ def read_file(spec: str) -> Mapping[str, Any]:
 
 
 def include(here: str, spec: str) -> dict[str, Any]:
-    """For config files: what the file ``spec`` beside ``here`` (pass ``__file__``) says, as a plain nested dict."""
+    """For config files: content of the file ``spec`` beside ``here`` (pass ``__file__``), as a plain nested dict."""
     content = read_file(str(Path(here).parent / spec))
     return content.to_dict() if isinstance(content, ConfigDict) else dict(content)
 
@@ -89,14 +89,14 @@ def _call_get_config(path: Path, arg: str) -> Mapping[str, Any]:
         raise UserError(f"{path}:{error.lineno}: {error.msg}") from None
     except UserError:
         raise
-    except Exception as error:  # whatever the file's own code does wrong
+    except Exception as error:  # any error in the file's own code
         raise _of_file(path, error) from error
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise UserError(f"{path}: no function get_config(arg=''); a config file must define it")
     takes_arg = bool(inspect.signature(get_config).parameters)
     if arg and not takes_arg:
-        raise UserError(f"{path}: takes no argument, but ':{arg}' was given")
+        raise UserError(f"{path}: takes no argument; leave out ':{arg}'")
     try:
         content = get_config(arg) if takes_arg else get_config()
     except UserError:
@@ -104,12 +104,12 @@ def _call_get_config(path: Path, arg: str) -> Mapping[str, Any]:
     except Exception as error:  # a misspelt key of a locked ConfigDict, or a bug in the file
         raise _of_file(path, error) from error
     if not isinstance(content, (Mapping, ConfigDict)):
-        raise UserError(f"{path}: get_config returned a {type(content).__name__}; a dict or ConfigDict is wanted")
+        raise UserError(f"{path}: get_config returned a {type(content).__name__}; it must return a dict or ConfigDict")
     return content
 
 
 def _of_file(path: Path, error: Exception) -> UserError:
-    """One line for an error in a config file's own code: the file, its line, what Python says."""
+    """One line for an error in a config file's own code: the file, its line, Python's message."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     where = f"{path}:{lines[-1]}" if lines else str(path)
     said = str(error.args[0]) if error.args else repr(error)
@@ -131,7 +131,7 @@ def merge(config: ConfigDict, content: Mapping[str, Any], where: str = "", prefi
                 merge(config, value, "", f"{key}.")
             elif key in FREE:
                 if not isinstance(value, (Mapping, ConfigDict)):
-                    raise UserError(f"{key}: {value!r} is no dict of parameter prefix → source of weights")
+                    raise UserError(f"{key}: {value!r} is not a dict of parameter prefix → weight source")
                 for free_name, free_value in value.items():
                     set_key(config, f"{key}.{free_name}", free_value)
             else:
@@ -173,7 +173,7 @@ def set_key(config: ConfigDict, key: str, value: Any) -> None:
     if not isinstance(node, ConfigDict) or last not in node:
         raise _unknown(config, key)
     if isinstance(node[last], ConfigDict):
-        inside = ", ".join(node[last]) or "yours to choose"
+        inside = ", ".join(node[last]) or "chosen by you"
         if key == "init":
             inside = "parameter prefixes, --config.init.vision=hf:FOLDER; the whole model is --config.init.=run:FOLDER"
         raise UserError(f"{key}: a group of keys, not a value (keys in it: {inside})")
@@ -195,7 +195,7 @@ def _set_in_tuple(node: ConfigDict, name: str, key: str, rest: list[str], value:
 
 def _unknown(config: ConfigDict, key: str) -> UserError:
     if key in RETIRED:
-        return UserError(f"{key}: no key any more; {RETIRED[key][0]}")
+        return UserError(f"{key}: this key no longer exists; {RETIRED[key][0]}")
     known = flatten(config)
     parent = key.rpartition(".")[0]
     while parent and not _is_group(config, parent):
@@ -246,7 +246,7 @@ def _read_json(text: str, where: str) -> Mapping[str, Any]:
     except json.JSONDecodeError as error:
         raise UserError(f"{where}:{error.lineno}: not JSON ({error.msg})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{where}: a JSON object is wanted, not a {type(content).__name__}")
+        raise UserError(f"{where}: it must hold a JSON object, not a {type(content).__name__}")
     return translate(content)
 
 
@@ -255,7 +255,7 @@ def _result_keys(config: ConfigDict) -> dict[str, Any]:
 
 
 def fingerprint(config: ConfigDict) -> str:
-    """16 hex digits that two configs share when they compute the same thing (``EXECUTION``: what is left out)."""
+    """16 hex digits that two configs share when they compute the same thing (keys of ``EXECUTION`` do not count)."""
     text = json.dumps(_result_keys(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Keys of earlier versions: how an old run's config.json reads today, and what to write in their place.
+"""Keys of earlier versions: how an old run's config.json is read, and the keys that replace them.
 
 A key is either translated, where a run's ``config.json`` is read, or named in the error of a config file or command
 line that sets it.

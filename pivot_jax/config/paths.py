@@ -1,4 +1,4 @@
-"""What is at a path that a user named: for messages that say what it is, and how to name it."""
+"""Recognises a run, a pack or a Hugging Face folder at a path, for messages about wrong paths."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def kind_of(path: str | Path) -> str:
 
 
 def instead(path: str | Path, wanted: str) -> str:
-    """What else is at ``path``, or near it if nothing is: the end of a message that says it is not ``wanted``."""
+    """End of a message that ``path`` is not ``wanted``: the kind that it is, or else the nearest folder."""
     found = kind_of(path)
     if found and found != wanted:
-        return f"; it is {WORDS[found]}: as a source of weights {found}:{path}"
+        return f"; it is {WORDS[found]}: as a weight source {found}:{path}"
     return "" if Path(path).exists() else f"; there is no such folder{nearest(path)}"
 
 

@@ -18,7 +18,7 @@ from pivot_jax.progress import progress
 
 
 class Answers(Protocol):
-    """What a benchmark needs of a model; ``Answerer`` is one."""
+    """The methods of a model that a benchmark needs; ``Answerer`` has them."""
 
     @property
     def settings(self) -> Mapping[str, Any]: ...

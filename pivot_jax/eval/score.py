@@ -1,4 +1,4 @@
-"""The score of a predictions file: what a benchmark's numbers are, and how certain they are."""
+"""The score of a predictions file: a benchmark's numbers with their intervals."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Causal attention counts the half that is visible. Training costs three forwards of what is trained; before the first
 trained part only the forward is done. The configs of the models count their own forward pass (``flops`` methods).
-:func:`traced_flops` counts instead what a traced program really runs, recomputation and padding included.
+:func:`traced_flops` counts instead the operations of a traced program, recomputation and padding included.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ class GatedMLP(nn.Module):
 
 @struct.dataclass
 class Collect:
-    """What a block returns per layer to the scan; static, so that nothing else is stored."""
+    """The outputs that a block returns per layer to the scan; static, so that nothing else is stored."""
 
     on: bool = struct.field(pytree_node=False, default=False)  # its output
     cache: bool = struct.field(pytree_node=False, default=False)  # a decoder's keys and values

@@ -1,7 +1,7 @@
 """Vision encoders as the rest of the package uses them: one interface for their configs, and what the families share.
 
-A config of an encoder (:class:`VisionConfig`) says which module it builds, what that module reads and what a forward
-pass costs. :class:`Traits` declares how the families differ, so that no caller asks for the class of a config.
+A config of an encoder (:class:`VisionConfig`) gives the module, its input and the cost of its forward pass.
+:class:`Traits` declares how the families differ, so that no caller asks for the class of a config.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = jax.Array
 
 @dataclass(frozen=True)
 class Traits:
-    """What a family has beside its blocks, and how a model may use it.
+    """Parts of a family besides its blocks, and how a model may use it.
 
     Attributes:
       presets: keys of ``images.PRESETS`` that its published processors use; the first is the default.

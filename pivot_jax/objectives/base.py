@@ -37,7 +37,7 @@ def weighted(values: Any, weights: Any) -> Term:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run is trained for, in the form that accumulation needs.
+    """The objective of a run, in the form that accumulation needs.
 
     Attributes:
       kind: the kind of batch that it reads.

@@ -1,4 +1,4 @@
-"""What a linear classifier can read from an encoder's mean patch features: logistic probe and class prototypes.
+"""Classification probes of an encoder's mean patch features: logistic regression and class prototypes.
 
 The paper fits scikit-learn's logistic regression with C ≤ 3.16 on unit-length features and picks C by the accuracy it
 reports. Unit-length features with such a small C are heavily regularised, so the grid here extends to 1e4, and C is

@@ -35,7 +35,7 @@ def question_map(
       rejected: a second answer, for the preference loss (see :func:`answer_maps`).
 
     Returns:
-      The image as the encoder sees it, uint8 [H, W, 3], and the map, float32 [s, s].
+      The image as the encoder reads it, uint8 [H, W, 3], and the map, float32 [s, s].
 
     Raises:
       UserError: an image that cannot be read, or a run with a variable-resolution encoder.

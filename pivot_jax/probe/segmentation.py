@@ -1,4 +1,4 @@
-"""What a small head can read from single patches: per-patch semantic segmentation on frozen features.
+"""Segmentation probe: a small head on frozen features of single patches, per-patch semantic segmentation.
 
 Protocol of patch-seg (Covert et al. 2025), which the paper used: an MLP d → 1024 → C on patch tokens, *union* labels
 (every class present in the patch; id 0 only where it is the only class), BCE with logits, macro recall over classes

@@ -67,7 +67,7 @@ def _corpus(study: Study) -> list[str]:
 
     texts = []
     for split in ("caption", "vqa", "preference"):
-        rows = scenes.open_split(study.data, split, pictures=False)
+        rows = scenes.open_split(study.data, split, images=False)
         for index in range(min(len(rows), 1000)):
             row = rows[index]
             if row["conversations"]:

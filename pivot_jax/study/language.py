@@ -18,7 +18,7 @@ def majority_answers(study: Study) -> Callable[[str], str]:
     """
     exact: dict[str, Counter[str]] = defaultdict(Counter)
     similar: dict[str, Counter[str]] = defaultdict(Counter)
-    for record in scenes.open_split(study.data, "vqa", pictures=False):
+    for record in scenes.open_split(study.data, "vqa", images=False):
         turns = json.loads(record["conversations"])
         for asked, given in zip(turns[::2], turns[1::2], strict=True):
             text = asked["value"].removeprefix("<image>\n")

@@ -176,8 +176,8 @@ def _stage2(results: Results) -> Section:
     return Section(
         "Stage 2: SFT and DPO on the same pairs",
         "The implicit reward of an answer is β times its log-ratio to stage 1b. A pair counts as correct if the chosen "
-        "answer has the larger reward. SFT's rewards are computed the same way, although SFT never sees a rejected "
-        "answer.",
+        "answer has the larger reward. SFT's rewards are computed the same way, although SFT is never trained on a "
+        "rejected answer.",
         (
             Table("Implicit rewards", columns, tuple(rows), row_title="Arm"),
             tables.scores("The arms' own answers to the test questions", answered, row_title="Arm"),
@@ -191,7 +191,7 @@ def _encoders(results: Results, measured: dict[str, dict[str, Interval]]) -> Sec
     gaps = {" − ".join(ARMS[arm].removeprefix("+ ") for arm in pair): _gaps(results, *pair) for pair in COMPARISONS}
     named = {ARMS[arm]: values for arm, values in measured.items()}
     return Section(
-        "Which encoder sees better?",
+        "Which encoder is better?",
         "Each arm's encoder is extracted and frozen, then measured in three ways. Logistic regression on its mean "
         "patch features names the colour and shape of the one large object, with regularisation chosen on a separate "
         "split. A small head segments patches. A new decoder is trained on its features (stage 3, with one projector "

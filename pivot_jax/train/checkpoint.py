@@ -65,7 +65,7 @@ class Checkpoints:
         """Copies the arrays off the device, then writes in the background.
 
         Args:
-          progress: JSON-able; what a resumed run needs besides ``state``.
+          progress: JSON-able; the rest of a resumed run's state.
           metrics: to choose the best checkpoint by.
 
         Raises:

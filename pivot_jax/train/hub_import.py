@@ -25,7 +25,7 @@ MOST_PATCHES = 4096  # of an image, in an imported run: 1,024 tokens
 
 
 class Imported(NamedTuple):
-    """What an import wrote."""
+    """The result of an import."""
 
     kind: Literal["run", "pack"]
     summary: str  # of the model

@@ -53,7 +53,7 @@ class Tracker(Protocol):
 
 
 def open_trackers(workdir: Path, resumed_step: int) -> tuple[Tracker, ...]:
-    """The trackers of every run. What an earlier process logged after ``resumed_step`` does not count any more.
+    """The trackers of every run. Lines that an earlier process logged after ``resumed_step`` no longer count.
 
     Raises:
       UserError: a log could not be opened.
@@ -97,7 +97,7 @@ class Board:
             folder.mkdir(parents=True, exist_ok=True)
             # the name contains the second, so a run that is resumed at once would write to the same file
             self._events = EventsWriter(str(folder / "events"), f".{first_step}")
-            # TensorBoard hides what an earlier process wrote from this step on
+            # TensorBoard hides the points of an earlier process from this step on
             self._put(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
         except OSError as error:
             raise files.not_written(folder, error) from error

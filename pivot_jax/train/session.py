@@ -263,7 +263,7 @@ class Session:
         self._checkpoints.save(self.step, state, self._progress(position), self.metrics)
 
     def _progress(self, position: dict[str, Any]) -> dict[str, Any]:
-        """What a resumed run needs besides the train state, as JSON."""
+        """State of a resumed run besides the train state, as JSON."""
         running = {"data": position, "window": self._window.state(), "num_tokens": self._tokens, "last": self._last}
         return running | {"evaluation": self._evaluation, "postponed": self._postponed}
 

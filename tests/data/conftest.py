@@ -1,4 +1,4 @@
-"""Tokenizers, pictures and configs for the data tests."""
+"""Tokenizers, images and configs for the data tests."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def qwen(shared_data):
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
-    """A folder of 40 small pictures, ``0.png`` to ``39.png``; picture i is filled with colour (i, 2i, 3i)."""
-    folder = tmp_path / "pictures"
+def image_folder(tmp_path) -> Path:
+    """A folder of 40 small images, ``0.png`` to ``39.png``; image i is filled with colour (i, 2i, 3i)."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for i in range(40):
         Image.fromarray(np.full((12, 16, 3), (i, 2 * i, 3 * i), np.uint8)).save(folder / f"{i}.png")

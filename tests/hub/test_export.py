@@ -376,7 +376,7 @@ def test_a_full_disk_leaves_the_old_folder_as_it_was(start, tmp_path, monkeypatc
             ):
                 hub.export_decoder(params, cfg, out, hub.ExportOptions(overwrite=True))
         assert {p.name: p.read_bytes() for p in out.iterdir()} == before
-        assert [p.name for p in tmp_path.iterdir()] == ["out"], "a partial folder was left behind"
+        assert [p.name for p in tmp_path.iterdir()] == ["out"], "a partial folder was left"
     hub.export_decoder(params, cfg, out, hub.ExportOptions("bfloat16", overwrite=True))
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

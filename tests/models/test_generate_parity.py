@@ -1,6 +1,6 @@
 """64 greedy tokens with our cache and with transformers', for every language model and LLaVA, padded on either side.
 
-The models are read from a folder, exported, and read again by both: what is compared is what a user would run.
+The models are read from a folder, exported, and read again by both, as a user would run them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LLAMA3 = {
     **{"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 16},
     **{"low_freq_factor": 1.0, "high_freq_factor": 4.0},
 }
-MODELS: dict[str, tuple[bool, dict]] = {  # whether it sees has_images, and its settings
+MODELS: dict[str, tuple[bool, dict]] = {  # whether it has images, and its settings
     "Qwen2": (False, dict(family="qwen2")),
     "Qwen3": (False, dict(family="qwen3")),
     "Llama": (False, dict(family="llama", rope_parameters=LLAMA3)),

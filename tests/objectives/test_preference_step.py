@@ -48,7 +48,7 @@ def run(objective, params, batch, reference=None, memory=None):
 
 
 def close(a, b, tolerance):
-    """Each leaf, and the whole tree relative to its own size: small leaves must not hide behind the tolerance."""
+    """Each leaf, and the whole tree relative to its own size: the tolerance must not hide small leaves."""
     whole = [np.concatenate([np.ravel(x) for x in rules.flatten(tree).values()]) for tree in (a, b)]
     assert np.linalg.norm(whole[0] - whole[1]) < 1e-5 * np.linalg.norm(whole[1])
     for (path, x), y in zip(rules.flatten(a).items(), rules.flatten(b).values(), strict=True):

@@ -1,6 +1,6 @@
 """Five optimizer steps of SFT and of DPO against TRL's own trainers, live.
 
-Both sides start from one exported folder and read the same pictures and sentences, each through its own pipeline:
+Both sides start from one exported folder and read the same images and sentences, each through its own pipeline:
 TRL through the folder's processor, chat template and collator, ours through ``Chat`` and ``collate``. So tokens,
 masks, losses, clipping, schedule, AdamW and the metrics' definitions are compared at once.
 """
@@ -14,7 +14,7 @@ import torch
 import transformers
 import trl
 from datasets import Dataset, Features, Image, List, Value
-from PIL import Image as Picture
+from PIL import Image as PILImage
 
 from pivot_jax import config, hub, rules
 from pivot_jax.data.example import Example, Message
@@ -34,14 +34,14 @@ WORDS = ["red", "green", "circle", "square", "left", "right", "of", "the", "one"
 
 @pytest.fixture(scope="module")
 def rows():
-    """(question, chosen, rejected, picture) of STEPS * ROWS rows; lengths differ."""
+    """(question, chosen, rejected, image) of STEPS * ROWS rows; lengths differ."""
     rng = np.random.default_rng(7)
 
     def sentence(longest: int) -> str:
         return " ".join(rng.choice(WORDS, rng.integers(1, longest)))
 
-    pictures = rng.integers(0, 256, (STEPS * ROWS, 24, 24, 3), dtype=np.uint8)
-    return [(sentence(6) + "?", sentence(7), sentence(4) + ".", picture) for picture in pictures]
+    images = rng.integers(0, 256, (STEPS * ROWS, 24, 24, 3), dtype=np.uint8)
+    return [(sentence(6) + "?", sentence(7), sentence(4) + ".", image) for image in images]
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +91,11 @@ def dataset(rows, preference: bool) -> Dataset:
     names = ("prompt", "chosen", "rejected") if preference else ("prompt", "completion")
     features = Features({**dict.fromkeys(names, turn), "images": List(Image())})
     records = []
-    for question, chosen, rejected, picture in rows:
+    for question, chosen, rejected, image in rows:
         answers = dict(zip(names[1:], (chosen, rejected), strict=False))
         record = {name: [{"role": "assistant", "content": text}] for name, text in answers.items()}
         prompt = [{"role": "user", "content": question}]
-        records.append({"prompt": prompt, **record, "images": [Picture.fromarray(picture)]})
+        records.append({"prompt": prompt, **record, "images": [PILImage.fromarray(image)]})
     return Dataset.from_list(records, features=features)
 
 
@@ -133,7 +133,7 @@ def _batch(made: Processor, rows, kind: str):
         else:
             example = Example(str(number), (*messages, Message("assistant", chosen)), (b"",))
         encoded.append(made.for_kind(kind).encode(example))
-    images = np.stack([picture for *_, picture in rows])[:, None]
+    images = np.stack([image for *_, image in rows])[:, None]
     return made.for_kind(kind).batch(encoded, ImageArrays(images), (96, 64))
 
 

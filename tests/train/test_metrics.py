@@ -1,4 +1,4 @@
-"""Log lines: what is written, what a resumed run drops, and how they are read."""
+"""Log lines: their content, those that a resumed run drops, and how they are read."""
 
 from __future__ import annotations
 

@@ -57,5 +57,5 @@ def test_stage_2_starts_from_the_encoder_of_1b_and_stage_3_from_that_of_dpo(worl
         before, after = (rules.flatten(params[stage][part]) for stage in ("1b", "dpo"))
         moved = [path for path in before if not np.array_equal(before[path], after[path])]
         unused = [path for path in before if path.startswith("final/")]
-        assert not set(moved) & set(unused), "what an MLLM does not compute is not trained"
+        assert not set(moved) & set(unused), "parameters that an MLLM does not compute were trained"
         assert len(moved) > 0.8 * (len(before) - len(unused)), f"DPO trains {part}"

@@ -84,10 +84,10 @@ def _usable(source: Source, position: int, processor: Processor) -> bool:
 
 
 class RowStore:
-    """Encoded rows kept in memory up to ``room`` bytes, with their images if these are paths or bytes."""
+    """Encoded rows kept in memory up to ``capacity`` bytes, with their images if these are paths or bytes."""
 
-    def __init__(self, room: int):
-        self.room, self._rows = room, dict[int, EncodedRow]()
+    def __init__(self, capacity: int):
+        self.capacity, self._rows = capacity, dict[int, EncodedRow]()
 
     def get(self, row: int) -> EncodedRow | None:
         return self._rows.get(row)
@@ -95,11 +95,11 @@ class RowStore:
     def keep(self, row: int, encoded: EncodedRow) -> None:
         images = sum(len(image) for image in encoded.images if isinstance(image, bytes))
         size = 28 * len(encoded.tokens) + 1200 + images  # arrays and their objects, roughly
-        if size > self.room:
+        if size > self.capacity:
             return
         if not all(isinstance(image, (str, bytes)) for image in encoded.images):
             encoded = replace(encoded, images=())
-        self.room -= size
+        self.capacity -= size
         self._rows[row] = encoded
 
 
@@ -109,21 +109,21 @@ RECENT = 6
 
 
 def read_index(
-    source: Source, workers: Workers, settings: dict[str, Any], room: int, folder: Path | None
+    source: Source, workers: Workers, settings: dict[str, Any], capacity: int, folder: Path | None
 ) -> tuple[Index, RowStore]:
     """The index of a source and its kept rows: from memory, from ``folder``, or from a pass over all rows.
 
     Args:
       settings: everything besides source and tokenizer that the tokens depend on.
-      room: bytes of encoded rows to keep in memory.
+      capacity: bytes of encoded rows to keep in memory.
     """
-    store = RowStore(room)
+    store = RowStore(capacity)
     if not source.fingerprint:
         return build_index(source, workers, store.keep), store
     tokenizer = workers.processor.chat.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    content = json.dumps([source.fingerprint, len(source), settings, room, vocabulary], sort_keys=True, default=str)
+    content = json.dumps([source.fingerprint, len(source), settings, capacity, vocabulary], sort_keys=True, default=str)
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def holds(index: Index) -> bool:

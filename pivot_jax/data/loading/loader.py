@@ -3,9 +3,8 @@
 1. Every row is tokenised once (:mod:`rows`): bad rows are set aside, the others measured.
 2. The schedule (:mod:`schedule`) says which rows are in batch number i, from the seed alone; of these, :mod:`packing`
    says which share a sequence.
-3. grain iterates over the batch numbers: random access, threads, prefetching, and an iterator whose state is one
-  number.
-   So a restored run reads exactly the batches that the killed one had not read, on any number of processes.
+3. grain iterates over the batch numbers: random access, threads, prefetching. The state of its iterator is one number,
+   so a restored run reads exactly the batches that the killed one had not read, on any number of processes.
 """
 
 from __future__ import annotations

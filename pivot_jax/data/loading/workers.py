@@ -71,8 +71,8 @@ class Workers:
 
     Args:
       kind: ``thread`` | ``process``. Processes start when they are first needed, and end with this object or with the
-        main process, however that ends. A signal to the whole group (Ctrl-C, a batch system's) leaves them at work, so
-        that the run can still save.
+        main process, however that ends. A signal to the whole group (Ctrl-C, or from a batch system) does not stop
+        them, so that the run can still save.
     """
 
     def __init__(self, processor: Processor, count: int, kind: str):
@@ -89,7 +89,7 @@ class Workers:
         return self._map(_finish, jobs)
 
     def encode(self, examples: Iterable[Example | RowError]) -> Iterator[EncodedRow | RowError]:
-        """Every example tokenised, in order; an error in its place is handed on. Processes share the work."""
+        """Every example tokenised, in order; an error is passed on in its position. Processes share the work."""
         source = iter(examples)
         chunks = iter(lambda: list(islice(source, CHUNK)), [])
         if self.kind == "thread":  # the interpreter lock would let only one work
@@ -125,8 +125,9 @@ class Workers:
             good, found = self._own.process.ask((function, item))
         except (EOFError, OSError):
             raise UserError(
-                "data.worker_kind: a process that reads rows ended by itself; out of memory, or the script that starts "
-                "the run has no `if __name__ == '__main__':`. With worker_kind 'thread' there are no such processes"
+                "data.worker_kind: a process that reads rows ended unexpectedly: out of memory, or the script that "
+                "starts the run has no `if __name__ == '__main__':`. With "
+                "worker_kind 'thread' there are no such processes"
             ) from None
         if not good:
             raise found
@@ -168,16 +169,16 @@ def _serve(pipe: Connection, processor: Processor, shared: Any) -> None:
 
 
 def _shared_out(answer: Any, shared: memoryview) -> tuple[bytes, list[int]]:
-    """An answer pickled, and the sizes of its arrays, which now lie in shared memory one behind the other."""
+    """An answer pickled, and the sizes of its arrays, which are now in shared memory, one after the other."""
     found: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(answer, protocol=5, buffer_callback=found.append)
     arrays = [buffer.raw() for buffer in found]
     if sum(array.nbytes for array in arrays) > len(shared):
         return pickle.dumps(answer, protocol=5), []
-    place = 0
+    offset = 0
     for array in arrays:
-        shared[place : place + array.nbytes] = array
-        place += array.nbytes
+        shared[offset : offset + array.nbytes] = array
+        offset += array.nbytes
     return pickled, [array.nbytes for array in arrays]
 
 

@@ -4,11 +4,11 @@ Letters: b sequences, k rows in each, n tokens, m images per row, p patch tokens
 
 A row is one conversation, one preference pair that shares image and prompt, or a group of responses to one prompt.
 A sequence of a :class:`VLMBatch` holds k rows one after the other (``data.packing``; k = 1: one row), each with
-positions and branches of its own. Two integer arrays say which tokens see each other:
+positions and branches of its own. Two integer arrays say which tokens attend to each other:
 
-* ``segments``: 0 is padding, 1 to k the rows; tokens with different segments never see each other.
+* ``segments``: 0 is padding, 1 to k the rows; tokens with different segments never attend to each other.
 * ``branches``: 0 is the shared prompt, 1, 2, ... are alternative responses (1 = chosen, 2 = rejected).
-  A token sees branch 0 and its own branch only; ``positions`` restart after the prompt in each branch.
+  A token attends to branch 0 and its own branch only; ``positions`` restart after the prompt in each branch.
 
 What is scored is an explicit list, not a shifted mask: target ``targets[b, t]`` is predicted from the hidden
 state at token ``sources[b, t]``. So the first token of *each* branch is predicted from the prompt's last

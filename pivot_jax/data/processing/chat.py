@@ -89,7 +89,7 @@ class Chat:
     def encode(self, example: Example, kind: Kind) -> EncodedRow:
         """The example as one row.
 
-        ``sft``: the whole conversation; a preference example gives its chosen answer (the SFT arm's view).
+        ``sft``: the whole conversation; of a preference example, prompt and chosen answer (for the SFT arm).
         ``preference``: prompt, chosen and rejected in one row of three branches.
         ``prompt``: the conversation up to the last open assistant header; a final answer is left out.
         ``contrastive``: the first answer (caption) alone, truncated such that at least one pad follows it.
@@ -180,10 +180,10 @@ class Chat:
         scored = np.flatnonzero(prompt.scored) if self.format.pivot_mask else np.zeros(0, np.int64)
         scored = scored[scored > 0]
         chosen, rejected = self.template.answer(example.chosen), self.template.answer(example.rejected)
-        room = min(self.limits.length - p, self.max_targets - len(scored))
-        if room < 2:
+        space = min(self.limits.length - p, self.max_targets - len(scored))
+        if space < 2:
             raise RowError(example.id, f"the prompt has {p} tokens, the limit is {self.limits.length}: no answer fits")
-        cap = _fair_cap(len(chosen), len(rejected), room)
+        cap = _fair_cap(len(chosen), len(rejected), space)
         truncated = max(len(chosen), len(rejected)) > cap
         if truncated and chosen[:cap] == rejected[:cap]:
             raise RowError(example.id, f"chosen and rejected are the same when truncated to {cap} tokens")
@@ -254,8 +254,8 @@ def _asked(example: Example) -> Example:
     return replace(example, messages=messages, chosen=None, rejected=None)
 
 
-def _fair_cap(first: int, second: int, room: int) -> int:
-    """Largest cap with min(first, cap) + min(second, cap) ≤ room: the longer answer is truncated first."""
-    if first + second <= room:
+def _fair_cap(first: int, second: int, space: int) -> int:
+    """Largest cap with min(first, cap) + min(second, cap) ≤ space: the longer answer is truncated first."""
+    if first + second <= space:
         return max(first, second)
-    return max(room // 2, room - min(first, second))
+    return max(space // 2, space - min(first, second))

@@ -1,4 +1,4 @@
-"""How chat formats write a turn: the control tokens around it, and what stands between them."""
+"""How chat formats write a turn: the control tokens around it, and the text between them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Dialect:
 
     Attributes:
       first, start, header, end: control tokens, each one id; "" where the format has none.
-      gap: between the role and the text; without a header token it is one piece with them.
-      after: behind a turn, "" or a newline.
-      trims: whether space around a text is dropped.
+      gap: between the role and the text; without a header token it is tokenised together with them.
+      after: after a turn, "" or a newline.
+      trims: whether the text is stripped.
     """
 
     first: str

@@ -1,7 +1,7 @@
-"""Pictures: read anything as RGB, make it what an encoder was trained on, normalise.
+"""Images: read as RGB from any reference, prepared as an encoder was trained, normalised.
 
-Preprocessing ends in uint8 (a batch moves a quarter of the bytes to the device); the model normalises with the
-preset's mean and std. Rules and numbers per encoder are those of PIVOT's code.
+Preprocessing ends in uint8, a quarter of the bytes to move to the device; the model normalises with the preset's mean
+and std. Rules and numbers per encoder are those of PIVOT's code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
-_ROTATED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where a rotation can be noted
+_ROTATED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where a rotation may be stored
 ROOT_RULE = "relative paths start at image_root, or else at the folder of the data file"
 # What Pillow's decoders raise on broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
@@ -31,11 +31,12 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error,
 
 @dataclass(frozen=True)
 class Preset:
-    """How an encoder sees a picture.
+    """How an image is prepared for an encoder.
 
-    ``cut`` keeps a picture's shape. Else it becomes a square: ``squash`` resizes both sides to the size; or else the
-    shorter side becomes ``shorter_side(size)`` and the centre is cropped. ``torchvision_crop`` is the rounding of an
-    odd margin: Hugging Face's processors take the floor, torchvision and timm round half to even.
+    With ``sizing`` an image keeps its aspect ratio. Without it, the image becomes a square: ``squash`` resizes both
+    sides to the size; without ``squash``, the shorter side becomes ``shorter_side(size)`` and the centre is cropped.
+    ``torchvision_crop`` is the rounding of an odd margin: Hugging Face's processors take the floor, torchvision and
+    timm round half to even.
     """
 
     mean: tuple[float, float, float]
@@ -44,7 +45,7 @@ class Preset:
     interpolation: Image.Resampling = BICUBIC
     scale: float = 1.0  # shorter side = floor(size * scale), then a crop of size
     torchvision_crop: bool = False
-    # Pictures of any size, as lists of patches (:mod:`patches`): how the size is found, "" | "smart" | "naflex";
+    # Variable-resolution images, as lists of patches (:mod:`patches`): how the size is found, "" | "smart" | "naflex";
     # merge x merge patches become one token; pixels of the windows that the encoder attends within (0: none).
     sizing: str = ""
     merge: int = 1
@@ -82,7 +83,7 @@ def preset_of(name: str) -> Preset:
 
 
 def patches(size: int, patch_size: int) -> int:
-    """Patch tokens of a square picture: floor(size / patch)², as a convolution without padding counts them."""
+    """Patch tokens of a square image: floor(size / patch)², as a convolution without padding counts them."""
     return (size // patch_size) ** 2
 
 
@@ -96,10 +97,10 @@ def describe(reference: Any) -> str:
 
 
 def load(reference: Any) -> Image.Image:
-    """RGB picture of a path, encoded bytes, ``{"bytes", "path"}``, uint8 array [h, w(, c)] or PIL image.
+    """RGB image of a path, encoded bytes, ``{"bytes", "path"}``, uint8 array [h, w(, c)] or PIL image.
 
-    Camera rotation (EXIF) is applied, transparency is laid over white (dropping it would show whatever colour lies
-    under it, often black on black), 16-bit grey is scaled to 8.
+    Camera rotation (EXIF) is applied. Transparent images are composited on white; without their alpha channel they
+    would show the hidden colour, often black on black. 16-bit grey is scaled to 8.
 
     Raises:
       UserError: missing, truncated, or not an image; the message names the file.
@@ -119,7 +120,7 @@ def _read(reference: Any, use: Callable[[Any], Any]) -> Any:
 
 
 def size_of(reference: Any) -> tuple[int, int]:
-    """Height and width of the picture that :func:`load` would give, from its file's header.
+    """Height and width of the image that :func:`load` would return, from its file's header.
 
     Raises:
       UserError: as :func:`load`, as far as a header shows it.
@@ -136,31 +137,31 @@ def _upright(reference: Any) -> tuple[int, int]:
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     file = getattr(image, "fp", None)
-    if image.format == "PNG" and file is not None and _notes_behind_pixels(file):
-        image.load()  # a rotation may be noted there
+    if image.format == "PNG" and file is not None and _has_late_metadata(file):
+        image.load()  # it may hold a rotation
     rotated = image.format == "MPO" or any(key in image.info for key in _ROTATED)
     rotated = rotated and image.format != "TIFF"  # Pillow has turned its size already
     sideways = rotated and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return image.size if sideways else image.size[::-1]
 
 
-def _notes_behind_pixels(file: Any) -> bool:
-    """Whether a PNG's file has text or camera data behind its pixels; the file's place stays."""
-    place, behind = file.tell(), False
+def _has_late_metadata(file: Any) -> bool:
+    """Whether a PNG has text or camera metadata after its pixels. The file's position does not change."""
+    start, after_pixels = file.tell(), False
     file.seek(8)
     while len(head := file.read(8)) == 8:
         size, kind = struct.unpack(">I4s", head)
-        behind = behind or kind == b"IDAT"
-        if kind == b"IEND" or (behind and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")):
+        after_pixels = after_pixels or kind == b"IDAT"
+        if kind == b"IEND" or (after_pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")):
             break
         file.seek(size + 4, io.SEEK_CUR)
-    file.seek(place)
+    file.seek(start)
     return len(head) == 8 and kind != b"IEND"
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its own words name a buffer in memory
-        return "not a picture, or of an unknown format"
+        return "not an image, or of an unknown format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -178,7 +179,7 @@ def _open(reference: Any) -> Image.Image:
     if isinstance(reference, (str, Path)):
         with open(reference, "rb") as file:  # read at once: Pillow keeps lazily opened files open
             return Image.open(io.BytesIO(file.read()))
-    raise ValueError(f"{type(reference).__name__} is no path, bytes, array or picture")
+    raise ValueError(f"{type(reference).__name__} is not a path, bytes, an array or an image")
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -207,7 +208,7 @@ def _from_deep(image: Image.Image) -> Image.Image:
 
 
 def preprocess(image: Image.Image, preset: str = "siglip", size: int = 384) -> np.ndarray:
-    """The picture as the encoder's own processor would resize and crop it: uint8 [size, size, 3].
+    """The image as the encoder's own processor would resize and crop it: uint8 [size, size, 3].
 
     Equal to Hugging Face's ``SiglipImageProcessorPil``, ``CLIPImageProcessorPil`` and (shortest edge = crop)
     ``BitImageProcessorPil`` before their normalisation, and to torchvision's evaluation transform for the others.
@@ -231,7 +232,7 @@ def preprocess(image: Image.Image, preset: str = "siglip", size: int = 384) -> n
 
 
 def pad_to_square(image: Image.Image, preset: str = "siglip") -> Image.Image:
-    """The picture in the middle of a square of the preset's mean colour: what LLaVA does in rows of several images."""
+    """The image centred on a square of the preset's mean colour, as LLaVA does in rows of several images."""
     width, height = image.size
     if width == height:
         return image

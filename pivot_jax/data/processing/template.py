@@ -1,21 +1,21 @@
-"""Templates: turns of text to token ids, image places, and which tokens are scored.
+"""Templates: from turns of text to token ids, slots for images, and a mask of the scored tokens.
 
 Qwen's ChatML as the paper uses it (its released code)::
 
     <|im_start|>system\\n{system}<|im_end|>\\n<|im_start|>user\\n<image>\\n{q}<|im_end|>\\n<|im_start|>assistant\\n{a}<|im_end|>\\n
 
-Llama 3's, which has a header token behind the role and drops space around a text (see :mod:`dialects`)::
+Llama 3's, which has a header token after the role and strips the text (see :mod:`dialects`)::
 
     <|begin_of_text|><|start_header_id|>user<|end_header_id|>\\n\\n<image>\\n{q}<|eot_id|>…
 
-and ``plain`` for stage 1a: ``<image>{caption}\\n``. Each ``<image>`` becomes N copies of the image token, N for each
-picture its own where its encoder takes any size. Models that want two more tokens around them (Qwen2-VL) have no
-newline behind a picture; the one that data in LLaVA's form has there is then left out.
+and ``plain`` for stage 1a: ``<image>{caption}\\n``. Each ``<image>`` becomes N copies of the image token; with
+variable-resolution images, N differs from image to image. Models that put two more tokens around them (Qwen2-VL) have
+no newline after an image; the newline that data in LLaVA's form has there is then removed.
 
-Text is tokenised in the pieces between control tokens, which gives the same ids as the whole string because
-tokenizers cut there first. The answer is a piece of its own behind ``assistant\\n``, so that a prompt to be answered is
-exactly the beginning of the row that was trained on; for that, empty lines before an answer are dropped (a tokenizer
-would merge them with the header's newline).
+Text is tokenised in the pieces between control tokens. This gives the same ids as the whole string, because tokenizers
+split there first. The answer is a piece of its own after ``assistant\\n``, so a prompt to be answered is exactly the
+beginning of the row that was trained on. For that, empty lines before an answer are removed; a tokenizer would merge
+them with the header's newline.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Template:
         self.newline_id = newline[0]
         self._close = [self.end_id, *self.text(self.dialect.after)]
 
-    def __getstate__(self) -> dict[str, Any]:  # a lock cannot go to a worker process
+    def __getstate__(self) -> dict[str, Any]:  # a lock cannot be pickled for a worker process
         return {key: value for key, value in vars(self).items() if key != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -126,7 +126,7 @@ class Template:
             return []
         found = self._cache.get(text)
         if found is None:
-            with self._lock:  # fast tokenizers refuse use by two threads at once ("Already borrowed")
+            with self._lock:  # fast tokenizers fail when two threads use them at once ("Already borrowed")
                 found = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
             if len(text) <= KEPT_LENGTH and len(self._cache) < KEPT_PIECES:
                 self._cache[text] = found
@@ -150,7 +150,7 @@ class Template:
         return [*ids, *self._close]
 
     def _opening(self, role: str) -> tuple[list[int], str]:
-        """Ids up to the last control token in front of a turn's text, and what stands between it and the text."""
+        """Ids up to the last control token before a turn's text, and the text between that token and the turn's."""
         if self._header:
             return [self.start_id, *self.text(role), *self._header], self.dialect.gap
         return [self.start_id], f"{role}{self.dialect.gap}"
@@ -159,13 +159,13 @@ class Template:
         return [*self._before, *[self.image_id] * count, *self._after]
 
     def conversation(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
-        """A conversation that ends with an answer; ``counts``: image tokens of each of its pictures."""
+        """A conversation that ends with an answer; ``counts``: image tokens of each of its images."""
         if self.format.plain:
             return self._plain(messages, counts, answered=True)
         return self._turns(messages, iter(counts))
 
     def prompt(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
-        """A conversation up to the header of the answer that is to come (plain: up to the pictures)."""
+        """A conversation up to the header of the answer that is to come (plain: up to the images)."""
         if self.format.plain:
             return self._plain(messages, counts, answered=False)
         piece = self._turns(messages, iter(counts))
@@ -193,7 +193,7 @@ class Template:
         piece.add([*opening, *self.text(before)], scored=self.format.pivot_mask)
 
     def _plain(self, messages: Sequence[Message], counts: Sequence[int], answered: bool) -> Piece:
-        """Pictures, then the caption and a newline, which are scored. The question's words are left out."""
+        """Images, then the caption and a newline, which are scored. The question is left out."""
         piece = Piece()
         for count in counts:
             piece.add(self._image(count))

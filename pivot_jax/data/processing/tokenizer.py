@@ -16,7 +16,7 @@ PAD, START, END, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image
 SPECIAL = (PAD, START, END, IMAGE)
 BYTES = 256
 
-# Qwen2's pre-tokenizer: a word with its leading space, single digits, punctuation with the newlines behind it.
+# Qwen2's pre-tokenizer: a word with its leading space, single digits, punctuation with the newlines after it.
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -34,12 +34,12 @@ CHAT_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
 def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: str | Path) -> Path:
     """Trains a byte-level BPE with Qwen2's pre-tokenizer and special tokens and writes a tokenizer folder.
 
-    The folder loads with :func:`load_tokenizer` and with ``transformers.AutoTokenizer``; it knows ChatML as its chat
-    template, ends a turn with ``<|im_end|>`` and pads with ``<|endoftext|>``. Same texts, same folder. Small corpora
-    may give fewer than ``vocab_size`` tokens.
+    The folder loads with :func:`load_tokenizer` and with ``transformers.AutoTokenizer``. Its chat template is ChatML; a
+    turn ends with ``<|im_end|>``, and ``<|endoftext|>`` pads. The same texts give the same folder. Small corpora may
+    give fewer than ``vocab_size`` tokens.
 
     Raises:
-      UserError: ``vocab_size`` has no room for the 256 bytes and the special tokens.
+      UserError: ``vocab_size`` is too small for the 256 bytes and the special tokens.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -61,7 +61,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: str | Path) -> Pat
         show_progress=False,
     )
     bpe.train_from_iterator([CHAT_WORDS, *texts], trainer)
-    # Behind the ordinary tokens, as in Qwen2, so that special ids do not move with the alphabet.
+    # After the ordinary tokens, as in Qwen2, so that the alphabet does not change special ids.
     bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
@@ -92,7 +92,7 @@ def load_tokenizer(path: str | Path, key: str = "tokenizer.path") -> PreTrainedT
     """Loads a tokenizer folder (a trained one or a Hugging Face checkpoint's), never from the network.
 
     Args:
-      key: what named the folder, for messages.
+      key: the config key or option that names the folder, for messages.
 
     Raises:
       UserError: the folder is missing or holds no tokenizer.
@@ -107,7 +107,7 @@ def load_tokenizer(path: str | Path, key: str = "tokenizer.path") -> PreTrainedT
         )
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # transformers lets through what any of its libraries raises
+    except Exception as error:  # transformers passes on whatever its libraries raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
             f"{key}: '{path}' holds no tokenizer that transformers can load ({reason}); fetch the tokenizer's files of "

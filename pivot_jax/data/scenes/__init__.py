@@ -1,4 +1,4 @@
-"""Scenes: a built-in data set of rendered pictures (shapes, real handwritten digits) with texts and masks."""
+"""Scenes: a built-in data set of rendered images (shapes, real handwritten digits) with texts and masks."""
 
 from pivot_jax.data.scenes.builder import (
     DEFAULT_SIZES,

@@ -42,7 +42,7 @@ class ScenesConfig(tfds.core.BuilderConfig):
 
 
 def scenes_config(world: World, sizes: Mapping[str, int] | None = None, seed: int = 0, name: str = "") -> ScenesConfig:
-    """Builder config whose name is a fingerprint of everything that the pictures and texts depend on."""
+    """Builder config whose name is a fingerprint of everything that the images and texts depend on."""
     sizes = dict(DEFAULT_SIZES if sizes is None else sizes)
     if unknown := set(sizes) - set(TASKS):
         raise UserError(f"scenes sizes: unknown splits {sorted(unknown)}; there are {sorted(TASKS)}")
@@ -52,7 +52,7 @@ def scenes_config(world: World, sizes: Mapping[str, int] | None = None, seed: in
 
 
 class Scenes(tfds.core.GeneratorBasedBuilder):
-    """Rendered pictures of coloured shapes and real handwritten digits, with true and minimally wrong texts."""
+    """Rendered images of coloured shapes and real handwritten digits, with true and minimally wrong texts."""
 
     name = "scenes"
     VERSION = tfds.core.Version("1.0.0")
@@ -114,7 +114,7 @@ def prepare(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TFDS prints a banner, a bar per split and warnings that say nothing; the demo has its own progress display."""
+    """TFDS prints a banner, a bar per split and warnings without information; the demo has its own progress display."""
     level = logging.get_verbosity()
     tfds.disable_progress_bar()
     logging.set_verbosity(logging.ERROR)
@@ -126,26 +126,26 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-PICTURES = ("image", "instances")
+IMAGES = ("image", "instances")
 
 
 class Split:
-    """Records of a prepared split by index: dicts of bytes, numbers and, decoded, pictures.
+    """Records of a prepared split by index: dicts of bytes, numbers and, decoded, images.
 
     Args:
-      pictures: decode ``image`` uint8 [s, s, 3] and ``instances`` uint8 [s, s, 1]; False leaves them out (texts only).
+      images: decode ``image`` uint8 [s, s, 3] and ``instances`` uint8 [s, s, 1]; False leaves them out (texts only).
     """
 
-    def __init__(self, source: Any, pictures: bool):
-        self._source, self._pictures = source, pictures
+    def __init__(self, source: Any, images: bool):
+        self._source, self._images = source, images
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = dict(self._source[index])
-        shown = {name: record.pop(name) for name in PICTURES}
-        if self._pictures:
+        shown = {name: record.pop(name) for name in IMAGES}
+        if self._images:
             arrays = {name: np.asarray(Image.open(io.BytesIO(encoded))) for name, encoded in shown.items()}
             record |= {"image": arrays["image"], "instances": arrays["instances"][..., None]}
         return record
@@ -154,17 +154,17 @@ class Split:
         return (self[index] for index in range(len(self)))
 
 
-def open_split(folder: str | Path, split: str, *, pictures: bool = True) -> Split:
+def open_split(folder: str | Path, split: str, *, images: bool = True) -> Split:
     """Random access to a prepared split's records.
 
     Raises:
       UserError: nothing prepared there, or no such split.
     """
-    encoded = {name: tfds.decode.SkipDecoding() for name in PICTURES}
+    encoded = {name: tfds.decode.SkipDecoding() for name in IMAGES}
     try:
         with _quiet():
             builder = tfds.builder_from_directory(str(folder))
-            return Split(builder.as_data_source(split, decoders=encoded), pictures)
+            return Split(builder.as_data_source(split, decoders=encoded), images)
     except (ValueError, KeyError, FileNotFoundError, tfds.core.DatasetNotFoundError) as error:
         raise UserError(f"scenes: no split '{split}' in '{folder}' ({str(error).splitlines()[0]})") from error
 
@@ -176,7 +176,7 @@ def things(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSplit:
-    """Pictures uint8 [n, s, s, 3], labels int [n] into ``label_names``, masks uint8 [n, s, s] into ``mask_names``."""
+    """Images uint8 [n, s, s, 3], labels int [n] into ``label_names``, masks uint8 [n, s, s] into ``mask_names``."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -184,7 +184,7 @@ class ProbeSplit:
 
 
 def probe_split(folder: str | Path, split: str, world: World) -> ProbeSplit:
-    """What the probes need of a split, in memory; masks are by shape, 0 is background."""
+    """A split in memory, as the probes read it; masks are by shape, 0 is background."""
     records = list(open_split(folder, split))
     masks = [class_mask(world, r["instances"][..., 0], things(r)) for r in records]
     return ProbeSplit(

@@ -1,4 +1,4 @@
-"""Drawing a scene: an RGB picture and, for every pixel, which thing is in front there."""
+"""Drawing a scene: an RGB image and, for every pixel, the foremost thing."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def sprite(shape: str, diameter: int, sample: int) -> np.ndarray:
 
 
 def render(world: World, scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Picture uint8 [s, s, 3] and instance map uint8 [s, s]: 0 background, i+1 where ``scene[i]`` is in front.
+    """Image uint8 [s, s, 3] and instance map uint8 [s, s]: 0 background, i+1 where ``scene[i]`` is the foremost thing.
 
     Things are drawn in the scene's order, so later ones hide parts of earlier ones.
     """

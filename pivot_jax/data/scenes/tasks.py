@@ -1,14 +1,14 @@
-"""Splits of the scenes data set: what each is for, which layouts it may show, and how its rows are made.
+"""Splits of the scenes data set: their purpose, the layouts that they may show, and how their rows are made.
 
 ========================  ======  ==========================================================================
 split                     folds   a row is
 ========================  ======  ==========================================================================
-caption                   0–4     a picture and its caption (stages 0 and 1a)
+caption                   0–4     an image and its caption (stages 0 and 1a)
 vqa                       0–4     ``world.turns`` questions and perhaps a description (stage 1b)
-stage3                    0–4     the same on other pictures (stage 3)
+stage3                    0–4     the same on other images (stage 3)
 preference                5, 6    a prompt with a true and a minimally wrong answer (stage 2)
 preference_test           7       the same, unseen layouts and handwriting
-probe_train, probe_val    0–6     a picture with one large shape, its class (colour × shape) and masks
+probe_train, probe_val    0–6     an image with one large shape, its class (colour × shape) and masks
 probe_test                8       the same, unseen layouts and handwriting
 test                      9       one short question and its answer, unseen layouts and handwriting
 ========================  ======  ==========================================================================
@@ -66,7 +66,7 @@ def _label(world: World, scene: Scene) -> int:
 
 
 def _conversation(world: World, scene: Scene, balance: Balance, rng: random.Random) -> dict[str, Any]:
-    """Questions, then sometimes a description; last, or it would answer the questions behind it."""
+    """Questions, then sometimes a description. It comes last; otherwise it would answer the questions after it."""
     pairs: list[tuple[str, str]] = []
     for _ in range(world.turns):
         q = balance.pick(scene, rng, frozenset(text.removesuffix(IN_A_SENTENCE) for text, _ in pairs))
@@ -120,7 +120,7 @@ def _text_fields(world: World, kind: str, scene: Scene, balance: Balance, rng: r
 def make_rows(world: World, split: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
     """Rows of a split in order: image and instances as PNG in ``BytesIO``, texts, things as JSON, label.
 
-    Row i depends on (world, seed, split) and on the rows before it (the balance of answers), never on time or place.
+    Row i depends on (world, seed, split) and on the rows before it (the balance of answers), never on time or machine.
     """
     task, balance = TASKS[split], Balance(world)
     digits = draw.digit_samples(task.held_out_digits)

@@ -1,8 +1,8 @@
-"""The small world that the scenes show: what there is, where it may be, and how hard it is to see.
+"""The small world of the scenes: its things, their positions, and how hard they are to see.
 
 A scene is a list of things on a noisy background. Layouts (which things at which places) fall into
-:data:`FOLDS` folds by a hash of the layout, and every split draws from its own folds, so that a held-out
-picture shows a combination that no training picture showed. Handwritten digits are split by sample.
+:data:`FOLDS` folds by a hash of the layout, and every split draws from its own folds. So a held-out
+image shows a combination that no training image showed. Handwritten digits are split by sample.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class World:
     # to copy from the text rather than to look.
     turns: int = 1
     sentence_share: float = 0.2  # of the questions that are answered in a sentence
-    describe_share: float = 0.5  # of the conversations that end with a description: many scored words per picture
+    describe_share: float = 0.5  # of the conversations that end with a description: many scored words per image
     questions: tuple[tuple[str, float], ...] = QUESTIONS
 
     def __post_init__(self) -> None:
@@ -159,7 +159,7 @@ Scene = tuple[Thing, ...]
 
 
 def fold(scene: Scene) -> int:
-    """Fold of a layout; it depends on what is where, not on jitter, noise or the handwriting."""
+    """Fold of a layout. It depends on the things and their places, not on jitter, noise or handwriting."""
     key = "|".join(sorted(f"{t.phrase} {t.place}" for t in scene))
     return zlib.crc32(key.encode()) % FOLDS
 
@@ -204,7 +204,7 @@ def sample_scene(
     digits: dict[int, np.ndarray],
     accept: Callable[[Scene], bool] | None = None,
 ) -> Scene:
-    """A random scene whose layout lies in ``folds`` (and satisfies ``accept``); ``digits``: value → sample indices."""
+    """A random scene whose layout is in ``folds`` (and satisfies ``accept``); ``digits``: value → sample indices."""
     while True:
         scene: list[Thing] = []
         for x, y in place_things(world, rng.randint(world.min_objects, world.max_objects), rng):

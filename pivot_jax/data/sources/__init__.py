@@ -1,4 +1,4 @@
-"""Random-access sources of examples: one reader per format, and what chooses among their rows.
+"""Random-access sources of examples: one reader per format, and the choice of rows.
 
 A source in the config is a dict: ``format`` (a key of :data:`FORMATS`), the reader's own arguments (see its
 docstring), and for every format ``sampling`` (:func:`choose.sample`), ``filter`` (:func:`choose.keep`), ``seed``.
@@ -45,7 +45,7 @@ def read(source: Mapping[str, Any]) -> Source:
     """The source that one entry of ``data.sources`` describes.
 
     Raises:
-      UserError: unknown format or key, or whatever the reader refuses.
+      UserError: unknown format or key, or as the reader.
     """
     options = dict(source)
     name = options.get("format")

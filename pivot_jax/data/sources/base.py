@@ -99,7 +99,7 @@ def rooted(images: Any, root: str, row_id: str) -> tuple[Any, ...]:
     """Image references of a row; relative paths are taken from ``root``.
 
     Raises:
-      RowError: something that can be no image reference.
+      RowError: something that cannot be an image reference.
     """
     out = []
     for image in listed(images):
@@ -108,13 +108,13 @@ def rooted(images: Any, root: str, row_id: str) -> tuple[Any, ...]:
         if isinstance(image, (str, Path)):
             image = str(Path(root) / image) if root else str(image)
         elif image is None or isinstance(image, (int, float, bool)):
-            raise RowError(row_id, f"image reference {image!r} is no path, bytes or picture")
+            raise RowError(row_id, f"image reference {image!r} is not a path, bytes or an image")
         out.append(image)
     return tuple(out)
 
 
 def front_image(text: str) -> str:
-    """A single ``<image>`` inside the text goes to its front, followed by a newline, as in LLaVA's preprocessing.
+    """A single ``<image>`` inside the text is moved to its beginning, before a newline, as in LLaVA's preprocessing.
 
     Text with several images keeps them where they are.
     """
@@ -124,10 +124,10 @@ def front_image(text: str) -> str:
 
 
 def with_images(text: str, count: int) -> str:
-    """The question with one ``<image>`` per image; where there is none, they are put in front.
+    """The question with one ``<image>`` per image; where there is none, they are put before the text.
 
     Numbered marks ``<image1>`` become ``<image>`` if each image has one. Otherwise they point at parts of one stitched
-    picture (MATH-Vision): they are left out, and the pictures go in front.
+    image (MATH-Vision): they are removed, and ``<image>`` is put before the text.
     """
     marks = _NUMBERED.findall(text)
     if marks and len(set(marks)) == len(marks) == count:

@@ -1,7 +1,7 @@
 """Which rows of a source are used: sampling strategies, and the paper's subset filters.
 
-Random choices are prefixes of one permutation per seed, so that the first 3,000 are among the first 5,000 (nested
-subsets: only the amount differs between two runs).
+Random choices are prefixes of one permutation per seed. So the first 3,000 are among the first 5,000 (nested subsets:
+only the amount differs between two runs).
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def sample(source: Source, strategy: str, seed: int = 0, where: str = "sampling"
             "random": lambda: permutation(size, seed)[:amount],
         }[kind]()
     except (ValueError, KeyError, ZeroDivisionError):
-        raise UserError(f"{where}: '{strategy}' is no sampling strategy (allowed: {STRATEGIES})") from None
+        raise UserError(f"{where}: '{strategy}' is not a sampling strategy (allowed: {STRATEGIES})") from None
     return Selected(source, indices, f"{strategy}|{seed}")
 
 
 def answer_text(example: Example) -> str:
-    """What an arm learns to say: the chosen answer, or the last assistant turn."""
+    """The answer that an arm is trained on: the chosen one, or the last assistant turn."""
     if example.chosen is not None:
         return example.chosen
     return example.messages[-1].content if example.messages and example.messages[-1].role == "assistant" else ""
@@ -90,7 +90,7 @@ def no_think(text: str) -> bool:
 
 
 def shifted(text: str) -> bool:
-    """PIVOT appendix B.4, what Shift-r adds: more than 100 words, or reasoning tags."""
+    """PIVOT appendix B.4, the rows that Shift-r adds: more than 100 words, or reasoning tags."""
     return words(text) > LONG_WORDS or has_tags(text)
 
 
@@ -114,9 +114,9 @@ def _matches(source: Source, test: Callable[[str], bool], bad: bool) -> np.ndarr
 def keep(source: Source, rule: str, seed: int = 0) -> Source:
     """Rows that the paper's set variants keep; ``rule`` is one of :data:`FILTERS`.
 
-    ``shift:R:N`` draws N rows of which ceil(R % of N) are long or tagged and the rest random from all that is left
-    (so ``shift:0:N`` is a plain random draw); ``shift_only:R:N`` draws the rest from rows that are neither, which
-    makes the share exact. Rows that cannot be read stay in, so that the loader counts them as bad.
+    ``shift:R:N`` draws N rows: ceil(R % of N) long or tagged ones, the others at random from all remaining rows (so
+    ``shift:0:N`` is a plain random draw). ``shift_only:R:N`` draws the others from rows that are neither, which makes
+    the share exact. Rows that cannot be read are kept, so that the loader counts them as bad.
 
     Raises:
       UserError: another rule, or too few rows for it.

@@ -68,13 +68,13 @@ def llava_yaml(path: str, image_root: str | None = None, seed: int = 0) -> Sourc
     parts: list[Source] = []
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("json_path"), str):
-            raise UserError(f"{path}: entry {number} of 'datasets' has no 'json_path', or one that is no text")
+            raise UserError(f"{path}: entry {number} of 'datasets' has no 'json_path', or one that is not text")
         beside = Path(path).parent / entry["json_path"]
         where = beside if beside.exists() else Path(entry["json_path"])
         if not where.exists():
             raise UserError(f"{path}: entry {number}: no file {beside}, nor {where} from the working folder")
         source = llava(where, image_root if image_root is not None else entry.get("image_root"))
-        # Each entry has its own stream, so that adding one does not change what the others draw.
+        # Each entry has its own stream, so a new entry does not change the rows that the others draw.
         parts.append(
             sample(source, str(entry.get("sampling_strategy", "all")), seed + number, f"{path}, entry {number}")
         )
@@ -92,7 +92,7 @@ def next_dpo(path: Any, image_root: str | None = None) -> Source:
 
 
 def preference_example(row: dict[str, Any], row_id: str, image_root: str, question_key: str) -> Example:
-    """A flat row of question, chosen, rejected and image(s) → Example. ``<image>`` is put in front where absent."""
+    """A flat row of question, chosen, rejected and image(s) → Example. ``<image>`` is put first where absent."""
     images = rooted(row.get("image", row.get("images")), image_root, row_id)
     question = with_images(need(row, question_key, str, row_id), len(images))
     chosen, rejected = need(row, "chosen", str, row_id), need(row, "rejected", str, row_id)

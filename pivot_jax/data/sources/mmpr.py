@@ -1,4 +1,4 @@
-"""MMPR (InternVL): preference rows in JSON Lines, with ``meta.json`` naming the subsets."""
+"""MMPR (InternVL): preference rows in JSON Lines, with the subsets listed in ``meta.json``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mmpr(path: str, root: str | None = None, image_root: str | None = None, subs
     half. ``data_augment`` (image augmentation of InternVL's tiling) has no counterpart here and is ignored.
 
     Raises:
-      UserError: a file or subset that is not there, or a bad ``repeat_time``.
+      UserError: a file or subset that does not exist, or a bad ``repeat_time``.
     """
     where = Path(path)
     if not where.is_file():

@@ -1,6 +1,6 @@
-"""Random access to the raw rows of a file, before their meaning is known.
+"""Random access to the raw rows of a file, before they are interpreted.
 
-JSON Lines files are never read whole: an index of line starts is built once, and a row is parsed when asked for. A
+JSON Lines files are never read whole: an index of line starts is built once, and a row is parsed when it is read. A
 line that is not JSON is a bad *row*; a file that cannot be read at all is a bad *source*.
 """
 
@@ -30,19 +30,19 @@ class Rows(Protocol):
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
-    def place(self, index: int) -> str:
-        """Where a row stands, for one that has no id of its own."""
+    def location(self, index: int) -> str:
+        """The row's location, which identifies a row without an id of its own."""
         ...
 
 
 def file_fingerprint(path: str | Path) -> str:
-    """Path, size and time of change: cheap, and different whenever the file was written again."""
+    """Path, size and modification time: cheap, and different whenever the file was rewritten."""
     stat = os.stat(path)
     return f"{Path(path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
 
 
 class JsonLines:
-    """One JSON object a line; empty lines are passed over. Threads may read at the same time."""
+    """One JSON object a line; empty lines are skipped. Threads may read at the same time."""
 
     def __init__(self, path: str | Path):
         self.path, self.name = Path(path), Path(path).name
@@ -62,7 +62,7 @@ class JsonLines:
             raise RowError(where, f"malformed JSON line ({error}); fix or delete the line") from None
         return _as_row(row, where)
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """``file.jsonl:LINE``, as editors count."""
         return f"{self.name}:{int(self._lines[index])}"
 
@@ -93,9 +93,9 @@ class MemoryRows:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return _as_row(self._rows[index], self.place(index))
+        return _as_row(self._rows[index], self.location(index))
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """``name[INDEX]``, from 0."""
         return f"{self.name}[{index}]"
 
@@ -112,7 +112,7 @@ def open_rows(path: Any) -> Rows:
     A ``.json`` file may hold one list, or one object a line.
 
     Raises:
-      UserError: no such file, or one that is not what its name says.
+      UserError: no such file, or its content does not match its suffix.
     """
     if isinstance(path, (list, tuple)):
         return MemoryRows(path)
@@ -136,7 +136,7 @@ def open_rows(path: Any) -> Rows:
 
 
 def _checked_lines(path: Path) -> JsonLines:
-    """JSON Lines in a file whose name does not say so; another kind of file would be nothing but malformed lines."""
+    """JSON Lines in a file of another suffix. Raises UserError if the first line is not JSON: then no line will be."""
     rows = JsonLines(path)
     try:
         for _ in range(min(len(rows), 1)):
@@ -181,10 +181,10 @@ def _from_datasets(path: Path) -> Rows:
 
 
 def need(row: Mapping[str, Any], key: str, kind: type | tuple[type, ...], row_id: str) -> Any:
-    """``row[key]``, which must be there and of the type.
+    """``row[key]``, which must exist and have the type.
 
     Raises:
-      RowError: names the field and what is there instead.
+      RowError: names the field and the type that it has.
     """
     value = row.get(key)
     if value is None:
@@ -196,6 +196,6 @@ def need(row: Mapping[str, Any], key: str, kind: type | tuple[type, ...], row_id
 
 
 def row_id_of(row: Mapping[str, Any], rows: Rows, index: int, key: str = "id") -> str:
-    """The row's own id, or its place in the file where it has none."""
+    """The row's own id, or its location in the file where it has none."""
     own = row.get(key)
-    return rows.place(index) if own is None else str(own)
+    return rows.location(index) if own is None else str(own)

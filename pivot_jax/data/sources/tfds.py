@@ -14,7 +14,7 @@ from pivot_jax.data.sources.base import Source, with_images
 from pivot_jax.data.sources.llava import conversation_example, preference_example
 from pivot_jax.errors import RowError, UserError
 
-# Roles a column can have. A role that ``fields`` does not name is looked for under its own name.
+# Roles of a column. A role that ``fields`` does not name is the column of its own name, if there is one.
 ROLES = ("id", "image", "images", "conversations", "prompt", "answer", "chosen", "rejected", "caption")
 
 
@@ -30,30 +30,30 @@ def tfds(
     Args:
       fields: role → column, such as ``{"prompt": "question", "answer": "label_text"}``; roles are :data:`ROLES`.
 
-    What a row is follows from the columns that are there and not empty: ``conversations`` (LLaVA turns, may be JSON
+    The kind of a row follows from its columns that are not empty: ``conversations`` (LLaVA turns, may be JSON
     text), or ``prompt`` + ``chosen`` + ``rejected``, or ``prompt`` [+ ``answer``], or ``caption``. Other columns go to
-    ``Example.extra``, text that holds a JSON list or object parsed. Pictures stay encoded until a batch needs them.
+    ``Example.extra``; text that holds a JSON list or object is parsed. Images stay encoded until a batch needs them.
 
     Raises:
       UserError: no such data set, split, role or column, or not in ArrayRecord form.
     """
-    import tensorflow_datasets as library  # 0.3 s and many modules: only runs that read TFDS pay for it
+    import tensorflow_datasets as library  # takes 0.3 s, so only runs that read TFDS import it
 
     if bool(path) == bool(name):
         raise UserError("data.sources: a tfds source needs either 'path' (folder) or 'name' (with 'data_dir')")
     try:
         builder = library.builder_from_directory(path) if path else library.builder(name, data_dir=data_dir)
-        pictures = [
+        image_columns = [
             key for key, feature in builder.info.features.items() if isinstance(feature, library.features.Image)
         ]
-        decoders = {key: library.decode.SkipDecoding() for key in pictures}
+        decoders = {key: library.decode.SkipDecoding() for key in image_columns}
         data = builder.as_data_source(split=split, decoders=decoders)
     except (ValueError, FileNotFoundError, NotImplementedError, AttributeError, library.core.DatasetNotFoundError,
             library.core.dataset_info.DatasetInfoFileError) as error:  # fmt: skip
         raise UserError(f"tfds data set {path or name!r}, split {split!r}: {str(error).splitlines()[0]}") from None
     columns = _columns(dict(fields or {}), tuple(builder.info.features), path or name)
     fingerprint = f"{builder.data_dir}|{split}|{_stamp(builder.data_dir)}|{sorted(columns.items())}"
-    return _Records(data, columns, frozenset(pictures), f"{builder.info.name}/{split}", fingerprint)
+    return _Records(data, columns, frozenset(image_columns), f"{builder.info.name}/{split}", fingerprint)
 
 
 def _stamp(folder: Any) -> int:
@@ -73,15 +73,15 @@ def _columns(fields: dict[str, str], there: tuple[str, ...], where: str) -> dict
 class _Records:
     """Records of one split as examples."""
 
-    def __init__(self, data: Any, columns: dict[str, str], pictures: frozenset[str], name: str, fingerprint: str):
+    def __init__(self, data: Any, columns: dict[str, str], images: frozenset[str], name: str, fingerprint: str):
         self.data, self.columns, self.name, self.fingerprint = data, columns, name, fingerprint
-        self.pictures = pictures  # columns whose bytes are never text, whatever is in them
+        self.images = images  # columns whose bytes are never text, whatever is in them
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Example:
-        record = {key: value if key in self.pictures else _plain(value) for key, value in self.data[index].items()}
+        record = {key: value if key in self.images else _plain(value) for key, value in self.data[index].items()}
         row = {role: record.pop(column) for role, column in self.columns.items()}
         row = {role: value for role, value in row.items() if value is not None and value not in ("", b"", [])}
         row_id = str(row.pop("id", f"{self.name}:{index}"))
@@ -90,10 +90,10 @@ class _Records:
 
 
 def _plain(value: Any) -> Any:
-    """Bytes that are text become str; pictures (encoded bytes) and numbers stay."""
+    """Bytes that are text become str; images (encoded bytes) and numbers stay."""
     if isinstance(value, bytes):
         try:
-            return value.decode("utf-8") if not _is_picture(value) else value
+            return value.decode("utf-8") if not _is_image(value) else value
         except UnicodeDecodeError:
             return value
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == object:
@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _is_picture(value: bytes) -> bool:
+def _is_image(value: bytes) -> bool:
     return value[:4] in (b"\x89PNG", b"GIF8", b"RIFF") or value[:2] in (b"\xff\xd8", b"BM")
 
 
@@ -116,20 +116,20 @@ def _parsed(value: Any) -> Any:
 
 def _example(row: dict[str, Any], row_id: str, extra: dict[str, Any]) -> Example:
     extra = {**extra, **{key: _parsed(row[key]) for key in ("answer",) if key in row}}
-    images = row.get("images", row.get("image"))
+    found = row.get("images", row.get("image"))
     if "conversations" in row:
         turns = _parsed(row["conversations"])
-        example = conversation_example({"conversations": turns, "image": images}, row_id, "")
+        example = conversation_example({"conversations": turns, "image": found}, row_id, "")
         return Example(row_id, example.messages, example.images, extra=extra)
     if "chosen" in row and "rejected" in row:
-        example = preference_example({**row, "image": images}, row_id, "", question_key="prompt")
+        example = preference_example({**row, "image": found}, row_id, "", question_key="prompt")
         return Example(row_id, example.messages, example.images, row["chosen"], row["rejected"], extra)
-    pictures = tuple(images) if isinstance(images, list) else () if images is None else (images,)
+    images = tuple(found) if isinstance(found, list) else () if found is None else (found,)
     if "prompt" in row:
-        question = with_images(str(row["prompt"]), len(pictures))
+        question = with_images(str(row["prompt"]), len(images))
         answer = (Message("assistant", str(row["answer"])),) if "answer" in row else ()
-        return Example(row_id, (Message("user", question), *answer), pictures, extra=extra)
+        return Example(row_id, (Message("user", question), *answer), images, extra=extra)
     if "caption" in row:
-        turns = (Message("user", with_images("", len(pictures)).strip()), Message("assistant", str(row["caption"])))
-        return Example(row_id, turns, pictures, extra=extra)
+        turns = (Message("user", with_images("", len(images)).strip()), Message("assistant", str(row["caption"])))
+        return Example(row_id, turns, images, extra=extra)
     raise RowError(row_id, f"no conversations, prompt or caption among {sorted(row)}; name the columns in 'fields'")

@@ -18,7 +18,7 @@ def trl(path: Any, image_root: str | None = None) -> Source:
 
     ``messages`` | ``prompt`` + ``completion`` | ``prompt`` | ``prompt`` + ``chosen`` + ``rejected`` | ``chosen`` +
     ``rejected`` (implicit prompt: the longest common prefix). ``path`` is a file, a ``datasets.save_to_disk`` folder,
-    or a list of rows. Images: ``images`` or ``image``; paths, bytes, ``{"bytes", "path"}``, arrays or PIL pictures.
+    or a list of rows. Images: ``images`` or ``image``; paths, bytes, ``{"bytes", "path"}``, arrays or PIL images.
     """
     root = root_of(path, image_root)
     return Mapped(open_rows(path), lambda row, row_id: trl_example(row, row_id, root), f"trl|{root}")
@@ -32,7 +32,7 @@ def trl_example(row: dict[str, Any], row_id: str, image_root: str = "") -> Examp
     """
     if "label" in row and "completion" in row:
         raise RowError(row_id, "unpaired preference rows (prompt, completion, label) are not supported; pair them")
-    pictures = list(listed(row.get("images")) or listed(row.get("image")))
+    own = list(listed(row.get("images")) or listed(row.get("image")))
     chosen = rejected = None
     if "messages" in row:
         turns = need(row, "messages", (list, tuple), row_id)
@@ -42,8 +42,8 @@ def trl_example(row: dict[str, Any], row_id: str, image_root: str = "") -> Examp
         turns = _as_turns(need(row, "prompt", (str, list, tuple), row_id), "user")
         if row.get("completion") is not None:
             turns = [*turns, *_as_turns(need(row, "completion", (str, list, tuple), row_id), "assistant")]
-    messages, inline = _messages(turns, len(pictures), row_id)
-    images = rooted(inline or pictures, image_root, row_id)
+    messages, inline = _messages(turns, len(own), row_id)
+    images = rooted(inline or own, image_root, row_id)
     extra = {k: v for k, v in row.items() if k not in _KNOWN}
     return Example(row_id, messages, images, chosen, rejected, extra)
 
@@ -81,21 +81,21 @@ def _answer(value: Conversation, field: str, row_id: str) -> str:
     turns = list(value)
     if len(turns) != 1 or not isinstance(turns[0], dict) or turns[0].get("role") != "assistant":
         raise RowError(row_id, f"'{field}' must add exactly one assistant turn to the prompt, it adds {len(turns)}")
-    text, pictures = _text(turns[0], row_id)
-    if pictures or IMAGE in text:
+    text, images = _text(turns[0], row_id)
+    if images or IMAGE in text:
         raise RowError(row_id, f"'{field}' holds an image; only prompts may")
     return text
 
 
 def _messages(turns: Any, count: int, row_id: str) -> tuple[tuple[Message, ...], list[Any]]:
-    """Turns → messages with ``<image>`` where images go, and the pictures that stood inside typed parts."""
+    """Turns → messages with ``<image>`` where images go, and the images of typed parts."""
     messages, inline = [], []
     for turn in turns:
         if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
             role = turn.get("role") if isinstance(turn, dict) else turn
             raise RowError(row_id, f"a turn has role {role!r}, not system, user or assistant")
-        text, pictures = _text(turn, row_id)
-        inline += pictures
+        text, images = _text(turn, row_id)
+        inline += images
         messages.append(Message(turn["role"], text))
     if count and not any(IMAGE in message.content for message in messages):
         first = next((i for i, message in enumerate(messages) if message.role == "user"), None)
@@ -105,11 +105,11 @@ def _messages(turns: Any, count: int, row_id: str) -> tuple[tuple[Message, ...],
 
 
 def _text(turn: dict[str, Any], row_id: str) -> tuple[str, list[Any]]:
-    """Content as text with ``<image>\\n`` for image parts, and the pictures those parts carry themselves."""
+    """Content as text with ``<image>\\n`` for image parts, and the images that those parts contain."""
     content = need(turn, "content", (str, list, tuple), row_id)
     if isinstance(content, str):
         return content, []
-    text, pictures = "", []
+    text, images = "", []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
@@ -117,7 +117,7 @@ def _text(turn: dict[str, Any], row_id: str) -> tuple[str, list[Any]]:
         elif kind == "image":
             text += f"{IMAGE}\n"
             if part.get("image") is not None:
-                pictures.append(part["image"])
+                images.append(part["image"])
         else:
             raise RowError(row_id, f"content part of type {kind!r}, not text or image")
-    return text, pictures
+    return text, images

@@ -1,4 +1,4 @@
-"""What a benchmark is, and the readers that several families of benchmarks share.
+"""The type of a benchmark, and the readers that several families of benchmarks share.
 
 A family's file holds everything about it: how its published files become questions with the benchmark's prompt, how an
 answer is scored, which questions count together, and the requested format of an answer.

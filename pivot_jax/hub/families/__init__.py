@@ -1,4 +1,4 @@
-"""Families of Hugging Face checkpoints: one file each; ``FOLDERS`` has what a folder may hold, by its model_type."""
+"""Families of Hugging Face checkpoints: one file each; ``FOLDERS`` has the kinds of folders by model_type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A family of checkpoints: how its config.json reads, how its tensors are named, what an export writes.
+"""A family of checkpoints: how its config.json reads, how its tensors are named, which files an export writes.
 
 A folder on the hub holds one model class (:class:`Folder`), made of parts: a vision encoder (:class:`VisionFamily`),
 a language model (:class:`TextFamily`), and what joins them. The parts are shared between folders: LLaVA's language
@@ -27,7 +27,7 @@ TEXT_TOWER = r"text_model\..*|logit_scale|logit_bias|text_projection\..*|visual_
 
 @dataclass(frozen=True)
 class HubModel:
-    """What a folder holds. Parts that it lacks are None.
+    """Content of a folder. Parts that it lacks are None.
 
     ``final`` is False where the last vision block was left out of the checkpoint: then ``vision.depth`` still
     counts it: the features come from the same block as in the model that the checkpoint was made from.

@@ -20,17 +20,17 @@ FIELDS = ("images", "tokens", "image_slots", "positions", "segments", "branches"
 
 
 @pytest.fixture
-def rows(tmp_path, pictures):
-    """Config entry of 40 conversations with pictures."""
+def rows(tmp_path, image_folder):
+    """Config entry of 40 conversations with images."""
     path = write_jsonl(tmp_path / "rows.jsonl", [llava_row(i) for i in range(40)])
-    return {"format": "llava", "path": path, "image_root": str(pictures)}
+    return {"format": "llava", "path": path, "image_root": str(image_folder)}
 
 
 @pytest.fixture
-def pairs(tmp_path, pictures):
-    """Config entry of 40 preference pairs with pictures."""
+def pairs(tmp_path, image_folder):
+    """Config entry of 40 preference pairs with images."""
     path = write_jsonl(tmp_path / "pairs.jsonl", [preference_row(i) for i in range(40)])
-    return {"format": "mmpr", "path": path, "image_root": str(pictures)}
+    return {"format": "mmpr", "path": path, "image_root": str(image_folder)}
 
 
 def load(cfg, tokenizer, kind="sft", **more):
@@ -153,7 +153,7 @@ def test_preference_batch_with_stored_reference(pairs, tokenizer):
         own = ref[starts[row] : starts[row + 1]]
         assert len(own) == len(loader.data.encoded(int(row)).targets)
         assert batch.ref_logps[place].tolist() == [*own, *[0.0] * (batch.ref_logps.shape[1] - len(own))]
-    ref[starts[batch.row_index[0, 0]] + 1] = np.nan  # its picture could not be read when the reference was computed
+    ref[starts[batch.row_index[0, 0]] + 1] = np.nan  # its image could not be read when the reference was computed
     loader.set_ref_logps(ref)
     again = loader.batch_at(0)
     assert again.row_index[0] == -1 and not again.weights[0].any() and not again.ref_logps[0].any()
@@ -162,11 +162,11 @@ def test_preference_batch_with_stored_reference(pairs, tokenizer):
         loader.set_ref_logps(ref[:-1])
 
 
-def test_D1_both_arms_train_on_the_same_rows_in_the_same_batches(pairs, tokenizer, tmp_path, pictures):
-    """SFT and DPO loaders over one preference file agree on usable rows and on who stands in which batch."""
+def test_D1_both_arms_train_on_the_same_rows_in_the_same_batches(pairs, tokenizer, tmp_path, image_folder):
+    """SFT and DPO loaders over one preference file agree on usable rows and on which rows are in which batch."""
     bad = [preference_row(40, image="0.png", rejected=" "), preference_row(41, image="1.png", chosen="")]
     path = write_jsonl(tmp_path / "mixed.jsonl", [*(preference_row(i) for i in range(40)), *bad])
-    entry = {"format": "mmpr", "path": path, "image_root": str(pictures)}
+    entry = {"format": "mmpr", "path": path, "image_root": str(image_folder)}
     sft, dpo = (load(config(entry, max_bad_share=0.1), tokenizer, kind) for kind in ("sft", "preference"))
     assert sft.rows == dpo.rows == 40
     assert (
@@ -201,7 +201,7 @@ def test_ordered_gives_every_row_once_with_a_masked_tail(rows, tokenizer):
     assert (last.image_slots[5:] == -1).all() and last.weights[:5].any(1).all()
 
 
-def test_several_images_and_text_only_rows_share_a_batch(tmp_path, pictures, tokenizer):
+def test_several_images_and_text_only_rows_share_a_batch(tmp_path, image_folder, tokenizer):
     mixed = [
         {"id": "two", "image": ["1.png", "2.png"], "conversations": [
             {"from": "human", "value": "<image>\n<image>\nSame?"}, {"from": "gpt", "value": "no"}]},
@@ -209,12 +209,12 @@ def test_several_images_and_text_only_rows_share_a_batch(tmp_path, pictures, tok
         llava_row(3), llava_row(4),
     ]  # fmt: skip
     path = write_jsonl(tmp_path / "mixed.jsonl", mixed)
-    source = {"format": "llava", "path": path, "image_root": str(pictures)}
+    source = {"format": "llava", "path": path, "image_root": str(image_folder)}
     batch = next(load(config(source, batch_size=4, images_per_row=2), tokenizer).ordered())
     assert batch.images.shape == (4, 2, 8, 8, 3)
     assert batch.image_slots.max(1).tolist() == [7, -1, 3, 3]
     assert batch.images[0, 1, 4, 4].tolist() == [2, 4, 6] and not batch.images[1].any()
-    assert batch.images[0, 0, 0, 0].min() > 100  # several pictures in a row are padded to squares with grey
+    assert batch.images[0, 0, 0, 0].min() > 100  # several images in a row are padded to squares with grey
 
 
 @pytest.mark.parametrize("cache", [0, 1])
@@ -303,13 +303,13 @@ REASONS = {
 }
 
 
-def bad_source(tmp_path, pictures, good: int = 30) -> dict:
+def bad_source(tmp_path, image_folder, good: int = 30) -> dict:
     path = write_jsonl(tmp_path / "bad.jsonl", [*BAD_LINES, *(llava_row(i) for i in range(5, 5 + good))])
-    return {"format": "llava", "path": path, "image_root": str(pictures)}
+    return {"format": "llava", "path": path, "image_root": str(image_folder)}
 
 
-def test_bad_rows_are_counted_listed_and_left_out(tmp_path, pictures, tokenizer):
-    source = bad_source(tmp_path, pictures)
+def test_bad_rows_are_counted_listed_and_left_out(tmp_path, image_folder, tokenizer):
+    source = bad_source(tmp_path, image_folder)
     work = tmp_path / "work"
     loader = load(config(source, max_bad_share=0.2), tokenizer, workdir=work)
     assert loader.rows == 30 and loader.skipped.count == 6
@@ -324,9 +324,9 @@ def test_bad_rows_are_counted_listed_and_left_out(tmp_path, pictures, tokenizer)
     assert again.skipped.count == 6 and len((work / "skipped.jsonl").read_text().splitlines()) == 6
 
 
-def test_skip_log_survives_a_kill_while_writing(tmp_path, pictures, tokenizer):
+def test_skip_log_survives_a_kill_while_writing(tmp_path, image_folder, tokenizer):
     work = tmp_path / "work"
-    cfg = config(bad_source(tmp_path, pictures), max_bad_share=0.2)
+    cfg = config(bad_source(tmp_path, image_folder), max_bad_share=0.2)
     load(cfg, tokenizer, workdir=work)
     path = work / "skipped.jsonl"
     path.write_text(path.read_text()[:-40])
@@ -337,50 +337,50 @@ def test_skip_log_survives_a_kill_while_writing(tmp_path, pictures, tokenizer):
         json.loads(torn)
 
 
-def test_too_many_bad_rows_stop_the_run(tmp_path, pictures, tokenizer):
-    source = bad_source(tmp_path, pictures)
+def test_too_many_bad_rows_stop_the_run(tmp_path, image_folder, tokenizer):
+    source = bad_source(tmp_path, image_folder)
     with pytest.raises(UserError, match=r"6 of 36 rows .* more than data\.max_bad_share=0\.1.*skipped\.jsonl") as error:
         load(config(source, max_bad_share=0.1), tokenizer, workdir=tmp_path / "w")
     assert "\n" not in str(error.value)
     assert len((tmp_path / "w" / "skipped.jsonl").read_text().splitlines()) == 6  # all are listed, not only the last
 
 
-def test_a_stored_index_is_made_anew_when_a_missing_picture_comes(pictures, rows, tokenizer, tmp_path, monkeypatch):
+def test_a_stored_index_is_made_anew_when_a_missing_image_appears(image_folder, rows, tokenizer, tmp_path, monkeypatch):
     from pivot_jax.data.loading import index
 
     monkeypatch.setattr(index, "STORE_FROM", 1)
-    there = (pictures / "7.png").read_bytes()
-    (pictures / "7.png").unlink()
+    there = (image_folder / "7.png").read_bytes()
+    (image_folder / "7.png").unlink()
     for _ in range(2):
         assert load(config(rows, max_bad_share=0.1), tokenizer, workdir=tmp_path / "w").rows == 39
-    (pictures / "7.png").write_bytes(there)
+    (image_folder / "7.png").write_bytes(there)
     assert load(config(rows, max_bad_share=0.1), tokenizer, workdir=tmp_path / "w").rows == 40
     assert len(list((tmp_path / "w").glob("index-*.npz"))) == 1
 
 
-def test_mended_rows_are_no_longer_counted(tmp_path, pictures, rows, tokenizer):
-    """Over the limit, then mended as the message asks: a missing picture, a broken one; the same command goes on."""
+def test_fixed_rows_are_no_longer_counted(tmp_path, image_folder, rows, tokenizer):
+    """Over the limit, then fixed as the message asks: a missing image, a broken one. The same command resumes."""
     work, listed = tmp_path / "work", tmp_path / "work" / "skipped.jsonl"
-    whole = {name: (pictures / name).read_bytes() for name in ("7.png", "9.png")}
-    (pictures / "7.png").unlink()
-    (pictures / "9.png").write_text("this is no picture")
+    whole = {name: (image_folder / name).read_bytes() for name in ("7.png", "9.png")}
+    (image_folder / "7.png").unlink()
+    (image_folder / "9.png").write_text("this is no image")
     with pytest.raises(UserError, match="more than data.max_bad_share"):
         list(load(config(rows, max_bad_share=0.03), tokenizer, workdir=work).ordered())
     assert {json.loads(line)["id"] for line in listed.read_text().splitlines()} == {"row7", "row9"}
-    (pictures / "7.png").write_bytes(whole["7.png"])
+    (image_folder / "7.png").write_bytes(whole["7.png"])
     again = load(config(rows, max_bad_share=0.03), tokenizer, workdir=work)
     assert [entry["id"] for entry in again.skipped.entries.values()] == ["row9"]
-    (pictures / "9.png").write_bytes(whole["9.png"])
+    (image_folder / "9.png").write_bytes(whole["9.png"])
     again = load(config(rows, max_bad_share=0.0), tokenizer, workdir=work)
     assert again.rows == 40 and again.skipped.count == 0 and listed.read_text() == ""
 
 
 @pytest.mark.parametrize("cache", [0, 64])
-def test_bad_pictures_leave_masked_rows(tmp_path, pictures, rows, tokenizer, cache):
-    (pictures / "7.png").write_bytes((pictures / "7.png").read_bytes()[:44])
-    (pictures / "9.png").write_text("this is no picture")
+def test_bad_images_leave_masked_rows(tmp_path, image_folder, rows, tokenizer, cache):
+    (image_folder / "7.png").write_bytes((image_folder / "7.png").read_bytes()[:44])
+    (image_folder / "9.png").write_text("this is no image")
     Image.new("RGB", (64, 64), (200, 0, 0)).save(tmp_path / "whole.jpg")
-    (pictures / "11.png").write_bytes((tmp_path / "whole.jpg").read_bytes()[:400])
+    (image_folder / "11.png").write_bytes((tmp_path / "whole.jpg").read_bytes()[:400])
     work = tmp_path / "work"
     loader = load(config(rows, max_bad_share=0.1, cache_images_mib=cache), tokenizer, workdir=work)
     assert loader.rows == 40
@@ -396,29 +396,29 @@ def test_bad_pictures_leave_masked_rows(tmp_path, pictures, rows, tokenizer, cac
     assert all(f"{entry['id'][3:]}.png" in entry["reason"] for entry in entries)
 
 
-def test_bad_pictures_stop_the_run_above_the_limit(pictures, rows, tokenizer):
-    (pictures / "7.png").write_text("this is no picture")
+def test_bad_images_stop_the_run_above_the_limit(image_folder, rows, tokenizer):
+    (image_folder / "7.png").write_text("this is no image")
     loader = load(config(rows, max_bad_share=0.01), tokenizer)
     with pytest.raises(UserError, match=r"1 of 40 rows .*max_bad_share=0\.01.*row7.*7\.png"):
         list(loader)
 
 
-def test_broken_picture_bytes_are_named_by_their_row(tmp_path, tokenizer):
+def test_broken_image_bytes_are_named_by_their_row(tmp_path, tokenizer):
     """Parquet rows carry encoded bytes: a message has no file to name, and must not name a buffer in memory."""
     parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
-    rows = [{**llava_row(i), "image": {"bytes": b"no picture", "path": None}} for i in range(2)]
+    rows = [{**llava_row(i), "image": {"bytes": b"not an image", "path": None}} for i in range(2)]
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     source = {"format": "llava", "path": str(tmp_path / "rows.parquet")}
     with pytest.raises(UserError, match="row 'row[01]'") as caught:
         list(load(config(source, batch_size=2), tokenizer, workdir=tmp_path / "work"))
     listed = (tmp_path / "work" / "skipped.jsonl").read_text()
     for words in (str(caught.value), listed):
-        assert "row" in words and "of 10 encoded bytes cannot be read (not a picture" in words
+        assert "row" in words and "of 12 encoded bytes cannot be read (not an image" in words
         assert "BytesIO" not in words
 
 
-def test_missing_files_can_be_left_to_the_moment_of_reading(pictures, rows, tokenizer):
-    (pictures / "7.png").unlink()
+def test_missing_files_can_be_left_to_the_moment_of_reading(image_folder, rows, tokenizer):
+    (image_folder / "7.png").unlink()
     early = load(config(rows, max_bad_share=0.5), tokenizer)
     assert early.rows == 39 and early.skipped.count == 1
     late = load(config(rows, max_bad_share=0.5, check_images=False), tokenizer)

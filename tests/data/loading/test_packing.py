@@ -20,12 +20,12 @@ FIELDS = ("images", "tokens", "image_slots", "positions", "segments", "branches"
 
 
 @pytest.fixture
-def pairs(tmp_path, pictures):
-    """Config entry of 40 preference pairs of different lengths, some without a picture."""
+def pairs(tmp_path, image_folder):
+    """Config entry of 40 preference pairs of different lengths, some without an image."""
     rows = [preference_row(i, chosen="The circle is red." + " Yes." * (i % 9)) for i in range(40)]
     for row in rows[::5]:
         del row["image"]
-    return {"format": "mmpr", "path": write_jsonl(tmp_path / "pairs.jsonl", rows), "image_root": str(pictures)}
+    return {"format": "mmpr", "path": write_jsonl(tmp_path / "pairs.jsonl", rows), "image_root": str(image_folder)}
 
 
 def load(cfg, tokenizer, kind="preference", **more):
@@ -94,7 +94,7 @@ def test_more_long_rows_than_sequences_are_spread_over_all_batches():
 
 
 def test_a_packed_batch_holds_what_the_unpacked_one_does(pairs, tokenizer):
-    """The same rows in the same step; each row's fields are found again behind its companions."""
+    """The same rows in the same step; each row's fields are found again after its companions'."""
     alone, packed = (load(config(pairs, pack=pack), tokenizer) for pack in (1, 4))
     ref = np.random.default_rng(0).normal(size=alone.target_offsets[-1]).astype(np.float32)
     for loader in (alone, packed):
@@ -154,9 +154,9 @@ def test_pack_has_to_divide_the_rows_of_a_process_and_of_a_step(pairs, tokenizer
             configs.validate(cfg)
 
 
-def test_questions_and_other_batch_sizes_are_not_packed(tmp_path, pictures, tokenizer):
+def test_questions_and_other_batch_sizes_are_not_packed(tmp_path, image_folder, tokenizer):
     path = write_jsonl(tmp_path / "rows.jsonl", [llava_row(i) for i in range(40)])
-    source = {"format": "llava", "path": path, "image_root": str(pictures)}
+    source = {"format": "llava", "path": path, "image_root": str(image_folder)}
     assert load(config(source, pack=4), tokenizer, "prompt").pack == 1
     assert load(config(source, pack=4), tokenizer, "sft", batch_size=5).pack == 1
     assert load(config(source, pack=4), tokenizer, "sft").pack == 4
@@ -172,8 +172,8 @@ def test_one_pass_gives_every_row_once(pairs, tokenizer):
         assert all(same(a, b) for a, b in zip(batches[:2], loader, strict=True))
 
 
-def test_a_bad_picture_masks_its_row_and_leaves_its_companions(pairs, tokenizer, pictures):
-    (pictures / "7.png").write_bytes(b"no picture")
+def test_a_bad_image_masks_its_row_and_leaves_its_companions(pairs, tokenizer, image_folder):
+    (image_folder / "7.png").write_bytes(b"not an image")
     whole = load(config(pairs, pack=4), tokenizer).schedule
     step = next(step for step in range(5) if 7 in whole.batch(step))
     loader = load(config(pairs, pack=4, max_bad_share=0.5), tokenizer)

@@ -37,16 +37,16 @@ def load(source, tokenizer, kind="sft", **changes):
     return build_loader(cfg, build_processor(cfg, tokenizer, kind, patch_size=4))
 
 
-def source(tmp_path, pictures, make=llava_row, extra=()):
+def source(tmp_path, image_folder, make=llava_row, extra=()):
     path = write_jsonl(tmp_path / "rows.jsonl", [*(make(i) for i in range(40)), *extra])
-    return {"format": "llava" if make is llava_row else "mmpr", "path": path, "image_root": str(pictures)}
+    return {"format": "llava" if make is llava_row else "mmpr", "path": path, "image_root": str(image_folder)}
 
 
 @pytest.mark.parametrize("make", [llava_row, preference_row])
-def test_processes_change_nothing(tmp_path, pictures, tokenizer, make):
+def test_processes_change_nothing(tmp_path, image_folder, tokenizer, make):
     """The first pass and both epochs, with rows kept and not, and bad rows of both kinds among them."""
-    (pictures / "7.png").write_text("this is no picture")  # found when it is read
-    where = source(tmp_path, pictures, make, [make(99)])  # found in the first pass: there is no 99.png
+    (image_folder / "7.png").write_text("this is no image")  # found when it is read
+    where = source(tmp_path, image_folder, make, [make(99)])  # found in the first pass: there is no 99.png
     kind = "sft" if make is llava_row else "preference"
     own = {"max_bad_share": 0.5, "cache_images_mib": 0, "workers": 2}
     threads = load(where, tokenizer, kind, cache_rows_mib=1, **own)
@@ -63,8 +63,8 @@ def test_processes_change_nothing(tmp_path, pictures, tokenizer, make):
     assert gone(working)
 
 
-def test_a_signal_to_the_group_stops_no_worker_and_a_dead_one_is_named(tmp_path, pictures, tokenizer):
-    loader = load(source(tmp_path, pictures), tokenizer, workers=2, worker_kind="process", cache_images_mib=0)
+def test_a_signal_to_the_group_stops_no_worker_and_a_dead_one_is_named(tmp_path, image_folder, tokenizer):
+    loader = load(source(tmp_path, image_folder), tokenizer, workers=2, worker_kind="process", cache_images_mib=0)
     loader.batch_at(0)
     for number in (signal.SIGINT, signal.SIGTERM):
         for process in children():
@@ -72,13 +72,13 @@ def test_a_signal_to_the_group_stops_no_worker_and_a_dead_one_is_named(tmp_path,
     loader.batch_at(1)
     for process in children():
         process.kill()
-    with pytest.raises(UserError, match=r"data\.worker_kind: a process that reads rows ended by itself"):
+    with pytest.raises(UserError, match=r"data\.worker_kind: a process that reads rows ended unexpectedly"):
         for step in range(5):
             loader.batch_at(step)
 
 
-def test_a_fault_in_a_worker_comes_with_its_place(tmp_path, pictures, tokenizer, monkeypatch):
-    loader = load(source(tmp_path, pictures), tokenizer, workers=2, worker_kind="process", cache_images_mib=0)
+def test_a_fault_in_a_worker_comes_with_its_traceback(tmp_path, image_folder, tokenizer, monkeypatch):
+    loader = load(source(tmp_path, image_folder), tokenizer, workers=2, worker_kind="process", cache_images_mib=0)
     monkeypatch.setattr(loader.data, "_job", lambda row: None)
     with pytest.raises(AttributeError) as caught:
         loader.batch_at(0)
@@ -102,12 +102,12 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("end", ["finished", "killed"])
-def test_workers_end_with_the_main_process(tmp_path, pictures, tokenizer, end):
+def test_workers_end_with_the_main_process(tmp_path, image_folder, tokenizer, end):
     """However it ends, and though they take no notice of signals."""
-    where = source(tmp_path, pictures)
+    where = source(tmp_path, image_folder)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     (tmp_path / "run.py").write_text(SCRIPT)
-    command = [sys.executable, str(tmp_path / "run.py"), str(where["path"]), str(pictures)]
+    command = [sys.executable, str(tmp_path / "run.py"), str(where["path"]), str(image_folder)]
     run = subprocess.run(
         [*command, str(tmp_path / "tokenizer"), end], capture_output=True, text=True, timeout=120,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path[:1]])}, check=False,

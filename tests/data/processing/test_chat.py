@@ -289,15 +289,15 @@ def test_long_text_is_cut_on_the_right_but_never_an_image(tokenizer):
     assert row.truncated and len(row.tokens) == 80 and row.tokens.tolist() == whole.tokens[:80].tolist()
     assert row.targets.tolist() == whole.tokens[row.sources + 1].tolist() and (row.sources < 79).all()
 
-    behind = Message("user", "red " * 100)
-    late = Example("late", (behind, Message("assistant", "ok"), *long.messages), ("a.png",))
+    before = Message("user", "red " * 100)
+    late = Example("late", (before, Message("assistant", "ok"), *long.messages), ("a.png",))
     with pytest.raises(RowError, match="row 'late'.*would remove part of an image"):
         made.encode(late, "sft")
-    question = Example("q", (behind, Message("assistant", "ok")))
+    question = Example("q", (before, Message("assistant", "ok")))
     with pytest.raises(RowError, match="the answer begins after the limit of 80"):
         made.encode(question, "sft")
     with pytest.raises(RowError, match="the prompt has .* tokens, the limit is 80"):
-        made.encode(Example("p", (behind,)), "prompt")
+        made.encode(Example("p", (before,)), "prompt")
 
 
 def test_pairs_cut_the_longer_answer_first(tokenizer):
@@ -322,8 +322,8 @@ def test_target_limit_cuts_too(tokenizer):
 
 
 def test_tokenizer_without_the_image_token_is_refused(tokenizer):
-    with pytest.raises(UserError, match=r"'<\|picture\|>' is not one token.*tokenizer\.image_token"):
-        chat(tokenizer, image_tokens=1, image_token="<|picture|>")
+    with pytest.raises(UserError, match=r"'<\|photo\|>' is not one token.*tokenizer\.image_token"):
+        chat(tokenizer, image_tokens=1, image_token="<|photo|>")
 
 
 CONVERSATIONS = {

@@ -1,4 +1,4 @@
-"""Reading pictures of every kind, and preprocessing as the encoders' own processors do it."""
+"""Reading images of every kind, and preprocessing as the encoders' own processors do it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pivot_jax.data.processing import images
 from pivot_jax.errors import UserError
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def random_image(width: int, height: int, seed: int = 0) -> Image.Image:
     """Smooth colours with an edge, so that resampling and cropping show."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8))
@@ -47,7 +47,7 @@ def hf_processor(preset: str, size: int):
 )
 @pytest.mark.parametrize("shape", [(500, 333), (301, 517), (224, 224), (41, 640)])
 def test_B3_equals_hugging_face_processors(preset, size, shape):
-    image = picture(*shape)
+    image = random_image(*shape)
     theirs = hf_processor(preset, size)(images=image, return_tensors="np")["pixel_values"][0]
     ours = images.normalise(images.preprocess(image, preset, size), preset)
     assert ours.shape == (size, size, 3)
@@ -58,7 +58,7 @@ def test_B3_equals_hugging_face_processors(preset, size, shape):
 @pytest.mark.parametrize("shape", [(500, 333), (301, 517), (300, 300)])
 def test_B3_equals_torchvision_transform(preset, resize, shape):
     """timm's and torchvision's evaluation transform: Resize(shorter side) with Pillow, then CenterCrop."""
-    image = picture(*shape)
+    image = random_image(*shape)
     width, height = image.size
     filter_ = Image.Resampling.BILINEAR if preset == "moco" else Image.Resampling.BICUBIC
     target = (resize, int(resize * height / width)) if width <= height else (int(resize * width / height), resize)
@@ -116,7 +116,7 @@ def test_B3_squash_keeps_the_borders_and_the_centre_crop_loses_them():
 
 
 def test_B3_golden_values():
-    """Hand-written values: a 2x1 picture squashed to 1x1 is its mean, and 0.5/0.5 puts 0..255 on -1..1."""
+    """Hand-written values: a 2x1 image squashed to 1x1 is its mean, and 0.5/0.5 puts 0..255 on -1..1."""
     two = Image.fromarray(np.array([[[0, 0, 0], [200, 100, 50]]], np.uint8))
     pixel = images.preprocess(two, "siglip", 1)
     np.testing.assert_array_equal(pixel, [[[100, 50, 25]]])
@@ -136,8 +136,8 @@ def test_B2_token_counts(size, patch, tokens):
     assert images.patches(size, patch) == tokens
 
 
-def test_every_way_to_refer_to_a_picture(tmp_path):
-    image = picture(20, 30)
+def test_every_way_to_refer_to_an_image(tmp_path):
+    image = random_image(20, 30)
     path = tmp_path / "a.png"
     image.save(path)
     data = path.read_bytes()
@@ -156,7 +156,7 @@ def test_every_way_to_refer_to_a_picture(tmp_path):
 def test_modes_become_rgb():
     grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
     assert np.asarray(images.load(encoded(grey)))[7, 7].tolist() == [63, 63, 63]
-    palette = picture(8, 8).convert("P")
+    palette = random_image(8, 8).convert("P")
     np.testing.assert_array_equal(np.asarray(images.load(encoded(palette))), np.asarray(palette.convert("RGB")))
     cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     red = np.asarray(images.load(encoded(cmyk, "JPEG", quality=95)))[4, 4].astype(int)
@@ -183,8 +183,8 @@ def test_camera_rotation_is_applied():
 
 
 def test_corrupt_and_missing_files_are_named(tmp_path):
-    whole = encoded(picture(60, 60), "JPEG")
-    cases = {"cut.jpg": whole[: len(whole) // 2], "text.jpg": b"this is no picture", "empty.png": b""}
+    whole = encoded(random_image(60, 60), "JPEG")
+    cases = {"cut.jpg": whole[: len(whole) // 2], "text.jpg": b"this is no image", "empty.png": b""}
     for name, data in cases.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=name) as caught:
@@ -192,8 +192,8 @@ def test_corrupt_and_missing_files_are_named(tmp_path):
         assert "BytesIO" not in str(caught.value)
     with pytest.raises(UserError, match=r"gone\.jpg does not exist"):
         images.load(tmp_path / "gone.jpg")
-    with pytest.raises(UserError, match="image of 18 encoded bytes cannot be read \\(not a picture"):
-        images.load(b"this is no picture")
+    with pytest.raises(UserError, match="image of 16 encoded bytes cannot be read \\(not an image"):
+        images.load(b"this is no image")
     with pytest.raises(UserError, match="float64"):
         images.load(np.zeros((4, 4, 3)))
 
@@ -207,13 +207,13 @@ def test_multi_image_rows_are_padded_with_the_mean_colour():
 
 def test_unknown_preset_names_the_known():
     with pytest.raises(UserError, match="siglip, siglip2, clip"):
-        images.preprocess(picture(8, 8), "siglib", 8)
+        images.preprocess(random_image(8, 8), "siglib", 8)
 
 
 def test_normalise_under_jit_equals_numpy():
     import jax
 
-    pixels = np.asarray(picture(16, 16))
+    pixels = np.asarray(random_image(16, 16))
     np.testing.assert_allclose(jax.jit(images.normalise)(pixels), images.normalise(pixels), atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of any size: sizes, patches, order, tokens and positions, against the processors of transformers."""
+"""Variable-resolution images: sizes, patches, order, tokens and positions, compared with transformers' processors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def geometry(preset: str, patch: int = 14, **changes):
 
 
 def photo(height: int, width: int) -> Image.Image:
-    """A picture with smooth and sharp parts."""
+    """An image with smooth and sharp parts."""
     y, x = np.mgrid[0:height, 0:width]
     waves = np.stack([np.sin(x / 7) + np.cos(y / 5), np.sin(x * y / 997), (x // 9 + y // 11) % 2 * 2 - 1], -1)
     noise = np.random.default_rng(0).normal(0, 0.1, waves.shape)
@@ -64,7 +64,7 @@ def test_sizes_are_those_of_transformers():
 
 @pytest.mark.parametrize("preset", ["qwen2_vl", "siglip2_naflex"])
 @pytest.mark.parametrize("most", [16, 64, 1024])
-def test_no_picture_has_more_patches_than_there_is_room_for(preset, most):
+def test_no_image_has_more_patches_than_its_list(preset, most):
     for height, width in [*SIDES, (20, 3999), (3999, 20)]:
         rows, columns = geometry(preset, max_patches=most).grid(height, width)
         assert 1 <= rows * columns <= most, (height, width)
@@ -158,7 +158,7 @@ def test_positions_of_the_dossier(shared_data):
     assert used >= 5
 
 
-def test_positions_behind_a_row():
+def test_positions_after_a_row():
     positions = grid_positions(np.asarray([0, 1, 1, 1, 1, 1, 1, 0], bool), [(2, 3)])
     np.testing.assert_array_equal(positions_after(positions, 2), [[5, 5, 5], [6, 6, 6]])
     np.testing.assert_array_equal(positions_after(np.arange(3), 2), [3, 4])
@@ -166,7 +166,7 @@ def test_positions_behind_a_row():
 
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF", "PNG"])
-def test_size_of_a_rotated_picture(kind, orientation):
+def test_size_of_a_rotated_image(kind, orientation):
     image, exif, file = photo(30, 50), Image.Exif(), io.BytesIO()
     exif[0x0112] = orientation
     image.save(file, kind, exif=exif)
@@ -174,7 +174,7 @@ def test_size_of_a_rotated_picture(kind, orientation):
     assert images.size_of(file.getvalue()) == (loaded.height, loaded.width)
 
 
-def test_size_of_a_png_that_notes_its_rotation_behind_the_pixels(tmp_path):
+def test_size_of_a_png_with_its_rotation_after_the_pixels(tmp_path):
     exif, file = Image.Exif(), io.BytesIO()
     exif[0x0112] = 8
     photo(30, 50).save(file, "PNG", exif=exif)
@@ -188,7 +188,7 @@ def test_size_of_a_png_that_notes_its_rotation_behind_the_pixels(tmp_path):
     assert images.load(str(path)).size == (30, 50)
 
 
-def test_size_of_a_broken_picture():
+def test_size_of_a_broken_image():
     with pytest.raises(UserError, match="cannot be read"):
         images.size_of(b"nothing")
     with pytest.raises(UserError, match="does not exist"):
@@ -225,17 +225,17 @@ def test_rows_are_those_of_the_real_chat_template(qwen, shared_data):
     made = chat(qwen, geometry=geometry("qwen2_5_vl"), mrope=True, image_around=AROUND, max_images=3)
     template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
     one, two = (np.asarray(photo(*size)) for size in ((100, 60), (60, 200)))
-    picture = lambda image: {"type": "image", "image": image}  # noqa: E731
+    part = lambda image: {"type": "image", "image": image}  # noqa: E731
     words = lambda text: {"type": "text", "text": text}  # noqa: E731
-    talk(made, [picture(one), words("How many?")], qwen, template)
-    talk(made, [picture(one), picture(two), words("Which is larger?")], qwen, template)
-    talk(made, [words("Before "), picture(two), words("behind.")], qwen, template)
+    talk(made, [part(one), words("How many?")], qwen, template)
+    talk(made, [part(one), part(two), words("Which is larger?")], qwen, template)
+    talk(made, [words("Before "), part(two), words("after.")], qwen, template)
     for case in json.loads((folder / "golden_tokens.json").read_text()):
         assert made.template.text(case["text"]) == case["ids"]
 
 
 def test_rows_of_chats(tokenizer):
-    """Slots go through each picture's features, positions restart behind the prompt in both answers."""
+    """Slots go through each image's features, positions restart after the prompt in both answers."""
     cut = dataclasses.replace(geometry("qwen2_5_vl", 4, max_patches=64, min_pixels=64), window=4)
     made = chat(tokenizer, geometry=cut, mrope=True, max_images=2)
     shown = tuple(np.asarray(photo(*size)) for size in ((24, 32), (16, 24)))
@@ -256,7 +256,7 @@ def test_rows_of_chats(tokenizer):
         made.encode(Example("q", (Message("user", "<image>?"),), ("no/such.png",)), "prompt")
 
 
-def test_a_picture_that_changes_its_size_masks_its_row(tokenizer, tmp_path):
+def test_an_image_that_changes_its_size_masks_its_row(tokenizer, tmp_path):
     """What the row's tokens were counted for is not what there is to see."""
     rows = [{"messages": [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A circle."}]}]
     rows = [{**rows[0], "images": [f"{i}.png"]} for i in range(4)]

@@ -16,7 +16,7 @@ ALL = tiles.GRID_SIDE**2 + 1
 SIZES = ((40, 40), (97, 31), (200, 350), (333, 120), (17, 300), (30, 500), (260, 260), (401, 399))
 
 
-def picture(height, width):
+def random_image(height, width):
     return Image.fromarray(np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8))
 
 
@@ -27,8 +27,8 @@ def test_tiles_are_the_processor_s(height, width):
     process = processor.LlavaOnevisionImageProcessorPil(
         size={"height": tile, "width": tile}, image_grid_pinpoints=pinpoints, do_rescale=False, do_normalize=False
     )
-    theirs = process(picture(height, width), return_tensors="np")["pixel_values"][0].transpose(0, 2, 3, 1)
-    ours = tiles.tiles(picture(height, width), tile, ALL, Image.Resampling.BICUBIC)
+    theirs = process(random_image(height, width), return_tensors="np")["pixel_values"][0].transpose(0, 2, 3, 1)
+    ours = tiles.tiles(random_image(height, width), tile, ALL, Image.Resampling.BICUBIC)
     assert ours.shape == theirs.shape
     assert np.abs(ours.astype(int) - theirs).max() <= 1
 
@@ -58,4 +58,4 @@ def test_tokens_are_what_the_model_packs(height, width):
 
 def test_a_limit_on_tiles_keeps_the_grid_small():
     assert tiles.tile_grid(4000, 4000, 384, 10) == (3, 3)
-    assert tiles.tiles(picture(400, 100), 48, 5, Image.Resampling.BICUBIC).shape[0] <= 5
+    assert tiles.tiles(random_image(400, 100), 48, 5, Image.Resampling.BICUBIC).shape[0] <= 5

@@ -73,7 +73,7 @@ def test_D2_percent_is_rounded_up_exactly(tmp_path):
 
 @pytest.mark.parametrize("strategy", ["some:3", "first", "first:x", "first:-3", "random:", "first:3%4"])
 def test_D2_other_strategies_are_refused(pairs, strategy):
-    with pytest.raises(UserError, match="is no sampling strategy.*first:P%"):
+    with pytest.raises(UserError, match="is not a sampling strategy.*first:P%"):
         pairs(sampling=strategy)
 
 

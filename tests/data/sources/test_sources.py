@@ -176,9 +176,9 @@ def test_llava_yaml_mixture(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [("x: 1", "no list 'datasets'"), ("datasets: [{a: 1}]", "no 'json_path'"), ("a: [", "not YAML"),
-     ("datasets: [{json_path: 5}]", "one that is no text"),
+     ("datasets: [{json_path: 5}]", "one that is not text"),
      ("datasets: [{json_path: gone.json}]", "entry 0: no file .*gone.json"),
-     ("datasets: [{json_path: a.json, sampling_strategy: some:3}]", "entry 0: 'some:3' is no sampling strategy")],
+     ("datasets: [{json_path: a.json, sampling_strategy: some:3}]", "entry 0: 'some:3' is not a sampling strategy")],
 )  # fmt: skip
 def test_llava_yaml_mistakes(tmp_path, text, words):
     (tmp_path / "a.json").write_text("[]")
@@ -251,11 +251,11 @@ def test_next_dpo_and_numbered_images(tmp_path):
     assert turns(example) == [("user", "<image>\nWhat?")] and example.extra == {"answer": "c"}
     numbered = {"id": 8, "image": "a.png", "question": "Which?\n<image1>", "chosen": "c", "rejected": "r"}
     assert one(tmp_path, "preference_pairs", numbered).messages[0].content == "<image>\nWhich?"
-    # MATH-Vision: the marks point at parts of one stitched picture
+    # MATH-Vision: the marks point at parts of one stitched image
     parts = {**numbered, "question": "Is it like <image1> or like <image2>?"}
     assert one(tmp_path, "preference_pairs", parts).messages[0].content == "<image>\nIs it like  or like ?"
-    text = {"prompt": "No picture?", "chosen": "c", "rejected": "r"}
-    assert turns(one(tmp_path, "next_dpo", text)) == [("user", "No picture?")]  # no literal <image> without an image
+    text = {"prompt": "No image?", "chosen": "c", "rejected": "r"}
+    assert turns(one(tmp_path, "next_dpo", text)) == [("user", "No image?")]  # no literal <image> without an image
 
 
 # ---- TRL
@@ -312,22 +312,22 @@ def test_trl_implicit_prompt_equals_trls_own():
             assert ours.chosen == theirs["chosen"][0]["content"][0]["text"]
 
 
-def test_trl_pictures_of_every_kind():
-    picture = Image.new("RGB", (3, 2), (9, 8, 7))
+def test_trl_images_of_every_kind():
+    image = Image.new("RGB", (3, 2), (9, 8, 7))
     data = io.BytesIO()
-    picture.save(data, "PNG")
-    inline = {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "?"}]}
+    image.save(data, "PNG")
+    inline = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "?"}]}
     rows = [
-        {"messages": [USER, answer("a")], "images": [picture]},
+        {"messages": [USER, answer("a")], "images": [image]},
         {"messages": [USER, answer("a")], "images": [{"bytes": data.getvalue(), "path": None}]},
-        {"messages": [USER, answer("a")], "images": [np.asarray(picture)]},
+        {"messages": [USER, answer("a")], "images": [np.asarray(image)]},
         {"messages": [inline, answer("a")]},
     ]
     from pivot_jax.data.processing.images import load
 
     for row in rows:
         example = read({"format": "trl", "path": [row]})[0]
-        assert np.asarray(load(example.images[0])).tolist() == np.asarray(picture).tolist()
+        assert np.asarray(load(example.images[0])).tolist() == np.asarray(image).tolist()
 
 
 def test_trl_prompt_types_and_extra_columns():
@@ -403,7 +403,7 @@ def prepared(tmp_path_factory):
 
         def _info(self):
             text = library.features.Text()
-            features = {"picture": library.features.Image(shape=(4, 4, 3)), "ask": text, "reply": text, "worse": text,
+            features = {"photo": library.features.Image(shape=(4, 4, 3)), "ask": text, "reply": text, "worse": text,
                         "level": np.int64, "turns": text}  # fmt: skip
             return library.core.DatasetInfo(builder=self, features=library.features.FeaturesDict(features))
 
@@ -418,7 +418,7 @@ def prepared(tmp_path_factory):
                 talk = json.dumps(human("<image>\nhi", f"talk{i}")) if i % 2 else ""
                 yield (
                     i,
-                    {"picture": data, "ask": f"q{i}", "reply": f"a{i}", "worse": f"w{i}", "level": i, "turns": talk},
+                    {"photo": data, "ask": f"q{i}", "reply": f"a{i}", "worse": f"w{i}", "level": i, "turns": talk},
                 )
 
     library.disable_progress_bar()
@@ -428,25 +428,25 @@ def prepared(tmp_path_factory):
 
 
 def test_tfds_by_folder_and_field_names(prepared):
-    fields = {"image": "picture", "prompt": "ask", "answer": "reply"}
+    fields = {"image": "photo", "prompt": "ask", "answer": "reply"}
     source = read({"format": "tfds", "path": str(prepared.data_dir), "split": "train", "fields": fields})
     assert "tensorflow" not in sys.modules
     assert len(source) == 8
     by_level = {source[i].extra["level"]: source[i] for i in range(8)}
     example = by_level[3]
     assert turns(example) == [("user", "<image>\nq3"), ("assistant", "a3")]
-    with Image.open(io.BytesIO(example.images[0])) as picture:  # still encoded
-        assert np.asarray(picture).tolist() == np.full((4, 4, 3), 3).tolist()
+    with Image.open(io.BytesIO(example.images[0])) as image:  # still encoded
+        assert np.asarray(image).tolist() == np.full((4, 4, 3), 3).tolist()
     assert example.extra["worse"] == "w3" and example.extra["answer"] == "a3"
 
 
 def test_tfds_preference_conversations_and_slices(prepared):
     where = {"format": "tfds", "path": str(prepared.data_dir)}
     pair = read({**where, "split": "train[:50%]",
-                 "fields": {"image": "picture", "prompt": "ask", "chosen": "reply", "rejected": "worse"}})  # fmt: skip
+                 "fields": {"image": "photo", "prompt": "ask", "chosen": "reply", "rejected": "worse"}})  # fmt: skip
     level = pair[0].extra["level"]
     assert len(pair) == 4 and (pair[0].chosen, pair[0].rejected) == (f"a{level}", f"w{level}")
-    talks = read({**where, "split": "test", "fields": {"image": "picture", "conversations": "turns"}})
+    talks = read({**where, "split": "test", "fields": {"image": "photo", "conversations": "turns"}})
     place = {talks.data[i]["level"]: i for i in range(3)}  # TFDS shuffles when it writes
     assert turns(talks[place[1]]) == [("user", "<image>\nhi"), ("assistant", "talk1")]
     with pytest.raises(RowError, match="name the columns in 'fields'"):
@@ -457,7 +457,7 @@ def test_tfds_mistakes(prepared):
     where = {"format": "tfds", "path": str(prepared.data_dir)}
     for options, words in (
         ({"split": "valid"}, "valid"),
-        ({"fields": {"prompt": "nothing"}}, "no column 'nothing'.*picture"),
+        ({"fields": {"prompt": "nothing"}}, "no column 'nothing'.*photo"),
         ({"fields": {"pprompt": "ask"}}, "role 'pprompt'"),
         ({"path": "/not/there"}, "/not/there"),
         ({"path": "", "name": "no_such_set"}, "no_such_set"),
@@ -490,7 +490,7 @@ def test_config_entry_mistakes(tmp_path):
         ({"format": "lava", "path": path}, "format 'lava' is not known.*llava_yaml"),
         ({"format": "llava", "path": path, "root": "x"}, "no key 'root'.*image_root"),
         ({"format": "llava"}, "missing 1 required"),
-        ({"format": "llava", "path": path, "sampling": "first"}, "'first' is no sampling strategy"),
+        ({"format": "llava", "path": path, "sampling": "first"}, "'first' is not a sampling strategy"),
         ({"format": "llava", "path": path, "filter": "short"}, "filter: 'short' is none of"),
     ):
         with pytest.raises(UserError, match=words):
