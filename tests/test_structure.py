@@ -109,6 +109,28 @@ def test_public_functions_take_at_most_8_arguments(path):
             assert count <= 8, f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} takes {count} arguments"
 
 
+# Words with a standard term in the field, which is used instead. Trained strings keep theirs.
+RETIRED = re.compile(
+    r"\b(pic" + r"tures?|men" + r"d(s|ed)?|bor" + r"ne|dea" + r"rest|ro" + r"oms?)\b"
+    r"|held aga" + r"inst|refused by na" + r"me|goes (ba" + r"ck as|on where|on from)",
+    re.IGNORECASE,
+)
+TRAINED = re.compile(r"(Describe the|colour is) pic" + r"ture")
+TEXTS = sorted(
+    path
+    for pattern in ("*.md", "pivot_jax/**/*.py", "configs/**/*.py", "tests/**/*.py", "benchmarks/**/*.py", "launch/*")
+    for path in ROOT.glob(pattern)
+    if path.is_file() and path.name not in ("CHANGELOG.md", "language.py")
+)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_standard_terms(path):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        found = RETIRED.search(TRAINED.sub("", line))
+        assert not found, f"{path.relative_to(ROOT)}:{number}: '{found.group()}'; use the field's standard term"
+
+
 def unfinished(text: str) -> list[str]:
     return re.findall(r"\b(?:TO" + r"DO|FIX" + r"ME|raise Not" + r"ImplementedError)\b", text)
 
