@@ -21,6 +21,7 @@ from pivot_jax.hub import processors
 from pivot_jax.models.vit import FAMILIES, ViT, ViTConfig
 from pivot_jax.train.open import open_encoder
 from tests.tiny import hf as tiny
+from tests.tiny.processing import normalise
 
 KINDS = list(tiny.ENCODERS)
 SWIGLU = dict(use_swiglu_ffn=True, mlp_ratio=4)
@@ -272,5 +273,5 @@ def test_exported_processor_does_as_the_preset(tmp_path, preset):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processors.write(cfg)))
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
     theirs = processor(photo(), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    ours = images.normalise(images.preprocess(images.load(photo()), preset, 24), preset)
+    ours = normalise(images.preprocess(images.load(photo()), preset, 24), preset)
     assert np.abs(ours - theirs).max() <= 1.01 / 255 / min(rule.std)

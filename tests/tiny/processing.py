@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
+
 from pivot_jax.data.processing.chat import Chat, Kind, Limits
 from pivot_jax.data.processing.geometry import Geometry, Square
+from pivot_jax.data.processing.images import preset_of
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.processing.template import Format
+from pivot_jax.models import layers
 
 _FORMAT = {field.name for field in dataclasses.fields(Format)}
 _LIMITS = {"max_length": "length", "max_targets": "targets", "max_images": "images"}
@@ -31,3 +35,9 @@ def processor(
     geometry = settings.pop("geometry", None) or Square(settings.pop("preset", "siglip"), size, image_tokens)
     made = chat(tokenizer, image_tokens, geometry=geometry, **settings)
     return Processor(made, geometry, kind)
+
+
+def normalise(pixels: Any, preset: str = "siglip") -> Any:
+    """uint8 [..., 3] → float32, as the encoders do it with a preset's mean and deviation."""
+    rule = preset_of(preset)
+    return layers.normalise(pixels, rule.mean, rule.std, jnp.float32)

@@ -241,10 +241,3 @@ def pad_to_square(image: Image.Image, preset: str = "siglip") -> Image.Image:
     square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
-
-
-def normalise(images: Any, preset: str = "siglip") -> Any:
-    """uint8 [..., 3] → float32 ``(x / 255 - mean) / std``; NumPy and JAX arrays alike (also under jit)."""
-    rule = preset_of(preset)
-    mean, std = np.asarray(rule.mean, np.float32), np.asarray(rule.std, np.float32)
-    return (images.astype(np.float32) / np.float32(255) - mean) / std

