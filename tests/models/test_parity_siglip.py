@@ -15,7 +15,7 @@ from pivot_jax import hub
 from pivot_jax.models.vit import ViT
 from pivot_jax.train.model import build_model
 from tests.parity import compare
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 
 SHAPES = {
     "plain": {},
@@ -29,7 +29,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 def test_B1_hidden_states_and_pooled_output(tmp_path, changes):
-    model = tiny.vision_model(**changes)
+    model = hf.vision_model(**changes)
     model.save_pretrained(tmp_path)
     cfg = hub.read_config(tmp_path).vision
     params = hub.load_params(tmp_path)
@@ -54,7 +54,7 @@ def test_B1_hidden_states_and_pooled_output(tmp_path, changes):
 
 
 def test_B1_features_need_and_train_all_blocks_but_the_last(tmp_path):
-    tiny.vision_model(num_hidden_layers=4).save_pretrained(tmp_path)
+    hf.vision_model(num_hidden_layers=4).save_pretrained(tmp_path)
     cfg = hub.read_config(tmp_path).vision
     params = hub.load_params(tmp_path)["vision"]
     vit = ViT(cfg)

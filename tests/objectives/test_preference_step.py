@@ -18,9 +18,9 @@ from pivot_jax.objectives.preference_losses import RewardMean, bco
 from pivot_jax.objectives.sft import build_sft
 from pivot_jax.optim.update import build_step, init_state
 from pivot_jax.probe import gradient_maps
-from tests.tiny import pairs as tiny
+from tests.tiny import pairs
 
-MODEL = MLLM(tiny.CONFIG)
+MODEL = MLLM(pairs.CONFIG)
 
 
 def section(**changes):
@@ -61,7 +61,7 @@ def vision_gradient(grads):
 
 
 def test_A1_at_the_reference():
-    params, batch = tiny.params(), tiny.pairs(ref=False)
+    params, batch = pairs.params(), pairs.pairs(ref=False)
     loss, grads, metrics = run(dpo(), params, batch, reference=params)
     np.testing.assert_allclose(loss, np.log(2), atol=1e-6)
     np.testing.assert_allclose(metrics["rewards/margins"], 0.0, atol=1e-6)
@@ -70,8 +70,8 @@ def test_A1_at_the_reference():
 
 
 def test_A1_no_gradient_where_chosen_equals_rejected():
-    params = tiny.params()
-    row = tiny.pairs(1, ref=False)
+    params = pairs.params()
+    row = pairs.pairs(1, ref=False)
     half = np.where(row.branches[0] == 1)[0]
     prompt = int(half[0])
     size = len(half)
@@ -93,7 +93,7 @@ def test_A1_no_gradient_where_chosen_equals_rejected():
 
 
 def test_A2_gradient_equals_the_closed_form():
-    params, batch = tiny.params(), tiny.pairs(1)
+    params, batch = pairs.params(), pairs.pairs(1)
     _, grads, _ = run(dpo(), params, batch)
 
     def logp(params, answer):
@@ -107,7 +107,7 @@ def test_A2_gradient_equals_the_closed_form():
 
 
 def test_A2_log_probs_are_summed_not_averaged():
-    params, batch = tiny.params(), tiny.pairs(2)
+    params, batch = pairs.params(), pairs.pairs(2)
     stats = score(MODEL, params, batch)
     sums = answer_logps(stats, batch)
     for row in range(2):
@@ -117,7 +117,7 @@ def test_A2_log_probs_are_summed_not_averaged():
 
 
 def test_A2_halving_beta_at_the_reference_halves_the_gradient():
-    params, batch = tiny.params(), tiny.pairs(2, ref=False)
+    params, batch = pairs.params(), pairs.pairs(2, ref=False)
     _, whole, _ = run(dpo(beta=0.2), params, batch, reference=params)
     _, half, _ = run(dpo(beta=0.1), params, batch, reference=params)
     close(jax.tree.map(lambda g: g / 2, whole), half, 1e-6)
@@ -125,24 +125,24 @@ def test_A2_halving_beta_at_the_reference_halves_the_gradient():
 
 @pytest.mark.heavy
 def test_A3_prompt_targets_change_sft_but_not_dpo():
-    params = tiny.params()
-    masked, unmasked = tiny.pairs(ref=False), tiny.pairs(ref=False, prompt_targets=True)
+    params = pairs.params()
+    masked, unmasked = pairs.pairs(ref=False), pairs.pairs(ref=False, prompt_targets=True)
     # the same rows: only the label mask differs
     np.testing.assert_array_equal(masked.tokens, unmasked.tokens)
-    reference = tiny.params(1)
+    reference = pairs.params(1)
     a = run(dpo(), params, masked, reference)
     b = run(dpo(), params, unmasked, reference)
     np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
     close(a[1], b[1], 1e-5)
-    nll = [run(build_sft(MODEL), params, tiny.single(batch, 1))[0] for batch in (masked, unmasked)]
+    nll = [run(build_sft(MODEL), params, pairs.single(batch, 1))[0] for batch in (masked, unmasked)]
     assert abs(float(nll[0] - nll[1])) > 1e-3
 
 
 def test_A4_gamma_adds_the_mean_nll_of_the_chosen():
-    params, batch = tiny.params(), tiny.pairs()
+    params, batch = pairs.params(), pairs.pairs()
     plain, plain_grads, metrics = run(dpo(), params, batch)
     mixed, mixed_grads, _ = run(dpo(terms=(("sigmoid", 1.0), ("sft", 0.7))), params, batch)
-    nll, nll_grads, _ = run(build_sft(MODEL), params, tiny.single(batch, 1))
+    nll, nll_grads, _ = run(build_sft(MODEL), params, pairs.single(batch, 1))
     np.testing.assert_allclose(metrics["nll_loss"], nll, rtol=1e-5)
     np.testing.assert_allclose(mixed, plain + 0.7 * nll, rtol=1e-5)
     close(mixed_grads, jax.tree.map(lambda d, n: d + 0.7 * n, plain_grads, nll_grads), 1e-5)
@@ -151,12 +151,12 @@ def test_A4_gamma_adds_the_mean_nll_of_the_chosen():
 @pytest.mark.heavy
 def test_A4_delta_runs_through_the_steps():
     """Each step uses the mean of all rewards before it, whatever accumulation; here two steps with known rewards."""
-    objective, params = dpo(name="mpo"), tiny.params()
+    objective, params = dpo(name="mpo"), pairs.params()
     tx = optax.sgd(0.0)
     step = jax.jit(build_step(objective, tx, clip=0.0, accumulate=2))
     state, seen = init_state(params, {}, tx.init(params), objective), []
     for seed in (0, 1):
-        batch = tiny.pairs(seed=seed)
+        batch = pairs.pairs(seed=seed)
         np.testing.assert_allclose(state.memory["bco"].mean, np.mean(seen) if seen else 0.0, rtol=1e-5)
         sums = answer_logps(score(MODEL, params, batch), batch) - answer_sums(batch.ref_logps, batch)
         seen += np.ravel(0.1 * sums).tolist()
@@ -166,7 +166,7 @@ def test_A4_delta_runs_through_the_steps():
 
 
 def test_A4_mpo_on_the_model():
-    params, batch = tiny.params(), tiny.pairs()
+    params, batch = pairs.params(), pairs.pairs()
     objective = dpo(name="mpo")
     memory = RewardMean(jnp.float32(0.4), jnp.float32(8))
     loss, _, metrics = run(objective, params, batch, memory={"bco": memory})
@@ -183,8 +183,8 @@ def test_A4_mpo_on_the_model():
 @pytest.mark.parametrize("layout", ["shared prompt, image once", "two sequences, image encoded once"])
 def test_A5_image_once_equals_image_twice(layout):
     """Plain two-sequence computation, every image encoded per sequence, against ours."""
-    params, batch = tiny.params(), tiny.pairs()
-    sequences = [tiny.single(batch, branch) for branch in (1, 2)]
+    params, batch = pairs.params(), pairs.pairs()
+    sequences = [pairs.single(batch, branch) for branch in (1, 2)]
 
     def logps(params, features):
         sums = [
@@ -213,8 +213,8 @@ def test_A5_image_once_equals_image_twice(layout):
 @pytest.mark.heavy
 def test_A6_chosen_copy_of_dpo_gives_sfts_map():
     """The paper's map looks at the chosen copy of the image only, so it equals SFT's; the shared image's does not."""
-    params, batch = tiny.params(), tiny.pairs(1)
-    chosen, rejected = tiny.single(batch, 1), tiny.single(batch, 2)
+    params, batch = pairs.params(), pairs.pairs(1)
+    chosen, rejected = pairs.single(batch, 1), pairs.single(batch, 2)
     features = MODEL.apply({"params": params}, batch.images, method="encode_images")
 
     def logp(sequence, features):

@@ -8,7 +8,7 @@ from pivot_jax.data.sources import read
 from pivot_jax.data.sources.choose import no_think, shifted, under30
 from pivot_jax.errors import UserError
 from tests.data.conftest import preference_row, write_jsonl
-from tests.tiny.processing import chat
+from tests.tiny import processing
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_D1_nested_subsets(pairs):
 
 def test_D1_both_arms_see_the_same_rows(pairs, tokenizer):
     """SFT and DPO records share id, image and prompt; SFT learns the chosen answer."""
-    source, made = pairs(sampling="random:20", seed=1), chat(tokenizer, image_tokens=2)
+    source, made = pairs(sampling="random:20", seed=1), processing.chat(tokenizer, image_tokens=2)
     for i in range(20):
         sft, dpo = made.encode(source[i], "sft"), made.encode(source[i], "preference")
         assert (sft.id, sft.images) == (dpo.id, dpo.images)
