@@ -95,7 +95,8 @@ def _theirs(model, tokens, **inputs):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_B4_block_states_and_logits(tmp_path, name):
+def test_block_states_and_logits_equal_transformers(tmp_path, name):
+    """Acceptance test B4."""
     family, changes = SHAPES[name]
     model = hf.text_model(family=family, **changes)
     model.save_pretrained(tmp_path)
@@ -132,8 +133,8 @@ def test_bfloat16_checkpoint(tmp_path, family):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_B4_padding_changes_nothing(tmp_path, side):
-    """Also where the length of a row decides its frequencies."""
+def test_padding_changes_nothing(tmp_path, side):
+    """B4: also where the length of a row decides its frequencies."""
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     model = hf.text_model(family="llama", rope_parameters=dynamic, max_position_embeddings=7)
     model.save_pretrained(tmp_path)

@@ -91,7 +91,8 @@ def check(kind: str, name: str, model, cfg: ViTConfig, out: dict, theirs) -> Non
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=map(": ".join, CASES))
-def test_B1_states_and_pooled_output(tmp_path, kind, name):
+def test_states_and_pooled_output_equal_transformers(tmp_path, kind, name):
+    """Acceptance test B1."""
     model = hf.encoder(kind, seed=len(name), **SHAPES[kind][name])
     cfg, params = loaded(model, tmp_path)
     images = random_images(cfg.image_size)
@@ -196,8 +197,8 @@ def test_bfloat16_naflex(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAFLEX)
-def test_B1_naflex(tmp_path, name):
-    """Positions resized to each image, padding masked, the pooling head too; the order of the patches is free."""
+def test_naflex_states_equal_transformers(tmp_path, name):
+    """B1: positions resized to each image, padding masked, the pooling head too; the order of the patches is free."""
     changes, shapes, length = NAFLEX[name]
     model = hf.encoder("siglip2_vision_model", **changes)
     cfg, params = loaded(model, tmp_path)
@@ -271,8 +272,8 @@ B2 = {  # the dossier's encoders: name, tokens of an image
 
 
 @pytest.mark.parametrize(("name", "tokens"), B2.items())
-def test_B2_token_counts_of_the_paper_s_encoders(name, tokens):
-    """Traced at full size: the features are ``tokens`` patches of the encoder's width."""
+def test_token_counts_of_the_papers_encoders(name, tokens):
+    """B2: traced at full size: the features are ``tokens`` patches of the encoder's width."""
     known = zoo.VISION[name.partition("@")[0]]
     model = zoo.build(section_of(name), {"preset": known.preset})
     assert model.image_tokens == tokens

@@ -60,7 +60,8 @@ def vision_gradient(grads):
     return max(float(jnp.abs(leaf).max()) for leaf in used)
 
 
-def test_A1_at_the_reference():
+def test_dpo_at_the_reference_is_ln_2_with_rewards_of_zero():
+    """Acceptance test A1."""
     params, batch = pairs.params(), pairs.pairs(ref=False)
     loss, grads, metrics = run(dpo(), params, batch, reference=params)
     np.testing.assert_allclose(loss, np.log(2), atol=1e-6)
@@ -69,7 +70,8 @@ def test_A1_at_the_reference():
     assert vision_gradient(grads) > 1e-6
 
 
-def test_A1_no_gradient_where_chosen_equals_rejected():
+def test_no_gradient_where_chosen_equals_rejected():
+    """Acceptance test A1."""
     params = pairs.params()
     row = pairs.pairs(1, ref=False)
     half = np.where(row.branches[0] == 1)[0]
@@ -92,7 +94,8 @@ def test_A1_no_gradient_where_chosen_equals_rejected():
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-6
 
 
-def test_A2_gradient_equals_the_closed_form():
+def test_dpo_gradient_on_the_model_equals_the_closed_form():
+    """Acceptance test A2."""
     params, batch = pairs.params(), pairs.pairs(1)
     _, grads, _ = run(dpo(), params, batch)
 
@@ -106,7 +109,8 @@ def test_A2_gradient_equals_the_closed_form():
     close(grads, jax.tree.map(lambda c, r: factor * (c - r), *parts), 1e-5)
 
 
-def test_A2_log_probs_are_summed_not_averaged():
+def test_log_probs_are_summed_not_averaged():
+    """Acceptance test A2."""
     params, batch = pairs.params(), pairs.pairs(2)
     stats = score(MODEL, params, batch)
     sums = answer_logps(stats, batch)
@@ -116,7 +120,8 @@ def test_A2_log_probs_are_summed_not_averaged():
             np.testing.assert_allclose(sums[row, 0, answer], np.asarray(stats.logps)[row, chosen].sum(), rtol=1e-5)
 
 
-def test_A2_halving_beta_at_the_reference_halves_the_gradient():
+def test_halving_beta_at_the_reference_halves_the_gradient():
+    """Acceptance test A2."""
     params, batch = pairs.params(), pairs.pairs(2, ref=False)
     _, whole, _ = run(dpo(beta=0.2), params, batch, reference=params)
     _, half, _ = run(dpo(beta=0.1), params, batch, reference=params)
@@ -124,7 +129,8 @@ def test_A2_halving_beta_at_the_reference_halves_the_gradient():
 
 
 @pytest.mark.heavy
-def test_A3_prompt_targets_change_sft_but_not_dpo():
+def test_prompt_targets_change_sft_but_not_dpo():
+    """Acceptance test A3."""
     params = pairs.params()
     masked, unmasked = pairs.pairs(ref=False), pairs.pairs(ref=False, prompt_targets=True)
     # the same rows: only the label mask differs
@@ -138,7 +144,8 @@ def test_A3_prompt_targets_change_sft_but_not_dpo():
     assert abs(float(nll[0] - nll[1])) > 1e-3
 
 
-def test_A4_gamma_adds_the_mean_nll_of_the_chosen():
+def test_gamma_adds_the_mean_nll_of_the_chosen():
+    """Acceptance test A4."""
     params, batch = pairs.params(), pairs.pairs()
     plain, plain_grads, metrics = run(dpo(), params, batch)
     mixed, mixed_grads, _ = run(dpo(terms=(("sigmoid", 1.0), ("sft", 0.7))), params, batch)
@@ -149,8 +156,8 @@ def test_A4_gamma_adds_the_mean_nll_of_the_chosen():
 
 
 @pytest.mark.heavy
-def test_A4_delta_runs_through_the_steps():
-    """Each step uses the mean of all rewards before it, whatever accumulation; here two steps with known rewards."""
+def test_bco_delta_runs_through_the_steps():
+    """A4: each step uses the mean of all rewards before it, whatever accumulation; here two steps of known rewards."""
     objective, params = dpo(name="mpo"), pairs.params()
     tx = optax.sgd(0.0)
     step = jax.jit(build_step(objective, tx, clip=0.0, accumulate=2))
@@ -165,7 +172,8 @@ def test_A4_delta_runs_through_the_steps():
     assert float(state.memory["bco"].count) == len(seen) == 16
 
 
-def test_A4_mpo_on_the_model():
+def test_mpo_on_the_model_is_its_weighted_terms():
+    """Acceptance test A4."""
     params, batch = pairs.params(), pairs.pairs()
     objective = dpo(name="mpo")
     memory = RewardMean(jnp.float32(0.4), jnp.float32(8))
@@ -181,8 +189,8 @@ def test_A4_mpo_on_the_model():
 
 
 @pytest.mark.parametrize("layout", ["shared prompt, image once", "two sequences, image encoded once"])
-def test_A5_image_once_equals_image_twice(layout):
-    """Plain two-sequence computation, every image encoded per sequence, against ours."""
+def test_encoding_the_image_once_equals_twice(layout):
+    """A5: plain two-sequence computation, every image encoded per sequence, against ours."""
     params, batch = pairs.params(), pairs.pairs()
     sequences = [pairs.single(batch, branch) for branch in (1, 2)]
 
@@ -211,8 +219,8 @@ def test_A5_image_once_equals_image_twice(layout):
 
 
 @pytest.mark.heavy
-def test_A6_chosen_copy_of_dpo_gives_sfts_map():
-    """The paper's map looks at the chosen copy of the image only, so it equals SFT's; the shared image's does not."""
+def test_gradient_map_of_dpos_chosen_copy_is_sfts():
+    """A6: the paper's map uses the chosen copy of the image only, so it equals SFT's; the shared image's does not."""
     params, batch = pairs.params(), pairs.pairs(1)
     chosen, rejected = pairs.single(batch, 1), pairs.single(batch, 2)
     features = MODEL.apply({"params": params}, batch.images, method="encode_images")

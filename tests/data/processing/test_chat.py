@@ -48,8 +48,8 @@ def masked(row, n: int) -> list[int]:
     return labels.tolist()
 
 
-def test_A7_label_mask_golden(qwen):
-    """Exact ids and labels of a fixed conversation with the real tokenizer, in both modes."""
+def test_label_mask_golden_values(qwen):
+    """A7: exact ids and labels of a fixed conversation with the real tokenizer, in both modes."""
     strict = processing.chat(qwen, image_tokens=4).encode(TALK, "sft")
     assert strict.tokens.tolist() == GOLDEN
     n = len(GOLDEN)
@@ -72,8 +72,8 @@ def test_A7_label_mask_golden(qwen):
     assert want[GOLDEN.index(5267)] == -100 and want[GOLDEN.index(E)] == -100
 
 
-def test_A7_label_mask_with_a_small_tokenizer(tokenizer):
-    """The same rule stated over token texts, so that it holds for any tokenizer with the control tokens."""
+def test_label_mask_with_a_small_tokenizer(tokenizer):
+    """A7: the same rule stated over token texts, so that it holds for any tokenizer with the control tokens."""
     start, end, image, newline = (
         tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>", "<|image_pad|>", "Ċ")
     )
