@@ -73,7 +73,7 @@ format: .venv/.installed-test
 	  echo "no Python 3.12 with venv found; install one, or say make COMPAT_PYTHON=/path/to/python test-compat" >&2; exit 1; }
 	@echo "setting up .venv-compat with $$($(COMPAT_PYTHON) --version), $(COMPAT_VERSIONS) (minutes, the first time)"
 	@$(COMPAT_PYTHON) -m venv .venv-compat
-	@.venv-compat/bin/python -m pip install --quiet --editable . $(COMPAT_VERSIONS) pytest pytest-timeout pytest-xdist hypothesis
+	@.venv-compat/bin/python -m pip install --quiet --editable . $(COMPAT_VERSIONS) pytest pytest-timeout pytest-xdist filelock hypothesis
 	@touch $@
 
 clean:

@@ -1,13 +1,19 @@
-"""Shared fixtures. Eight fake CPU devices stand in for a pod; compiled programs are cached between runs."""
+"""Shared fixtures and the settings of JAX. Compiled programs are cached between runs.
+
+Tests have one CPU device; those of ``*_mesh.py`` files have eight, which stand in for a pod (see mesh_process.py).
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+_DEVICES = os.environ.setdefault("PIVOT_TEST_DEVICES", "1")
 # Compiling is most of the tests' time: LLVM's optimiser is left out, which halves it and changes no semantics.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+_FLAGS = f"--xla_force_host_platform_device_count={_DEVICES} --xla_backend_optimization_level=0"
 # Eight devices on two busy cores can take longer to meet than the 40 seconds after which XLA aborts the process.
 _FLAGS += " --xla_cpu_collective_call_terminate_timeout_seconds=300"
 # XLA runs independent collectives of one device at once, each holding a thread of a pool that is by default as large as
@@ -20,6 +26,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
+from tests import mesh_process
+from tests.tiny import runs
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,6 +38,14 @@ LONG_FIRST = (
     "study/test_demo.py", "parallel/test_training_mesh.py", "train/test_resume.py", "test_cli_commands.py",
     "objectives/test_preference_step.py", "plan/test_plan.py", "train/test_stages.py", "notebooks/test_quickstart.py",
 )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that the user started makes the folder of shared runs; workers and children inherit it."""
+    mesh_process.install(config)
+    if runs.FOLDER not in os.environ:
+        os.environ[runs.FOLDER] = folder = tempfile.mkdtemp(prefix="pivot-runs-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ from pivot_jax import cli, hub, rules
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.train import checkpoint
 from pivot_jax.train.source import load_params
-from tests.tiny.mllm import tiny_mllm
+from tests.tiny import mllm
 
 Q1 = "language_model.model.layers.1.self_attn.q_proj.weight"
 
@@ -28,11 +28,11 @@ def world(tmp_path_factory):
     """A LLaVA in shards with its tokenizer, and a config of the same dimensions with missing data."""
     root = tmp_path_factory.mktemp("checkpoints")
     tokenizer = load_tokenizer(train_bpe(["what colour is it? red"], 270, root / "tokenizer"))
-    mllm, params = tiny_mllm(len(tokenizer))
+    module, params = mllm.tiny_mllm(len(tokenizer))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub.save, "SHARD_BYTES", 20_000)
-        hub.export_mllm(params, mllm.config, root / "hf", text=hub.ExportText(tokenizer))
-    vision, decoder = mllm.config.vision, mllm.config.decoder
+        hub.export_mllm(params, module.config, root / "hf", text=hub.ExportText(tokenizer))
+    vision, decoder = module.config.vision, module.config.decoder
     config = {
         "model.vision": {
             name: getattr(vision, name) for name in ("image_size", "patch_size", "width", "depth", "heads")

@@ -14,14 +14,13 @@ from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval.answerer import Answerer
 from pivot_jax.models.mllm import MLLM, init_params
-from tests.tiny.mllm import tiny_mllm
-from tests.tiny.processing import processor
+from tests.tiny import mllm, processing
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = train_bpe(["What colour is it? red green blue yellow"] * 4, 300, tmp_path_factory.mktemp("tokenizer"))
-    return *tiny_mllm(300, gain=2.0), processor(load_tokenizer(folder), max_length=128)
+    return *mllm.tiny_mllm(300, gain=2.0), processing.processor(load_tokenizer(folder), max_length=128)
 
 
 def examples(count=5):
@@ -70,16 +69,18 @@ def test_questions_that_cannot_be_asked_stop_the_evaluation(parts):
 
 def test_tiled_images_are_answered_and_blanked(parts):
     """LLaVA-OneVision's tiles are squares of the encoder's size, several to an image; an evaluation keeps none."""
-    mllm, _, square = parts
-    cfg = mllm.config
+    module, _, square = parts
+    cfg = module.config
     cfg = replace(cfg, projector=replace(cfg.projector, newline=True))
-    mllm = MLLM(cfg)
-    params = init_params(mllm, jax.random.key(0))
+    module = MLLM(cfg)
+    params = init_params(module, jax.random.key(0))
     section = {"max_tiles": 5, "preset": "siglip", "size": cfg.vision.image_size}
-    tiled = processor(square.chat.tokenizer, geometry=tiles_of(section, cfg.vision.patch_size), max_length=256)
-    together = Answerer(mllm, params, tiled, batch_size=2).answer(examples(3), 4)
-    assert together == Answerer(mllm, params, tiled, batch_size=1).answer(examples(3), 4)
-    blind = Answerer(mllm, params, tiled, blank_images=True)
+    tiled = processing.processor(
+        square.chat.tokenizer, geometry=tiles_of(section, cfg.vision.patch_size), max_length=256
+    )
+    together = Answerer(module, params, tiled, batch_size=2).answer(examples(3), 4)
+    assert together == Answerer(module, params, tiled, batch_size=1).answer(examples(3), 4)
+    blind = Answerer(module, params, tiled, blank_images=True)
     same_text = [Example(e.id, examples()[0].messages, e.images) for e in examples(3)]
     assert np.ptp(blind.option_logps(same_text, [["red", "green"]] * 3)[0], axis=0).max() < 1e-5
 

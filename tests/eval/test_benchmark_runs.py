@@ -10,36 +10,36 @@ from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions
 from pivot_jax.eval.run import RunOptions, evaluate, run_benchmark
 from pivot_jax.eval.score import score_file
-from tests.tiny.scripted import Scripted
+from tests.tiny import scripted
 
 
 def test_a_killed_run_resumes_and_keeps_its_answers(toy, tmp_path):
     file = tmp_path / "deep" / "p.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        run_benchmark("mmvp", ".", Scripted(lambda e: "A", fail_after=4), file, RunOptions(chunk=2))
+        run_benchmark("mmvp", ".", scripted.Scripted(lambda e: "A", fail_after=4), file, RunOptions(chunk=2))
     assert len(predictions.read(file)) == 4
     with file.open("a") as out:
         out.write('{"question_id": "5", "answ')  # the kill hit a write
-    again = Scripted(lambda e: "B")
+    again = scripted.Scripted(lambda e: "B")
     run_benchmark("mmvp", ".", again, file, RunOptions(chunk=2))
     assert again.asked == ["5", "6"]
     rows = predictions.read(file)
     assert [row["answer"] for row in rows] == ["A"] * 4 + ["B"] * 2
-    third = Scripted(lambda e: "C")
+    third = scripted.Scripted(lambda e: "C")
     run_benchmark("mmvp", ".", third, file)
     assert third.asked == []
 
 
 def test_answers_of_another_evaluation_are_rejected(toy, tmp_path):
     file = tmp_path / "p.jsonl"
-    run_benchmark("mmvp", ".", Scripted(lambda e: "A"), file, RunOptions(model_id="sft", limit=2))
+    run_benchmark("mmvp", ".", scripted.Scripted(lambda e: "A"), file, RunOptions(model_id="sft", limit=2))
     with pytest.raises(UserError, match="answers of model 'sft', not 'dpo'"):
-        run_benchmark("mmvp", ".", Scripted(lambda e: "A"), file, RunOptions(model_id="dpo"))
+        run_benchmark("mmvp", ".", scripted.Scripted(lambda e: "A"), file, RunOptions(model_id="dpo"))
     rows = predictions.read(file)
     rows[0]["prompt"] = "another"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match="question '1' was asked with another prompt"):
-        run_benchmark("mmvp", ".", Scripted(lambda e: "A"), file, RunOptions(model_id="sft"))
+        run_benchmark("mmvp", ".", scripted.Scripted(lambda e: "A"), file, RunOptions(model_id="sft"))
 
 
 def test_answers_under_other_settings_are_asked_again_and_kept(toy, tmp_path, caplog):
@@ -48,7 +48,7 @@ def test_answers_under_other_settings_are_asked_again_and_kept(toy, tmp_path, ca
     file, aside = tmp_path / "p.jsonl", tmp_path / "p.others.jsonl"
 
     def ask(text, limit=0, max_new_tokens=0, **settings):
-        model = Scripted(lambda e: text, **settings)
+        model = scripted.Scripted(lambda e: text, **settings)
         run_benchmark("mmvp", ".", model, file, RunOptions(limit=limit, max_new_tokens=max_new_tokens))
         return model.asked, [row["answer"] for row in predictions.read(file)]
 
@@ -69,7 +69,7 @@ def test_answers_under_other_settings_are_asked_again_and_kept(toy, tmp_path, ca
 
 
 def test_a_limit_holds_for_the_score(toy, tmp_path):
-    right = Scripted(lambda e: "AB"[(int(e.id) - 1) % 2] if int(e.id) < 3 else "")
+    right = scripted.Scripted(lambda e: "AB"[(int(e.id) - 1) % 2] if int(e.id) < 3 else "")
     file = tmp_path / "p.jsonl"
     assert evaluate("mmvp", ".", right, file).value.value == pytest.approx(1 / 3)
     found = evaluate("mmvp", ".", right, file, RunOptions(limit=2))
@@ -79,20 +79,20 @@ def test_a_limit_holds_for_the_score(toy, tmp_path):
 
 def test_missing_rankings_are_computed_without_asking_again(toy, tmp_path):
     file = tmp_path / "p.jsonl"
-    run_benchmark("mmvp", ".", Scripted(lambda e: "A"), file, RunOptions(limit=4))
-    again = Scripted(lambda e: "A", option=1)
+    run_benchmark("mmvp", ".", scripted.Scripted(lambda e: "A"), file, RunOptions(limit=4))
+    again = scripted.Scripted(lambda e: "A", option=1)
     found = evaluate("mmvp", ".", again, file, RunOptions(ranked=True, chunk=3))
     assert again.asked == [*"56"] and again.ranked == [*"123456"]
     assert found.secondary["ranked"].n == 3 and [row["ranked"] for row in predictions.read(file)] == ["B"] * 6
-    third = Scripted(lambda e: "A")
+    third = scripted.Scripted(lambda e: "A")
     assert "ranked" in evaluate("mmvp", ".", third, file, RunOptions(ranked=True)).secondary
     assert third.asked == third.ranked == []
 
 
 def test_odd_answers_survive_the_file(toy, tmp_path):
     odd = "a\u2028b\x85c\n\ud83d \x00 é"
-    file = run_benchmark("mmvp", ".", Scripted(lambda e: odd), tmp_path / "p.jsonl")
+    file = run_benchmark("mmvp", ".", scripted.Scripted(lambda e: odd), tmp_path / "p.jsonl")
     assert [row["answer"] for row in predictions.read(file)] == [odd] * 6
-    again = Scripted(lambda e: "A")
+    again = scripted.Scripted(lambda e: "A")
     run_benchmark("mmvp", ".", again, file)
     assert again.asked == [] and score_file(file).value.value == 0

@@ -10,12 +10,12 @@ import pytest
 from pivot_jax.errors import UserError
 from pivot_jax.eval.run import RunOptions, evaluate, run_benchmark
 from pivot_jax.eval.score import score_file, score_rows
-from tests.tiny.scripted import Scripted
+from tests.tiny import scripted
 
 
 def test_pair_accuracy_and_its_units(toy, tmp_path):
     right = {"1": "A", "2": "(B)", "3": "A", "4": "A. Open", "5": "", "6": "closed"}
-    found = evaluate("mmvp", ".", Scripted(lambda e: right[e.id]), tmp_path / "p.jsonl")
+    found = evaluate("mmvp", ".", scripted.Scripted(lambda e: right[e.id]), tmp_path / "p.jsonl")
     assert found.metric == "pair_accuracy" and found.value.value == pytest.approx(1 / 3) and found.value.n == 3
     assert found.secondary["question_accuracy"].value == pytest.approx(4 / 6)
     assert found.compliance == pytest.approx(3 / 6)  # "A. Open", "" and "closed" are not bare letters
@@ -24,7 +24,7 @@ def test_pair_accuracy_and_its_units(toy, tmp_path):
 
 
 def test_ranked_options_are_scored_beside_the_text(toy, tmp_path):
-    chatty = Scripted(lambda e: "Well, that is hard to say.", option=0)
+    chatty = scripted.Scripted(lambda e: "Well, that is hard to say.", option=0)
     found = evaluate("mmvp", ".", chatty, tmp_path / "p.jsonl", RunOptions(ranked=True))
     assert found.value.value == 0 and found.compliance == 0
     assert found.secondary["ranked"].value == 0  # always A: one of each pair
@@ -65,7 +65,7 @@ def test_record_of_a_score(tmp_path):
 
 
 def test_scores_are_seeded(toy, tmp_path):
-    answer = Scripted(lambda e: "A" if int(e.id) % 3 else "B")
+    answer = scripted.Scripted(lambda e: "A" if int(e.id) % 3 else "B")
     file = run_benchmark("mmvp", ".", answer, tmp_path / "p.jsonl")
     first, again = score_file(file, seed=1), score_file(file, seed=1)
     assert first.value == again.value and np.array_equal(first.scores, again.scores)

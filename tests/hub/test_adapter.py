@@ -22,11 +22,10 @@ from pivot_jax.objectives.table import build_objective
 from pivot_jax.optim import partition
 from pivot_jax.optim.accumulate import loss_and_gradients
 from tests.parity import compare
-from tests.tiny import hf as tiny_hf
-from tests.tiny import pairs as tiny
+from tests.tiny import hf, pairs
 
-IMAGE = tiny.VOCABULARY - 1  # a token that occurs nowhere else
-MODEL = HubModel("llava", tiny.CONFIG.vision, tiny.CONFIG.decoder, tiny.CONFIG.projector, image_token_id=IMAGE)
+IMAGE = pairs.VOCABULARY - 1  # a token that occurs nowhere else
+MODEL = HubModel("llava", pairs.CONFIG.vision, pairs.CONFIG.decoder, pairs.CONFIG.projector, image_token_id=IMAGE)
 TARGETS = (
     ("decoder/blocks/attn/q/kernel", 3),
     ("decoder/blocks/.*/kernel", "lora"),
@@ -39,7 +38,7 @@ ALPHA = 3.0
 
 def random_base():
     """tiny.CONFIG's weights, made by NumPy: compiling the initialisers takes longer than these tests."""
-    shapes = rules.flatten(jax.eval_shape(lambda key: init_params(MLLM(tiny.CONFIG), key), jax.random.key(0)))
+    shapes = rules.flatten(jax.eval_shape(lambda key: init_params(MLLM(pairs.CONFIG), key), jax.random.key(0)))
     rng = np.random.default_rng(0)
     flat = {
         path: (path.endswith("scale") + (x.shape[-2] ** -0.5 if x.ndim > 1 else 0.1) * rng.normal(size=x.shape))
@@ -65,9 +64,9 @@ def with_adapter(params, *, rslora=False, trained=True, seed=0):
     return partition.merge(params, jax.tree.map(np.asarray, tree))
 
 
-def pairs(**changes):
+def normalised_pairs(**changes):
     """Preference pairs with the image token in the slots of images, and images that are normalised already."""
-    batch = tiny.pairs(4, seed=3, **changes)
+    batch = pairs.pairs(4, seed=3, **changes)
     tokens = np.where(batch.image_slots >= 0, IMAGE, batch.tokens % IMAGE)
     targets = np.take_along_axis(tokens, np.minimum(batch.sources + 1, tokens.shape[1] - 1), 1)
     images = np.random.default_rng(1).normal(size=batch.images.shape).astype(np.float32)
@@ -80,7 +79,7 @@ def pairs(**changes):
 def folder(tmp_path_factory):
     """tiny.CONFIG's model as a LLaVA folder."""
     return hub.export_mllm(
-        BASE, tiny.CONFIG, tmp_path_factory.mktemp("base") / "hf", text=hub.ExportText(image_token=IMAGE)
+        BASE, pairs.CONFIG, tmp_path_factory.mktemp("base") / "hf", text=hub.ExportText(image_token=IMAGE)
     )
 
 
@@ -106,7 +105,7 @@ def torch_logps(model, batch):
 
 @jax.jit
 def our_logits(params, batch):
-    hidden = MLLM(tiny.CONFIG).apply({"params": params}, batch, method="hidden")
+    hidden = MLLM(pairs.CONFIG).apply({"params": params}, batch, method="hidden")
     return hidden @ params["decoder"]["head"].T
 
 
@@ -117,7 +116,7 @@ def test_an_adapter_trained_here_loads_in_peft(folder, tmp_path, rslora):
     adapter.write(params, MODEL, tmp_path / "adapter", base=str(folder))
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert settings["r"] == 2 and set(settings["rank_pattern"].values()) == {3, 5}
-    batch = tiny.single(pairs(), 1)
+    batch = pairs.single(normalised_pairs(), 1)
     real = batch.segments > 0
     ours = np.asarray(our_logits(params, batch))[real]
     with torch.no_grad():
@@ -132,7 +131,7 @@ def test_an_adapter_trained_here_loads_in_peft(folder, tmp_path, rslora):
 
 
 def test_an_untrained_adapter_is_the_base():
-    batch = tiny.single(pairs(), 1)
+    batch = pairs.single(normalised_pairs(), 1)
     fresh = with_adapter(BASE, trained=False)
     np.testing.assert_array_equal(our_logits(fresh, batch), our_logits(BASE, batch))
 
@@ -146,7 +145,7 @@ PEFT = {
 @pytest.mark.parametrize("settings", PEFT.values(), ids=PEFT)
 def test_an_adapter_of_peft_s_is_read(tmp_path, settings):
     """On a Qwen2 of its own; its logits with ours, and merged."""
-    tiny_hf.text_model(seed=2).save_pretrained(tmp_path / "base")
+    hf.text_model(seed=2).save_pretrained(tmp_path / "base")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     config = peft.LoraConfig(target_modules=["q_proj", "o_proj", "up_proj"], init_lora_weights=False, **settings)
     torch.manual_seed(0)
@@ -175,8 +174,8 @@ def test_gradients_are_peft_s(folder, tmp_path, name):
     """One step: of the adapters alone, with the base without them as DPO's reference."""
     params = with_adapter(BASE, seed=4)
     adapter.write(params, MODEL, tmp_path / "adapter")
-    batch = pairs(ref=False)
-    module = MLLM(tiny.CONFIG)
+    batch = normalised_pairs(ref=False)
+    module = MLLM(pairs.CONFIG)
     config = configs.base()
     config.objective.name = name
     objective = build_objective(module, config)
@@ -184,7 +183,7 @@ def test_gradients_are_peft_s(folder, tmp_path, name):
     scales = {p: x for p, x in rules.flatten(trained).items() if p.endswith(lora.SCALE)}
     trained = {p: x for p, x in rules.flatten(trained).items() if p not in scales}
     frozen = partition.merge(base, rules.unflatten(scales))
-    rows = tiny.single(batch, 1) if name == "sft" else batch
+    rows = pairs.single(batch, 1) if name == "sft" else batch
     loss, gradients, _ = jax.jit(
         lambda trained, frozen, batch, base: loss_and_gradients(objective, trained, frozen, batch, 1, None, base)
     )(rules.unflatten(trained), frozen, rows, base)
@@ -208,7 +207,7 @@ def torch_sft(model, batch):
 
 def torch_dpo(model, batch, beta):
     def sums():
-        rows = [tiny.single(batch, branch) for branch in (1, 2)]
+        rows = [pairs.single(batch, branch) for branch in (1, 2)]
         return [(torch_logps(model, row) * torch.tensor(row.weights)).sum(1) for row in rows]
 
     with torch.no_grad(), model.disable_adapter():

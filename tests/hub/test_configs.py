@@ -13,7 +13,7 @@ from pivot_jax.hub import families
 from pivot_jax.hub.families import LANGUAGES
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.rotary import RopeScaling
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 
 
 def write(folder, raw):
@@ -228,6 +228,6 @@ def test_no_folder_no_file_no_json(tmp_path):
 
 
 def test_a_part_is_no_mllm(tmp_path):
-    tiny.text_config().save_pretrained(tmp_path)
+    hf.text_config().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="'qwen2' checkpoint is no multimodal LLM"):
         _ = hub.read_config(tmp_path).mllm

@@ -20,10 +20,10 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub import processors
 from pivot_jax.models.vit import FAMILIES, ViT, ViTConfig
 from pivot_jax.train.open import open_encoder
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 from tests.tiny.processing import normalise
 
-KINDS = list(tiny.ENCODERS)
+KINDS = list(hf.ENCODERS)
 SWIGLU = dict(use_swiglu_ffn=True, mlp_ratio=4)
 
 
@@ -55,26 +55,26 @@ def vit_hub_spelling(key: str) -> str:
 )  # fmt: skip
 def test_spellings_of_keys(tmp_path, kind, old, wrapper):
     """transformers 5 in memory, the hub's files, and both within a wrapper; the export writes the hub's."""
-    model = tiny.encoder(kind)
+    model = hf.encoder(kind)
     names = set(model.state_dict())
-    tiny.save(model, tmp_path)
+    hf.save(model, tmp_path)
     expected = hub.load_params(tmp_path)
-    tiny.rewrite(tmp_path, lambda key: wrapper + key)
+    hf.rewrite(tmp_path, lambda key: wrapper + key)
     same(hub.load_params(tmp_path), expected)
-    tiny.save(model, tmp_path)
-    tiny.rewrite(tmp_path, old)
+    hf.save(model, tmp_path)
+    hf.rewrite(tmp_path, old)
     same(hub.load_params(tmp_path), expected)
     hub.export_encoder(expected, hub.read_config(tmp_path).vision, tmp_path / "out")
     buffers = {key for key in names if "position_ids" in key}
     assert set(load_file(tmp_path / "out" / "model.safetensors")) == {old(key) for key in names - buffers}
-    tiny.rewrite(tmp_path, lambda key: wrapper + key)
+    hf.rewrite(tmp_path, lambda key: wrapper + key)
     same(hub.load_params(tmp_path), expected)
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "dinov2_with_registers"])
 def test_swiglu_in_one_tensor_and_in_two(tmp_path, kind):
-    model = tiny.encoder(kind, **SWIGLU)
-    tiny.save(model, tmp_path)
+    model = hf.encoder(kind, **SWIGLU)
+    hf.save(model, tmp_path)
     apart = load_file(tmp_path / "model.safetensors")
     expected, cfg = hub.load_params(tmp_path), hub.read_config(tmp_path).vision
     hub.export_encoder(expected, cfg, tmp_path / "out")
@@ -92,12 +92,12 @@ CONFIGS = {kind: {} for kind in KINDS} | {"dinov2_with_registers": SWIGLU}
 @pytest.mark.parametrize("kind", KINDS)
 def test_exported_encoder_in_transformers(tmp_path, kind):
     """Import, export, import is bitwise; the export loads whole and computes the same."""
-    tiny.save(tiny.encoder(kind, seed=3, **CONFIGS[kind]), tmp_path / "in")
+    hf.save(hf.encoder(kind, seed=3, **CONFIGS[kind]), tmp_path / "in")
     cfg, params = hub.read_config(tmp_path / "in").vision, hub.load_params(tmp_path / "in")
     hub.export_encoder(params, cfg, tmp_path / "out", hub.ExportOptions(note="From a test."))
     same(hub.load_params(tmp_path / "out"), params)
     assert hub.read_config(tmp_path / "out").vision == cfg
-    load = tiny.ENCODERS[kind].from_pretrained
+    load = hf.ENCODERS[kind].from_pretrained
     first, _ = load(tmp_path / "in", output_loading_info=True)
     model, info = load(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
@@ -111,20 +111,20 @@ def test_exported_encoder_in_transformers(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["clip_vision_model", "siglip2_vision_model"])
 def test_the_last_block_left_out(tmp_path, kind):
-    tiny.save(tiny.encoder(kind), tmp_path / "in")
+    hf.save(hf.encoder(kind), tmp_path / "in")
     cfg, params = hub.read_config(tmp_path / "in").vision, hub.load_params(tmp_path / "in", final=False)
     with pytest.raises(UserError, match=r"hold no vision/final .*writes one of 2 layers"):
         hub.export_encoder(params, cfg, tmp_path / "no")
     hub.export_encoder(params, cfg, tmp_path / "out", drop_last=True)
     same(hub.load_params(tmp_path / "out"), params)
     assert hub.read_config(tmp_path / "out").vision == dataclasses.replace(cfg, pool_head=False)
-    model, info = tiny.ENCODERS[kind].from_pretrained(tmp_path / "out", output_loading_info=True)
+    model, info = hf.ENCODERS[kind].from_pretrained(tmp_path / "out", output_loading_info=True)
     assert len(model.encoder.layers) == 2 and not info["missing_keys"] and not info["unexpected_keys"]
 
 
 def test_vit_with_and_without_its_pooler(tmp_path):
     """What config.json does not say is taken from the weights: a ViTModel may have no pooler."""
-    tiny.save(tiny.encoder("vit"), tmp_path / "in")
+    hf.save(hf.encoder("vit"), tmp_path / "in")
     cfg, params = hub.read_config(tmp_path / "in").vision, hub.load_params(tmp_path / "in")
     assert cfg.pool_head and "pooler" in params["vision"]["final"]
     bare = {"vision": {name: leaf for name, leaf in params["vision"].items() if name != "final"}}
@@ -137,7 +137,7 @@ def test_vit_with_and_without_its_pooler(tmp_path):
     without = dataclasses.replace(cfg, pool_head=False)
     model = transformers.ViTModel.from_pretrained(tmp_path / "out", add_pooling_layer=False)
     pooled = jax.jit(lambda p: ViT(without).apply({"params": p}, images, method="pooled"))(bare["vision"])
-    assert tiny.max_gap(pooled, tiny.encode(model, images).last_hidden_state[:, 0]) <= 1e-4
+    assert hf.max_gap(pooled, hf.encode(model, images).last_hidden_state[:, 0]) <= 1e-4
 
 
 AROUND = {
@@ -152,11 +152,11 @@ AROUND = {
 def test_encoder_of_a_class_around_it(tmp_path, class_name, kind):
     """A classifier, a masked autoencoder with its decoder, a projection: the encoder in it is read alone."""
     small = dict(decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2)
-    config = tiny.encoder_config(kind, **(small if kind == "vit_mae" else {}))
+    config = hf.encoder_config(kind, **(small if kind == "vit_mae" else {}))
     model = getattr(transformers, class_name)(config)
     model.save_pretrained(tmp_path / "whole")
     inner = model.base_model if kind != "clip_vision_model" else model.vision_model
-    tiny.save(inner, tmp_path / "encoder", config)
+    hf.save(inner, tmp_path / "encoder", config)
     same(hub.load_params(tmp_path / "whole"), hub.load_params(tmp_path / "encoder"))
     assert hub.read_config(tmp_path / "whole").vision == hub.read_config(tmp_path / "encoder").vision
 
@@ -164,19 +164,19 @@ def test_encoder_of_a_class_around_it(tmp_path, class_name, kind):
 @pytest.mark.parametrize(("dual", "kind"), [("CLIP", "clip_vision_model"), ("Siglip2", "siglip2_vision_model")])
 def test_vision_half_of_a_dual_tower(tmp_path, dual, kind):
     text = dict(hidden_size=24, intermediate_size=20, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
-    vision = tiny.encoder_config(kind).to_dict()
+    vision = hf.encoder_config(kind).to_dict()
     model = getattr(transformers, f"{dual}Model")(
         getattr(transformers, f"{dual}Config")(text_config=text, vision_config=vision)
     )
     model.save_pretrained(tmp_path / "dual")
-    tiny.save(model.vision_model, tmp_path / "vision", tiny.encoder_config(kind))
+    hf.save(model.vision_model, tmp_path / "vision", hf.encoder_config(kind))
     same(hub.load_params(tmp_path / "dual"), hub.load_params(tmp_path / "vision"))
     assert hub.read_config(tmp_path / "dual").vision == hub.read_config(tmp_path / "vision").vision
 
 
 def test_resized_positions_are_exported_as_they_are(tmp_path):
     """The table stays the checkpoint's; config.json has its size, the processor that of the images."""
-    tiny.save(tiny.encoder("dinov2"), tmp_path / "in")
+    hf.save(hf.encoder("dinov2"), tmp_path / "in")
     cfg, params = hub.read_config(tmp_path / "in").vision.resized(40), hub.load_params(tmp_path / "in")
     hub.export_encoder(params, cfg, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["image_size"] == 24
@@ -185,12 +185,12 @@ def test_resized_positions_are_exported_as_they_are(tmp_path):
     images = np.random.default_rng(0).normal(size=(1, 40, 40, 3)).astype(np.float32)
     model = transformers.Dinov2Model.from_pretrained(tmp_path / "out")
     ours = jax.jit(lambda p: ViT(cfg).apply({"params": p}, images, method="features"))(params["vision"])
-    assert tiny.max_gap(ours, tiny.encode(model, images).last_hidden_state[:, 1:]) <= 1e-4
+    assert hf.max_gap(ours, hf.encode(model, images).last_hidden_state[:, 1:]) <= 1e-4
 
 
 def test_an_imported_pack_keeps_preset_size_and_table(tmp_path):
     """``import-hf`` and back open the same encoder: images by the folder's processor, positions resized."""
-    tiny.save(tiny.encoder("dinov2_with_registers"), tmp_path / "hf")
+    hf.save(hf.encoder("dinov2_with_registers"), tmp_path / "hf")
     cfg = dataclasses.replace(hub.read_config(tmp_path / "hf").vision.resized(40), preset="dinov2_224")
     (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(processors.write(cfg)))
     assert main(["import-hf", "--folder", str(tmp_path / "hf"), "--workdir", str(tmp_path / "pack")]) == 0
@@ -201,7 +201,7 @@ def test_an_imported_pack_keeps_preset_size_and_table(tmp_path):
 
 
 def test_no_dinov2_class_has_any_mlp_width(tmp_path):
-    tiny.save(tiny.encoder("dinov2"), tmp_path / "in")
+    hf.save(hf.encoder("dinov2"), tmp_path / "in")
     cfg = dataclasses.replace(hub.read_config(tmp_path / "in").vision, mlp_dim=50)
     with pytest.raises(UserError, match="no ratio gives mlp_dim=50"):
         hub.export_encoder(hub.load_params(tmp_path / "in"), cfg, tmp_path / "out")
@@ -229,7 +229,7 @@ PROCESSORS = {  # as the files on the hub have them, older spellings too
 
 @pytest.mark.parametrize(("kind", "raw", "preset", "size"), PROCESSORS.values(), ids=PROCESSORS)
 def test_preset_and_size_come_from_the_processor(tmp_path, kind, raw, preset, size):
-    tiny.encoder_config(kind).save_pretrained(tmp_path)
+    hf.encoder_config(kind).save_pretrained(tmp_path)
     statistics = {"image_mean": images.PRESETS[preset].mean, "image_std": images.PRESETS[preset].std}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(raw | statistics))
     cfg = hub.read_config(tmp_path).vision
@@ -253,7 +253,7 @@ def test_preset_and_size_come_from_the_processor(tmp_path, kind, raw, preset, si
     ],
 )
 def test_processors_that_no_preset_equals(tmp_path, raw, message):
-    tiny.encoder_config("clip_vision_model").save_pretrained(tmp_path)
+    hf.encoder_config("clip_vision_model").save_pretrained(tmp_path)
     statistics = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(raw | statistics))
     with pytest.raises(UserError, match=message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 
@@ -11,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from pivot_jax import hub, rules
 from pivot_jax.data.example import Message
@@ -25,10 +22,9 @@ from pivot_jax.hub import chat
 from pivot_jax.models.generate import Sampling, generate
 from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
 from pivot_jax.models.mllm import MLLM, MLLMConfig
-from tests.tiny import hf as tiny
-from tests.tiny.chat_templates import LLAMA3
+from tests.tiny import chat_templates, hf
 
-IDS = hub.ExportText(image_token=tiny.IMAGE_TOKEN)
+IDS = hub.ExportText(image_token=hf.IMAGE_TOKEN)
 SHAPES = {
     "tied": {},
     "CLIP tower": dict(vision=dict(kind="clip_vision_model")),
@@ -54,7 +50,7 @@ def without_final(params):
 def start(tmp_path_factory):
     """An imported LLaVA: (params, configuration)."""
     folder = tmp_path_factory.mktemp("start")
-    tiny.llava_model(seed=1).save_pretrained(folder)
+    hf.llava_model(seed=1).save_pretrained(folder)
     return hub.load_params(folder), hub.read_config(folder).mllm
 
 
@@ -69,7 +65,7 @@ def tokenizer(tmp_path_factory):
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("final", [True, False], ids=["whole", "last block left out"])
 def test_import_export_import_is_bitwise(tmp_path, changes, final):
-    tiny.llava_model(**changes).save_pretrained(tmp_path / "hf")
+    hf.llava_model(**changes).save_pretrained(tmp_path / "hf")
     cfg, params = hub.read_config(tmp_path / "hf").mllm, hub.load_params(tmp_path / "hf", final=final)
     if not final:
         cfg = dataclasses.replace(cfg, vision=dataclasses.replace(cfg.vision, pool_head=False))
@@ -99,39 +95,6 @@ def test_shards_and_half_precision(start, tmp_path, monkeypatch):
         hub.export_decoder(params, cfg, tmp_path / "none", hub.ExportOptions("int8"))
 
 
-def test_sharded_parameters_export_the_same_bytes(start, tmp_path, monkeypatch):
-    """From eight devices, in many files; the host holds one layer of one parameter at once."""
-    params, cfg = start
-    mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"))
-    spread = jax.tree.map(
-        lambda x: jax.device_put(
-            x, NamedSharding(mesh, P(None, "fsdp") if x.ndim > 1 and x.shape[1] % 4 == 0 else P())
-        ),
-        params,
-    )
-    largest, gathered = 0, hub.tensors._on_host
-
-    def note(array, layer):
-        nonlocal largest
-        found = gathered(array, layer)
-        largest = max(largest, found.size)
-        return found
-
-    monkeypatch.setattr(hub.save, "SHARD_BYTES", 20_000)
-    monkeypatch.setattr(hub.tensors, "_on_host", note)
-    shown = []
-    for name, tree in (("one", params), ("spread", spread)):
-        with_bar = dict(show=lambda total: contextlib.nullcontext(shown.append)) if name == "spread" else {}
-        hub.export_mllm(tree, cfg, tmp_path / name, hub.ExportOptions(**with_bar), IDS)
-    files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(files) > 5
-    for name in files:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "spread" / name).read_bytes(), name
-    flat = rules.flatten(params)
-    assert largest == max(x.size // (x.shape[0] if "/blocks/" in path else 1) for path, x in flat.items())
-    assert sum(shown) == sum(x.nbytes for x in flat.values())
-
-
 def test_encoder_in_transformers(start, tmp_path):
     """Whole: states and pooled output; without the last block: the features are the last state."""
     params, cfg = start
@@ -148,7 +111,7 @@ def test_encoder_in_transformers(start, tmp_path):
         with torch.no_grad():
             out = model(torch.tensor(images).permute(0, 3, 1, 2), output_hidden_states=True)
         assert len(model.encoder.layers if hasattr(model, "encoder") else model.vision_model.encoder.layers) == depth
-        assert tiny.max_gap(features, out.hidden_states[layer]) <= 1e-4
+        assert hf.max_gap(features, out.hidden_states[layer]) <= 1e-4
         card = (tmp_path / name / "README.md").read_text()
         assert f"hidden_states[{layer}]" in card and ("From a test." in card) == (name == "whole")
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "whole")
@@ -161,7 +124,7 @@ def talker(tokenizer, tmp_path_factory):
     """A LLaVA with the tokenizer's vocabulary: (params, configuration)."""
     folder = tmp_path_factory.mktemp("talker")
     text = dict(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
-    tiny.llava_model(seed=5, text=text).save_pretrained(folder)
+    hf.llava_model(seed=5, text=text).save_pretrained(folder)
     return hub.load_params(folder), hub.read_config(folder).mllm
 
 
@@ -201,7 +164,7 @@ def _prompt(image, tokens, is_image) -> PromptBatch:
 def test_clip_tower_in_transformers_llava(tokenizer, tmp_path):
     """The processor counts no class token, the model drops it; a resized position table is an error."""
     text, vision = dict(vocab_size=len(tokenizer)), dict(kind="clip_vision_model")
-    tiny.llava_model(seed=6, text=text, vision=vision).save_pretrained(tmp_path / "in")
+    hf.llava_model(seed=6, text=text, vision=vision).save_pretrained(tmp_path / "in")
     params, cfg = hub.load_params(tmp_path / "in"), hub.read_config(tmp_path / "in").mllm
     out = hub.export_mllm(params, cfg, tmp_path / "out", text=hub.ExportText(tokenizer))
     model = transformers.LlavaForConditionalGeneration.from_pretrained(out)
@@ -215,7 +178,7 @@ def test_clip_tower_in_transformers_llava(tokenizer, tmp_path):
         theirs = model(**inputs, output_hidden_states=True).hidden_states[-1]
     prompt = _prompt(image, tokens, is_image)
     ours = jax.jit(lambda params: MLLM(cfg).apply({"params": params}, prompt, method="hidden"))(params)
-    assert tiny.max_gap(ours, theirs) <= 1e-4
+    assert hf.max_gap(ours, theirs) <= 1e-4
     larger = dataclasses.replace(cfg, vision=cfg.vision.resized(40))
     with pytest.raises(
         UserError, match="table of 3x3 positions is resized to 5x5, which Hugging Face's LLaVA does not do"
@@ -291,7 +254,7 @@ ITEMS = (
     [
         (QWEN, ("chatml", "You are Qwen.")),
         (ITEMS, ("chatml", "")),
-        (LLAMA3, ("llama3", "")),
+        (chat_templates.LLAMA3, ("llama3", "")),
         (OLDER, None),
         ("{{ raise_exception('no') }}", None),
         ("{% if", None),

@@ -16,7 +16,7 @@ from pivot_jax import hub, rules
 from pivot_jax.errors import UserError
 from pivot_jax.models import zoo
 from pivot_jax.train.initialization import initial_params
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 
 TOWER = "google/siglip-tiny-patch8-24"
 LEAVES = ("weight", "bias")
@@ -31,7 +31,7 @@ def known_tower(monkeypatch, whole):
 def whole(tmp_path_factory):
     """A LLaVA of transformers with a Qwen2: what the others are made of."""
     folder = tmp_path_factory.mktemp("whole")
-    tiny.llava_model(text=dict(tie_word_embeddings=False)).save_pretrained(folder)
+    hf.llava_model(text=dict(tie_word_embeddings=False)).save_pretrained(folder)
     return folder
 
 
@@ -81,7 +81,7 @@ def test_siglip_without_its_last_block(whole, tmp_path):
 
 
 def test_llama_with_the_older_model_type(tmp_path):
-    tiny.llava_model(text=dict(family="llama", tie_word_embeddings=False)).save_pretrained(tmp_path)
+    hf.llava_model(text=dict(family="llama", tie_word_embeddings=False)).save_pretrained(tmp_path)
     (tmp_path / "own").mkdir()
     for kind in ("llava", "llava_llama"):
         write(tmp_path, tmp_path / "own", model_type=kind)
@@ -182,7 +182,7 @@ def test_import_as_a_run(tmp_path):
     rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 16}
     rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     settings = dict(family="llama", tie_word_embeddings=False, vocab_size=len(tokenizer), rope_parameters=rope)
-    tiny.llava_model(text=settings).save_pretrained(tmp_path)
+    hf.llava_model(text=settings).save_pretrained(tmp_path)
     own = tmp_path / "own"
     own.mkdir()
     write(tmp_path, own, model_type="llava_llama", mm_projector_type="mlp4x_gelu")

@@ -22,8 +22,7 @@ from pivot_jax.models import lora, zoo
 from pivot_jax.models.mllm import MLLM, head_matrix, init_params
 from pivot_jax.train.open import open_run
 from tests.parity import compare
-from tests.tiny import hf as tiny_hf
-from tests.tiny import qwen as tiny
+from tests.tiny import hf, qwen
 
 KINDS = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL"}
 CONFIGS = {"qwen2_vl": transformers.Qwen2VLConfig, "qwen2_5_vl": transformers.Qwen2_5_VLConfig}
@@ -33,8 +32,8 @@ CONFIGS = {"qwen2_vl": transformers.Qwen2VLConfig, "qwen2_5_vl": transformers.Qw
 def folder(request, tmp_path_factory):
     """A checkpoint with its tokenizer and processor file, as on the hub."""
     path = tmp_path_factory.mktemp(request.param)
-    tokens = tiny.tokenizer(path)
-    tiny.model(request.param, tokens, 1, text=dict(tie_word_embeddings=False)).save_pretrained(path)
+    tokens = qwen.tokenizer(path)
+    qwen.model(request.param, tokens, 1, text=dict(tie_word_embeddings=False)).save_pretrained(path)
     limits = {"min_pixels": 64, "max_pixels": 512, "patch_size": 4, "merge_size": 2}
     statistics = {"image_mean": images.CLIP_MEAN, "image_std": images.CLIP_STD}
     (path / "preprocessor_config.json").write_text(json.dumps(limits | statistics))
@@ -95,7 +94,7 @@ def test_memory_s_spelling_and_the_nested_config(folder, tmp_path):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     assert "text_config" in json.loads((folder / "config.json").read_text())
     same(hub.load_params(tmp_path), hub.load_params(folder))
-    tiny_hf.rewrite(tmp_path, rename=lambda key: key.replace("patch_embed", "patch_embedding"))
+    hf.rewrite(tmp_path, rename=lambda key: key.replace("patch_embed", "patch_embedding"))
     with pytest.raises(UserError, match=r"visual.patch_embed.proj.weight.*nearest"):
         hub.load_params(tmp_path)
 
@@ -105,7 +104,7 @@ def test_import_export_and_load_in_transformers(folder, tmp_path, capsys):
     main(["import-hf", "--folder", str(folder), "--workdir", str(tmp_path / "run")])
     run = open_run(tmp_path / "run")
     geometry = run.processor.geometry
-    assert run.processor.chat.mrope and run.config.tokenizer.image_around == tiny.AROUND
+    assert run.processor.chat.mrope and run.config.tokenizer.image_around == qwen.AROUND
     assert (geometry.most, geometry.min_pixels, geometry.max_pixels) == (32, 64, 512)
     main(["export-hf", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
     same(hub.load_params(tmp_path / "out"), hub.load_params(folder))
@@ -124,8 +123,8 @@ def test_import_export_and_load_in_transformers(folder, tmp_path, capsys):
     assert type(model).__name__ == families.qwen_vl.CLASSES[theirs.model_type]
     before = transformers.AutoModelForImageTextToText.from_pretrained(folder)
     tokens = load_tokenizer(tmp_path / "out")
-    made, rows = tiny.processor(theirs.model_type, tokens), tiny.examples()
-    inputs = tiny.theirs(made, rows)
+    made, rows = qwen.processor(theirs.model_type, tokens), qwen.examples()
+    inputs = qwen.theirs(made, rows)
     with torch.no_grad():
         np.testing.assert_array_equal(model(**inputs).logits.numpy(), before(**inputs).logits.numpy())
 
@@ -145,16 +144,16 @@ def test_bf16_checkpoint(folder, tmp_path):
     found, params = hub.read_config(tmp_path), hub.load_params(tmp_path)
     for path, leaf in rules.flatten(hub.load_params(folder)).items():
         np.testing.assert_array_equal(leaf.astype(jnp.bfloat16).astype(jnp.float32), rules.flatten(params)[path])
-    made, rows = tiny.processor(found.model_type, load_tokenizer(folder)), tiny.examples()
-    mllm, batch = MLLM(dataclass_with(found.mllm, dtype="bfloat16")), tiny.batch(made, rows)
+    made, rows = qwen.processor(found.model_type, load_tokenizer(folder)), qwen.examples()
+    mllm, batch = MLLM(dataclass_with(found.mllm, dtype="bfloat16")), qwen.batch(made, rows)
     hidden = jax.jit(lambda p, b: mllm.apply({"params": p}, b, method="hidden"))(params, batch)
     with torch.no_grad():
-        states = model(**tiny.theirs(made, rows), output_hidden_states=True).hidden_states[-1].float().numpy()
+        states = model(**qwen.theirs(made, rows), output_hidden_states=True).hidden_states[-1].float().numpy()
     real = batch.segments > 0
     ours = np.asarray(hidden, np.float32)[real]
     compare(KINDS[found.model_type], "bfloat16", "last hidden state", ours, states[real], 0.15)
     with torch.no_grad():  # rounding takes us no farther from float32 than it takes them
-        exact = model.float()(**tiny.theirs(made, rows), output_hidden_states=True).hidden_states[-1].numpy()[real]
+        exact = model.float()(**qwen.theirs(made, rows), output_hidden_states=True).hidden_states[-1].numpy()[real]
     assert np.abs(ours - exact).mean() <= 1.25 * np.abs(states[real] - exact).mean()
 
 
@@ -172,11 +171,11 @@ def test_an_adapter_in_peft(folder, tmp_path):
     adapter.write(whole, found, tmp_path / "lora", base=str(folder))
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
     loaded = peft.PeftModel.from_pretrained(model, tmp_path / "lora").eval()
-    made, rows = tiny.processor(found.model_type, load_tokenizer(folder)), tiny.examples()
-    batch, mllm = tiny.batch(made, rows), MLLM(found.mllm)
+    made, rows = qwen.processor(found.model_type, load_tokenizer(folder)), qwen.examples()
+    batch, mllm = qwen.batch(made, rows), MLLM(found.mllm)
     logits = jax.jit(lambda p, b: mllm.apply({"params": p}, b, method="hidden") @ head_matrix(p).T)
     with torch.no_grad():
-        theirs = loaded(**tiny.theirs(made, rows)).logits.numpy()
+        theirs = loaded(**qwen.theirs(made, rows)).logits.numpy()
     real, ours = batch.segments > 0, np.asarray(logits(whole, batch))
     assert np.abs(ours - np.asarray(logits(params, batch)))[real].max() > 0.1
     compare(KINDS[found.model_type], "LoRA", "logits", ours[real], theirs[real])

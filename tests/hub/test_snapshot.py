@@ -11,14 +11,14 @@ from pivot_jax import hub
 from pivot_jax.errors import UserError
 from pivot_jax.models import zoo
 from pivot_jax.train.source import load_params
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 
 NAME = "google/siglip2-so400m-patch16-384"
 
 
 @pytest.fixture
 def encoder(tmp_path):
-    tiny.vision_model().save_pretrained(tmp_path / "encoder")
+    hf.vision_model().save_pretrained(tmp_path / "encoder")
     return tmp_path / "encoder"
 
 

@@ -15,13 +15,13 @@ from pivot_jax.models.encoder import Encoder, EncoderConfig
 from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.models.projector import ProjectorConfig
 from pivot_jax.models.qwen_vision import QwenVisionConfig
-from tests.tiny import pairs as tiny
+from tests.tiny import pairs
 
 QWEN = QwenVisionConfig(4, 16, 2, 2, 24, window=16, full_blocks=(1,), max_patches=16)
 MODELS = {
-    "one encoder": tiny.CONFIG,
-    "two encoders": dataclasses.replace(tiny.CONFIG, second=ConvNeXtConfig(16, (4, 8), (1, 1), patch_size=2)),
-    "Qwen2.5-VL's, with its merger": dataclasses.replace(tiny.CONFIG, vision=QWEN),
+    "one encoder": pairs.CONFIG,
+    "two encoders": dataclasses.replace(pairs.CONFIG, second=ConvNeXtConfig(16, (4, 8), (1, 1), patch_size=2)),
+    "Qwen2.5-VL's, with its merger": dataclasses.replace(pairs.CONFIG, vision=QWEN),
 }
 
 
@@ -51,15 +51,15 @@ def test_an_encoder_is_the_model_without_its_decoder(config):
 
 
 def test_an_encoder_without_a_projector_has_features_only():
-    encoder = Encoder(EncoderConfig(tiny.CONFIG.vision))
+    encoder = Encoder(EncoderConfig(pairs.CONFIG.vision))
     shapes = jax.eval_shape(
-        lambda key: encoder.init(key, *tiny.CONFIG.vision.example_input(), method="whole"), jax.random.key(0)
+        lambda key: encoder.init(key, *pairs.CONFIG.vision.example_input(), method="whole"), jax.random.key(0)
     )
     assert shapes["params"].keys() == {"vision"}
 
 
 def test_parts_that_do_not_fit_say_so():
     with pytest.raises(ValueError, match="two encoders read the same square image; a family with patch input"):
-        EncoderConfig(QWEN, second=tiny.CONFIG.vision)
+        EncoderConfig(QWEN, second=pairs.CONFIG.vision)
     with pytest.raises(ValueError, match="a projector needs the width of the decoder's tokens; it is 0"):
-        EncoderConfig(tiny.CONFIG.vision, projector=ProjectorConfig())
+        EncoderConfig(pairs.CONFIG.vision, projector=ProjectorConfig())

@@ -14,7 +14,7 @@ from pivot_jax.models import layers
 from pivot_jax.models.convnext import ConvNeXtConfig
 from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.models.vit import ViT, ViTConfig
-from tests.tiny import pairs as tiny
+from tests.tiny import pairs
 
 SECONDS = {
     "ConvNeXt": ConvNeXtConfig(image_size=32, widths=(6, 10), depths=(1, 2)),
@@ -36,7 +36,7 @@ def images(size, count=2):
 @pytest.mark.parametrize("name", SECONDS)
 def test_the_second_encoder_s_features_stand_beside_the_first_s(name):
     second = SECONDS[name]
-    model = MLLM(dataclasses.replace(tiny.CONFIG, second=second))
+    model = MLLM(dataclasses.replace(pairs.CONFIG, second=second))
     params = random_params(model)
     pixels = images(16)
 
@@ -45,19 +45,19 @@ def test_the_second_encoder_s_features_stand_beside_the_first_s(name):
         module = second.module()
         own = layers.resize_images(pixels, second.image_size)
         parts = [
-            ViT(tiny.CONFIG.vision).apply({"params": params["vision"]}, pixels, method="features"),
+            ViT(pairs.CONFIG.vision).apply({"params": params["vision"]}, pixels, method="features"),
             module.apply({"params": params["second"]}, own, method="features"),
         ]
         return model.apply({"params": params}, pixels[:, None], method="encode_images"), *parts
 
     both, first, other = run(params, pixels)
-    grid, target = second.grid, tiny.CONFIG.vision.grid
+    grid, target = second.grid, pairs.CONFIG.vision.grid
     torch = pytest.importorskip("torch", reason="make test-compat installs no PyTorch")
     square = torch.tensor(np.asarray(other)).reshape(2, grid, grid, -1).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(square, size=(target, target), mode="bilinear", align_corners=False)
     expected = np.concatenate([first, resized.permute(0, 2, 3, 1).reshape(2, target**2, -1).numpy()], -1)
     np.testing.assert_allclose(both, expected, atol=1e-5)
-    assert params["projector"]["fc1"]["kernel"].shape[0] == tiny.CONFIG.vision.width + second.width
+    assert params["projector"]["fc1"]["kernel"].shape[0] == pairs.CONFIG.vision.width + second.width
 
 
 def test_images_are_resized_as_by_pil():

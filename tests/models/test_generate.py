@@ -16,7 +16,7 @@ from pivot_jax.kernels import decode
 from pivot_jax.models.generate import Sampling, generate
 from pivot_jax.models.logprobs import score
 from pivot_jax.models.mllm import head_matrix
-from tests.tiny.mllm import PATCHES, tiny_mllm
+from tests.tiny import mllm
 
 VOCAB, NEW = 31, 5
 NO_END = (-1, -2)
@@ -24,7 +24,7 @@ NO_END = (-1, -2)
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_mllm(VOCAB, gain=2.0)
+    return mllm.tiny_mllm(VOCAB, gain=2.0)
 
 
 def prompts(lengths, seed=0, n=None):
@@ -39,7 +39,7 @@ def prompts(lengths, seed=0, n=None):
         tokens[row, :length] = generator.integers(0, VOCAB, length)
         segments[row, :length] = 1
         if length:
-            slots[row, 1 : 1 + PATCHES] = np.arange(PATCHES)
+            slots[row, 1 : 1 + mllm.PATCHES] = np.arange(mllm.PATCHES)
     images = generator.integers(0, 255, (b, 1, 8, 8, 3)).astype(np.uint8)
     positions = np.broadcast_to(np.arange(n, dtype=np.int32), (b, n))
     return PromptBatch(images, tokens, slots, positions, segments, np.arange(b, dtype=np.int32))
@@ -47,11 +47,11 @@ def prompts(lengths, seed=0, n=None):
 
 def last_logits(model, length):
     """Logits after the n-th token of one row of ``length`` tokens, from a forward over the whole row."""
-    mllm, params = model
+    module, params = model
 
     @jax.jit
     def compute(batch, n):
-        hidden = mllm.apply({"params": params}, batch, method="hidden")
+        hidden = module.apply({"params": params}, batch, method="hidden")
         return hidden[0, n - 1] @ head_matrix(params).T
 
     def logits(images, tokens, slots):
@@ -164,23 +164,23 @@ def test_the_tpu_kernel_gives_the_same_answers(model, free, monkeypatch):
 
 
 def test_a_prompts_cache_is_not_repeated_for_its_responses(model):
-    mllm, params = model
+    module, params = model
     batch = prompts([6, 9, 7])
-    prefill = lambda batch: mllm.apply({"params": params}, batch, NEW, None, 4, method="prefill")  # noqa: E731
+    prefill = lambda batch: module.apply({"params": params}, batch, NEW, None, 4, method="prefill")  # noqa: E731
     cache, state = jax.eval_shape(prefill, batch)
     assert cache.prompt.keys.shape == (2, 3, 2, 9, 4) and cache.keys.shape == (2, 12, 2, NEW, 4)
     assert state.shape == (12, 16)
 
 
 def test_bad_arguments_say_what_is_wrong(model):
-    mllm, params = model
+    module, params = model
     batch = prompts([6])
     with pytest.raises(ValueError, match="random key"):
-        generate(mllm, params, batch, Sampling(2, (), temperature=1.0))
+        generate(module, params, batch, Sampling(2, (), temperature=1.0))
     with pytest.raises(ValueError, match="at least 1"):
         Sampling(0, ())
     with pytest.raises(ValueError, match="responses is 0"):
-        generate(mllm, params, batch, Sampling(2, ()), responses=0)
+        generate(module, params, batch, Sampling(2, ()), responses=0)
     with pytest.raises(ValueError, match="0 \\(greedy\\) or above"):
         Sampling(2, (), temperature=-1)
 
@@ -213,22 +213,22 @@ def collated(rows, images):
 
 
 def test_option_logps_equal_separate_forwards(model):
-    mllm, params = model
+    module, params = model
     batch = prompts([6, 9])
     options = [[[3, 4], [5], [6, 7, 8]], [[9], [10, 11]]]
     rows = [group_row(encoded(batch, row), options[row]) for row in range(2)]
-    sums, counts = ranking.option_logps(mllm, params, collated(rows, batch.images), max_options=3)
+    sums, counts = ranking.option_logps(module, params, collated(rows, batch.images), max_options=3)
     assert counts.tolist() == [[2, 1, 3], [1, 2, 0]] and sums[1, 2] == -np.inf
     cells = [(row, index) for row in range(2) for index in range(len(options[row]))]
     alone = [group_row(encoded(batch, row), [options[row][index]]) for row, index in cells]
     images = batch.images[[row for row, _ in cells]]
-    single, _ = ranking.option_logps(mllm, params, collated(alone, images), max_options=1)
+    single, _ = ranking.option_logps(module, params, collated(alone, images), max_options=1)
     np.testing.assert_allclose([sums[cell] for cell in cells], single[:, 0], atol=2e-4)
 
 
 def test_responses_are_scored_with_the_log_probs_that_they_were_generated_with(model, free):
     """Responses keep their end token, so they are the rows that a group is scored and trained on."""
-    mllm, params = model
+    module, params = model
     batch, unended = free
     ends = (int(unended.tokens[0, 2]), int(unended.tokens[1, 3]))
     key = jax.random.key(5)
@@ -239,9 +239,9 @@ def test_responses_are_scored_with_the_log_probs_that_they_were_generated_with(m
     logps = [out.logps[row, : len(answers[row])] for row in range(12)]
     values = {"old_logps": [np.concatenate(logps[4 * row : 4 * row + 4]) for row in range(3)]}
     scored = vlm_batch(
-        rows, ImageArrays(batch.images), np.arange(3), (40, 4 * NEW), Collation(0, PATCHES), target_values=values
+        rows, ImageArrays(batch.images), np.arange(3), (40, 4 * NEW), Collation(0, mllm.PATCHES), target_values=values
     )
-    found = score(mllm, params, scored).logps * scored.weights
+    found = score(module, params, scored).logps * scored.weights
     np.testing.assert_allclose(found, scored.old_logps, atol=2e-4)
 
 

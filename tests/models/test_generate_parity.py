@@ -16,7 +16,7 @@ from pivot_jax.data.processing.batch import PromptBatch
 from pivot_jax.models.generate import Sampling, generate
 from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
 from pivot_jax.models.mllm import MLLM
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 
 NEW, NEVER = 64, -1  # tokens, and an end token that never comes
 LENGTHS = (9, 4, 6)  # of the prompts' texts
@@ -49,9 +49,9 @@ def prompts(cfg, has_images: bool, side: str) -> PromptBatch:
     fields = {"tokens": 0, "image_slots": -1, "positions": 0, "segments": 0}
     filled = {name: np.full((len(LENGTHS), n), value, np.int32) for name, value in fields.items()}
     for row, length in enumerate(LENGTHS):
-        text = rng.integers(tiny.IMAGE_TOKEN + 1, cfg.decoder.vocab_size, length)
+        text = rng.integers(hf.IMAGE_TOKEN + 1, cfg.decoder.vocab_size, length)
         whole = {
-            "tokens": np.r_[text[:2], np.full(patches, tiny.IMAGE_TOKEN), text[2:]],
+            "tokens": np.r_[text[:2], np.full(patches, hf.IMAGE_TOKEN), text[2:]],
             "image_slots": np.r_[-1, -1, np.arange(patches), np.full(length - 2, -1)],
             "positions": np.arange(length + patches),
             "segments": np.ones(length + patches),
@@ -82,12 +82,12 @@ def test_64_greedy_tokens(tmp_path, name):
     has_images, settings = MODELS[name]
     settings = {**settings, "tie_word_embeddings": False}  # with random weights a tied model repeats its last token
     vision = settings.pop("vision", None)
-    build = tiny.llava_model(3, vision, settings) if has_images else tiny.text_model(3, **settings)
+    build = hf.llava_model(3, vision, settings) if has_images else hf.text_model(3, **settings)
     build.save_pretrained(tmp_path / "theirs")
     found, params = hub.read_config(tmp_path / "theirs"), hub.load_params(tmp_path / "theirs")
     if has_images:
         cfg = found.mllm
-        hub.export_mllm(params, cfg, tmp_path / "ours", text=hub.ExportText(image_token=tiny.IMAGE_TOKEN))
+        hub.export_mllm(params, cfg, tmp_path / "ours", text=hub.ExportText(image_token=hf.IMAGE_TOKEN))
         kind = transformers.LlavaForConditionalGeneration
     else:
         cfg = LanguageModelConfig(found.decoder)

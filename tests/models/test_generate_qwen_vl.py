@@ -12,7 +12,7 @@ from pivot_jax import hub
 from pivot_jax.eval.answerer import Answerer
 from pivot_jax.models.generate import Sampling, generate
 from pivot_jax.models.mllm import MLLM
-from tests.tiny import qwen as tiny
+from tests.tiny import qwen
 
 CASES = [
     ("qwen2_5_vl", 64),
@@ -29,21 +29,21 @@ def padded_left(batch):
 
 @pytest.mark.parametrize(("kind", "new"), CASES)
 def test_the_same_greedy_tokens(tmp_path, kind, new):
-    tokens = tiny.tokenizer(tmp_path / "tokenizer")
-    model = tiny.model(kind, tokens, seed=3)
+    tokens = qwen.tokenizer(tmp_path / "tokenizer")
+    model = qwen.model(kind, tokens, seed=3)
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
-    made = tiny.processor(kind, tokens, window=cfg.vision.window // cfg.vision.patch_size)
-    rows = tiny.examples(seed=1)
+    made = qwen.processor(kind, tokens, window=cfg.vision.window // cfg.vision.patch_size)
+    rows = qwen.examples(seed=1)
     sampling = Sampling(new, (-1,), made.chat.pad_id)
-    batch = tiny.batch(made, rows)
+    batch = qwen.batch(made, rows)
     ours = generate(MLLM(cfg), params, batch, sampling)
     left = generate(MLLM(cfg), params, padded_left(batch), sampling)
     np.testing.assert_array_equal(left.tokens, ours.tokens)
     assert len({tuple(row) for row in ours.tokens.tolist()}) == len(rows) and len(np.unique(ours.tokens)) > 3
     # transformers answers batches only where they are padded on the left; on the right, row by row without padding.
     for those in (slice(0, 3), slice(0, 1), slice(1, 2)):
-        inputs = tiny.theirs(made, rows[those], left=True)
+        inputs = qwen.theirs(made, rows[those], left=True)
         length = inputs["input_ids"].shape[1]
         with torch.no_grad():
             out = model.generate(**inputs, max_new_tokens=new, do_sample=False, eos_token_id=None, pad_token_id=0)
@@ -53,10 +53,10 @@ def test_the_same_greedy_tokens(tmp_path, kind, new):
 @pytest.mark.heavy
 def test_an_answerer_of_variable_resolution_images(tmp_path):
     """Answers and ranks do not depend on the batch; blank images keep their size and say nothing."""
-    tokens = tiny.tokenizer(tmp_path)
-    tiny.model("qwen2_5_vl", tokens, seed=3).save_pretrained(tmp_path)
+    tokens = qwen.tokenizer(tmp_path)
+    qwen.model("qwen2_5_vl", tokens, seed=3).save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
-    parts, rows = (MLLM(cfg), params, tiny.processor("qwen2_5_vl", tokens)), tiny.examples(seed=1)
+    parts, rows = (MLLM(cfg), params, qwen.processor("qwen2_5_vl", tokens)), qwen.examples(seed=1)
     together = Answerer(*parts, batch_size=2)
     alone = Answerer(*parts, batch_size=1)
     assert together.answer(rows, 5) == alone.answer(rows, 5)
@@ -64,7 +64,7 @@ def test_an_answerer_of_variable_resolution_images(tmp_path):
     sums, _ = together.option_logps(rows, options)
     np.testing.assert_allclose(sums, alone.option_logps(rows, options)[0], atol=1e-4)
     other = [
-        dataclasses.replace(row, images=more.images) for row, more in zip(rows, tiny.examples(seed=2), strict=True)
+        dataclasses.replace(row, images=more.images) for row, more in zip(rows, qwen.examples(seed=2), strict=True)
     ]
     assert np.abs(together.option_logps(other, options)[0] - sums)[:2].max() > 1e-3
     blind = Answerer(*parts, batch_size=2, blank_images=True)

@@ -11,7 +11,7 @@ import transformers
 from pivot_jax import hub
 from pivot_jax.models.convnext import ConvNeXt
 from tests.parity import compare
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 
 SIZES = {
     "four stages": dict(hidden_sizes=[8, 12, 16, 20], depths=[1, 2, 1, 1], image_size=64),
@@ -23,7 +23,7 @@ SIZES = {
 @pytest.mark.parametrize("name", SIZES)
 def test_features_and_pooled_output(tmp_path, name):
     config = transformers.ConvNextConfig(num_stages=len(SIZES[name]["depths"]), **SIZES[name])
-    model = tiny._random(transformers.ConvNextModel(config), 0)
+    model = hf._random(transformers.ConvNextModel(config), 0)
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).vision, hub.load_params(tmp_path)["vision"]
     images = np.random.default_rng(0).normal(size=(2, cfg.image_size, cfg.image_size, 3)).astype(np.float32)
@@ -40,7 +40,7 @@ def test_features_and_pooled_output(tmp_path, name):
 def test_a_classifier_s_folder_and_export(tmp_path):
     """An image classifier's keys are read; what we write loads in transformers and says the same; bit for bit."""
     config = transformers.ConvNextConfig(num_stages=2, hidden_sizes=[6, 10], depths=[1, 2], image_size=32)
-    model = tiny._random(transformers.ConvNextForImageClassification(config), 1)
+    model = hf._random(transformers.ConvNextForImageClassification(config), 1)
     model.save_pretrained(tmp_path / "theirs")
     cfg, params = hub.read_config(tmp_path / "theirs").vision, hub.load_params(tmp_path / "theirs")
     hub.export_encoder(params, cfg, tmp_path / "ours")

@@ -16,7 +16,7 @@ from pivot_jax.kernels.mask import Ids
 from pivot_jax.models import layers, rotary
 from pivot_jax.models.decoder import Decoder, DecoderBlock, DecoderConfig
 from tests.parity import compare
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 
 LONG = 29  # tokens: more than the pretrained context of the scaled configs
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
@@ -95,9 +95,10 @@ def _theirs(model, tokens, **inputs):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_B4_block_states_and_logits(tmp_path, name):
+def test_block_states_and_logits_equal_transformers(tmp_path, name):
+    """Acceptance test B4."""
     family, changes = SHAPES[name]
-    model = tiny.text_model(family=family, **changes)
+    model = hf.text_model(family=family, **changes)
     model.save_pretrained(tmp_path)
     cfg = hub.read_config(tmp_path).decoder
     assert cfg.tied == model.config.tie_word_embeddings
@@ -114,7 +115,7 @@ def test_B4_block_states_and_logits(tmp_path, name):
 )
 def test_bfloat16_checkpoint(tmp_path, family):
     """A bf16 file computed in bf16 by both: as far from float32 as transformers' own bf16 is."""
-    tiny.text_model(family=family).to(torch.bfloat16).save_pretrained(tmp_path)
+    hf.text_model(family=family).to(torch.bfloat16).save_pretrained(tmp_path)
     # read again: .to() also rounds the rotary frequencies, which are no part of the checkpoint
     model, exact = (
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype).eval()
@@ -132,10 +133,10 @@ def test_bfloat16_checkpoint(tmp_path, family):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_B4_padding_changes_nothing(tmp_path, side):
-    """Also where the length of a row decides its frequencies."""
+def test_padding_changes_nothing(tmp_path, side):
+    """B4: also where the length of a row decides its frequencies."""
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    model = tiny.text_model(family="llama", rope_parameters=dynamic, max_position_embeddings=7)
+    model = hf.text_model(family="llama", rope_parameters=dynamic, max_position_embeddings=7)
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).decoder, hub.load_params(tmp_path)
     rng = np.random.default_rng(3)
@@ -149,7 +150,7 @@ def test_B4_padding_changes_nothing(tmp_path, side):
     for row, ids in enumerate(rows):
         model.model.rotary_emb = type(model.model.rotary_emb)(model.config)  # it remembers the longest row
         theirs = _theirs(model, ids[None])[2]
-        assert tiny.max_gap(ours[row][segments[row] > 0], theirs[0]) <= 1e-4
+        assert hf.max_gap(ours[row][segments[row] > 0], theirs[0]) <= 1e-4
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_B4_padding_changes_nothing(tmp_path, side):
 )  # fmt: skip
 def test_mrope(tmp_path, sections, changes):
     """Positions that differ by axis: parity with Qwen2-VL's text model with the weights of a Qwen2."""
-    model = tiny.text_model(**changes)
+    model = hf.text_model(**changes)
     model.save_pretrained(tmp_path)
     cfg = dataclasses.replace(hub.read_config(tmp_path).decoder, mrope_section=sections)
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": list(sections)}
@@ -181,7 +182,7 @@ def test_mrope(tmp_path, sections, changes):
 
 def test_mrope_of_text_is_plain_and_continues_after_the_largest_position(tmp_path):
     """Forward of text; and a prompt of different axes, continued by the cache as by a whole forward."""
-    tiny.text_model(hidden_size=24, num_attention_heads=2, num_key_value_heads=1).save_pretrained(tmp_path)
+    hf.text_model(hidden_size=24, num_attention_heads=2, num_key_value_heads=1).save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).decoder, hub.load_params(tmp_path)["decoder"]
     axes = dataclasses.replace(cfg, mrope_section=(1, 2, 3))
     plain, decoder = Decoder(cfg), Decoder(axes)

@@ -12,7 +12,7 @@ from pivot_jax import hub
 from pivot_jax.data.processing.batch import PromptBatch
 from pivot_jax.models.mllm import MLLM, head_matrix
 from tests.parity import compare
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 
 LLAMA3 = {
     **{"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "original_max_position_embeddings": 16},
@@ -59,10 +59,10 @@ def prompts(cfg, seed: int = 0, size: int = 0) -> tuple[PromptBatch, np.ndarray]
     for row, text in enumerate(TEXT):
         ids, own = [], []
         for i, count in enumerate(text):
-            ids += [*rng.integers(tiny.IMAGE_TOKEN + 1, cfg.decoder.vocab_size, count)]
+            ids += [*rng.integers(hf.IMAGE_TOKEN + 1, cfg.decoder.vocab_size, count)]
             own += [-1] * count
             if i < m:
-                ids += [tiny.IMAGE_TOKEN] * p
+                ids += [hf.IMAGE_TOKEN] * p
                 own += range(i * p, (i + 1) * p)
         tokens[row, : len(ids)], slots[row, : len(ids)], segments[row, : len(ids)] = ids, own, 1
     positions = np.maximum(np.cumsum(segments, axis=1) - 1, 0)
@@ -74,7 +74,7 @@ def prompts(cfg, seed: int = 0, size: int = 0) -> tuple[PromptBatch, np.ndarray]
     "name", [pytest.param(name, id=name, marks=() if name in LIGHT else pytest.mark.heavy) for name in SHAPES]
 )
 def test_logits(tmp_path, name):
-    model = tiny.llava_model(**SHAPES[name])
+    model = hf.llava_model(**SHAPES[name])
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
     batch, pixels = prompts(cfg)

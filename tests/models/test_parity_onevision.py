@@ -21,8 +21,7 @@ from pivot_jax.data.processing.tiles import GRID_SIDE, Tiles, tile_grid
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.models.mllm import MLLM, head_matrix
 from tests.parity import compare
-from tests.tiny import hf as tiny
-from tests.tiny.processing import processor
+from tests.tiny import hf, processing
 
 TILE, PATCH, TILES = 24, 8, GRID_SIDE**2 + 1
 PINPOINTS = [[TILE * r, TILE * c] for r in range(1, GRID_SIDE + 1) for c in range(1, GRID_SIDE + 1)]
@@ -47,15 +46,15 @@ def tokenizer(tmp_path_factory):
 def onevision(tokenizer, vision=None, text=None, **changes):
     vocabulary = len(tokenizer) + 3
     config = transformers.LlavaOnevisionConfig(
-        vision_config=tiny.encoder_config("siglip_vision_model", **SQUARE, **(vision or {})),
-        text_config=tiny.text_config(**({"vocab_size": vocabulary} | (text or {}))),
+        vision_config=hf.encoder_config("siglip_vision_model", **SQUARE, **(vision or {})),
+        text_config=hf.text_config(**({"vocab_size": vocabulary} | (text or {}))),
         image_token_index=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
         video_token_index=vocabulary + 1,
         image_grid_pinpoints=PINPOINTS,
         tie_word_embeddings=(text or {}).get("tie_word_embeddings", True),
         **changes,
     )
-    return tiny._random(transformers.LlavaOnevisionForConditionalGeneration(config), 0)
+    return hf._random(transformers.LlavaOnevisionForConditionalGeneration(config), 0)
 
 
 def random_images():
@@ -65,7 +64,7 @@ def random_images():
 
 def prompts(tokenizer):
     """A batch of one tiled image per row, as the loader makes it; its rows and their tiles."""
-    made = processor(tokenizer, geometry=Tiles("siglip", TILE, TILE // PATCH, TILES))
+    made = processing.processor(tokenizer, geometry=Tiles("siglip", TILE, TILE // PATCH, TILES))
     turns = (Message("user", "<image>\nWhat is it?"),)
     examples = [Example(str(i), turns, (np.asarray(image),)) for i, image in enumerate(random_images())]
     rows = [made.encode(example) for example in examples]

@@ -13,7 +13,7 @@ from pivot_jax.models import qwen_vision
 from pivot_jax.models.layers import COLLECT_NOTHING
 from pivot_jax.models.mllm import MLLM, head_matrix
 from tests.parity import compare
-from tests.tiny import qwen as tiny
+from tests.tiny import qwen
 
 NAMES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL"}
 CONFIGS = {
@@ -41,7 +41,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory):
-    return tiny.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return qwen.tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def _changes(kind, name):
@@ -74,7 +74,7 @@ def _program(mllm):
 @pytest.mark.parametrize("kind", NAMES)
 def test_one_block(tmp_path, tokens, kind):
     """One block on the same input, at 1e-5: within a window and over a whole image of 2 x 6 tokens."""
-    model = tiny.model(kind, tokens)
+    model = qwen.model(kind, tokens)
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).vision, hub.load_params(tmp_path)["vision"]
     coordinates = np.argwhere(np.ones((4, 12), bool))[None].astype(np.int32)
@@ -97,12 +97,12 @@ def test_one_block(tmp_path, tokens, kind):
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_tower_and_logits(tmp_path, tokens, kind, name):
     """Rows with two images, three, and none, of three sizes, in one batch."""
-    model = tiny.model(kind, tokens, **_changes(kind, name))
+    model = qwen.model(kind, tokens, **_changes(kind, name))
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
     patch, window = cfg.vision.patch_size, cfg.vision.window // cfg.vision.patch_size
-    made, rows = tiny.processor(kind, tokens, patch, window), tiny.examples(patch)
-    batch, inputs = tiny.batch(made, rows), tiny.theirs(made, rows)
+    made, rows = qwen.processor(kind, tokens, patch, window), qwen.examples(patch)
+    batch, inputs = qwen.batch(made, rows), qwen.theirs(made, rows)
     run = _program(MLLM(cfg))
     found, merged, hidden, logits = run(params, batch)
     with torch.no_grad():
@@ -127,5 +127,5 @@ def test_tower_and_logits(tmp_path, tokens, kind, name):
     compare(NAMES[kind], name, "last hidden state", np.asarray(hidden)[real], out.hidden_states[-1].numpy()[real])
     compare(NAMES[kind], name, "logits", np.asarray(logits)[real], out.logits.numpy()[real])
     if window:  # the order of the patches is a matter of speed only
-        again = run(params, tiny.batch(tiny.processor(kind, tokens, patch, 0), rows))[-1]
+        again = run(params, qwen.batch(qwen.processor(kind, tokens, patch, 0), rows))[-1]
         np.testing.assert_allclose(np.asarray(again)[real], np.asarray(logits)[real], atol=1e-4)

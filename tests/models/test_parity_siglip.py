@@ -15,7 +15,7 @@ from pivot_jax import hub
 from pivot_jax.models.vit import ViT
 from pivot_jax.train.model import build_model
 from tests.parity import compare
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 
 SHAPES = {
     "plain": {},
@@ -28,8 +28,9 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
-def test_B1_hidden_states_and_pooled_output(tmp_path, changes):
-    model = tiny.vision_model(**changes)
+def test_hidden_states_and_pooled_output_equal_transformers(tmp_path, changes):
+    """Acceptance test B1."""
+    model = hf.vision_model(**changes)
     model.save_pretrained(tmp_path)
     cfg = hub.read_config(tmp_path).vision
     params = hub.load_params(tmp_path)
@@ -53,8 +54,9 @@ def test_B1_hidden_states_and_pooled_output(tmp_path, changes):
         compare(kind, name, "pooler_output", pooled[0], theirs.pooler_output)
 
 
-def test_B1_features_need_and_train_all_blocks_but_the_last(tmp_path):
-    tiny.vision_model(num_hidden_layers=4).save_pretrained(tmp_path)
+def test_features_need_and_train_all_blocks_but_the_last(tmp_path):
+    """Acceptance test B1."""
+    hf.vision_model(num_hidden_layers=4).save_pretrained(tmp_path)
     cfg = hub.read_config(tmp_path).vision
     params = hub.load_params(tmp_path)["vision"]
     vit = ViT(cfg)
@@ -73,8 +75,8 @@ def test_B1_features_need_and_train_all_blocks_but_the_last(tmp_path):
     np.testing.assert_array_equal(jax.jit(loss)(without), jax.jit(loss)(params))
 
 
-def test_B1_and_B2_so400m_computes_26_of_27_blocks_and_gives_576_tokens():
-    """The sizes of the paper's model, from its shapes; its projector too (B2)."""
+def test_so400m_computes_26_of_27_blocks_and_gives_576_tokens():
+    """B1, B2: the sizes of the paper's model, from its shapes; its projector too (B2)."""
     config = configs.load("configs/pivot/stage1a.py")
     model = build_model(config, 151665)
     params = jax.eval_shape(model.create, jax.random.key(0))

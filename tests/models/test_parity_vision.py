@@ -21,8 +21,7 @@ from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
 from pivot_jax.models.transformer import Block
 from pivot_jax.models.vit import ViT, ViTConfig
 from tests.parity import compare
-from tests.tiny import hf as tiny
-from tests.tiny import pairs as models
+from tests.tiny import hf, pairs
 
 ODD = dict(image_size=37, patch_size=7, hidden_size=20, num_attention_heads=5)  # a remainder, 25 patches
 SHAPES = {
@@ -92,22 +91,23 @@ def check(kind: str, name: str, model, cfg: ViTConfig, out: dict, theirs) -> Non
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=map(": ".join, CASES))
-def test_B1_states_and_pooled_output(tmp_path, kind, name):
-    model = tiny.encoder(kind, seed=len(name), **SHAPES[kind][name])
+def test_states_and_pooled_output_equal_transformers(tmp_path, kind, name):
+    """Acceptance test B1."""
+    model = hf.encoder(kind, seed=len(name), **SHAPES[kind][name])
     cfg, params = loaded(model, tmp_path)
     images = random_images(cfg.image_size)
-    check(kind, name, model, cfg, ours(cfg)(params, images), tiny.encode(model, images))
+    check(kind, name, model, cfg, ours(cfg)(params, images), hf.encode(model, images))
 
 
 @pytest.mark.parametrize(("kind", "name", "size"), RESIZED)
 def test_positions_at_another_resolution(tmp_path, kind, name, size):
     """As ``interpolate_pos_encoding=True``; the parameters are those of the checkpoint."""
-    model = tiny.encoder(kind, **SHAPES.get(kind, {}).get(name, {}))
+    model = hf.encoder(kind, **SHAPES.get(kind, {}).get(name, {}))
     cfg, params = loaded(model, tmp_path)
     images = random_images(size)
     small = cfg.resized(size)
     assert small.pos_grid == cfg.grid and small.grid != cfg.grid
-    check(kind, f"{name} at {size} pixels", model, small, ours(small)(params, images), tiny.encode(model, images, True))
+    check(kind, f"{name} at {size} pixels", model, small, ours(small)(params, images), hf.encode(model, images, True))
 
 
 @pytest.mark.parametrize(("size", "new"), [(3, 7), (37, 16), (16, 16), (5, 3), (2, 9)])
@@ -121,7 +121,7 @@ def test_resize_matrices_are_torch_s(size, new):
 
 @pytest.mark.parametrize("kind", ["clip_vision_model", "dinov2", "vit"])
 def test_one_block_to_rounding(tmp_path, kind):
-    model = tiny.encoder(kind, **SHAPES[kind]["odd"])
+    model = hf.encoder(kind, **SHAPES[kind]["odd"])
     cfg, params = loaded(model, tmp_path)
     x = np.random.default_rng(1).normal(size=(2, 9, cfg.width)).astype(np.float32)
     layer = {"clip_vision_model": "encoder.layers", "dinov2": "encoder.layer", "vit": "layers"}[kind]
@@ -150,11 +150,11 @@ REST = ["siglip_vision_model", *(kind for kind in SHAPES if kind not in BF16)]
 @pytest.mark.parametrize("kind", [*BF16, *(pytest.param(kind, marks=LATER) for kind in REST)])
 def test_bfloat16_checkpoint_and_computation(tmp_path, kind):
     """A bfloat16 file computed in bfloat16, compared with transformers in float32 with the same weights."""
-    model = tiny.encoder(kind).to(torch.bfloat16)
+    model = hf.encoder(kind).to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).vision, hub.load_params(tmp_path)["vision"]
     images = random_images(cfg.image_size)
-    exact = tiny.encode(model.float(), images)
+    exact = hf.encode(model.float(), images)
     half = jax.jit(lambda params: ViT(cfg, "bfloat16").apply({"params": params}, images, method="features"))(params)
     assert half.dtype == jnp.bfloat16
     features = exact.hidden_states[-2] if cfg.traits.penultimate else exact.last_hidden_state
@@ -188,7 +188,7 @@ NAFLEX = {
 @pytest.mark.heavy
 def test_bfloat16_naflex(tmp_path):
     _, shapes, length = NAFLEX["plain"]
-    model = tiny.encoder("siglip2_vision_model").to(torch.bfloat16)
+    model = hf.encoder("siglip2_vision_model").to(torch.bfloat16)
     cfg, params = loaded(model, tmp_path)
     patches, where, theirs = naflex(model.float(), shapes, length)
     there = where[..., 0] >= 0
@@ -197,10 +197,10 @@ def test_bfloat16_naflex(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAFLEX)
-def test_B1_naflex(tmp_path, name):
-    """Positions resized to each image, padding masked, the pooling head too; the order of the patches is free."""
+def test_naflex_states_equal_transformers(tmp_path, name):
+    """B1: positions resized to each image, padding masked, the pooling head too; the order of the patches is free."""
     changes, shapes, length = NAFLEX[name]
-    model = tiny.encoder("siglip2_vision_model", **changes)
+    model = hf.encoder("siglip2_vision_model", **changes)
     cfg, params = loaded(model, tmp_path)
     patches, where, theirs = naflex(model, shapes, length)
     run = ours(cfg)
@@ -226,8 +226,8 @@ OTHERS = ["siglip_vision_model", "dinov2", "vit_mae", "vit"]
 @pytest.mark.parametrize("kind", [*SOON, *(pytest.param(kind, marks=LATER) for kind in OTHERS)])
 def test_mllm_takes_patch_tokens_and_trains_what_they_need(tmp_path, kind):
     """No class or register token among the image tokens; everything but ``final`` gets a gradient."""
-    cfg, params = loaded(tiny.encoder(kind), tmp_path)
-    model = MLLM(MLLMConfig(cfg, ProjectorConfig(), models.CONFIG.decoder))
+    cfg, params = loaded(hf.encoder(kind), tmp_path)
+    model = MLLM(MLLMConfig(cfg, ProjectorConfig(), pairs.CONFIG.decoder))
     if cfg.traits.patch_input:
         where = np.stack(np.divmod(np.arange(9), 3), axis=1)[None, None].repeat(2, 1).astype(np.int32)
         inputs = (random_images(24).reshape(1, 2, 9, 192), where)
@@ -272,8 +272,8 @@ B2 = {  # the dossier's encoders: name, tokens of an image
 
 
 @pytest.mark.parametrize(("name", "tokens"), B2.items())
-def test_B2_token_counts_of_the_paper_s_encoders(name, tokens):
-    """Traced at full size: the features are ``tokens`` patches of the encoder's width."""
+def test_token_counts_of_the_papers_encoders(name, tokens):
+    """B2: traced at full size: the features are ``tokens`` patches of the encoder's width."""
     known = zoo.VISION[name.partition("@")[0]]
     model = zoo.build(section_of(name), {"preset": known.preset})
     assert model.image_tokens == tokens

@@ -14,7 +14,7 @@ from pivot_jax.data.processing.collate import Collation, vlm_batch
 from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.models.mllm import MLLM
-from tests.tiny import pairs as tiny
+from tests.tiny import pairs
 
 IMAGE, PROMPT, ANSWERS = 4, 5, (3, 1, 6, 2)
 START = IMAGE + PROMPT
@@ -37,9 +37,9 @@ def row(text, answer):
 
 def test_a_group_in_one_row_equals_a_sequence_per_response():
     """Log-probs of every token, and the gradients of a sum that weighs each response by an advantage."""
-    rng, module, params = np.random.default_rng(0), MLLM(tiny.CONFIG), tiny.params()
+    rng, module, params = np.random.default_rng(0), MLLM(pairs.CONFIG), pairs.params()
     images = rng.integers(0, 256, (2, 1, 16, 16, 3), dtype=np.uint8)
-    texts = rng.integers(6, tiny.VOCABULARY, (2, PROMPT + sum(ANSWERS)))
+    texts = rng.integers(6, pairs.VOCABULARY, (2, PROMPT + sum(ANSWERS)))
     ends = PROMPT + np.cumsum(ANSWERS)
     parts = [np.r_[0:PROMPT, end - n : end] for n, end in zip(ANSWERS, ends, strict=True)]
     longest = START + max(ANSWERS)

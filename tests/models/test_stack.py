@@ -8,35 +8,35 @@ import pytest
 from pivot_jax.models.flops import traced_flops
 from pivot_jax.models.logprobs import score
 from pivot_jax.models.mllm import MLLM, init_params
-from tests.tiny import pairs as tiny
+from tests.tiny import pairs
 
 
 def value_and_gradients(mllm: MLLM):
-    batch = tiny.pairs(2)
+    batch = pairs.pairs(2)
 
     def loss(params):
         return jnp.sum(score(mllm, params, batch).logps * batch.weights)
 
-    return jax.jit(jax.value_and_grad(loss))(tiny.params())
+    return jax.jit(jax.value_and_grad(loss))(pairs.params())
 
 
 @pytest.fixture(scope="module")
 def scanned():
-    return value_and_gradients(MLLM(tiny.config()))
+    return value_and_gradients(MLLM(pairs.config()))
 
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_unrolled_layers_give_the_scans_loss_and_gradients(scanned, remat):
-    found = value_and_gradients(MLLM(tiny.config(scan_layers=False, remat=remat)))
+    found = value_and_gradients(MLLM(pairs.config(scan_layers=False, remat=remat)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, scanned)
 
 
 def flops_of_gradients(remat: str, scan_layers: bool) -> float:
     """FLOPs of the tiny model's gradients as traced, recomputation included."""
-    batch = tiny.pairs(4)
-    mllm = MLLM(tiny.config(remat=remat, scan_layers=scan_layers))
+    batch = pairs.pairs(4)
+    mllm = MLLM(pairs.config(remat=remat, scan_layers=scan_layers))
     loss = lambda params: jnp.sum(score(mllm, params, batch).logps * batch.weights)  # noqa: E731
-    return traced_flops(jax.make_jaxpr(jax.grad(loss))(tiny.params()))
+    return traced_flops(jax.make_jaxpr(jax.grad(loss))(pairs.params()))
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])
@@ -47,24 +47,24 @@ def test_dots_recomputes_no_product(scan_layers):
 
 
 def test_unrolled_layers_have_no_loop_and_the_same_parameters():
-    mllm = MLLM(tiny.config(scan_layers=False))
-    models = mllm, MLLM(tiny.CONFIG)
+    mllm = MLLM(pairs.config(scan_layers=False))
+    models = mllm, MLLM(pairs.CONFIG)
     shapes = [jax.eval_shape(lambda key, model=model: init_params(model, key), jax.random.key(0)) for model in models]
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
     images = np.zeros((1, 1, 16, 16, 3), np.uint8)
 
     def program(model: MLLM) -> str:
         encode = lambda params: model.apply({"params": params}, images, method="encode_images")  # noqa: E731
-        return str(jax.make_jaxpr(encode)(tiny.params()))
+        return str(jax.make_jaxpr(encode)(pairs.params()))
 
-    assert "scan" in program(MLLM(tiny.CONFIG)) and "scan" not in program(mllm)
+    assert "scan" in program(MLLM(pairs.CONFIG)) and "scan" not in program(mllm)
 
 
 def test_intermediates_and_cache_of_unrolled_layers():
-    batch = tiny.pairs(2)
+    batch = pairs.pairs(2)
     found = []
-    for mllm in (MLLM(tiny.CONFIG), MLLM(tiny.config(scan_layers=False))):
-        bound = mllm.bind({"params": tiny.params()})
+    for mllm in (MLLM(pairs.CONFIG), MLLM(pairs.config(scan_layers=False))):
+        bound = mllm.bind({"params": pairs.params()})
         _, taps = bound.encode_images_with_taps(batch.images, ("embed", "blocks/1"))
         cache, logits = bound.prefill(batch.replace(branches=None), 2)
         cache, after = bound.decode_step(cache, jnp.asarray([7, 8]))
@@ -74,4 +74,4 @@ def test_intermediates_and_cache_of_unrolled_layers():
 
 def test_an_unknown_remat_policy_is_an_error():
     with pytest.raises(ValueError, match="remat 'some' is unknown; there are: none, dots, full"):
-        value_and_gradients(MLLM(tiny.config(remat="some")))
+        value_and_gradients(MLLM(pairs.config(remat="some")))

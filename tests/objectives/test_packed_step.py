@@ -13,9 +13,9 @@ from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives.preference import build_preference
 from pivot_jax.objectives.preference_losses import RewardMean
 from pivot_jax.objectives.sft import build_sft
-from tests.tiny import pairs as tiny
+from tests.tiny import pairs
 
-MODEL = MLLM(tiny.CONFIG)
+MODEL = MLLM(pairs.CONFIG)
 
 
 def preference(**changes):
@@ -33,7 +33,7 @@ OBJECTIVES = {
 
 def rows(ref: bool = True):
     """Eight pairs with 0 to 2 images, scored prompt tokens and two masked rows."""
-    return tiny.masked(tiny.pairs(8, images_per_row=(2, 0, 1), prompt_targets=True, ref=ref), (2, 7))
+    return pairs.masked(pairs.pairs(8, images_per_row=(2, 0, 1), prompt_targets=True, ref=ref), (2, 7))
 
 
 def run(objective, batch, reference=None):
@@ -48,7 +48,7 @@ def run(objective, batch, reference=None):
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return value, grads, {name: (term.mean(), term.weight) for name, term in metrics.items()}
 
-    return compute(tiny.params(), batch, reference)
+    return compute(pairs.params(), batch, reference)
 
 
 def check(alone, packed):
@@ -65,17 +65,17 @@ def check(alone, packed):
 )
 def test_a_packed_batch_is_its_rows_alone(name, pack):
     batch = rows()
-    check(run(OBJECTIVES[name], batch), run(OBJECTIVES[name], tiny.packed(batch, pack)))
+    check(run(OBJECTIVES[name], batch), run(OBJECTIVES[name], pairs.packed(batch, pack)))
 
 
 def test_the_reference_may_run_in_the_step():
-    batch, reference = rows(ref=False), tiny.params(1)
-    check(run(OBJECTIVES["dpo"], batch, reference), run(OBJECTIVES["dpo"], tiny.packed(batch, 4), reference))
+    batch, reference = rows(ref=False), pairs.params(1)
+    check(run(OBJECTIVES["dpo"], batch, reference), run(OBJECTIVES["dpo"], pairs.packed(batch, 4), reference))
 
 
 def test_a_packed_batch_holds_each_row_once_and_says_whose_a_target_is():
     batch = rows()
-    packed = tiny.packed(batch, 4)
+    packed = pairs.packed(batch, 4)
     assert packed.images.shape == (2, 4 * 2, 16, 16, 3) and packed.ref_logps.shape == packed.targets.shape
     assert packed.row_index.tolist() == [[0, 1, -1, 3], [4, 5, 6, -1]]
     assert [sorted(set(s)) for s in packed.segments.tolist()] == [[0, 1, 2, 4], [0, 1, 2, 3]]
@@ -99,9 +99,9 @@ def test_a_packed_batch_holds_each_row_once_and_says_whose_a_target_is():
 
 def test_log_probs_have_an_entry_per_row_and_a_masked_one_is_zero():
     batch = rows()
-    sums = answer_logps(score(MODEL, tiny.params(), batch), batch)
-    packed = tiny.packed(batch, 4)
-    together = answer_logps(score(MODEL, tiny.params(), packed), packed)
+    sums = answer_logps(score(MODEL, pairs.params(), batch), batch)
+    packed = pairs.packed(batch, 4)
+    together = answer_logps(score(MODEL, pairs.params(), packed), packed)
     assert sums.shape == (8, 1, 2) and together.shape == (2, 4, 2)
     np.testing.assert_allclose(together.reshape(8, 2), sums[:, 0], rtol=1e-5)
     assert not np.any(together[0, 2]) and not np.any(together[1, 3])

@@ -19,7 +19,7 @@ from pivot_jax.objectives.pairs import PairStats
 from pivot_jax.objectives.preference_losses import PairLoss, RewardMean, bco, sigmoid, terms_of
 from pivot_jax.objectives.sft import nll
 from pivot_jax.objectives.table import build_objective
-from tests.tiny import pairs as tiny
+from tests.tiny import pairs
 
 RNG = np.random.default_rng(0)
 CHOSEN, REJECTED = (RNG.normal(0, 4, 7).astype(np.float32) for _ in range(2))
@@ -41,12 +41,14 @@ def stats(chosen, rejected, **settings):
     return PairStats(logps, jnp.zeros_like(logps), batch, section)
 
 
-def test_A1_at_the_reference_dpo_is_ln_2():
+def test_at_the_reference_dpo_is_ln_2():
+    """Acceptance test A1."""
     zero = np.zeros(3, np.float32)
     np.testing.assert_allclose(sigmoid(stats(zero, zero), None), np.full((3, 1), np.log(2)), atol=1e-6)
 
 
-def test_A2_gradient_is_minus_beta_sigma_of_minus_beta_delta():
+def test_dpo_gradient_is_minus_beta_sigma_of_minus_beta_delta():
+    """Acceptance test A2."""
     grads = jax.grad(lambda c, r: jnp.sum(sigmoid(stats(c, r, beta=0.3), None)), (0, 1))(CHOSEN, REJECTED)
     factor = -0.3 * jax.nn.sigmoid(-0.3 * (CHOSEN - REJECTED))
     np.testing.assert_allclose(grads[0], factor, rtol=1e-5)
@@ -71,11 +73,11 @@ def test_bco_equals_pytorch():
 
 def test_stats_of_packed_pairs_with_prompt_targets():
     """Prompt targets count in both sums, which then cancel, and in no length; masked pairs have neither."""
-    batch = tiny.masked(tiny.pairs(8, images_per_row=(2, 0, 1), prompt_targets=True), (2, 7))
+    batch = pairs.masked(pairs.pairs(8, images_per_row=(2, 0, 1), prompt_targets=True), (2, 7))
     logps = np.random.default_rng(0).normal(-3, 1, batch.targets.shape).astype(np.float32) * batch.weights
     alone = PairStats(logps, batch.ref_logps, batch, None)
-    packed_batch = tiny.packed(batch.replace(ref_logps=logps), 4)  # laid out as the log-probs of a packed batch
-    packed = PairStats(packed_batch.ref_logps, tiny.packed(batch, 4).ref_logps, packed_batch, None)
+    packed_batch = pairs.packed(batch.replace(ref_logps=logps), 4)  # laid out as the log-probs of a packed batch
+    packed = PairStats(packed_batch.ref_logps, pairs.packed(batch, 4).ref_logps, packed_batch, None)
     for row in range(8):
         for answer in (0, 1):
             own = (batch.target_branches[row] == answer + 1) & (batch.weights[row] > 0)
@@ -89,7 +91,8 @@ def test_stats_of_packed_pairs_with_prompt_targets():
     assert alone.valid[:, 0].tolist() == [1, 1, 0, 1, 1, 1, 1, 0] and not np.any(alone.lengths[2])
 
 
-def test_A4_mpo_is_composed_of_08_02_10():
+def test_mpo_is_composed_of_08_02_10():
+    """Acceptance test A4."""
     section = configs.base().objective
     section.name = "mpo"
     assert terms_of(section) == (("sigmoid", 0.8), ("bco", 0.2), ("sft", 1.0))
@@ -103,7 +106,7 @@ def build(**changes):
     config = configs.base()
     for key, value in changes.items():
         configs.set_key(config, key.replace("__", "."), value)
-    return build_objective(MLLM(tiny.CONFIG), config)
+    return build_objective(MLLM(pairs.CONFIG), config)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +130,10 @@ def test_objectives_that_cannot_be_built_name_the_key(changes, says):
 
 def test_preference_is_exactly_its_terms():
     objective = build(objective__name="preference", objective__terms=(("bco", 0.5), ("sft", 2.0)))
-    batch = tiny.pairs()
+    batch = pairs.pairs()
     totals = objective.totals(batch)
     memory = {"bco": RewardMean(jnp.float32(0.4), jnp.float32(8))}
-    loss, metrics = objective.loss(tiny.params(), batch, totals, memory, None)
+    loss, metrics = objective.loss(pairs.params(), batch, totals, memory, None)
     assert {name for name in metrics if name.startswith("losses/")} == {"losses/bco", "losses/sft"}
     np.testing.assert_allclose(loss, 0.5 * metrics["losses/bco"].mean() + 2.0 * metrics["losses/sft"].mean(), rtol=1e-6)
     assert (objective.kind, objective.reference) == ("preference", "stored")
@@ -151,13 +154,14 @@ def test_a_loss_is_one_function_and_its_entry(monkeypatch):
         UserError, match=r"train.accumulate: 2, .* with objective.terms=\(\('ranked', 1.0\),\) compares"
     ):
         build(**terms, train__accumulate=2)
-    objective, batch = build(**terms), tiny.pairs()
-    loss, metrics = objective.loss(tiny.params(), batch, objective.totals(batch), None, None)
+    objective, batch = build(**terms), pairs.pairs()
+    loss, metrics = objective.loss(pairs.params(), batch, objective.totals(batch), None, None)
     np.testing.assert_allclose(loss, metrics["losses/ranked"].mean(), rtol=1e-6)
     assert float(metrics["losses/ranked"].weight) == 4 and np.isfinite(loss)
 
 
-def test_A4_delta_is_the_running_mean_of_all_rewards():
+def test_bco_delta_is_the_running_mean_of_all_rewards():
+    """Acceptance test A4."""
     state, seen = RewardMean.zero(), []
     for batch in ([1.0, 3.0], [5.0], [2.0, 2.0, 8.0]):
         seen += batch

@@ -18,9 +18,9 @@ from pivot_jax.objectives.preference_losses import RewardMean, bco
 from pivot_jax.objectives.sft import build_sft
 from pivot_jax.optim.update import build_step, init_state
 from pivot_jax.probe import gradient_maps
-from tests.tiny import pairs as tiny
+from tests.tiny import pairs
 
-MODEL = MLLM(tiny.CONFIG)
+MODEL = MLLM(pairs.CONFIG)
 
 
 def section(**changes):
@@ -60,8 +60,9 @@ def vision_gradient(grads):
     return max(float(jnp.abs(leaf).max()) for leaf in used)
 
 
-def test_A1_at_the_reference():
-    params, batch = tiny.params(), tiny.pairs(ref=False)
+def test_dpo_at_the_reference_is_ln_2_with_rewards_of_zero():
+    """Acceptance test A1."""
+    params, batch = pairs.params(), pairs.pairs(ref=False)
     loss, grads, metrics = run(dpo(), params, batch, reference=params)
     np.testing.assert_allclose(loss, np.log(2), atol=1e-6)
     np.testing.assert_allclose(metrics["rewards/margins"], 0.0, atol=1e-6)
@@ -69,9 +70,10 @@ def test_A1_at_the_reference():
     assert vision_gradient(grads) > 1e-6
 
 
-def test_A1_no_gradient_where_chosen_equals_rejected():
-    params = tiny.params()
-    row = tiny.pairs(1, ref=False)
+def test_no_gradient_where_chosen_equals_rejected():
+    """Acceptance test A1."""
+    params = pairs.params()
+    row = pairs.pairs(1, ref=False)
     half = np.where(row.branches[0] == 1)[0]
     prompt = int(half[0])
     size = len(half)
@@ -92,8 +94,9 @@ def test_A1_no_gradient_where_chosen_equals_rejected():
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-6
 
 
-def test_A2_gradient_equals_the_closed_form():
-    params, batch = tiny.params(), tiny.pairs(1)
+def test_dpo_gradient_on_the_model_equals_the_closed_form():
+    """Acceptance test A2."""
+    params, batch = pairs.params(), pairs.pairs(1)
     _, grads, _ = run(dpo(), params, batch)
 
     def logp(params, answer):
@@ -106,8 +109,9 @@ def test_A2_gradient_equals_the_closed_form():
     close(grads, jax.tree.map(lambda c, r: factor * (c - r), *parts), 1e-5)
 
 
-def test_A2_log_probs_are_summed_not_averaged():
-    params, batch = tiny.params(), tiny.pairs(2)
+def test_log_probs_are_summed_not_averaged():
+    """Acceptance test A2."""
+    params, batch = pairs.params(), pairs.pairs(2)
     stats = score(MODEL, params, batch)
     sums = answer_logps(stats, batch)
     for row in range(2):
@@ -116,47 +120,50 @@ def test_A2_log_probs_are_summed_not_averaged():
             np.testing.assert_allclose(sums[row, 0, answer], np.asarray(stats.logps)[row, chosen].sum(), rtol=1e-5)
 
 
-def test_A2_halving_beta_at_the_reference_halves_the_gradient():
-    params, batch = tiny.params(), tiny.pairs(2, ref=False)
+def test_halving_beta_at_the_reference_halves_the_gradient():
+    """Acceptance test A2."""
+    params, batch = pairs.params(), pairs.pairs(2, ref=False)
     _, whole, _ = run(dpo(beta=0.2), params, batch, reference=params)
     _, half, _ = run(dpo(beta=0.1), params, batch, reference=params)
     close(jax.tree.map(lambda g: g / 2, whole), half, 1e-6)
 
 
 @pytest.mark.heavy
-def test_A3_prompt_targets_change_sft_but_not_dpo():
-    params = tiny.params()
-    masked, unmasked = tiny.pairs(ref=False), tiny.pairs(ref=False, prompt_targets=True)
+def test_prompt_targets_change_sft_but_not_dpo():
+    """Acceptance test A3."""
+    params = pairs.params()
+    masked, unmasked = pairs.pairs(ref=False), pairs.pairs(ref=False, prompt_targets=True)
     # the same rows: only the label mask differs
     np.testing.assert_array_equal(masked.tokens, unmasked.tokens)
-    reference = tiny.params(1)
+    reference = pairs.params(1)
     a = run(dpo(), params, masked, reference)
     b = run(dpo(), params, unmasked, reference)
     np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
     close(a[1], b[1], 1e-5)
-    nll = [run(build_sft(MODEL), params, tiny.single(batch, 1))[0] for batch in (masked, unmasked)]
+    nll = [run(build_sft(MODEL), params, pairs.single(batch, 1))[0] for batch in (masked, unmasked)]
     assert abs(float(nll[0] - nll[1])) > 1e-3
 
 
-def test_A4_gamma_adds_the_mean_nll_of_the_chosen():
-    params, batch = tiny.params(), tiny.pairs()
+def test_gamma_adds_the_mean_nll_of_the_chosen():
+    """Acceptance test A4."""
+    params, batch = pairs.params(), pairs.pairs()
     plain, plain_grads, metrics = run(dpo(), params, batch)
     mixed, mixed_grads, _ = run(dpo(terms=(("sigmoid", 1.0), ("sft", 0.7))), params, batch)
-    nll, nll_grads, _ = run(build_sft(MODEL), params, tiny.single(batch, 1))
+    nll, nll_grads, _ = run(build_sft(MODEL), params, pairs.single(batch, 1))
     np.testing.assert_allclose(metrics["nll_loss"], nll, rtol=1e-5)
     np.testing.assert_allclose(mixed, plain + 0.7 * nll, rtol=1e-5)
     close(mixed_grads, jax.tree.map(lambda d, n: d + 0.7 * n, plain_grads, nll_grads), 1e-5)
 
 
 @pytest.mark.heavy
-def test_A4_delta_runs_through_the_steps():
-    """Each step uses the mean of all rewards before it, whatever accumulation; here two steps with known rewards."""
-    objective, params = dpo(name="mpo"), tiny.params()
+def test_bco_delta_runs_through_the_steps():
+    """A4: each step uses the mean of all rewards before it, whatever accumulation; here two steps of known rewards."""
+    objective, params = dpo(name="mpo"), pairs.params()
     tx = optax.sgd(0.0)
     step = jax.jit(build_step(objective, tx, clip=0.0, accumulate=2))
     state, seen = init_state(params, {}, tx.init(params), objective), []
     for seed in (0, 1):
-        batch = tiny.pairs(seed=seed)
+        batch = pairs.pairs(seed=seed)
         np.testing.assert_allclose(state.memory["bco"].mean, np.mean(seen) if seen else 0.0, rtol=1e-5)
         sums = answer_logps(score(MODEL, params, batch), batch) - answer_sums(batch.ref_logps, batch)
         seen += np.ravel(0.1 * sums).tolist()
@@ -165,8 +172,9 @@ def test_A4_delta_runs_through_the_steps():
     assert float(state.memory["bco"].count) == len(seen) == 16
 
 
-def test_A4_mpo_on_the_model():
-    params, batch = tiny.params(), tiny.pairs()
+def test_mpo_on_the_model_is_its_weighted_terms():
+    """Acceptance test A4."""
+    params, batch = pairs.params(), pairs.pairs()
     objective = dpo(name="mpo")
     memory = RewardMean(jnp.float32(0.4), jnp.float32(8))
     loss, _, metrics = run(objective, params, batch, memory={"bco": memory})
@@ -181,10 +189,10 @@ def test_A4_mpo_on_the_model():
 
 
 @pytest.mark.parametrize("layout", ["shared prompt, image once", "two sequences, image encoded once"])
-def test_A5_image_once_equals_image_twice(layout):
-    """Plain two-sequence computation, every image encoded per sequence, against ours."""
-    params, batch = tiny.params(), tiny.pairs()
-    sequences = [tiny.single(batch, branch) for branch in (1, 2)]
+def test_encoding_the_image_once_equals_twice(layout):
+    """A5: plain two-sequence computation, every image encoded per sequence, against ours."""
+    params, batch = pairs.params(), pairs.pairs()
+    sequences = [pairs.single(batch, branch) for branch in (1, 2)]
 
     def logps(params, features):
         sums = [
@@ -211,10 +219,10 @@ def test_A5_image_once_equals_image_twice(layout):
 
 
 @pytest.mark.heavy
-def test_A6_chosen_copy_of_dpo_gives_sfts_map():
-    """The paper's map looks at the chosen copy of the image only, so it equals SFT's; the shared image's does not."""
-    params, batch = tiny.params(), tiny.pairs(1)
-    chosen, rejected = tiny.single(batch, 1), tiny.single(batch, 2)
+def test_gradient_map_of_dpos_chosen_copy_is_sfts():
+    """A6: the paper's map uses the chosen copy of the image only, so it equals SFT's; the shared image's does not."""
+    params, batch = pairs.params(), pairs.pairs(1)
+    chosen, rejected = pairs.single(batch, 1), pairs.single(batch, 2)
     features = MODEL.apply({"params": params}, batch.images, method="encode_images")
 
     def logp(sequence, features):

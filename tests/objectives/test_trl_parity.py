@@ -25,8 +25,7 @@ from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives.table import build_objective
 from pivot_jax.optim import adamw, partition
 from pivot_jax.optim.update import build_step, init_state
-from tests.tiny import hf as tiny
-from tests.tiny.processing import processor
+from tests.tiny import hf, processing
 
 STEPS, ROWS, RATE = 5, 3, 2e-3
 WORDS = ["red", "green", "circle", "square", "left", "right", "of", "the", "one", "two", "three", "is", "there", "yes"]
@@ -53,10 +52,11 @@ def tokenizer(rows, tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(tokenizer, tmp_path_factory):
     """The common start: our export of a random LLaVA."""
-    hf = tmp_path_factory.mktemp("hf")
-    tiny.llava_model(seed=3, text=dict(vocab_size=len(tokenizer))).save_pretrained(hf)
+    original = tmp_path_factory.mktemp("hf")
+    hf.llava_model(seed=3, text=dict(vocab_size=len(tokenizer))).save_pretrained(original)
     out = tmp_path_factory.mktemp("start") / "llava"
-    return hub.export_mllm(hub.load_params(hf), hub.read_config(hf).mllm, out, text=hub.ExportText(tokenizer))
+    cfg = hub.read_config(original).mllm
+    return hub.export_mllm(hub.load_params(original), cfg, out, text=hub.ExportText(tokenizer))
 
 
 def trl_arguments(kind, out, **more):
@@ -110,7 +110,7 @@ def train_ours(folder, tokenizer, rows, name: str, accumulate: int = 1):
     settings = config.base()
     settings.objective.name = name
     settings.optimizer.warmup_ratio = 2 / STEPS
-    made = processor(tokenizer, cfg.image_tokens, size=cfg.vision.image_size)
+    made = processing.processor(tokenizer, cfg.image_tokens, size=cfg.vision.image_size)
     rates = partition.peak_rates([partition.UNUSED_BY_MLLM, (".*", RATE)], params)
     trained, frozen = partition.split(params, rates)
     objective = build_objective(MLLM(cfg), settings)

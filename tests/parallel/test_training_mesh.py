@@ -19,7 +19,7 @@ from pivot_jax.objectives.table import build_objective
 from pivot_jax.parallel.mesh import check_rows, fit, make_mesh, param_shardings, place_batch
 from pivot_jax.train.model import build_model
 from pivot_jax.train.setup import assemble
-from tests.tiny import pairs as tiny
+from tests.tiny import pairs
 
 MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]
 STEPS = 3
@@ -29,7 +29,7 @@ def run_config(mesh=(1, 1, 1), accumulate=1, remat="none", dtype="float32"):
     """DPO with γ on the tiny model, which has both kinds of denominator."""
     config = configs.base()
     tower = {"width": 16, "depth": 3, "heads": 2, "mlp_dim": 32, "remat": remat}
-    decoder = {"vocab_size": tiny.VOCABULARY, "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "mlp_dim": 48}
+    decoder = {"vocab_size": pairs.VOCABULARY, "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "mlp_dim": 48}
     content = {
         "model": {
             "dtype": dtype,
@@ -53,14 +53,14 @@ def train(pack=1, **changes):
     config = run_config(**changes)
     devices = jax.devices()[: int(np.prod([config.parallel[a] for a in ("data", "fsdp", "tensor")]))]
     mesh = make_mesh(config.parallel, devices)
-    model = build_model(config, tiny.VOCABULARY)
+    model = build_model(config, pairs.VOCABULARY)
     setup = assemble(config, mesh, SimpleNamespace(total_steps=STEPS), model, build_objective(model.module, config))
     losses, norms = [], []
     with jax.set_mesh(mesh):
-        state = setup.fresh_state(jax.tree.map(jax.device_put, tiny.params(), setup.shardings))
+        state = setup.fresh_state(jax.tree.map(jax.device_put, pairs.params(), setup.shardings))
         step = setup.compiled_step()
         for seed in range(STEPS):
-            state, metrics = step(state, place_batch(tiny.packed(tiny.pairs(32, seed=seed), pack), mesh), None)
+            state, metrics = step(state, place_batch(pairs.packed(pairs.pairs(32, seed=seed), pack), mesh), None)
             losses.append(float(metrics["loss"]))
             norms.append(float(metrics["grad_norm"]))
     host = jax.tree.map(np.asarray, (state.trained, state.opt_state[0].mu))
@@ -88,7 +88,8 @@ ALL = [*itertools.product(MESHES, (1, 4), ("none", "full")), ((1, 1, 1), 1, "dot
 
 
 @pytest.mark.parametrize(("mesh", "accumulate", "remat"), CHOSEN)
-def test_G1_G2_G4_mesh_accumulation_and_remat_do_not_change_training(alone, mesh, accumulate, remat):
+def test_mesh_accumulation_and_remat_do_not_change_training(alone, mesh, accumulate, remat):
+    """Acceptance tests G1, G2, G4."""
     check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
 
 
@@ -99,12 +100,14 @@ def test_packing_does_not_change_training_on_any_mesh(alone, mesh, accumulate):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(("mesh", "accumulate", "remat"), [x for x in ALL if x not in CHOSEN])
-def test_G1_G2_G4_every_combination_of_mesh_accumulation_and_remat(alone, mesh, accumulate, remat):
+def test_every_combination_of_mesh_accumulation_and_remat(alone, mesh, accumulate, remat):
+    """Acceptance tests G1, G2, G4."""
     check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
 
 
 @pytest.mark.heavy
-def test_G5_bfloat16_loss_is_within_2e_2(alone):
+def test_bfloat16_loss_is_within_2e_2(alone):
+    """Acceptance test G5."""
     losses, *_ = train(dtype="bfloat16")
     np.testing.assert_allclose(losses, alone[0], rtol=2e-2)
 
@@ -112,11 +115,11 @@ def test_G5_bfloat16_loss_is_within_2e_2(alone):
 def test_parameters_are_split():
     config = run_config((1, 4, 2))
     mesh = make_mesh(config.parallel)
-    shardings = rules.flatten(param_shardings(tiny.params(), mesh))
+    shardings = rules.flatten(param_shardings(pairs.params(), mesh))
     assert shardings["decoder/embed"].spec == P("tensor", "fsdp")
     assert shardings["decoder/blocks/attn/q/kernel"].spec == P(None, "fsdp", "tensor")
     assert shardings["vision/final/block/mlp/fc1/kernel"].spec == P("fsdp", "tensor")
-    placed = jax.device_put(tiny.params()["decoder"]["embed"], shardings["decoder/embed"])
+    placed = jax.device_put(pairs.params()["decoder"]["embed"], shardings["decoder/embed"])
     assert placed.addressable_shards[0].data.shape == (48, 8)
 
 
@@ -136,9 +139,9 @@ def test_parameters_of_other_encoders_are_split_too():
         ),
         (dict(family="vit"), {"final/pooler/kernel": P(None, "fsdp"), "norm/scale": P(None)}),
     ):
-        vision = dataclasses.replace(tiny.CONFIG.vision, **traits)
+        vision = dataclasses.replace(pairs.CONFIG.vision, **traits)
         like = jax.eval_shape(
-            lambda v=vision: init_params(MLLM(dataclasses.replace(tiny.CONFIG, vision=v)), jax.random.key(0))
+            lambda v=vision: init_params(MLLM(dataclasses.replace(pairs.CONFIG, vision=v)), jax.random.key(0))
         )
         shardings = rules.flatten(param_shardings(like, mesh)["vision"])
         assert {path: shardings[path].spec for path in expected} == expected

@@ -31,7 +31,8 @@ def unit(x):
 
 
 @pytest.mark.parametrize("C", classification.PAPER_GRID)
-def test_F1_probe_equals_sklearn(splits, C):
+def test_linear_probe_equals_sklearn(splits, C):
+    """Acceptance test F1."""
     train, test = splits.train, splits.test
     reference = LogisticRegression(C=C, solver="lbfgs", max_iter=1000, random_state=0)
     reference.fit(unit(train.features), train.labels)
@@ -40,7 +41,8 @@ def test_F1_probe_equals_sklearn(splits, C):
     assert result.C == C and result.accuracy == result.correct.mean()
 
 
-def test_F1_balanced_sampler():
+def test_balanced_sampler_draws_classes_equally():
+    """Acceptance test F1."""
     labels = np.repeat([0, 1, 2], [60, 200, 75])
     picked = classification.balanced(labels, 50, seed=3)
     assert np.bincount(labels[picked]).tolist() == [50, 50, 50] and len(set(picked)) == 150
@@ -73,7 +75,8 @@ def test_choosing_on_the_reported_split_is_flagged(splits):
     assert any(flag.startswith("CHOSEN ON TEST") for flag in result.flags)
 
 
-def test_F2_prototypes_flag_train_equals_val(splits):
+def test_prototypes_flag_train_equals_val(splits):
+    """Acceptance test F2."""
     train, test = splits.train, splits.test
     with pytest.warns(UserWarning, match="TRAIN IS TEST: 100%"):
         same = classification.prototypes(test, test)
@@ -84,7 +87,8 @@ def test_F2_prototypes_flag_train_equals_val(splits):
     assert same.accuracy != disjoint.accuracy
 
 
-def test_F2_same_set_overstates(splits):
+def test_prototypes_of_the_same_set_overstate_accuracy(splits):
+    """Acceptance test F2."""
     # With as many dimensions as images, prototypes built on the scored images look good on pure noise.
     generator = np.random.default_rng(0)
     noise, labels = generator.normal(size=(60, 200)), np.arange(60) % 10

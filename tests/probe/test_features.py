@@ -9,7 +9,7 @@ import pytest
 
 from pivot_jax.models.encoder import Encoder
 from pivot_jax.probe import features
-from tests.tiny.mllm import tiny_mllm
+from tests.tiny import mllm
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (11, 8, 8, 3), dtype=np.uint8)
 traces = []
@@ -36,12 +36,12 @@ def test_pooling_batches_and_sequences_agree():
 
 
 def test_encoders_of_a_model():
-    mllm, params = tiny_mllm(11)
-    encoder = Encoder(mllm.config.encoder)
+    module, params = mllm.tiny_mllm(11)
+    encoder = Encoder(module.config.encoder)
     vit = features.extract(features.vit_encoder(encoder), params, IMAGES, pool="none", batch_size=8, show=False)
     seen = features.extract(features.projector_encoder(encoder), params, IMAGES, pool="none", batch_size=8, show=False)
     assert vit.shape == (11, 4, 8) and seen.shape == (11, 4, 16)
-    project = jax.jit(lambda x: mllm.apply({"params": params}, x, method="project"))
+    project = jax.jit(lambda x: module.apply({"params": params}, x, method="project"))
     expected = project(jnp.asarray(vit[3]))
     np.testing.assert_allclose(seen[3], expected, atol=1e-5)
 

@@ -9,7 +9,8 @@ import pytest
 from pivot_jax.probe import gradient_maps
 
 
-def test_F5_grid_of_576_tokens_is_24_by_24():
+def test_map_of_576_tokens_is_a_grid_of_24_by_24():
+    """Acceptance test F5."""
     weights = np.random.default_rng(0).normal(size=(576, 8)).astype(np.float32)
     ones = np.ones((2, 576, 8), np.float32)
     grids = gradient_maps.gradient_maps(lambda a: (a[0] * weights).sum() - 2 * (a[1] * weights).sum(), ones)
@@ -20,7 +21,8 @@ def test_F5_grid_of_576_tokens_is_24_by_24():
     np.testing.assert_allclose(root.reshape(-1), np.linalg.norm(weights, axis=1), rtol=1e-6)
 
 
-def test_F5_border_replacement_touches_only_the_border():
+def test_border_replacement_touches_only_the_border():
+    """Acceptance test F5."""
     grid = np.random.default_rng(1).random((24, 24)).astype(np.float32)
     out = gradient_maps.replace_border(grid, seed=4)
     assert np.array_equal(out[1:-1, 1:-1], grid[1:-1, 1:-1])
@@ -32,7 +34,8 @@ def test_F5_border_replacement_touches_only_the_border():
     assert {gradient_maps.replace_border(grid, seed=s)[0, 5] for s in range(20)} == {grid[1, 5], grid[2, 5]}
 
 
-def test_F5_gamma_and_min_max():
+def test_maps_are_scaled_by_min_max_and_gamma():
+    """Acceptance test F5."""
     grid = np.array([[1.0, 2.0], [3.0, 5.0]], np.float32)
     out = gradient_maps.normalised(grid)
     np.testing.assert_allclose(out, [[0, 0.25**1.1], [0.5**1.1, 1]], rtol=1e-6)

@@ -15,7 +15,8 @@ from pivot_jax.probe.splits import Labelled, Splits
 FAST = Training(epochs=12, batch_size=8, learning_rate=5e-3, final_learning_rate=5e-4, hidden=64)
 
 
-def test_F3_union_and_majority_labels():
+def test_patch_labels_by_union_and_by_majority():
+    """Acceptance test F3."""
     mask = np.zeros((1, 4, 4), int)
     mask[0, :2, :2] = [[0, 5], [0, 0]]  # {0, 5} -> {5}
     mask[0, :2, 2:] = 0  # {0} -> {0}
@@ -27,7 +28,8 @@ def test_F3_union_and_majority_labels():
     assert segmentation.majority_labels(counts).tolist() == [[0, 0, 3, 0]]
 
 
-def test_F3_macro_recall_ignores_absent_classes():
+def test_macro_recall_ignores_absent_classes():
+    """Acceptance test F3."""
     true = np.zeros((1, 4, 3), bool)
     true[0, :3, 0] = True
     true[0, 3, 1] = True  # class 2 never occurs
@@ -37,7 +39,8 @@ def test_F3_macro_recall_ignores_absent_classes():
     assert segmentation.recall_of(hits.sum(1))[0] == pytest.approx((1 / 3 + 1) / 2)
 
 
-def test_F3_mlp_head_is_d_1024_C():
+def test_segmentation_head_is_an_mlp_of_d_1024_C():
+    """Acceptance test F3."""
     keys = jnp.stack([jax.random.key(0)])
     params = heads._init("mlp", Training().hidden, 20, 7, keys)
     assert jax.tree.map(lambda x: x.shape[2:], params) == {

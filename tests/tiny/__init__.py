@@ -1,1 +1,1 @@
-"""Tiny models, batches and folders that tests share: `from tests.tiny import hf, mllm, pairs, qwen`."""
+"""Tiny models, batches and folders that tests share: `from tests.tiny import hf, mllm, pairs, processing, qwen`."""

@@ -17,8 +17,7 @@ from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.patches import Patches, patches_of
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
-from tests.tiny import hf as tiny
-from tests.tiny import processing
+from tests.tiny import hf, processing
 
 AROUND = ("<|vision_start|>", "<|vision_end|>")
 VOCAB, MOST, PATCH = 330, 32, 4
@@ -57,7 +56,7 @@ def model(kind: str, tokens: Any, seed: int = 0, vision: dict | None = None, tex
     tied = sizes.pop("tie_word_embeddings", True)
     configuration, made = _CLASSES[kind]
     tower[_OUTPUT[kind]] = sizes["hidden_size"]
-    return tiny._random(
+    return hf._random(
         made(configuration(text_config=sizes, vision_config=tower, tie_word_embeddings=tied, **ids)), seed
     )
 

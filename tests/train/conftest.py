@@ -1,4 +1,7 @@
-"""A tiny data set with its tokenizer, and a chain of runs through the PIVOT stages."""
+"""A tiny data set with its tokenizer, and runs on it: a chain through the PIVOT stages, LoRA adapters.
+
+They are made once per session and shared by all processes: a test that changes a run copies it first.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,38 @@ from PIL import Image
 from pivot_jax import config as configs
 from pivot_jax.data.processing.tokenizer import train_bpe
 from pivot_jax.train.extract import extract
+from pivot_jax.train.metrics import read
 from pivot_jax.train.run import run
 from pivot_jax.train.session import Hook
+from tests.tiny import runs
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 ROWS = 24
+LORA = {
+    "lora__rank": 2,
+    "lora__targets": (
+        ("vision/blocks/attn/q/kernel", "lora"),
+        ("decoder/blocks/attn/.*/kernel", 3),
+        ("decoder/blocks/mlp/up/kernel", "lora"),
+        (".*", "none"),
+    ),
+    "optimizer__rules": (("vision/.*", 1e-3), (".*", 1e-2)),
+}
+QWEN = dict(
+    model__vision__family="qwen2_5_vl", model__vision__activation="silu", model__vision__patch_size=4,
+    model__vision__depth=2, model__vision__window=16, model__vision__full_blocks=(1,),
+    model__decoder__mrope_section=(2, 1, 1), data__image__preset="qwen2_5_vl", data__image__max_patches=48,
+    data__image__min_pixels=128, data__image__max_pixels=640, data__images_per_row=2,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory) -> Path:
+def world() -> Path:
     """Folder with images, ``pairs.json`` (NeXT's DPO format), ``chat.json`` (LLaVA) and ``tokenizer/``."""
-    folder = tmp_path_factory.mktemp("world")
+    return runs.once("world", draw)
+
+
+def draw(folder: Path) -> None:
     rng = np.random.default_rng(0)
     names = list(COLOURS)
     pairs, chats, texts = [], [], []
@@ -42,7 +66,6 @@ def world(tmp_path_factory) -> Path:
     (folder / "pairs.json").write_text(json.dumps(pairs))
     (folder / "chat.json").write_text(json.dumps(chats))
     train_bpe(texts, 320, folder / "tokenizer")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +136,51 @@ def run_stages(world: Path, make_config, root: Path, names: tuple[str, ...], **m
 
 
 @pytest.fixture(scope="session")
-def chain(world, make_config, tmp_path_factory) -> dict[str, Path]:
+def chain(world, make_config) -> dict[str, Path]:
     """Workdirs of all stages with the default encoder."""
-    return run_stages(world, make_config, tmp_path_factory.mktemp("chain"), ("1a", "1b", "sft", "dpo", "3"))
+    names = ("1a", "1b", "sft", "dpo", "3")
+    folder = runs.once("chain", lambda folder: run_stages(world, make_config, folder, names))
+    return {name: folder / name for name in (*names, "pack")}
+
+
+@pytest.fixture(scope="session")
+def lora_runs(make_config) -> Path:
+    """Folder of two runs: a random "base", and "adapted", SFT with adapters on it."""
+
+    def train(folder: Path) -> None:
+        run(make_config(train__steps=1), folder / "base")
+        run(make_config(init={"": f"run:{folder / 'base'}"}, **LORA), folder / "adapted")
+
+    return runs.once("lora", train)
+
+
+@pytest.fixture(scope="session")
+def qwen_sources() -> dict[str, dict[str, str]]:
+    """Rows with one and two images of several sizes: chats and pairs."""
+    folder = runs.once("qwen", draw_sizes)
+    return {
+        name: {"format": "trl", "path": str(folder / f"{name}.jsonl"), "image_root": str(folder)}
+        for name in ("chats", "pairs")
+    }
+
+
+def draw_sizes(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    chats, pairs = [], []
+    for i in range(16):
+        names = [f"{i}-{j}.png" for j in range(1 + i % 2)]
+        for name in names:
+            height, width = rng.integers(8, 40, 2)
+            Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / name)
+        question, answer = "<image>\n" * len(names) + "What colour is picture 1?", ["It is red.", "It is blue."]
+        images = [{"role": "user", "content": question}]
+        chats.append({"messages": [*images, {"role": "assistant", "content": answer[0]}], "images": names})
+        pairs.append(
+            {"prompt": images, "chosen": answer[i % 2], "rejected": answer[1 - i % 2] + " Yes.", "images": names}
+        )
+    for name, rows in (("chats", chats), ("pairs", pairs)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def losses(workdir: Path) -> list[float]:
+    return [line["loss"] for line in read(workdir / "metrics.jsonl")]

@@ -12,16 +12,16 @@ from pivot_jax.errors import UserError
 from pivot_jax.models.rotary import RopeScaling
 from pivot_jax.train import compatibility, initialization
 from pivot_jax.train.open import open_encoder
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("hf")
     for kind in ("siglip_vision_model", "clip_vision_model", "dinov2_with_registers"):
-        tiny.save(tiny.encoder(kind), root / kind)
+        hf.save(hf.encoder(kind), root / kind)
     for family in ("qwen2", "qwen3"):
-        tiny.save(tiny.text_model(family=family), root / family)
+        hf.save(hf.text_model(family=family), root / family)
     return root
 
 

@@ -17,17 +17,17 @@ from pivot_jax.train.model import build_model
 from pivot_jax.train.open import open_encoder
 from pivot_jax.train.run import run
 from pivot_jax.train.source import run_config
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 from tests.train.conftest import run_stages
 
-KINDS = [kind for kind in tiny.ENCODERS if kind != "siglip2_vision_model"]  # NaFlex takes no square images
+KINDS = [kind for kind in hf.ENCODERS if kind != "siglip2_vision_model"]  # NaFlex takes no square images
 
 
 @pytest.fixture
 def folder(tmp_path):
     def make(kind: str):
         out = tmp_path / kind
-        tiny.save(tiny.encoder(kind), out)
+        hf.save(hf.encoder(kind), out)
         cfg = hub.read_config(out).vision
         write_image_processor(out, processors.write(cfg))
         return out, cfg
@@ -87,7 +87,7 @@ def test_encoders_pass_through_the_stages(folder, world, make_config, tmp_path, 
     exported = hub.export_encoder({"vision": params["dpo"]}, vision, tmp_path / "exported")
     same(hub.load_params(exported)["vision"], params["dpo"])
     assert hub.read_config(exported).vision == vision
-    tiny.ENCODERS[kind].from_pretrained(exported)
+    hf.ENCODERS[kind].from_pretrained(exported)
 
 
 def test_an_encoder_without_its_last_layers_trains_and_resumes(make_config, tmp_path):

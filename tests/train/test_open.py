@@ -14,7 +14,7 @@ from pivot_jax.models.language_model import text_batch
 from pivot_jax.models.logprobs import score
 from pivot_jax.probe import features
 from pivot_jax.train.open import open_encoder, open_language_model
-from tests.tiny import hf as tiny
+from tests.tiny import hf
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def sources(tmp_path_factory):
     """A LLaVA folder, its encoder and language model as folders and packs, and the run of the whole."""
     root = tmp_path_factory.mktemp("sources")
     tokenizer = load_tokenizer(train_bpe(["what colour is the circle? red", "how many? three"], 270, root / "bpe"))
-    tiny.llava_model(text=dict(vocab_size=len(tokenizer))).save_pretrained(root / "whole")
+    hf.llava_model(text=dict(vocab_size=len(tokenizer))).save_pretrained(root / "whole")
     tokenizer.save_pretrained(root / "whole")
     params, cfg = hub.load_params(root / "whole"), hub.read_config(root / "whole").mllm
     hub.export_encoder(params, cfg, root / "encoder")

@@ -22,7 +22,7 @@ from pivot_jax.train.program import Program
 from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.run import run
 from pivot_jax.train.source import WeightSource, load_params
-from tests.tiny import pairs as tiny
+from tests.tiny import pairs
 
 FINAL = "vision/final/"
 
@@ -254,7 +254,7 @@ def test_a_step_is_compiled_once_per_shape_and_logged(make_config, tmp_path, cap
 
 def test_compiling_the_same_shapes_again_is_a_warning(caplog):
     """Here because the state's type changes; the shapes of the batch do not."""
-    batch = tiny.pairs(2)
+    batch = pairs.pairs(2)
     program = Program(jax.jit(lambda state, batch, reference: (state, {"tokens": batch.tokens.sum()})), done=3)
     with caplog.at_level("INFO", logger="pivot_jax.train.program"):
         for state in (jnp.float32(0), jnp.float32(1), jnp.int32(0)):

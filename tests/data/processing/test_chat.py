@@ -15,8 +15,7 @@ from pivot_jax.data.example import Example, Message
 from pivot_jax.data.processing.dialects import DIALECTS
 from pivot_jax.data.sources import read
 from pivot_jax.errors import RowError, UserError
-from tests.tiny.chat_templates import LLAMA3
-from tests.tiny.processing import chat
+from tests.tiny import chat_templates, processing
 
 TALK = Example(
     "talk",
@@ -49,9 +48,9 @@ def masked(row, n: int) -> list[int]:
     return labels.tolist()
 
 
-def test_A7_label_mask_golden(qwen):
-    """Exact ids and labels of a fixed conversation with the real tokenizer, in both modes."""
-    strict = chat(qwen, image_tokens=4).encode(TALK, "sft")
+def test_label_mask_golden_values(qwen):
+    """A7: exact ids and labels of a fixed conversation with the real tokenizer, in both modes."""
+    strict = processing.chat(qwen, image_tokens=4).encode(TALK, "sft")
     assert strict.tokens.tolist() == GOLDEN
     n = len(GOLDEN)
     want = [-100] * n
@@ -60,7 +59,7 @@ def test_A7_label_mask_golden(qwen):
         want[start : start + 3] = GOLDEN[start : start + 3]
     assert masked(strict, n) == want
 
-    pivot = chat(qwen, image_tokens=4, loss_mask="pivot").encode(TALK, "sft")
+    pivot = processing.chat(qwen, image_tokens=4, loss_mask="pivot").encode(TALK, "sft")
     assert pivot.tokens.tolist() == GOLDEN
     for start in (first, second):  # the whole turn, from its header on
         want[start - 3 : start + 3] = GOLDEN[start - 3 : start + 3]
@@ -73,12 +72,12 @@ def test_A7_label_mask_golden(qwen):
     assert want[GOLDEN.index(5267)] == -100 and want[GOLDEN.index(E)] == -100
 
 
-def test_A7_label_mask_with_a_small_tokenizer(tokenizer):
-    """The same rule stated over token texts, so that it holds for any tokenizer with the control tokens."""
+def test_label_mask_with_a_small_tokenizer(tokenizer):
+    """A7: the same rule stated over token texts, so that it holds for any tokenizer with the control tokens."""
     start, end, image, newline = (
         tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>", "<|image_pad|>", "Ċ")
     )
-    row = chat(tokenizer, image_tokens=3, loss_mask="pivot").encode(TALK, "sft")
+    row = processing.chat(tokenizer, image_tokens=3, loss_mask="pivot").encode(TALK, "sft")
     ids, labels = row.tokens.tolist(), masked(row, len(row.tokens))
     turns, at = [], [i for i, token in enumerate(ids) if token == start]
     for a, b in zip(at, [*at[1:], len(ids)], strict=True):
@@ -100,7 +99,7 @@ def test_pieces_equal_the_whole_string(qwen, shared_data, system):
         {"format": "llava", "path": str(shared_data / "llava_pretrain_mini/data.json"), "sampling": "random:60"},
         {"format": "preference_pairs", "path": str(shared_data / "mathvision/preference_pairs.jsonl")},
     )
-    made = chat(qwen, image_tokens=1, system=system, max_length=100_000)
+    made = processing.chat(qwen, image_tokens=1, system=system, max_length=100_000)
     count = 0
     for source in sources:
         rows = read(source)
@@ -119,7 +118,7 @@ def test_pieces_equal_the_whole_string(qwen, shared_data, system):
 def test_golden_tokens_inside_a_conversation(qwen, shared_data):
     """The 22 golden encodings stand unchanged inside the question's and the answer's turn."""
     goldens = json.loads((shared_data / "qwen2_5_vl_processor/golden_tokens.json").read_text())
-    made, used = chat(qwen, image_tokens=1), 0
+    made, used = processing.chat(qwen, image_tokens=1), 0
     for golden in goldens:
         text = golden["text"]
         if not text.strip() or "<|" in text or text[0].isspace() or text != text.strip():
@@ -135,7 +134,7 @@ def test_chat_template_of_the_tokenizer_agrees(qwen):
     messages = [("user", "Hi  there\n\nyou"), ("assistant", "Hello!\nYes."), ("user", "1+1=?"), ("assistant", "2")]
     example = Example("t", tuple(Message(role, text) for role, text in messages))
     dicts = [{"role": role, "content": text} for role, text in messages]
-    made = chat(qwen, image_tokens=1)
+    made = processing.chat(qwen, image_tokens=1)
     whole = qwen.apply_chat_template(dicts, tokenize=True, return_dict=False)
     assert made.encode(example, "sft").tokens.tolist() == whole
     open_ = qwen.apply_chat_template(dicts[:-1], tokenize=True, add_generation_prompt=True, return_dict=False)
@@ -143,7 +142,7 @@ def test_chat_template_of_the_tokenizer_agrees(qwen):
 
 
 def test_preference_row_shares_the_prompt(tokenizer):
-    made = chat(tokenizer, image_tokens=2)
+    made = processing.chat(tokenizer, image_tokens=2)
     row, prompt = made.encode(PAIR, "preference"), made.encode(PAIR, "prompt").tokens
     p = len(prompt)
     assert row.tokens[:p].tolist() == prompt.tolist()
@@ -162,7 +161,7 @@ def test_preference_row_shares_the_prompt(tokenizer):
 
 def test_branches_equal_the_separate_conversations(tokenizer):
     """Prompt + branch is the SFT row of that answer: same ids, and the same scored tokens in the strict mode."""
-    made = chat(tokenizer, image_tokens=2)
+    made = processing.chat(tokenizer, image_tokens=2)
     row = made.encode(PAIR, "preference")
     for branch, answer in ((1, PAIR.chosen), (2, PAIR.rejected)):
         alone = made.encode(Example("x", (*PAIR.messages, Message("assistant", answer)), PAIR.images), "sft")
@@ -171,9 +170,9 @@ def test_branches_equal_the_separate_conversations(tokenizer):
 
 
 def test_pivot_mask_of_a_pair_scores_the_prompt_for_every_branch(tokenizer):
-    strict = chat(tokenizer, image_tokens=2).encode(PAIR, "preference")
-    pivot = chat(tokenizer, image_tokens=2, loss_mask="pivot").encode(PAIR, "preference")
-    alone = chat(tokenizer, image_tokens=2, loss_mask="pivot").encode(PAIR, "sft")
+    strict = processing.chat(tokenizer, image_tokens=2).encode(PAIR, "preference")
+    pivot = processing.chat(tokenizer, image_tokens=2, loss_mask="pivot").encode(PAIR, "preference")
+    alone = processing.chat(tokenizer, image_tokens=2, loss_mask="pivot").encode(PAIR, "sft")
     shared = pivot.target_branches == 0
     assert pivot.targets[~shared].tolist() == strict.targets.tolist()
     assert pivot.targets[pivot.target_branches != 2].tolist() == alone.targets.tolist()
@@ -181,7 +180,7 @@ def test_pivot_mask_of_a_pair_scores_the_prompt_for_every_branch(tokenizer):
 
 
 def test_prompt_is_the_beginning_of_the_training_row(tokenizer):
-    made = chat(tokenizer, image_tokens=2)
+    made = processing.chat(tokenizer, image_tokens=2)
     prompt, row = made.encode(TALK, "prompt").tokens, made.encode(TALK, "sft").tokens
     assert row[: len(prompt)].tolist() == prompt.tolist()
     assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
@@ -192,7 +191,7 @@ def test_prompt_is_the_beginning_of_the_training_row(tokenizer):
 
 
 def test_prompt_needs_no_answer_to_be_there(tokenizer):
-    made = chat(tokenizer, image_tokens=2)
+    made = processing.chat(tokenizer, image_tokens=2)
     wanted = made.encode(TALK, "prompt").tokens.tolist()
     for last in ((), (Message("assistant", ""),), (Message("assistant", "other"),)):
         assert made.encode(Example("p", (*TALK.messages[:3], *last), ("a.png",)), "prompt").tokens.tolist() == wanted
@@ -200,7 +199,7 @@ def test_prompt_needs_no_answer_to_be_there(tokenizer):
 
 def test_empty_lines_before_an_answer_are_dropped(qwen):
     """Else the header's newline and the answer's would become one token that no prompt ends with."""
-    made = chat(qwen, image_tokens=1)
+    made = processing.chat(qwen, image_tokens=1)
     plain = made.encode(Example("a", (Message("user", "Q"), Message("assistant", "  indented"))), "sft")
     lined = made.encode(Example("a", (Message("user", "Q"), Message("assistant", "\n \n  indented"))), "sft")
     assert plain.tokens.tolist() == lined.tokens.tolist()
@@ -209,28 +208,30 @@ def test_empty_lines_before_an_answer_are_dropped(qwen):
 
 def test_plain_template_of_stage_1a(tokenizer):
     caption = Example("c", (Message("user", "Describe.\n<image>"), Message("assistant", "a red circle")), ("a.png",))
-    row = chat(tokenizer, image_tokens=3, template="plain").encode(caption, "sft")
+    row = processing.chat(tokenizer, image_tokens=3, template="plain").encode(caption, "sft")
     ids = [*tokenizer("a red circle")["input_ids"], *tokenizer("\n")["input_ids"]]
     image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     assert row.tokens.tolist() == [image] * 3 + ids
     assert row.targets.tolist() == ids and row.sources.tolist() == list(range(2, 2 + len(ids)))
-    prompt = chat(tokenizer, image_tokens=3, template="plain").encode(caption, "prompt")
+    prompt = processing.chat(tokenizer, image_tokens=3, template="plain").encode(caption, "prompt")
     assert prompt.tokens.tolist() == [image] * 3
-    made = chat(tokenizer, image_tokens=3, template="plain")
+    made = processing.chat(tokenizer, image_tokens=3, template="plain")
     assert made.end_id == ids[-1] and made.decode([*ids, *ids]) == "a red circle"
 
 
 def test_caption_alone_for_the_contrastive_stage(tokenizer):
     caption = Example("c", (Message("user", "<image>"), Message("assistant", "a red circle")), ("a.png",))
     ids = tokenizer("a red circle")["input_ids"]
-    assert chat(tokenizer, image_tokens=3, max_length=32).encode(caption, "contrastive").tokens.tolist() == ids
-    short = chat(tokenizer, image_tokens=3, max_length=4).encode(caption, "contrastive")
+    assert (
+        processing.chat(tokenizer, image_tokens=3, max_length=32).encode(caption, "contrastive").tokens.tolist() == ids
+    )
+    short = processing.chat(tokenizer, image_tokens=3, max_length=4).encode(caption, "contrastive")
     assert short.tokens.tolist() == ids[:3] and short.truncated
 
 
 def test_a_row_brings_its_own_system_text(tokenizer):
     talk = Example("s", (Message("system", "Be brief."), Message("user", "Q"), Message("assistant", "A")))
-    text = tokenizer.decode(chat(tokenizer, image_tokens=1).encode(talk, "sft").tokens)
+    text = tokenizer.decode(processing.chat(tokenizer, image_tokens=1).encode(talk, "sft").tokens)
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ") and "helpful" not in text
 
 
@@ -238,7 +239,7 @@ def test_the_image_token_may_be_spelled_as_the_placeholder(tokenizer):
     """LLaVA's own tokenizers call it <image>: questions may hold it, answers may not."""
     own = deepcopy(tokenizer)
     own.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    made, usual = chat(own, image_tokens=3, image_token="<image>"), chat(own, image_tokens=3)
+    made, usual = processing.chat(own, image_tokens=3, image_token="<image>"), processing.chat(own, image_tokens=3)
     for kind, example in (("sft", TALK), ("prompt", TALK), ("preference", PAIR)):
         row, same = made.encode(example, kind), usual.encode(example, kind)
         assert (row.tokens == made.image_id).sum() == 3 and made.image_id != usual.image_id
@@ -255,11 +256,11 @@ def test_the_image_token_may_be_spelled_as_the_placeholder(tokenizer):
 
 def test_several_images_take_consecutive_slots(tokenizer):
     two = Example("m", (Message("user", "<image>\n<image>\nSame?"), Message("assistant", "no")), ("a.png", "b.png"))
-    row = chat(tokenizer, image_tokens=3, max_images=2).encode(two, "sft")
+    row = processing.chat(tokenizer, image_tokens=3, max_images=2).encode(two, "sft")
     slots = row.image_slots[row.image_slots >= 0]
     assert slots.tolist() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(RowError, match=r"row 'm': 2 images, more than data\.images_per_row=1"):
-        chat(tokenizer, image_tokens=3).encode(two, "sft")
+        processing.chat(tokenizer, image_tokens=3).encode(two, "sft")
 
 
 @pytest.mark.parametrize(
@@ -278,14 +279,17 @@ def test_several_images_take_consecutive_slots(tokenizer):
 )
 def test_bad_rows_are_named_with_the_reason(tokenizer, example, kind, words):
     with pytest.raises(RowError, match=words) as error:
-        chat(tokenizer, image_tokens=2).encode(example, kind)
+        processing.chat(tokenizer, image_tokens=2).encode(example, kind)
     assert error.value.row_id == example.id and f"row '{example.id}'" in str(error.value)
 
 
 def test_long_text_is_cut_on_the_right_but_never_an_image(tokenizer):
-    made = chat(tokenizer, image_tokens=8, max_length=80)
+    made = processing.chat(tokenizer, image_tokens=8, max_length=80)
     long = Example("l", (Message("user", "<image>\nQ"), Message("assistant", "red " * 200)), ("a.png",))
-    row, whole = made.encode(long, "sft"), chat(tokenizer, image_tokens=8, max_length=5000).encode(long, "sft")
+    row, whole = (
+        made.encode(long, "sft"),
+        processing.chat(tokenizer, image_tokens=8, max_length=5000).encode(long, "sft"),
+    )
     assert row.truncated and len(row.tokens) == 80 and row.tokens.tolist() == whole.tokens[:80].tolist()
     assert row.targets.tolist() == whole.tokens[row.sources + 1].tolist() and (row.sources < 79).all()
 
@@ -302,8 +306,8 @@ def test_long_text_is_cut_on_the_right_but_never_an_image(tokenizer):
 
 def test_pairs_cut_the_longer_answer_first(tokenizer):
     message = (Message("user", "Q"),)
-    p = len(chat(tokenizer, image_tokens=1).encode(Example("p", message), "prompt").tokens)
-    made = chat(tokenizer, image_tokens=1, max_length=p + 40)
+    p = len(processing.chat(tokenizer, image_tokens=1).encode(Example("p", message), "prompt").tokens)
+    made = processing.chat(tokenizer, image_tokens=1, max_length=p + 40)
     row = made.encode(Example("p", message, (), "red blue" * 60, "red"), "preference")
     short = len(tokenizer("red")["input_ids"]) + 2
     assert len(row.tokens) == p + 40 and (row.branches == 2).sum() == short and row.truncated
@@ -311,19 +315,22 @@ def test_pairs_cut_the_longer_answer_first(tokenizer):
     assert (both.branches == 1).sum() == (both.branches == 2).sum() == 20
     with pytest.raises(RowError, match="the same when truncated"):
         made.encode(Example("p", message, (), "red " * 60 + "a", "red " * 60 + "b"), "preference")
+    made = processing.chat(tokenizer, image_tokens=1, max_length=p + 1)
     with pytest.raises(RowError, match="no answer fits"):
-        chat(tokenizer, image_tokens=1, max_length=p + 1).encode(Example("p", message, (), "a", "b"), "preference")
+        made.encode(Example("p", message, (), "a", "b"), "preference")
 
 
 def test_target_limit_cuts_too(tokenizer):
     message = (Message("user", "Q"), Message("assistant", "red blue " * 30))
-    row = chat(tokenizer, image_tokens=1, max_length=500, max_targets=10).encode(Example("t", message), "sft")
+    row = processing.chat(tokenizer, image_tokens=1, max_length=500, max_targets=10).encode(
+        Example("t", message), "sft"
+    )
     assert len(row.targets) == 10 and row.sources[-1] == len(row.tokens) - 2
 
 
 def test_tokenizer_without_the_image_token_is_refused(tokenizer):
     with pytest.raises(UserError, match=r"'<\|photo\|>' is not one token.*tokenizer\.image_token"):
-        chat(tokenizer, image_tokens=1, image_token="<|photo|>")
+        processing.chat(tokenizer, image_tokens=1, image_token="<|photo|>")
 
 
 CONVERSATIONS = {
@@ -348,13 +355,15 @@ def llama(tokenizer):
 @pytest.mark.parametrize("turns", CONVERSATIONS.values(), ids=CONVERSATIONS)
 def test_llama3_is_what_transformers_renders(llama, turns):
     """Text and ids of the row and of the prompt, which is the row's beginning; answers with their end are scored."""
-    made = chat(llama, image_tokens=3, system="", dialect="llama3")
+    made = processing.chat(llama, image_tokens=3, system="", dialect="llama3")
     images = ("x.png",) * sum("<image>" in text for _, text in turns)
     example = Example("x", tuple(Message(*turn) for turn in turns), images)
     row, prompt = made.encode(example, "sft"), made.encode(example, "prompt")
     messages = [{"role": role, "content": text} for role, text in turns]
     for ids, given, asks in ((row.tokens, messages, False), (prompt.tokens, messages[:-1], True)):
-        text = llama.apply_chat_template(given, chat_template=LLAMA3, tokenize=False, add_generation_prompt=asks)
+        text = llama.apply_chat_template(
+            given, chat_template=chat_templates.LLAMA3, tokenize=False, add_generation_prompt=asks
+        )
         text = text.replace("<image>", "<|image_pad|>" * 3)
         assert llama.decode(ids) == text
         assert llama(text, add_special_tokens=False)["input_ids"] == ids.tolist()
@@ -365,11 +374,11 @@ def test_llama3_is_what_transformers_renders(llama, turns):
 
 
 def test_llama3_refuses_its_own_control_tokens_and_the_papers_mask(llama, tokenizer):
-    made = chat(llama, image_tokens=1, dialect="llama3")
+    made = processing.chat(llama, image_tokens=1, dialect="llama3")
     with pytest.raises(RowError, match=r"holds the control token '<\|eot_id\|>'"):
         made.encode(Example("x", (Message("user", "a<|eot_id|>b"), Message("assistant", "c"))), "sft")
     with pytest.raises(UserError, match=r"'<\|begin_of_text\|>' is not one token .*or tokenizer.chat to the model's"):
-        chat(tokenizer, image_tokens=1, dialect="llama3")
+        processing.chat(tokenizer, image_tokens=1, dialect="llama3")
     content = {"tokenizer": {"chat": "llama3"}, "data": {"loss_mask": "pivot"}}
     config = configs.base()
     configs.merge(config, content)
@@ -380,7 +389,7 @@ def test_llama3_refuses_its_own_control_tokens_and_the_papers_mask(llama, tokeni
 def test_golden_encodings_of_the_real_qwen_tokenizer(qwen, shared_data):
     """Texts by themselves, and the one with control tokens as a row of ours."""
     golden = json.loads((shared_data / "qwen2_5_vl_processor" / "golden_tokens.json").read_text())
-    template = chat(qwen, image_tokens=1).template
+    template = processing.chat(qwen, image_tokens=1).template
     plain = [case for case in golden if not case.get("special")]
     assert len(golden) == 22 and len(plain) == 21
     for case in plain:
@@ -389,4 +398,4 @@ def test_golden_encodings_of_the_real_qwen_tokenizer(qwen, shared_data):
     (special,) = [case for case in golden if case.get("special")]
     assert qwen(special["text"], add_special_tokens=False)["input_ids"] == special["ids"]
     question = Example("x", (Message("user", "<|vision_start|><image><|vision_end|>What is $x$?"),), ("x.png",))
-    assert chat(qwen, image_tokens=1).encode(question, "prompt").tokens.tolist() == special["ids"]
+    assert processing.chat(qwen, image_tokens=1).encode(question, "prompt").tokens.tolist() == special["ids"]

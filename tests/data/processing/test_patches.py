@@ -24,7 +24,7 @@ from pivot_jax.data.processing.patches import grid_positions, naflex_size, patch
 from pivot_jax.data.processing.processor import build_processor
 from pivot_jax.errors import RowError, UserError
 from tests.data.conftest import config
-from tests.tiny.processing import chat, processor
+from tests.tiny import processing
 
 SECTION = {"max_patches": 4096, "min_pixels": 3136, "max_pixels": 1003520}
 SIDES = [(70, 42), (84, 126), (480, 640), (1080, 1920), (29, 31), (333, 1000), (14, 2000), (4000, 25), (57, 57)]
@@ -222,7 +222,7 @@ def talk(made, content, qwen, template) -> None:
 
 def test_rows_are_those_of_the_real_chat_template(qwen, shared_data):
     folder = shared_data / "qwen2_5_vl_processor"
-    made = chat(qwen, geometry=geometry("qwen2_5_vl"), mrope=True, image_around=AROUND, max_images=3)
+    made = processing.chat(qwen, geometry=geometry("qwen2_5_vl"), mrope=True, image_around=AROUND, max_images=3)
     template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
     one, two = (np.asarray(photo(*size)) for size in ((100, 60), (60, 200)))
     part = lambda image: {"type": "image", "image": image}  # noqa: E731
@@ -237,7 +237,7 @@ def test_rows_are_those_of_the_real_chat_template(qwen, shared_data):
 def test_rows_of_chats(tokenizer):
     """Slots go through each image's features, positions restart after the prompt in both answers."""
     cut = dataclasses.replace(geometry("qwen2_5_vl", 4, max_patches=64, min_pixels=64), window=4)
-    made = chat(tokenizer, geometry=cut, mrope=True, max_images=2)
+    made = processing.chat(tokenizer, geometry=cut, mrope=True, max_images=2)
     shown = tuple(np.asarray(photo(*size)) for size in ((24, 32), (16, 24)))
     message = (Message("user", "<image>\n<image>\nWhich?"),)
     pair = made.encode(Example("p", message, shown, "The circle.", "No."), "preference")
@@ -285,7 +285,7 @@ def test_images_are_split_and_kept(tokenizer, tmp_path):
     for i, path in enumerate(paths):
         photo(24, 24 + 8 * i).save(path)
     shown = {0: (paths[0],), 1: tuple(paths), 2: (str(Path("no") / "such.png"),)}
-    made = processor(tokenizer, geometry=cut, max_images=2)
+    made = processing.processor(tokenizer, geometry=cut, max_images=2)
 
     def read(rows):
         for row in rows:

@@ -8,7 +8,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions
 from pivot_jax.eval.benchmarks import mathvision, mmvp, suite
 from pivot_jax.eval.run import RunOptions, evaluate
-from tests.tiny.scripted import Scripted
+from tests.tiny import scripted
 
 
 def test_benchmarks_of_all_families():
@@ -78,13 +78,13 @@ def test_whole_mmvp(shared_data, tmp_path):
     examples = mmvp.read(shared_data / "mmvp")
     assert len(examples) == 300 and len({example.extra["unit"] for example in examples}) == 150
     assert all(len(example.extra["choices"]) == 2 for example in examples)
-    oracle = Scripted(lambda e: e.extra["answer"])
+    oracle = scripted.Scripted(lambda e: e.extra["answer"])
     found = evaluate("mmvp", shared_data / "mmvp", oracle, tmp_path / "right.jsonl")
     assert found.value.value == 1.0 and found.value.n == 150 and found.compliance == 1.0
-    texts = Scripted(lambda e: e.extra["choices"]["AB".index(e.extra["answer"])])
+    texts = scripted.Scripted(lambda e: e.extra["choices"]["AB".index(e.extra["answer"])])
     found = evaluate("mmvp", shared_data / "mmvp", texts, tmp_path / "texts.jsonl")
     assert found.value.value == 1.0 and found.compliance == 0.0
-    blind = Scripted(lambda e: "A")
+    blind = scripted.Scripted(lambda e: "A")
     found = evaluate("mmvp", shared_data / "mmvp", blind, tmp_path / "blind.jsonl")
     assert found.value.value < 0.02 and 0.4 < found.secondary["question_accuracy"].value < 0.6
 
@@ -92,7 +92,7 @@ def test_whole_mmvp(shared_data, tmp_path):
 @pytest.mark.parametrize("name", ["scienceqa", "mathvision"])
 def test_other_real_benchmarks(shared_data, tmp_path, name):
     folder = shared_data / {"scienceqa": "scienceqa_test_img", "mathvision": "mathvision"}[name]
-    oracle = Scripted(lambda e: e.extra["answer"])
+    oracle = scripted.Scripted(lambda e: e.extra["answer"])
     found = evaluate(name, folder, oracle, tmp_path / "p.jsonl", RunOptions(limit=200))
     assert found.value.value == 1.0 and len(found.ids) == 200
     assert all(row["prompt"].startswith("<image>\n") for row in predictions.read(tmp_path / "p.jsonl"))
