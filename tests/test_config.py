@@ -174,8 +174,11 @@ def test_a_run_of_an_earlier_version_opens(tmp_path, stage, objective, name, ter
     content = json.loads(config.to_json(config.base()))
     del content["objective"]["terms"]
     content["objective"] |= objective
+    content["data"]["pack"] = 4
+    del content["data"]["packing"]
     text = json.dumps({"stage": stage, **content})
     opened = config.from_json(text)
+    assert opened.data.packing == 4
     assert (opened.objective.name, opened.objective.terms) == (name, terms)
     (tmp_path / "config.json").write_text(text)
     assert config.load(str(tmp_path / "config.json")) == opened == config.from_json(config.to_json(opened))

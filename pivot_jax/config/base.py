@@ -174,9 +174,9 @@ def _data() -> dict[str, Any]:
         # (): one bucket, as large as the longest sequence (rounded up).
         "buckets": (),
         # Rows that share a sequence, so that short ones waste no padding (sft, preference). A batch is then
-        # batch_size / pack sequences, in which a long row gets short companions; the loss of a batch is the same.
+        # batch_size / packing sequences, in which a long row gets short companions; the loss of a batch is the same.
         # Divides the rows of a process and of a micro-batch.
-        "pack": 1,
+        "packing": 1,
         "images_per_row": 1,  # image slots of a row; a row with more images is a bad row
         "image": {
             # Any-resolution tiling (LLaVA-OneVision): an image is an overview and up to max_tiles - 1 tiles of size

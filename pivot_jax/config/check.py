@@ -51,7 +51,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"model\.decoder\.mrope_section", lambda x: not x or (len(x) == 3 and all(type(i) is int and i > 0 for i in x)),
      "empty, or three whole numbers above 0"),
     (r".*\.eps", lambda x: x > 0, "above 0"),
-    (r"data\.(max_length|pack|images_per_row|batch_size|workers|prefetch|image\.(size|max_tiles))",
+    (r"data\.(max_length|packing|images_per_row|batch_size|workers|prefetch|image\.(size|max_tiles))",
      lambda x: x >= 1, "at least 1"),
     (r"data\.max_bad_share|optimizer\.warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1"),
     (r"objective\.beta", lambda x: x > 0, "above 0"),
@@ -211,8 +211,8 @@ def _check_shapes(config: ConfigDict) -> None:
         if bucket[0] <= previous[0] or bucket[1] < previous[1]:
             raise UserError(f"data.buckets: {bucket} follows {previous}; list them from small to large")
         previous = bucket
-    if previous[0] > data.max_length * data.pack:
-        packed = f" x data.pack={data.pack}" if data.pack > 1 else ""
+    if previous[0] > data.max_length * data.packing:
+        packed = f" x data.packing={data.packing}" if data.packing > 1 else ""
         raise UserError(f"data.buckets: {previous[0]} tokens are more than data.max_length={data.max_length}{packed}")
     negative = [axis for axis, size in config.parallel.items() if size == -1]
     if len(negative) > 1:
@@ -221,9 +221,9 @@ def _check_shapes(config: ConfigDict) -> None:
 
 def _check_packing(config: ConfigDict) -> None:
     data, accumulate = config.data, config.train.accumulate
-    if data.batch_size // accumulate % data.pack:
+    if data.batch_size // accumulate % data.packing:
         raise UserError(
-            f"data.pack: {data.pack} does not divide the {data.batch_size // accumulate} rows of a step "
+            f"data.packing: {data.packing} does not divide the {data.batch_size // accumulate} rows of a step "
             f"(data.batch_size={data.batch_size} / train.accumulate={accumulate})"
         )
 

@@ -24,10 +24,16 @@ def _gamma(content: Content) -> None:
         section["terms"] = (("sigmoid", 1.0), ("sft", gamma))
 
 
+def _pack(content: Content) -> None:
+    section = content["data"]
+    section["packing"] = section.pop("pack")
+
+
 # dotted key → (what to write instead, translation of a nested config in place), in the order of translation
 RETIRED: dict[str, tuple[str, Callable[[Content], None]]] = {
     "stage": ("objective.name is the key; it alone says what is trained for (contrastive, sft, dpo, …)", _stage),
     "objective.gamma": ("it is a term now: objective.terms=(('sigmoid', 1.0), ('sft', GAMMA))", _gamma),
+    "data.pack": ("data.packing is the key: rows per sequence", _pack),
 }
 
 

@@ -50,9 +50,9 @@ def build_objective(module: Any, config: Any) -> Objective:
             f"objective.terms: {section.terms!r}, but objective.name={section.name!r} is no preference objective and "
             "has no terms; remove them, or set objective.name=preference"
         )
-    if entry.kind == "contrastive" and config.data.pack > 1:
+    if entry.kind == "contrastive" and config.data.packing > 1:
         raise UserError(
-            f"data.pack: {config.data.pack}, but the captions of objective.name={section.name!r} are not packed; "
+            f"data.packing: {config.data.packing}, but the captions of objective.name={section.name!r} are not packed; "
             "set it to 1"
         )
     objective = entry.build(module, section)

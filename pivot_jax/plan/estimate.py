@@ -44,8 +44,8 @@ def _temporaries(setup: Setup, trained: Any, bucket: tuple[int, int], rows: int)
     module, config = setup.model.module, setup.config
     size = np.dtype(config.model.dtype).itemsize if config.model.dtype != "bfloat16" else 2
     shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
-    here = rows // (config.data.pack * shards * config.train.accumulate)  # sequences of a micro-batch
-    images = config.data.pack * config.data.images_per_row * config.data.image.max_tiles
+    here = rows // (config.data.packing * shards * config.train.accumulate)  # sequences of a micro-batch
+    images = config.data.packing * config.data.images_per_row * config.data.image.max_tiles
     towers = module.sequences(images, bucket[0])
     flat, kept, work = rules.flatten(setup.like), 0.0, 0.0
     for name, tower, tokens in towers:

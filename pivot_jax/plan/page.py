@@ -21,7 +21,7 @@ def text(plan: Plan, topology: Topology) -> str:
     how = f"estimated, to within about a third; pip install 'pivot-jax[{topology.missing}]' to compile"
     how = "compiled" if plan.compiled else how
     shape = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    rows = f"{plan.rows} rows" + (f", {plan.pack} per sequence," if plan.pack > 1 else "")
+    rows = f"{plan.rows} rows" + (f", {plan.packing} per sequence," if plan.packing > 1 else "")
     rows += f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""
     lines = [f"{rows} of {tokens} tokens, {targets} scored, on {plan.topology} ({shape}), {how}"]
     parts = {

@@ -72,16 +72,16 @@ def prepare(config: Any, topology: Topology) -> Setup:
 
 def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
     """A global batch of ``rows`` rows, packed by the config's settings, as ShapeDtypeStruct."""
-    config, size, pack = setup.config, setup.config.data.image.size, setup.config.data.pack
+    config, size, packing = setup.config, setup.config.data.image.size, setup.config.data.packing
     sharding = NamedSharding(setup.mesh, ROWS)
-    array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows // pack, *shape), dtype, sharding=sharding)  # noqa: E731
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows // packing, *shape), dtype, sharding=sharding)  # noqa: E731
     if setup.objective.kind == "contrastive":
         tokens = config.model.text.max_length
         return ContrastiveBatch(
             array(np.uint8, size, size, 3), array(np.int32, tokens), array(np.float32), array(np.int32)
         )
     n, t = bucket
-    vision, slots = setup.model.module.config.vision, pack * config.data.images_per_row
+    vision, slots = setup.model.module.config.vision, packing * config.data.images_per_row
     geometry = build_geometry(config.data.image, vision.patch_size)
     images = geometry.empty(slots * geometry.arrays)
     tiled = geometry.arrays > 1
@@ -95,7 +95,7 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
         tokens=ids, image_slots=ids, positions=positions, segments=ids, branches=ids,
         sources=targets, targets=targets, weights=array(np.float32, t), target_branches=targets,
         target_rows=targets,
-        row_index=array(np.int32, pack),
+        row_index=array(np.int32, packing),
         ref_logps=array(np.float32, t) if setup.objective.reference == "stored" else None,
     )  # fmt: skip
 
@@ -134,8 +134,8 @@ def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[An
     """State, batch and reference of a step as ShapeDtypeStruct."""
     config = setup.config
     for key, unit in (
-        ("data.pack", config.data.pack),
-        ("train.accumulate", config.data.pack * config.train.accumulate),
+        ("data.packing", config.data.packing),
+        ("train.accumulate", config.data.packing * config.train.accumulate),
     ):
         if rows % unit:
             raise UserError(f"{rows} rows of a step are not a multiple of {unit}, as {key} requires; change either")

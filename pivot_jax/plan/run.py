@@ -26,7 +26,7 @@ class Plan:
     devices: int
     mesh: dict[str, int]
     bucket: tuple[int, int]  # tokens, scored targets of a sequence
-    pack: int  # rows of a sequence
+    packing: int  # rows of a sequence
     rows: int  # of a step, on all devices and in all micro-batches
     accumulate: int  # micro-batches
     compiled: bool  # False: the estimate
@@ -77,7 +77,7 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
             devices=topology.count,
             mesh=dict(setup.mesh.shape),
             bucket=bucket,
-            pack=config.data.pack,
+            packing=config.data.packing,
             rows=rows,
             accumulate=config.train.accumulate,
             compiled=topology.devices is not None,
@@ -96,7 +96,7 @@ def fix(setup: Setup, most: int) -> str:
     if not most:
         return f"not even one row per shard fits; use {others}"
     batch, at_once = setup.config.data.batch_size, most // setup.config.train.accumulate
-    unit = _shards(setup) * setup.config.data.pack
+    unit = _shards(setup) * setup.config.data.packing
     parts = [k for k in range(1, batch + 1) if batch % (k * unit) == 0 and batch // k <= at_once]
     return f"{most} rows fit; use {f'train.accumulate={parts[0]}, ' if parts else ''}{others}"
 
@@ -106,7 +106,7 @@ def largest_rows(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> i
 
     Memory is nearly linear in the rows. Two programs determine the line, and programs near it then bracket the result.
     """
-    unit = _shards(setup) * setup.config.train.accumulate * setup.config.data.pack
+    unit = _shards(setup) * setup.config.train.accumulate * setup.config.data.packing
     limit = topology.chip.hbm_gib * GIB
 
     def need(each: int) -> float:
@@ -149,5 +149,5 @@ def _program(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: in
 
 def _model_flops(setup: Setup, bucket: tuple[int, int]) -> float:
     """FLOPs of one row: its share of a full sequence. A row attends only to itself, so sharing a sequence adds none."""
-    share = (bucket[0] / setup.config.data.pack, bucket[1] / setup.config.data.pack)
+    share = (bucket[0] / setup.config.data.packing, bucket[1] / setup.config.data.packing)
     return step_flops(setup.config, setup.model.module, share, setup.trained_parts, setup.adapted_parts)

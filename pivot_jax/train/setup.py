@@ -121,15 +121,15 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
       UserError: anything in the config that does not fit together.
     """
     mesh = make_mesh(config.parallel, devices)
-    rows, accumulate, pack = config.data.batch_size, config.train.accumulate, config.data.pack
-    if rows % (accumulate * pack):
+    rows, accumulate, packing = config.data.batch_size, config.train.accumulate, config.data.packing
+    if rows % (accumulate * packing):
         raise UserError(
-            f"data.batch_size {rows} is no multiple of train.accumulate {accumulate} x data.pack {pack} = "
-            f"{accumulate * pack}"
+            f"data.batch_size {rows} is no multiple of train.accumulate {accumulate} x data.packing {packing} = "
+            f"{accumulate * packing}"
         )
-    check_rows(rows // pack, "data.batch_size" if pack == 1 else "data.batch_size / data.pack", mesh)
-    words = "data.batch_size / train.accumulate" + ("" if pack == 1 else " / data.pack")
-    check_rows(rows // pack // accumulate, words, mesh)
+    check_rows(rows // packing, "data.batch_size" if packing == 1 else "data.batch_size / data.packing", mesh)
+    words = "data.batch_size / train.accumulate" + ("" if packing == 1 else " / data.packing")
+    check_rows(rows // packing // accumulate, words, mesh)
     tokenizer = load_tokenizer(config.tokenizer.path)
     model = build_model(config, len(tokenizer))
     if check_init:

@@ -82,7 +82,7 @@ def test_messages_of_the_compiler_about_memory_are_parsed(message):
 
 def test_packed_rows_are_planned_as_sequences():
     """Eight pairs, four per sequence: the FLOPs needed are those of the pairs alone, the arrays those of a batch."""
-    overrides = {"data.pack": "4", "data.max_length": "1024", "data.buckets": "((3072, 512),)"}
+    overrides = {"data.packing": "4", "data.max_length": "1024", "data.buckets": "((3072, 512),)"}
     where = without_compiler("h200-1")
     packed = first(configs.load(DPO, overrides), where, rows=8)
     alone = first(configs.load(DPO, {"data.buckets": f"({PAPER_PAIR},)"}), where, rows=8)
@@ -94,7 +94,7 @@ def test_packed_rows_are_planned_as_sequences():
     batch = program.abstract_batch(setup, packed.bucket, 8)
     assert batch.images.shape[:2] == (2, 4) and batch.tokens.shape == (2, 3072)
     assert batch.row_index.shape == (2, 4) and batch.ref_logps.shape == (2, 512)
-    with pytest.raises(UserError, match="6 rows of a step are not a multiple of 4, as data.pack requires"):
+    with pytest.raises(UserError, match="6 rows of a step are not a multiple of 4, as data.packing requires"):
         first(configs.load(DPO, overrides), where, rows=6)
 
 

@@ -39,7 +39,7 @@ def runs(request, world, make_config, tmp_path_factory):
         changes |= {"objective__terms": terms, "data__sources": (source(world, "next_dpo"),)}
     run(make_config(**changes), folder / "alone")
     data, fsdp = (2, 2) if name == "sft" else (4, 1)
-    packed = make_config(**changes, parallel__data=data, parallel__fsdp=fsdp, parallel__tensor=2, data__pack=4)
+    packed = make_config(**changes, parallel__data=data, parallel__fsdp=fsdp, parallel__tensor=2, data__packing=4)
     run(packed, folder / "packed")
     return packed, folder / "packed", folder / "alone"
 

@@ -20,7 +20,7 @@ def test_stages_on_meshes_and_packed(qwen_sources, make_config, tmp_path):
     common = QWEN | dict(data__sources=(qwen_sources["chats"],), train__steps=3, optimizer__eps=1e-5)
     run(make_config(**common), tmp_path / "sft")
     mesh = {f"parallel__{axis}": 2 for axis in ("data", "fsdp", "tensor")}
-    run(make_config(**common, **mesh, data__pack=2), tmp_path / "packed")
+    run(make_config(**common, **mesh, data__packing=2), tmp_path / "packed")
     np.testing.assert_allclose(losses(tmp_path / "packed"), losses(tmp_path / "sft"), rtol=1e-4)
     start, packed = (rules.flatten(checkpoint.load_run(tmp_path / name)) for name in ("sft", "packed"))
     for path, leaf in start.items():

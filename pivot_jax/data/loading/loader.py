@@ -60,11 +60,11 @@ def build_loader(
     source: Any = (
         sources if hasattr(sources, "fingerprint") else read_all(cfg.data.sources if sources is None else sources)
     )
-    pack = cfg.data.pack if batch_size is None and processor.kind in ("sft", "preference") else 1
+    packing = cfg.data.packing if batch_size is None and processor.kind in ("sft", "preference") else 1
     size = cfg.data.batch_size if batch_size is None else batch_size
-    part = local_slice(size, *process, pack)  # a batch that cannot be split is an error before the data are read
+    part = local_slice(size, *process, packing)  # a batch that cannot be split is an error before the data are read
     rows = read_rows(cfg, source, processor, workdir=None if workdir is None else Path(workdir), process=process[0])
-    return Loader(cfg, rows, size, pack, part)
+    return Loader(cfg, rows, size, packing, part)
 
 
 class Loader:
@@ -76,23 +76,23 @@ class Loader:
     Attributes:
       data: the :class:`Rows`.
       rows: usable rows. ``row_index`` in a batch counts them, -1 is a masked row.
-      pack: rows that share a sequence.
+      packing: rows that share a sequence.
       target_offsets: int64 [rows + 1]; where the scored targets of each row begin in an array of all of them.
       buckets: static shapes (n tokens, t targets) of a sequence that batches can have.
       steps_per_epoch, total_steps: full batches in an epoch (the rest is dropped, another one each epoch) and in
         training (``train.steps``, or ``train.epochs`` rounded up to whole steps).
     """
 
-    def __init__(self, cfg: Any, data: Rows, batch_size: int, pack: int, part: slice):
+    def __init__(self, cfg: Any, data: Rows, batch_size: int, packing: int, part: slice):
         self.data, self.processor, self.kind = data, data.processor, data.processor.kind
-        self.batch_size, self.pack, self._part = batch_size, pack, part
+        self.batch_size, self.packing, self._part = batch_size, packing, part
         self._prefetch = cfg.data.prefetch
         self.skipped, self.source, self.rows = data.skipped, data.source, len(data)
         self.target_offsets = np.concatenate([[0], np.cumsum(data.index.targets, dtype=np.int64)])
-        self.packer = Packer(data.index.lengths, data.index.targets, pack)
+        self.packer = Packer(data.index.lengths, data.index.targets, packing)
         given = _given_buckets(self.kind, cfg)
         bucket_of = self.packer.groups(given) if given else np.zeros(self.rows, np.int32)
-        self.schedule = Schedule(bucket_of, batch_size, cfg.seed, cfg.data.shuffle, pack)
+        self.schedule = Schedule(bucket_of, batch_size, cfg.seed, cfg.data.shuffle, packing)
         self.steps_per_epoch = self.schedule.steps_per_epoch
         wanted = cfg.train.steps or math.ceil(cfg.train.epochs * self.steps_per_epoch - 1e-9)
         self.total_steps = wanted if self.steps_per_epoch else 0
@@ -120,29 +120,29 @@ class Loader:
 
     def _largest(self) -> tuple[int, int]:
         """The most tokens and the most targets of a sequence in training and in :meth:`one_pass`."""
-        if self.pack == 1:
+        if self.packing == 1:
             return int(self.data.index.lengths.max()), int(self.data.index.targets.max())
         different = max(self.steps_per_epoch, self.total_steps if self.schedule.shuffle else 0)
         batches = [*range(different), None]
         sizes = np.asarray([self.packer.sizes(self._dealt(step)).max(0) for step in batches])
         log.info(
             "%s: sequences of %d rows: %.0f tokens on average; half of the batches need %d tokens and %d targets, 9 of "
-            "10 need %d and %d, the largest %d and %d", self.source.name, self.pack,
-            self.pack * self.data.index.lengths.mean(), *np.quantile(sizes, [0.5, 0.9, 1], axis=0).ravel(),
+            "10 need %d and %d, the largest %d and %d", self.source.name, self.packing,
+            self.packing * self.data.index.lengths.mean(), *np.quantile(sizes, [0.5, 0.9, 1], axis=0).ravel(),
         )  # fmt: skip
         return int(sizes[:, 0].max()), int(sizes[:, 1].max())
 
     def _check_buckets(self, given: Buckets) -> Buckets:
         """The config's buckets if they hold every batch; where there are none, one that does."""
-        if given and self.pack == 1:
+        if given and self.packing == 1:
             return given  # no row is longer: the chat truncates it
         tokens, targets = self._largest()
         if not given:
             return ((round_up(tokens, TOKEN_STEP), round_up(targets, TARGET_STEP)),)
         if tokens > given[-1][0] or targets > given[-1][1]:
             raise UserError(
-                f"data.buckets: {self.pack} rows of this data in a sequence need up to {tokens} tokens and {targets} "
-                f"targets, the largest bucket is {given[-1]}; add a larger one, or make data.pack smaller"
+                f"data.buckets: {self.packing} rows in a sequence need up to {tokens} tokens and {targets} targets, "
+                f"the largest bucket is {given[-1]}; add a larger one, or make data.packing smaller"
             )
         return given
 
@@ -159,13 +159,13 @@ class Loader:
         bucket = int(assign(tokens, targets, self.buckets).max())
         if bucket == len(self.buckets):
             raise UserError(
-                f"data.pack: {self.pack} consecutive rows of the data need {tokens.max()} tokens and "
+                f"data.packing: {self.packing} consecutive rows of the data need {tokens.max()} tokens and "
                 f"{targets.max()} targets, the largest bucket is {self.buckets[-1]}"
             )
         return self.load(rows[self._part], bucket)
 
     def load(self, rows: np.ndarray, bucket: int) -> Batch:
-        """This process's batch of the given rows [b*k], each k = ``pack`` in one sequence of the bucket.
+        """This process's batch of the given rows [b*k], each k = ``packing`` in one sequence of the bucket.
 
         -1 is a masked row; a row whose image is bad becomes one.
         """
@@ -178,7 +178,7 @@ class Loader:
             ends = self.target_offsets
             values["ref_logps"] = [self._ref_logps[ends[row] : ends[row + 1]] if row >= 0 else None for row in index]
         return self.processor.batch(
-            encoded, images, self.buckets[bucket], index, packing=self.pack, target_values=values
+            encoded, images, self.buckets[bucket], index, packing=self.packing, target_values=values
         )
 
     def batch_at(self, step: int) -> Batch:
@@ -227,7 +227,7 @@ class Loader:
     def fingerprint(self) -> str:
         """Changes whenever the sequence of batches does."""
         schedule = self.schedule
-        settings = [self.rows, self.batch_size, schedule.seed, schedule.shuffle, self.pack, self.buckets, self.kind]
+        settings = [self.rows, self.batch_size, schedule.seed, schedule.shuffle, self.packing, self.buckets, self.kind]
         digest = hashlib.sha256(json.dumps(settings).encode())
         for part in (self.data.index.source_rows, self.data.index.lengths, self.data.index.targets):
             digest.update(np.ascontiguousarray(part).tobytes())

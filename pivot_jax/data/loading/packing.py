@@ -12,28 +12,28 @@ from pivot_jax.data.loading.schedule import Buckets, assign
 
 @dataclass(frozen=True)
 class Packer:
-    """Deals rows to sequences of exactly ``pack`` rows. ``lengths``, ``targets``: int32 [rows] of the data set.
+    """Deals rows to sequences of exactly ``packing`` rows. ``lengths``, ``targets``: int32 [rows] of the data set.
 
     A row of -1 is masked: it counts as one of a sequence's rows and takes no tokens.
     """
 
     lengths: np.ndarray
     targets: np.ndarray
-    pack: int
+    packing: int
 
     def deal(self, rows: np.ndarray) -> np.ndarray:
-        """The rows [b*k] in the order of sequences: each k = ``pack`` consecutive ones share one.
+        """The rows [b*k] in the order of sequences: each k = ``packing`` consecutive ones share one.
 
         Rows are dealt longest first, each to the sequence with the fewest tokens that still needs rows; so a long row
-        gets short companions. Sequences, and the rows in them, keep their original order: pack 1 changes nothing.
+        gets short companions. Sequences, and the rows in them, keep their original order: packing 1 changes nothing.
         """
         lengths = _of(self.lengths, rows)
-        members: list[list[int]] = [[] for _ in range(len(rows) // self.pack)]
+        members: list[list[int]] = [[] for _ in range(len(rows) // self.packing)]
         unfilled = [(0, sequence) for sequence in range(len(members))]  # a heap already
         for row in np.argsort(-lengths, kind="stable"):
             tokens, sequence = unfilled[0]
             members[sequence].append(int(row))
-            if len(members[sequence]) < self.pack:
+            if len(members[sequence]) < self.packing:
                 heapq.heapreplace(unfilled, (tokens + int(lengths[row]), sequence))
             else:
                 heapq.heappop(unfilled)
@@ -42,11 +42,11 @@ class Packer:
     def sizes(self, rows: np.ndarray) -> np.ndarray:
         """Tokens and scored targets of each sequence of dealt rows: int64 [b, 2]."""
         sizes = np.stack([_of(self.lengths, rows), _of(self.targets, rows)], axis=1)
-        return sizes.reshape(-1, self.pack, 2).sum(1)
+        return sizes.reshape(-1, self.packing, 2).sum(1)
 
     def groups(self, buckets: Buckets) -> np.ndarray:
         """The bucket that each row needs with average rows next to it, int32 [rows]; else the last one."""
-        others = self.pack - 1
+        others = self.packing - 1
         tokens, targets = (values + others * values.mean() for values in (self.lengths, self.targets))
         return np.minimum(assign(tokens, targets, buckets), len(buckets) - 1)
 

@@ -23,11 +23,11 @@ def assign(lengths: np.ndarray, targets: np.ndarray, buckets: Buckets) -> np.nda
     return np.where(fits.any(0), fits.argmax(0), len(buckets)).astype(np.int32)
 
 
-def local_slice(batch_size: int, process_index: int, process_count: int, pack: int = 1) -> slice:
+def local_slice(batch_size: int, process_index: int, process_count: int, packing: int = 1) -> slice:
     """The part of a global batch that a process loads.
 
     Raises:
-      UserError: the batch cannot be split evenly, or not into sequences of ``pack`` rows.
+      UserError: the batch cannot be split evenly, or not into sequences of ``packing`` rows.
     """
     if batch_size % process_count:
         raise UserError(
@@ -35,9 +35,9 @@ def local_slice(batch_size: int, process_index: int, process_count: int, pack: i
             f"use a multiple of {process_count}"
         )
     share = batch_size // process_count
-    if share % pack:
+    if share % packing:
         raise UserError(
-            f"data.pack: {pack} does not divide the {share} rows of a process (data.batch_size={batch_size} over "
+            f"data.packing: {packing} does not divide the {share} rows of a process (data.batch_size={batch_size} over "
             f"{process_count}); change either"
         )
     return slice(process_index * share, (process_index + 1) * share)
@@ -47,14 +47,14 @@ def local_slice(batch_size: int, process_index: int, process_count: int, pack: i
 class Schedule:
     """The batches of a training run.
 
-    ``bucket_of``: the bucket that each row needs, int32 [rows]. ``pack``: rows of a sequence.
+    ``bucket_of``: the bucket that each row needs, int32 [rows]. ``packing``: rows of a sequence.
     """
 
     bucket_of: np.ndarray
     batch_size: int
     seed: int
     shuffle: bool
-    pack: int = 1
+    packing: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
@@ -81,7 +81,7 @@ def _epoch_batches(schedule: Schedule, epoch: int) -> np.ndarray:
     order = order[: steps * schedule.batch_size]
     order = order[np.argsort(-schedule.bucket_of[order], kind="stable")]  # those of the largest bucket first
     large = int(np.sum(schedule.bucket_of[order] > 0))
-    each = max(schedule.batch_size // schedule.pack, -(-large // max(steps, 1)))  # one large row per sequence
+    each = max(schedule.batch_size // schedule.packing, -(-large // max(steps, 1)))  # one large row per sequence
     batch_of_large = np.arange(large) // each
     free = schedule.batch_size - np.bincount(batch_of_large, minlength=steps)
     batch_of = np.concatenate([batch_of_large, np.repeat(np.arange(steps), free)])

@@ -38,9 +38,9 @@ def same(a, b) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
 
 
-def packer(lengths, pack):
+def packer(lengths, packing):
     lengths = np.asarray(lengths, np.int32)
-    return Packer(lengths, np.ones_like(lengths), pack)
+    return Packer(lengths, np.ones_like(lengths), packing)
 
 
 # ---- dealing
@@ -79,14 +79,14 @@ def test_rows_of_a_large_bucket_stand_one_to_a_sequence_in_few_batches(shuffle):
     """20 long rows of 128, four sequences of four a batch: five batches take the large bucket, three do not."""
     bucket_of = np.zeros(128, np.int32)
     bucket_of[np.random.default_rng(1).permutation(128)[:20]] = 1
-    plan = Schedule(bucket_of, 16, seed=3, shuffle=shuffle, pack=4)
+    plan = Schedule(bucket_of, 16, seed=3, shuffle=shuffle, packing=4)
     batches = [plan.batch(step) for step in range(8)]
     assert sorted(np.concatenate(batches)) == list(range(128))
     assert sorted(int(bucket_of[rows].sum()) for rows in batches) == [0, 0, 0, 4, 4, 4, 4, 4]
 
 
 def test_more_long_rows_than_sequences_are_spread_over_all_batches():
-    plan = Schedule(np.asarray([0] * 32 + [1] * 96, np.int32), 16, seed=0, shuffle=True, pack=4)
+    plan = Schedule(np.asarray([0] * 32 + [1] * 96, np.int32), 16, seed=0, shuffle=True, packing=4)
     assert [int(plan.bucket_of[plan.batch(step)].sum()) for step in range(8)] == [12] * 8
 
 
@@ -95,7 +95,7 @@ def test_more_long_rows_than_sequences_are_spread_over_all_batches():
 
 def test_a_packed_batch_holds_what_the_unpacked_one_does(pairs, tokenizer):
     """The same rows in the same step; each row's fields are found again after its companions'."""
-    alone, packed = (load(config(pairs, pack=pack), tokenizer) for pack in (1, 4))
+    alone, packed = (load(config(pairs, packing=packing), tokenizer) for packing in (1, 4))
     ref = np.random.default_rng(0).normal(size=alone.target_offsets[-1]).astype(np.float32)
     for loader in (alone, packed):
         loader.set_ref_logps(ref)
@@ -120,7 +120,7 @@ def test_a_packed_batch_holds_what_the_unpacked_one_does(pairs, tokenizer):
 
 def test_a_batch_takes_the_first_bucket_that_holds_its_sequences(pairs, tokenizer):
     buckets = ((216, 128), (280, 192), (512, 256))
-    loader = load(config(pairs, pack=4, buckets=buckets, max_length=128), tokenizer)
+    loader = load(config(pairs, packing=4, buckets=buckets, max_length=128), tokenizer)
     shapes = [(batch.tokens.shape[1], batch.targets.shape[1]) for batch in loader]
     assert set(shapes) <= set(buckets) and len(shapes) == 5
     for batch, shape in zip(loader, shapes, strict=True):
@@ -129,12 +129,12 @@ def test_a_batch_takes_the_first_bucket_that_holds_its_sequences(pairs, tokenize
 
 
 def test_buckets_that_are_too_small_for_the_packed_rows_are_refused_at_the_start(pairs, tokenizer):
-    with pytest.raises(UserError, match=r"4 rows of this data in a sequence need up to \d+ tokens .* is \(128, 96\)"):
-        load(config(pairs, pack=4, buckets=((128, 96),)), tokenizer)
+    with pytest.raises(UserError, match=r"4 rows in a sequence need up to \d+ tokens .* is \(128, 96\)"):
+        load(config(pairs, packing=4, buckets=((128, 96),)), tokenizer)
 
 
 def test_the_bucket_made_from_the_data_holds_every_epoch(pairs, tokenizer):
-    cfg = config(pairs, pack=4)
+    cfg = config(pairs, packing=4)
     with cfg.unlocked():
         cfg.train.epochs = 3.0
     loader = load(cfg, tokenizer)
@@ -145,27 +145,27 @@ def test_the_bucket_made_from_the_data_holds_every_epoch(pairs, tokenizer):
 
 def test_pack_has_to_divide_the_rows_of_a_process_and_of_a_step(pairs, tokenizer):
     assert local_slice(16, 1, 2, 4) == slice(8, 16)
-    with pytest.raises(UserError, match=r"data.pack: 4 does not divide the 2 rows of a process .*=8 over 4\)"):
-        load(config(pairs, pack=4), tokenizer, process=(0, 4))
-    for changes in ({"data.pack": 3}, {"data.pack": 8, "train.accumulate": 4}):
+    with pytest.raises(UserError, match=r"data.packing: 4 does not divide the 2 rows of a process .*=8 over 4\)"):
+        load(config(pairs, packing=4), tokenizer, process=(0, 4))
+    for changes in ({"data.packing": 3}, {"data.packing": 8, "train.accumulate": 4}):
         cfg = configs.base()
         configs.merge(cfg, changes)
-        with pytest.raises(UserError, match=r"data.pack: \d does not divide the \d+ rows of a step"):
+        with pytest.raises(UserError, match=r"data.packing: \d does not divide the \d+ rows of a step"):
             configs.validate(cfg)
 
 
 def test_questions_and_other_batch_sizes_are_not_packed(tmp_path, image_folder, tokenizer):
     path = write_jsonl(tmp_path / "rows.jsonl", [llava_row(i) for i in range(40)])
     source = {"format": "llava", "path": path, "image_root": str(image_folder)}
-    assert load(config(source, pack=4), tokenizer, "prompt").pack == 1
-    assert load(config(source, pack=4), tokenizer, "sft", batch_size=5).pack == 1
-    assert load(config(source, pack=4), tokenizer, "sft").pack == 4
+    assert load(config(source, packing=4), tokenizer, "prompt").packing == 1
+    assert load(config(source, packing=4), tokenizer, "sft", batch_size=5).packing == 1
+    assert load(config(source, packing=4), tokenizer, "sft").packing == 4
 
 
 def test_one_pass_gives_every_row_once(pairs, tokenizer):
     """40 rows in batches of 16: two of the first epoch, and the 8 rows that it leaves out beside masked ones."""
-    for pack in (1, 4):
-        loader = load(config(pairs, pack=pack, batch_size=16), tokenizer)
+    for packing in (1, 4):
+        loader = load(config(pairs, packing=packing, batch_size=16), tokenizer)
         batches = list(loader.one_pass())
         index = np.concatenate([batch.row_index.ravel() for batch in batches])
         assert len(batches) == 3 and sorted(index[index >= 0]) == list(range(40)) and (index < 0).sum() == 8
@@ -174,9 +174,9 @@ def test_one_pass_gives_every_row_once(pairs, tokenizer):
 
 def test_a_bad_image_masks_its_row_and_leaves_its_companions(pairs, tokenizer, image_folder):
     (image_folder / "7.png").write_bytes(b"not an image")
-    whole = load(config(pairs, pack=4), tokenizer).schedule
+    whole = load(config(pairs, packing=4), tokenizer).schedule
     step = next(step for step in range(5) if 7 in whole.batch(step))
-    loader = load(config(pairs, pack=4, max_bad_share=0.5), tokenizer)
+    loader = load(config(pairs, packing=4, max_bad_share=0.5), tokenizer)
     batch = loader.batch_at(step)
     (sequence,), (member,) = np.nonzero(batch.row_index < 0)
     assert member + 1 not in batch.segments[sequence] and not batch.images[sequence, member].any()
@@ -192,8 +192,8 @@ def test_a_bad_image_masks_its_row_and_leaves_its_companions(pairs, tokenizer, i
 
 def test_processes_together_hold_the_packed_batch(pairs, tokenizer):
     buckets = ((256, 160), (512, 256))
-    whole = load(config(pairs, pack=2, buckets=buckets), tokenizer)
-    parts = [load(config(pairs, pack=2, buckets=buckets), tokenizer, process=(i, 4)) for i in range(4)]
+    whole = load(config(pairs, packing=2, buckets=buckets), tokenizer)
+    parts = [load(config(pairs, packing=2, buckets=buckets), tokenizer, process=(i, 4)) for i in range(4)]
     for batches in zip(whole, *parts, strict=True):
         for name in FIELDS:
             joined = np.concatenate([getattr(batch, name) for batch in batches[1:]])
@@ -202,7 +202,7 @@ def test_processes_together_hold_the_packed_batch(pairs, tokenizer):
 
 @pytest.mark.parametrize("stop", [1, 5, 7])
 def test_resume_gives_the_same_next_batch(pairs, tokenizer, stop):
-    cfg = config(pairs, pack=4)
+    cfg = config(pairs, packing=4)
     with cfg.unlocked():
         cfg.train.epochs = 2.0
     whole = list(load(cfg, tokenizer))
@@ -217,6 +217,6 @@ def test_resume_gives_the_same_next_batch(pairs, tokenizer, stop):
 
 
 def test_a_place_in_other_packing_is_refused(pairs, tokenizer):
-    state = iter(load(config(pairs, pack=4), tokenizer)).get_state()
+    state = iter(load(config(pairs, packing=4), tokenizer)).get_state()
     with pytest.raises(UserError, match="does not fit this data set"):
-        iter(load(config(pairs, pack=2), tokenizer)).set_state(state)
+        iter(load(config(pairs, packing=2), tokenizer)).set_state(state)
