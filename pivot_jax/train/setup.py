@@ -124,7 +124,7 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
     rows, accumulate, pack = config.data.batch_size, config.train.accumulate, config.data.pack
     if rows % (accumulate * pack):
         raise UserError(
-            f"data.batch_size {rows} is no multiple of train.accumulate {accumulate} x data.pack {pack} = "
+            f"data.batch_size {rows} is not a multiple of train.accumulate {accumulate} x data.pack {pack} = "
             f"{accumulate * pack}"
         )
     check_rows(rows // pack, "data.batch_size" if pack == 1 else "data.batch_size / data.pack", mesh)
