@@ -1,10 +1,10 @@
-# Each target sets up what it needs: a virtual environment in .venv and the packages, once.
+# Each target installs its requirements once: a virtual environment in .venv and the packages.
 # Needs Python >= 3.11 with venv, make and a C compiler. Another interpreter: make PYTHON=python3.12 test
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 JOBS ?= 2
-# The newest versions that are tested: what .venv does not hold.
+# The newest versions that are tested; .venv holds others.
 COMPAT_PYTHON ?= $(shell for p in python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python); do \
   $$p -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
 COMPAT_VERSIONS := jax==0.11.2 flax==0.12.12
@@ -59,12 +59,12 @@ format: .venv/.installed-test
 
 # The stamps keep a second run from installing again; a change of pyproject.toml installs again.
 .venv/.installed: pyproject.toml | .venv/bin/python
-	@echo "installing pivot-jax and what it needs into .venv (minutes, the first time)"
+	@echo "installing pivot-jax and its dependencies into .venv (minutes, the first time)"
 	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 .venv/.installed-test: pyproject.toml | .venv/bin/python
-	@echo "installing pivot-jax and what its tests need into .venv (minutes, the first time)"
+	@echo "installing pivot-jax and its test dependencies into .venv (minutes, the first time)"
 	@$(BIN)/python -m pip install --quiet --editable ".[test]"
 	@touch $@ .venv/.installed
 

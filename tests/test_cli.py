@@ -150,7 +150,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
 
 def test_a_score_is_printed_as_a_table(tmp_path, capsys):
-    """Plain text where the output is no terminal, and one row a number."""
+    """Plain text where the output is not a terminal, and one row a number."""
     rows = [
         {"question_id": str(i), "answer": "red", "gt_answer": gold, "category": kind, "finished": i > 0}
         for i, (gold, kind) in enumerate(

@@ -1,4 +1,4 @@
-"""Config files, overrides and what is refused."""
+"""Config files, overrides, and the errors for wrong ones."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ def get_config():
         "name": "stage1b",
         "init": {"": "run:runs/pivot/stage1a"},
         # The mixture of [U] scripts/.../single_image.yaml. Some of its parts were never released, so the 3.2M rows must
-        # be put together from what was.
+        # be assembled from the released ones.
         "data.sources": (
             {
                 "format": "llava_yaml",

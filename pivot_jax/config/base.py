@@ -265,7 +265,7 @@ def _train() -> dict[str, Any]:
 def _eval() -> dict[str, Any]:
     return {
         "every": 0,  # steps between evaluations during training, one more after the last step; 0: never
-        # What is evaluated then: {"name": benchmark, "path": its files} and perhaps "limit": first questions (0: all).
+        # The benchmarks: {"name": benchmark, "path": its files} and perhaps "limit": first questions (0: all).
         "benchmarks": (),
         "batch_size": 16,  # questions answered together
         "max_new_tokens": 64,  # an answer is truncated here

@@ -201,7 +201,7 @@ def _check_shapes(config: ConfigDict) -> None:
         if data.image.size != vision.image_size:
             raise UserError(
                 f"data.image.size: {data.image.size} differs from model.vision.image_size={vision.image_size}; "
-                "images are resized to what the encoder takes, so set both"
+                "images are resized to the encoder's size, so set both"
             )
     previous = (0, 0)
     for bucket in data.buckets:

@@ -1,7 +1,7 @@
 """A file of predictions. Answers are appended as they come, so that a killed evaluation resumes where it stopped.
 
 One JSON object per line with Cambrian's field names: ``question_id, prompt, answer, gt_answer, category, model_id``,
-and ours: ``benchmark, choices, unit, finished, settings`` (what the answer depends on beside model and prompt) and
+and ours: ``benchmark, choices, unit, finished, settings`` (what an answer depends on besides model and prompt) and
 ``ranked`` (letter or text of the most likely option).
 
 The file holds one row per question, all made under the settings of one evaluation, so that other programs can score it.
@@ -55,7 +55,7 @@ def resume(
 
     Args:
       prompts: question id → prompt as it would be asked now.
-      settings: what the answers depend on; rows with equal ``settings`` can be used again.
+      settings: of the answers; rows with equal ``settings`` are reused.
 
     Raises:
       UserError: the file answers other prompts or is another model's; continuing would mix two evaluations.

@@ -86,7 +86,7 @@ def read(folder: str | Path, model: HubModel) -> dict[str, Any]:
             if key not in known:
                 near = nearest(key, list(known))
                 words = f"; nearest: '{near}'" if near else ""
-                raise UserError(f"{folder / WEIGHTS}: '{module}' is no linear layer of this model{words}")
+                raise UserError(f"{folder / WEIGHTS}: '{module}' is not a linear layer of this model{words}")
             entry, layer = known[key]
             found.setdefault(entry.path, {})[layer] = _pair(shards, module, keys, entry, settings)
             entries[entry.path] = entry
@@ -172,7 +172,9 @@ def _modules(shards: Shards) -> dict[str, dict[str, str]]:
     for key in shards.keys:
         match = _KEY.fullmatch(key)
         if not match:
-            raise UserError(f"{shards.where(key)}: '{key}' is no weight of a LoRA on a linear layer; merge it in PEFT")
+            raise UserError(
+                f"{shards.where(key)}: '{key}' is not a weight of a LoRA on a linear layer; merge it in PEFT"
+            )
         shards.check_float(key)
         found.setdefault(match[1], {})[match[2]] = key
     for module, keys in found.items():

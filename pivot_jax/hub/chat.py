@@ -76,7 +76,7 @@ def dialect_and_system(tokenizer: Any, folder: Path) -> tuple[str, str] | None:
                 [{"role": "user", "content": content}],
                 chat_template=template, tokenize=False, add_generation_prompt=True,
             )  # fmt: skip
-        except Exception:  # a foreign template runs here; whatever it raises is no bug of ours
+        except Exception:  # a foreign template runs here; its errors are not bugs of ours
             continue
         for name, form in DIALECTS.items():
             system = _system_of(text, form, form.turn("user", question) + form.opening("assistant"))

@@ -89,7 +89,7 @@ def _geometry(raw: Mapping[str, Any], path: Path) -> tuple[bool, int, int]:
 def _side(size: Mapping[str, Any], path: Path) -> int:
     height, width = size.get("height"), size.get("width")
     if height != width or not isinstance(height, int):
-        raise UserError(f"{path}: size {dict(size)} is no square; only squares are supported")
+        raise UserError(f"{path}: size {dict(size)} is not a square; only squares are supported")
     return height
 
 

@@ -32,7 +32,7 @@ class Tensor(NamedTuple):
 
 
 class Shards:
-    """Tensors of a folder by key. Only headers are read until rows are asked for.
+    """Tensors of a folder by key. Only headers are read until rows are read.
 
     Rows are read into memory of our own, not mapped: mapped pages would count as this process's until the kernel wants
     them back. Safe for several threads.

@@ -99,7 +99,7 @@ class Tensors:
                 raise UserError(f"'{path}' has shape {list(there)}, expected {list(shape)} ({summary(model)})")
         for path in self._params:
             if path not in expected and not (path.startswith("vision/final/") and not model.final):
-                raise UserError(f"'{path}' is no parameter of a '{model.model_type}' checkpoint ({summary(model)})")
+                raise UserError(f"'{path}' is not a parameter of a '{model.model_type}' checkpoint ({summary(model)})")
 
 
 def write_shards(

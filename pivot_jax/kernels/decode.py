@@ -8,7 +8,7 @@ hold NaN. A fully masked row returns zeros. Attention runs on each part separate
 results. The queries of all responses are thus multiplied with their prompt's keys in one product, and these are read
 once per prompt.
 
-The cache has heads before slots: a head's keys are then one contiguous matrix, which is what the products read.
+The cache has heads before slots: a head's keys are then one contiguous matrix, as the products read them.
 """
 
 from __future__ import annotations

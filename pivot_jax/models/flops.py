@@ -1,7 +1,7 @@
 """Matmul FLOPs by counting, for throughput and cost tables. A multiply-add is 2; padding is not counted as work.
 
-Causal attention counts the half that is visible. Training costs three forwards of what is trained; before the first
-trained part only the forward is done. The configs of the models count their own forward pass (``flops`` methods).
+Causal attention counts the half that is visible. Training costs three forward passes of the trained parts, and one of
+the parts before the first trained one. The configs of the models count their own forward pass (``flops`` methods).
 :func:`traced_flops` counts instead the operations of a traced program, recomputation and padding included.
 """
 
@@ -17,7 +17,7 @@ ENCODERS = ("vision", "second")
 
 @dataclass(frozen=True)
 class RowSize:
-    """What one row of a batch holds, on average.
+    """Average sizes of one row of a batch.
 
     Attributes:
       images: slots of images (tiles, where images are split into tiles).

@@ -65,7 +65,7 @@ class QwenVisionConfig(VisionConfig):
                 "multiple of 4"
             )
         if self.windowed and (self.window < 1 or self.window % (self.patch_size * MERGE)):
-            raise ValueError(f"a window of {self.window} pixels is no multiple of {MERGE} x {self.patch_size}")
+            raise ValueError(f"a window of {self.window} pixels is not a multiple of {MERGE} x {self.patch_size}")
 
     @property
     def windowed(self) -> bool:
@@ -122,7 +122,7 @@ class QwenVisionConfig(VisionConfig):
 
 
 class PatchEmbed(nn.Module):
-    """A linear map of a patch in both frames, which are equal: the sum of the frames' kernels is what is applied.
+    """A linear map of a patch in both frames, which are equal: the sum of the frames' kernels is applied.
 
     ``kernel`` [frames, i, d] keeps both: a checkpoint is exported as it was imported.
     """

@@ -1,4 +1,4 @@
-"""Vision encoders as the rest of the package uses them: one interface for their configs, and what the families share.
+"""Vision encoders as the rest of the package uses them: one interface for their configs, and what families share.
 
 A config of an encoder (:class:`VisionConfig`) gives the module, its input and the cost of its forward pass.
 :class:`Traits` declares how the families differ, so that no caller asks for the class of a config.
@@ -26,7 +26,7 @@ class Traits:
 
     Attributes:
       presets: keys of ``images.PRESETS`` that its published processors use; the first is the default.
-      class_token: a learned token before the patches; it has a row of the position table and is no feature.
+      class_token: a learned token before the patches; it has a row of the position table and is not a feature.
       pre_norm: a norm after the embeddings.
       patch_bias: the patch embedding has a bias.
       layer_scale: each branch of a block is scaled per channel (Touvron et al. 2021).
@@ -54,7 +54,7 @@ class Traits:
 
 
 class VisionConfig(abc.ABC):
-    """Dimensions and numerics of one vision encoder: what every family's config has."""
+    """Dimensions and numerics of one vision encoder, common to the configs of all families."""
 
     family: str
     patch_size: int

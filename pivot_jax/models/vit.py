@@ -76,7 +76,7 @@ class ViTConfig(SquareVisionConfig):
         if self.traits.penultimate and self.depth < 2:
             raise ValueError(f"vision depth is {self.depth}; features come from the penultimate block, so at least 2")
         if self.width % self.heads:
-            raise ValueError(f"vision width {self.width} is no multiple of its {self.heads} heads")
+            raise ValueError(f"vision width {self.width} is not a multiple of its {self.heads} heads")
         if self.image_size < self.patch_size:
             raise ValueError(f"image size {self.image_size} is smaller than a patch ({self.patch_size})")
         for name in ("registers", "gated"):

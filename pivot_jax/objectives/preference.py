@@ -69,7 +69,7 @@ def _metrics(scores: TokenStats, stats: PairStats) -> dict[str, Term]:
     rewards = beta * (policy - ref)
     margins = rewards[..., 0] - rewards[..., 1]
     # Strictly greater, beyond float32 rounding of the sums: at the reference itself policy and reference come from two
-    # compiled programs, and a last bit of difference is no preference.
+    # compiled programs, and a difference in the last bit is not a preference.
     rounding = _ROUNDING * beta * jnp.sum(jnp.abs(policy) + jnp.abs(ref), axis=-1)
     return {
         "nll_loss": sft.nll(scores.logps, chosen_weights(stats.batch)),

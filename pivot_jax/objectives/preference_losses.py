@@ -83,7 +83,7 @@ def sft(stats: PairStats, state: None) -> Any:
 
 @dataclass(frozen=True)
 class PairLoss:
-    """A preference loss and what it declares.
+    """A preference loss and its properties.
 
     Attributes:
       function: (stats, state) → losses, [b, k] or [b, t].

@@ -47,8 +47,8 @@ def build_objective(module: Any, config: Any) -> Objective:
     entry = _entry(section.name)
     if section.terms and entry.kind != "preference":
         raise UserError(
-            f"objective.terms: {section.terms!r}, but objective.name={section.name!r} is no preference objective and "
-            "has no terms; remove them, or set objective.name=preference"
+            f"objective.terms: {section.terms!r}, but objective.name={section.name!r} is not a preference objective "
+            "and has no terms; remove them, or set objective.name=preference"
         )
     if entry.kind == "contrastive" and config.data.packing > 1:
         raise UserError(

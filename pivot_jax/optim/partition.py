@@ -53,7 +53,7 @@ def lora_ranks(section: Any, params: Any, rates: dict[str, float | str]) -> tupl
     constant.
 
     Raises:
-      UserError: a rank for a parameter that is no linear layer's kernel, a rule without a path, or nothing to train.
+      UserError: a rank for a parameter that is not a linear layer's kernel, a rule without a path, or nothing to train.
     """
     shapes = {path: leaf.shape for path, leaf in rules.flatten(params).items()}
     targets = _values("lora.targets", section["targets"], shapes)
@@ -65,7 +65,7 @@ def lora_ranks(section: Any, params: Any, rates: dict[str, float | str]) -> tupl
             continue
         if not lora.is_linear(path, shapes[path]):
             raise UserError(
-                f"lora.targets: '{path}' {list(shapes[path])} is no linear layer's kernel and takes no adapter; "
+                f"lora.targets: '{path}' {list(shapes[path])} is not a linear layer's kernel and takes no adapter; "
                 "give it 'none' or 'full' in a rule before this one"
             )
         ranks[path] = section["rank"] if target == LORA else target

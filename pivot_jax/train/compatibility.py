@@ -15,7 +15,7 @@ from pivot_jax.train.initialization import longest
 from pivot_jax.train.source import WeightSource
 
 # Keys of a part that change what its weights compute. Left out: keys that shapes determine, keys of execution (remat),
-# and what training may choose anew (the image size; M-RoPE, which equals RoPE on text).
+# and what training may change (the image size; M-RoPE, which equals RoPE on text).
 _ENCODER = ("family", "heads", "activation", "registers", "gated")
 _COMPUTES = {
     "vision": _ENCODER,

@@ -54,7 +54,7 @@ class Contents(NamedTuple):
 
 
 def of_config(spec: str, overrides: dict[str, str]) -> Contents:
-    """The model that a config would build, and what it would train. Raises UserError as ``config.load``."""
+    """The model of a config, and the parameters that it trains. Raises UserError as ``config.load``."""
     config = configs.load(spec, overrides)
     like, groups = _trained(config)
     leaves = {path: Leaf(tuple(leaf.shape), str(leaf.dtype)) for path, leaf in like.items()}
@@ -62,7 +62,7 @@ def of_config(spec: str, overrides: dict[str, str]) -> Contents:
 
 
 def of_weights(text: str, step: int | None = None) -> Contents:
-    """A run, pack or Hugging Face folder, as a path or with its kind (``run:DIR``); of a run also what it trains.
+    """A run, pack or Hugging Face folder, as a path or with its kind (``run:DIR``), and what a run trains.
 
     Args:
       step: of a run's checkpoint; None is the newest.

@@ -32,7 +32,7 @@ def evaluate(
 ) -> Score:
     """Asks a benchmark's questions and scores the answers.
 
-    Answers are appended to a predictions file as they come. A second call asks only what the file lacks.
+    Answers are appended to a predictions file as they come. A second call asks only the questions that the file lacks.
 
     Args:
       benchmark: a name of ``eval.benchmarks.suite.BENCHMARKS``.

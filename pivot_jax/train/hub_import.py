@@ -1,4 +1,4 @@
-"""A Hugging Face folder as a run (LLaVA, Qwen2-VL and their kin) or as a pack (an encoder or a language model)."""
+"""A Hugging Face folder as a run (LLaVA, Qwen2-VL and similar models) or as a pack (an encoder or a language model)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Trained weights opened for use: a whole model to ask, an encoder to probe, or a language model.
 
-:func:`load` opens any weight source and returns what it holds. See ``pivot_jax.load``.
+:func:`load` opens any weight source and returns its model, encoder or language model. See ``pivot_jax.load``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pivot_jax.train.extract import ENCODER_PARTS
 from pivot_jax.train.model import processor_of
 from pivot_jax.train.source import WeightSource, load_params, run_config, run_tokenizer
 
-LONGEST_PROMPT = 8192  # tokens; a prompt is padded to what it needs, so this costs nothing
+LONGEST_PROMPT = 8192  # tokens; a prompt is padded to its own length, so this costs nothing
 DESCRIBE = "Describe the picture."  # the question without a prompt; the scenes data set trains on it
 TOGETHER, LENGTH_STEP = 8, 64  # examples scored at once; their lengths are rounded up, so that few shapes are compiled
 

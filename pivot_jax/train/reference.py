@@ -30,7 +30,7 @@ def stored(
     """Log-probs of all scored targets under ``params``, row after row: float32 [``loader.target_offsets[-1]``].
 
     Read from ``workdir/reference_logps.npz`` if that was made with the same weights and data, else computed and
-    written there. What was computed is saved every :data:`KEEP_EVERY_S` seconds, and a killed pass resumes from it.
+    written there. Results are saved every :data:`KEEP_EVERY_S` seconds, and a killed pass resumes from it.
     Rows whose image could not be read are NaN; the loader masks them.
 
     Raises:
@@ -81,7 +81,7 @@ class Stored(NamedTuple):
 
     fingerprint: str  # of the weights and the data that they belong to
     logps: np.ndarray | None  # float32 [targets]; None in a file of an earlier version, which held sums per answer
-    batches: int  # how many batches of ``Loader.one_pass`` are in it
+    batches: int  # finished batches of ``Loader.one_pass``
 
 
 def _read(path: Path) -> Stored | None:

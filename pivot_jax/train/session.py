@@ -1,4 +1,4 @@
-"""What every training loop needs besides its steps: checkpoints, metrics, speed, signals, health check, evaluation.
+"""The parts of every training loop besides its steps: checkpoints, metrics, speed, signals, health check, evaluation.
 
 A loop takes a batch, queues a step on the device, and hands the step's metrics over as arrays. The session reads them
 only after the next step is queued, so the device never waits for the host (``train/loop.py`` is the shortest example).
@@ -46,7 +46,7 @@ class Hook:
 
 @dataclass(frozen=True)
 class Taken:
-    """A batch on the host, and what it took to get it."""
+    """A batch on the host, and the wait for it."""
 
     batch: Any
     position: dict[str, Any]  # state of the data iterator before the batch
@@ -131,7 +131,7 @@ class Session:
         """The next batch of this process.
 
         Raises:
-          UserError: too many bad rows; what was computed is saved.
+          UserError: too many bad rows; the state is saved.
         """
         position = self._batches.get_state()
         started = time.perf_counter()

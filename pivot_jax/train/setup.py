@@ -124,7 +124,7 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
     rows, accumulate, packing = config.data.batch_size, config.train.accumulate, config.data.packing
     if rows % (accumulate * packing):
         raise UserError(
-            f"data.batch_size {rows} is no multiple of train.accumulate {accumulate} x data.packing {packing} = "
+            f"data.batch_size {rows} is not a multiple of train.accumulate {accumulate} x data.packing {packing} = "
             f"{accumulate * packing}"
         )
     check_rows(rows // packing, "data.batch_size" if packing == 1 else "data.batch_size / data.packing", mesh)

@@ -50,7 +50,7 @@ class WeightSource:
         if not found or (found["step"] and found["kind"] != "run"):
             kind = paths.kind_of(text)
             fix = f"; did you mean '{kind}:{text}'?" if kind else ""
-            raise UserError(f"'{text}' is no weight source; write run:WORKDIR[@STEP], pack:DIR or hf:DIR{fix}")
+            raise UserError(f"'{text}' is not a weight source; write run:WORKDIR[@STEP], pack:DIR or hf:DIR{fix}")
         step = int(found["step"]) if found["step"] else None
         return cls(found["kind"], Path(found["path"]).expanduser(), step, found["prefix"])
 
@@ -160,7 +160,7 @@ def run_config(workdir: Path) -> Any:
     path = workdir / "config.json"
     if not path.is_file() or paths.kind_of(workdir) == "hf":
         lacks = "" if path.is_file() else " (config.json is missing)"
-        raise UserError(f"{workdir} is no run's workdir{lacks}{paths.instead(workdir, 'run')}")
+        raise UserError(f"{workdir} is not a run's workdir{lacks}{paths.instead(workdir, 'run')}")
     return configs.from_json(path.read_text())
 
 

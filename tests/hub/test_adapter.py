@@ -235,11 +235,11 @@ Q1 = "base_model.model.model.language_model.layers.1.self_attn.q_proj"
         (None, dict(peft_type="IA3"), "'peft_type' is 'IA3'; supported: 'LORA'"),
         (None, dict(lora_alpha=None), "'lora_alpha' is None; expected a number above 0"),
         (lambda t: {k.replace("q_proj", "q_prj"): x for k, x in t.items()}, {},
-         "'.*q_prj' is no linear .*; nearest: '.*q_proj"),
+         "'.*q_prj' is not a linear .*; nearest: '.*q_proj"),
         (lambda t: {k: x[:, 1:] if k == f"{Q1}.lora_A.weight" else x for k, x in t.items()}, {},
          r"has A \[3, 31\] and B"),
         (lambda t: {k: x for k, x in t.items() if k != f"{Q1}.lora_A.weight"}, {}, "q_proj' has lora_B alone"),
-        (lambda t: {**t, "x.weight": np.ones(1)}, {}, "'x.weight' is no weight of a LoRA"),
+        (lambda t: {**t, "x.weight": np.ones(1)}, {}, "'x.weight' is not a weight of a LoRA"),
         (lambda t: {}, {}, "holds no adapter"),
     ],
 )  # fmt: skip

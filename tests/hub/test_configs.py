@@ -229,5 +229,5 @@ def test_no_folder_no_file_no_json(tmp_path):
 
 def test_a_part_is_no_mllm(tmp_path):
     hf.text_config().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="'qwen2' checkpoint is no multimodal LLM"):
+    with pytest.raises(UserError, match="'qwen2' checkpoint is not a multimodal LLM"):
         _ = hub.read_config(tmp_path).mllm

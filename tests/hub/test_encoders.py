@@ -242,7 +242,7 @@ def test_preset_and_size_come_from_the_processor(tmp_path, kind, raw, preset, si
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"size": {"height": 20, "width": 24}}, "is no square"),
+        ({"size": {"height": 20, "width": 24}}, "is not a square"),
         ({"size": {"height": 30, "width": 30}, "crop_size": 24}, "squashed to 30 and cropped to 24, which no preset"),
         ({"size": {"shortest_edge": 24}}, "without a crop, which gives no squares"),
         (

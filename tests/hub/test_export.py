@@ -262,7 +262,7 @@ ITEMS = (
 )
 @pytest.mark.parametrize("legacy", [False, True], ids=["the tokenizer's", "chat_template.json"])
 def test_dialect_and_system_text_of_a_folder(tokenizer, tmp_path, template, expected, legacy):
-    """Found by rendering a question, whatever the template looks like; None where it is no dialect of ours."""
+    """Found by rendering a question, whatever the template looks like; None where it is not one of our dialects."""
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
     if legacy:
@@ -299,9 +299,12 @@ def test_projectors_and_models_that_do_not_fit(start, tokenizer, tmp_path):
             r"mlp/gate/kernel' has shape \[2, 32, 40\], expected",
         ),
         (dict(decoder=dataclasses.replace(cfg.decoder, tied=False)), "hold no 'decoder/head'"),
-        (dict(decoder=dataclasses.replace(cfg.decoder, qkv_bias=False)), r"attn/./bias' is no parameter of a 'llava'"),
+        (
+            dict(decoder=dataclasses.replace(cfg.decoder, qkv_bias=False)),
+            r"attn/./bias' is not a parameter of a",
+        ),
         (dict(decoder=dataclasses.replace(cfg.decoder, qk_norm=True)), "no family of Hugging Face has both"),
-        (dict(vision=dataclasses.replace(cfg.vision, pool_head=False)), "'vision/final/pool/.*' is no parameter"),
+        (dict(vision=dataclasses.replace(cfg.vision, pool_head=False)), "'vision/final/pool/.*' is not a parameter"),
     ):
         with pytest.raises(UserError, match=message):
             hub.export_mllm(params, dataclasses.replace(cfg, **changes), out, text=IDS)

@@ -144,7 +144,7 @@ def test_a_projector_alone_is_a_source_of_weights(whole, tmp_path):
         same(initial_params({"projector": f"hf:{file}"}, lambda key: expected, jax.random.key(0), shardings), expected)
         with pytest.raises(UserError, match="has no parameters at 'vision'"):
             hub.load_params(file, prefix="vision")
-        with pytest.raises(UserError, match="'projector' checkpoint is no multimodal LLM"):
+        with pytest.raises(UserError, match="'projector' checkpoint is not a multimodal LLM"):
             _ = hub.read_config(file).mllm
     one = hub.load_params(projector(whole, tmp_path / "one.safetensors", layers=1))
     same(one, {"projector": {"fc1": expected["projector"]["fc1"]}})

@@ -130,7 +130,7 @@ def test_a_run_starts_from_a_peft_folder(lora_runs, make_config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora__targets": ((".*", "lora"),)}, r"'.*' \[.*\] is no linear layer's kernel and takes no adapter"),
+        ({"lora__targets": ((".*", "lora"),)}, r"'.*' \[.*\] is not a linear layer's kernel and takes no adapter"),
         ({"lora__targets": (("decoder/blocks/atn/.*", "lora"), (".*", "none"))}, "'decoder/blocks/atn/.*' matches no"),
         ({"lora__targets": (("decoder/.*", "none"),)}, "lora.targets: no rule matches parameter"),
         ({"lora__targets": ((".*", "none"),)}, "lora.targets: nothing is left to train"),
@@ -149,7 +149,7 @@ def test_targets_that_do_not_fit_the_model_are_rejected(make_config, tmp_path, c
         ("lora.targets", ((".*", 0),), "has 0; allowed"),
         ("lora.rank", -1, "lora.rank: -1 is not allowed; it must be at least 0"),
         ("lora.init", "hf:folder", "lora.init: 'hf:folder' is not allowed; write peft:DIR"),
-        ("lora.init", "peft:folder", "with lora.rank=0, which is no LoRA"),
+        ("lora.init", "peft:folder", "with lora.rank=0, which turns LoRA off"),
     ],
 )
 def test_settings_out_of_range_are_rejected(key, value, message):

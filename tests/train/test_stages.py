@@ -179,7 +179,7 @@ def test_a_checkpoint_of_another_model_is_rejected(chain, make_config, tmp_path)
 def test_weight_sources_are_parsed():
     source = WeightSource.parse("run:runs/a@30:vision")
     assert (source.kind, str(source.path), source.step, source.prefix) == ("run", "runs/a", 30, "vision")
-    with pytest.raises(UserError, match="is no weight source"):
+    with pytest.raises(UserError, match="is not a weight source"):
         WeightSource.parse("/somewhere")
 
 

@@ -103,7 +103,7 @@ class RowStore:
         self._rows[row] = encoded
 
 
-# What the last loaders of this process read: arms and seeds of one study use the same rows again and again.
+# Results of the last loaders of this process: arms and seeds of one study use the same rows again and again.
 _RECENT: dict[str, tuple[Index, RowStore]] = {}
 RECENT = 6
 

@@ -10,7 +10,7 @@ positions and branches of its own. Two integer arrays say which tokens attend to
 * ``branches``: 0 is the shared prompt, 1, 2, ... are alternative responses (1 = chosen, 2 = rejected).
   A token attends to branch 0 and its own branch only; ``positions`` restart after the prompt in each branch.
 
-What is scored is an explicit list, not a shifted mask: target ``targets[b, t]`` is predicted from the hidden
+The targets are an explicit list, not a shifted mask: target ``targets[b, t]`` is predicted from the hidden
 state at token ``sources[b, t]``. So the first token of *each* branch is predicted from the prompt's last
 token, and the vocabulary projection runs over targets only.
 """

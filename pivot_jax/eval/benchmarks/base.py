@@ -24,8 +24,8 @@ LISTED = 6  # names of a wrong folder's content in a message
 class Questions(Protocol):
     """Examples by index.
 
-    Each ends with a user turn, or with the answer as an assistant turn, which is not asked. ``extra`` holds what the
-    answer is scored with: ``answer`` (a text, or a list of accepted texts), ``choices`` (texts of the options),
+    Each ends with a user turn, or with the answer as an assistant turn, which is not asked. ``extra`` holds the
+    inputs of the scorer: ``answer`` (a text, or a list of accepted texts), ``choices`` (texts of the options),
     ``category``, ``unit`` (questions that count together, such as an MMVP pair).
     """
 
@@ -53,7 +53,7 @@ def lettered(choices: Sequence[str]) -> str:
 
 
 def existing_folder(path: str | Path, family: str) -> Path:
-    """Raises UserError where ``path`` is no folder; names the nearest one."""
+    """Raises UserError where ``path`` is not a folder; names the nearest one."""
     folder = Path(path)
     if not folder.is_dir():
         near = paths.nearest(folder)
@@ -95,14 +95,16 @@ def question_rows(file: Path, family: str, fields: Sequence[str]) -> list[dict[s
 
 
 def check_first(rows: Any, file: Path, family: str, fields: str) -> None:
-    """Raises UserError where the first row is no question: the file is then not the one that was meant."""
+    """Raises UserError where the first row is not a question: then the path names the wrong file."""
     if not len(rows):
         raise UserError(f"{family}: {file} is empty")
     try:
         rows[0]
     except RowError as error:
         reason = error.reason.partition("; ")[0]  # the fix after it is for a single bad row
-        raise UserError(f"{family}: {file} is no file of its questions ({reason}); a question has {fields}") from None
+        raise UserError(
+            f"{family}: {file} is not a file of its questions ({reason}); a question has {fields}"
+        ) from None
 
 
 def contents(folder: Path) -> str:

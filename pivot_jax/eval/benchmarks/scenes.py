@@ -16,7 +16,7 @@ def read(path: str | Path) -> Questions:
     """The split ``test`` of a prepared data set's folder.
 
     Raises:
-      UserError: the folder is no prepared data set.
+      UserError: the folder is not a prepared data set.
     """
     folder = existing_folder(path, "scenes")
     if not (folder / "dataset_info.json").is_file():

@@ -37,7 +37,7 @@ def all_correct(scores: Sequence[float], units: Sequence[Hashable]) -> np.ndarra
 
 
 def unit_accuracy(scores: Sequence[float], units: Sequence[Hashable], *, seed: int = 0) -> Interval:
-    """Mean of :func:`all_correct`; the unit is what is resampled."""
+    """Mean of :func:`all_correct`; units are resampled."""
     return statistics.mean(all_correct(scores, units), seed=seed)
 
 

@@ -56,7 +56,7 @@ class HubModel:
                 f"init.decoder=hf:FOLDER, init.projector=hf:FOLDER, init.vision=hf:{self.absent_tower}"
             )
         if self.vision is None or self.decoder is None or self.projector is None:
-            raise UserError(f"a '{self.model_type}' checkpoint is no multimodal LLM; use a LLaVA folder")
+            raise UserError(f"a '{self.model_type}' checkpoint is not a multimodal LLM; use a LLaVA folder")
         return MLLMConfig(self.vision, self.projector, self.decoder)
 
 
@@ -130,7 +130,7 @@ class Folder:
     """A model class as it is stored in a folder.
 
     Attributes:
-      read: (config.json, its path) → what the folder holds.
+      read: (config.json, its path) → content of the folder.
       layout: names and spellings of its tensors. A composite's depend on the families of its parts.
     """
 

@@ -1,4 +1,4 @@
-"""What the ViT families have in common: keys of config.json, names of a block's tensors, dimensions.
+"""Common to the ViT families: keys of config.json, names of a block's tensors, dimensions.
 
 Letters of the rules: d e width, f hidden width of the MLP, n positions, t register tokens, c colour channels, y x
 pixels of a patch, w all numbers of a patch, s learned queries of the pooling head. A square matrix has two letters, so
@@ -31,7 +31,7 @@ def read(fields: Fields, **own: Any) -> ViTConfig:
     """A section of config.json as an encoder.
 
     Args:
-      own: what the family reads itself; it replaces the keys that most families have (``depth``, ``mlp_dim``, ...).
+      own: keys that the family reads itself, in place of those of most families (``depth``, ``mlp_dim``, ...).
 
     Raises:
       UserError: a number of channels or an activation that is not supported, or sizes that do not fit.

@@ -1,4 +1,4 @@
-"""What the language models have in common: names of their tensors, their config.json, rotary settings."""
+"""Common to the language models: names of their tensors, their config.json, rotary settings."""
 
 from __future__ import annotations
 

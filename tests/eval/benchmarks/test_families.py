@@ -58,7 +58,7 @@ def test_the_message_for_a_wrong_path_says_what_is_there(tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("# a page\n", "(is no file of its questions|nor one JSON object a line) .malformed JSON"),
+        ("# a page\n", "(is not a file of its questions|nor one JSON object a line) .malformed JSON"),
         ('{"id": 1, "answer": "A"}\n', "'?question'?"),
         ("", "is empty"),
     ],
