@@ -21,6 +21,8 @@ The public API, imported on first use::
 ``read_metrics``   lines of a ``metrics.jsonl`` (:func:`pivot_jax.train.metrics.read`)
 ``scenes``         the built-in data set (:mod:`pivot_jax.data.scenes`)
 ``train_bpe``      trains a small tokenizer (:func:`pivot_jax.data.processing.tokenizer.train_bpe`)
+``Hook``           an evaluation during training (:class:`pivot_jax.train.session.Hook`)
+``Interrupted``    raised by ``train`` after a signal, with the state saved
 ``UserError``      bad input, in one line
 =================  ==================================================================
 """
@@ -33,6 +35,8 @@ __version__ = "0.1.0"
 _PUBLIC = {  # name → its module and its name there; the module itself where there is none
     "Example": ("data.example", "Example"),
     "Message": ("data.example", "Message"),
+    "Hook": ("train.session", "Hook"),
+    "Interrupted": ("train.signals", "Interrupted"),
     "UserError": ("errors", "UserError"),
     "config": ("config", ""),  # this and train can be called
     "evaluate": ("train.evaluation", "evaluate"),

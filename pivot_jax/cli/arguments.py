@@ -159,7 +159,7 @@ def _eval(subparsers) -> None:
     _workdir(parser, "the run")
     _step(parser)
     parser.add_argument("--benchmark", metavar="NAME", required=True, help="such as mmvp; a wrong name lists all")
-    parser.add_argument("--data", metavar="DIR", required=True, help="the benchmark's files")
+    parser.add_argument("--data", metavar="PATH", required=True, help="the benchmark's file or folder")
     parser.add_argument("--out", metavar="FILE", help="predictions file (default WORKDIR/eval/NAME.jsonl)")
     parser.add_argument("--limit", type=_positive, default=0, metavar="N", help="only the first N questions")
     parser.add_argument("--max-new-tokens", type=_tokens, default=0, metavar="N", help="default: the benchmark's")

@@ -73,7 +73,6 @@ def extract(args: argparse.Namespace, overrides: Overrides) -> None:
 
 def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval.benchmarks import suite
-    from pivot_jax.eval.run import RunOptions
     from pivot_jax.train import evaluation
     from pivot_jax.train.open import open_run
     from pivot_jax.train.source import run_config
@@ -85,8 +84,10 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     out = outputs.file(args.out or evaluation.predictions_of(args.workdir, args.benchmark, args.blank_images), "--out")
     run = open_run(args.workdir, args.step)
     model = replace(run, config=configured(run.config, overrides))
-    options = RunOptions(limit=args.limit, ranked=args.ranked, max_new_tokens=args.max_new_tokens)
-    found = evaluation.evaluate(model, args.benchmark, args.data, out, blank_images=args.blank_images, options=options)
+    found = evaluation.evaluate(
+        model, args.benchmark, args.data, out, limit=args.limit, ranked=args.ranked,
+        max_new_tokens=args.max_new_tokens, blank_images=args.blank_images,
+    )  # fmt: skip
     show_score(found, out)
 
 

@@ -213,8 +213,8 @@ def _objective() -> dict[str, Any]:
         # Preference objectives: ((loss, weight), ...) in place of the preset's, such as
         # (("sigmoid", 0.8), ("bco", 0.2), ("sft", 1.0)). The losses are objectives.preference_losses.LOSSES.
         "terms": (),
-        "beta": 0.1,  # sigmoid, bco: scale of the log-ratio
-        "label_smoothing": 0.0,  # sigmoid: share of pairs taken as mislabelled (cDPO), 0 to below 0.5
+        "beta": 0.1,  # scale of the log-ratios, for the losses that read it
+        "label_smoothing": 0.0,  # share of pairs taken as mislabelled (cDPO), 0 to below 0.5; for losses that read it
         "reference": "stored",  # stored (log-probs computed once before training) | step (frozen model in each step)
     }
 

@@ -33,7 +33,7 @@ def _pack(content: Content) -> None:
 RETIRED: dict[str, tuple[str, Callable[[Content], None]]] = {
     "stage": ("objective.name is the key; it alone says what is trained for (contrastive, sft, dpo, …)", _stage),
     "objective.gamma": ("it is a term now: objective.terms=(('sigmoid', 1.0), ('sft', GAMMA))", _gamma),
-    "data.packing": ("data.packing is the key: rows per sequence", _pack),
+    "data.pack": ("data.packing is the key: rows per sequence", _pack),
 }
 
 

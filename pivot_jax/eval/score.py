@@ -68,10 +68,14 @@ def score_file(path: str | Path, name: str = "", *, seed: int = 0, ids: Collecti
       ids: only these questions; None: all in the file.
 
     Raises:
-      UserError: no answers, or rows of several benchmarks.
+      UserError: no answers, rows of several benchmarks, or of another one than ``name``.
     """
     rows = [row for row in predictions.read(Path(path)) if ids is None or str(row["question_id"]) in ids]
-    names = {name} if name else {str(row.get("benchmark", "")) for row in rows}
+    names = {str(row["benchmark"]) for row in rows if row.get("benchmark")} or {name}
+    if name and names != {name}:
+        raise UserError(
+            f"{path}: its answers are to {', '.join(sorted(names))}, not to {name}; leave the benchmark out"
+        )
     if not rows or len(names) != 1:
         found = ", ".join(sorted(names)) or "no answers"
         raise UserError(f"{path}: cannot tell the benchmark (it holds {found}); name it")

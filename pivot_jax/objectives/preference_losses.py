@@ -7,8 +7,9 @@ A loss is ``f(stats, state) -> losses``: ``stats`` is :class:`~pivot_jax.objecti
 loss's own state or None. It returns one loss per pair, float32 [b, k], or one per target, float32 [b, t]. With the
 weights w of its entry, the sum is Σ losses * w and the weight Σ w, over all micro-batches and devices.
 
-In the formulas r = Σ log π(y|x) - Σ log π_ref(y|x), summed (not averaged) over the answer's tokens, with c and r for
-the chosen and the rejected answer, and β = ``objective.beta``.
+In the formulas r = Σ log π(y|x) - Σ log π_ref(y|x), summed (not averaged) over the answer's tokens, is the log-ratio of
+an answer; the subscripts c and r are the chosen and the rejected one (``stats.chosen`` and ``stats.rejected`` are these
+log-ratios). β is ``objective.beta``.
 """
 
 from __future__ import annotations
@@ -90,17 +91,19 @@ class PairLoss:
       weights: batch → the weight of each loss, of the same shape; from the batch alone.
       state: () → the loss's own state at step 0. It has a method ``update({metric: Term} of the whole batch)``, which
         returns the next step's state. None: no state.
+      reads: settings of ``objective`` that it reads besides ``beta``; setting one that no term reads is an error.
       couples_rows: a row's loss depends on other rows of the batch; ``train.accumulate`` must then be 1.
     """
 
     function: Callable[[PairStats, Any], Any]
     weights: Callable[[Any], Any] = pair_weights
     state: Callable[[], Any] | None = None
+    reads: tuple[str, ...] = ()
     couples_rows: bool = False
 
 
 LOSSES = {
-    "sigmoid": PairLoss(sigmoid),
+    "sigmoid": PairLoss(sigmoid, reads=("label_smoothing",)),
     "bco": PairLoss(bco, state=RewardMean.zero),
     "sft": PairLoss(sft, weights=chosen_weights),
 }
@@ -117,7 +120,7 @@ def terms_of(section: Any) -> Terms:
     """The weighted losses of ``config.objective``: ``objective.terms``, or those of the preset if it is empty.
 
     Raises:
-      UserError: no terms, an unknown one, or one that is listed twice.
+      UserError: no terms, an unknown one, one that is listed twice, or a setting that none of them reads.
     """
     terms: Terms = section.terms or PRESETS[section.name]
     if not terms:
@@ -131,4 +134,9 @@ def terms_of(section: Any) -> Terms:
             raise UserError(f"objective.terms: no loss {name!r} (losses: {', '.join(LOSSES)}){suggest(name, LOSSES)}")
         if names.count(name) > 1:
             raise UserError(f"objective.terms: {name!r} is listed {names.count(name)} times; give it one weight")
+    if section.label_smoothing and not any("label_smoothing" in LOSSES[name].reads for name in names):
+        raise UserError(
+            f"objective.label_smoothing: {section.label_smoothing}, but no loss of {', '.join(names)} reads it; "
+            "set it to 0"
+        )
     return terms

@@ -51,6 +51,8 @@ def classify(
     Raises:
       UserError: missing or unreadable images, fewer than two classes, or an encoder without a projector.
     """
+    if isinstance(encoder, str):
+        raise UserError(f"encoder: '{encoder}' is a weight source; write pj.load({encoder!r})")
     if isinstance(data, Mapping):
         arrays = {split: images for split, (images, _) in data.items()}
         labels_of = {split: np.asarray(labels) for split, (_, labels) in data.items()}

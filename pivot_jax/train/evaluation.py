@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,10 @@ def evaluate(
     data: str | Path,
     out: str | Path = "",
     *,
+    limit: int = 0,
+    ranked: bool = False,
+    max_new_tokens: int = 0,
     blank_images: bool = False,
-    options: RunOptions | None = None,
 ) -> Score:
     """Asks a benchmark's questions and scores the answers.
 
@@ -39,19 +40,21 @@ def evaluate(
       data: the benchmark's files.
       out: predictions file; default: ``eval/BENCHMARK.jsonl`` in a run's workdir, which only a run has.
       blank_images: the control without images: their mean colour is shown.
-      options: limit, ranking of options and so on; its ``model_id`` is set here.
+      limit: only the first questions; 0: all.
+      ranked: also rank the options by likelihood, where there are options.
+      max_new_tokens: of an answer; 0: the benchmark's own number.
 
     Raises:
       UserError: unknown benchmark, unreadable data, ranking of a benchmark without options, or no ``out``.
     """
-    options = options or RunOptions()
-    if options.ranked:
+    if ranked:
         check_ranked(benchmark)
     if not out and model.workdir is None:
         raise UserError(f"out: {model.name} is not a run, so there is no default; name a predictions file (.jsonl)")
     file = Path(out) if out else predictions_of(model.workdir or "", benchmark, blank_images)
+    options = RunOptions(model.identity, limit, max_new_tokens, ranked)
     answerer = model.answerer(temperature=model.config.eval.temperature, blank_images=blank_images)
-    return benchmark_run.evaluate(benchmark, data, answerer, file, replace(options, model_id=model.identity))
+    return benchmark_run.evaluate(benchmark, data, answerer, file, options)
 
 
 def training_hooks(setup: Setup, workdir: Path) -> tuple[Hook, ...]:
@@ -60,11 +63,12 @@ def training_hooks(setup: Setup, workdir: Path) -> tuple[Hook, ...]:
     The answers of each are in ``workdir/eval/NAME-STEP.jsonl``.
 
     Raises:
-      UserError: an unknown benchmark, a run of several processes, or an objective without a language model.
+      UserError: an unknown benchmark, unreadable questions, a run of several processes, or an objective
+        without a language model.
     """
     config = setup.config
     for one in config.eval.benchmarks:
-        suite.find(one["name"])
+        suite.find(one["name"]).read(one["path"])  # a wrong path is an error now and not after the first hours
     if config.eval.benchmarks and setup.objective.kind == "contrastive":
         raise UserError("eval.benchmarks: stage 0 trains no language model, so it cannot answer; leave it empty")
     if config.eval.benchmarks and jax.process_count() > 1:
@@ -80,9 +84,8 @@ def _evaluate_step(setup: Setup, workdir: Path, benchmark: dict[str, Any], step:
     processor = processor_of(config, module, tokenizer, "prompt", max_length=LONGEST_PROMPT)
     identity = f"{config.name}@{step}-{configs.fingerprint(config)}"
     model = OpenModel(f"{workdir}@{step}", config, module, params, processor, identity, workdir)
-    options = RunOptions(limit=benchmark.get("limit", 0), show=False)
     out = workdir / "eval" / f"{benchmark['name']}-{step}.jsonl"
-    found = evaluate(model, benchmark["name"], benchmark["path"], out, options=options)
+    found = evaluate(model, benchmark["name"], benchmark["path"], out, limit=benchmark.get("limit", 0))
     return {found.metric: found.value.value, "compliance": found.compliance, "truncated": found.truncated}
 
 
@@ -95,4 +98,4 @@ def check_ranked(benchmark: str) -> None:
     """Raises UserError for a benchmark whose questions have no options to rank."""
     if not suite.find(benchmark).option_form:
         names = ", ".join(name for name, one in suite.BENCHMARKS.items() if one.option_form)
-        raise UserError(f"--ranked: {benchmark} asks for free answers; ranking works for {names}")
+        raise UserError(f"--ranked (ranked=True): {benchmark} asks for free answers; ranking works for {names}")

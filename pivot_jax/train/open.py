@@ -59,8 +59,19 @@ class TokenLogprobs:
         return float(self.logps[(self.branches == branch) | (self.branches == 0)].sum())
 
 
-@dataclass(frozen=True)
-class OpenModel:
+class _Opened:
+    """One line for a notebook: what was opened, and how large it is."""
+
+    name: str
+    params: dict[str, Any]
+
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return f"{type(self).__name__}({self.name!r}, {count / 1e6:,.2f}M parameters: {', '.join(self.params)})"
+
+
+@dataclass(frozen=True, repr=False)
+class OpenModel(_Opened):
     """A whole model (encoder, projector, decoder) with its weights on the device, and its processor.
 
     Attributes:
@@ -102,6 +113,8 @@ class OpenModel:
         if IMAGE in prompt:
             raise UserError(f"prompt: leave out '{IMAGE}'; every image is placed before the prompt")
         most, plain = self.processor.chat.limits.images, self.processor.chat.format.plain
+        if isinstance(images, (str, Path, bytes)):
+            raise UserError(f"images: one {type(images).__name__}; write a list, [image]")
         if len(images) > most:
             raise UserError(
                 f"{len(images)} images, but this model was trained with at most {most} in a row "
@@ -135,8 +148,10 @@ class OpenModel:
         """Log-probs of the scored tokens of conversations, or of both answers of preference pairs.
 
         Raises:
-          RowError: an example that cannot be encoded, or an image that cannot be read.
+          UserError: not a list of examples; RowError: one that cannot be encoded, or an image that cannot be read.
         """
+        if isinstance(examples, Example):
+            raise UserError("logprobs: one Example; write a list, [example]")
         compute = jax.jit(lambda params, batch: score(self.mllm, params, batch).logps)
         out: list[TokenLogprobs] = []
         for start in range(0, len(examples), TOGETHER):
@@ -159,8 +174,8 @@ class OpenModel:
         return processor_of(self.config, self.mllm, self.processor.chat.tokenizer, kind)
 
 
-@dataclass(frozen=True)
-class OpenEncoder:
+@dataclass(frozen=True, repr=False)
+class OpenEncoder(_Opened):
     """An encoder (and its projector, if there is one) on the device, and how its images are prepared."""
 
     name: str
@@ -181,8 +196,8 @@ class OpenEncoder:
         hub.export_encoder(self.params, vision, Path(folder), options)
 
 
-@dataclass(frozen=True)
-class OpenLanguageModel:
+@dataclass(frozen=True, repr=False)
+class OpenLanguageModel(_Opened):
     """A language model alone on the device, and its tokenizer (None for a pack, which has none)."""
 
     name: str

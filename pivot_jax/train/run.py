@@ -54,6 +54,8 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
       UserError: bad config, data or checkpoint; a workdir of another config; from a hook.
       Interrupted: stopped by a signal, state saved (``train.signals``).
     """
+    if isinstance(config, str):
+        raise UserError(f"config: '{config}' is a path; write pj.config({config!r})")
     workdir = Path(workdir)
     fresh = _check_workdir(config, workdir)
     runtime.cache_programs()

@@ -171,4 +171,12 @@ def run_tokenizer(workdir: Path) -> Any:
       UserError: as ``tokenizer.load_tokenizer``.
     """
     carried = workdir / TOKENIZER
-    return load_tokenizer(carried if carried.is_dir() else run_config(workdir).tokenizer.path)
+    if carried.is_dir():
+        return load_tokenizer(carried)
+    path = run_config(workdir).tokenizer.path
+    if not Path(path).is_dir():
+        raise UserError(
+            f"{workdir} is a run of an earlier version, which carries no tokenizer, and tokenizer.path='{path}' of its "
+            f"config.json is not here (relative paths start where it was trained); copy that folder to {carried}"
+        )
+    return load_tokenizer(path)

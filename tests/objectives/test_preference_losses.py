@@ -118,6 +118,10 @@ def build(**changes):
         (dict(objective__name="dpo", objective__terms=(("sigmiod", 1.0),)), "no loss 'sigmiod' .* mean 'sigmoid'"),
         (dict(objective__name="dpo", objective__terms=(("sft", 1.0),) * 2), "objective.terms: 'sft' is listed 2 times"),
         (dict(objective__terms=(("sigmoid", 1.0),)), "objective.terms: .* but objective.name='sft' is not a pref"),
+        (
+            dict(objective__name="preference", objective__terms=(("bco", 1.0),), objective__label_smoothing=0.1),
+            "objective.label_smoothing: 0.1, but no loss of bco reads it; set it to 0",
+        ),
         (dict(objective__name="contrastive", data__packing=2), "data.packing: 2, but .* objective.name='contrastive'"),
         (dict(objective__name="contrastive", train__accumulate=2), "train.accumulate: 2, but objective.name='contras"),
     ],

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import pytest
 
 from pivot_jax.errors import UserError
-from pivot_jax.eval.run import RunOptions
 from pivot_jax.train import checkpoint
 from pivot_jax.train.evaluation import evaluate
 from pivot_jax.train.metrics import read
@@ -125,8 +124,7 @@ def test_a_run_evaluates_the_benchmarks_of_its_config(make_config, world, tmp_pa
     run(make_config(**changes), tmp_path / "run")
     rows = {row["step"]: row for row in read(tmp_path / "run" / "metrics.jsonl")}
     assert [step for step, row in rows.items() if "eval/scienceqa/accuracy" in row] == [2, 4]
-    options = RunOptions(limit=4, show=False)
-    again = evaluate(open_run(tmp_path / "run"), "scienceqa", benchmark["path"], tmp_path / "a.jsonl", options=options)
+    again = evaluate(open_run(tmp_path / "run"), "scienceqa", benchmark["path"], tmp_path / "a.jsonl", limit=4)
     assert rows[4]["eval/scienceqa/accuracy"] == again.value.value and len(again.ids) == 4
     logged = (tmp_path / "run" / "eval" / "scienceqa-4.jsonl").read_text().splitlines()
     answers = [json.loads(line)["answer"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
@@ -134,6 +132,7 @@ def test_a_run_evaluates_the_benchmarks_of_its_config(make_config, world, tmp_pa
     for wrong, message in (
         ({"eval__benchmarks": ({"name": "mmvpp", "path": "x"},)}, "benchmark 'mmvpp' is unknown"),
         ({"eval__benchmarks": ({"name": "mmvp"},)}, "eval.benchmarks.0: .* is not a dict with 'name' and 'path'"),
+        ({"eval__benchmarks": ({"name": "mmvp", "path": "no/such"},)}, "MMVP: no folder at 'no/such'"),
         ({"eval__every": 0}, "never evaluated, because eval.every is 0"),
         ({"eval__benchmarks": ()}, "nothing to evaluate"),
     ):

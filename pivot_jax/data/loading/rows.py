@@ -55,7 +55,7 @@ class Rows:
         """Tokens of a row; image references may be left out (they are in :meth:`example`)."""
         found = self._store.get(row)
         if found is None:
-            found = self.processor.chat.encode(self.example(row), self.processor.kind)
+            found = self.processor.encode(self.example(row))
             self._store.keep(row, found)
         return found
 

@@ -48,7 +48,7 @@ class Done(NamedTuple):
 
 def _finish(processor: Processor, job: Job) -> Done:
     try:
-        row = None if job.example is None else processor.chat.encode(job.example, processor.kind)
+        row = None if job.example is None else processor.encode(job.example)
         return Done(row, processor.read_images(job.images))
     except RowError as error:
         return Done(None, error)

@@ -18,6 +18,7 @@ from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval.scoring.parse import LETTERS
 from pivot_jax.eval.scoring.scorers import Scorer
 
+LISTS = ("images", "choices", "options")  # fields of a question that hold several values
 LISTED = 6  # names of a wrong folder's content in a message
 
 
@@ -78,10 +79,11 @@ def question_file(path: str | Path, family: str) -> Path:
 
 
 def question_rows(file: Path, family: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-    """All rows of a file, each of which has the fields.
+    """All rows of a file, each of which has the fields; all but :data:`LISTS` are texts or numbers.
 
     Raises:
-      UserError: a row without one of the fields (the message names both), or as :func:`check_first`.
+      UserError: a row without one of the fields, or with a list or object in it (the message names row and field); or
+        as :func:`check_first`.
     """
     source, rows = open_rows(file), []
     check_first(source, file, family, ", ".join(fields))
@@ -90,6 +92,9 @@ def question_rows(file: Path, family: str, fields: Sequence[str]) -> list[dict[s
         if missing := [name for name in fields if row.get(name) in (None, "", [])]:
             row_id = row_id_of(row, source, index)
             raise UserError(f"{family}: {file}, row '{row_id}': no '{missing[0]}'; a question has {', '.join(fields)}")
+        if wrong := [name for name in fields if name not in LISTS and isinstance(row[name], (list, dict))]:
+            row_id, kind = row_id_of(row, source, index), type(row[wrong[0]]).__name__
+            raise UserError(f"{family}: {file}, row '{row_id}': '{wrong[0]}' is a {kind}; write a text or a number")
         rows.append(row)
     return rows
 

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from pathlib import Path
 
+from pivot_jax.config.check import suggest
 from pivot_jax.errors import UserError
 from pivot_jax.eval.benchmarks.base import Benchmark
 
@@ -43,5 +44,5 @@ def find(name: str) -> Benchmark:
       UserError: there is none; the message lists the names.
     """
     if name not in BENCHMARKS:
-        raise UserError(f"benchmark '{name}' is unknown; there are {', '.join(BENCHMARKS)}")
+        raise UserError(f"benchmark '{name}' is unknown; there are {', '.join(BENCHMARKS)}{suggest(name, BENCHMARKS)}")
     return BENCHMARKS[name]
