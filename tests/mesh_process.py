@@ -7,6 +7,7 @@ its reports on. With ``PIVOT_TEST_DEVICES=8`` in the environment pytest runs the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -75,7 +76,10 @@ class Parent:
             while data := self.pipe.recv():
                 report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
                 item.ihook.pytest_runtest_logreport(report=report)
+            died = False
         except (EOFError, OSError):
+            died = True
+        if died:
             item.ihook.pytest_runtest_logreport(report=self._died(item))
         item.session._setupstate.teardown_exact(nextitem)  # fixtures of the tests before, as after every test
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -85,14 +89,10 @@ class Parent:
         files = sorted({str(other.path) for other in item.session.items if needs_mesh(other)})
         self.pipe, theirs = Pipe()
         self.output = tempfile.TemporaryFile()  # noqa: SIM115, of which the report of a crash shows the end
-        command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider"]
-        command += [
-            "-p",
-            "no:terminalreporter",
-            f"--rootdir={item.config.rootpath}",
-            f"--tb={item.config.getoption('tbstyle')}",
-            *files,
-        ]
+        without = [word for name in ("xdist", "cacheprovider", "terminalreporter") for word in ("-p", f"no:{name}")]
+        command = [sys.executable, "-m", "pytest", *without]
+        command.append("--capture=sys")  # what XLA writes to the file itself before it aborts is kept for the report
+        command += [f"--rootdir={item.config.rootpath}", f"--tb={item.config.getoption('tbstyle')}", *files]
         self.process = subprocess.Popen(
             command,
             env=os.environ | {"PIVOT_TEST_DEVICES": str(DEVICES), PIPE: str(theirs.fileno())},
@@ -118,5 +118,6 @@ class Parent:
 
     def pytest_sessionfinish(self) -> None:
         if self.process is not None:
-            self.pipe.send(None)
+            with contextlib.suppress(OSError):  # it was interrupted too
+                self.pipe.send(None)
             self.process.wait()

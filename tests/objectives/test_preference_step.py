@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ from pivot_jax.probe import gradient_maps
 from tests.tiny import pairs
 
 MODEL = MLLM(pairs.CONFIG)
+scored = jax.jit(partial(score, MODEL))
 
 
 def section(**changes):
@@ -45,6 +48,18 @@ def run(objective, params, batch, reference=None, memory=None):
         return value, grads, {name: term.mean() for name, term in metrics.items()}
 
     return compute(params, batch, reference)
+
+
+@cache
+def plain():
+    """DPO with its default settings on the default pairs, which several tests compare with."""
+    return run(dpo(), pairs.params(), pairs.pairs())
+
+
+@cache
+def chosen_only():
+    """SFT on the chosen answers of the default pairs."""
+    return run(build_sft(MODEL), pairs.params(), pairs.single(pairs.pairs(), 1))
 
 
 def close(a, b, tolerance):
@@ -99,10 +114,12 @@ def test_dpo_gradient_on_the_model_equals_the_closed_form():
     params, batch = pairs.params(), pairs.pairs(1)
     _, grads, _ = run(dpo(), params, batch)
 
+    @jax.jit
+    @jax.value_and_grad
     def logp(params, answer):
         return answer_logps(score(MODEL, params, batch), batch)[0, 0, answer]
 
-    values, parts = zip(*(jax.jit(jax.value_and_grad(logp), static_argnums=1)(params, a) for a in (0, 1)), strict=True)
+    values, parts = zip(*(logp(params, answer) for answer in (0, 1)), strict=True)
     ref = answer_sums(batch.ref_logps, batch)[0, 0]
     delta = (values[0] - ref[0]) - (values[1] - ref[1])
     factor = -0.1 * jax.nn.sigmoid(-0.1 * delta)
@@ -112,7 +129,7 @@ def test_dpo_gradient_on_the_model_equals_the_closed_form():
 def test_log_probs_are_summed_not_averaged():
     """Acceptance test A2."""
     params, batch = pairs.params(), pairs.pairs(2)
-    stats = score(MODEL, params, batch)
+    stats = scored(params, batch)
     sums = answer_logps(stats, batch)
     for row in range(2):
         for answer in (0, 1):
@@ -147,12 +164,12 @@ def test_prompt_targets_change_sft_but_not_dpo():
 def test_gamma_adds_the_mean_nll_of_the_chosen():
     """Acceptance test A4."""
     params, batch = pairs.params(), pairs.pairs()
-    plain, plain_grads, metrics = run(dpo(), params, batch)
+    without, without_grads, metrics = plain()
     mixed, mixed_grads, _ = run(dpo(terms=(("sigmoid", 1.0), ("sft", 0.7))), params, batch)
-    nll, nll_grads, _ = run(build_sft(MODEL), params, pairs.single(batch, 1))
+    nll, nll_grads, _ = chosen_only()
     np.testing.assert_allclose(metrics["nll_loss"], nll, rtol=1e-5)
-    np.testing.assert_allclose(mixed, plain + 0.7 * nll, rtol=1e-5)
-    close(mixed_grads, jax.tree.map(lambda d, n: d + 0.7 * n, plain_grads, nll_grads), 1e-5)
+    np.testing.assert_allclose(mixed, without + 0.7 * nll, rtol=1e-5)
+    close(mixed_grads, jax.tree.map(lambda d, n: d + 0.7 * n, without_grads, nll_grads), 1e-5)
 
 
 @pytest.mark.heavy
@@ -165,7 +182,7 @@ def test_bco_delta_runs_through_the_steps():
     for seed in (0, 1):
         batch = pairs.pairs(seed=seed)
         np.testing.assert_allclose(state.memory["bco"].mean, np.mean(seen) if seen else 0.0, rtol=1e-5)
-        sums = answer_logps(score(MODEL, params, batch), batch) - answer_sums(batch.ref_logps, batch)
+        sums = answer_logps(scored(params, batch), batch) - answer_sums(batch.ref_logps, batch)
         seen += np.ravel(0.1 * sums).tolist()
         state, _ = step(state, batch, None)
     np.testing.assert_allclose(state.memory["bco"].mean, np.mean(seen), rtol=1e-5)
@@ -178,11 +195,11 @@ def test_mpo_on_the_model_is_its_weighted_terms():
     objective = dpo(name="mpo")
     memory = RewardMean(jnp.float32(0.4), jnp.float32(8))
     loss, _, metrics = run(objective, params, batch, memory={"bco": memory})
-    plain, _, _ = run(dpo(), params, batch)
-    stats = PairStats(score(MODEL, params, batch).logps, batch.ref_logps, batch, section())
+    alone, _, _ = plain()
+    stats = PairStats(scored(params, batch).logps, batch.ref_logps, batch, section())
     quality = jnp.mean(bco(stats, memory))
-    np.testing.assert_allclose(loss, 0.8 * plain + 0.2 * quality + metrics["nll_loss"], rtol=1e-5)
-    terms = {"losses/sigmoid": plain, "losses/bco": quality, "losses/sft": metrics["nll_loss"]}
+    np.testing.assert_allclose(loss, 0.8 * alone + 0.2 * quality + metrics["nll_loss"], rtol=1e-5)
+    terms = {"losses/sigmoid": alone, "losses/bco": quality, "losses/sft": metrics["nll_loss"]}
     assert {name for name in metrics if name.startswith("losses/")} == terms.keys()
     for name, value in terms.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
@@ -211,7 +228,7 @@ def test_encoding_the_image_once_equals_twice(layout):
 
     want, want_grads = jax.jit(jax.value_and_grad(twice))(params)
     if layout.startswith("shared"):
-        got, got_grads, _ = run(dpo(), params, batch)
+        got, got_grads, _ = plain()
     else:
         got, got_grads = jax.jit(jax.value_and_grad(once))(params)
     np.testing.assert_allclose(got, want, rtol=1e-6)

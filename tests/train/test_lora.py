@@ -63,7 +63,7 @@ def test_a_stopped_run_resumes_with_the_same_bits(lora_runs, make_config, tmp_pa
     config = make_config(init={"": f"run:{lora_runs / 'base'}"}, eval__every=1, **LORA)
     with pytest.raises(Interrupted):
         run(config, tmp_path / "stopped", [stop_at(1)])
-    assert run(config, tmp_path / "stopped").step == 3
+    assert run(config, tmp_path / "stopped", [stop_at()]).step == 3
     same_bits(tmp_path / "stopped", lora_runs / "adapted")
     assert trace(tmp_path / "stopped") == trace(lora_runs / "adapted")
 

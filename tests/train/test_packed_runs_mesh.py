@@ -61,7 +61,7 @@ def test_a_stopped_packed_run_resumes_with_the_same_bits(runs, tmp_path):
     configs.merge(config, {"eval.every": 2})
     with pytest.raises(Interrupted):
         run(config, tmp_path / "stopped", [stop_at(2)])
-    assert run(config, tmp_path / "stopped").step == 5
+    assert run(config, tmp_path / "stopped", [stop_at()]).step == 5
     assert lines(tmp_path / "stopped") == lines(whole)
     for path, value in parameters(whole).items():
         np.testing.assert_array_equal(parameters(tmp_path / "stopped")[path], value, err_msg=path)

@@ -1,0 +1,130 @@
+"""What the commands say of bad input: one line with the reason and the fix, before any work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny import commands
+
+run = commands.run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return commands.world(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def trained(world):
+    return world / "run"
+
+
+IMAGE = ["--image", "{world}/0.png"]
+GRADMAP = ["probe", "gradmap", "--workdir", "{world}/run", "--prompt", "Q", "--answer", "A"]
+SEGMENT = ["probe", "segment", "--encoder", "pack:nowhere", "--data", "{world}/masks"]
+ALIGN = ["probe", "align", "--encoder", "run:{world}/run", "--text-features", "{world}/texts.npy"]
+GENERATE = ["generate", "--workdir", "{world}/run"]
+EVAL = ["eval", "--workdir", "{world}/run", "--benchmark"]
+TRAIN = ["train", "--config", "{world}/tiny.py", "--workdir"]
+ERRORS = [
+    ([*GRADMAP, *IMAGE, "--out", "g.xyz"], "written as .png, .jpg, .jpeg, .webp"),
+    ([*GRADMAP, *IMAGE, "--out", "{world}"], "--out {world} is a folder; name a file"),
+    ([*GRADMAP, "--out", "g.png", "--image", "missing.png"], "--image missing.png: there is no such file"),
+    ([*GRADMAP, "--out", "g.png", "--image", "{world}/tiny.py"], "tiny.py cannot be read (not a"),
+    ([*GRADMAP, *IMAGE, "--out", "g.png", "--rejected", "A"], "the same as --answer"),
+    ([*SEGMENT, "--classes", "{world}/tiny.pi"], "did you mean '{world}/tiny.py'?"),
+    ([*SEGMENT, "--classes", "{world}/0.png"], "not a text file"),
+    ([*SEGMENT, "--classes", "red,green,red"], "'red' is repeated"),
+    ([*SEGMENT, "--classes", "red,green", "--out", "{world}"], "is a folder; name a file"),
+    ([*ALIGN, "--data", "{world}/data.json", "--k", "12"], "an item has at most 11 others"),
+    ([*ALIGN, "--data", "{world}/dat.json"], "did you mean '{world}/data.json'?"),
+    ([*ALIGN, "--data", "{world}/questions.jsonl"], "'conversations' is missing"),
+    (["probe", "classify", "--encoder", "{world}/run", "--data", "{world}/classes"], "did you mean 'run:{world}/run'?"),
+    (["probe", "classify", "--encoder", "run:{world}/run:x", "--data", "{world}/classes"], "leave out ':x'"),
+    (["probe", "classify", "--encoder", "pack:{world}/run", "--data", "{world}/classes"], "it is a run"),
+    (["probe", "classify", "--encoder", "hf:{world}/run", "--data", "{world}/classes"], "it is a run"),
+    ([*GENERATE, "--image", "{world}/tiny.py"], "give an image, such as a PNG"),
+    ([*GENERATE, *IMAGE, *IMAGE], "give --image once"),
+    ([*GENERATE, *IMAGE, "--prompt", "<image> Q"], "leave out '<image>'"),
+    (["generate", "--workdir", "{world}/runn"], "did you mean '{world}/run'?"),
+    ([*EVAL, "scienceqa", "--data", "{world}/classes"], "holds no data.jsonl (it holds: test, train)"),
+    ([*EVAL, "mathvision", "--data", "{world}/questions.jsonl", "--ranked"], "--ranked: mathvision"),
+    (["score", "--predictions", "{world}/tiny.py"], "not a predictions file"),
+    (["score", "--predictions", "{world}"], "this is a folder"),
+    ([*TRAIN, "{world}/0.png"], "is a file; name a folder"),
+    ([*TRAIN, "{world}/w", "--config.data.batch_size=16"], "12 usable rows"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argv", "says"), ERRORS, ids=[f"{argv[0]}-{says[:30]}" for argv, says in ERRORS])
+def test_bad_input_is_one_line(world, trained, capsys, argv, says):
+    np.save(world / "texts.npy", np.ones((12, 2, 8), np.float32))
+    assert run(*(word.format(world=world) for word in argv)) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert says.format(world=world) in err[-1] and err[-1].startswith(f"pivot-jax {argv[0]}: ")
+    assert not any("Traceback" in line or "BytesIO" in line for line in err)
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (["--benchmark", "mmpv"], "benchmark 'mmpv' is unknown"),
+        (["--benchmark", "scienceqa", "--step", "7"], "no checkpoint of step 7"),
+        (["--benchmark", "scienceqa", "--config.model.vision.width=8"], "only eval.* and seed can be set"),
+    ],
+)
+def test_eval_errors(world, trained, capsys, extra, says):
+    assert run("eval", "--workdir", trained, "--data", world / "questions.jsonl", *extra) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_workdir_of_another_config_is_an_error(world, trained, capsys):
+    argv = ["train", "--config", world / "tiny.py", "--workdir", trained, "--config.optimizer.clip=0.5"]
+    assert run(*argv) == 1
+    err = capsys.readouterr().err
+    assert "belongs to another config (optimizer.clip: 1.0 → 0.5)" in err and err.count("\n") == 1
+
+
+COMMANDS = {
+    "train": (["train", "--config", "{w}/tiny.py"], "--workdir"),
+    "demo": (["demo"], "--workdir"),
+    "eval": (["eval", "--workdir", "{w}/run", "--benchmark", "scienceqa", "--data", "{w}/questions.jsonl"], "--out"),
+    "extract": (["extract", "--workdir", "{w}/run"], "--out"),
+    "export": (["export-hf", "--workdir", "{w}/run"], "--out"),
+    "classify": (["probe", "classify", "--encoder", "run:{w}/run", "--data", "{w}/classes"], "--out"),
+    "segment": (
+        ["probe", "segment", "--encoder", "run:{w}/run", "--data", "{w}/masks", "--classes", "red,green,blue"], "--out"
+    ),
+    "gradmap": (
+        ["probe", "gradmap", "--workdir", "{w}/run", "--image", "{w}/0.png", "--prompt", "x", "--answer", "y"], "--out"
+    ),
+    "align": (
+        ["probe", "align", "--encoder", "run:{w}/run", "--data", "{w}/data.json", "--text-features", "x.npy"], "--out"
+    ),
+    "plan": (["plan", "--config", "{w}/tiny.py", "--topology", "h100-8"], "--json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_paths_that_cannot_be_written_cost_one_line(world, trained, tmp_path, capsys, monkeypatch, command):
+    """A file above, a name that is too long, no permission, a file for a folder: checked before any work."""
+    words, option = COMMANDS[command]
+    argv = [word.format(w=world) for word in words]
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("mine")
+    link.symlink_to(tmp_path / "nowhere")
+    wants_folder = command in ("train", "demo", "extract", "export")
+    bad = [file / "x.png", tmp_path / ("x" * 300), file if wants_folder else tmp_path, link / "x.png"]
+    bad += [Path("/proc/q/x.png")] if sys.platform == "linux" else []
+    monkeypatch.setattr("pivot_jax.train.open.open_run", None)  # a path that is checked too late fails here
+    monkeypatch.setattr("pivot_jax.train.open.open_encoder", None)
+    before = sorted(tmp_path.iterdir())
+    for path in bad:
+        assert run(*argv, option, path) == 1, path
+        err = capsys.readouterr().err
+        assert f"{option} {path} " in err and "name a f" in err and err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before and file.read_text() == "mine"
