@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import pivot_jax as pj
-from pivot_jax import cli, hub
-from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.data.processing.tokenizer import train_bpe
 from pivot_jax.train.open import OpenEncoder, OpenLanguageModel, OpenModel
 from tests.tiny import hf
 
@@ -24,16 +23,7 @@ TEXTS = ["what colour is the circle? red", "how many? three"]
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """A LLaVA folder, its parts as folders, and all of them imported."""
-    root = tmp_path_factory.mktemp("sources")
-    tokenizer = load_tokenizer(train_bpe(TEXTS, 270, root / "bpe"))
-    hf.llava_model(text=dict(vocab_size=len(tokenizer))).save_pretrained(root / "whole")
-    tokenizer.save_pretrained(root / "whole")
-    params, cfg = hub.load_params(root / "whole"), hub.read_config(root / "whole").mllm
-    hub.export_encoder(params, cfg, root / "encoder")
-    hub.export_decoder(params, cfg, root / "decoder", text=hub.ExportText(tokenizer))
-    for name in ("whole", "encoder", "decoder"):
-        assert cli.main(["import-hf", "--folder", str(root / name), "--workdir", str(root / f"{name}_here")]) == 0
-    return root
+    return hf.parts_and_imports(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +107,19 @@ def test_wrong_use_is_one_line(sources, model):
         model.chat("<image> what?", [image()])
     with pytest.raises(pj.UserError, match="2 images, but this model was trained with at most 1"):
         model.chat("what?", [image(), image()])
+    with pytest.raises(pj.UserError, match="^image file no.png does not exist$"):
+        model.chat("what?", ["no.png"])
+    with pytest.raises(pj.UserError, match=r"^image of 5 encoded bytes cannot be read \(not an image"):
+        model.chat("what?", [b"notes"])
+    with pytest.raises(pj.UserError, match=r"images: one str; write a list"):
+        model.chat("what?", "no.png")
+    with pytest.raises(pj.UserError, match="one Example; write a list"):
+        model.logprobs(pj.Example("1", ()))
+    with pytest.raises(pj.UserError, match=r"is a path; write pj.config\('a.py'\)"):
+        pj.train("a.py", "run")
+    with pytest.raises(pj.UserError, match=r"is a weight source; write pj.load\('pack:a'\)"):
+        pj.probe.classify("pack:a", "data")
+    assert repr(model).startswith("OpenModel('hf:") and len(repr(model)) < 300
     with pytest.raises(pj.UserError, match="no images"):
         model.encode_images([])
     with pytest.raises(pj.UserError, match="is not a run, so there is no default"):

@@ -122,6 +122,10 @@ class OpenModel(_Opened):
             )
         if plain and not images:
             raise UserError("a model of stage 1a describes images; give one")
+        for image in images:
+            if isinstance(image, (str, Path)) and not Path(image).exists():
+                raise UserError(f"image file {image} does not exist")
+            load_image(image)
         text = f"{IMAGE}\n" * len(images) + (prompt or ("" if plain else DESCRIBE))
         section = self.config.eval
         answerer = self.answerer(1, section.temperature if temperature is None else temperature)

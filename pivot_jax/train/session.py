@@ -7,6 +7,7 @@ only after the next step is queued, so the device never waits for the host (``tr
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from pivot_jax.train.setup import Setup
 from pivot_jax.train.signals import Interrupted, StopSignals
 from pivot_jax.train.speed import Speed
 
+log = logging.getLogger(__name__)
 EVAL = "eval/"  # begins the name of every metric of an evaluation
 
 
@@ -252,6 +254,8 @@ class Session:
         self._evaluation, self._postponed = found, False
         if found:
             self._write(self.step, found)
+            if is_first():
+                log.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
 
     def _save_before_error(self, state: Any, position: dict[str, Any]) -> None:
         """Saves ``state``; not over several processes, where the others would not join in."""

@@ -11,6 +11,10 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
+from pivot_jax import hub
+from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
+from pivot_jax.train.hub_import import import_folder
+
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 torch.set_num_threads(1)  # tests run side by side; threads that wait for each other are slower than one
@@ -124,3 +128,16 @@ def rewrite(folder: Path, rename: Any = None, drop: Any = None, config: dict | N
 
 def max_gap(ours: Any, theirs: torch.Tensor) -> float:
     return float(np.max(np.abs(np.asarray(ours) - theirs.detach().numpy())))
+
+
+def parts_and_imports(root: Path) -> Path:
+    """A LLaVA folder ``whole``, its parts as ``encoder`` and ``decoder``, and each imported as ``NAME_here``."""
+    tokenizer = load_tokenizer(train_bpe(["what colour is the circle? red", "how many? three"], 270, root / "bpe"))
+    llava_model(text=dict(vocab_size=len(tokenizer))).save_pretrained(root / "whole")
+    tokenizer.save_pretrained(root / "whole")
+    params, cfg = hub.load_params(root / "whole"), hub.read_config(root / "whole").mllm
+    hub.export_encoder(params, cfg, root / "encoder")
+    hub.export_decoder(params, cfg, root / "decoder", text=hub.ExportText(tokenizer))
+    for name in ("whole", "encoder", "decoder"):
+        import_folder(root / name, root / f"{name}_here")
+    return root

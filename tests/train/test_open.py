@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from pivot_jax import hub, rules
-from pivot_jax.cli import main
-from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import UserError
 from pivot_jax.models.language_model import text_batch
 from pivot_jax.models.logprobs import score
@@ -20,16 +18,7 @@ from tests.tiny import hf
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """A LLaVA folder, its encoder and language model as folders and packs, and the run of the whole."""
-    root = tmp_path_factory.mktemp("sources")
-    tokenizer = load_tokenizer(train_bpe(["what colour is the circle? red", "how many? three"], 270, root / "bpe"))
-    hf.llava_model(text=dict(vocab_size=len(tokenizer))).save_pretrained(root / "whole")
-    tokenizer.save_pretrained(root / "whole")
-    params, cfg = hub.load_params(root / "whole"), hub.read_config(root / "whole").mllm
-    hub.export_encoder(params, cfg, root / "encoder")
-    hub.export_decoder(params, cfg, root / "decoder", text=hub.ExportText(tokenizer))
-    for name in ("whole", "encoder", "decoder"):
-        assert main(["import-hf", "--folder", str(root / name), "--workdir", str(root / f"{name}_here")]) == 0
-    return root
+    return hf.parts_and_imports(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.mark.parametrize(
