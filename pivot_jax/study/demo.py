@@ -117,7 +117,7 @@ def _start(study: Study, seed: int) -> _Worker:
         **os.environ,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
         "JAX_PLATFORMS": "cpu",  # a GPU would be slower at this size, and would round differently
-        "XLA_FLAGS": ONE_THREAD,
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip(),
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
