@@ -71,8 +71,8 @@ def test_gloo_sums_over_processes():
         "at, count, index = (os.environ['PIVOT_' + key] for key in ('COORDINATOR', 'NUM_PROCESSES', 'PROCESS_ID'))\n"
         "jax.distributed.initialize(at, int(count), int(index))\n"
         "total = multihost_utils.process_allgather(jnp.asarray(jax.process_index() + 1)).sum()\n"
-        # one write: gloo's own output would interleave with several
-        "os.write(1, f'devices {jax.device_count()} sum {int(total)}\\n'.encode())"
+        # one write, on a line of its own: gloo's output can end in the middle of a line
+        "os.write(1, f'\\ndevices {jax.device_count()} sum {int(total)}\\n'.encode())"
     )
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     command = launch(code, "--processes", "2", "--devices", "2")

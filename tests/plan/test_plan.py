@@ -86,7 +86,7 @@ def test_packed_rows_are_planned_as_sequences():
     where = without_compiler("h200-1")
     packed = first(configs.load(DPO, overrides), where, rows=8)
     alone = first(configs.load(DPO, {"data.buckets": f"({PAPER_PAIR},)"}), where, rows=8)
-    assert (packed.pack, packed.rows, packed.bucket) == (4, 8, (3072, 512))
+    assert (packed.packing, packed.rows, packed.bucket) == (4, 8, (3072, 512))
     assert packed.model_flops == alone.model_flops
     # the decoder runs over the same tokens; attention blocks between rows are traced although a TPU skips them
     assert alone.program.flops < packed.program.flops < 1.2 * alone.program.flops
