@@ -27,7 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 
 from tests import mesh_process
-from tests.tiny import runs
+from tests.tiny import commands, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,3 +65,15 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real data not at {path} (set PIVOT_SHARED_DATA)")
     return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files for the commands, and a run of three steps in ``run``: a copy, which the module's tests may change."""
+    return commands.world(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def trained(world: Path) -> Path:
+    """The run's folder."""
+    return world / "run"

@@ -59,7 +59,9 @@ def test_documented_commands_parse(command, monkeypatch):
     """Every command in the pages parses, and its config loads with its overrides."""
     monkeypatch.chdir(ROOT)
     parser = arguments.build_parser("0")
-    args, overrides = arguments.parse(parser, shlex.split(command)[1:])
+    words = shlex.split(command)[1:]
+    args, overrides = arguments.parse(parser, words)
+    assert args.command == words[0]
     of_a_run = "runs/"  # written by an earlier command of the page
     if getattr(args, "config", None) and not args.config.startswith(of_a_run):
         config.load(args.config, overrides)

@@ -22,16 +22,6 @@ from tests.tiny import commands
 run = commands.run
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return commands.world(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def trained(world):
-    return world / "run"
-
-
 def test_train_writes_and_does_not_run_twice(world, trained, capsys):
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]

@@ -13,16 +13,6 @@ from tests.tiny import commands
 run = commands.run
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return commands.world(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def trained(world):
-    return world / "run"
-
-
 IMAGE = ["--image", "{world}/0.png"]
 GRADMAP = ["probe", "gradmap", "--workdir", "{world}/run", "--prompt", "Q", "--answer", "A"]
 SEGMENT = ["probe", "segment", "--encoder", "pack:nowhere", "--data", "{world}/masks"]

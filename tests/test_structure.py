@@ -155,7 +155,9 @@ def test_config_loads(path):
     "spec", ["stage2_sft.py:script", "stage3.py:0", "stage3.py:2", "stage3_projector.py:2,some/pack"]
 )
 def test_config_arguments(spec):
-    config.load(str(ROOT / "configs" / "pivot" / spec))
+    """An argument loads, and changes the config."""
+    path = ROOT / "configs" / "pivot" / spec
+    assert config.load(str(path)) != config.load(str(path).partition(":")[0])
 
 
 @pytest.mark.parametrize("spec", ["stage2_sft.py:fast", "stage3.py:3", "stage3.py:1,pack", "stage1a.py:x"])
