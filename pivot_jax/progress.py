@@ -63,17 +63,20 @@ def _bars(counts: Any, **options: Any) -> Any:
 def _lines(label: str, total: int, done: int, size: bool) -> Advance:
     start = last = time.monotonic()
     finished = done
+    first: tuple[float, int] | None = None  # (time, units finished) after the first call, which includes compilation
 
     def advance(count: int = 1) -> None:
-        nonlocal finished, last
+        nonlocal finished, last, first
         finished += count
         now = time.monotonic()
+        began, before = first or (start, done)
+        first = first or (now, finished)
         if finished < total and now - last < LOG_EVERY_S:
             return
         if finished >= total and now - start < 1.0:
             return  # too short to be worth a line
         last = now
-        left = (now - start) / max(finished - done, 1) * (total - finished)
+        left = (now - began) / max(finished - before, 1) * (total - finished)
         counts = f"{finished / 2**30:.2f}/{total / 2**30:.2f} GiB" if size else f"{finished}/{total}"
         print(f"{label}: {counts}, {now - start:.0f} s, {left:.0f} s left", file=sys.stderr, flush=True)
 

@@ -34,3 +34,14 @@ def test_one_job_counts_only_what_was_done_now(clock, capsys):
         advance(10)
         advance(5)
     assert capsys.readouterr().err == "rows: 60/100, 60 s, 240 s left\n"
+
+
+def test_the_time_left_does_not_count_the_compilation_of_the_first_step(clock, capsys):
+    with progress.progress("steps", 100) as advance:
+        clock[0] += 50
+        advance()
+        clock[0] += 40
+        advance(10)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "steps: 1/100, 50 s, 4950 s left"  # nothing else is known yet
+    assert second == "steps: 11/100, 90 s, 356 s left"

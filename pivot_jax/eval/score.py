@@ -34,9 +34,9 @@ class Score:
     truncated: float  # share of answers that end at the token limit
     by_category: dict[str, Interval] = field(default_factory=dict)
     secondary: dict[str, Interval] = field(default_factory=dict)  # "question_accuracy", "strict", "ranked"
-    ids: tuple[str, ...] = ()
-    scores: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [n] in order of ``ids``
-    units: Units | None = None  # unit of each question, where questions count together
+    ids: tuple[str, ...] = field(default=(), repr=False)
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)  # [n] in order of ``ids``
+    units: Units | None = field(default=None, repr=False)  # unit of each question, where questions count together
 
     def per_unit(self) -> np.ndarray:
         """Scores of the independent units [u] (pairs: 1 where both are right), for paired comparisons of models."""

@@ -8,7 +8,7 @@ chosen on a split that is not the reported one. Any departure from that is flagg
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,9 +29,9 @@ class ProbeResult:
     accuracy: float
     interval: Interval  # of ``accuracy``, over test images
     C: float  # inverse regularisation strength that was chosen; NaN for prototypes
-    correct: np.ndarray  # bool [n_test]; for paired comparisons between encoders
-    predictions: np.ndarray  # [n_test], in the labels' type
-    grid: tuple[tuple[float, float], ...] = ()  # (C, accuracy on the choosing split)
+    correct: np.ndarray = field(repr=False)  # bool [n_test]; for paired comparisons between encoders
+    predictions: np.ndarray = field(repr=False)  # [n_test], in the labels' type
+    grid: tuple[tuple[float, float], ...] = field(default=(), repr=False)  # (C, accuracy on the choosing split)
     flags: tuple[str, ...] = ()  # reasons why this is not a clean held-out result
 
 
