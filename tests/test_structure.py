@@ -58,6 +58,21 @@ def test_imports(path):
             pytest.fail(f"{where}: flax.linen outside models")
 
 
+def test_compat_tests_import_without_pytorch():
+    """`make test-compat` installs no PyTorch: of its folders, only files with parity in their name import it."""
+    folders = re.search(r"^COMPAT_TESTS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    files = {path for folder in folders for path in (ROOT / folder).glob("*.py") if "parity" not in path.name}
+    assert len(files) > 20
+    needs = ("torch", "trl", "peft", "tests.tiny.hf", "tests.tiny.qwen")
+    for path in sorted(files):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:  # of the module itself; a test may import PyTorch or skip
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names = [f"{node.module}.{name}" for name in names] if isinstance(node, ast.ImportFrom) else names
+            wrong = [name for name in names if any(name == need or name.startswith(f"{need}.") for need in needs)]
+            assert not wrong, f"{path.relative_to(ROOT)}:{node.lineno}: {wrong}; put parity into the file's name"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_sizes_and_names(path):
     """Files up to 400 lines, functions up to 70, and names that say what a thing does."""

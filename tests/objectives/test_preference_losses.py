@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from pivot_jax import config as configs
 from pivot_jax.data.processing.batch import VLMBatch
@@ -55,7 +53,13 @@ def test_dpo_gradient_is_minus_beta_sigma_of_minus_beta_delta():
     np.testing.assert_allclose(grads[1], -factor, rtol=1e-5)
 
 
-def test_dpo_and_label_smoothing_equal_pytorch():
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="make test-compat installs no PyTorch")
+
+
+def test_dpo_and_label_smoothing_equal_pytorch(torch):
+    F = torch.nn.functional
     d = torch.tensor(0.1 * (CHOSEN - REJECTED))
     np.testing.assert_allclose(sigmoid(stats(CHOSEN, REJECTED), None)[:, 0], -F.logsigmoid(d), rtol=1e-5)
     smoothed = -0.8 * F.logsigmoid(d) - 0.2 * F.logsigmoid(-d)
@@ -63,8 +67,8 @@ def test_dpo_and_label_smoothing_equal_pytorch():
     np.testing.assert_allclose(found[:, 0], smoothed, rtol=1e-5)
 
 
-def test_bco_equals_pytorch():
-    delta = 0.7
+def test_bco_equals_pytorch(torch):
+    F, delta = torch.nn.functional, 0.7
     c, r = torch.tensor(0.1 * CHOSEN), torch.tensor(0.1 * REJECTED)
     expected = -F.logsigmoid(c - delta) - F.logsigmoid(-(r - delta))
     found = bco(stats(CHOSEN, REJECTED), RewardMean(jnp.float32(delta), jnp.float32(1)))
