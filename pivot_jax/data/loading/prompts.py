@@ -1,8 +1,8 @@
 """Prompts for online RL: rows instead of arrays, because an engine answers them before anything is collated.
 
-Which prompts a rollout has follows from the seed and its number alone: those of a data set in the order of
-:mod:`schedule`, those of a source without an end one after the other. So the state of the iterator is one number, on any
-number of processes. Images are not read here.
+The seed and a rollout's number alone say which prompts it has: those of a data set in the order of :mod:`schedule`,
+those of a source without an end one after the other. So the state of the iterator is one number, on any number of
+processes. Images are not read here.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Fresh:
             return example, self.processor.encode(example)
         except RowError as error:
             raise UserError(
-                f"{self.source.name}: {error}; a prompt that is made can only be used or be wrong"
+                f"{self.source.name}: {error}; it cannot be skipped, because such a source makes every prompt: change "
+                "the source or the limit"
             ) from None
 
 

@@ -49,6 +49,9 @@ def scenes_tasks(
         if task[0] not in stream.TASKS:
             known = ", ".join(stream.TASKS)
             raise UserError(f"scenes_tasks: no task '{task[0]}' (there are: {known}){suggest(task[0], stream.TASKS)}")
+    names = [name for name, _ in tasks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"scenes_tasks: task '{twice[0]}' is named twice")
     if not tasks:
         raise UserError("scenes_tasks: tasks is empty; name at least one, such as (('count', 1.0),)")
     if split not in stream.SPLITS:

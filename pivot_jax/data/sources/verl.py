@@ -60,9 +60,7 @@ def _template(path: str) -> tuple[str, Callable[[str], str]]:
     except (OSError, UnicodeDecodeError, TemplateError) as error:
         raise UserError(f"data.sources: format_prompt {path} cannot be read as a Jinja template ({error})") from None
     if "content" not in text:
-        raise UserError(
-            f"data.sources: format_prompt {path} does not contain the problem; write {{{{ content }}}} in it"
-        )
+        raise UserError(f"data.sources: format_prompt {path} lacks the problem; write {{{{ content }}}} in it")
     return text, lambda problem: template.render(content=problem)
 
 
