@@ -264,7 +264,8 @@ def pass_at_k(scores: Scores, algorithm: Algorithm) -> Array:
 def generalised(scores: Scores, algorithm: Algorithm) -> tuple[Array, Array]:
     """(advantages before whitening, returns A + V), float64 [N, t].
 
-    δ_t = r_t + γ V_(t+1) - V_t and A_t = δ_t + γ λ A_(t+1): GAE, Schulman et al. 2015. V after the last token of a response is 0.
+    δ_t = r_t + γ V_(t+1) - V_t and A_t = δ_t + γ λ A_(t+1): GAE, Schulman et al. 2015. V after the
+    last token of a response is 0.
     """
     values = np.where(scores.mask, need(scores.values, "values"), 0.0)
     following = np.pad(values, ((0, 0), (0, 1)))[:, 1:]

@@ -51,7 +51,7 @@ def kept(algorithm: Algorithm, rewards: Array, groups: Array) -> Array:
 
 
 def reward_metrics(scores: Scores) -> dict[str, float]:
-    """TRL's ``reward``, ``reward_std`` and ``frac_reward_zero_std`` (share of responses in a group of equal rewards)."""
+    """TRL's ``reward``, ``reward_std`` and ``frac_reward_zero_std`` (the share in groups of equal rewards)."""
     rewards = np.asarray(scores.rewards, np.float64)
     scored = rewards[np.isfinite(rewards)]
     if not scored.size:
