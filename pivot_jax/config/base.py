@@ -27,6 +27,7 @@ def base() -> ConfigDict:
             "tokenizer": _tokenizer(),
             "data": _data(),
             "objective": _objective(),
+            "rl": _rl(),
             "optimizer": _optimizer(),
             "lora": _lora(),
             # Hardware of this mesh and batch, by `pivot-jax plan`'s names: ("v5e-16", "h200-8"). Only plan reads it.
@@ -208,7 +209,8 @@ def _data() -> dict[str, Any]:
 def _objective() -> dict[str, Any]:
     return {
         # What is trained for: contrastive (stage 0, SigLIP's loss) | sft (stages 1a, 1b, 2, 3) | preference pairs
-        # (stage 2): dpo | mpo, which are presets of terms, or preference, which is exactly the terms below.
+        # (stage 2): dpo | mpo, which are presets of terms, or preference, which is exactly the terms below | policy
+        # (online RL, see rl).
         "name": "sft",
         # Preference objectives: ((loss, weight), ...) in place of the preset's, such as
         # (("sigmoid", 0.8), ("bco", 0.2), ("sft", 1.0)). The losses are objectives.preference_losses.LOSSES.
@@ -216,6 +218,61 @@ def _objective() -> dict[str, Any]:
         "beta": 0.1,  # scale of the log-ratios, for the losses that read it
         "label_smoothing": 0.0,  # share of pairs taken as mislabelled (cDPO), 0 to below 0.5; for losses that read it
         "reference": "stored",  # stored (log-probs computed once before training) | step (frozen model in each step)
+    }
+
+
+def _rl() -> dict[str, Any]:
+    """Online RL, objective.name policy."""
+    return {
+        **_algorithm(),
+        "responses": 8,  # sampled for each prompt
+        "max_tokens": 512,  # limit of a response, its end token included
+        "temperature": 1.0,  # of sampling, and of the log-probs in training; 0: greedy, with log-probs at 1
+    }
+
+
+def _algorithm() -> dict[str, Any]:
+    return {
+        # A preset of objectives.presets.PRESETS: maye | reinforce++ | reinforce++-baseline | rloo | trl-grpo |
+        # verl-grpo | dr-grpo | dapo | gspo | gspo-token | cispo-trl | cispo-verl | sapo | gmpo | opo | vespo.
+        "algorithm": "",
+        # The parts in place of the preset's; "", -1 and () are the preset's value. objectives.algorithm.Algorithm has
+        # the defaults that presets differ from.
+        # grpo | dr_grpo | batch_std | rloo | reinforce++ | reinforce++-baseline | opo | gpg | remax | gdpo |
+        # pass_at_k | gae
+        "advantage": "",
+        "std_eps": -1.0,  # added to the standard deviation that rewards are divided by
+        "singleton": "",  # advantage of the only scored response of a group: zero | raw (its reward, as in verl)
+        "gamma": -1.0,  # discount of later tokens' rewards, reinforce++ and gae
+        "gae_lambda": -1.0,
+        "whitened_mean": "",  # removed | kept (added back after whitening: MAYE)
+        # Whitening takes its statistics over each of so many equal parts of a rollout batch (MAYE: its 7 ranks).
+        "statistics_parts": -1,
+        "ratio": "",  # token | sequence | sequence_token | sequence_product: what ρ is a ratio of
+        "clip": "",  # ppo | dual | cispo-trl | cispo-verl | sapo | gmpo | vespo
+        "clip_low": -1.0,  # ε below a ratio of 1; gmpo: in log space
+        "clip_high": -1.0,  # ε above; cispo-trl: the largest ratio itself
+        "clip_cap": -1.0,  # dual: the largest ratio for a negative advantage
+        "sapo_temperatures": (),  # τ of a positive advantage, and of others
+        "vespo_shape": (),  # k and λ of an advantage of at least 0, k and λ of others
+        # token_mean | sequence_mean | sequence_sum | constant (over responses * max_tokens) | microbatch_token_mean
+        "aggregation": "",
+        "kl": "",  # k1 | k2 | k3 | k3_corrected | k1+ | k3+ (value of k1 or k3, gradient of k2)
+        "kl_in": "",  # loss | reward
+        "kl_coefficient": -1.0,  # β; 0: no KL, no reference model
+        "kl_clamp": "",  # none | token (±10 of each token's) | mean (±10 of a micro-batch's mean: MAYE)
+        # Correction for the difference between sampler and trainer: none | token_truncate | token_mask |
+        # sequence_truncate | sequence_mask (product of a response's tokens) | geometric_truncate | geometric_mask.
+        "importance": "",
+        "importance_low": -1.0,  # bounds of the weights
+        "importance_high": -1.0,
+        # Groups that are trained with: none | varied (rewards differ) | mean_inside (mean between the bounds below).
+        "filter": "",
+        "filter_low": -1.0,
+        "filter_high": -1.0,
+        "entropy_coefficient": -1.0,  # of the entropy's bonus in the loss; between -1 and 0 a penalty
+        # Responses with a negative advantage whose mean log-prob fell by more than this are left out, nats; 0: none.
+        "off_policy_threshold": -1.0,
     }
 
 

@@ -31,7 +31,17 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"data\.loss_mask", ("response_only", "pivot")),
     (r"objective\.reference", ("stored", "step")),
     (r"optimizer\.schedule", ("cosine", "constant")),
+    (r"rl\.singleton", ("", "zero", "raw")),
+    (r"rl\.whitened_mean", ("", "removed", "kept")),
+    (r"rl\.kl_in", ("", "loss", "reward")),
+    (r"rl\.kl_clamp", ("", "none", "token", "mean")),
 )
+
+
+def _positive(values: tuple[Any, ...], count: int) -> bool:
+    return len(values) == count and all(_is_number(x) and 0 < x < math.inf for x in values)
+
+
 # (regex over the dotted key, test, words for the range)
 RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"model\.(vision|second|decoder|text)\.(image_size|patch_size|width|depth|heads|kv_heads|mlp_dim|vocab_size|max_length)",
@@ -63,6 +73,15 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"train\.steps|eval\.every|data\.cache_(rows|images)_mib", lambda x: x >= 0, "at least 0"),
     (r"seed", lambda x: 0 <= x < 1 << 32, "at least 0 and below 2^32"),
     (r"eval\.max_new_tokens", lambda x: x <= 1 << 16, "at most 65536"),
+    (r"rl\.(std_eps|clip_low|clip_high|clip_cap|kl_coefficient|importance_(low|high)|filter_(low|high)|"
+     r"off_policy_threshold)", lambda x: x == -1 or x >= 0, "at least 0, or -1 for the preset's"),
+    (r"rl\.(gamma|gae_lambda)", lambda x: x == -1 or 0 <= x <= 1, "between 0 and 1, or -1 for the preset's"),
+    (r"rl\.statistics_parts", lambda x: x == -1 or x >= 1, "at least 1, or -1 for the preset's"),
+    (r"rl\.sapo_temperatures", lambda x: not x or _positive(x, 2), "empty, or two numbers above 0"),
+    (r"rl\.vespo_shape", lambda x: not x or _positive(x, 4), "empty, or four numbers above 0"),
+    (r"rl\.entropy_coefficient", lambda x: x >= -1, "above -1, or -1 for the preset's"),
+    (r"rl\.(responses|max_tokens)", lambda x: x >= 1, "at least 1"),
+    (r"rl\.temperature", lambda x: x >= 0, "at least 0"),
     (r"lora\.rank", lambda x: x >= 0, "at least 0"),
     (r"lora\.alpha", lambda x: x > 0, "above 0"),
     (r"train\.(accumulate|log_every|checkpoint_every|keep)|eval\.(batch_size|max_new_tokens)", lambda x: x >= 1,

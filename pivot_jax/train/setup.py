@@ -137,7 +137,8 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
     elif workdir is not None and checkpoint.complete(workdir):
         model = as_started(config, model, workdir)
     objective = build_objective(model.module, config)
-    processor = processor_of(config, model.module, tokenizer, objective.kind)
+    kind = "prompt" if objective.kind == "policy" else objective.kind  # responses are sampled while it trains
+    processor = processor_of(config, model.module, tokenizer, kind)
     process = jax.process_index(), jax.process_count()
     loader = build_loader(config, processor, process=process, workdir=workdir)
     loader.check_trainable()
