@@ -49,28 +49,40 @@ class Cache:
         return self.keys[0].shape[2]
 
 
-@partial(jax.jit, static_argnums=0)
 def weights_of(model: LanguageModel, params: Any) -> Weights:
-    """The parameters in the compute dtype, layers apart. What has this form already is used as it is, without a copy.
+    """The parameters in the compute dtype, layers apart. Arrays that have this form already are used, not copied.
 
     Blocks may be stacked on a layer axis, or hold a tuple of one array per layer.
     """
-    config = model.config
-    decoder = {name: leaf for name, leaf in params["decoder"].items() if name != "blocks"}
-    decoder = jax.tree.map(lambda x: x.astype(config.dtype), decoder)
-    blocks = params["decoder"]["blocks"]
-
-    def layer(index: int) -> Any:
-        own = jax.tree.map(lambda leaf: leaf[index], blocks, is_leaf=lambda leaf: isinstance(leaf, tuple))
-        return jax.tree.map(lambda x: x.astype(config.dtype), own)
-
-    whole = {**params, "decoder": decoder}
+    config, dtype = model.config, jnp.dtype(model.config.dtype)
+    decoder = dict(params["decoder"])
+    leaves, structure = jax.tree.flatten(decoder.pop("blocks"), is_leaf=lambda leaf: isinstance(leaf, tuple))
+    per_layer = [_arrays(leaf, dtype) if isinstance(leaf, tuple) else _unstacked(leaf, dtype) for leaf in leaves]
+    decoder = _arrays(decoder, dtype)
+    rest = {name: _arrays(part, None) for name, part in params.items() if name != "decoder"}
     return Weights(
-        inputs=whole | {"decoder": {"embed": decoder["embed"]}},
-        layers=tuple(layer(index) for index in range(config.decoder.depth)),
+        inputs=rest | {"decoder": {"embed": decoder["embed"]}},
+        layers=tuple(structure.unflatten([leaf[i] for leaf in per_layer]) for i in range(config.decoder.depth)),
         norm=decoder["norm"]["scale"],
-        head=head_matrix(whole),
+        head=head_matrix({"decoder": decoder}),
     )
+
+
+def _arrays(tree: Any, dtype: Any) -> Any:
+    """The leaves as arrays on the device, in ``dtype`` (None: their own)."""
+    return jax.tree.map(
+        lambda x: x if isinstance(x, jax.Array) and x.dtype == (dtype or x.dtype) else _converted(x, dtype), tree
+    )
+
+
+@partial(jax.jit, static_argnums=1)
+def _converted(x: Any, dtype: Any) -> Array:
+    return x.astype(dtype or x.dtype)
+
+
+@partial(jax.jit, static_argnums=1)
+def _unstacked(leaf: Any, dtype: Any) -> tuple[Array, ...]:
+    return tuple(leaf[i].astype(dtype) for i in range(leaf.shape[0]))
 
 
 def empty_cache(config: DecoderConfig, dtype: Any, rows: int, size: int) -> Cache:
