@@ -114,7 +114,7 @@ def test_intermediates_and_cache():
 
 
 QWEN = QwenVisionConfig(
-    patch_size=4, width=16, depth=3, heads=2, mlp_dim=32, window=16, full_blocks=(1,), max_patches=16
+    patch_size=4, width=16, depth=3, heads=2, mlp_dim=32, window=8, full_blocks=(1,), max_patches=16
 )
 CONVNEXT = ConvNeXtConfig(image_size=16, widths=(8, 16), depths=(2, 3), patch_size=2)
 
