@@ -142,8 +142,7 @@ def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[An
     check_rows(rows // unit, "sequences of a micro-batch" if unit > 1 else "rows", setup.mesh)
     reference = None
     if setup.objective.reference == "step" and not setup.keeps_base:
-        like, shardings = lora.base(setup.like), lora.base(setup.shardings)
-        reference = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, shardings)
+        reference = lora.base(setup.state_params)
     return setup.state_like(), abstract_batch(setup, bucket, rows), reference
 
 

@@ -37,9 +37,10 @@ class Hook:
     """An evaluation during training; its metrics are logged as ``eval/NAME/METRIC``.
 
     ``evaluate(step, params)`` gets the number of finished steps and all parameters (trained and frozen, LoRA adapters
-    as leaves beside their kernels) on their devices. The next step donates these arrays, so the function must not keep
-    them. Over several processes each one calls it, and all must return the same numbers. A UserError that it raises
-    ends the run with the state saved; the resumed run evaluates that step first.
+    as leaves beside their kernels) on their devices. Where layers are not scanned, a parameter of a block is a leaf
+    per layer; ``models.stacking.stacked`` joins them. The next step donates these arrays, so the function must not
+    keep them. Over several processes each one calls it, and all must return the same numbers. A UserError that it
+    raises ends the run with the state saved; the resumed run evaluates that step first.
     """
 
     name: str

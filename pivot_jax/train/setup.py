@@ -15,7 +15,7 @@ from pivot_jax import rules
 from pivot_jax.data.loading.loader import Loader, build_loader
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
-from pivot_jax.models import lora
+from pivot_jax.models import lora, stacking
 from pivot_jax.objectives.base import Objective
 from pivot_jax.objectives.table import batch_kind, build_objective
 from pivot_jax.optim import adamw, partition, schedule
@@ -41,8 +41,8 @@ class Setup:
     objective: Objective
     optimizer: Any
     curve: Callable[[Any], Any]  # step → learning-rate multiplier
-    shardings: Any  # tree of the parameters
-    like: Any  # parameters as ShapeDtypeStruct
+    shardings: Any  # tree of the parameters, stacked
+    like: Any  # parameters as ShapeDtypeStruct, stacked as in checkpoints and imports
 
     @property
     def trained_parts(self) -> set[str]:
@@ -68,33 +68,41 @@ class Setup:
         """The largest peak learning rate; logged as ``learning_rate`` times the schedule."""
         return max(float(rate) for rate in self.rates.values() if rate != partition.FROZEN)
 
+    def per_layer(self, params: Any) -> dict[str, Any]:
+        """Parameters in the layout of the train state: a leaf per layer where layers are not scanned."""
+        return stacking.per_layer(params, self.model.module.unscanned)
+
+    @property
+    def state_params(self) -> dict[str, Any]:
+        """Parameters of the train state, in its layout, as ShapeDtypeStruct with shardings."""
+        like = self.per_layer(self.like)
+        return jax.tree.map(_with_sharding, like, param_shardings(like, self.mesh))
+
     def fresh_state(self, params: dict[str, Any]) -> TrainState:
-        """State of step 0, on its devices."""
-        trained, frozen = partition.split(params, self.rates)
+        """State of step 0, on its devices; ``params`` in either layout."""
+        trained, frozen = partition.split(self.per_layer(params), self.rates)
         shardings = self.state_shardings()
         opt_state = jax.jit(self.optimizer.init, out_shardings=shardings.opt_state)(trained)
         return jax.device_put(init_state(trained, frozen, opt_state, self.objective), shardings)
 
     def state_shardings(self) -> TrainState:
-        trained, frozen = partition.split(self.shardings, self.rates)
-        trained_like, _ = partition.split(self.like, self.rates)
+        like, frozen_like = partition.split(self.state_params, self.rates)
+        trained, frozen = (jax.tree.map(lambda x: x.sharding, tree) for tree in (like, frozen_like))
         whole = replicated(self.mesh)
         return TrainState(
             step=whole,
             trained=trained,
             frozen=frozen,
-            opt_state=adamw.state_shardings(self.optimizer, trained_like, trained, self.mesh),
+            opt_state=adamw.state_shardings(self.optimizer, like, trained, self.mesh),
             memory=jax.tree.map(lambda _: whole, self.objective.memory),
             healthy=whole,
         )
 
     def state_like(self) -> TrainState:
         """The state as ShapeDtypeStruct with shardings, for restoring and ahead-of-time compilation."""
-        trained, frozen = partition.split(self.like, self.rates)
+        trained, frozen = partition.split(self.state_params, self.rates)
         shapes = jax.eval_shape(lambda t, f: init_state(t, f, self.optimizer.init(t), self.objective), trained, frozen)
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.state_shardings()
-        )
+        return jax.tree.map(_with_sharding, shapes, self.state_shardings())
 
     def compiled_step(self) -> Any:
         """Jitted step with the state donated; the first call of each batch shape compiles."""
@@ -108,6 +116,10 @@ class Setup:
         )
         whole = replicated(self.mesh)
         return jax.jit(step, donate_argnums=0, out_shardings=(self.state_shardings(), whole))
+
+
+def _with_sharding(x: Any, sharding: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check_init: bool = False) -> Setup:
@@ -196,11 +208,14 @@ def parameters(config: Any, model: Model) -> tuple[dict[str, Any], dict[str, flo
 
 
 def starting_params(setup: Setup) -> dict[str, Any]:
-    """Parameters before step 0: from ``config.init``, the rest random from the seed; with LoRA also the adapters."""
+    """Parameters before step 0: from ``config.init``, the rest random from the seed; with LoRA also the adapters.
+
+    They are read and created stacked, and returned in the layout of the train state.
+    """
     key = jax.random.fold_in(root_key(setup.config), 0)
     params = initial_params(dict(setup.config.init), setup.model.create, key, setup.shardings)
     if not setup.ranks:
-        return params
+        return setup.per_layer(params)
     shardings = lora.adapter(setup.shardings)
     if setup.config.lora.init:
         if setup.objective.kind == "contrastive":
@@ -210,7 +225,7 @@ def starting_params(setup: Setup) -> dict[str, Any]:
     else:
         create = _adapters(setup.config, setup.like, setup.ranks)
         adapters = jax.jit(create, out_shardings=shardings)(jax.random.fold_in(key, 1))
-    return partition.merge(params, adapters)
+    return setup.per_layer(partition.merge(params, adapters))
 
 
 def _adapters(config: Any, like: Any, ranks: lora.Ranks) -> Callable[[Any], Any]:
