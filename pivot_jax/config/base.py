@@ -190,7 +190,9 @@ def _data() -> dict[str, Any]:
             "min_pixels": 3136,  # Qwen: a smaller image is enlarged
             "max_pixels": 12845056,  # Qwen: a larger one is made smaller, also where max_patches would hold it
         },
-        "batch_size": 16,  # rows (sft, contrastive) or pairs (preference) per optimizer step, over all processes
+        # Rows (sft, contrastive) or pairs (preference) of an optimizer step, or prompts of a rollout (policy), over all
+        # processes.
+        "batch_size": 16,
         "shuffle": True,  # order from (seed, epoch); False keeps the files' order
         "workers": 2,  # threads or processes that read and decode images; does not change the result
         # thread | process. Processes share the first pass over all rows too, and leave the interpreter lock to the
@@ -225,9 +227,29 @@ def _rl() -> dict[str, Any]:
     """Online RL, objective.name policy."""
     return {
         **_algorithm(),
+        # A rollout has data.batch_size prompts. Its update is epochs passes over them in minibatches, each an optimizer
+        # step; train.steps counts optimizer steps.
         "responses": 8,  # sampled for each prompt
+        "responses_per_row": 0,  # that share a row, and its image and prompt, in training; 0: all
+        "minibatches": 1,  # divides data.batch_size
+        "epochs": 1,  # passes over a rollout
+        "max_rounds": 10,  # rounds of data.batch_size prompts for one update, where a filter drops groups
         "max_tokens": 512,  # limit of a response, its end token included
         "temperature": 1.0,  # of sampling, and of the log-probs in training; 0: greedy, with log-probs at 1
+        "top_p": 1.0,  # the smallest set of tokens with at least this probability; 1: all
+        "top_k": 0,  # so many of the most likely tokens; 0: all
+        "min_p": 0.0,  # tokens with at least this share of the most likely one's probability; 0: all
+        "stop": (),  # strings that end a response, besides the end of the turn
+        "engine": "jax",  # jax: the own sampler, on the training mesh
+        "slots": 0,  # jax: responses that are decoded together; 0: all of a rollout, at most 64
+        "block": 32,  # jax: tokens between two refills of the slots
+        # Evaluation every eval.every steps, by the rewards below.
+        "heldout": {
+            "sources": (),  # as data.sources; (): none
+            "responses": 1,  # to each prompt
+            "temperature": 1.0,
+            "top_p": 1.0,
+        },
     }
 
 
@@ -322,6 +344,7 @@ def _train() -> dict[str, Any]:
 def _eval() -> dict[str, Any]:
     return {
         "every": 0,  # steps between evaluations during training, one more after the last step; 0: never
+        "at_start": False,  # another one before the first step
         # The benchmarks: {"name": benchmark, "path": its files} and perhaps "limit": first questions (0: all).
         "benchmarks": (),
         "batch_size": 16,  # questions answered together

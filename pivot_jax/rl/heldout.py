@@ -60,7 +60,11 @@ def _evaluate(parts: Parts, loader: PromptLoader, step: int, params: Any) -> dic
     if not lengths:
         raise UserError("rl.heldout.sources: no prompts; name a source that has some, or remove it")
     parts.records.write_heldout(step, lines)
-    found = {"reward": _mean(totals), "mean_length": float(np.mean(lengths)), "clipped_ratio": float(np.mean(truncated))}
+    found = {
+        "reward": _mean(totals),
+        "mean_length": float(np.mean(lengths)),
+        "clipped_ratio": float(np.mean(truncated)),
+    }
     return found | {f"rewards/{label}": _mean(values) for label, values in rewards.items()}
 
 

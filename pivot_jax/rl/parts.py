@@ -11,7 +11,6 @@ import jax
 
 from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.processor import Processor
-from pivot_jax.errors import UserError
 from pivot_jax.kernels.token_logprobs import Distribution
 from pivot_jax.objectives.algorithm import Algorithm
 from pivot_jax.objectives.policy import sampled_from
@@ -63,6 +62,11 @@ class Parts:
     prompts: int
     per_row: int
     updates: int
+
+    @property
+    def first_prompt(self) -> int:
+        """Number of this process's first prompt among those of a rollout."""
+        return jax.process_index() * self.prompts
 
     def __enter__(self) -> Parts:
         return self
@@ -134,6 +138,4 @@ def _engine(setup: Setup, images: Images) -> Engine:
     slots = section.slots or min(together, 64)
     shape = Shape(slots=-(-slots // rows) * rows, prompts=max(rows, 4 // rows * rows), steps=section.block)
     mesh = setup.mesh if setup.mesh.size > 1 else None
-    if section.engine != "jax":
-        raise UserError(f"rl.engine: {section.engine!r} is not allowed (allowed: jax)")
     return Sampler(setup.model.module, setup.loader.processor, shape, mesh=mesh, images=images.read)

@@ -99,6 +99,12 @@ class Records:
         ending = f"-{self.process}" if self.process else ""
         files.write_text(self.workdir / COMPLETIONS / f"{number:06d}{ending}.jsonl", text)
 
+    def write_heldout(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the responses to held-out prompts after ``step`` optimizer steps."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        ending = f"-{self.process}" if self.process else ""
+        files.write_text(self.workdir / "eval" / f"heldout-{step}{ending}.jsonl", text)
+
     @property
     def _ending(self) -> str:
         return f"-{self.process}.npz" if self.process else ".npz"

@@ -85,7 +85,7 @@ def generate_trajectory(parts: Parts, params: Any, reference: Any, groups: Seque
         known = column[np.isfinite(column)]
         metrics[f"rewards/{label}/mean"] = float(known.mean()) if known.size else float("nan")
         metrics[f"rewards/{label}/std"] = float(known.std(ddof=1)) if known.size > 1 else 0.0
-    own = slice(jax.process_index() * parts.prompts * n, None)
+    own = slice(parts.first_prompt * n, None)
     found = advantages(algorithm, scores)[own]
     values["advantages"] = [found[i, : len(one.tokens)] for i, one in enumerate(responses)]
     if "old_logps" in values:

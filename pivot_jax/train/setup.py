@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from pivot_jax import rules
 from pivot_jax.data.loading.loader import Loader, build_loader
+from pivot_jax.data.loading.prompts import PromptLoader, build_prompts
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora, stacking
@@ -34,7 +35,7 @@ class Setup:
 
     config: Any
     mesh: Mesh
-    loader: Loader
+    loader: Loader | PromptLoader
     model: Model
     rates: dict[str, float | str]  # parameter path → peak learning rate or "frozen"
     ranks: lora.Ranks  # kernel → rank of its LoRA adapter; empty without LoRA
@@ -133,28 +134,55 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
       UserError: anything in the config that does not fit together.
     """
     mesh = make_mesh(config.parallel, devices)
-    rows, accumulate, packing = config.data.batch_size, config.train.accumulate, config.data.packing
-    if rows % (accumulate * packing):
-        raise UserError(
-            f"data.batch_size {rows} is not a multiple of train.accumulate {accumulate} x data.packing {packing} = "
-            f"{accumulate * packing}"
-        )
-    check_rows(rows // packing, "data.batch_size" if packing == 1 else "data.batch_size / data.packing", mesh)
-    words = "data.batch_size / train.accumulate" + ("" if packing == 1 else " / data.packing")
-    check_rows(rows // packing // accumulate, words, mesh)
+    _check_batch(config, mesh)
     tokenizer = load_tokenizer(config.tokenizer.path)
     model = build_model(config, len(tokenizer))
     if check_init:
         model = as_started(config, model, None)
     elif workdir is not None and checkpoint.complete(workdir):
         model = as_started(config, model, workdir)
-    objective = build_objective(model.module, config)
-    kind = "prompt" if objective.kind == "policy" else objective.kind  # responses are sampled while it trains
-    processor = processor_of(config, model.module, tokenizer, kind)
+    samples = batch_kind(config) == "policy"  # responses are sampled while it trains
+    processor = processor_of(config, model.module, tokenizer, "prompt" if samples else batch_kind(config))
+    objective = build_objective(model.module, config, processor.chat.banned_ids)
     process = jax.process_index(), jax.process_count()
-    loader = build_loader(config, processor, process=process, workdir=workdir)
+    build: Any = build_prompts if samples else build_loader
+    loader = build(config, processor, process=process, workdir=workdir)
     loader.check_trainable()
     return assemble(config, mesh, loader, model, objective)
+
+
+def _check_batch(config: Any, mesh: Mesh) -> None:
+    """Raises UserError for a batch that micro-batches, packing, minibatches or the mesh do not divide."""
+    size, accumulate, packing = config.data.batch_size, config.train.accumulate, config.data.packing
+    parts = {"train.accumulate": accumulate, "data.packing": packing}
+    if batch_kind(config) == "policy":
+        section = config.rl
+        per_row = section.responses_per_row or section.responses
+        if section.responses % per_row:
+            raise UserError(
+                f"rl.responses: {section.responses} is not a multiple of rl.responses_per_row={per_row}; change one"
+            )
+        if packing > 1:
+            raise UserError(
+                f"data.packing: {packing}, but online RL puts responses to one prompt into a row and does not pack "
+                "these; set it to 1 (rl.responses_per_row says how many share a row)"
+            )
+        across = section.minibatches * jax.process_count()
+        if size % across:
+            raise UserError(
+                f"data.batch_size: {size} prompts are not a multiple of rl.minibatches {section.minibatches} x "
+                f"{jax.process_count()} processes = {across}; change one of them"
+            )
+        size = size // section.minibatches * (section.responses // per_row)
+        name = "data.batch_size / rl.minibatches x rl.responses / rl.responses_per_row"
+    else:
+        name = "data.batch_size"
+    if size % (accumulate * packing):
+        words = " x ".join(f"{key} {value}" for key, value in parts.items())
+        raise UserError(f"{name} {size} is not a multiple of {words} = {accumulate * packing}")
+    check_rows(size // packing, name if packing == 1 else f"{name} / data.packing", mesh)
+    words = f"{name} / train.accumulate" + ("" if packing == 1 else " / data.packing")
+    check_rows(size // packing // accumulate, words, mesh)
 
 
 def as_started(config: Any, model: Model, workdir: Path | None) -> Model:

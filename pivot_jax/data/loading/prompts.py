@@ -22,6 +22,7 @@ from pivot_jax.data.example import Example
 from pivot_jax.data.loading.prefetch import LoaderIterator, read_ahead
 from pivot_jax.data.loading.rows import Rows, read_rows
 from pivot_jax.data.loading.schedule import Schedule, local_slice
+from pivot_jax.data.loading.skipped import SkipLog
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.sources import Endless, Source, read_all
@@ -54,6 +55,10 @@ class Fresh:
 
     def __init__(self, source: Endless, processor: Processor):
         self.source, self.processor = source, processor
+        self.skipped = SkipLog(None, 0, 1.0, source.name)  # none is skipped
+
+    def row_id(self, number: int) -> str:
+        return self.source[number].id
 
     def prompt(self, number: int) -> tuple[Example, EncodedRow]:
         """As :meth:`Rows.prompt`.
@@ -83,25 +88,25 @@ def build_prompts(
     """The prompts of a config's rollouts. Reads the data: every prompt is tokenised once, if there is an end to them.
 
     Args:
-      cfg: a run's config; read are ``data``, ``tokenizer``, ``seed``, ``train.steps`` and ``rl.prompts``.
+      cfg: a run's config; read are ``data``, ``tokenizer``, ``seed``, ``train`` and ``rl``.
       processor: of any kind; prompts are encoded with :meth:`Processor.for_kind`.
       process: (index, count); which part of every rollout is loaded here.
       workdir: where ``skipped.jsonl`` and the index of a large data set are written; None writes nothing.
       sources: in place of ``data.sources``: config entries, or a source.
-      batch_size: in place of ``rl.prompts`` (evaluation).
+      batch_size: in place of ``data.batch_size`` (evaluation).
 
     Raises:
       UserError: no usable source, too many bad rows (such as prompts that are too long), fewer prompts than a rollout
         takes, a number of them that does not divide, or epochs of a source without an end.
     """
-    size, key = (cfg.rl.prompts, "rl.prompts") if batch_size is None else (batch_size, "batch_size")
+    size, key = (cfg.data.batch_size, "data.batch_size") if batch_size is None else (batch_size, "batch_size")
     part = local_slice(size, *process, key=key)
     found: Any = (
         sources if hasattr(sources, "fingerprint") else read_all(cfg.data.sources if sources is None else sources)
     )
     source, processor = prompts(found), processor.for_kind("prompt")
     if isinstance(source, Endless):
-        if not cfg.train.steps:
+        if not cfg.train.steps and sources is None:
             raise UserError(f"train.steps: 0, but {source.name} has no end to count train.epochs by; set train.steps")
         return PromptLoader(cfg, Fresh(source, processor), size, part)
     folder = None if workdir is None else Path(workdir)
@@ -121,7 +126,11 @@ class PromptLoader:
       data: the prompts by number.
       batch_size: prompts of a rollout, over all processes.
       rows: usable rows; 0: the source has no end.
-      steps_per_epoch: full rollouts in an epoch (the rest is dropped, another one each epoch); 0: there are no epochs.
+      packing: 1, as of ``Loader``.
+      skipped: :class:`SkipLog` of the bad rows.
+      steps_per_epoch: optimizer steps in an epoch, of full rollouts (the rest is dropped, another one each epoch); 0:
+        there are no epochs.
+      total_steps: optimizer steps of training (``train.steps``, or ``train.epochs`` rounded up to whole rollouts).
     """
 
     def __init__(self, cfg: Any, data: Rows | Fresh, batch_size: int, part: slice):
@@ -129,7 +138,14 @@ class PromptLoader:
         self._prefetch, self._seed = cfg.data.prefetch, cfg.seed
         self.rows = len(data) if isinstance(data, Rows) else 0
         self.schedule = Schedule(np.zeros(self.rows, np.int32), batch_size, cfg.seed, cfg.data.shuffle)
-        self.steps_per_epoch = self.schedule.steps_per_epoch
+        self.processor, self.packing, self.skipped = data.processor, 1, data.skipped
+        updates = cfg.rl.epochs * cfg.rl.minibatches
+        rollouts = math.ceil(cfg.train.epochs * self.schedule.steps_per_epoch - 1e-9)
+        self.steps_per_epoch = self.schedule.steps_per_epoch * updates
+        self.total_steps = cfg.train.steps or rollouts * updates
+
+    def check_trainable(self) -> None:
+        """As of ``Loader``: :func:`build_prompts` has checked that there is a full rollout."""
 
     def columns(self) -> dict[str, int]:
         """Names of the extra fields that prompts have, and how many have a value there (0: unknown, without an end)."""
@@ -142,7 +158,7 @@ class PromptLoader:
         if not self.rows:
             numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
             return self._load(numbers, 0)
-        return self._load(self.schedule.batch(step).astype(np.int64), step // self.steps_per_epoch)
+        return self._load(self.schedule.batch(step).astype(np.int64), step // self.schedule.steps_per_epoch)
 
     def _load(self, numbers: np.ndarray, epoch: int) -> PromptRows:
         own = numbers[self._part]
