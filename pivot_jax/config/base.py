@@ -166,7 +166,9 @@ def _data() -> dict[str, Any]:
     return {
         # One dict per source: {"format": "llava" | "llava_yaml" | "mmpr" | "trl" | "scienceqa" | "tfds" | ..., "path":
         # file or folder, "image_root": folder, "sampling": "all" | "first:N" | "first:P%" | "end:N" | "random:N",
-        # "split": ...}; data.sources documents each format's keys.
+        # "split": ...}; README.md lists the formats, data.sources documents each one's keys. Of prompts for online RL:
+        # "maye" | "easyr1" | "verl" | "vlm_r1" | "trl", every other format (the answers are then for the rewards), or
+        # {"format": "scenes_tasks", "tasks": (("count", 1.0), ...), ...}, which makes prompts without an end.
         "sources": (),
         "template": "chat",  # chat (turns, see tokenizer.chat) | plain (stage 1a: image, caption, newline; no turns)
         "loss_mask": "response_only",  # response_only | pivot (turn headers and newlines too, as in the paper's code)

@@ -110,10 +110,10 @@ def build_prompts(
             raise UserError(f"train.steps: 0, but {source.name} has no end to count train.epochs by; set train.steps")
         return PromptLoader(cfg, Fresh(source, processor), size, part)
     folder = None if workdir is None else Path(workdir)
-    rows = read_rows(cfg, source, processor, workdir=folder, process=process[0])
-    if len(rows) < size:
-        raise UserError(f"{key}: {size} prompts of {source.name}, which has {len(rows)} usable rows; make it smaller")
-    return PromptLoader(cfg, rows, size, part)
+    loader = PromptLoader(cfg, read_rows(cfg, source, processor, workdir=folder, process=process[0]), size, part)
+    if batch_size is None:
+        loader.check_trainable()
+    return loader
 
 
 class PromptLoader:
@@ -135,7 +135,7 @@ class PromptLoader:
 
     def __init__(self, cfg: Any, data: Rows | Fresh, batch_size: int, part: slice):
         self.data, self.batch_size, self._part = data, batch_size, part
-        self._prefetch, self._seed = cfg.data.prefetch, cfg.seed
+        self._prefetch = cfg.data.prefetch
         self.rows = len(data) if isinstance(data, Rows) else 0
         self.schedule = Schedule(np.zeros(self.rows, np.int32), batch_size, cfg.seed, cfg.data.shuffle)
         self.processor, self.packing, self.skipped = data.processor, 1, data.skipped
@@ -145,7 +145,12 @@ class PromptLoader:
         self.total_steps = cfg.train.steps or rollouts * updates
 
     def check_trainable(self) -> None:
-        """As of ``Loader``: :func:`build_prompts` has checked that there is a full rollout."""
+        """Raises UserError where there is not a single full rollout."""
+        if self.rows and not self.schedule.steps_per_epoch:
+            raise UserError(
+                f"data.batch_size: {self.batch_size} prompts of {self.data.source.name}, which has {self.rows} usable "
+                "rows; make it smaller"
+            )
 
     def columns(self) -> dict[str, int]:
         """Names of the extra fields that prompts have, and how many have a value there (0: unknown, without an end)."""
@@ -167,6 +172,7 @@ class PromptLoader:
 
     def __iter__(self) -> LoaderIterator[PromptRows]:
         """Rollout after rollout, read ahead; ``get_state`` and ``set_state`` as for training batches."""
+        self.check_trainable()
         return LoaderIterator(sys.maxsize, self.rows_at, self._prefetch, self.fingerprint())
 
     def ordered(self) -> Iterator[PromptRows]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pivot_jax.config.check import suggest
+from pivot_jax.config.check import coerce, suggest
 from pivot_jax.data.sources.base import Endless, Source
 from pivot_jax.errors import UserError
 
@@ -44,7 +45,7 @@ def scenes_tasks(
 
     for task in tasks:
         good = isinstance(task, (list, tuple)) and len(task) == 2 and isinstance(task[0], str)
-        if not good or type(task[1]) not in (int, float) or not task[1] > 0:
+        if not good or type(task[1]) not in (int, float) or not 0 < task[1] < math.inf:
             raise UserError(f"scenes_tasks: task {task!r} is not a pair (name, weight above 0)")
         if task[0] not in stream.TASKS:
             known = ", ".join(stream.TASKS)
@@ -57,19 +58,17 @@ def scenes_tasks(
     if split not in stream.SPLITS:
         known = ", ".join(stream.SPLITS)
         raise UserError(f"scenes_tasks: no split '{split}' (there are: {known}){suggest(split, stream.SPLITS)}")
+    default, own = World(), {}
     fields = [field.name for field in dataclasses.fields(World)]
-    for key in world or {}:
+    for key, value in (world or {}).items():
         if key not in fields:
             raise UserError(
                 f"scenes_tasks: world has no field '{key}' (allowed: {', '.join(fields)}){suggest(key, fields)}"
             )
-    own = {key: tuple(value) if isinstance(value, list) else value for key, value in (world or {}).items()}
-    try:
-        made = World(**own)
-    except TypeError as error:
-        raise UserError(f"scenes_tasks: world {own!r} has a value of the wrong type ({error})") from None
+        own[key] = coerce(f"scenes_tasks: world.{key}", value, getattr(default, key))
+    made = dataclasses.replace(default, **own)
     weights = {name: float(weight) for name, weight in tasks}
     found = stream.Stream(made, weights, split, seed, instructions, suffix)
-    settings = [dataclasses.asdict(made), weights, split, seed, instructions, suffix]
+    settings = [dataclasses.asdict(made), list(weights.items()), split, seed, instructions, suffix]
     fingerprint = f"scenes_tasks|{json.dumps(settings, sort_keys=True)}"
     return Endless(found.example, f"scenes_tasks/{split}", fingerprint, found.columns)

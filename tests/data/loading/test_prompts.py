@@ -7,7 +7,6 @@ import json
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.data.loading.prompts import PromptLoader, PromptRows, build_prompts
@@ -29,10 +28,9 @@ def rows(tmp_path, image_folder):
 
 
 def settings(*sources, prompts: int = 6, steps: int = 0, **data):
-    cfg = config(*sources, **data)
+    cfg = config(*sources, **({"batch_size": prompts} | data))
     with cfg.unlocked():
         cfg.data.image.size = 8
-        cfg.rl = ConfigDict({"prompts": prompts})
         cfg.train.steps = steps
     return cfg
 
@@ -106,7 +104,7 @@ def test_several_processes_share_a_rollout(rows, tokenizer, endless):
         joined = [part[step] for part in parts]
         assert np.concatenate([part.numbers for part in joined]).tolist() == rollout.numbers.tolist()
         assert [e.id for part in joined for e in part.examples] == [e.id for e in rollout.examples]
-    with pytest.raises(UserError, match=r"rl\.prompts: 6 rows cannot be split evenly over 4 processes"):
+    with pytest.raises(UserError, match=r"data\.batch_size: 6 rows cannot be split evenly over 4 processes"):
         load(cfg, tokenizer, process=(0, 4))
 
 
@@ -200,8 +198,25 @@ def test_evaluation_prompts(rows, tokenizer):
 
 
 def test_fewer_prompts_than_a_rollout(rows, tokenizer):
-    with pytest.raises(UserError, match=r"rl\.prompts: 41 prompts of rows\.jsonl, which has 40 usable rows"):
+    with pytest.raises(UserError, match=r"data\.batch_size: 41 prompts of rows\.jsonl, which has 40 usable rows"):
         load(settings(rows, prompts=41), tokenizer)
+    few = load(settings(rows), tokenizer, batch_size=64)
+    assert numbers(list(few.ordered())) == [list(range(40))]  # evaluation needs no full batch
+    with pytest.raises(UserError, match="has 40 usable rows"):
+        iter(few)
+
+
+def test_steps_are_those_of_the_optimizer(rows, tokenizer):
+    """6 rollouts an epoch, each 2 passes in 3 minibatches; a fraction of an epoch is rounded up to whole rollouts."""
+    cfg = settings(rows)
+    with cfg.unlocked():
+        cfg.rl.epochs, cfg.rl.minibatches, cfg.train.epochs = 2, 3, 1.4
+    loader = load(cfg, tokenizer)
+    assert (loader.steps_per_epoch, loader.total_steps) == (36, 54)
+    assert [rollout.epoch for rollout in first(loader, 8)] == [0] * 6 + [1] * 2
+    with cfg.unlocked():
+        cfg.train.steps = 7
+    assert load(cfg, tokenizer).total_steps == 7
 
 
 def test_rows_that_memory_does_not_hold_are_tokenised_again(rows, tokenizer):

@@ -40,6 +40,8 @@ def test_an_index_always_has_the_same_example():
     other = stream(seed=6)
     assert sum(a[i].extra["things"] == other[i].extra["things"] for i in range(50)) <= 1
     assert a.fingerprint != other.fingerprint and a.fingerprint == b.fingerprint
+    turned, straight = ((("compare", 1.0), ("count", 1.0)), (("count", 1.0), ("compare", 1.0)))
+    assert stream(tasks=turned).fingerprint != stream(tasks=straight).fingerprint  # other examples
     with pytest.raises(IndexError):
         a[-1]
 
@@ -134,13 +136,14 @@ def test_a_part_of_a_stream_is_a_data_set():
     [
         ({"tasks": (("cuont", 1.0),)}, "no task 'cuont'.*did you mean 'count'"),
         ({"tasks": (("count", 0),)}, "not a pair"),
+        ({"tasks": (("count", float("inf")),)}, "not a pair"),
         ({"tasks": ("count",)}, "not a pair"),
         ({"tasks": ()}, "tasks is empty"),
         ({"tasks": (("count", 1.0), ("count", 2.0))}, "'count' is named twice"),
         ({"split": "tset"}, "no split 'tset'.*did you mean 'test'"),
         ({"world": {"image_sice": 48}}, "no field 'image_sice'.*did you mean 'image_size'"),
         ({"world": {"grid": 7}}, "grid is 7"),
-        ({"world": {"image_size": "big"}}, "wrong type"),
+        ({"world": {"image_size": "big"}}, "world.image_size"),
         ({"world": {"max_objects": 1}, "tasks": (("compare", 1.0),)}, "'compare' cannot be asked"),
         ({"sampling": "random:5"}, "has no end; write 'first:N'"),
         ({"sampling": "first:5%"}, "has no end; write 'first:N'"),

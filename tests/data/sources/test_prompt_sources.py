@@ -120,8 +120,8 @@ def test_easyr1(tmp_path):
 
 def test_easyr1_prompt_template_and_keys(tmp_path):
     (tmp_path / "math.jinja").write_text("{{ content | trim }} Think first.\n")
-    row = {"id": "a", "picture": "a.png", "q": " Find x. ", "gold": 3, "level": "hard"}
-    keys = {"problem_key": "q", "answer_key": "gold", "image_key": "picture"}
+    row = {"id": "a", "photo": "a.png", "q": " Find x. ", "gold": 3, "level": "hard"}
+    keys = {"problem_key": "q", "answer_key": "gold", "image_key": "photo"}
     example = one(tmp_path, {"format": "easyr1", "format_prompt": str(tmp_path / "math.jinja"), **keys}, row)
     assert asked(example) == "<image>\nFind x. Think first." and example.extra == {"answer": 3, "level": "hard"}
     for text, words in (("Think first.", "lacks the problem"), ("{{ content", "cannot be read as a Jinja template")):
