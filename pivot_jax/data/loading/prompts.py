@@ -97,7 +97,7 @@ def build_prompts(
 
     Raises:
       UserError: no usable source, too many bad rows (such as prompts that are too long), fewer prompts than a rollout
-        takes, a number of them that does not divide, or epochs of a source without an end.
+        takes, a number of them that does not divide, or an evaluation or epochs of a source without an end.
     """
     size, key = (cfg.data.batch_size, "data.batch_size") if batch_size is None else (batch_size, "batch_size")
     part = local_slice(size, *process, key=key)
@@ -106,7 +106,9 @@ def build_prompts(
     )
     source, processor = prompts(found), processor.for_kind("prompt")
     if isinstance(source, Endless):
-        if not cfg.train.steps and sources is None:
+        if batch_size is not None:
+            raise _no_end(source)
+        if not cfg.train.steps:
             raise UserError(f"train.steps: 0, but {source.name} has no end to count train.epochs by; set train.steps")
         return PromptLoader(cfg, Fresh(source, processor), size, part)
     folder = None if workdir is None else Path(workdir)
@@ -114,6 +116,10 @@ def build_prompts(
     if batch_size is None:
         loader.check_trainable()
     return loader
+
+
+def _no_end(source: Endless) -> UserError:
+    return UserError(f"{source.name}: has no end; add 'sampling': 'first:N' to evaluate on N prompts")
 
 
 class PromptLoader:
@@ -182,7 +188,7 @@ class PromptLoader:
           UserError: there is no end.
         """
         if not isinstance(self.data, Rows):
-            raise UserError(f"{self.data.source.name}: has no end; add 'sampling': 'first:N' to evaluate on N prompts")
+            raise _no_end(self.data.source)
 
         def load(batch: int) -> PromptRows:
             first = batch * self.batch_size

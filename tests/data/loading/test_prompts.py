@@ -177,6 +177,8 @@ def test_a_source_without_an_end_has_no_epochs(tokenizer):
     loader = load(settings(entry, steps=5), tokenizer)
     with pytest.raises(UserError, match="has no end; add 'sampling': 'first:N'"):
         loader.ordered()
+    with pytest.raises(UserError, match="has no end; add 'sampling': 'first:N'"):
+        load(settings(entry, steps=5), tokenizer, sources=(entry,), batch_size=4)
     cfg = settings(entry)
     with pytest.raises(UserError, match="has no end, and only online RL takes such a source"):
         build_loader(cfg, build_processor(cfg, tokenizer, "sft", patch_size=4))
