@@ -27,6 +27,7 @@ def base() -> ConfigDict:
             "tokenizer": _tokenizer(),
             "data": _data(),
             "objective": _objective(),
+            "rl": _rl(),
             "optimizer": _optimizer(),
             "lora": _lora(),
             # Hardware of this mesh and batch, by `pivot-jax plan`'s names: ("v5e-16", "h200-8"). Only plan reads it.
@@ -216,6 +217,34 @@ def _objective() -> dict[str, Any]:
         "beta": 0.1,  # scale of the log-ratios, for the losses that read it
         "label_smoothing": 0.0,  # share of pairs taken as mislabelled (cDPO), 0 to below 0.5; for losses that read it
         "reference": "stored",  # stored (log-probs computed once before training) | step (frozen model in each step)
+    }
+
+
+def _rl() -> dict[str, Any]:
+    """Online RL."""
+    return {**_rewards()}
+
+
+def _rewards() -> dict[str, Any]:
+    return {
+        # One dict per reward: {"name": a key of rl.rewards.table.REWARDS (math, choice, number, box, format, …), or a
+        # function (prompts, completions, **columns) -> list of float | None as "module:function" or
+        # "path/to/file.py:function"} and perhaps "weight" (1.0; 0: logged only), "label" (in metrics, for a reward that
+        # is listed twice), "timeout_s", "messages" (True: your function gets chat messages instead of texts), and the
+        # function's own options, such as "column": the row's field with the right answer.
+        "rewards": (),
+        "reward_workers": 2,  # processes that compute rewards; does not change the result
+        # Seconds of one call: a completion of a built-in reward, the whole batch of your function. A call that takes
+        # longer is ended. After a failed batch your function is called with each completion alone.
+        "reward_timeout_s": 5.0,
+        "reward_memory_mib": 2048,  # memory of one call, MiB, beside what its process needs to load the rewards
+        # Score of a completion whose reward fails: zero | skip (none, and no part in its group's baseline) | stop
+        # (the run, with row and reward in the message)
+        "reward_failure": "zero",
+        # MAYE's penalty: the total of a truncated or too short completion is penalty_score, whatever its rewards are.
+        "penalty_truncated": False,  # for a completion without an end token
+        "penalty_min_tokens": 0,  # for one with fewer tokens, its end token counted (MAYE: 2)
+        "penalty_score": -0.1,
     }
 
 

@@ -53,7 +53,7 @@ class Box(NamedTuple):
 
 
 def boxed(text: str) -> list[Box]:
-    r"""Every closed ``\boxed{}`` with its braces balanced, in order; of nested ones the innermost. Linear in the text."""
+    r"""Every closed ``\boxed{}`` with its braces balanced, in order; of nested ones the innermost. In linear time."""
     found: list[Box] = []
     opened: list[int] = []  # of each open brace, the start of its box, or -1
     for match in _BRACE.finditer(text or ""):

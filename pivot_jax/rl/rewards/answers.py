@@ -13,7 +13,7 @@ from pivot_jax.eval.scoring.scorers import Gold
 from pivot_jax.rl.rewards.completion import Completion, Extract, answer_of, gold_of
 
 _NUMBERS = re.compile(r"(?<![\w.])[-+−]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?%?")
-LONGEST = 2000  # characters of an answer that is read as a number
+LONGEST = 2000  # characters of an answer that is searched for a letter or a number
 NORMALISED = {"plain": parse.plain, "words": parse.normalise, "evalai": parse.evalai}
 
 
@@ -30,7 +30,8 @@ def choice(
     if gold is None:
         return None
     choices = tuple(map(str, item.columns.get(choices_column) or ()))
-    named = parse.strict_letter(answer_of(item.text, extract), choices or len(parse.LETTERS))
+    answer = answer_of(item.text, extract)
+    named = parse.strict_letter(answer, choices or len(parse.LETTERS)) if len(answer) <= LONGEST else ""
     return float(named == scoring.gold_letter(Gold((str(gold).strip(),), choices)) != "")
 
 

@@ -12,7 +12,7 @@ from pivot_jax.rl.rewards.completion import Completion, gold_of, tagged_answer
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2: left, top, right, bottom
 Coordinates = Literal["original", "resized", "thousandths", "unit"]
 
-_NUMBER = r"\s*[\[(]?\s*([-+]?\d{1,9}(?:\.\d{1,9})?)\s*[\])]?\s*"
+_NUMBER = r" ?[\[(]? ?([-+]?\d{1,9}(?:\.\d{1,9})?) ?[\])]? ?"
 _BOX = re.compile(r"[\[(]" + ",".join([_NUMBER] * 4) + r"[\])]")
 
 
@@ -64,10 +64,8 @@ def iou(first: Box, second: Box) -> float:
 
 def read_box(text: str) -> Box | None:
     """The last box that a text names."""
-    found = None
-    for found in _BOX.finditer(text):
-        pass
-    return as_box(found.groups()) if found else None
+    found = _BOX.findall(" ".join(text.split()))
+    return as_box(found[-1]) if found else None
 
 
 def as_box(value: Any) -> Box | None:

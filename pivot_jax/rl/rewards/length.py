@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math as numbers
-from typing import Any
+from collections.abc import Callable
+from typing import Literal
 
 from pivot_jax.rl.rewards.answers import choice, exact, number, text
 from pivot_jax.rl.rewards.completion import Completion
 from pivot_jax.rl.rewards.math import math
 
-JUDGES = {"math": math, "choice": choice, "number": number, "exact": exact, "text": text}
+JUDGES: dict[str, Callable[..., float | None]] = {
+    "math": math,
+    "choice": choice,
+    "number": number,
+    "exact": exact,
+    "text": text,
+}
 
 
 def soft_overlong(item: Completion, *, max_length: int = 20480, buffer: int = 4096) -> float:
@@ -30,11 +37,11 @@ def cosine_length(
     item: Completion,
     *,
     max_length: int = 1024,
-    judge: str = "math",
+    judge: Literal["math", "choice", "number", "exact", "text"] = "math",
+    column: str = "answer",
     correct: tuple[float, float] = (1.0, 0.5),
     wrong: tuple[float, float] = (-1.0, -0.5),
     exceeded: float = -1.0,
-    **options: Any,
 ) -> float | None:
     r"""A reward of correctness that depends on the length (Yeo et al. 2025, arXiv 2502.03373, appendix C.1).
 
@@ -43,12 +50,10 @@ def cosine_length(
 
     Args:
       judge: what says whether the answer is right: math | choice | number | exact | text.
+      column: the gold answer, which the judge reads.
       exceeded: the reward of a truncated completion, and of one longer than ``max_length``.
-      options: of the judge, such as ``column``.
     """
-    if judge not in JUDGES:
-        raise ValueError(f"judge '{judge}' is unknown; there are {', '.join(JUDGES)}")
-    score = JUDGES[judge](item, **options)
+    score = JUDGES[judge](item, column=column)
     if score is None:
         return None
     if item.truncated or len(item.tokens) > max_length:

@@ -18,6 +18,7 @@ from pivot_jax.rl.rewards import units as unit_names
 from pivot_jax.rl.rewards.completion import Completion, Extract, answer_of, gold_of
 
 LONGEST = 2000  # characters; a longer text is no answer, and the LaTeX parser's time grows faster than the text
+CLOSE = 1e-5  # relative difference of constants that are certainly not equal: the library compares 6 decimals
 _DECIMAL = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _PLACES = 6  # math-verify compares decimals at this many places
@@ -61,7 +62,10 @@ def equal(answer: str, gold: str, units: unit_names.Policy = "same") -> bool:
     number, wanted = _number(value), _number(target)
     if number is not None and wanted is not None:
         return number == wanted or ("." in value + target and round(number, _PLACES) == round(wanted, _PLACES))
-    return bool(candidates(value)) and verifier().verify(candidates(target), candidates(value))
+    found, golds = candidates(value), candidates(target)
+    if not found or ("%" not in value + target and _differ(found[0], golds[0])):
+        return False
+    return verifier().verify(golds, found)
 
 
 class Verifier(NamedTuple):
@@ -92,6 +96,19 @@ def verifier() -> Verifier:
 def candidates(latex: str) -> list[Any]:
     """What a text may mean: expressions of sympy, and the text as it is; empty where it has no meaning."""
     return verifier().parse(latex)
+
+
+def _differ(first: Any, second: Any) -> bool:
+    """Whether both are constants with different values. It saves the library's attempt to simplify the difference."""
+    from sympy import Expr
+
+    if not all(isinstance(one, Expr) and one.is_number for one in (first, second)):
+        return False
+    try:
+        values = [complex(one.evalf()) for one in (first, second)]
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return abs(values[0] - values[1]) > CLOSE * max(1.0, *map(abs, values))
 
 
 def _readable(gold: str) -> bool:
