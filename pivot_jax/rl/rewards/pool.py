@@ -91,10 +91,9 @@ class Pool:
     def __init__(self, rewards: Sequence[Reward], count: int, memory_mib: int):
         self.rewards, self.count, self.memory = tuple(rewards), count, memory_mib << 20
         self.columns: tuple[Columns, ...] = ()
-        self._control: socket.socket | None = None
         self._workers: list[_Worker] = []
-        self._launch()
-        self._end = Finalize(self, _hang_up, (self._control, self._workers, self._process), exitpriority=10)
+        self._control, process = _launch(self.rewards, self.memory)
+        self._end = Finalize(self, _hang_up, (self._control, self._workers, process), exitpriority=10)
         try:
             for _ in range(count):
                 self._start()
@@ -263,23 +262,6 @@ class Pool:
         if len(self._workers) < self.count:
             self._start()
 
-    def _launch(self) -> None:
-        ours, theirs = socket.socketpair()
-        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        command = f"from pivot_jax.rl.rewards.worker import launch; launch({theirs.fileno()})"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", command],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, **threads, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
-        )
-        theirs.close()
-        self._control = ours
-        settings = pickle.dumps((self.rewards, self.memory))
-        ours.sendall(len(settings).to_bytes(8) + settings)
-
     def _start(self) -> None:
         here, there = Pipe()
         with there:
@@ -298,6 +280,24 @@ class Pool:
         if len(found) < 8:
             raise UserError("rl.rewards: the process that starts reward workers ended; was it killed for its memory?")
         return found
+
+
+def _launch(rewards: Sequence[Reward], memory: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Starts the process that starts workers; returns the socket to it."""
+    ours, theirs = socket.socketpair()
+    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from pivot_jax.rl.rewards.worker import launch; launch({theirs.fileno()})"],
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, **threads, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
+    )
+    theirs.close()
+    settings = pickle.dumps((rewards, memory))
+    ours.sendall(len(settings).to_bytes(8) + settings)
+    return ours, process
 
 
 def _reduced(item: Completion, reads: Columns) -> Completion:

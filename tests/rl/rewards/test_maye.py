@@ -1,4 +1,4 @@
-"""MAYE's judge and its text rewards: the released code's decisions (math-verify 0.9.0), and which of them are errors."""
+"""MAYE's judge and text rewards: the decisions of the released code, and which of them are errors."""
 
 from __future__ import annotations
 
