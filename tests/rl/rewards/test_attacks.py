@@ -178,7 +178,8 @@ built.score(items(["sleep"]))
     trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert trainer.stdout is not None
     pids = list(map(int, trainer.stdout.readline().split()))
-    assert len(pids) == 2 and all(Path(f"/proc/{pid}").exists() for pid in pids)
+    pids.append(int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1]))  # the launcher
+    assert len(pids) == 3 and all(Path(f"/proc/{pid}").exists() for pid in pids)
     time.sleep(0.3)
     os.kill(trainer.pid, signal.SIGKILL)
     trainer.wait()
