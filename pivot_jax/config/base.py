@@ -229,6 +229,7 @@ def _rl() -> dict[str, Any]:
     """Online RL, objective.name policy."""
     return {
         **_algorithm(),
+        **_rewards(),
         # A rollout has data.batch_size prompts. Its update is epochs passes over them in minibatches, each an optimizer
         # step; train.steps counts optimizer steps.
         "responses": 8,  # sampled for each prompt
@@ -297,6 +298,29 @@ def _algorithm() -> dict[str, Any]:
         "entropy_coefficient": -1.0,  # of the entropy's bonus in the loss; between -1 and 0 a penalty
         # Responses with a negative advantage whose mean log-prob fell by more than this are left out, nats; 0: none.
         "off_policy_threshold": -1.0,
+    }
+
+
+def _rewards() -> dict[str, Any]:
+    return {
+        # One dict per reward: {"name": a key of rl.rewards.table.REWARDS (math, choice, number, box, format, …), or a
+        # function (prompts, completions, **columns) -> list of float | None as "module:function" or
+        # "path/to/file.py:function"} and perhaps "weight" (1.0; 0: logged only), "label" (in metrics, for a reward that
+        # is listed twice), "timeout_s", "messages" (True: your function gets chat messages instead of texts), and the
+        # function's own options, such as "column": the row's field with the right answer.
+        "rewards": (),
+        "reward_workers": 2,  # processes that compute rewards; does not change the result
+        # Seconds of one call: a completion of a built-in reward, the whole batch of your function. A call that takes
+        # longer is ended. After a failed batch your function is called with each completion alone.
+        "reward_timeout_s": 5.0,
+        "reward_memory_mib": 2048,  # memory of one call, MiB, beside what its process needs to load the rewards
+        # Score of a completion whose reward fails: zero | skip (none, and no part in its group's baseline) | stop
+        # (the run, with row and reward in the message)
+        "reward_failure": "zero",
+        # MAYE's penalty: the total of a truncated or too short completion is penalty_score, whatever its rewards are.
+        "penalty_truncated": False,  # for a completion without an end token
+        "penalty_min_tokens": 0,  # for one with fewer tokens, its end token counted (MAYE: 2)
+        "penalty_score": -0.1,
     }
 
 

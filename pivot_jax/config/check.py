@@ -30,6 +30,7 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"data\.worker_kind", ("thread", "process")),
     (r"data\.loss_mask", ("response_only", "pivot")),
     (r"objective\.reference", ("stored", "step")),
+    (r"rl\.reward_failure", ("zero", "skip", "stop")),
     (r"optimizer\.schedule", ("cosine", "constant")),
     (r"rl\.engine", ("jax",)),
     (r"rl\.singleton", ("", "zero", "raw")),
@@ -86,6 +87,9 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"rl\.(heldout\.)?temperature|rl\.(top_k|slots|responses_per_row)", lambda x: x >= 0, "at least 0"),
     (r"rl\.(heldout\.)?top_p", lambda x: 0 < x <= 1, "above 0, at most 1"),
     (r"rl\.min_p", lambda x: 0 <= x <= 1, "between 0 and 1"),
+    (r"rl\.reward_(workers|memory_mib)", lambda x: x >= 1, "at least 1"),
+    (r"rl\.reward_timeout_s", lambda x: x > 0, "above 0"),
+    (r"rl\.penalty_min_tokens", lambda x: x >= 0, "at least 0"),
     (r"lora\.rank", lambda x: x >= 0, "at least 0"),
     (r"lora\.alpha", lambda x: x > 0, "above 0"),
     (r"train\.(accumulate|log_every|checkpoint_every|keep)|eval\.(batch_size|max_new_tokens)", lambda x: x >= 1,
@@ -166,6 +170,7 @@ def validate(config: ConfigDict) -> None:
     _check_packing(config)
     _check_sources(config)
     _check_evaluations(config)
+    _check_rewards(config.rl.rewards)
     _check_rules("optimizer.rules", config.optimizer.rules, _is_rate, "a learning rate of at least 0, or 'frozen'")
     _check_lora(config.lora)
     _check_best_metric(config)
@@ -271,6 +276,24 @@ def _check_evaluations(config: ConfigDict) -> None:
         raise UserError(
             "eval.benchmarks: never evaluated, because eval.every is 0; set eval.every to a number of steps"
         )
+
+
+def _check_rewards(rewards: tuple[Any, ...]) -> None:
+    """Their form; which rewards and options there are is known where they are built."""
+    kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "weight": (lambda x: _is_number(x) and math.isfinite(x), "a finite number"),
+        "timeout_s": (lambda x: _is_number(x) and 0 < x < math.inf, "a number of seconds above 0"),
+        "label": (lambda x: isinstance(x, str) and x != "", "a name"),
+        "messages": (lambda x: isinstance(x, bool), "true or false"),
+    }
+    for i, reward in enumerate(rewards):
+        if not isinstance(reward, Mapping) or not isinstance(reward.get("name"), str):
+            raise UserError(
+                f"rl.rewards.{i}: {reward!r} is not a dict with a 'name', such as {{'name': 'math', 'weight': 1.0}}"
+            )
+        for key, (fits, words) in kinds.items():
+            if key in reward and not fits(reward[key]):
+                raise UserError(f"rl.rewards.{i}.{key}: {reward[key]!r} is not allowed; it must be {words}")
 
 
 def _check_best_metric(config: ConfigDict) -> None:
