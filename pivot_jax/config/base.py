@@ -295,6 +295,16 @@ def _algorithm() -> dict[str, Any]:
         "filter": "",
         "filter_low": -1.0,
         "filter_high": -1.0,
+        # Perception: weights of the tokens' advantages by how much each depends on the image: none | vppo | tor. They
+        # and perception_coefficient cost a pass over the responses with masked images.
+        "token_weights": "",
+        "perception_coefficient": -1.0,  # γ of PAPO's divergence from the masked view; 0: none
+        "masked_share": -1.0,  # of the squares of 14 pixels that the masked view lacks
+        # NoisyRollout: the share of a group that is sampled from noised images; 0: none. All are trained on clean ones.
+        "noise_share": -1.0,
+        "noise_start": -1.0,  # diffusion step of the noise when training starts, below 1000
+        "noise_rate": -1.0,  # steepness of its decay
+        "noise_middle": -1.0,  # share of all steps at which half of it is left
         "entropy_coefficient": -1.0,  # of the entropy's bonus in the loss; between -1 and 0 a penalty
         # Responses with a negative advantage whose mean log-prob fell by more than this are left out, nats; 0: none.
         "off_policy_threshold": -1.0,

@@ -181,9 +181,9 @@ def whiten(values: Array, mask: Array, algorithm: Algorithm) -> Array:
     out = np.zeros_like(values)
     for rows in np.split(np.arange(len(values)), parts):
         x, m = values[rows], mask[rows]
-        count = m.sum() + _EPS
+        count = max(m.sum(), 1)
         mean = (x * m).sum() / count
-        variance = ((x - mean) ** 2 * m).sum() / count * count / max(count - 1, _EPS)
+        variance = ((x - mean) ** 2 * m).sum() / count * count / max(count - 1, 1)
         shift = mean if algorithm.whitened_mean == "kept" else 0.0
         out[rows] = np.where(m, (x - mean) / np.sqrt(variance + _EPS) + shift, 0.0)
     return out

@@ -42,5 +42,13 @@ class Algorithm:
     filter: str = "none"
     filter_low: float = 0.0
     filter_high: float = 1.0
+    # Perception: objectives.perception.TOKEN_WEIGHTS; PAPO's γ; and damaged images
+    token_weights: str = "none"
+    perception_coefficient: float = 0.0  # γ of the divergence from the masked view; 0: none
+    masked_share: float = 0.6  # of the squares of 14 pixels that the masked view lacks
+    noise_share: float = 0.0  # of the responses of a group that are sampled from noised images (NoisyRollout)
+    noise_start: float = 500.0  # diffusion step of the noise when training starts, of 1,000
+    noise_rate: float = 30.0  # steepness of its decay
+    noise_middle: float = 2 / 3  # share of all steps at which half of it is left
     entropy_coefficient: float = 0.0  # bonus on the entropy; below 0 a penalty
     off_policy_threshold: float = 0.0  # OPSM's δ, nats per token; 0: off

@@ -29,7 +29,7 @@ def build_policy(mllm: MLLM, section: Any, banned_ids: tuple[int, ...] = ()) -> 
     """Objective of ``config.rl``; metrics as TRL's GRPOTrainer names them.
 
     A batch stores ``advantages``, and where the algorithm reads them ``old_logps`` (else it is on policy),
-    ``ref_logps``, ``importance`` and ``sampling_logps``.
+    ``ref_logps``, ``importance``, ``sampling_logps`` and ``masked_logps``.
 
     Args:
       banned_ids: tokens that are never sampled; the policy gives them probability 0 too.
@@ -67,7 +67,8 @@ def policy_loss(
 ) -> tuple[Any, dict[str, Term]]:
     """A micro-batch's share of the loss, and its metrics.
 
-    loss = Σ w (clipped loss * OPSM mask * importance + β KL) / W - c Σ H / tokens; (w, W) are the aggregation's.
+    loss = Σ w (clipped loss * OPSM mask * importance + β KL - γ KL_masked) / W - c Σ H / tokens; (w, W) are the
+    aggregation's.
 
     Raises:
       ValueError: the batch lacks an array that the algorithm reads.
@@ -89,6 +90,10 @@ def policy_loss(
             safe = jnp.maximum(weight, 1e-20)
             divergence = jnp.clip(divergence / safe, -CLAMP, CLAMP) * safe
         total += algorithm.kl_coefficient * divergence
+    if algorithm.perception_coefficient:
+        seen = divergence(stats.logps, _need(stats.masked_logps, "masked_logps"))
+        metrics["perception_kl"] = weighted(seen, stats.mask)
+        total -= algorithm.perception_coefficient * jnp.sum(seen * weights)
     share = total / jnp.maximum(totals["policy"], 1e-20)
     if algorithm.entropy_coefficient:
         bonus = jnp.sum(stats.entropy * stats.mask) / jnp.maximum(totals["tokens"], 1.0)

@@ -16,6 +16,7 @@ from pivot_jax.objectives.algorithm import Algorithm
 from pivot_jax.objectives.divergences import KL
 from pivot_jax.objectives.filters import FILTERS
 from pivot_jax.objectives.importance import MODES
+from pivot_jax.objectives.perception import TOKEN_WEIGHTS, needs_masked_view
 from pivot_jax.objectives.policy_losses import AGGREGATIONS, CLIPS, RATIOS
 
 # What differs from the defaults of Algorithm: token ratio, PPO's clip at 0.2, global token mean, no KL, no correction.
@@ -70,6 +71,7 @@ _NAMES: dict[str, Any] = {
     "kl": KL,
     "importance": MODES,
     "filter": FILTERS,
+    "token_weights": TOKEN_WEIGHTS,
 }
 _UNSET: tuple[Any, ...] = ("", -1, ())  # "the preset's value", by the type of the key
 
@@ -128,6 +130,8 @@ def _readers(algorithm: Algorithm) -> dict[str, tuple[bool, str]]:
         "kl_clamp": diverges,
         "importance_low": corrected,
         "importance_high": corrected,
+        "masked_share": (needs_masked_view(algorithm), "rl.token_weights='none'"),
+        **{f"noise_{name}": (algorithm.noise_share > 0, "rl.noise_share=0.0") for name in ("start", "rate", "middle")},
         "filter_low": filtered,
         "filter_high": filtered,
     }

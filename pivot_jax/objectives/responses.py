@@ -77,6 +77,7 @@ class ResponseStats(Responses):
     ref_logps: Any = None  # under the reference, or None
     importance: Any = None  # weight against the sampler's distribution, or None
     sampling_logps: Any = None  # under the sampler's distribution, or None
+    masked_logps: Any = None  # under the policy at the start of the update with masked images, or None
 
     @property
     def deltas(self) -> Any:
@@ -112,4 +113,5 @@ def response_stats(batch: VLMBatch, n: int, logps: Any, entropy: Any) -> Respons
         ref_logps=masked(batch.ref_logps),
         importance=masked(batch.importance),
         sampling_logps=masked(batch.sampling_logps),
+        masked_logps=masked(batch.masked_logps),
     )

@@ -67,7 +67,8 @@ class VLMBatch:
     old_logps: Any = None  # under the policy at the start of the update
     advantages: Any = None  # the advantage that it is trained with
     sampling_logps: Any = None  # its log-prob under the distribution that it was sampled from
-    importance: Any = None  # weight that corrects for the difference between the last two
+    masked_logps: Any = None  # under the policy at the start of the update, with masked images
+    importance: Any = None  # weight that corrects for the difference between old_logps and sampling_logps
     patch_positions: Any = None  # int32 [b, k*m, p, 2]; (row, column) of each patch, -1 at padding; or None
     # Of images split into tiles (then m counts tiles): the features that each image token is a weighted sum of, in
     # place of ``image_slots``; -1 is the newline vector. int32 and float32 [b, n, 4], or None.
