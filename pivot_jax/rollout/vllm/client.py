@@ -17,6 +17,8 @@ import jax
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.rollout.engine import Prompt, Response, Rollouts, Sampling
+from pivot_jax.rollout.request import check_numbers, check_sampling, limit_of
+from pivot_jax.rollout.stops import Stops
 from pivot_jax.rollout.vllm import compatibility, request, weights
 from pivot_jax.rollout.vllm.server import Limits, Server
 
@@ -86,8 +88,15 @@ class VLLM:
         self._weights, self._version = weights.read(self._settings.folder, version), version
         self._each(self._hand_over)
 
-    def generate(self, prompts: Sequence[Prompt], n: int, sampling: Sampling, seed: tuple[int, int]) -> Rollouts:
-        """``n`` responses to each prompt; see ``rollout.engine.Engine``.
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        sampling: Sampling,
+        seed: tuple[int, int],
+        done: Callable[[int], Any] = lambda count: None,
+    ) -> Rollouts:
+        """``n`` responses to each prompt; see ``rollout.engine.Engine``. ``done(count)`` is called as they arrive.
 
         A server that was restarted since the update gets the weights again. One that does not answer is asked again
         until patience ends. Then the rollout fails, and its requests at other servers are ended.
@@ -98,7 +107,10 @@ class VLLM:
         """
         if self._weights is None:
             raise UserError("vLLM servers have weights of their own; call update(params, version) before generate")
-        request.check_sampling(sampling)
+        check_sampling(n, sampling, self._weights.vocabulary)
+        request.check_temperature(sampling)
+        Stops(self._processor.chat.tokenizer, sampling.stop, sampling.banned_ids)
+        check_numbers(prompts)
         for prompt in prompts:
             self._check_length(prompt, sampling)
         rollout = _Rollout(len(prompts))
@@ -109,6 +121,7 @@ class VLLM:
             try:
                 while (index := rollout.take()) is not None:
                     rollout.answers[index] = self._answer(server, prompts[index], n, sampling, seed, rollout)
+                    rollout.count(n, done)
             except BaseException as error:
                 rollout.fail(error)
                 raise
@@ -153,7 +166,7 @@ class VLLM:
                 future.result()
 
     def _check_length(self, prompt: Prompt, sampling: Sampling) -> None:
-        total = len(prompt.row.tokens) + _limit(prompt, sampling)
+        total = len(prompt.row.tokens) + limit_of(prompt, sampling, 0)
         for server in self.servers:
             longest = self._traits[server.url].max_length
             if total > longest:
@@ -176,7 +189,7 @@ class VLLM:
         found: list[Response] = []
         while len(found) < (1 if greedy else n):
             count = 1 if greedy else min(n - len(found), self._traits[server.url].rows)
-            settings = request.parameters(sampling, _limit(prompt, sampling), count, first + len(found))
+            settings = request.parameters(sampling, limit_of(prompt, sampling, 0), count, first + len(found))
             found += self._ask(server, prompt, {**body, "sampling_params": settings}, sampling, rollout)
         return tuple(found * n if greedy else found)
 
@@ -227,6 +240,10 @@ class _Rollout:
         with self._lock:
             return self._waiting.popleft() if self._waiting and not self.stop.is_set() else None
 
+    def count(self, responses: int, done: Callable[[int], Any]) -> None:
+        with self._lock:
+            done(responses)
+
     def fail(self, error: BaseException) -> None:
         with self._lock:
             self.error = self.error or error
@@ -250,7 +267,3 @@ class _Rollout:
             found = dict(self._flying)
         servers = {server.url: server for server in found.values()}
         return [(x, [f"generate-tokens-{k}" for k, v in found.items() if v is x]) for x in servers.values()]
-
-
-def _limit(prompt: Prompt, sampling: Sampling) -> int:
-    return min(sampling.max_tokens, prompt.max_tokens or sampling.max_tokens)

@@ -22,8 +22,8 @@ BANNED = -1e30  # added to a logit: its probability is exactly 0 in float32, as 
 NO_LOGP = -9999.0  # vLLM's word for a log-prob that it does not have
 
 
-def check_sampling(sampling: Sampling) -> None:
-    """Raises UserError for settings that vLLM does not sample with."""
+def check_temperature(sampling: Sampling) -> None:
+    """Raises UserError for a temperature that vLLM does not sample at."""
     if 0 < sampling.temperature < COOLEST or sampling.temperature > HOTTEST:
         raise UserError(
             f"temperature {sampling.temperature:g}: vLLM takes 0 (greedy) or {COOLEST:g} to {HOTTEST:g}; change it, or "
@@ -118,8 +118,9 @@ def versions(answer: Mapping[str, Any]) -> set[str]:
 def responses(answer: Mapping[str, Any], sampling: Sampling, where: str) -> list[Response]:
     """The answer's choices in order.
 
-    With ``processed_logprobs`` vLLM returns the log-prob of the distribution that it draws from. Without truncation
-    that is ``logps`` too. With it, ``logps`` cannot be had and is NaN: the trainer computes it.
+    With ``processed_logprobs`` vLLM returns the log-prob of the distribution that it draws from; of greedy answers, that
+    at temperature 1. Without truncation that is ``logps`` too. With it, ``logps`` cannot be had and is NaN: the trainer
+    computes it.
 
     Raises:
       UserError: a response that did not end, or without log-probs.
@@ -136,4 +137,5 @@ def _response(choice: Mapping[str, Any], sampling: Sampling, where: str) -> Resp
     if len(logps) != len(tokens) or not len(tokens) or (logps <= NO_LOGP).any():
         raise UserError(f"{where}: a response of {len(tokens)} tokens has log-probs for {(logps > NO_LOGP).sum()}")
     own = np.full_like(logps, np.nan) if truncates(sampling) else logps
-    return Response(tokens, own, logps, choice["finish_reason"])
+    drawn = logps if sampling.temperature else np.zeros_like(logps)  # greedy: from a distribution of one token
+    return Response(tokens, own, drawn, choice["finish_reason"])
