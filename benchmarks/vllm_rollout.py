@@ -11,11 +11,11 @@ time includes HTTP. :class:`VllmSide` is for benchmarks that let it take turns w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,10 +23,11 @@ from typing import Any
 
 import measure
 import numpy as np
-from measure import ROOT, Record, Side
+from measure import ROOT, Record, Side, SideError
 
 START_LIMIT = 600.0
 OPTIONS = ("--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "64", "--enforce-eager")
+LOG = ROOT / "build" / "vllm_server.log"
 CASES = {"1 row": (1, 1), "32 rows": (4, 8)}  # prompts, responses to each
 
 
@@ -52,11 +53,12 @@ class VllmSide:
         settings = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(self._threads), "VLLM_NO_USAGE_STATS": "1"}
         settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         begin = time.monotonic()
-        self._log = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [str(ROOT / "launch/vllm.sh"), folder, str(port), *OPTIONS],
-            env=kept | settings, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        LOG.parent.mkdir(exist_ok=True)
+        with LOG.open("w") as log:
+            self._process = subprocess.Popen(
+                [str(ROOT / "launch/vllm.sh"), folder, str(port), *OPTIONS],
+                env=kept | settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
         self._server = Server(f"http://127.0.0.1:{port}", Limits(patience_s=START_LIMIT, request_s=600.0))
         self._name = traits(self._server).name
         return time.monotonic() - begin
@@ -114,7 +116,7 @@ def main() -> None:
     try:
         record = Record(args.json, side.ask("describe")["kind"])
         started = side.ask("start", str(folder), limit=START_LIMIT)
-        record.content |= {"model": folder.name, "start_s": round(started, 1), "tokens_per_s": {}}
+        record.content |= {"model": folder.name, "start_s": round(started, 1), "unit": "tokens per second"}
         print(f"started in {started:.0f} s")
         rng = np.random.default_rng(0)
         for name, (count, n) in CASES.items():
@@ -123,11 +125,11 @@ def main() -> None:
                 prompts = rng.integers(100, 40_000, (count, args.prompt)).tolist()
                 rates.append(count * n * args.tokens / side.ask("run", prompts, n, args.tokens, limit=600.0))
             rates = rates[1:]
-            record.content["tokens_per_s"][name] = [round(x, 1) for x in rates]
             print(f"{name}: {np.median(rates):.1f} tokens/s [{min(rates):.1f}, {max(rates):.1f}]")
-            record.write()
-        side.ask("stop", limit=60.0)
+            record.add(name, [round(x, 1) for x in rates])
     finally:
+        with contextlib.suppress(SideError):
+            side.ask("stop", limit=60.0)
         side.close()
 
 

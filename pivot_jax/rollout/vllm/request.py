@@ -118,9 +118,9 @@ def versions(answer: Mapping[str, Any]) -> set[str]:
 def responses(answer: Mapping[str, Any], sampling: Sampling, where: str) -> list[Response]:
     """The answer's choices in order.
 
-    With ``processed_logprobs`` vLLM returns the log-prob of the distribution that it draws from; of greedy answers, that
-    at temperature 1. Without truncation that is ``logps`` too. With it, ``logps`` cannot be had and is NaN: the trainer
-    computes it.
+    With ``processed_logprobs`` vLLM returns the log-prob of the distribution that it draws from; of greedy answers, the
+    one at temperature 1. Without truncation that is ``logps`` too. With it, ``logps`` cannot be had and is NaN: the
+    trainer computes it.
 
     Raises:
       UserError: a response that did not end, or without log-probs.
