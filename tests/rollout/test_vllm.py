@@ -20,11 +20,11 @@ from pivot_jax.data.example import Example, Message
 from pivot_jax.data.processing.branches import group_row
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import RowError, UserError
-from pivot_jax.models import generate as decoding
 from pivot_jax.models.language_model import head_matrix
 from pivot_jax.models.logprobs import score
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.rollout.engine import Prompt, Sampling
+from pivot_jax.rollout.sampler import Sampler, Shape
 from pivot_jax.rollout.vllm import VLLM, Limits, Server, Servers, compatibility, request, weights
 from tests.tiny import qwen, vllm_servers
 
@@ -100,11 +100,14 @@ class World:
         return np.split(found, np.cumsum([len(response.tokens) for response in responses])[:-1])
 
     def greedy(self, params, prompts):
-        """Tokens of our own greedy answers."""
-        batch = qwen.batch(self.processor, [prompt.example for prompt in prompts], LENGTH)
-        sampling = decoding.Sampling(ANSWER, (self.processor.chat.end_id,))
-        found = decoding.generate(self.model, params, batch, sampling)
-        return [found.response(i) for i in range(len(prompts))]
+        """Tokens of the embedded engine's greedy answers."""
+        own = Sampler(self.model, self.processor, Shape(slots=4))
+        try:
+            own.update(params, 0)
+            found = own.generate(prompts, 1, Sampling(ANSWER, temperature=0, stop_ids=(151645,)), (0, 0))
+        finally:
+            own.close()
+        return [group[0].tokens.tolist() for group in found.responses]
 
 
 def _logps(model, params, batch, temperature, banned):
@@ -247,7 +250,8 @@ def test_limits_and_ends(world, engine):
     prompt = world.prompt(0)
     short = dataclasses.replace(prompt, max_tokens=5)
     (greedy,), (limited,) = engine.generate([prompt, short], 1, Sampling(ANSWER, temperature=0), (0, 0)).responses
-    assert limited.finish == greedy.finish == "length"
+    assert limited.finish == greedy.finish == "length" and not greedy.sampling_logps.any()
+    np.testing.assert_allclose(greedy.logps, world.teacher_forced(world.sets[0], prompt, [greedy])[0], atol=2e-4)
     assert limited.tokens.tolist() == greedy.tokens[:5].tolist() and len(greedy.tokens) == ANSWER
     end = int(greedy.tokens[3])
     first = greedy.tokens.tolist().index(end)
@@ -266,7 +270,9 @@ def test_two_servers_share_the_prompts(world, engine):
     """And the seeds keep a response the same on either."""
     engine.update(world.sets[0], 0)
     before = [_requests(server) for server in engine.servers]
-    engine.generate(world.prompts(12), 2, SAMPLING, (0, 0))
+    counted = []
+    engine.generate(world.prompts(12), 2, SAMPLING, (0, 0), counted.append)
+    assert counted == [2] * 12
     after = [_requests(server) for server in engine.servers]
     served = [b - a for a, b in zip(before, after, strict=True)]
     assert sum(served) == 24 and min(served) >= 6, served
@@ -287,6 +293,10 @@ def test_what_vllm_does_not_take(world, engine):
     engine.update(world.sets[0], 0)
     with pytest.raises(UserError, match=r"temperature 2\.5: vLLM takes 0"):
         engine.generate(world.prompts(1), 1, Sampling(4, temperature=2.5), (0, 0))
+    with pytest.raises(UserError, match=r"a stop string is empty"):
+        engine.generate(world.prompts(1), 1, Sampling(4, stop=("",)), (0, 0))
+    with pytest.raises(UserError, match=r"rows 'row0' and 'row0' have the same number"):
+        engine.generate(world.prompts(1) * 2, 1, Sampling(4), (0, 0))
     with pytest.raises(RowError, match=r"row 'row0': .*takes 256; start it with --max-model-len 3\d\d"):
         engine.generate(world.prompts(1), 1, Sampling(300), (0, 0))
     broken = dataclasses.replace(world.prompt(0).row, images=("/nowhere.png",))
