@@ -65,6 +65,9 @@ class Response(NamedTuple):
     ``logps`` is the log-probability of each token at the sampling temperature (1 where that is 0), over all tokens that
     are not banned. It is comparable with the trainer's. ``sampling_logps`` is that of the distribution that the token
     was drawn from, after top-p, top-k and min-p; it is for importance correction only.
+
+    An engine that only has ``sampling_logps`` (vLLM, where these truncate) returns NaN as ``logps``: the trainer then
+    computes them with the parameters that sampled.
     """
 
     tokens: np.ndarray  # int32 [t], the end token included where there is one
