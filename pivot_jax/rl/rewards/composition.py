@@ -71,6 +71,16 @@ class Rewards:
     ):
         self.rewards, self.failure, self.penalty, self._pool = tuple(rewards), failure, penalty, pool
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the rewards, in their order."""
+        return tuple(reward.label for reward in self.rewards)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Of the rewards: float64 [rewards]."""
+        return np.array([reward.weight for reward in self.rewards], np.float64)
+
     def __enter__(self) -> Rewards:
         return self
 
@@ -121,7 +131,7 @@ class Rewards:
         failed[tuple(np.array(sorted(problems), int).reshape(-1, 2).T)] = True
         if self.failure == "zero":
             values = np.where(failed, 0.0, values)
-        total = weighted(values, np.array([reward.weight for reward in self.rewards]), failed & np.isnan(values))
+        total = weighted(values, self.weights, failed & np.isnan(values))
         bad = penalised(
             np.array([item.truncated for item in items], bool),
             np.array([len(item.tokens) for item in items], int),
