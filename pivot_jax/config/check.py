@@ -32,7 +32,7 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"objective\.reference", ("stored", "step")),
     (r"rl\.reward_failure", ("zero", "skip", "stop")),
     (r"optimizer\.schedule", ("cosine", "constant")),
-    (r"rl\.engine", ("jax",)),
+    (r"rl\.engine", ("jax", "vllm")),
     (r"rl\.singleton", ("", "zero", "raw")),
     (r"rl\.whitened_mean", ("", "removed", "kept")),
     (r"rl\.kl_in", ("", "loss", "reward")),

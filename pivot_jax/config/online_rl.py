@@ -23,9 +23,14 @@ def section() -> dict[str, Any]:
         "top_k": 0,  # so many of the most likely tokens; 0: all
         "min_p": 0.0,  # tokens with at least this share of the most likely one's probability; 0: all
         "stop": (),  # strings that end a response, besides the end of the turn
-        "engine": "jax",  # jax: the own sampler, on the training mesh
+        "engine": "jax",  # jax: the own sampler, on the training mesh | vllm: running servers
         "slots": 0,  # jax: responses that are decoded together; 0: all of a rollout, at most 64
         "block": 32,  # jax: tokens between two refills of the slots
+        "vllm": {
+            "urls": (),  # of the servers, such as ("http://host:8000",); prompts are spread over all of them
+            "folder": "",  # weights are handed over here; the servers see it under the same path. "": in the workdir
+            "checksums": True,  # compare the servers' weights with the folder after every update
+        },
         # Evaluation every eval.every steps, by the rewards below.
         "heldout": {
             "sources": (),  # as data.sources; (): none

@@ -11,7 +11,9 @@ import jax
 
 from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.processor import Processor
+from pivot_jax.hub import ExportOptions
 from pivot_jax.kernels.token_logprobs import Distribution
+from pivot_jax.models import lora
 from pivot_jax.objectives.algorithm import Algorithm
 from pivot_jax.objectives.policy import sampled_from
 from pivot_jax.objectives.presets import algorithm_of
@@ -19,7 +21,11 @@ from pivot_jax.rl.records import Records
 from pivot_jax.rl.rewards.composition import Rewards, build_rewards
 from pivot_jax.rollout.engine import Engine, Sampling
 from pivot_jax.rollout.sampler import Sampler, Shape
+from pivot_jax.train import hub_export
 from pivot_jax.train.setup import Setup
+
+SLOTS = 64  # responses that are decoded together, at most
+TOGETHER = 4  # prompts that are read together
 
 
 class Images:
@@ -101,7 +107,7 @@ def build_parts(setup: Setup, workdir: Path) -> Parts:
         setup=setup,
         algorithm=algorithm_of(section),
         sampling=sampling_of(section, loader.processor),
-        engine=_engine(setup, images),
+        engine=_engine(setup, images, workdir),
         rewards=rewards,
         images=images,
         records=Records(workdir, setup.config.train.keep, jax.process_index()),
@@ -131,11 +137,25 @@ def updates_per_rollout(section: Any) -> int:
     return section.epochs * section.minibatches
 
 
-def _engine(setup: Setup, images: Images) -> Engine:
-    section = setup.config.rl
+def _engine(setup: Setup, images: Images, workdir: Path) -> Engine:
+    config, processor = setup.config, setup.loader.processor
+    if config.rl.engine == "vllm":
+        return _vllm(config, processor, workdir)
     rows = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
-    together = setup.loader.batch_size * section.responses
-    slots = section.slots or min(together, 64)
-    shape = Shape(slots=-(-slots // rows) * rows, prompts=max(rows, 4 // rows * rows), steps=section.block)
+    together = config.rl.slots or min(setup.loader.batch_size * config.rl.responses, SLOTS)
+    shape = Shape(slots=-(-together // rows) * rows, prompts=-(-TOGETHER // rows) * rows, steps=config.rl.block)
     mesh = setup.mesh if setup.mesh.size > 1 else None
-    return Sampler(setup.model.module, setup.loader.processor, shape, mesh=mesh, images=images.read)
+    return Sampler(setup.model.module, processor, shape, mesh=mesh, images=images.read)
+
+
+def _vllm(config: Any, processor: Processor, workdir: Path) -> Engine:
+    from pivot_jax.rollout.vllm.client import VLLM, Servers  # only runs with servers import their protocol
+
+    section = config.rl.vllm
+    options = ExportOptions(config.model.dtype, overwrite=True)
+
+    def export(params: Any, folder: Path) -> None:
+        hub_export.write(config, lora.merged(params), processor.chat.tokenizer, folder, options)
+
+    folder = Path(section.folder or workdir / "vllm")
+    return VLLM(Servers(tuple(section.urls), folder, checksums=section.checksums), processor, export)

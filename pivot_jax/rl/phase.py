@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +41,7 @@ class Phase:
         self._first: Taken | None = None  # prompts of the first round
         self._lines: list[Any] = []
         self._failures: Counter[str] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = defaultdict(float)
         self._collected: Collected | None = None
 
     @property
@@ -120,7 +120,7 @@ class Phase:
         """Records an optimizer step; the first one of the update also logs what the rollout was like."""
         metrics = dict(metrics)
         if self.done == 0:
-            metrics |= trajectory.metrics | self._own_metrics()
+            metrics |= {**trajectory.metrics, **self._own_metrics()}
         before = self.done == 0 and self._first is not None
         position = self._first.position if before and self._first else self.session.position()
         self.session.record(Taken(batch, position, 0.0), metrics, flops, state)

@@ -129,7 +129,7 @@ def completion_lines(groups: Sequence[Group], texts: Sequence[Sequence[str]], tr
                     "completion": text,
                     "finish": response.finish,
                     "tokens": len(response.tokens),
-                    "logp": float(np.sum(response.logps, dtype=np.float64)),
+                    "logp": _number(np.sum(response.logps, dtype=np.float64)),
                     "reward": _number(group.total[index]),
                     "rewards": rewards,
                     "trained": bool(used),

@@ -162,8 +162,8 @@ def batch_of(
         if row is not None and len(row.images):
             for whole, own in images.pairs(parts.images.read(row.images)):
                 whole[index, : len(own)] = own
-    index = None if numbers is None else np.asarray(numbers)
-    return processor.batch(rows, images, size, index, target_values=values)
+    row_index = None if numbers is None else np.asarray(numbers)
+    return processor.batch(rows, images, size, row_index, target_values=values)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

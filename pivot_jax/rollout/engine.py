@@ -5,7 +5,7 @@ Engines: :mod:`pivot_jax.rollout.sampler` (JAX, on the training mesh), :mod:`piv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -95,12 +95,20 @@ class Engine(Protocol):
     def update(self, params: Any, version: int) -> None:
         """Uses these parameters from now on. ``version`` identifies them, such as the number of optimizer steps."""
 
-    def generate(self, prompts: Sequence[Prompt], n: int, sampling: Sampling, seed: tuple[int, int]) -> Rollouts:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        sampling: Sampling,
+        seed: tuple[int, int],
+        done: Callable[[int], Any] = lambda count: None,
+    ) -> Rollouts:
         """``n`` responses to each prompt.
 
         Args:
           seed: of the run, and the number of the rollout. A token depends on these, the prompt's number, the number of
             the response and the token's position alone.
+          done: called with a number of responses as these are finished. What it raises ends the call.
 
         Raises:
           UserError: a prompt that cannot be answered (too long, an image that cannot be read), or a server that fails.

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pivot_jax import rules
-from pivot_jax.data.loading.loader import Loader, build_loader
-from pivot_jax.data.loading.prompts import PromptLoader, build_prompts
+from pivot_jax.data.loading.loader import build_loader
+from pivot_jax.data.loading.prompts import build_prompts
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora, stacking
@@ -35,7 +35,7 @@ class Setup:
 
     config: Any
     mesh: Mesh
-    loader: Loader | PromptLoader
+    loader: Any  # Loader, or PromptLoader of online RL
     model: Model
     rates: dict[str, float | str]  # parameter path → peak learning rate or "frozen"
     ranks: lora.Ranks  # kernel → rank of its LoRA adapter; empty without LoRA
@@ -142,7 +142,8 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
     elif workdir is not None and checkpoint.complete(workdir):
         model = as_started(config, model, workdir)
     samples = batch_kind(config) == "policy"  # responses are sampled while it trains
-    processor = processor_of(config, model.module, tokenizer, "prompt" if samples else batch_kind(config))
+    kind: Any = "prompt" if samples else batch_kind(config)
+    processor = processor_of(config, model.module, tokenizer, kind)
     objective = build_objective(model.module, config, processor.chat.banned_ids)
     process = jax.process_index(), jax.process_count()
     build: Any = build_prompts if samples else build_loader
