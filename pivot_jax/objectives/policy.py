@@ -15,6 +15,7 @@ from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives.algorithm import Algorithm
 from pivot_jax.objectives.base import Objective, Term, weighted
 from pivot_jax.objectives.divergences import CLAMP, token_kl
+from pivot_jax.objectives.perception import divergence
 from pivot_jax.objectives.policy_losses import AGGREGATIONS, CLIPS, RATIOS, off_policy_mask
 from pivot_jax.objectives.presets import algorithm_of
 from pivot_jax.objectives.responses import Responses, ResponseStats, response_stats
@@ -85,11 +86,11 @@ def policy_loss(
     if algorithm.kl_coefficient and algorithm.kl_in == "loss":
         kl = token_kl(algorithm, stats.logps, _need(stats.ref_logps, "ref_logps"), RATIOS[algorithm.ratio](stats))
         metrics["kl"] = weighted(kl, stats.mask)
-        divergence = jnp.sum(kl * weights)
+        kl_sum = jnp.sum(kl * weights)
         if algorithm.kl_clamp == "mean":
             safe = jnp.maximum(weight, 1e-20)
-            divergence = jnp.clip(divergence / safe, -CLAMP, CLAMP) * safe
-        total += algorithm.kl_coefficient * divergence
+            kl_sum = jnp.clip(kl_sum / safe, -CLAMP, CLAMP) * safe
+        total += algorithm.kl_coefficient * kl_sum
     if algorithm.perception_coefficient:
         seen = divergence(stats.logps, _need(stats.masked_logps, "masked_logps"))
         metrics["perception_kl"] = weighted(seen, stats.mask)

@@ -116,12 +116,9 @@ def test_micro_batches_padding_and_layout_change_no_loss(preset):
     rng = np.random.default_rng(4)
     stored = dict(old_logps=old, advantages=a, ref_logps=old - 0.1, importance=rng.uniform(0.5, 2, a.shape) * MASK)
     want = loss_of(algorithm, Layout(LENGTHS), logps, **stored)
-    layouts = [
-        (Layout(LENGTHS, n=2, padding=3), 1), (Layout(LENGTHS, n=4, padding=1), 1),
-        (Layout(LENGTHS, n=2, packing=2), 1), (Layout(LENGTHS, n=2, packing=2, masked_rows=2), 1),
-    ]  # fmt: skip
+    layouts = [(Layout(LENGTHS, n=4, padding=1), 1), (Layout(LENGTHS, n=2, packing=2, masked_rows=2), 1)]
     if algorithm.aggregation != "microbatch_token_mean":
-        layouts += [(Layout(LENGTHS), 2), (Layout(LENGTHS), 8), (Layout(LENGTHS, n=2, padding=2, masked_rows=2), 3)]
+        layouts += [(Layout(LENGTHS), 4), (Layout(LENGTHS, n=2, padding=2, masked_rows=2), 3)]
     for layout, accumulate in layouts:
         got = loss_of(algorithm, layout, logps, accumulate=accumulate, **stored)
         np.testing.assert_allclose(got[0], want[0], atol=1e-6, err_msg=str(layout))

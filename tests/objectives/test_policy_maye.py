@@ -243,7 +243,7 @@ class Bigram:
                 total += policy_loss(algorithm, response_stats(one, 1, logps, 0 * logps), 16, totals)[0]
             return total
 
-        return jax.value_and_grad(loss)(table)
+        return jax.jit(jax.value_and_grad(loss))(table)
 
 
 @pytest.mark.parametrize("name", ["paper_hparams_ga1", "script_hparams_ga2", "kl_reward_gamma", "no_penalty_sched"])

@@ -119,7 +119,7 @@ def test_recomputed_old_log_probs_give_the_same_first_update():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), grads, want)
 
 
-@pytest.mark.parametrize("algorithm", ["dapo", "gspo", "dr-grpo", "sapo", "gmpo"])
+@pytest.mark.parametrize("algorithm", ["dapo", "gspo"])
 def test_accumulation_changes_no_loss_or_gradient(algorithm):
     config = section(**{"rl.algorithm": algorithm, "rl.importance": ""})
     old = [x - 0.1 * RNG.normal(size=len(x)).astype(np.float32) for x in rows_of(scored(config).logps)]

@@ -97,7 +97,7 @@ def loss_of(algorithm, layout, logps, *, entropy=None, accumulate=1, max_tokens=
         summed = jax.tree.map(lambda *x: sum(x), *terms)
         return total, summed
 
-    run = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    run = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)  # not compiled: operations are shared by the tests
     (value, terms), grads = run(layout.place(logps), layout.place(entropy))
     metrics = {name: float(term.mean()) for name, term in terms.items()}
     return float(value), *(layout.collect(grad) for grad in grads), metrics
