@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pivot_jax.data.loading.prompts import PromptRows
+from pivot_jax.data.processing.images import load
+from pivot_jax.objectives import perception
 from pivot_jax.objectives.filters import kept
 from pivot_jax.rl.groups import Group, Selection
 from pivot_jax.rl.parts import Parts
 from pivot_jax.rl.rewards.completion import Completion
 from pivot_jax.rl.rewards.composition import Scores
 from pivot_jax.rollout.engine import Prompt, Rollouts
+
+NOISY = 1 << 29  # added to the rollout's number: responses to noised images draw random numbers of their own
 
 
 def collect_responses(
@@ -29,13 +34,29 @@ def collect_responses(
     Raises:
       UserError: a prompt that cannot be answered, or an engine that failed.
     """
-    config = parts.setup.config
+    config, algorithm = parts.setup.config, parts.algorithm
+    n, seed = config.rl.responses, config.seed
     parts.engine.update(params, version)
     asked = [
         Prompt(example, row, int(index))
         for example, row, index in zip(prompts.examples, prompts.rows, prompts.numbers, strict=True)
     ]
-    return parts.engine.generate(asked, config.rl.responses, parts.sampling, (config.seed, number), done)
+    noisy = round(algorithm.noise_share * n)
+    clean = parts.engine.generate(asked, n - noisy, parts.sampling, (seed, number), done) if noisy < n else None
+    if not noisy:
+        assert clean is not None
+        return clean
+    level = perception.noise_level(algorithm, version, parts.setup.loader.total_steps)
+    asked = [_with_noise(prompt, level, np.random.default_rng([seed, number, prompt.number])) for prompt in asked]
+    others = parts.engine.generate(asked, noisy, parts.sampling, (seed, NOISY + number), done)
+    pairs = zip(clean.responses if clean else [()] * len(asked), others.responses, strict=True)
+    return Rollouts(tuple((*first, *second) for first, second in pairs), others.version)
+
+
+def _with_noise(prompt: Prompt, level: int, rng: np.random.Generator) -> Prompt:
+    """The prompt with noised images, for NoisyRollout; the update trains on the clean ones."""
+    images = tuple(perception.noised_image(np.asarray(load(image)), level, rng) for image in prompt.row.images)
+    return replace(prompt, example=replace(prompt.example, images=images), row=replace(prompt.row, images=images))
 
 
 def texts_of(parts: Parts, rollouts: Rollouts) -> list[list[str]]:

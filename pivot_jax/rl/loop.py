@@ -54,7 +54,7 @@ def train(
                     phase.note(selection, scores, texts)
                 # ... then log-probs of policy and reference, and advantages.
                 with phase.timed("logprobs"):
-                    trajectory = generate_trajectory(parts, params, reference, collected.take()[0])
+                    trajectory = generate_trajectory(parts, params, session.step, reference, collected.take()[0])
                 del params  # the update donates them
                 phase.save(trajectory, collected)
             # Step IV: policy update. Optimizer steps on minibatches of the trajectory.

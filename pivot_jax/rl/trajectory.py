@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,10 @@ from jax.experimental import multihost_utils
 
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
+from pivot_jax.data.processing.images import load
 from pivot_jax.models.logprobs import score
 from pivot_jax.objectives import advantages as estimators
+from pivot_jax.objectives import perception
 from pivot_jax.objectives.advantages import advantages
 from pivot_jax.objectives.filters import reward_metrics
 from pivot_jax.objectives.importance import correction
@@ -41,14 +43,14 @@ class Trajectory:
     metrics: Mapping[str, float]
 
 
-def generate_trajectory(parts: Parts, params: Any, reference: Any, groups: Sequence[Group]) -> Trajectory:
+def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any, groups: Sequence[Group]) -> Trajectory:
     """Advantages of all responses, and the log-probs that the policy update compares with.
 
     Log-probs of the policy are computed where the algorithm reads them: for several optimizer steps on one rollout, to
     correct the sampler's, or for a KL reward. Otherwise the update takes its own, and every ratio is exactly 1.
 
     Args:
-      params: of the policy now. reference: of the reference model, or None.
+      params: of the policy now, after ``version`` optimizer steps. reference: of the reference model, or None.
 
     Raises:
       UserError: the algorithm's settings do not fit the batch.
@@ -58,10 +60,14 @@ def generate_trajectory(parts: Parts, params: Any, reference: Any, groups: Seque
     values: dict[str, list[np.ndarray]] = {}
     compares = parts.updates > 1 or algorithm.importance != "none"
     in_reward = algorithm.kl_in == "reward" and algorithm.kl_coefficient > 0
-    if compares or in_reward:
-        values["old_logps"] = teacher_forced(parts, params, groups)
+    weighs = algorithm.token_weights != "none"
+    entropies: list[np.ndarray] = []
+    if compares or in_reward or weighs:
+        values["old_logps"], entropies = teacher_forced(parts, params, groups)
     if algorithm.kl_coefficient > 0:
-        values["ref_logps"] = teacher_forced(parts, reference, groups)
+        values["ref_logps"], _ = teacher_forced(parts, reference, groups)
+    if perception.needs_masked_view(algorithm):
+        values["masked_logps"], _ = teacher_forced(parts, params, _masked(parts, groups, version))
 
     lengths = _all_processes(np.asarray([len(one.tokens) for one in responses], np.int64), parts, n, 0)
     longest = int(lengths.max(initial=1))
@@ -87,6 +93,11 @@ def generate_trajectory(parts: Parts, params: Any, reference: Any, groups: Seque
         metrics[f"rewards/{label}/std"] = float(known.std(ddof=1)) if known.size > 1 else 0.0
     own = slice(parts.first_prompt * n, None)
     found = advantages(algorithm, scores)[own]
+    if weighs:
+        mask = np.arange(longest) < lengths[:, None]
+        function = perception.TOKEN_WEIGHTS[algorithm.token_weights]
+        seen = (gather(one) for one in (values["old_logps"], values["masked_logps"], entropies))
+        found = (found * function(*seen, mask)[own]).astype(np.float32)
     values["advantages"] = [found[i, : len(one.tokens)] for i, one in enumerate(responses)]
     if "old_logps" in values:
         sampling = [one.sampling_logps for one in responses]
@@ -101,23 +112,38 @@ def generate_trajectory(parts: Parts, params: Any, reference: Any, groups: Seque
     return Trajectory(groups, values, metrics)
 
 
-def teacher_forced(parts: Parts, params: Any, groups: Sequence[Group]) -> list[np.ndarray]:
-    """Log-prob of every response token under ``params``, in the shapes of the policy update: float32 [t] each."""
+def teacher_forced(parts: Parts, params: Any, groups: Sequence[Group]) -> tuple[list[Any], list[Any]]:
+    """Log-prob, and entropy of the distribution, at every token of each response: float32 [t] each.
+
+    In the shapes of the policy update. One pass over the rows under ``params``.
+    """
     module, distribution = parts.setup.model.module, parts.distribution
     compute = _compiled_score(module, distribution)
     rows = response_rows(parts, groups)
     size = common_bucket(rows)
-    found: list[np.ndarray] = []
+    logps: list[np.ndarray] = []
+    entropies: list[np.ndarray] = []
     per_update = len_of_update(parts)
     for start in range(0, parts.prompts * rows_per_group(parts), per_update):
         chunk: list[EncodedRow | None] = list(rows[start : start + per_update])
         chunk += [None] * (per_update - len(chunk))
         batch = batch_of(parts, chunk, size, {})
         out = compute(params, place_batch(batch, parts.setup.mesh))
-        own = _own_rows(out, per_update)
-        for row, logps in zip(chunk, own, strict=True):
-            if row is not None:
-                found += np.split(logps[: len(row.targets)], _ends(row))
+        for into, values in zip((logps, entropies), out, strict=True):
+            for row, own in zip(chunk, _own_rows(values, per_update), strict=True):
+                if row is not None:
+                    into += np.split(own[: len(row.targets)], _ends(row))
+    return logps, entropies
+
+
+def _masked(parts: Parts, groups: Sequence[Group], version: int) -> list[Group]:
+    """The groups with black squares in their images, for the pass without part of the image."""
+    share, seed = parts.algorithm.masked_share, parts.setup.config.seed
+    found = []
+    for group in groups:
+        rng = np.random.default_rng([seed, version, group.number])
+        images = tuple(perception.masked_image(np.asarray(load(image)), share, rng) for image in group.row.images)
+        found.append(replace(group, row=replace(group.row, images=images)))
     return found
 
 
@@ -168,7 +194,8 @@ def batch_of(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _score(module: Any, distribution: Any, params: Any, batch: Any) -> Any:
-    return score(module, params, batch, distribution=distribution).logps
+    found = score(module, params, batch, distribution=distribution)
+    return found.logps, found.entropy
 
 
 def _compiled_score(module: Any, distribution: Any) -> Any:

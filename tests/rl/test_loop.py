@@ -69,6 +69,29 @@ def test_the_first_update_of_a_rollout_is_on_policy(rl_config, tmp_path):
     assert all(line["approx_kl"] > 1e-9 for line in lines[1::2])
 
 
+PARTS = {
+    "papo": {"rl__perception_coefficient": 0.02},
+    "vppo": {"rl__token_weights": "vppo"},
+    "tor": {"rl__token_weights": "tor"},
+    "noisy rollout": {"rl__noise_share": 0.5},
+    "kl in the reward": {"rl__kl_coefficient": 0.1, "rl__kl": "k1", "rl__kl_in": "reward"},
+    "kl in the loss": {"rl__kl_coefficient": 0.1, "rl__responses_per_row": 2, "train__accumulate": 2},
+    "maye": {"rl__algorithm": "maye", "rl__responses": 1, "rl__penalty_truncated": True},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_runs_in_the_loop(rl_config, tmp_path, part):
+    """Views with masked or noised images, a reference model, split groups: two updates that learn something."""
+    run(rl_config(train__steps=2, **PARTS[part]), tmp_path / "run")
+    lines = trace(tmp_path / "run")
+    assert all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
+    if part == "papo":
+        assert lines[0]["perception_kl"] > 0
+    if part == "kl in the loss":
+        assert lines[0]["kl"] == pytest.approx(0, abs=1e-6) and lines[1]["kl"] != 0
+
+
 def test_a_filter_samples_on_until_the_update_is_full(rl_config, tmp_path):
     config = rl_config(rl__algorithm="dapo", rl__filter="varied", rl__responses=2, rl__max_tokens=3, train__steps=3)
     run(config, tmp_path / "run")
