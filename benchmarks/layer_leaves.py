@@ -171,7 +171,10 @@ CASES: dict[str, Callable[[], dict[str, Callable]]] = {
 
 
 def turns(sides: dict[str, Callable], rounds: int, warmup: int = 3) -> tuple[dict[str, list], dict[str, list]]:
-    """Seconds, and CPU seconds of all threads, by side; the second are comparable although other processes ran."""
+    """Seconds, and CPU seconds of all threads, by side.
+
+    Other processes distort the second less, and least the fastest step.
+    """
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     cpu_seconds: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(warmup + rounds):
@@ -201,12 +204,17 @@ def main() -> None:
         base, found = seconds[SIDES[1]], {}
         for side, own in seconds.items():
             ratio = measure.summary([x / y for x, y in zip(own, base, strict=True)])
-            busy = measure.summary(cpu_seconds[side])
-            found[side] = {"seconds": measure.summary(own), "cpu_seconds": busy, "of_unrolled": ratio}
+            found[side] = {
+                "seconds": measure.summary(own) | {"fastest": min(own)},
+                "cpu_seconds": measure.summary(cpu_seconds[side]) | {"fastest": min(cpu_seconds[side])},
+                "of_unrolled": ratio,
+            }
             print(
-                f"{case:16}{side:20}{found[side]['seconds']['median'] * 1e3:9.1f} ms"
-                f"{busy['median'] * 1e3:9.1f} ms of the cores{ratio['median']:8.2f} "
-                f"[{ratio['low']:.2f}, {ratio['high']:.2f}]",
+                f"{case:16}{side:20}{ratio['median']:6.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+                + "".join(
+                    f"   {key} {found[side][key]['median']:.3f} (fastest {found[side][key]['fastest']:.3f})"
+                    for key in ("seconds", "cpu_seconds")
+                ),
                 flush=True,
             )
         record.add(case, found)
