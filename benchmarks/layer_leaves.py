@@ -70,11 +70,9 @@ def tower_steps(width: int = 1024, hidden: int = 4096, depth: int = 8, tokens: i
         compiled = jax.jit(step, donate_argnums=(0, 1))
         state = [params, jax.jit(tx.init)(params)]
 
-        def run() -> float:
-            begin = time.perf_counter()
+        def run() -> None:
             *state[:], value = compiled(*state)
             value.block_until_ready()
-            return time.perf_counter() - begin
 
         return run
 
@@ -113,12 +111,10 @@ def sft_steps(rows: int = 4) -> dict[str, Callable]:
             own = build_step(setup.objective, setup.optimizer, clip=config.optimizer.clip, accumulate=1)
             state, compiled = [stacking.stacked(state[0])], jax.jit(own, donate_argnums=0)
 
-        def run() -> float:
-            begin = time.perf_counter()
+        def run() -> None:
             with jax.set_mesh(mesh):
                 state[0], metrics = compiled(state[0], batch, None)
             metrics["loss"].block_until_ready()
-            return time.perf_counter() - begin
 
         return run
 
@@ -126,7 +122,7 @@ def sft_steps(rows: int = 4) -> dict[str, Callable]:
 
 
 def decode_steps(depth: int = 30, rows: int = 32, steps: int = 8) -> dict[str, Callable]:
-    """Side → the matmuls of one decode step, the mean of ``steps`` in a loop."""
+    """Side → the matmuls of ``steps`` decode steps in a loop."""
     import jax
     import jax.numpy as jnp
 
@@ -159,10 +155,8 @@ def decode_steps(depth: int = 30, rows: int = 32, steps: int = 8) -> dict[str, C
         )
         x = jnp.ones((rows, d))
 
-        def run() -> float:
-            begin = time.perf_counter()
+        def run() -> None:
             loop(params, x).block_until_ready()
-            return (time.perf_counter() - begin) / steps
 
         return run
 
@@ -174,6 +168,23 @@ CASES: dict[str, Callable[[], dict[str, Callable]]] = {
     "SFT step": sft_steps,
     "decode matmuls": decode_steps,
 }
+
+
+def turns(sides: dict[str, Callable], rounds: int, warmup: int = 3) -> tuple[dict[str, list], dict[str, list]]:
+    """Seconds, and CPU seconds of all threads, by side.
+
+    Other processes distort the second less, and least the fastest step.
+    """
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    cpu_seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(warmup + rounds):
+        for side, run in sides.items():
+            begin, busy = time.perf_counter(), time.process_time()
+            run()
+            if turn >= warmup:
+                seconds[side].append(time.perf_counter() - begin)
+                cpu_seconds[side].append(time.process_time() - busy)
+    return seconds, cpu_seconds
 
 
 def main() -> None:
@@ -189,23 +200,24 @@ def main() -> None:
     runtime.keep_freed_memory()
     record = Record(args.json, "cpu")
     for case in args.cases:
-        times, _ = measure.take_turns(CASES[case](), args.rounds, warmup=3)
-        base = times[SIDES[1]]
-        found = {
-            side: {
-                "seconds": measure.summary(own),
-                "of_unrolled": measure.summary([x / y for x, y in zip(own, base, strict=True)]),
+        seconds, cpu_seconds = turns(CASES[case](), args.rounds)
+        base, found = seconds[SIDES[1]], {}
+        for side, own in seconds.items():
+            ratio = measure.summary([x / y for x, y in zip(own, base, strict=True)])
+            found[side] = {
+                "seconds": measure.summary(own) | {"fastest": min(own)},
+                "cpu_seconds": measure.summary(cpu_seconds[side]) | {"fastest": min(cpu_seconds[side])},
+                "of_unrolled": ratio,
             }
-            for side, own in times.items()
-        }
-        record.add(case, found)
-        for side, result in found.items():
-            seconds, ratio = result["seconds"], result["of_unrolled"]
             print(
-                f"{case:16}{side:20}{seconds['median'] * 1e3:9.1f} ms{ratio['median']:8.2f} "
-                f"[{ratio['low']:.2f}, {ratio['high']:.2f}]",
+                f"{case:16}{side:20}{ratio['median']:6.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+                + "".join(
+                    f"   {key} {found[side][key]['median']:.3f} (fastest {found[side][key]['fastest']:.3f})"
+                    for key in ("seconds", "cpu_seconds")
+                ),
                 flush=True,
             )
+        record.add(case, found)
     print(f"written: {record.path}")
 
 
