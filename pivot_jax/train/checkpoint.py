@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
 from pivot_jax import files, rules
 from pivot_jax.config import paths
@@ -207,8 +208,13 @@ def load_tree(folder: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def metadata(folder: Path) -> dict[str, Any]:
     """A saved tree with orbax's metadata of each array (shape, dtype) as leaves."""
-    with ocp.PyTreeCheckpointer() as reader:
-        return reader.metadata(folder).item_metadata.tree
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # orbax warns that one item of a step has no metadata of a whole step
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            return reader.metadata(folder).item_metadata.tree
+    finally:
+        logging.set_verbosity(level)
 
 
 def _restore(folder: Path, wanted: Any) -> dict[str, Any]:

@@ -27,6 +27,15 @@ def test_the_newest_and_the_best_are_kept(tmp_path, metric, best):
     np.testing.assert_array_equal(checkpoint.load_run(tmp_path, kept)["a"]["w"], np.full((2, 3), kept, np.float32))
 
 
+def test_reading_a_checkpoint_warns_of_nothing(tmp_path, caplog):
+    saved = checkpoint.Checkpoints(tmp_path)
+    saved.save(1, state(1), {})
+    saved.close()
+    with caplog.at_level("WARNING", logger="absl"):
+        checkpoint.load_run(tmp_path)
+    assert not caplog.records
+
+
 def test_a_missing_step_names_the_available_ones(tmp_path):
     saved = checkpoint.Checkpoints(tmp_path)
     saved.save(4, state(1), {})
