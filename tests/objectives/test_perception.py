@@ -94,7 +94,7 @@ def test_tor_weights_entropy_before_dependency():
 def test_papo_adds_the_divergence_from_the_masked_view():
     """The loss falls by γ times its mean; the gradient in log π is that of e^d - d - 1, d = ℓ_masked - ℓ."""
     rng = np.random.default_rng(3)
-    logps, masked = (-rng.exponential(size=(2, *MASK.shape))).astype(np.float32)
+    logps, masked = (-rng.exponential(0.4, size=(2, *MASK.shape))).astype(np.float32)
     a = np.where(MASK, rng.normal(size=(3, 1)), 0)
     layout = Layout((5, 2, 4))
     base = loss_of(Algorithm(), layout, logps, advantages=a)
