@@ -30,7 +30,7 @@ _CACHE = arithmetic.Collect(cache=True)
 class Weights:
     """Parameters as decoding reads them."""
 
-    inputs: Any  # what the model's ``embed`` reads: the encoder's parts, and the table of tokens
+    inputs: Any  # all parameters but the decoder's blocks, as the model's ``embed`` reads them
     layers: tuple[Any, ...]  # parameters of each decoder block, in the compute dtype
     norm: Array
     head: Array  # [v, d], in the compute dtype
@@ -61,7 +61,7 @@ def weights_of(model: LanguageModel, params: Any) -> Weights:
     decoder = _arrays(decoder, dtype)
     rest = {name: _arrays(part, None) for name, part in params.items() if name != "decoder"}
     return Weights(
-        inputs=rest | {"decoder": {"embed": decoder["embed"]}},
+        inputs=rest | {"decoder": decoder},
         layers=tuple(structure.unflatten([leaf[i] for leaf in per_layer]) for i in range(config.decoder.depth)),
         norm=decoder["norm"]["scale"],
         head=head_matrix({"decoder": decoder}),

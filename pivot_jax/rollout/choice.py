@@ -100,16 +100,17 @@ def choose(logits: Array, numbers: Array, rule: Rule, draw: Draw) -> tuple[Array
         logits = logits / draw.temperature
     top = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - top)
-    total = jnp.sum(_chunks(weights).sum(axis=-1), axis=-1)
     if rule.greedy:
         token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        return token, _picked(logits - top, token) - jnp.log(total), jnp.zeros_like(total)
-    kept = weights
-    if rule.truncated:
-        kept = jnp.where(logits >= _threshold(logits, top, draw), weights, 0.0)
-    token, kept_total = inverse(kept, numbers)
+        logps = _picked(logits - top, token) - jnp.log(jnp.sum(weights, axis=-1))
+        return token, logps, jnp.zeros_like(logps)
+    if not rule.truncated:
+        token, total = inverse(weights, numbers)
+        logps = _picked(logits - top, token) - jnp.log(total)
+        return token, logps, logps
+    token, kept = inverse(jnp.where(logits >= _threshold(logits, top, draw), weights, 0.0), numbers)
     relative = _picked(logits - top, token)
-    return token, relative - jnp.log(total), relative - jnp.log(kept_total)
+    return token, relative - jnp.log(jnp.sum(weights, axis=-1)), relative - jnp.log(kept)
 
 
 def inverse(weights: Array, numbers: Array) -> tuple[Array, Array]:
