@@ -16,7 +16,9 @@ __all__ = ["make_config", "world"]
 def reward_file(tmp_path) -> Path:
     """A user's reward: 1 for each "e" in the completion."""
     path = tmp_path / "letters.py"
-    path.write_text('def count(prompts, completions, **columns):\n    return [float(c.count("e")) for c in completions]\n')
+    path.write_text(
+        'def count(prompts, completions, **columns):\n    return [float(c.count("e")) for c in completions]\n'
+    )
     return path
 
 
