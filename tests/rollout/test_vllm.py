@@ -43,7 +43,7 @@ def world(tmp_path_factory, shared_data):
     tokens = load_tokenizer(shared_data / "qwen2_5_vl_processor")
     tower = dict(hidden_size=32, intermediate_size=48, depth=2, patch_size=PATCH, window_size=112)
     text = dict(hidden_size=64, intermediate_size=96, num_attention_heads=2, num_key_value_heads=1)
-    text |= dict(vocab_size=VOCABULARY)
+    text |= dict(vocab_size=VOCABULARY, tie_word_embeddings=False)
     text |= dict(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]})
     sets = []
     for seed in (0, 1):
@@ -248,7 +248,7 @@ def test_limits_and_ends(world, engine):
     """Limits of prompts, stop tokens (kept), stop strings, and truncation by top-k."""
     engine.update(world.sets[0], 0)
     prompt = world.prompt(0)
-    short = dataclasses.replace(prompt, max_tokens=5)
+    short = dataclasses.replace(prompt, max_tokens=5, number=1)
     (greedy,), (limited,) = engine.generate([prompt, short], 1, Sampling(ANSWER, temperature=0), (0, 0)).responses
     assert limited.finish == greedy.finish == "length" and not greedy.sampling_logps.any()
     np.testing.assert_allclose(greedy.logps, world.teacher_forced(world.sets[0], prompt, [greedy])[0], atol=2e-4)
@@ -303,8 +303,9 @@ def test_what_vllm_does_not_take(world, engine):
     with pytest.raises(RowError, match=r"row 'row0': image file /nowhere.png does not exist"):
         engine.generate([dataclasses.replace(world.prompt(0), row=broken)], 1, SAMPLING, (0, 0))
     row = world.prompt(0).row
-    more = np.insert(row.tokens, 20, row.tokens[20])
-    broken = dataclasses.replace(row, tokens=more, image_slots=np.insert(row.image_slots, 20, row.image_slots[20]))
+    at = int(np.argmax(row.image_slots >= 0)) + 1
+    more, slots = (np.insert(values, at, values[at]) for values in (row.tokens, row.image_slots))
+    broken = dataclasses.replace(row, tokens=more, image_slots=slots)  # one image token more than the server has
     with pytest.raises(RowError, match=r"row 'row0': vLLM server http\S+ expands the prompt to \d+ tokens"):
         engine.generate([dataclasses.replace(world.prompt(0), row=broken)], 1, SAMPLING, (0, 0))
 
@@ -312,10 +313,8 @@ def test_what_vllm_does_not_take(world, engine):
 def test_a_server_of_another_trainer(world, servers, tmp_path):
     """Another tokenizer, chat template, image limits, vocabulary or class: one line with the fix."""
     chat = world.processor.chat
-    other = lambda **settings: qwen.processing.processor(  # noqa: E731
-        chat.tokenizer, geometry=qwen.geometry("qwen2_5_vl", PATCH, 8), mrope=True, max_images=3, max_length=512,
-        **{"image_around": qwen.AROUND} | settings,
-    )  # fmt: skip
+    usual = dict(geometry=world.processor.geometry, image_around=qwen.AROUND, max_images=3, max_length=512, mrope=True)
+    other = lambda **settings: qwen.processing.processor(chat.tokenizer, **usual | settings)  # noqa: E731
     with pytest.raises(UserError, match=r"127\.0\.0\.1:\d+ has another chat template: .*--model FOLDER"):
         world.engine(servers[0], processor=other(system="Be brief."))
     smaller = dataclasses.replace(world.processor.geometry, min_pixels=64 * PATCH**2)
@@ -325,10 +324,12 @@ def test_a_server_of_another_trainer(world, servers, tmp_path):
         world.engine(servers[0], processor=qwen.processor("qwen2_5_vl", qwen.tokenizer(tmp_path), PATCH))
     world.export(world.sets[0], tmp_path / "folder")
     own = weights.read(tmp_path / "folder", 0)
-    compatibility.check_model(Server(servers[0].url), own)
+    compatibility.check_model(Server(servers[0].url), "cpu", own)
     for change in (dict(architecture="LlavaForConditionalGeneration"), dict(vocabulary=152_064), dict(width=128)):
         with pytest.raises(UserError, match=r"has a Qwen2_5_VLForConditionalGeneration of vocabulary 151680 and width"):
-            compatibility.check_model(Server(servers[0].url), dataclasses.replace(own, **change))
+            compatibility.check_model(Server(servers[0].url), "cpu", dataclasses.replace(own, **change))
+    with pytest.raises(UserError, match=r"has a head of its own, the trainer a head that is tied to the embedding"):
+        compatibility.check_model(Server(servers[0].url), "cpu", dataclasses.replace(own, tied=True))
 
 
 def test_addresses(world, servers):
@@ -404,14 +405,26 @@ def _running(server: Server) -> int:
     return count
 
 
-def test_missing_flags(world):
-    """Development mode alone: raw log-probs, and no endpoint that takes tokens."""
-    server = world.start("flags", "--logprobs-mode", "raw_logprobs", "--no-enable-scale-out")
+def test_missing_flags_and_a_tied_head(world, tmp_path):
+    """Development mode alone: raw log-probs, and no endpoint that takes tokens.
+
+    And a tied head, whose copy in the CPU build would stay as it is.
+    """
+    tied = dataclasses.replace(world.model.config.decoder, tied=True)
+    own = {k: v for k, v in world.sets[0]["decoder"].items() if k != "head"}
+    world.export(
+        {**world.sets[0], "decoder": own}, tmp_path / "tied", dataclasses.replace(world.model.config, decoder=tied)
+    )
+    flags = ("--logprobs-mode", "raw_logprobs", "--no-enable-scale-out")
+    server = vllm_servers.Running(tmp_path / "tied", world.root / "flags.log", *flags)
     try:
         server.wait()
         with pytest.raises(UserError, match=r"returns raw_logprobs, .*; start it with --logprobs-mode processed_logpr"):
             world.engine(server)
         with pytest.raises(UserError, match=r"has no /inference/v1/generate; start it with --enable-scale-out"):
             compatibility.check_endpoint(Server(server.url))
+        folder = weights.read(tmp_path / "tied", 0)
+        with pytest.raises(UserError, match=r"runs on a CPU and computes with a copy of the head"):
+            compatibility.check_model(Server(server.url), "cpu", folder)
     finally:
         server.kill()

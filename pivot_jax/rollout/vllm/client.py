@@ -74,6 +74,7 @@ class VLLM:
         self._settings, self._processor, self._export = servers, processor, export
         self.servers = [Server(url, servers.limits, servers.api_key) for url in servers.urls]
         self._traits: dict[str, compatibility.Traits] = {}
+        self._checked: set[str] = set()  # servers whose model is known to be the trainer's
         self._weights: weights.Weights | None = None
         self._version = 0
         self._each(self._meet)
@@ -142,14 +143,17 @@ class VLLM:
             server.close()
 
     def _meet(self, server: Server) -> None:
+        self._checked.discard(server.url)
         self._traits[server.url] = compatibility.traits(server)
         compatibility.check_tokens(server, self._processor)
 
     def _hand_over(self, server: Server) -> None:
         assert self._weights is not None
-        compatibility.check_model(server, self._weights)
-        dtype = self._traits[server.url].dtype
-        weights.hand_over(server, self._weights, dtype, checksums=self._settings.checksums)
+        traits = self._traits[server.url]
+        if server.url not in self._checked:
+            compatibility.check_model(server, traits.device, self._weights)
+            self._checked.add(server.url)
+        weights.hand_over(server, self._weights, traits.dtype, checksums=self._settings.checksums)
 
     def _restore(self, server: Server) -> None:
         """Gives a server that was restarted the weights again."""

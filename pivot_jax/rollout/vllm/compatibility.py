@@ -33,12 +33,13 @@ class Traits:
     """What a server says of itself.
 
     Attributes:
-      name: of its model. dtype: such as "torch.float32".
+      name: of its model. dtype: such as "torch.float32". device: such as "cuda" or "cpu".
       max_length: tokens of prompt and response. rows: responses that it computes at once.
     """
 
     name: str
     dtype: str
+    device: str
     max_length: int
     rows: int
 
@@ -61,7 +62,13 @@ def traits(server: Server) -> Traits:
     check_endpoint(server)
     name = server.get("/v1/models")["data"][0]["id"]
     model = config["model_config"]
-    return Traits(name, str(model["dtype"]), model["max_model_len"], config["scheduler_config"]["max_num_seqs"])
+    return Traits(
+        name=name,
+        dtype=str(model["dtype"]),
+        device=str(config["device_config"]["device"]),
+        max_length=model["max_model_len"],
+        rows=config["scheduler_config"]["max_num_seqs"],
+    )
 
 
 def check_endpoint(server: Server) -> None:
@@ -115,8 +122,13 @@ def _check_chat(server: Server, processor: Processor, fix: str) -> None:
     raise UserError(f"vLLM server {server.url} has {what}; {fix}")
 
 
-def check_model(server: Server, weights: Weights) -> None:
-    """Raises UserError where the server's model is not the one in the folder; loading it would end the server."""
+def check_model(server: Server, device: str, weights: Weights) -> None:
+    """Raises UserError where the server's model is not the one in the folder; loading it would end the server.
+
+    Also where it is one whose head would keep its old weights without an error. vLLM does not load the head where its
+    model ties it to the embedding. The CPU build computes with a copy of the head, which then never changes.
+    """
+    where = f"vLLM server {server.url}"
     shown = server.post("/collective_rpc", {"method": "get_model_inspection"})["results"][0]
     name = shown.partition("(")[0]
     found = re.search(r"VocabParallelEmbedding\(.*?embedding_dim=(\d+), org_vocab_size=(\d+)", shown)
@@ -124,4 +136,16 @@ def check_model(server: Server, weights: Weights) -> None:
     ours = (weights.architecture, weights.vocabulary, weights.width)
     if theirs != ours:
         text = [f"a {kind} of vocabulary {rows} and width {width}" for kind, rows, width in (theirs, ours)]
-        raise UserError(f"vLLM server {server.url} has {text[0]}, the trainer {text[1]}; serve {weights.folder}")
+        raise UserError(f"{where} has {text[0]}, the trainer {text[1]}; serve {weights.folder}")
+    names = server.post("/weight_checker", {"action": "checksum"})["checksums"]
+    if any(key.endswith("lm_head.weight") for key in names) == weights.tied:
+        kinds = "a head of its own", "a head that is tied to the embedding"
+        raise UserError(
+            f"{where} has {kinds[not weights.tied]}, the trainer {kinds[weights.tied]}; serve {weights.folder}"
+        )
+    if weights.tied and device == "cpu":
+        raise UserError(
+            f"{where} runs on a CPU and computes with a copy of the head, which new weights do not reach where it "
+            "is tied to the embedding; use servers on a GPU or TPU, or a model with tie_word_embeddings false "
+            "(model.decoder.tied=False)"
+        )

@@ -130,7 +130,7 @@ class Server:
             return UserError(f"{where} does not answer ({reason}); {RESUMES}")
         if status == FAILED:
             return Failed(f"{where} failed at {method} {path} ({reason}); look at its log; {RESUMES}")
-        if status == 404:
+        if status in (403, 404):  # 403: an endpoint that a flag enables
             return Absent(f"{where} has no {path} ({reason})")
         if status == 401:
             return UserError(f"{where} wants another key; give its --api-key as api_key")

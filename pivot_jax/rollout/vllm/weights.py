@@ -30,6 +30,7 @@ class Weights:
       folder: every server sees it under this path.
       label: the version that servers are given, and that each of their answers carries.
       architecture, vocabulary, width: of config.json: class name, rows and columns of the embedding.
+      tied: the head is the embedding.
       kept: tensors that a server keeps unchanged, by name.
     """
 
@@ -38,6 +39,7 @@ class Weights:
     architecture: str
     vocabulary: int
     width: int
+    tied: bool
     kept: dict[str, np.ndarray]
 
     def hashes(self, dtype: str) -> set[str]:
@@ -55,10 +57,19 @@ def read(folder: Path, version: int) -> Weights:
     text = raw.get("text_config") or raw
     with Shards(folder) as shards:
         kept = {key: shards.whole(key) for key in shards.keys if _KEPT.search(key)}
+        head = any(key.endswith("lm_head.weight") for key in shards.keys)
     stats = [(path.name, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
     identity = repr([str(folder.resolve()), *((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats)])
     label = f"{version}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    return Weights(folder, label, raw["architectures"][0], text["vocab_size"], text["hidden_size"], kept)
+    return Weights(
+        folder=folder,
+        label=label,
+        architecture=raw["architectures"][0],
+        vocabulary=text["vocab_size"],
+        width=text["hidden_size"],
+        tied=not head,
+        kept=kept,
+    )
 
 
 def hand_over(server: Server, weights: Weights, dtype: str, *, checksums: bool) -> None:
