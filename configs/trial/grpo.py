@@ -1,7 +1,7 @@
 """GRPO on real mathematics with images of their own sizes, as Qwen2.5-VL reads them, and a tiny random model.
 
-``grpo.py:DATA``: geometry3k (default) | k12_math | mathvision. With random weights there is nothing to learn from; it shows
-that the real formats, tokenizer, chat template and rewards work.
+``grpo.py:DATA``: geometry3k (default) | k12_math | mathvision. With random weights there is nothing to learn from; it
+shows that the real formats, tokenizer, chat template and rewards work.
 """
 
 import os

@@ -204,7 +204,7 @@ def test_a_failed_reward_without_weight_changes_no_total():
 
 
 def test_speed():
-    """A batch of 512 short answers is scored in a fraction of a second; the limit leaves room for a busy machine."""
+    """A batch of 512 short answers is scored in a fraction of a second; the limit allows for a busy machine."""
     rng = np.random.default_rng(0)
     golds = [str(rng.integers(500)) if i % 2 else rf"\frac{{{rng.integers(1, 9)}}}{{7}}" for i in range(64)]
     batch = items(
