@@ -15,7 +15,7 @@ from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives.algorithm import Algorithm
 from pivot_jax.objectives.base import Objective, Term, weighted
 from pivot_jax.objectives.divergences import CLAMP, token_kl
-from pivot_jax.objectives.perception import divergence
+from pivot_jax.objectives.perception import divergence, needs_masked_view
 from pivot_jax.objectives.policy_losses import AGGREGATIONS, CLIPS, RATIOS, off_policy_mask
 from pivot_jax.objectives.presets import algorithm_of
 from pivot_jax.objectives.responses import Responses, ResponseStats, response_stats
@@ -53,6 +53,29 @@ def build_policy(mllm: MLLM, section: Any, banned_ids: tuple[int, ...] = ()) -> 
 
     needs_reference = algorithm.kl_coefficient > 0
     return Objective("policy", totals, loss, reference="stored" if needs_reference else None)
+
+
+def stored_values(section: Any) -> tuple[str, ...]:
+    """Fields of a batch that the update of ``config.rl`` stores for each target, or needs on the way to one of them.
+
+    Log-probs of the policy are computed again where something reads them: several optimizer steps on one rollout, a
+    correction of the sampler's, a KL reward, or weights of tokens. Otherwise the step takes its own, and every ratio is
+    exactly 1.
+    """
+    algorithm = algorithm_of(section)
+    corrects = algorithm.importance != "none"
+    masked = needs_masked_view(algorithm)
+    again = section.epochs * section.minibatches > 1 or corrects or algorithm.token_weights != "none"
+    again |= algorithm.kl_in == "reward" and algorithm.kl_coefficient > 0
+    reads = {
+        "advantages": True,
+        "old_logps": again,
+        "sampling_logps": again,
+        "ref_logps": algorithm.kl_coefficient > 0,
+        "masked_logps": masked,
+        "importance": corrects,
+    }
+    return tuple(name for name, is_read in reads.items() if is_read)
 
 
 def policy_totals(algorithm: Algorithm, responses: Responses, max_tokens: int) -> dict[str, Any]:

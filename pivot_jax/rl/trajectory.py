@@ -20,6 +20,7 @@ from pivot_jax.objectives import perception
 from pivot_jax.objectives.advantages import advantages
 from pivot_jax.objectives.filters import reward_metrics
 from pivot_jax.objectives.importance import correction
+from pivot_jax.objectives.policy import stored_values
 from pivot_jax.parallel.mesh import place_batch
 from pivot_jax.rl.groups import Group
 from pivot_jax.rl.parts import Parts
@@ -44,10 +45,7 @@ class Trajectory:
 
 
 def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any, groups: Sequence[Group]) -> Trajectory:
-    """Advantages of all responses, and the log-probs that the policy update compares with.
-
-    Log-probs of the policy are computed where the algorithm reads them: for several optimizer steps on one rollout, to
-    correct the sampler's, or for a KL reward. Otherwise the update takes its own, and every ratio is exactly 1.
+    """Advantages of all responses, and the log-probs that the policy update reads (``policy.stored_values``).
 
     Args:
       params: of the policy now, after ``version`` optimizer steps. reference: of the reference model, or None.
@@ -58,15 +56,14 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
     algorithm, n = parts.algorithm, parts.setup.config.rl.responses
     responses = [one for group in groups for one in group.responses]
     values: dict[str, list[np.ndarray]] = {}
-    compares = parts.updates > 1 or algorithm.importance != "none"
-    in_reward = algorithm.kl_in == "reward" and algorithm.kl_coefficient > 0
+    names = stored_values(parts.setup.config.rl)
     weighs = algorithm.token_weights != "none"
     entropies: list[np.ndarray] = []
-    if compares or in_reward or weighs:
+    if "old_logps" in names:
         values["old_logps"], entropies = teacher_forced(parts, params, groups)
-    if algorithm.kl_coefficient > 0:
+    if "ref_logps" in names:
         values["ref_logps"], _ = teacher_forced(parts, reference, groups)
-    if perception.needs_masked_view(algorithm):
+    if "masked_logps" in names:
         values["masked_logps"], _ = teacher_forced(parts, params, _masked(parts, groups, version))
 
     lengths = _all_processes(np.asarray([len(one.tokens) for one in responses], np.int64), parts, n, 0)
@@ -84,7 +81,7 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
         lengths=np.maximum(lengths, 1),
         parts=(np.stack(columns, axis=1), parts.rewards.weights) if labels else None,
         old_logps=gather(values["old_logps"]) if "old_logps" in values else None,
-        ref_logps=gather(values["ref_logps"]) if in_reward else None,
+        ref_logps=gather(values["ref_logps"]) if "ref_logps" in names else None,
     )
     metrics = reward_metrics(scores)
     for label, column in zip(labels, columns, strict=True):

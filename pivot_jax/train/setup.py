@@ -152,6 +152,14 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
     return assemble(config, mesh, loader, model, objective)
 
 
+def rows_of_step(config: Any) -> int:
+    """Rows of an optimizer step, over all processes: of online RL, prompts with some of their responses."""
+    if batch_kind(config) != "policy":
+        return config.data.batch_size
+    per_row = config.rl.responses_per_row or config.rl.responses
+    return config.data.batch_size // config.rl.minibatches * (config.rl.responses // per_row)
+
+
 def _check_batch(config: Any, mesh: Mesh) -> None:
     """Raises UserError for a batch that micro-batches, packing, minibatches or the mesh do not divide."""
     size, accumulate, packing = config.data.batch_size, config.train.accumulate, config.data.packing
@@ -174,7 +182,7 @@ def _check_batch(config: Any, mesh: Mesh) -> None:
                 f"data.batch_size: {size} prompts are not a multiple of rl.minibatches {section.minibatches} x "
                 f"{jax.process_count()} processes = {across}; change one of them"
             )
-        size = size // section.minibatches * (section.responses // per_row)
+        size = rows_of_step(config)
         name = "data.batch_size / rl.minibatches x rl.responses / rl.responses_per_row"
     else:
         name = "data.batch_size"
