@@ -1,7 +1,7 @@
 """GRPO on real mathematics with images of their own sizes, as Qwen2.5-VL reads them, and a tiny random model.
 
-``grpo.py:DATA``: geometry3k (default) | k12_math | mathvision. With random weights there is nothing to learn from; it
-shows that the real formats, tokenizer, chat template and rewards work.
+``grpo.py:DATA``: geometry3k (default) | k12_math | mathvision. Random weights solve nothing, but they
+can learn to write Latin letters, and the run shows that real formats, tokenizer, chat template and rewards work.
 """
 
 import os
@@ -43,7 +43,7 @@ def get_config(arg=""):
         "rl.responses": 4,
         "rl.max_tokens": 24,
         "rl.block": 8,
-        "rl.rewards": ({"name": "math"}, {"name": "format", "weight": 0.1}, {"name": "repetition", "weight": 1.0}),
+        "rl.rewards": ({"name": "math"}, {"name": "format", "weight": 0.1}, {"name": "language"}),
         "optimizer.rules": ((".*", 1e-3),),
         "train.steps": 20,
         "train.log_every": 1,

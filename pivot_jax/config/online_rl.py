@@ -78,6 +78,7 @@ def _algorithm() -> dict[str, Any]:
         "importance_high": -1.0,
         # Groups that are trained with: none | varied (rewards differ) | mean_inside (mean between the bounds below).
         "filter": "",
+        "filter_reward": "",  # label of the reward that the filter reads, such as the accuracy; "": their total
         "filter_low": -1.0,
         "filter_high": -1.0,
         # Perception: weights of the tokens' advantages by how much each depends on the image: none | vppo | tor. They

@@ -99,5 +99,7 @@ def score_responses(
         )
         for i in range(len(prompts))
     ]
-    keep = kept(parts.algorithm, scores.total, np.repeat(np.arange(len(groups)), n))
+    label = parts.setup.config.rl.filter_reward
+    judged = scores.rewards[label] if label else scores.total
+    keep = kept(parts.algorithm, judged, np.repeat(np.arange(len(groups)), n))
     return Selection(groups, keep[::n]), scores

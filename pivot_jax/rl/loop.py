@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from pivot_jax.models import lora
 from pivot_jax.optim import partition
 from pivot_jax.parallel.mesh import place_batch
 from pivot_jax.rl.collection import collect_responses, score_responses, texts_of
@@ -54,11 +55,14 @@ def train(
                     phase.note(selection, scores, texts)
                 # ... then log-probs of policy and reference, and advantages.
                 with phase.timed("logprobs"):
-                    trajectory = generate_trajectory(parts, params, session.step, reference, collected.take()[0])
+                    compared = lora.base(state.frozen) if setup.keeps_base else reference
+                    trajectory = generate_trajectory(parts, params, session.step, compared, collected.take()[0])
                 del params  # the update donates them
                 phase.save(trajectory, collected)
             # Step IV: policy update. Optimizer steps on minibatches of the trajectory.
             for batch in minibatches(parts, trajectory, phase.number, phase.done):
+                if session.finished:
+                    break
                 placed = place_batch(batch, setup.mesh)
                 flops = program.flops(state, placed, None)
                 state, metrics = program(state, placed, None)

@@ -11,6 +11,7 @@ import jax
 
 from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.processor import Processor
+from pivot_jax.errors import UserError
 from pivot_jax.hub import ExportOptions
 from pivot_jax.kernels.token_logprobs import Distribution
 from pivot_jax.models import lora
@@ -102,6 +103,10 @@ def build_parts(setup: Setup, workdir: Path) -> Parts:
     processes = jax.process_count()
     rewards = build_rewards(section)
     rewards.check(loader.columns())
+    if section.filter_reward and section.filter_reward not in rewards.labels:
+        labels = ", ".join(rewards.labels)
+        rewards.close()
+        raise UserError(f"rl.filter_reward: no reward {section.filter_reward!r} in rl.rewards (labels: {labels})")
     images = Images(loader.processor)
     return Parts(
         setup=setup,

@@ -13,7 +13,7 @@ from pivot_jax.rl.run import run
 from pivot_jax.train import checkpoint
 from pivot_jax.train.metrics import read
 from pivot_jax.train.signals import Interrupted
-from tests.train.conftest import stop_at
+from tests.train.conftest import LORA, stop_at
 
 
 def trace(workdir):
@@ -76,6 +76,7 @@ PARTS = {
     "noisy rollout": {"rl__noise_share": 0.5},
     "kl in the reward": {"rl__kl_coefficient": 0.1, "rl__kl": "k1", "rl__kl_in": "reward"},
     "kl in the loss": {"rl__kl_coefficient": 0.1, "rl__responses_per_row": 2, "train__accumulate": 2},
+    "kl with adapters": {"rl__kl_coefficient": 0.1, **LORA},
     "maye": {"rl__algorithm": "maye", "rl__responses": 1, "rl__penalty_truncated": True},
 }
 
@@ -88,8 +89,13 @@ def test_every_part_runs_in_the_loop(rl_config, tmp_path, part):
     assert all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
     if part == "papo":
         assert lines[0]["perception_kl"] > 0
-    if part == "kl in the loss":
+    if part in ("kl in the loss", "kl with adapters"):
         assert lines[0]["kl"] == pytest.approx(0, abs=1e-6) and lines[1]["kl"] != 0
+
+
+def test_a_run_may_end_inside_an_update(rl_config, tmp_path):
+    assert run(rl_config(rl__minibatches=4, train__steps=5), tmp_path / "run").step == 5
+    assert [line["step"] for line in trace(tmp_path / "run")] == [1, 2, 3, 4, 5]
 
 
 def test_a_filter_samples_on_until_the_update_is_full(rl_config, tmp_path):
@@ -118,6 +124,7 @@ def test_reinforce_learns_to_write_the_rewarded_letter(rl_config, tmp_path):
         ({"rl__minibatches": 3}, "data.batch_size: 4 prompts are not a multiple of rl.minibatches 3"),
         ({"rl__responses_per_row": 3}, "rl.responses: 4 is not a multiple of rl.responses_per_row=3"),
         ({"rl__rewards": ({"name": "exact", "column": "solution"},)}, "reads the column 'solution', which no row has"),
+        ({"rl__filter_reward": "accuracy"}, "rl.filter_reward: no reward 'accuracy' in rl.rewards .labels: count"),
         ({"rl__algorithm": "grop"}, "rl.algorithm: 'grop' is not allowed"),
         ({"rl__stop": ("<|image_pad|>",)}, "stop"),
         ({"objective__name": "sft"}, "rl.algorithm: 'trl-grpo', but objective.name='sft' is not online RL"),
