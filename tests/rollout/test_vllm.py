@@ -18,6 +18,7 @@ import urllib3
 from pivot_jax import hub
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.processing.branches import group_row
+from pivot_jax.data.processing.geometry import Square
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.models.language_model import head_matrix
@@ -317,9 +318,8 @@ def test_a_server_of_another_trainer(world, servers, tmp_path):
     other = lambda **settings: qwen.processing.processor(chat.tokenizer, **usual | settings)  # noqa: E731
     with pytest.raises(UserError, match=r"127\.0\.0\.1:\d+ has another chat template: .*--model FOLDER"):
         world.engine(servers[0], processor=other(system="Be brief."))
-    smaller = dataclasses.replace(world.processor.geometry, min_pixels=64 * PATCH**2)
-    with pytest.raises(UserError, match=r"other image sizes: an image of 97x61 pixels takes 8 tokens, here \d+"):
-        world.engine(servers[0], processor=other(geometry=smaller))
+    with pytest.raises(UserError, match=r"other image sizes: an image of 97x61 pixels takes 4 tokens, here 9"):
+        world.engine(servers[0], processor=other(geometry=Square("siglip", 56, 9)))
     with pytest.raises(UserError, match=r"another vocabulary: tokens 0 to \d+"):
         world.engine(servers[0], processor=qwen.processor("qwen2_5_vl", qwen.tokenizer(tmp_path), PATCH))
     world.export(world.sets[0], tmp_path / "folder")
