@@ -93,8 +93,8 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
     if weighs:
         mask = np.arange(longest) < lengths[:, None]
         function = perception.TOKEN_WEIGHTS[algorithm.token_weights]
-        seen = (gather(one) for one in (values["old_logps"], values["masked_logps"], entropies))
-        found = (found * function(*seen, mask)[own]).astype(np.float32)
+        weights = function(gather(values["old_logps"]), gather(values["masked_logps"]), gather(entropies), mask)
+        found = (found * weights[own]).astype(np.float32)
     values["advantages"] = [found[i, : len(one.tokens)] for i, one in enumerate(responses)]
     if "old_logps" in values:
         sampling = [one.sampling_logps for one in responses]

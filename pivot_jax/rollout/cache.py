@@ -56,7 +56,8 @@ def weights_of(model: LanguageModel, params: Any) -> Weights:
     """
     config, dtype = model.config, jnp.dtype(model.config.dtype)
     decoder = dict(params["decoder"])
-    leaves, structure = jax.tree.flatten(decoder.pop("blocks"), is_leaf=lambda leaf: isinstance(leaf, tuple))
+    leaves, tree = jax.tree.flatten(decoder.pop("blocks"), is_leaf=lambda leaf: isinstance(leaf, tuple))
+    structure: Any = tree
     per_layer = [_arrays(leaf, dtype) if isinstance(leaf, tuple) else _unstacked(leaf, dtype) for leaf in leaves]
     decoder = _arrays(decoder, dtype)
     rest = {name: _arrays(part, None) for name, part in params.items() if name != "decoder"}

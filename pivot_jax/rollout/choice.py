@@ -9,6 +9,7 @@ Letters: b rows, v vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +36,13 @@ class Rule:
 class Draw:
     """The part of a sampling that may change without compiling anew; float32 [] unless stated otherwise."""
 
-    temperature: Array
-    top_p: Array
-    top_k: Array  # int32 []; the vocabulary's size where all are kept
-    min_p: Array
-    banned: Array  # bool [v]
-    ends: Array  # bool [v]; ids that end a response
-    seed: Array  # uint32 [2]; of the run, and the number of the rollout
+    temperature: Any
+    top_p: Any
+    top_k: Any  # int32 []; the vocabulary's size where all are kept
+    min_p: Any
+    banned: Any  # bool [v]
+    ends: Any  # bool [v]; ids that end a response
+    seed: Any  # uint32 [2]; of the run, and the number of the rollout
 
 
 def rule_of(sampling: Sampling) -> Rule:

@@ -26,23 +26,23 @@ Array = jax.Array
 class Rows:
     """What is in each slot, kept by the host; int32 [S] unless stated otherwise. A free slot has zeros."""
 
-    active: Array  # bool [S]
-    lengths: Array  # cached tokens
-    positions: Array  # rotary position of the next token, with M-RoPE on all its axes
-    counts: Array  # tokens of the response so far
-    limits: Array  # the most that it may have
-    prompts: Array  # uint32 [S]; numbers of prompt and response, for the random numbers
-    responses: Array  # uint32 [S]
+    active: Any  # bool [S]
+    lengths: Any  # cached tokens
+    positions: Any  # rotary position of the next token, with M-RoPE on all its axes
+    counts: Any  # tokens of the response so far
+    limits: Any  # the most that it may have
+    prompts: Any  # uint32 [S]; numbers of prompt and response, for the random numbers
+    responses: Any  # uint32 [S]
 
 
 class Block(NamedTuple):
     """Tokens of a block of steps."""
 
-    tokens: Array  # int32 [S, t]; of each row the first ones up to its new count
-    logps: Array  # float32 [S, t]
-    sampling_logps: Array  # float32 [S, t]
-    counts: Array  # int32 [S]; as in Rows, after the block
-    active: Array  # bool [S]; False also where the row ended in this block
+    tokens: Any  # int32 [S, t]; of each row the first ones up to its new count
+    logps: Any  # float32 [S, t]
+    sampling_logps: Any  # float32 [S, t]
+    counts: Any  # int32 [S]; as in Rows, after the block
+    active: Any  # bool [S]; False also where the row ended in this block
 
 
 @partial(jax.jit, static_argnums=0)

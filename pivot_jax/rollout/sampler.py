@@ -199,7 +199,7 @@ class _Run:
         """Puts requests into all free slots, and reads prompts for that, while there are any."""
         while True:
             free = self.slots.free
-            takes = []
+            takes: list[int] = []
             for chunk in self.chunks:
                 takes.append(min(len(free) - sum(takes), len(chunk.waiting)))
             left = [len(chunk.waiting) - take for chunk, take in zip(self.chunks, takes, strict=True)]
