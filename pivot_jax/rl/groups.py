@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -77,8 +77,3 @@ class Collected:
         """(groups of the update, fewer than ``size`` where too few were kept; the surplus)."""
         groups = list(self._groups)
         return groups[: self.size], groups[self.size :]
-
-
-def without_reward(group: Group) -> Group:
-    """The group with responses that no update learns from."""
-    return replace(group, total=np.full(len(group.responses), np.nan))

@@ -115,7 +115,7 @@ def build_parts(setup: Setup, workdir: Path) -> Parts:
         engine=_engine(setup, images, workdir),
         rewards=rewards,
         images=images,
-        records=Records(workdir, setup.config.train.keep, jax.process_index()),
+        records=Records(workdir, jax.process_index()),
         prompts=loader.batch_size // processes,
         per_row=section.responses_per_row or section.responses,
         updates=updates_per_rollout(section),

@@ -36,7 +36,7 @@ class Phase:
     def __init__(self, parts: Parts, session: Session):
         self.parts, self.session = parts, session
         self.number, self.done = divmod(session.step, parts.updates)
-        self._rounds = 0
+        self._rounds, self._waited = 0, 0.0
         self._state: Any = None
         self._first: Taken | None = None  # prompts of the first round
         self._lines: list[Any] = []
@@ -77,7 +77,7 @@ class Phase:
         self._state = state
         taken = self.session.take(state)
         self._first = self._first or taken
-        self._seconds["data_wait"] += taken.waited
+        self._waited += taken.waited
         self._rounds += 1
         prompts: PromptRows = taken.batch
         self.parts.images.keep([row.images for row in prompts.rows])
@@ -118,12 +118,12 @@ class Phase:
 
     def record(self, trajectory: Trajectory, batch: Any, metrics: Mapping[str, Any], flops: float, state: Any) -> None:
         """Records an optimizer step; the first one of the update also logs what the rollout was like."""
-        metrics = dict(metrics)
+        taken, metrics = Taken(batch, self.session.position(), 0.0), dict(metrics)
         if self.done == 0:
             metrics |= {**trajectory.metrics, **self._own_metrics()}
-        before = self.done == 0 and self._first is not None
-        position = self._first.position if before and self._first else self.session.position()
-        self.session.record(Taken(batch, position, 0.0), metrics, flops, state)
+            # A step that is rejected is done again from its rollout on.
+            taken = Taken(batch, self._first.position if self._first else taken.position, self._waited)
+        self.session.record(taken, metrics, flops, state)
         self.done += 1
 
     def _own_metrics(self) -> dict[str, float]:

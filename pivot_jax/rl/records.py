@@ -40,14 +40,10 @@ class Stored:
 
 
 class Records:
-    """The files of a workdir. Each process has its own ``rollouts`` files.
+    """The files of a workdir. Each process has its own."""
 
-    Args:
-      keep: files of so many rollouts before the one that is written last are kept, besides those that checkpoints need.
-    """
-
-    def __init__(self, workdir: Path, keep: int, process: int = 0):
-        self.workdir, self.keep, self.process = workdir, keep, process
+    def __init__(self, workdir: Path, process: int = 0):
+        self.workdir, self.process = workdir, process
 
     def save(self, number: int, stored: Stored) -> None:
         """Writes the update phase of a rollout.
