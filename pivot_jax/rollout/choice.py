@@ -29,7 +29,13 @@ class Rule:
     """The part of a sampling that a program is compiled for."""
 
     greedy: bool
-    truncated: bool  # by top-p, top-k or min-p, which needs the logits in order
+    top_p: bool = False  # whether the distribution is truncated by these
+    top_k: bool = False
+    min_p: bool = False
+
+    @property
+    def truncated(self) -> bool:
+        return self.top_p or self.top_k or self.min_p
 
 
 @struct.dataclass
@@ -46,9 +52,9 @@ class Draw:
 
 
 def rule_of(sampling: Sampling) -> Rule:
-    truncated = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
-    greedy = sampling.temperature == 0
-    return Rule(greedy, truncated and not greedy)
+    if sampling.temperature == 0:
+        return Rule(greedy=True)
+    return Rule(False, sampling.top_p < 1, sampling.top_k > 0, sampling.min_p > 0)
 
 
 def draw_of(sampling: Sampling, vocabulary: int, seed: tuple[int, int]) -> Draw:
@@ -109,7 +115,7 @@ def choose(logits: Array, numbers: Array, rule: Rule, draw: Draw) -> tuple[Array
         token, total = inverse(weights, numbers)
         logps = _picked(logits - top, token) - jnp.log(total)
         return token, logps, logps
-    token, kept = inverse(jnp.where(logits >= _threshold(logits, top, draw), weights, 0.0), numbers)
+    token, kept = inverse(_truncated(logits, weights, rule, draw), numbers)
     relative = _picked(logits - top, token)
     return token, relative - jnp.log(jnp.sum(weights, axis=-1)), relative - jnp.log(kept)
 
@@ -150,15 +156,42 @@ def _below(x: Array) -> Array:
     return jnp.nextafter(x, jnp.float32(-jnp.inf))
 
 
-def _threshold(logits: Array, top: Array, draw: Draw) -> Array:
-    """The smallest logit that is kept [b, 1]: top-k, then top-p of what it leaves, then min-p. Equals are all kept."""
-    ordered = -jnp.sort(-logits, axis=-1)
-    index = jnp.arange(logits.shape[-1])
-    weights = jnp.where(index < draw.top_k, jnp.exp(ordered - top), 0.0)
-    upto = jnp.cumsum(weights, axis=-1)
-    needed = (upto - weights < draw.top_p * upto[:, -1:]) & (index < draw.top_k)
-    last = jnp.maximum(jnp.sum(needed, axis=-1), 1) - 1
-    return jnp.maximum(_picked(ordered, last)[:, None], top + jnp.log(draw.min_p))
+def _truncated(logits: Array, weights: Array, rule: Rule, draw: Draw) -> Array:
+    """Weights [b, v] with 0 for words that are left out: by top-k, then by top-p of what it keeps, then by min-p.
+
+    Words as likely as the last one that is kept are kept too.
+    """
+    order = _order(logits)
+    if rule.top_k:
+        weights = jnp.where(order >= _smallest(order, jnp.ones_like(weights), draw.top_k), weights, 0.0)
+    if rule.top_p:
+        needed = draw.top_p * jnp.sum(weights, axis=-1, keepdims=True)
+        weights = jnp.where(order >= _smallest(order, weights, needed), weights, 0.0)
+    if rule.min_p:
+        weights = jnp.where(weights >= draw.min_p, weights, 0.0)  # the largest weight is 1
+    return weights
+
+
+def _order(values: Array) -> Array:
+    """int32 that are ordered as the float32 values."""
+    bits = jax.lax.bitcast_convert_type(values, jnp.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _smallest(order: Array, weights: Array, needed: Array) -> Array:
+    """The largest int32 [b, 1] such that the weights of the words at or above it add up to what is needed.
+
+    Found bit by bit: 32 sums over the vocabulary take a fraction of the time of sorting it.
+    """
+    first = jnp.full_like(order[:, :1], jnp.iinfo(jnp.int32).min)
+
+    def one(index: Array, found: Array) -> Array:
+        # Adding the highest bit to the smallest number wraps to 0, as it should.
+        larger = found + (jnp.int32(1) << (31 - index))
+        enough = jnp.sum(jnp.where(order >= larger, weights, 0.0), axis=-1, keepdims=True) >= needed
+        return jnp.where(enough, larger, found)
+
+    return jax.lax.fori_loop(0, 32, one, first)
 
 
 def _chunks(weights: Array) -> Array:
