@@ -26,7 +26,16 @@ import numpy as np
 from measure import ROOT, Record, Side, SideError
 
 START_LIMIT = 600.0
-OPTIONS = ("--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "64", "--enforce-eager")
+OPTIONS = (
+    "--no-enable-chunked-prefill",
+    "--dtype",
+    "float32",
+    "--max-model-len",
+    "2048",
+    "--max-num-seqs",
+    "64",
+    "--enforce-eager",
+)
 LOG = ROOT / "build" / "vllm_server.log"
 CASES = {"1 row": (1, 1), "32 rows": (4, 8)}  # prompts, responses to each
 
@@ -92,7 +101,12 @@ def convert(gguf: Path, out: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = read.config
+    if hasattr(config, "quantization_config"):  # a model that says it is quantised cannot be saved
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
     model.save_pretrained(out)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
     return out

@@ -2,6 +2,7 @@
 # Starts a vLLM server for rollouts (rollout/vllm):
 #
 #   launch/vllm.sh FOLDER PORT [more options of vLLM]
+#   launch/vllm.sh FOLDER PORT --no-enable-chunked-prefill    # the CPU build
 #
 # FOLDER is what `pivot-jax export-hf` writes. VLLM_PYTHON is the interpreter that has vLLM 0.32 or later (default: the
 # one of `make test-vllm`). The server obeys whoever reaches it, because development mode allows new weights: keep --host

@@ -240,6 +240,8 @@ def test_seeds(world, engine):
     assert found[::-1] == tokens(engine.generate(prompts[::-1], 4, SAMPLING, (3, 5)))
     assert [group[:2] for group in found[2:4]] == tokens(engine.generate(prompts[2:4], 2, SAMPLING, (3, 5)))
     more = tokens(engine.generate(prompts[:1], 20, SAMPLING, (3, 5)))  # more than the server computes at once
+    many = tokens(engine.generate(world.prompts(40), 8, SAMPLING, (3, 5)))  # more tokens than it reads in a step
+    assert [group[:4] for group in many[:7]] == found
     assert more[0][:4] == found[0] and len({tuple(x) for x in more[0]}) == 20
     for seed in ((3, 6), (4, 5)):
         assert all(a != b for a, b in zip(found, tokens(engine.generate(prompts, 4, SAMPLING, seed)), strict=True))
@@ -415,7 +417,7 @@ def test_missing_flags_and_a_tied_head(world, tmp_path):
     world.export(
         {**world.sets[0], "decoder": own}, tmp_path / "tied", dataclasses.replace(world.model.config, decoder=tied)
     )
-    flags = ("--logprobs-mode", "raw_logprobs", "--no-enable-scale-out")
+    flags = ("--logprobs-mode", "raw_logprobs", "--no-enable-scale-out", "--enable-chunked-prefill")
     server = vllm_servers.Running(tmp_path / "tied", world.root / "flags.log", *flags)
     try:
         server.wait()
@@ -423,6 +425,9 @@ def test_missing_flags_and_a_tied_head(world, tmp_path):
             world.engine(server)
         with pytest.raises(UserError, match=r"has no /inference/v1/generate; start it with --enable-scale-out"):
             compatibility.check_endpoint(Server(server.url))
+        info = Server(server.url).get("/server_info?config_format=json")["vllm_config"]
+        with pytest.raises(UserError, match=r"read in several chunks .*; start it with --no-enable-chunked-prefill"):
+            compatibility.check_prefill(Server(server.url), info)
         folder = weights.read(tmp_path / "tied", 0)
         with pytest.raises(UserError, match=r"runs on a CPU and computes with a copy of the head"):
             compatibility.check_model(Server(server.url), "cpu", folder)

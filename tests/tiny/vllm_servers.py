@@ -14,7 +14,16 @@ import urllib3
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(os.environ.get("VLLM_PYTHON", ROOT / ".venv-vllm" / "bin" / "python"))
-SMALL = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "16")
+SMALL = (
+    "--no-enable-chunked-prefill",
+    "--dtype",
+    "float32",
+    "--enforce-eager",
+    "--max-model-len",
+    "256",
+    "--max-num-seqs",
+    "16",
+)
 START_S = 400.0  # 35 to 75 seconds on two free cores
 
 

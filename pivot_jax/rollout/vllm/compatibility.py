@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from pivot_jax.rollout.vllm.weights import Weights
 DEV_MODE = "VLLM_SERVER_DEV_MODE=1 in its environment"
 LOGPROBS = "--logprobs-mode processed_logprobs"
 SCALE_OUT = "--enable-scale-out"
+WHOLE_PROMPTS = "--no-enable-chunked-prefill"
 CHUNK = 8192  # ids whose text is compared at once
 TEXTS = (
     "How many red circles are there? 12,345.67 of them\n\n", "<think>\n∫x²dx ≤ 5\\boxed{x}</think><answer>(A)</answer>",
@@ -60,6 +62,7 @@ def traits(server: Server) -> Traits:
     if mode != "processed_logprobs":
         raise UserError(f"{where} returns {mode}, before temperature and truncation; start it with {LOGPROBS}")
     check_endpoint(server)
+    check_prefill(server, config)
     name = server.get("/v1/models")["data"][0]["id"]
     model = config["model_config"]
     return Traits(
@@ -81,6 +84,18 @@ def check_endpoint(server: Server) -> None:
         ) from None
     except Rejected:
         return
+
+
+def check_prefill(server: Server, config: Mapping[str, Any]) -> None:
+    """Raises UserError where a long prompt would end the server; ``config``: its ``vllm_config``.
+
+    After a chunk of a prompt vLLM 0.32 moves the generator of a request with a seed back, which a CPU's cannot.
+    """
+    if config["device_config"]["device"] == "cpu" and config["scheduler_config"]["enable_chunked_prefill"]:
+        raise UserError(
+            f"vLLM server {server.url} runs on a CPU, where a prompt that is read in several chunks ends the engine if "
+            f"its request has a seed; start it with {WHOLE_PROMPTS}"
+        )
 
 
 def check_tokens(server: Server, processor: Processor) -> None:
