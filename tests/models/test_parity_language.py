@@ -75,8 +75,7 @@ def _run(cfg, params, tokens, positions, segments, dtype="float32"):
         sections = cfg.mrope_section
         angles = rotary.angles(positions, segments, cfg.head_width, cfg.rope_theta, cfg.rope_scaling, sections)
         ids = Ids.same(segments)
-        inputs = (x, None), None, None, angles, ids, layers.Collect(False)
-        (block, _), _ = DecoderBlock(cfg).apply({"params": first}, *inputs)
+        block, _ = DecoderBlock(cfg).apply({"params": first}, x, None, angles, ids, layers.Collect(False))
         head = params["decoder"].get("head", params["decoder"]["embed"])
         return block, hidden, jnp.einsum("bnd,vd->bnv", hidden, head)
 

@@ -17,6 +17,7 @@ from pivot_jax.models.logprobs import score
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.models.qwen_vision import QwenVisionConfig
 from pivot_jax.models.stacking import Layers
+from pivot_jax.rollout import cache as caches
 from tests.tiny import pairs
 
 KERNEL = "decoder/blocks/attn/q/kernel"
@@ -103,13 +104,13 @@ def test_a_program_of_separate_layers_copies_nothing_out_of_a_stack():
     assert whole.count("squeeze") > separate.count("squeeze") and "scan" not in separate
 
 
-def test_intermediates_and_cache():
+def test_intermediates_and_the_samplers_cache():
     batch, found = pairs.pairs(2), []
+    module = MLLM(pairs.config(scan_layers=False))
     for params in (pairs.params(), stacking.per_layer(pairs.params())):
-        bound = MLLM(pairs.config(scan_layers=False)).bind({"params": params})
-        _, taps = bound.encode_images_with_taps(batch.images, ("embed", "blocks/1"))
-        cache, logits = bound.prefill(batch.replace(branches=None), 2)
-        found.append((taps, logits, bound.decode_step(cache, jnp.asarray([7, 8]))))
+        _, taps = module.bind({"params": params}).encode_images_with_taps(batch.images, ("embed", "blocks/1"))
+        read = caches.read_prompts(module, caches.weights_of(module, params), batch.replace(branches=None))
+        found.append((taps, read))
     same(*found)
 
 
