@@ -72,11 +72,8 @@ def _run(cfg, params, tokens, positions, segments, dtype="float32"):
         x = decoder.apply(variables, tokens, method="embed_tokens")
         hidden = decoder.apply(variables, x, positions, segments, method="hidden")
         first = jax.tree.map(lambda leaf: leaf[0], params["decoder"]["blocks"])
-        sections = cfg.mrope_section
-        angles = rotary.angles(positions, segments, cfg.head_width, cfg.rope_theta, cfg.rope_scaling, sections)
-        ids = Ids.same(segments)
-        inputs = (x, None), None, None, angles, ids, layers.Collect(False)
-        (block, _), _ = DecoderBlock(cfg).apply({"params": first}, *inputs)
+        inputs = x, None, cfg.angles(positions, segments), Ids.same(segments), layers.Collect(False)
+        block, _ = DecoderBlock(cfg).apply({"params": first}, *inputs)
         head = params["decoder"].get("head", params["decoder"]["embed"])
         return block, hidden, jnp.einsum("bnd,vd->bnv", hidden, head)
 
