@@ -254,7 +254,7 @@ def test_gradient_map_of_dpos_chosen_copy_is_sfts():
         return -logp(chosen, features) / jnp.sum(chosen.weights)
 
     def scores(gradient):
-        return gradient_maps.normalised(gradient_maps.token_map(np.asarray(gradient)), gamma=1.0)
+        return gradient_maps.normalised(gradient_maps.token_map(np.asarray(gradient)[0]), gamma=1.0)
 
     sft_map = scores(jax.grad(sft_loss)(features))
     copy_map = scores(jax.grad(dpo_loss, 0)(features, features))
