@@ -101,8 +101,8 @@ def test_a_prompt_s_own_limit(sampler, prompts):
 
 
 def test_nothing_is_compiled_after_the_first_rollout(sampler, sampled, prompts):
-    """Other prompts, lengths in the same buckets, temperature, top-p's value, ids and numbers of responses."""
-    sampler.generate(prompts, 2, Sampling(10, top_p=0.5), (0, 0))
+    """Other prompts, lengths in the same buckets, temperature, values of top-p and top-k, ids, numbers of responses."""
+    sampler.generate(prompts, 2, Sampling(10, top_p=0.5, top_k=8), (0, 0))
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
