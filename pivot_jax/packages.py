@@ -22,4 +22,4 @@ def make_callable(package: str, module: str, function: str) -> None:
     """Makes ``package(...)`` call ``module.function``; ``help(package)`` shows that function's documentation."""
     found = sys.modules[package]
     found.__class__ = CallablePackage
-    found._called = (f"{package}.{module}", function)  # type: ignore[attr-defined]
+    found._called = (module, function)  # type: ignore[attr-defined]

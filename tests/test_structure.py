@@ -18,7 +18,8 @@ ORDER = (
     "errors", "packages", "files", "rules", "shapes", "progress", "config", "data", "kernels", "models", "hub",
     "parallel", "rollout", "eval", "objectives", "optim", "train", "probe", "rl", "plan", "report", "study", "cli",
 )  # fmt: skip
-FORBIDDEN_NAMES = re.compile(r"manager|engine|helper|utils?$|registry", re.IGNORECASE)
+# An engine is what samples rollouts (rollout/engine.py), as everywhere in the field; no other class is one.
+FORBIDDEN_NAMES = re.compile(r"manager|.engine|engine.|helper|utils?$|registry", re.IGNORECASE)
 SOURCES = sorted((ROOT / "pivot_jax").rglob("*.py"))
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if p.stem != "study" and "common" not in p.stem)
 

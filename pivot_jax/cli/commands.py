@@ -40,7 +40,7 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
 
     runtime.keep_freed_memory()
     hosts.start()
-    from pivot_jax.train.run import run
+    from pivot_jax.rl.run import run
 
     def work() -> None:
         result = run(config, args.workdir)

@@ -29,4 +29,4 @@ __all__ = [
     "validate",
 ]
 
-make_callable(__name__, "load", "load")  # pivot_jax.config("FILE.py:arg", {"train.steps": 100})
+make_callable(__name__, "pivot_jax.config.load", "load")  # pivot_jax.config("FILE.py:arg", {"train.steps": 100})

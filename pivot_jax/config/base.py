@@ -11,6 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pivot_jax.config import online_rl
+
 
 def base() -> ConfigDict:
     """The documented defaults: a small SFT run with random weights. Locked: new keys cannot be added."""
@@ -27,6 +29,7 @@ def base() -> ConfigDict:
             "tokenizer": _tokenizer(),
             "data": _data(),
             "objective": _objective(),
+            "rl": online_rl.section(),
             "optimizer": _optimizer(),
             "lora": _lora(),
             # Hardware of this mesh and batch, by `pivot-jax plan`'s names: ("v5e-16", "h200-8"). Only plan reads it.
@@ -165,7 +168,9 @@ def _data() -> dict[str, Any]:
     return {
         # One dict per source: {"format": "llava" | "llava_yaml" | "mmpr" | "trl" | "scienceqa" | "tfds" | ..., "path":
         # file or folder, "image_root": folder, "sampling": "all" | "first:N" | "first:P%" | "end:N" | "random:N",
-        # "split": ...}; data.sources documents each format's keys.
+        # "split": ...}; README.md lists the formats, data.sources documents each one's keys. Of prompts for online RL:
+        # "maye" | "easyr1" | "verl" | "vlm_r1" | "trl", every other format (the answers are then for the rewards), or
+        # {"format": "scenes_tasks", "tasks": (("count", 1.0), ...), ...}, which makes prompts without an end.
         "sources": (),
         "template": "chat",  # chat (turns, see tokenizer.chat) | plain (stage 1a: image, caption, newline; no turns)
         "loss_mask": "response_only",  # response_only | pivot (turn headers and newlines too, as in the paper's code)
@@ -189,7 +194,9 @@ def _data() -> dict[str, Any]:
             "min_pixels": 3136,  # Qwen: a smaller image is enlarged
             "max_pixels": 12845056,  # Qwen: a larger one is made smaller, also where max_patches would hold it
         },
-        "batch_size": 16,  # rows (sft, contrastive) or pairs (preference) per optimizer step, over all processes
+        # Rows (sft, contrastive) or pairs (preference) of an optimizer step, or prompts of a rollout (policy), over all
+        # processes.
+        "batch_size": 16,
         "shuffle": True,  # order from (seed, epoch); False keeps the files' order
         "workers": 2,  # threads or processes that read and decode images; does not change the result
         # thread | process. Processes share the first pass over all rows too, and leave the interpreter lock to the
@@ -208,7 +215,8 @@ def _data() -> dict[str, Any]:
 def _objective() -> dict[str, Any]:
     return {
         # What is trained for: contrastive (stage 0, SigLIP's loss) | sft (stages 1a, 1b, 2, 3) | preference pairs
-        # (stage 2): dpo | mpo, which are presets of terms, or preference, which is exactly the terms below.
+        # (stage 2): dpo | mpo, which are presets of terms, or preference, which is exactly the terms below | policy
+        # (online RL, see rl).
         "name": "sft",
         # Preference objectives: ((loss, weight), ...) in place of the preset's, such as
         # (("sigmoid", 0.8), ("bco", 0.2), ("sft", 1.0)). The losses are objectives.preference_losses.LOSSES.
@@ -265,6 +273,7 @@ def _train() -> dict[str, Any]:
 def _eval() -> dict[str, Any]:
     return {
         "every": 0,  # steps between evaluations during training, one more after the last step; 0: never
+        "at_start": False,  # another one before the first step
         # The benchmarks: {"name": benchmark, "path": its files} and perhaps "limit": first questions (0: all).
         "benchmarks": (),
         "batch_size": 16,  # questions answered together

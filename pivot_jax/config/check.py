@@ -30,8 +30,20 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"data\.worker_kind", ("thread", "process")),
     (r"data\.loss_mask", ("response_only", "pivot")),
     (r"objective\.reference", ("stored", "step")),
+    (r"rl\.reward_failure", ("zero", "skip", "stop")),
     (r"optimizer\.schedule", ("cosine", "constant")),
+    (r"rl\.engine", ("jax", "vllm")),
+    (r"rl\.singleton", ("", "zero", "raw")),
+    (r"rl\.whitened_mean", ("", "removed", "kept")),
+    (r"rl\.kl_in", ("", "loss", "reward")),
+    (r"rl\.kl_clamp", ("", "none", "token", "mean")),
 )
+
+
+def _positive(values: tuple[Any, ...], count: int) -> bool:
+    return len(values) == count and all(_is_number(x) and 0 < x < math.inf for x in values)
+
+
 # (regex over the dotted key, test, words for the range)
 RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"model\.(vision|second|decoder|text)\.(image_size|patch_size|width|depth|heads|kv_heads|mlp_dim|vocab_size|max_length)",
@@ -63,6 +75,24 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"train\.steps|eval\.every|data\.cache_(rows|images)_mib", lambda x: x >= 0, "at least 0"),
     (r"seed", lambda x: 0 <= x < 1 << 32, "at least 0 and below 2^32"),
     (r"eval\.max_new_tokens", lambda x: x <= 1 << 16, "at most 65536"),
+    (r"rl\.(std_eps|clip_low|clip_high|clip_cap|kl_coefficient|importance_(low|high)|filter_(low|high)|"
+     r"off_policy_threshold|perception_coefficient|noise_rate)",
+     lambda x: x == -1 or x >= 0, "at least 0, or -1 for the preset's"),
+    (r"rl\.(gamma|gae_lambda|masked_share|noise_share|noise_middle)",
+     lambda x: x == -1 or 0 <= x <= 1, "between 0 and 1, or -1 for the preset's"),
+    (r"rl\.noise_start", lambda x: x == -1 or 0 <= x < 1000, "at least 0 and below 1000, or -1 for the preset's"),
+    (r"rl\.statistics_parts", lambda x: x == -1 or x >= 1, "at least 1, or -1 for the preset's"),
+    (r"rl\.sapo_temperatures", lambda x: not x or _positive(x, 2), "empty, or two numbers above 0"),
+    (r"rl\.vespo_shape", lambda x: not x or _positive(x, 4), "empty, or four numbers above 0"),
+    (r"rl\.entropy_coefficient", lambda x: x >= -1, "above -1, or -1 for the preset's"),
+    (r"rl\.(responses|max_tokens|minibatches|epochs|max_rounds|block)|rl\.heldout\.responses", lambda x: x >= 1,
+     "at least 1"),
+    (r"rl\.(heldout\.)?temperature|rl\.(top_k|slots|responses_per_row)", lambda x: x >= 0, "at least 0"),
+    (r"rl\.(heldout\.)?top_p", lambda x: 0 < x <= 1, "above 0, at most 1"),
+    (r"rl\.min_p", lambda x: 0 <= x <= 1, "between 0 and 1"),
+    (r"rl\.reward_(workers|memory_mib)", lambda x: x >= 1, "at least 1"),
+    (r"rl\.reward_timeout_s", lambda x: x > 0, "above 0"),
+    (r"rl\.penalty_min_tokens", lambda x: x >= 0, "at least 0"),
     (r"lora\.rank", lambda x: x >= 0, "at least 0"),
     (r"lora\.alpha", lambda x: x > 0, "above 0"),
     (r"train\.(accumulate|log_every|checkpoint_every|keep)|eval\.(batch_size|max_new_tokens)", lambda x: x >= 1,
@@ -143,6 +173,7 @@ def validate(config: ConfigDict) -> None:
     _check_packing(config)
     _check_sources(config)
     _check_evaluations(config)
+    _check_rewards(config.rl.rewards)
     _check_rules("optimizer.rules", config.optimizer.rules, _is_rate, "a learning rate of at least 0, or 'frozen'")
     _check_lora(config.lora)
     _check_best_metric(config)
@@ -248,6 +279,24 @@ def _check_evaluations(config: ConfigDict) -> None:
         raise UserError(
             "eval.benchmarks: never evaluated, because eval.every is 0; set eval.every to a number of steps"
         )
+
+
+def _check_rewards(rewards: tuple[Any, ...]) -> None:
+    """Their form; which rewards and options there are is known where they are built."""
+    kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "weight": (lambda x: _is_number(x) and math.isfinite(x), "a finite number"),
+        "timeout_s": (lambda x: _is_number(x) and 0 < x < math.inf, "a number of seconds above 0"),
+        "label": (lambda x: isinstance(x, str) and x != "", "a name"),
+        "messages": (lambda x: isinstance(x, bool), "true or false"),
+    }
+    for i, reward in enumerate(rewards):
+        if not isinstance(reward, Mapping) or not isinstance(reward.get("name"), str):
+            raise UserError(
+                f"rl.rewards.{i}: {reward!r} is not a dict with a 'name', such as {{'name': 'math', 'weight': 1.0}}"
+            )
+        for key, (fits, words) in kinds.items():
+            if key in reward and not fits(reward[key]):
+                raise UserError(f"rl.rewards.{i}.{key}: {reward[key]!r} is not allowed; it must be {words}")
 
 
 def _check_best_metric(config: ConfigDict) -> None:

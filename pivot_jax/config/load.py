@@ -30,6 +30,7 @@ from pivot_jax.errors import UserError
 EXECUTION = (
     r"name",
     r"data\.(workers|worker_kind|prefetch|cache_rows_mib|cache_images_mib|max_bad_share)",
+    r"rl\.reward_workers",
     r"hardware",
     r"parallel\..*",
     r"model\.(vision|second|decoder)\.(remat|scan_layers)",

@@ -1,12 +1,12 @@
-"""From examples to answers: prompts are encoded, batched to few shapes, answered or ranked, decoded."""
+"""From examples to answers: prompts are encoded, answered by the sampler or ranked, decoded."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from pivot_jax.data.example import Example
@@ -16,14 +16,17 @@ from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
 from pivot_jax.data.processing.geometry import ImageArrays, blank
 from pivot_jax.data.processing.processor import Processor
-from pivot_jax.errors import UserError
+from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval import ranking
-from pivot_jax.models.generate import Sampling, generate
 from pivot_jax.models.mllm import MLLM
+from pivot_jax.rollout.engine import Prompt, Sampling
+from pivot_jax.rollout.sampler import Sampler, Shape
 from pivot_jax.shapes import round_up
 
 LENGTH_STEP = 64  # prompts are padded to a multiple of this, so that few shapes are compiled
 THREADS = 2  # that read images
+TOGETHER = 4  # prompts that are read together
+STEPS = 16  # tokens after which a question takes the slot of an answered one; many answers are shorter
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Answerer:
 
     Args:
       processor: encodes prompts and reads images as the model was trained; its chat says which token ends an answer.
-      batch_size: questions answered together; the last batch is filled up with masked rows.
-      temperature, seed: 0 is greedy; above, each call samples with keys from the seed.
+      batch_size: questions answered together. A sampled answer depends on the seed and the question's id, not on this.
+      temperature, seed: 0 is greedy.
       blank_images: the preset's mean colour in place of every image (0 after normalisation): the control that says what
         the language prior alone is worth.
     """
@@ -60,8 +63,7 @@ class Answerer:
         self._prompts, self._options = processor.for_kind("prompt"), processor.for_kind("preference")
         self.chat, self.geometry = processor.chat, processor.geometry
         self.temperature, self.blank_images, self.seed = temperature, blank_images, seed
-        self._key = jax.random.key(seed)
-        self._calls = 0
+        self._sampler: Sampler | None = None
         self._images_of = ImageCache(self._prompts, 1, cache_mib=0)  # every image is used once, so none is kept
         self._workers = Workers(self._prompts, THREADS, "thread")
 
@@ -69,39 +71,33 @@ class Answerer:
     def settings(self) -> dict[str, Any]:
         """Everything that an answer depends on besides the model, the question and the length limit; JSON values.
 
-        Seed and batch size matter only where answers are sampled: a greedy answer is the same with any.
+        The seed matters only where answers are sampled: a greedy answer is the same with any.
         """
         found: dict[str, Any] = {
             "temperature": float(self.temperature),
             "preset": self.geometry.preset,
             "blank_images": self.blank_images,
         }
-        return found | ({"seed": self.seed, "batch_size": self.batch_size} if self.temperature > 0 else {})
+        return found | ({"seed": self.seed} if self.temperature > 0 else {})
 
     def answer(
         self, examples: Sequence[Example], max_new_tokens: int, done: Callable[[int], Any] = lambda count: None
     ) -> list[Reply]:
-        """An answer to each example, in order; ``done(count)`` is called after every batch.
+        """An answer to each example, in order; ``done(count)`` is called as they are finished.
 
         Raises:
           UserError: an example that cannot be asked (image missing, prompt too long); the message names it. A benchmark
             with questions that were not asked has no score.
         """
-        replies: list[Reply] = []
-        for rows, images, count in self._batches(examples):
-            batch = self._prompts.batch(rows, images, (_length(rows), 0))
-            self._calls += 1
-            out = generate(
-                self.mllm,
-                self.params,
-                batch,
-                Sampling(max_new_tokens, (self.chat.end_id,), self.chat.pad_id, self.temperature),
-                key=jax.random.fold_in(self._key, self._calls),
-            )
-            texts = [self.chat.decode(out.ids(row)) for row in range(count)]
-            replies += [Reply(text, bool(end)) for text, end in zip(texts, out.finished, strict=False)]
-            done(count)
-        return replies
+        rows = [self._prompts.encode(example) for example in examples]
+        prompts = [Prompt(*parts) for parts in zip(examples, rows, _numbers(examples), strict=True)]
+        sampling = Sampling(max_new_tokens, self.temperature, stop_ids=(self.chat.end_id,))
+        try:
+            rollouts = self._sampling_engine().generate(prompts, 1, sampling, (self.seed, 0), done)
+        except RowError as error:
+            raise _not_asked(error) from None
+        replies = [response for (response,) in rollouts.responses]
+        return [Reply(self.chat.decode(reply.tokens), reply.finish == "stop") for reply in replies]
 
     def option_logps(
         self, examples: Sequence[Example], options: Sequence[Sequence[str]]
@@ -133,6 +129,22 @@ class Answerer:
         sums, counts = self.option_logps(examples, options)
         return [int(best) for best in ranking.rank(sums, counts, normalisation)]
 
+    def _sampling_engine(self) -> Sampler:
+        """The sampler, which is made for the first answer: ranking needs none."""
+        if self._sampler is None:
+            shape = Shape(self.batch_size, min(TOGETHER, self.batch_size), STEPS)
+            self._sampler = Sampler(self.mllm, self._prompts, shape, images=self._read)
+            self._sampler.update(self.params, 0)
+        return self._sampler
+
+    def _read(self, images: Sequence[Any]) -> ImageArrays:
+        """The images of one question, or blank ones. These keep the sizes that say how many tokens an image takes."""
+        if not self.blank_images:
+            return self._prompts.read_images(images)
+        known = self.geometry.fixed  # the files need not be read
+        found = self.geometry.empty(len(images) * self.geometry.arrays) if known else self._prompts.read_images(images)
+        return found._replace(pixels=blank(found.pixels.shape, self.geometry.preset))
+
     def _option_ids(self, text: str) -> list[int]:
         return [*self.chat.tokenizer(text, add_special_tokens=False)["input_ids"], self.chat.end_id]
 
@@ -154,10 +166,25 @@ class Answerer:
         done = self._workers.finish(jobs)
         images, errors = self._images_of.batch(rows, lambda _: (one.images for one in done))
         if bad := next((error for error in errors if error is not None), None):
-            raise UserError(f"{bad}; fix the file: every question of a benchmark has to be asked")
+            raise _not_asked(bad)
         if self.blank_images:
             return images._replace(pixels=blank(images.pixels.shape, self.geometry.preset))
         return images
+
+
+def _not_asked(error: Exception) -> UserError:
+    return UserError(f"{error}; fix the file: every question of a benchmark has to be asked")
+
+
+def _numbers(examples: Sequence[Example]) -> list[int]:
+    """A number per example, from its id: a question draws the same random numbers whatever is asked beside it."""
+    taken: dict[int, None] = {}
+    for example in examples:
+        number = zlib.crc32(example.id.encode())
+        while number in taken:
+            number += 1
+        taken[number] = None
+    return list(taken)
 
 
 def _length(rows: Sequence[EncodedRow | None]) -> int:

@@ -22,6 +22,7 @@ from pivot_jax.hub.families import HubModel, layout_of, summary
 from pivot_jax.hub.fill import turned
 from pivot_jax.hub.names import Entry
 from pivot_jax.hub.shards import INDEX, WHOLE
+from pivot_jax.models.stacking import Layers
 from pivot_jax.progress import Advance
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -189,10 +190,12 @@ def _contiguous(array: np.ndarray) -> np.ndarray:
 
 
 def _on_host(array: Any, layer: int | None) -> np.ndarray:
-    """One layer of a stacked parameter, or a whole one, assembled from its shards in host memory.
+    """One layer of a stack's parameter, or a whole one, assembled from its shards in host memory.
 
     Between several processes a layer is gathered by all of them, one at a time.
     """
+    if isinstance(array, Layers) and layer is not None:
+        array, layer = array[layer], None
     if not isinstance(array, jax.Array):
         return np.asarray(array if layer is None else array[layer])
     if not array.is_fully_addressable:

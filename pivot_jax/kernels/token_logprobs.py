@@ -3,6 +3,9 @@
 A loop over chunks of the vocabulary keeps a running log-sum-exp; the backward pass recomputes each chunk's logits. Each
 chunk of the head's gradient is written once, so no float32 copy of the head is accumulated.
 
+The distribution may be one that responses are sampled from: logits divided by a temperature, and tokens that can never
+be sampled left out (:class:`Distribution`).
+
 On a mesh every device loops over its own part of the vocabulary for its own tokens. Devices exchange four numbers per
 token over ``tensor`` and, where ``fsdp`` splits the head's width, one chunk of the head at a time.
 
@@ -29,9 +32,33 @@ _CHUNK = {"cpu": 512}  # a chunk's logits stay in cache: 25 % faster on CPUs tha
 _CHUNK_DEFAULT = 4096
 
 
+@dataclass(frozen=True)
+class Distribution:
+    """Which distribution of the logits z a token comes from: softmax(z / temperature) without the banned tokens.
+
+    Attributes:
+      temperature: above 0.
+      banned_ids: tokens of probability 0, such as the image token. One of them as a target has the log-prob -inf.
+    """
+
+    temperature: float = 1.0
+    banned_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"Distribution: temperature {self.temperature} is not above 0")
+        object.__setattr__(self, "banned_ids", tuple(sorted(set(self.banned_ids))))
+
+
+PLAIN = Distribution()
+
+
 @struct.dataclass
 class TokenStats:
-    """Per scored token, float32 [t]. Only ``logps`` carries gradients; the others are for metrics."""
+    """Per scored token, float32 [t]. ``logps`` carries gradients, and ``entropy`` where asked for; the rest is metrics.
+
+    Logits are those that the distribution is the softmax of: divided by the temperature, without banned tokens.
+    """
 
     logps: Array  # log p(target)
     entropy: Array  # of the full distribution, nats
@@ -52,23 +79,47 @@ class _Split:
         return P(self.vocabulary, self.width)
 
 
-def token_logprobs(hidden: Array, head: Array, targets: Array, chunk: int = 0) -> TokenStats:
+@dataclass(frozen=True)
+class _Method:
+    """What the loop over the vocabulary is compiled for."""
+
+    split: _Split
+    chunk: int
+    distribution: Distribution
+    entropy_gradient: bool
+
+
+def token_logprobs(
+    hidden: Array,
+    head: Array,
+    targets: Array,
+    chunk: int = 0,
+    distribution: Distribution = PLAIN,
+    *,
+    entropy_gradient: bool = False,
+) -> TokenStats:
     """Statistics of ``softmax(hidden @ head.T)`` at ``targets``.
 
     Args:
       hidden: [t, d], compute dtype. head: [v, d]. targets: int32 [t], each in [0, v).
       chunk: vocabulary entries per step; temporaries are t * chunk float32. 0: the device's default.
+      distribution: temperature and banned tokens.
+      entropy_gradient: ``entropy`` carries gradients too (for an entropy bonus).
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: shapes that do not fit, or a banned token outside the vocabulary.
     """
     if hidden.ndim != 2 or head.ndim != 2 or hidden.shape[1] != head.shape[1] or targets.shape != hidden.shape[:1]:
         shapes = f"{hidden.shape}, {head.shape} and {targets.shape}"
         raise ValueError(f"token_logprobs needs hidden [t,d], head [v,d] and targets [t]; got {shapes}")
+    banned = distribution.banned_ids
+    if banned and not 0 <= banned[0] <= banned[-1] < head.shape[0]:
+        raise ValueError(f"token_logprobs: banned ids {banned} are not all in the vocabulary of {head.shape[0]}")
     chunk = chunk or _CHUNK.get(platform(), _CHUNK_DEFAULT)
-    logps, _, entropy, correct, mean_logit = _logprobs(_split(hidden, head), chunk, hidden, head, targets)
+    method = _Method(_split(hidden, head), chunk, distribution, entropy_gradient)
+    logps, _, entropy, correct, mean_logit = _logprobs(method, hidden, head, targets)
     stop = jax.lax.stop_gradient
-    return TokenStats(logps, stop(entropy), stop(correct), stop(mean_logit))
+    return TokenStats(logps, entropy if entropy_gradient else stop(entropy), stop(correct), stop(mean_logit))
 
 
 def _split(hidden: Array, head: Array) -> _Split:
@@ -82,25 +133,27 @@ def _split(hidden: Array, head: Array) -> _Split:
     return _Split(tokens, vocabulary, width)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _logprobs(split: _Split, chunk: int, hidden: Array, head: Array, targets: Array):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _logprobs(method: _Method, hidden: Array, head: Array, targets: Array):
     """logps, lse, entropy, correct, mean_logit; float32 [t] each."""
-    compute = functools.partial(_forward, split, chunk)
-    tokens = P(split.tokens or None)
+    split, tokens = method.split, P(method.split.tokens or None)
+    compute = functools.partial(_forward, method)
     return _per_shard(split, compute, (tokens, split.head, tokens), (tokens,) * 5)(hidden, head, targets)
 
 
-def _logprobs_fwd(split, chunk, hidden, head, targets):
-    out = _logprobs(split, chunk, hidden, head, targets)
-    return out, (hidden, head, targets, out[1])
+def _logprobs_fwd(method, hidden, head, targets):
+    out = _logprobs(method, hidden, head, targets)
+    return out, (hidden, head, targets, out[1], out[2] if method.entropy_gradient else None)
 
 
-def _logprobs_bwd(split, chunk, residuals, cotangents):
-    hidden, head, targets, lse = residuals
-    compute = functools.partial(_backward, split, chunk)
-    tokens = P(split.tokens or None)
-    run = _per_shard(split, compute, (tokens, split.head, tokens, tokens, tokens), (tokens, split.head))
-    return *run(hidden, head, targets, lse, cotangents[0]), np.zeros(targets.shape, jax.dtypes.float0)
+def _logprobs_bwd(method, residuals, cotangents):
+    hidden, head, targets, lse, entropy = residuals
+    split, tokens = method.split, P(method.split.tokens or None)
+    values = [lse, cotangents[0], *((entropy, cotangents[2]) if method.entropy_gradient else ())]
+    compute = functools.partial(_backward, method)
+    specs = (tokens, split.head, tokens) + (tokens,) * len(values)
+    run = _per_shard(split, compute, specs, (tokens, split.head))
+    return *run(hidden, head, targets, *values), np.zeros(targets.shape, jax.dtypes.float0)
 
 
 _logprobs.defvjp(_logprobs_fwd, _logprobs_bwd)
@@ -112,17 +165,17 @@ def _per_shard(split: _Split, compute: Any, in_specs: Any, out_specs: Any) -> An
     return jax.shard_map(compute, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def _forward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Array):
-    chunks = _Chunks(split, chunk, head, hidden.dtype)
+def _forward(method: _Method, hidden: Array, head: Array, targets: Array):
+    split, chunks = method.split, _Chunks(method, head, hidden.dtype)
     local = targets - chunks.first  # indices into this device's part of the vocabulary
 
     def step(carry, index):
         top, total, weighted, picked, summed = carry
-        logits, start, fresh, _ = chunks.logits(hidden, index)
+        logits, start, live, _ = chunks.logits(hidden, index)
         new_top = jnp.maximum(top, jnp.max(logits, axis=1))
         scale = jnp.exp(top - new_top)
         exp = jnp.exp(logits - new_top[:, None])
-        finite = jnp.where(fresh, logits, 0.0)  # -inf * 0 would be NaN
+        finite = jnp.where(live, logits, 0.0)  # -inf * 0 would be NaN
         column = local - start
         here = (local >= index * chunks.size) & (column < chunks.size)
         found = jnp.take_along_axis(logits, jnp.clip(column, 0, chunks.size - 1)[:, None], axis=1)[:, 0]
@@ -135,7 +188,8 @@ def _forward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Arr
         ), None
 
     zero = jnp.zeros(hidden.shape[0], jnp.float32)
-    first = (jnp.full_like(zero, -jnp.inf), zero, zero, zero, zero)
+    lowest = jnp.finfo(jnp.float32).min  # not -inf: a chunk of banned tokens alone has no finite logit
+    first = (jnp.full_like(zero, lowest), zero, zero, zero, zero)
     (top, total, weighted, picked, summed), _ = jax.lax.scan(step, first, jnp.arange(chunks.count))
     vocabulary = head.shape[0]
     if split.vocabulary:
@@ -146,19 +200,36 @@ def _forward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Arr
         total, weighted = everywhere(total * fade), everywhere(weighted * fade)
         top, picked, summed = peak, everywhere(jnp.where(mine, picked, 0.0)), everywhere(summed)
         vocabulary *= jax.lax.axis_size(split.vocabulary)
+    vocabulary -= len(method.distribution.banned_ids)
     lse = top + jnp.log(total)
     return picked - lse, lse, lse - weighted / total, (picked >= top).astype(jnp.float32), summed / vocabulary
 
 
-def _backward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Array, lse: Array, d_logps: Array):
-    chunks = _Chunks(split, chunk, head, hidden.dtype)
+def _backward(
+    method: _Method,
+    hidden: Array,
+    head: Array,
+    targets: Array,
+    lse: Array,
+    d_logps: Array,
+    entropy: Array | None = None,
+    d_entropy: Array | None = None,
+):
+    split, chunks = method.split, _Chunks(method, head, hidden.dtype)
     local = targets - chunks.first  # indices into this device's part of the vocabulary
 
     def step(d_hidden, index):
-        logits, start, fresh, rows = chunks.logits(hidden, index)
+        logits, start, live, rows = chunks.logits(hidden, index)
         # d logp / d logits = onehot - softmax
-        onehot = (start + jnp.arange(chunks.size) == local[:, None]) & fresh
-        d_logits = (onehot - jnp.exp(logits - lse[:, None])) * d_logps[:, None]
+        onehot = (start + jnp.arange(chunks.size) == local[:, None]) & live
+        softmax = jnp.exp(logits - lse[:, None])
+        d_logits = (onehot - softmax) * d_logps[:, None]
+        if entropy is not None and d_entropy is not None:
+            # d entropy / d logits = -softmax * (log softmax + entropy)
+            log_softmax = jnp.where(live, logits - lse[:, None], 0.0)
+            d_logits -= softmax * (log_softmax + entropy[:, None]) * d_entropy[:, None]
+        if method.distribution.temperature != 1:
+            d_logits /= method.distribution.temperature
         d_logits = d_logits.astype(hidden.dtype)
         d_hidden += jnp.einsum("tv,vd->td", d_logits, rows, preferred_element_type=jnp.float32)
         d_rows = jnp.einsum("tv,td->vd", d_logits, hidden, preferred_element_type=jnp.float32)
@@ -173,25 +244,31 @@ def _backward(split: _Split, chunk: int, hidden: Array, head: Array, targets: Ar
 class _Chunks:
     """This device's rows of the head, ``size`` at a time; ``first`` is the vocabulary index of its first row."""
 
-    def __init__(self, split: _Split, chunk: int, head: Array, dtype: Any):
-        self.split, self.head, self.dtype = split, head, dtype
-        self.size = min(chunk, head.shape[0])
+    def __init__(self, method: _Method, head: Array, dtype: Any):
+        self.split, self.distribution, self.head, self.dtype = method.split, method.distribution, head, dtype
+        split = method.split
+        self.size = min(method.chunk, head.shape[0])
         self.count = -(-head.shape[0] // self.size)
         self.first: Any = jax.lax.axis_index(split.vocabulary) * head.shape[0] if split.vocabulary else 0
 
     def logits(self, hidden: Array, index: Array) -> tuple[Array, Array, Array, Array]:
-        """float32 logits [t, size], the chunk's first row, a mask [1, size] of entries new in this chunk, its rows.
+        """float32 logits [t, size], the chunk's first row, a mask [1, size] of its live entries, its rows.
 
-        Entries of an earlier chunk are -inf: the last chunk is moved back to end at the vocabulary's end, which avoids
-        a padded copy.
+        Banned tokens and entries of an earlier chunk are not live, and -inf: the last chunk is moved back to end at the
+        vocabulary's end, which avoids a padded copy.
         """
         start = jnp.minimum(index * self.size, self.head.shape[0] - self.size)
         rows = jax.lax.dynamic_slice_in_dim(self.head, start, self.size).astype(self.dtype)
         if self.split.width:
             rows = jax.lax.all_gather(rows, self.split.width, axis=1, tiled=True)
         logits = jnp.einsum("td,vd->tv", hidden, rows, preferred_element_type=jnp.float32)
-        fresh = (start + jnp.arange(self.size) >= index * self.size)[None, :]
-        return jnp.where(fresh, logits, -jnp.inf), start, fresh, rows
+        if self.distribution.temperature != 1:
+            logits /= self.distribution.temperature
+        entries = start + jnp.arange(self.size)
+        live = (entries >= index * self.size)[None, :]
+        if self.distribution.banned_ids:
+            live &= ~jnp.isin(entries + self.first, jnp.asarray(self.distribution.banned_ids))[None, :]
+        return jnp.where(live, logits, -jnp.inf), start, live, rows
 
     def reduced(self, d_rows: Array) -> Array:
         """A chunk's gradient [size, d], summed over the devices that hold other tokens, split as the head is."""

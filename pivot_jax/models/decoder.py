@@ -1,6 +1,6 @@
-"""Causal decoder with grouped queries, rotary positions and a KV cache: Qwen2, Qwen3 and Llama by its settings.
+"""Causal decoder with grouped queries and rotary positions: Qwen2, Qwen3 and Llama by its settings.
 
-Letters: b rows, n tokens, p and s cache slots of a prompt and of an answer, h query heads, k key/value heads,
+Letters: b rows, n tokens, p and s cache slots, h query heads, k key/value heads,
 c head width, d width, v vocabulary.
 """
 
@@ -69,6 +69,12 @@ class DecoderConfig:
         """Positions int32 [b, n] of text in the form of this decoder: with M-RoPE the same on all axes, [b, n, 3]."""
         return jnp.repeat(indices[..., None], 3, axis=-1) if self.mrope_section else indices
 
+    def angles(self, positions: Array, segments: Array) -> tuple[Array, Array]:
+        """cos and sin of the rotations at positions [b, n], with M-RoPE [b, n, 3]: see :func:`rotary.angles`."""
+        return rotary.angles(
+            positions, segments, self.head_width, self.rope_theta, self.rope_scaling, self.mrope_section
+        )
+
     def module(self, dtype: str = "float32") -> Decoder:
         """The Linen module; its parameters are float32, ``dtype`` is that of the computation."""
         return Decoder(self, dtype)
@@ -86,39 +92,29 @@ class DecoderConfig:
 
 
 @struct.dataclass
-class KVCache:
-    """Keys and values of all layers. Responses to the same prompt share its part; see ``kernels.decode``.
+class Past:
+    """What one new token per row attends to in one layer: itself, and the tokens before it in two parts of a cache.
 
-    B prompts with n responses each are b = B * n rows; row i answers prompt i // n. All rows write the same slot.
+    ``own`` is written: all rows put their token's keys and values into the same slot. ``before`` is only read; its rows
+    have lengths of their own. See ``kernels.decode``.
     """
 
-    prompt: Part  # keys and values [layers, B, k, p, c], lengths [B]; written once
-    keys: Array  # [layers, b, k, s, c]; of the answers
-    values: Array  # [layers, b, k, s, c]
-    positions: Array  # int32 [b]; rotary position of the next token, with M-RoPE on all its axes
-    slot: Array  # int32 []; index of the next token, and the number of tokens before it
-
-
-@struct.dataclass
-class Past:
-    """The part of a cache that a decoding layer only reads; it also writes the answers' part."""
-
-    prompt: Part
-    slot: Array
+    keys: Array  # own part, [b, k, s, c]
+    values: Array  # [b, k, s, c]
+    slot: Array  # int32 []; where the token goes, and the number of tokens before it in this part
+    before: Part  # keys and values [b, k, p, c], lengths [b]
 
 
 class CausalAttention(nn.Module):
     """Grouped-query attention of ``x`` to itself; or, with ``past``, of one token to the cache.
 
-    Returns the output, and the keys and values: those of ``x`` [b, k, n, c], or the grown ones of all layers' answers.
+    Returns the output, and the keys and values: those of ``x`` [b, k, n, c], or the own part of ``past`` with them.
     """
 
     config: DecoderConfig
 
     @nn.compact
-    def __call__(
-        self, x: Array, answers: Any, layer: Any, past: Past | None, angles: Any, ids: Ids
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def __call__(self, x: Array, past: Past | None, angles: Any, ids: Ids) -> tuple[Array, tuple[Array, Array]]:
         cfg = self.config
         b, n, _ = x.shape
         c = cfg.head_width
@@ -132,37 +128,32 @@ class CausalAttention(nn.Module):
         if past is None:
             out = attention(q, k, v, causal=True, ids=ids)
         else:
-            index = (layer, 0, 0, past.slot, 0)
-            prompts = past.prompt.lengths.shape[0]
             keys, values = (
-                jax.lax.dynamic_update_slice(old, lay_out(new[None], prompts, cfg.heads), index)
-                for old, new in zip(answers, (keys, values), strict=True)
+                jax.lax.dynamic_update_slice(own, lay_out(new, b, cfg.heads), (0, 0, past.slot, 0))
+                for own, new in ((past.keys, keys), (past.values, values))
             )
             own = Part(keys, values, jnp.broadcast_to(past.slot + 1, b))
-            out = decode_attention(q[:, 0], own, past.prompt, layer=layer)
+            out = decode_attention(q[:, 0], own, past.before)
         return layers.Linear(cfg.width, use_bias=False, name="out")(out.reshape(b, n, -1)), (keys, values)
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm block. The carry is (x, answers): with ``past`` all layers' keys and values of the answers, else None.
+    """Pre-norm block; with ``past`` of one new token per row.
 
-    Returns the carry; with ``collect.cache`` also the keys and values of ``x``, with ``collect.on`` also its output.
+    Returns its output, and with ``collect.cache`` the keys and values of :class:`CausalAttention`, with ``collect.on``
+    the output once more.
     """
 
     config: DecoderConfig
 
     @nn.compact
-    def __call__(
-        self, carry: Any, layer: Any, past: Any, angles: Any, ids: Ids, collect: layers.Collect
-    ) -> tuple[Any, Any]:
+    def __call__(self, x: Array, past: Any, angles: Any, ids: Ids, collect: layers.Collect) -> tuple[Array, Any]:
         cfg = self.config
-        x, answers = carry
         normed = layers.RMSNorm(cfg.eps, name="norm1")(x)
-        mixed, key_values = CausalAttention(cfg, name="attn")(normed, answers, layer, past, angles, ids)
+        mixed, key_values = CausalAttention(cfg, name="attn")(normed, past, angles, ids)
         x = x + mixed
         x = x + layers.GatedMLP(cfg.mlp_dim, name="mlp")(layers.RMSNorm(cfg.eps, name="norm2")(x))
-        output = key_values if collect.cache else x if collect.on else None
-        return (x, None if past is None else key_values), output
+        return x, key_values if collect.cache else x if collect.on else None
 
 
 class Decoder(nn.Module):
@@ -175,7 +166,7 @@ class Decoder(nn.Module):
         cfg = self.config
         table = nn.initializers.normal(0.02)
         self.embed = self.param("embed", table, (cfg.vocab_size, cfg.width))
-        axes = (0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast)
+        axes = (nn.broadcast,) * 4  # all layers share the angles and ids
         self.blocks = layers.Stack(DecoderBlock, (cfg,), cfg.depth, cfg.remat, cfg.scan_layers, axes)
         self.norm = layers.RMSNorm(cfg.eps)
         if not cfg.tied:
@@ -190,54 +181,12 @@ class Decoder(nn.Module):
 
         ``positions`` are int32 [b, n], with M-RoPE [b, n, 3].
         """
-        angles = self._angles(positions, segments)
-        (x, _), _ = self.blocks((x, None), None, None, angles, Ids.same(segments, branches), layers.COLLECT_NOTHING)
+        angles = self.config.angles(positions, segments)
+        x, _ = self.blocks(x, None, angles, Ids.same(segments, branches), layers.COLLECT_NOTHING)
         return self.norm(x)
 
     def layer_states(self, x: Array, positions: Array, segments: Array) -> Array:
         """Embedded tokens, the output of every block but the last, and closing-norm states: [layers + 1, b, n, d]."""
-        angles, collect = self._angles(positions, segments), layers.Collect(True)
-        (last, _), states = self.blocks((x, None), None, None, angles, Ids.same(segments), collect)
+        angles, collect = self.config.angles(positions, segments), layers.Collect(True)
+        last, states = self.blocks(x, None, angles, Ids.same(segments), collect)
         return jnp.concatenate([x[None], states[:-1], self.norm(last)[None]])
-
-    def prefill(
-        self, x: Array, positions: Array, segments: Array, slots: int, responses: int = 1
-    ) -> tuple[KVCache, Array]:
-        """As :meth:`hidden`, and a cache for ``responses`` answers per prompt, of up to ``slots`` tokens each.
-
-        Prompts are right padded: the tokens of segment 1 come first in a row.
-        """
-        cfg = self.config
-        angles = self._angles(positions, segments)
-        ids, collect = Ids.same(segments), layers.Collect(cache=True)
-        (x, _), (keys, values) = self.blocks((x, None), None, None, angles, ids, collect)
-        b = x.shape[0]
-        empty = jnp.zeros((cfg.depth, b * responses, cfg.kv_heads, slots, cfg.head_width), keys.dtype)
-        keys, values, empty = (lay_out(part, b, cfg.heads) for part in (keys, values, empty))
-        last = jnp.max(positions, axis=-1) if cfg.mrope_section else positions
-        after = jnp.max(jnp.where(segments > 0, last, -1), axis=1) + 1
-        cache = KVCache(
-            prompt=Part(keys, values, jnp.sum(segments > 0, axis=1, dtype=jnp.int32)),
-            keys=empty,
-            values=empty,
-            positions=jnp.repeat(after, responses),
-            slot=jnp.zeros((), jnp.int32),
-        )
-        return cache, self.norm(x)
-
-    def decode_step(self, cache: KVCache, x: Array) -> tuple[KVCache, Array]:
-        """One more token per row: x [b, 1, d] → cache, [b, 1, d]; at most one call per slot of the cache."""
-        cfg = self.config
-        here = cache.positions[:, None]
-        angles = self._angles(cfg.text_positions(here), jnp.ones_like(here))
-        # The answers' part is one array that passes through the layers, and each layer writes a token to it. As an
-        # input and an output of each layer it would be copied whole in every step.
-        carry, past = (x, (cache.keys, cache.values)), Past(cache.prompt, cache.slot)
-        layer = jnp.arange(cfg.depth, dtype=jnp.int32)
-        (x, (keys, values)), _ = self.blocks(carry, layer, past, angles, {}, layers.COLLECT_NOTHING)
-        return KVCache(cache.prompt, keys, values, cache.positions + 1, cache.slot + 1), self.norm(x)
-
-    def _angles(self, positions: Array, segments: Array) -> tuple[Array, Array]:
-        cfg = self.config
-        sections = cfg.mrope_section
-        return rotary.angles(positions, segments, cfg.head_width, cfg.rope_theta, cfg.rope_scaling, sections)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pivot_jax.data.processing.batch import VLMBatch
-from pivot_jax.models.decoder import DecoderConfig, KVCache
+from pivot_jax.models.decoder import DecoderConfig
 
 Array = jax.Array
 
@@ -32,7 +32,7 @@ class LanguageModelConfig:
 class LanguageModel(nn.Module):
     """Use through ``model.apply({"params": params}, ..., method="...")``; see each method.
 
-    ``logprobs.score`` and ``generate.generate`` take it as they take an MLLM.
+    ``logprobs.score`` and ``rollout.sampler`` take it as they take an MLLM.
     """
 
     config: Any  # LanguageModelConfig; MLLMConfig in an MLLM
@@ -69,26 +69,6 @@ class LanguageModel(nn.Module):
         weights = (batch.segments > 0).astype(jnp.float32)
         sums = jnp.einsum("lbnd,bn->bld", states.astype(jnp.float32), weights, precision=jax.lax.Precision.HIGHEST)
         return sums / jnp.maximum(weights.sum(axis=1), 1.0)[:, None, None]
-
-    def prefill(
-        self, batch: Any, max_new: int, image_features: Array | None = None, responses: int = 1
-    ) -> tuple[KVCache, Array]:
-        """Reads the B prompts once for ``responses`` answers each: b = B * responses rows, grouped by prompt.
-
-        Returns:
-          A cache with slots for ``max_new`` tokens per answer, and the state of each row's last prompt token [b, d].
-        """
-        x = self.embed(batch, image_features)
-        cache, hidden = self.decoder.prefill(x, batch.positions, batch.segments, max_new, responses)
-        indices = jnp.arange(batch.tokens.shape[1])[None, :]
-        last = jnp.max(jnp.where(batch.segments > 0, indices, 0), axis=1)
-        state = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-        return cache, jnp.repeat(state, responses, axis=0)
-
-    def decode_step(self, cache: KVCache, tokens: Array) -> tuple[KVCache, Array]:
-        """Appends one text token per row, int32 [b]; returns the cache and its state [b, d]."""
-        cache, hidden = self.decoder.decode_step(cache, self.decoder.embed_tokens(tokens[:, None]))
-        return cache, hidden[:, 0]
 
 
 def text_batch(rows: Sequence[Sequence[int]], decoder: DecoderConfig, pad_id: int = 0) -> VLMBatch:

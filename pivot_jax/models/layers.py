@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from pivot_jax.kernels import residuals
+from pivot_jax.models import stacking
 
 Array = jax.Array
 
@@ -179,13 +180,14 @@ REMAT_POLICIES = {
 
 
 class Stack(nn.Module):
-    """``block`` repeated ``length`` times with parameters stacked on a leading axis.
+    """``block`` repeated ``length`` times. Its parameters are stacked on a leading axis, or have a leaf per layer.
 
     Attributes:
       block: its ``__call__(carry, *inputs)`` returns ``(carry, output)``; ``arguments`` are its constructor's.
       remat: "none", or a key of ``REMAT_POLICIES``.
-      scan: one compiled layer in a loop. False unrolls: a larger program that takes longer to compile and stores no
-        stacked residuals; it is faster on CPUs. Parameters and checkpoints are the same either way.
+      scan: one compiled layer in a loop, over stacked parameters. False unrolls: a larger program that takes longer to
+        compile and stores no stacked residuals; it is faster on CPUs. Both create the same stacked parameters.
+        Parameters with a leaf per layer (``models.stacking``) are never scanned.
       axes: for each of ``inputs``: 0 if it has a leading layer axis, ``nn.broadcast`` if all layers share it.
     """
 
@@ -202,7 +204,7 @@ class Stack(nn.Module):
             raise ValueError(f"remat '{self.remat}' is unknown; there are: none, {', '.join(REMAT_POLICIES)}")
         scanned = self._scanned()
         nn.share_scope(self, scanned)  # no name of its own in the parameters' paths
-        if self.scan or self.is_initializing():
+        if self.is_initializing() or (self.scan and not stacking.has_layers(self.variables["params"])):
             return scanned(carry, *inputs)
         return self._unrolled(carry, inputs)
 
@@ -228,7 +230,10 @@ class Stack(nn.Module):
         if self.remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.remat])
         outputs = []
-        for i, params in enumerate(_unstack(self.length, self.variables["params"])):
+        tree = self.variables["params"]
+        separate = stacking.has_layers(tree)
+        trees = [stacking.layer(tree, i) for i in range(self.length)] if separate else _unstack(self.length, tree)
+        for i, params in enumerate(trees):
             own = [
                 jax.tree.map(lambda leaf, i=i: leaf[i], x) if axis == 0 else x
                 for x, axis in zip(inputs, self.axes, strict=True)

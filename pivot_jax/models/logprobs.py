@@ -7,21 +7,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pivot_jax.kernels.token_logprobs import TokenStats, token_logprobs
+from pivot_jax.kernels.token_logprobs import PLAIN, Distribution, TokenStats, token_logprobs
 from pivot_jax.models.language_model import LanguageModel, head_matrix
 
 
-def score(model: LanguageModel, params: dict[str, Any], batch: Any, image_features: Any = None) -> TokenStats:
+def score(
+    model: LanguageModel,
+    params: dict[str, Any],
+    batch: Any,
+    image_features: Any = None,
+    distribution: Distribution = PLAIN,
+    *,
+    entropy_gradient: bool = False,
+) -> TokenStats:
     """Statistics of ``batch.targets``, float32 [b, t]; the vocabulary projection runs over targets only.
 
     Args:
       model: an MLLM, or a language model alone.
       image_features: [b, k*m*p, d] to use instead of encoding the images (gradient maps differentiate in them).
+      distribution: temperature and banned tokens, for responses that were sampled so.
+      entropy_gradient: the entropies carry gradients too.
     """
     hidden: Any = model.apply({"params": params}, batch, image_features, method="hidden")
     picked = jnp.take_along_axis(hidden, batch.sources[:, :, None], axis=1)
-    stats = token_logprobs(picked.reshape(-1, picked.shape[-1]), head_matrix(params), batch.targets.reshape(-1))
     shape = batch.targets.shape
+    stats = token_logprobs(
+        picked.reshape(-1, picked.shape[-1]),
+        head_matrix(params),
+        batch.targets.reshape(-1),
+        distribution=distribution,
+        entropy_gradient=entropy_gradient,
+    )
     return TokenStats(*(getattr(stats, name).reshape(shape) for name in ("logps", "entropy", "correct", "mean_logit")))
 
 

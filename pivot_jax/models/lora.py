@@ -20,6 +20,7 @@ import numpy as np
 
 from pivot_jax import rules
 from pivot_jax.errors import UserError
+from pivot_jax.models import stacking
 
 A, B, SCALE = "lora_a", "lora_b", "lora_scale"
 LEAVES = (A, B, SCALE)
@@ -44,7 +45,7 @@ def kernel_of(path: str) -> str:
 
 def is_linear(path: str, shape: tuple[int, ...]) -> bool:
     """Whether a parameter is a linear layer's kernel: [in, out], with a leading layer axis in a stack of blocks."""
-    return path.endswith(f"/{KERNEL}") and len(shape) == (3 if "/blocks/" in path else 2)
+    return path.endswith(f"/{KERNEL}") and len(shape) == (3 if stacking.in_stack(path) else 2)
 
 
 def base(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def merged(tree: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: an adapter without its kernel.
     """
-    flat = rules.flatten(tree)
+    flat = rules.flatten(stacking.on_host(tree))
     result = {path: leaf for path, leaf in flat.items() if not is_adapter(path)}
     for path in flat:
         if not path.endswith(f"/{A}"):

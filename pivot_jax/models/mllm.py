@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pivot_jax.models import flops
+from pivot_jax.models import flops, stacking
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.encoder import Encoder, EncoderConfig, feature_width
 from pivot_jax.models.language_model import LanguageModel, head_matrix
@@ -130,6 +130,11 @@ class MLLM(LanguageModel):
     def parts(self) -> dict[str, Any]:
         """Part → configuration of what can come from another model; None where there is none."""
         return {"vision": self.config.vision, "second": self.config.second, "decoder": self.config.decoder}
+
+    @property
+    def unscanned(self) -> frozenset[str]:
+        """The parts whose layers are not scanned (see ``models.stacking``)."""
+        return stacking.unscanned(self.parts)
 
     def sequences(self, images: int, tokens: int) -> list[tuple[str, Any, int]]:
         """(part, its configuration, tokens that its blocks compute) of a sequence with ``images`` and ``tokens``."""

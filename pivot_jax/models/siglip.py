@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pivot_jax.models import flops, layers
+from pivot_jax.models import flops, layers, stacking
 from pivot_jax.models.transformer import stack
 from pivot_jax.models.vit import ViTConfig
 
@@ -93,6 +93,11 @@ class SigLIP(nn.Module):
     def parts(self) -> dict[str, Any]:
         """Part → configuration of what can come from another model."""
         return {"vision": self.vision_config}
+
+    @property
+    def unscanned(self) -> frozenset[str]:
+        """The towers whose layers are not scanned (see ``models.stacking``)."""
+        return stacking.unscanned({"vision": self.vision_config, "text": self.text_config})
 
     def sequences(self, images: int, tokens: int) -> list[tuple[str, Any, int]]:
         """(part, its configuration, tokens that its blocks compute) of one pair; ``tokens``: of the caption."""

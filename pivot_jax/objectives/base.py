@@ -1,4 +1,5 @@
-"""The parts of an objective that a training step needs, for SFT, preference pairs and contrastive pretraining alike.
+"""The parts of an objective that a training step needs, for SFT, preference pairs, contrastive pretraining
+and online RL alike.
 
 Every loss term and metric is a pair (sum, weight). Weights depend on the batch alone, never on parameters. The division
 can therefore happen once, after all micro-batches and devices are added up, and neither accumulation nor sharding
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 from flax import struct
 
 Params = dict[str, Any]
-BatchKind = Literal["contrastive", "sft", "preference"]  # the ``kind`` of ``build_loader``
+# The ``kind`` of ``build_loader``; "policy" are groups of sampled responses, which the online RL loop makes.
+BatchKind = Literal["contrastive", "sft", "preference", "policy"]
 
 
 @struct.dataclass

@@ -9,22 +9,27 @@ from pivot_jax.config.check import suggest
 from pivot_jax.errors import UserError
 from pivot_jax.objectives.base import BatchKind, Objective
 from pivot_jax.objectives.contrastive import build_contrastive
+from pivot_jax.objectives.policy import build_policy
 from pivot_jax.objectives.preference import build_preference
 from pivot_jax.objectives.preference_losses import PRESETS
+from pivot_jax.objectives.presets import PRESETS as ALGORITHMS
 from pivot_jax.objectives.sft import build_sft
 
 
 class Entry(NamedTuple):
-    """An objective: the kind of batch that it reads, and (module, config.objective) → Objective."""
+    """An objective: the kind of batch that it reads, and (module, config, banned ids) → Objective."""
 
     kind: BatchKind
-    build: Callable[[Any, Any], Objective]
+    build: Callable[[Any, Any, tuple[int, ...]], Objective]
 
 
 OBJECTIVES = {
-    "contrastive": Entry("contrastive", lambda module, section: build_contrastive(module)),
-    "sft": Entry("sft", lambda module, section: build_sft(module)),
-    **dict.fromkeys(PRESETS, Entry("preference", build_preference)),
+    "contrastive": Entry("contrastive", lambda module, config, banned: build_contrastive(module)),
+    "sft": Entry("sft", lambda module, config, banned: build_sft(module)),
+    **dict.fromkeys(
+        PRESETS, Entry("preference", lambda module, config, banned: build_preference(module, config.objective))
+    ),
+    "policy": Entry("policy", lambda module, config, banned: build_policy(module, config.rl, banned)),
 }
 
 
@@ -37,8 +42,11 @@ def batch_kind(config: Any) -> BatchKind:
     return _entry(config.objective.name).kind
 
 
-def build_objective(module: Any, config: Any) -> Objective:
+def build_objective(module: Any, config: Any, banned_ids: tuple[int, ...] = ()) -> Objective:
     """Objective of ``config.objective`` for a ``SigLIP`` (contrastive) or an ``MLLM``.
+
+    Args:
+      banned_ids: tokens that are never sampled (``policy``).
 
     Raises:
       UserError: unknown name or term, or settings that exclude each other.
@@ -50,12 +58,13 @@ def build_objective(module: Any, config: Any) -> Objective:
             f"objective.terms: {section.terms!r}, but objective.name={section.name!r} is not a preference objective "
             "and has no terms; remove them, or set objective.name=preference"
         )
+    _check_algorithm(section.name, config.rl.algorithm)
     if entry.kind == "contrastive" and config.data.packing > 1:
         raise UserError(
             f"data.packing: {config.data.packing}, but the captions of objective.name={section.name!r} are not packed; "
             "set it to 1"
         )
-    objective = entry.build(module, section)
+    objective = entry.build(module, config, banned_ids)
     if objective.couples_rows and config.train.accumulate != 1:
         terms = f" with objective.terms={section.terms!r}" if section.terms else ""
         raise UserError(
@@ -63,6 +72,19 @@ def build_objective(module: Any, config: Any) -> Objective:
             "row with the whole batch, which micro-batches would split; set train.accumulate=1"
         )
     return objective
+
+
+def _check_algorithm(name: str, algorithm: str) -> None:
+    """``objective.name`` alone says what is trained for; ``rl.algorithm`` says how, for online RL."""
+    if algorithm and name != "policy":
+        raise UserError(
+            f"rl.algorithm: {algorithm!r}, but objective.name={name!r} is not online RL; set objective.name='policy', "
+            "or remove rl.algorithm"
+        )
+    if name == "policy" and not algorithm:
+        raise UserError(
+            f"rl.algorithm: empty, but objective.name='policy' needs one; set it (algorithms: {', '.join(ALGORITHMS)})"
+        )
 
 
 def _entry(name: str) -> Entry:

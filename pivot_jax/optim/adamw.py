@@ -32,7 +32,8 @@ def build_optimizer(section: Any, rates: dict[str, float | str], total_steps: in
 
 def _scale_by_path(rates: dict[str, float | str]) -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        scaled = {path: leaf * rates[path] for path, leaf in rules.flatten(updates).items()}
+        flat = rules.flatten(updates)
+        scaled = {path: jax.tree.map(lambda x, rate=rates[path]: x * rate, leaf) for path, leaf in flat.items()}
         return rules.unflatten(scaled), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
+from pivot_jax.models.stacking import Layers
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = P(("data", "fsdp"))
@@ -106,10 +107,19 @@ def check_rows(rows: int, what: str, mesh: Mesh) -> None:
 
 
 def param_shardings(params: Any, mesh: Mesh) -> Any:
-    """Tree of NamedSharding by :data:`PARAM_RULES`; a dimension that an axis does not divide is not split."""
-    flat = rules.flatten(params)
-    specs = {path: fit(_spec(path), leaf.shape, mesh) for path, leaf in flat.items()}
-    return rules.unflatten({path: NamedSharding(mesh, spec) for path, spec in specs.items()})
+    """Tree of NamedSharding by :data:`PARAM_RULES`; a dimension that an axis does not divide is not split.
+
+    ``params``: of anything with a shape. Where a parameter has a leaf per layer, each gets the spec without the layer
+    axis.
+    """
+
+    def of(path: str, leaf: Any) -> Any:
+        spec = fit(_spec(path), leaf.shape, mesh)
+        if isinstance(leaf, Layers):
+            return Layers([NamedSharding(mesh, P(*spec[1:]))] * len(leaf))
+        return NamedSharding(mesh, spec)
+
+    return rules.unflatten({path: of(path, leaf) for path, leaf in rules.flatten(params).items()})
 
 
 def _spec(path: str) -> P:

@@ -18,6 +18,7 @@ from pivot_jax.data.processing.tiles import TAPS
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
 from pivot_jax.models.flops import traced_flops
+from pivot_jax.objectives.policy import stored_values
 from pivot_jax.objectives.table import build_objective
 from pivot_jax.parallel.mesh import AXES, ROWS, arrange, check_rows, mesh_sizes
 from pivot_jax.plan.collectives import Traffic, traffic
@@ -96,8 +97,15 @@ def abstract_batch(setup: Setup, bucket: tuple[int, int], rows: int) -> Any:
         sources=targets, targets=targets, weights=array(np.float32, t), target_branches=targets,
         target_rows=targets,
         row_index=array(np.int32, packing),
-        ref_logps=array(np.float32, t) if setup.objective.reference == "stored" else None,
+        **{name: array(np.float32, t) for name in _stored(setup)},
     )  # fmt: skip
+
+
+def _stored(setup: Setup) -> tuple[str, ...]:
+    """Fields of a batch with a value of each target."""
+    if setup.objective.kind == "policy":
+        return stored_values(setup.config.rl)
+    return ("ref_logps",) if setup.objective.reference == "stored" else ()
 
 
 def compile_step(setup: Setup, topology: Topology, bucket: tuple[int, int], rows: int) -> Program:
@@ -142,8 +150,7 @@ def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[An
     check_rows(rows // unit, "sequences of a micro-batch" if unit > 1 else "rows", setup.mesh)
     reference = None
     if setup.objective.reference == "step" and not setup.keeps_base:
-        like, shardings = lora.base(setup.like), lora.base(setup.shardings)
-        reference = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, shardings)
+        reference = lora.base(setup.state_params)
     return setup.state_like(), abstract_batch(setup, bucket, rows), reference
 
 

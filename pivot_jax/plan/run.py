@@ -13,7 +13,7 @@ from pivot_jax.plan.estimate import estimate_step
 from pivot_jax.plan.program import GIB, Program, TooLarge
 from pivot_jax.plan.topology import Topology
 from pivot_jax.train.model import step_flops
-from pivot_jax.train.setup import Setup
+from pivot_jax.train.setup import Setup, rows_of_step
 
 _MOST = 1 << 14  # rows per shard at which the search ends
 
@@ -42,10 +42,12 @@ class Plan:
 
 
 def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False) -> Iterator[Plan]:
-    """Yields a plan for each bucket of ``config.data.buckets``, for the rows of one step.
+    """Yields a plan for each bucket of ``config.data.buckets``, for the rows of one optimizer step.
+
+    A row of online RL is a prompt with its responses; the plan is of the update, not of sampling.
 
     Args:
-      rows: global rows of a step; 0: the config's batch size.
+      rows: global rows of a step; 0: those of the config.
       search: find the largest number of rows that fits, by compiling. Where the rows do not fit, this always happens.
 
     Raises:
@@ -60,7 +62,7 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
             "data.buckets is empty, so the shapes depend on the longest row of the data, which plan does not read; "
             "set it, for example --config.data.buckets='((512, 128),)' (tokens, scored targets)"
         )
-    rows = rows or config.data.batch_size
+    rows = rows or rows_of_step(config)
     setup = programs.prepare(config, topology)
     for bucket in buckets:
         try:

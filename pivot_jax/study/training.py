@@ -11,8 +11,8 @@ from pivot_jax.study.settings import Study
 
 def train(study: Study, stage: str, seed: int) -> dict[str, Any]:
     """Trains one stage, or resumes it after an interruption."""
+    from pivot_jax.rl.run import run
     from pivot_jax.train.metrics import read
-    from pivot_jax.train.run import run
 
     config, workdir = study.config(stage, seed), study.folder(seed) / stage
     outcome = run(config, workdir)

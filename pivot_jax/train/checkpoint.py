@@ -1,7 +1,8 @@
 """Checkpoints of a run (orbax): written while it trains, read whole or parameter by parameter.
 
-A checkpoint holds the train state and, as JSON, everything else that a resumed run needs (data iterator, running
-means). Orbax writes into a temporary folder and renames it, so a killed or failed save leaves the previous one intact.
+A checkpoint holds the train state, its blocks stacked, and, as JSON, everything else that a resumed run needs (data
+iterator, running means). Orbax writes into a temporary folder and renames it, so a killed or failed save leaves the
+previous one intact.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pivot_jax import files, rules
 from pivot_jax.config import paths
 from pivot_jax.errors import UserError
 from pivot_jax.hub.tensors import Lazy
-from pivot_jax.models import lora
+from pivot_jax.models import lora, stacking
 
 
 class Checkpoints:
@@ -66,6 +67,7 @@ class Checkpoints:
         """Copies the arrays off the device, then writes in the background.
 
         Args:
+          state: in either layout of ``models.stacking``; it is written stacked.
           progress: JSON-able; the rest of a resumed run's state.
           metrics: to choose the best checkpoint by.
 
@@ -74,7 +76,8 @@ class Checkpoints:
         """
         self.wait()  # orbax waits too; here the error of a save still names its own step
         self._writing = step
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
+        whole = ocp.args.StandardSave(stacking.on_host(state))
+        items = ocp.args.Composite(state=whole, progress=ocp.args.JsonSave(progress))
         best = {self._best: metrics[self._best]} if self._best and metrics and self._best in metrics else None
         with _disk_errors(self.folder, step):
             self._orbax.save(step, args=items, metrics=best, force=True)
@@ -86,10 +89,14 @@ class Checkpoints:
             self._orbax.check_for_errors()
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """(state, progress) of ``step``; ``like`` is a tree of ShapeDtypeStruct with shardings."""
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
-        restored = self._orbax.restore(step, args=items)
-        return restored["state"], restored["progress"]
+        """(state, progress) of ``step``.
+
+        Args:
+          like: the state as ShapeDtypeStruct with shardings, in either layout of ``models.stacking``.
+        """
+        whole = ocp.args.StandardRestore(stacking.stacked(like))
+        restored = self._orbax.restore(step, args=ocp.args.Composite(state=whole, progress=ocp.args.JsonRestore()))
+        return stacking.split_like(like, restored["state"]), restored["progress"]
 
     def close(self) -> None:
         """Waits as :meth:`wait`, and raises as it does."""

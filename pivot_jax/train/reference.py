@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from pivot_jax import files, rules
 from pivot_jax.errors import UserError
 from pivot_jax.models.logprobs import score
+from pivot_jax.models.stacking import Layers
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import place_batch
 
@@ -100,12 +101,12 @@ def _write(path: Path, content: Stored, offsets: np.ndarray) -> None:
 
 
 def weights_hash(params: Any) -> str:
-    """SHA-256 over paths and values; equal exactly if the parameters are bit-identical."""
+    """SHA-256 over paths and values; equal exactly if the parameters are bit-identical, stacked or a leaf per layer."""
     digest = hashlib.sha256()
-    for path, leaf in sorted(rules.flatten(params).items()):
+    for path, leaf in sorted(rules.flatten(params).items(), key=lambda item: item[0]):
         digest.update(path.encode())
-        whole = (
-            leaf if getattr(leaf, "is_fully_addressable", True) else multihost_utils.process_allgather(leaf, tiled=True)
-        )
-        digest.update(np.ascontiguousarray(np.asarray(whole)).tobytes())
+        for array in leaf if isinstance(leaf, Layers) else (leaf,):  # the bytes of layers are those of their stack
+            shared = not getattr(array, "is_fully_addressable", True)
+            whole = multihost_utils.process_allgather(array, tiled=True) if shared else array
+            digest.update(np.ascontiguousarray(np.asarray(whole)).tobytes())
     return digest.hexdigest()

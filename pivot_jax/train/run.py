@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from pivot_jax.train.setup import Setup, build_setup, starting_params
 from pivot_jax.train.source import TOKENIZER
 
 RESULT = "result.json"  # in the workdir of a finished run
+Loop = Callable[..., tuple[Any, dict[str, float]]]  # as loop.train
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Result:
     seconds: float  # of this call, compilation included; 0 if the run was finished before
 
 
-def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
+def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = (), steps: Loop = loop.train) -> Result:
     """Trains ``config`` in ``workdir``; resumes from its newest checkpoint, returns at once if it is finished.
 
     Writes ``config.json, trained_parameters.json, metrics.jsonl, tensorboard/, skipped.jsonl, tokenizer/,
@@ -49,6 +50,7 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
 
     Args:
       hooks: evaluations every ``eval.every`` steps and after the last one, besides those of ``eval.benchmarks``.
+      steps: the loop; online RL has its own.
 
     Raises:
       UserError: bad config, data or checkpoint; a workdir of another config; from a hook.
@@ -83,7 +85,7 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
     if finished:
         metrics = last_metrics(saved) if saved else {}
     else:
-        state, metrics = loop.train(setup, state, saved, ref_params, workdir, hooks)
+        state, metrics = steps(setup, state, saved, ref_params, workdir, hooks)
     if weights_hash(state.frozen) != frozen_before:
         raise AssertionError("a frozen parameter moved during training: this is a bug")
     seconds = 0.0 if finished else time.perf_counter() - started
@@ -144,13 +146,13 @@ def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any
 def _reference(setup: Setup, starting: Any, workdir: Path, resumed: bool) -> Any:
     """Reference parameters for a step, or None: there is no reference, or stored log-probs go into the loader instead.
 
-    With LoRA the reference is the model without its adapters. If nothing else is trained, a step takes it from the
-    state.
+    With LoRA the reference is the model without its adapters. If nothing else is trained, it is taken from the state.
+    Online RL computes its log-probs of each rollout, so it needs the parameters too.
     """
     if setup.objective.reference is None:
         return None
     starting = lora.base(starting)
-    if setup.objective.reference == "step":
+    if setup.objective.reference == "step" or setup.objective.kind == "policy":
         if setup.keeps_base:
             return None
         # a step donates the buffers of the state, so the reference needs its own arrays

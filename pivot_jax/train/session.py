@@ -37,9 +37,10 @@ class Hook:
     """An evaluation during training; its metrics are logged as ``eval/NAME/METRIC``.
 
     ``evaluate(step, params)`` gets the number of finished steps and all parameters (trained and frozen, LoRA adapters
-    as leaves beside their kernels) on their devices. The next step donates these arrays, so the function must not keep
-    them. Over several processes each one calls it, and all must return the same numbers. A UserError that it raises
-    ends the run with the state saved; the resumed run evaluates that step first.
+    as leaves beside their kernels) on their devices. Where layers are not scanned, a parameter of a block is a leaf
+    per layer; ``models.stacking.stacked`` joins them. The next step donates these arrays, so the function must not
+    keep them. Over several processes each one calls it, and all must return the same numbers. A UserError that it
+    raises ends the run with the state saved; the resumed run evaluates that step first.
     """
 
     name: str
@@ -124,9 +125,18 @@ class Session:
         """Of the last log line, and of the evaluation after the last step if there was one."""
         return self._last | self._evaluation
 
+    @property
+    def saved_steps(self) -> list[int]:
+        """Steps of all complete checkpoints, in order."""
+        return self._checkpoints.steps()
+
+    def position(self) -> dict[str, Any]:
+        """State of the data iterator: what :meth:`take` returns next."""
+        return self._batches.get_state()
+
     def begin(self, state: Any) -> None:
-        """Catches up on an evaluation that was due when the run was stopped."""
-        if self._postponed and self._hooks:
+        """Evaluates before the first step if ``eval.at_start`` asks for it, or what a stopped run still owes."""
+        if self._hooks and (self._postponed or (self.step == 0 and self._setup.config.eval.at_start)):
             self._evaluate(state)
 
     def take(self, state: Any) -> Taken:
@@ -185,6 +195,25 @@ class Session:
             self._checkpoints.wait()
             raise Interrupted(self.step, self._signals.received or signal.SIGTERM)
 
+    def stop_between_steps(self, state: Any, position: dict[str, Any]) -> None:
+        """Stops a loop that is busy between two steps, if a signal has arrived; called as often as it likes.
+
+        Several processes would have to agree, so there the run stops after the next step.
+
+        Args:
+          position: state of the data iterator to resume with.
+
+        Raises:
+          Interrupted: the state is saved.
+        """
+        if jax.process_count() > 1 or not self._signals.received:
+            return
+        self._read_pending(state)
+        if self.step not in self._checkpoints.steps():
+            self._save(state, position)
+        self._checkpoints.wait()
+        raise Interrupted(self.step, self._signals.received)
+
     def _read_pending(self, state: Any) -> None:
         """Reads the metrics of the queued step, which waits for it; logs them if that is due."""
         done, self._pending = self._pending, None
@@ -197,8 +226,9 @@ class Session:
         self._tokens += self._speed.note(done.taken.batch, done.taken.waited, done.flops)
         self._window.add(metrics)
         if done.logs:
-            epoch = (done.step + 1) / max(1, self._setup.loader.steps_per_epoch)
-            self._last = self._window.take() | {"epoch": epoch, "num_tokens": self._tokens} | self._speed.line()
+            self._last = self._window.take() | {"num_tokens": self._tokens} | self._speed.line()
+            if self._setup.loader.steps_per_epoch:  # 0: the data have no end
+                self._last["epoch"] = (done.step + 1) / self._setup.loader.steps_per_epoch
             self._write(done.step + 1, self._last)
             if not self._best.startswith(EVAL):
                 self._check_best(self._last)

@@ -12,10 +12,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pivot_jax import rules
-from pivot_jax.data.loading.loader import Loader, build_loader
+from pivot_jax.data.loading.loader import build_loader
+from pivot_jax.data.loading.prompts import build_prompts
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
-from pivot_jax.models import lora
+from pivot_jax.models import lora, stacking
 from pivot_jax.objectives.base import Objective
 from pivot_jax.objectives.table import batch_kind, build_objective
 from pivot_jax.optim import adamw, partition, schedule
@@ -34,15 +35,15 @@ class Setup:
 
     config: Any
     mesh: Mesh
-    loader: Loader
+    loader: Any  # Loader, or PromptLoader of online RL
     model: Model
     rates: dict[str, float | str]  # parameter path → peak learning rate or "frozen"
     ranks: lora.Ranks  # kernel → rank of its LoRA adapter; empty without LoRA
     objective: Objective
     optimizer: Any
     curve: Callable[[Any], Any]  # step → learning-rate multiplier
-    shardings: Any  # tree of the parameters
-    like: Any  # parameters as ShapeDtypeStruct
+    shardings: Any  # tree of the parameters, stacked
+    like: Any  # parameters as ShapeDtypeStruct, stacked as in checkpoints and imports
 
     @property
     def trained_parts(self) -> set[str]:
@@ -68,33 +69,41 @@ class Setup:
         """The largest peak learning rate; logged as ``learning_rate`` times the schedule."""
         return max(float(rate) for rate in self.rates.values() if rate != partition.FROZEN)
 
+    def per_layer(self, params: Any) -> dict[str, Any]:
+        """Parameters in the layout of the train state: a leaf per layer where layers are not scanned."""
+        return stacking.per_layer(params, self.model.module.unscanned)
+
+    @property
+    def state_params(self) -> dict[str, Any]:
+        """Parameters of the train state, in its layout, as ShapeDtypeStruct with shardings."""
+        like = self.per_layer(self.like)
+        return jax.tree.map(_with_sharding, like, param_shardings(like, self.mesh))
+
     def fresh_state(self, params: dict[str, Any]) -> TrainState:
-        """State of step 0, on its devices."""
-        trained, frozen = partition.split(params, self.rates)
+        """State of step 0, on its devices; ``params`` in either layout."""
+        trained, frozen = partition.split(self.per_layer(params), self.rates)
         shardings = self.state_shardings()
         opt_state = jax.jit(self.optimizer.init, out_shardings=shardings.opt_state)(trained)
         return jax.device_put(init_state(trained, frozen, opt_state, self.objective), shardings)
 
     def state_shardings(self) -> TrainState:
-        trained, frozen = partition.split(self.shardings, self.rates)
-        trained_like, _ = partition.split(self.like, self.rates)
+        like, frozen_like = partition.split(self.state_params, self.rates)
+        trained, frozen = (jax.tree.map(lambda x: x.sharding, tree) for tree in (like, frozen_like))
         whole = replicated(self.mesh)
         return TrainState(
             step=whole,
             trained=trained,
             frozen=frozen,
-            opt_state=adamw.state_shardings(self.optimizer, trained_like, trained, self.mesh),
+            opt_state=adamw.state_shardings(self.optimizer, like, trained, self.mesh),
             memory=jax.tree.map(lambda _: whole, self.objective.memory),
             healthy=whole,
         )
 
     def state_like(self) -> TrainState:
         """The state as ShapeDtypeStruct with shardings, for restoring and ahead-of-time compilation."""
-        trained, frozen = partition.split(self.like, self.rates)
+        trained, frozen = partition.split(self.state_params, self.rates)
         shapes = jax.eval_shape(lambda t, f: init_state(t, f, self.optimizer.init(t), self.objective), trained, frozen)
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.state_shardings()
-        )
+        return jax.tree.map(_with_sharding, shapes, self.state_shardings())
 
     def compiled_step(self) -> Any:
         """Jitted step with the state donated; the first call of each batch shape compiles."""
@@ -110,6 +119,10 @@ class Setup:
         return jax.jit(step, donate_argnums=0, out_shardings=(self.state_shardings(), whole))
 
 
+def _with_sharding(x: Any, sharding: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
 def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check_init: bool = False) -> Setup:
     """All parts of a run; reads and checks the data, allocates no parameters.
 
@@ -121,27 +134,64 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
       UserError: anything in the config that does not fit together.
     """
     mesh = make_mesh(config.parallel, devices)
-    rows, accumulate, packing = config.data.batch_size, config.train.accumulate, config.data.packing
-    if rows % (accumulate * packing):
-        raise UserError(
-            f"data.batch_size {rows} is not a multiple of train.accumulate {accumulate} x data.packing {packing} = "
-            f"{accumulate * packing}"
-        )
-    check_rows(rows // packing, "data.batch_size" if packing == 1 else "data.batch_size / data.packing", mesh)
-    words = "data.batch_size / train.accumulate" + ("" if packing == 1 else " / data.packing")
-    check_rows(rows // packing // accumulate, words, mesh)
+    _check_batch(config, mesh)
     tokenizer = load_tokenizer(config.tokenizer.path)
     model = build_model(config, len(tokenizer))
     if check_init:
         model = as_started(config, model, None)
     elif workdir is not None and checkpoint.complete(workdir):
         model = as_started(config, model, workdir)
-    objective = build_objective(model.module, config)
-    processor = processor_of(config, model.module, tokenizer, objective.kind)
+    samples = batch_kind(config) == "policy"  # responses are sampled while it trains
+    kind: Any = "prompt" if samples else batch_kind(config)
+    processor = processor_of(config, model.module, tokenizer, kind)
+    objective = build_objective(model.module, config, processor.chat.banned_ids)
     process = jax.process_index(), jax.process_count()
-    loader = build_loader(config, processor, process=process, workdir=workdir)
+    build: Any = build_prompts if samples else build_loader
+    loader = build(config, processor, process=process, workdir=workdir)
     loader.check_trainable()
     return assemble(config, mesh, loader, model, objective)
+
+
+def rows_of_step(config: Any) -> int:
+    """Rows of an optimizer step, over all processes: of online RL, prompts with some of their responses."""
+    if batch_kind(config) != "policy":
+        return config.data.batch_size
+    per_row = config.rl.responses_per_row or config.rl.responses
+    return config.data.batch_size // config.rl.minibatches * (config.rl.responses // per_row)
+
+
+def _check_batch(config: Any, mesh: Mesh) -> None:
+    """Raises UserError for a batch that micro-batches, packing, minibatches or the mesh do not divide."""
+    size, accumulate, packing = config.data.batch_size, config.train.accumulate, config.data.packing
+    parts = {"train.accumulate": accumulate, "data.packing": packing}
+    if batch_kind(config) == "policy":
+        section = config.rl
+        per_row = section.responses_per_row or section.responses
+        if section.responses % per_row:
+            raise UserError(
+                f"rl.responses: {section.responses} is not a multiple of rl.responses_per_row={per_row}; change one"
+            )
+        if packing > 1:
+            raise UserError(
+                f"data.packing: {packing}, but online RL puts responses to one prompt into a row and does not pack "
+                "these; set it to 1 (rl.responses_per_row says how many share a row)"
+            )
+        across = section.minibatches * jax.process_count()
+        if size % across:
+            raise UserError(
+                f"data.batch_size: {size} prompts are not a multiple of rl.minibatches {section.minibatches} x "
+                f"{jax.process_count()} processes = {across}; change one of them"
+            )
+        size = rows_of_step(config)
+        name = "data.batch_size / rl.minibatches x rl.responses / rl.responses_per_row"
+    else:
+        name = "data.batch_size"
+    if size % (accumulate * packing):
+        words = " x ".join(f"{key} {value}" for key, value in parts.items())
+        raise UserError(f"{name} {size} is not a multiple of {words} = {accumulate * packing}")
+    check_rows(size // packing, name if packing == 1 else f"{name} / data.packing", mesh)
+    words = f"{name} / train.accumulate" + ("" if packing == 1 else " / data.packing")
+    check_rows(size // packing // accumulate, words, mesh)
 
 
 def as_started(config: Any, model: Model, workdir: Path | None) -> Model:
@@ -195,11 +245,14 @@ def parameters(config: Any, model: Model) -> tuple[dict[str, Any], dict[str, flo
 
 
 def starting_params(setup: Setup) -> dict[str, Any]:
-    """Parameters before step 0: from ``config.init``, the rest random from the seed; with LoRA also the adapters."""
+    """Parameters before step 0: from ``config.init``, the rest random from the seed; with LoRA also the adapters.
+
+    They are read and created stacked, and returned in the layout of the train state.
+    """
     key = jax.random.fold_in(root_key(setup.config), 0)
     params = initial_params(dict(setup.config.init), setup.model.create, key, setup.shardings)
     if not setup.ranks:
-        return params
+        return setup.per_layer(params)
     shardings = lora.adapter(setup.shardings)
     if setup.config.lora.init:
         if setup.objective.kind == "contrastive":
@@ -209,7 +262,7 @@ def starting_params(setup: Setup) -> dict[str, Any]:
     else:
         create = _adapters(setup.config, setup.like, setup.ranks)
         adapters = jax.jit(create, out_shardings=shardings)(jax.random.fold_in(key, 1))
-    return partition.merge(params, adapters)
+    return setup.per_layer(partition.merge(params, adapters))
 
 
 def _adapters(config: Any, like: Any, ranks: lora.Ranks) -> Callable[[Any], Any]:

@@ -34,8 +34,16 @@ def test_answers_do_not_depend_on_the_batch(parts):
     counted = []
     together = Answerer(*parts, batch_size=4).answer(examples(), 5, counted.append)
     alone = Answerer(*parts, batch_size=1).answer(examples(), 5)
-    assert together == alone and len(together) == 5 and counted == [4, 1]
+    assert together == alone and len(together) == 5 and sum(counted) == 5
     assert not all(reply.finished for reply in together)
+
+
+def test_a_sampled_answer_depends_on_seed_and_question_alone(parts):
+    rows = examples()
+    sampled = [Answerer(*parts, batch_size=size, temperature=1.0, seed=3).answer(rows, 5) for size in (2, 4)]
+    assert sampled[0] == sampled[1] and len({reply.text for reply in sampled[0]}) > 1
+    assert Answerer(*parts, batch_size=2, temperature=1.0, seed=3).answer(rows[2:], 5) == sampled[0][2:]
+    assert Answerer(*parts, batch_size=2, temperature=1.0, seed=4).answer(rows, 5) != sampled[0]
 
 
 def test_blank_images_blind_the_model(parts):
@@ -86,9 +94,10 @@ def test_tiled_images_are_answered_and_blanked(parts):
 
 
 def test_an_answerer_says_what_its_answers_depend_on(parts):
-    """A greedy answer does not depend on the seed; a sampled one on seed and batch."""
+    """A greedy answer does not depend on the seed, a sampled one does; neither depends on the batch."""
     greedy = [Answerer(*parts, seed=seed, batch_size=2 + seed).settings for seed in (0, 1)]
     assert greedy[0] == greedy[1] == {"temperature": 0.0, "preset": "siglip", "blank_images": False}
     sampled = [Answerer(*parts, seed=seed, temperature=0.5).settings for seed in (0, 1)]
     assert sampled[0] != sampled[1]
+    assert sampled[1] == Answerer(*parts, seed=1, temperature=0.5, batch_size=3).settings
     assert Answerer(*parts, blank_images=True).settings != greedy[0]

@@ -15,14 +15,14 @@ from pivot_jax import hub, rules
 from pivot_jax.data.example import Message
 from pivot_jax.data.processing.batch import PromptBatch
 from pivot_jax.data.processing.dialects import DIALECTS
+from pivot_jax.data.processing.geometry import Square
 from pivot_jax.data.processing.template import Format, Template
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import UserError
 from pivot_jax.hub import chat
-from pivot_jax.models.generate import Sampling, generate
 from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
 from pivot_jax.models.mllm import MLLM, MLLMConfig
-from tests.tiny import chat_templates, hf
+from tests.tiny import chat_templates, hf, rollouts
 
 IDS = hub.ExportText(image_token=hf.IMAGE_TOKEN)
 SHAPES = {
@@ -150,9 +150,12 @@ def test_mllm_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_pat
     assert is_image.sum() == cfg.vision.patches
     with torch.no_grad():
         theirs = model.generate(**inputs, max_new_tokens=12)[0, tokens.shape[1] :].tolist()
-    ours = generate(MLLM(cfg), params, _prompt(image, tokens, is_image), Sampling(12, (tokenizer.eos_token_id,)))
-    expected = ours.ids(0) + ([tokenizer.eos_token_id] if ours.finished[0] else [])
-    assert theirs == expected and len(set(theirs)) > 1
+    row = dataclasses.replace(
+        rollouts.row("row", tokens[0], image=image), image_slots=_prompt(image, tokens, is_image).image_slots[0]
+    )
+    made = rollouts.processor(Square("siglip", cfg.vision.image_size, cfg.vision.patches))
+    ours = rollouts.greedy(MLLM(cfg), params, [rollouts.prompt(0, row)], 12, made, (tokenizer.eos_token_id,))[0]
+    assert theirs in (ours, [*ours, tokenizer.eos_token_id]) and len(set(theirs)) > 1
 
 
 def _prompt(image, tokens, is_image) -> PromptBatch:
@@ -282,11 +285,10 @@ def test_decoder_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_
         theirs = model.generate(torch.tensor(tokens, dtype=torch.long), max_new_tokens=12)[
             0, tokens.shape[1] :
         ].tolist()
-    images = np.zeros((1, 0, 1, 1, 3), np.uint8)
-    prompt = dataclasses.replace(_prompt(images[0], tokens, np.zeros_like(tokens, bool)), images=images)
+    prompt = rollouts.prompt(0, rollouts.row("row", tokens[0]))
     model = LanguageModel(LanguageModelConfig(cfg.decoder))
-    ours = generate(model, params, prompt, Sampling(12, (tokenizer.eos_token_id,)))
-    assert theirs == ours.ids(0) + ([tokenizer.eos_token_id] if ours.finished[0] else [])
+    ours = rollouts.greedy(model, params, [prompt], 12, ends=(tokenizer.eos_token_id,))[0]
+    assert theirs in (ours, [*ours, tokenizer.eos_token_id])
 
 
 def test_projectors_and_models_that_do_not_fit(start, tokenizer, tmp_path):

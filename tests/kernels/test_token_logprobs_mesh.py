@@ -12,21 +12,23 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from pivot_jax.kernels.token_logprobs import token_logprobs
+from pivot_jax.kernels.token_logprobs import PLAIN, Distribution, token_logprobs
 from pivot_jax.parallel.mesh import AXES
 from tests.kernels.test_token_logprobs import draw
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2)])
 @pytest.mark.parametrize("tokens", [16, 13])  # 13: a number of rows that no mesh axis divides
-def test_values_and_gradients_on_a_mesh_equal_those_of_one_device(shape, tokens):
+@pytest.mark.parametrize("distribution", [PLAIN, Distribution(1.7, (3, 5, 1007))])
+def test_values_and_gradients_on_a_mesh_equal_those_of_one_device(shape, tokens, distribution):
     """With 1,008 rows of the head over tensor 2 and 8, the last chunk of 100 overlaps the one before."""
     hidden, head, targets, cotangent = draw(tokens, vocabulary=1008)
+    assert not set(distribution.banned_ids) & set(np.asarray(targets).tolist())
     mesh = Mesh(np.asarray(jax.devices()).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
 
     def loss(hidden, head):
-        stats = token_logprobs(hidden, head, targets, 100)
-        return jnp.sum(stats.logps * cotangent), stats
+        stats = token_logprobs(hidden, head, targets, 100, distribution, entropy_gradient=distribution != PLAIN)
+        return jnp.sum((stats.logps + stats.entropy) * cotangent), stats
 
     run = jax.value_and_grad(loss, (0, 1), has_aux=True)
     (_, want), want_grads = jax.jit(run)(hidden, head)

@@ -60,15 +60,13 @@ def test_unrolled_layers_have_no_loop_and_the_same_parameters():
     assert "scan" in program(MLLM(pairs.CONFIG)) and "scan" not in program(mllm)
 
 
-def test_intermediates_and_cache_of_unrolled_layers():
+def test_intermediates_of_unrolled_layers():
     batch = pairs.pairs(2)
     found = []
     for mllm in (MLLM(pairs.CONFIG), MLLM(pairs.config(scan_layers=False))):
         bound = mllm.bind({"params": pairs.params()})
         _, taps = bound.encode_images_with_taps(batch.images, ("embed", "blocks/1"))
-        cache, logits = bound.prefill(batch.replace(branches=None), 2)
-        cache, after = bound.decode_step(cache, jnp.asarray([7, 8]))
-        found.append((taps, cache, logits, after))
+        found.append((taps, bound.layer_means(batch)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *found)
 
 

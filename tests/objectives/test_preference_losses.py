@@ -117,7 +117,7 @@ def build(**changes):
     ("changes", "says"),
     [
         (dict(objective__name="dop"), r"objective.name: 'dop' is not allowed \(allowed: contrastive, sft, dpo, mpo, "
-         r"preference\); did you mean 'dpo'"),
+         r"preference, policy\); did you mean 'dpo'"),
         (dict(objective__name="preference"), r"objective.terms: empty, but objective.name='preference' .*\(losses: "),
         (dict(objective__name="dpo", objective__terms=(("sigmiod", 1.0),)), "no loss 'sigmiod' .* mean 'sigmoid'"),
         (dict(objective__name="dpo", objective__terms=(("sft", 1.0),) * 2), "objective.terms: 'sft' is listed 2 times"),

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.errors import UserError
+from pivot_jax.models import stacking
 from pivot_jax.models.mllm import MLLM, init_params
 from pivot_jax.objectives.table import build_objective
 from pivot_jax.parallel.mesh import check_rows, fit, make_mesh, param_shardings, place_batch
@@ -25,16 +26,17 @@ MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]
 STEPS = 3
 
 
-def run_config(mesh=(1, 1, 1), accumulate=1, remat="none", dtype="float32"):
+def run_config(mesh=(1, 1, 1), accumulate=1, remat="none", dtype="float32", scan_layers=True):
     """DPO with γ on the tiny model, which has both kinds of denominator."""
     config = configs.base()
-    tower = {"width": 16, "depth": 3, "heads": 2, "mlp_dim": 32, "remat": remat}
+    own = {"remat": remat, "scan_layers": scan_layers}
+    tower = {"width": 16, "depth": 3, "heads": 2, "mlp_dim": 32, **own}
     decoder = {"vocab_size": pairs.VOCABULARY, "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "mlp_dim": 48}
     content = {
         "model": {
             "dtype": dtype,
             "vision": {"image_size": 16, "patch_size": 8, **tower},
-            "decoder": {**decoder, "tied": False, "remat": remat},
+            "decoder": {**decoder, "tied": False, **own},
         },
         "data": {"image": {"size": 16}, "batch_size": 32},
         "objective": {"name": "dpo", "terms": (("sigmoid", 1.0), ("sft", 0.3))},
@@ -63,7 +65,7 @@ def train(pack=1, **changes):
             state, metrics = step(state, place_batch(pairs.packed(pairs.pairs(32, seed=seed), pack), mesh), None)
             losses.append(float(metrics["loss"]))
             norms.append(float(metrics["grad_norm"]))
-    host = jax.tree.map(np.asarray, (state.trained, state.opt_state[0].mu))
+    host = jax.tree.map(np.asarray, stacking.on_host((state.trained, state.opt_state[0].mu)))
     return losses, norms, *(rules.flatten(tree) for tree in host)
 
 
@@ -91,6 +93,11 @@ ALL = [*itertools.product(MESHES, (1, 4), ("none", "full")), ((1, 1, 1), 1, "dot
 def test_mesh_accumulation_and_remat_do_not_change_training(alone, mesh, accumulate, remat):
     """Acceptance tests G1, G2, G4."""
     check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (1, 4, 2), pytest.param((2, 2, 2), marks=pytest.mark.heavy)])
+def test_a_leaf_per_layer_does_not_change_training_on_any_mesh(alone, mesh):
+    check(alone, train(mesh=mesh, accumulate=2, scan_layers=False))
 
 
 @pytest.mark.parametrize(("mesh", "accumulate"), [((1, 1, 1), 1), pytest.param((2, 2, 2), 2, marks=pytest.mark.heavy)])

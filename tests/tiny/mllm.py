@@ -23,6 +23,11 @@ def tiny_mllm(vocab_size: int, *, gain: float = 1.0, seed: int = 0) -> tuple[MLL
     vision = ViTConfig(image_size=IMAGE, patch_size=4, width=8, depth=2, heads=2, mlp_dim=12, pool_head=False)
     decoder = DecoderConfig(vocab_size=vocab_size, width=16, depth=2, heads=4, kv_heads=2, mlp_dim=24)
     mllm = MLLM(MLLMConfig(vision, ProjectorConfig(), decoder))
+    return mllm, random_params(mllm, gain=gain, seed=seed)
+
+
+def random_params(mllm: MLLM, *, gain: float, seed: int = 0) -> dict[str, Any]:
+    """Weights of standard deviation ``gain`` / √inputs."""
     shapes = jax.eval_shape(partial(init_params, mllm), jax.random.key(0))
     generator = np.random.default_rng(seed)
 
@@ -33,4 +38,4 @@ def tiny_mllm(vocab_size: int, *, gain: float = 1.0, seed: int = 0) -> tuple[MLL
         inputs = shape.shape[-2] if name == "kernel" else shape.shape[-1]
         return (gain * inputs**-0.5 * generator.normal(size=shape.shape)).astype(np.float32)
 
-    return mllm, jax.tree_util.tree_map_with_path(fill, shapes)
+    return jax.tree_util.tree_map_with_path(fill, shapes)

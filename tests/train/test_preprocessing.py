@@ -12,8 +12,8 @@ import pivot_jax as pj
 from pivot_jax import cli
 from pivot_jax.data.processing.geometry import blank
 from pivot_jax.data.processing.images import preprocess
-from pivot_jax.eval import answerer
 from pivot_jax.probe import features
+from pivot_jax.rollout import program
 from pivot_jax.study import measure
 from pivot_jax.train.run import run
 
@@ -42,13 +42,13 @@ def photo(tmp_path):
 @pytest.fixture
 def batches(monkeypatch):
     """Images of every batch that a model is asked about."""
-    found, generate = [], answerer.generate
+    found, read = [], program.read
 
-    def record(model, params, prompts, *args, **options):
+    def record(model, weights, prompts):
         found.append(np.asarray(prompts.images))
-        return generate(model, params, prompts, *args, **options)
+        return read(model, weights, prompts)
 
-    monkeypatch.setattr(answerer, "generate", record)
+    monkeypatch.setattr(program, "read", record)
     return found
 
 

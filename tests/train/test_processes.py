@@ -15,15 +15,16 @@ from pivot_jax import rules
 from pivot_jax.train import checkpoint
 from pivot_jax.train.metrics import read
 from tests.train.conftest import source
+from tests.train.test_layer_leaves import UNSCANNED
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("objective", ["sft", "dpo"])
-def test_two_processes_train_the_same_as_one(make_config, world, tmp_path, objective):
+@pytest.mark.parametrize(("objective", "layers"), [("sft", {}), ("dpo", {}), ("sft", UNSCANNED)])
+def test_two_processes_train_the_same_as_one(make_config, world, tmp_path, objective, layers):
     pairs = dict(data__sources=(source(world, "next_dpo"),)) if objective == "dpo" else {}
-    changes = dict(parallel__data=-1, parallel__fsdp=2, train__checkpoint_every=2, **pairs)
+    changes = dict(parallel__data=-1, parallel__fsdp=2, train__checkpoint_every=2, **pairs, **layers)
     config = make_config(objective__name=objective, **changes)
     file = tmp_path / "config.json"
     file.write_text(configs.to_json(config))

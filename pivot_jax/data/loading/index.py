@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from pivot_jax.progress import progress
 
 log = logging.getLogger(__name__)
 STORE_FROM = 50_000  # rows; smaller sets are read again in seconds
+LAYOUT = 2  # of a stored index; one of another layout is made again
 SHOW_FROM = 5_000  # rows; a progress bar for less would only flicker
 
 
@@ -39,9 +41,17 @@ class Index:
     targets: np.ndarray  # int32 [rows]; scored targets
     bad: tuple[tuple[int, str, str], ...]  # position in the source, row id, reason
     truncated: int = 0  # rows whose text was truncated
+    columns: tuple[tuple[str, int], ...] = ()  # extra fields, and how many of the rows have a value there
 
     def __len__(self) -> int:
         return len(self.source_rows)
+
+    def fingerprint(self, settings: Any) -> str:
+        """Of the rows and what is done with them: changes whenever ``settings`` (plain values) or the lengths do."""
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for part in (self.source_rows, self.lengths, self.targets):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()[:16]
 
 
 def build_index(source: Source, workers: Workers, keep: Callable[[int, EncodedRow], None]) -> Index:
@@ -50,9 +60,11 @@ def build_index(source: Source, workers: Workers, keep: Callable[[int, EncodedRo
     lengths: list[int] = []
     targets: list[int] = []
     bad: list[tuple[int, str, str]] = []
+    fields: list[frozenset[str]] = []
+    columns: Counter[frozenset[str]] = Counter()
     size, truncated = len(source), 0
     with progress(f"reading {source.name}", size, show=size >= SHOW_FROM) as advance:
-        for position, row in enumerate(workers.encode(_examples(source))):
+        for position, row in enumerate(workers.encode(_examples(source, fields))):
             advance()
             if isinstance(row, RowError):
                 bad.append((position, row.row_id, row.reason))
@@ -62,16 +74,25 @@ def build_index(source: Source, workers: Workers, keep: Callable[[int, EncodedRo
             lengths.append(len(row.tokens))
             targets.append(len(row.targets))
             truncated += row.truncated
+            columns[fields[position]] += 1
     arrays = np.asarray(source_rows, np.int64), np.asarray(lengths, np.int32), np.asarray(targets, np.int32)
-    return Index(*arrays, tuple(bad), truncated)
+    names = sorted({name for found in columns for name in found})
+    counts = tuple((name, sum(count for found, count in columns.items() if name in found)) for name in names)
+    return Index(*arrays, tuple(bad), truncated, counts)
 
 
-def _examples(source: Source) -> Iterator[Example | RowError]:
+def _examples(source: Source, fields: list[frozenset[str]]) -> Iterator[Example | RowError]:
+    """All examples; the names of each one's extra fields that have a value are appended to ``fields``."""
+    known: dict[frozenset[str], frozenset[str]] = {}  # one object for all rows that have the same
     for position in range(len(source)):
+        found: Example | RowError
         try:
-            yield source[position]
+            found = source[position]
+            own = frozenset(name for name, value in found.extra.items() if value is not None)
         except RowError as error:
-            yield error
+            found, own = error, frozenset()
+        fields.append(known.setdefault(own, own))
+        yield found
 
 
 def _usable(source: Source, position: int, processor: Processor) -> bool:
@@ -123,7 +144,9 @@ def read_index(
     tokenizer = workers.processor.chat.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    content = json.dumps([source.fingerprint, len(source), settings, capacity, vocabulary], sort_keys=True, default=str)
+    content = json.dumps(
+        [LAYOUT, source.fingerprint, len(source), settings, capacity, vocabulary], sort_keys=True, default=str
+    )
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def holds(index: Index) -> bool:
@@ -148,6 +171,7 @@ def read_index(
 def _save(index: Index, path: Path) -> None:
     arrays = {"source_rows": index.source_rows, "lengths": index.lengths, "targets": index.targets}
     arrays |= {"bad": np.asarray(json.dumps(index.bad)), "truncated": np.asarray(index.truncated)}
+    arrays |= {"columns": np.asarray(json.dumps(index.columns))}
     with files.whole(path) as partial:
         np.savez(partial, allow_pickle=False, **arrays)
 
@@ -155,4 +179,6 @@ def _save(index: Index, path: Path) -> None:
 def _load(path: Path) -> Index:
     with np.load(path) as stored:
         bad = tuple((int(row), str(row_id), str(reason)) for row, row_id, reason in json.loads(str(stored["bad"])))
-        return Index(stored["source_rows"], stored["lengths"], stored["targets"], bad, int(stored["truncated"]))
+        columns = tuple((str(name), int(count)) for name, count in json.loads(str(stored["columns"])))
+        arrays = stored["source_rows"], stored["lengths"], stored["targets"]
+        return Index(*arrays, bad, int(stored["truncated"]), columns)

@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -197,7 +195,7 @@ class Loader:
                 f"{everywhere}; make the batch smaller"
             )
 
-    def __iter__(self) -> LoaderIterator:
+    def __iter__(self) -> LoaderIterator[Batch]:
         self.check_trainable()
         return LoaderIterator(self.total_steps, self.batch_at, self._prefetch, self.fingerprint())
 
@@ -228,10 +226,7 @@ class Loader:
         """Changes whenever the sequence of batches does."""
         schedule = self.schedule
         settings = [self.rows, self.batch_size, schedule.seed, schedule.shuffle, self.packing, self.buckets, self.kind]
-        digest = hashlib.sha256(json.dumps(settings).encode())
-        for part in (self.data.index.source_rows, self.data.index.lengths, self.data.index.targets):
-            digest.update(np.ascontiguousarray(part).tobytes())
-        return digest.hexdigest()[:16]
+        return self.data.index.fingerprint(settings)
 
 
 def _given_buckets(kind: Kind, cfg: Any) -> Buckets:

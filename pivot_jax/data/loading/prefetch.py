@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import grain
 
-from pivot_jax.data.processing.batch import Batch
 from pivot_jax.errors import UserError
 
 THREADS = 4  # batches assembled at the same time, at most; images have threads of their own
 
 
-class LoaderIterator:
+T = TypeVar("T")
+
+
+class LoaderIterator(Generic[T]):
     """This process's training batches. Its state is JSON-able; save it before ``next()``."""
 
-    def __init__(self, count: int, load: Callable[[int], Batch], prefetch: int, fingerprint: str):
+    def __init__(self, count: int, load: Callable[[int], T], prefetch: int, fingerprint: str):
         self._fingerprint = fingerprint
         self._inner = read_ahead(count, load, prefetch)
 
-    def __iter__(self) -> LoaderIterator:
+    def __iter__(self) -> LoaderIterator[T]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> T:
         return next(self._inner)
 
     def get_state(self) -> dict[str, Any]:
@@ -44,20 +46,20 @@ class LoaderIterator:
         self._inner.set_state(dict(state["grain"]))
 
 
-class _Steps:
+class _Steps(Generic[T]):
     """Batches by number, as grain reads them."""
 
-    def __init__(self, count: int, load: Callable[[int], Batch]):
+    def __init__(self, count: int, load: Callable[[int], T]):
         self._count, self._load = count, load
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> T:
         return self._load(int(step))
 
 
-def read_ahead(count: int, load: Callable[[int], Batch], prefetch: int) -> Any:
+def read_ahead(count: int, load: Callable[[int], T], prefetch: int) -> Any:
     """grain's iterator over ``load(0), load(1), ...``, ``prefetch`` batches ahead in threads.
 
     Its state counts the batches that were handed out, not those that were prefetched.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.images import load
 from pivot_jax.data.processing.processor import Processor
-from pivot_jax.data.sources import Source
+from pivot_jax.data.sources import Endless, Source
 from pivot_jax.errors import RowError, UserError
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,14 @@ class Rows:
             found = self.processor.encode(self.example(row))
             self._store.keep(row, found)
         return found
+
+    def prompt(self, row: int) -> tuple[Example, EncodedRow]:
+        """A row's example and its tokens with its images, which are references."""
+        example, found = self.example(row), self._store.get(row)
+        if found is None:
+            found = self.processor.encode(example)
+            self._store.keep(row, found)
+        return example, replace(found, images=example.images)
 
     def read(self, rows: np.ndarray) -> tuple[list[EncodedRow | None], ImageArrays, np.ndarray]:
         """Tokens and images of the rows, and the row numbers with -1 for every row that turned out to be bad.
@@ -108,8 +117,13 @@ def read_rows(cfg: Any, source: Source, processor: Processor, *, workdir: Path |
       process: index of this process; each has a ``skipped`` file of its own.
 
     Raises:
-      UserError: too many bad rows, or no usable one.
+      UserError: too many bad rows, no usable one, or a source without an end.
     """
+    if isinstance(source, Endless):
+        raise UserError(
+            f"data.sources: {source.name} has no end, and only online RL takes such a source; add "
+            "'sampling': 'first:N' to it"
+        )
     data, chat = cfg.data, processor.chat
     name = "skipped.jsonl" if process == 0 else f"skipped-{process}.jsonl"
     skipped = SkipLog(None if workdir is None else workdir / name, len(source), data.max_bad_share, source.name)

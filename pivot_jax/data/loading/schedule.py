@@ -23,15 +23,17 @@ def assign(lengths: np.ndarray, targets: np.ndarray, buckets: Buckets) -> np.nda
     return np.where(fits.any(0), fits.argmax(0), len(buckets)).astype(np.int32)
 
 
-def local_slice(batch_size: int, process_index: int, process_count: int, packing: int = 1) -> slice:
-    """The part of a global batch that a process loads.
+def local_slice(
+    batch_size: int, process_index: int, process_count: int, packing: int = 1, key: str = "data.batch_size"
+) -> slice:
+    """The part of a global batch that a process loads. ``key`` is where the config sets ``batch_size``.
 
     Raises:
       UserError: the batch cannot be split evenly, or not into sequences of ``packing`` rows.
     """
     if batch_size % process_count:
         raise UserError(
-            f"data.batch_size: {batch_size} rows cannot be split evenly over {process_count} processes; "
+            f"{key}: {batch_size} rows cannot be split evenly over {process_count} processes; "
             f"use a multiple of {process_count}"
         )
     share = batch_size // process_count

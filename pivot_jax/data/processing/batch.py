@@ -62,11 +62,13 @@ class VLMBatch:
     target_branches: Any  # int32 [b, t]; 0 counts for every branch
     target_rows: Any  # int32 [b, t]; which of the sequence's k rows the target belongs to, from 0
     row_index: Any  # int32 [b, k]; index of the row in the loader's data set, -1 for a masked row
-    # Of each scored target, float32 [b, t] with 0 where there is none, or None: its log-prob under the reference model,
-    # its log-prob under the policy that sampled it, and the advantage that it is trained with.
-    ref_logps: Any = None
-    old_logps: Any = None
-    advantages: Any = None
+    # Of each scored target, float32 [b, t] with 0 where there is none, or None.
+    ref_logps: Any = None  # its log-prob under the reference model
+    old_logps: Any = None  # under the policy at the start of the update
+    advantages: Any = None  # the advantage that it is trained with
+    sampling_logps: Any = None  # its log-prob under the distribution that it was sampled from
+    masked_logps: Any = None  # under the policy at the start of the update, with masked images
+    importance: Any = None  # weight that corrects for the difference between old_logps and sampling_logps
     patch_positions: Any = None  # int32 [b, k*m, p, 2]; (row, column) of each patch, -1 at padding; or None
     # Of images split into tiles (then m counts tiles): the features that each image token is a weighted sum of, in
     # place of ``image_slots``; -1 is the newline vector. int32 and float32 [b, n, 4], or None.

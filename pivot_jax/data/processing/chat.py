@@ -21,6 +21,7 @@ from pivot_jax.errors import RowError, UserError
 
 Kind = Literal["sft", "preference", "prompt", "contrastive"]
 Grids = Sequence[tuple[int, int]]
+_VIDEO = "<|video_pad|>"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -78,6 +79,16 @@ class Chat:
         control = {*self.template.dialect.tokens, format.image_token, *format.image_around}
         self._control = re.compile("|".join(map(re.escape, sorted(control))))
         self._control_in_questions = re.compile("|".join(map(re.escape, sorted(control - {IMAGE}))))
+
+    @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Tokens that a response must not hold, because they stand for an image: the image token and those around it.
+
+        A tokenizer with Qwen's video token has it too.
+        """
+        around = [self.tokenizer.convert_tokens_to_ids(token) for token in self.format.image_around]
+        video = self.tokenizer.get_vocab().get(_VIDEO)
+        return tuple(sorted({self.image_id, *around, *(() if video is None else (video,))}))
 
     def decode(self, ids: Any) -> str:
         """Text of an answer, up to the token that ends it and without control tokens."""

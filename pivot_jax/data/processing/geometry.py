@@ -92,6 +92,10 @@ class Geometry(Protocol):
         """The arrays of one image. ``alone``: it is the only one of its row."""
         ...
 
+    def resized(self, image: Image.Image, alone: bool) -> Image.Image:
+        """The image for a program that prepares it in the same way again: where that is one resizing, after it."""
+        ...
+
     def fits(self, slots: np.ndarray, positions: np.ndarray | None) -> bool:
         """Whether a row's ``image_slots`` [n] were made for images of these patch positions [a, p, 2]."""
         ...
@@ -132,6 +136,9 @@ class Square:
         """uint8 [1, size, size, 3]. Several images of a row are padded to squares first, as LLaVA does."""
         image = image if alone else pad_to_square(image, self.preset)
         return ImageArrays(preprocess(image, self.preset, self.size)[None])
+
+    def resized(self, image: Image.Image, alone: bool = True) -> Image.Image:
+        return Image.fromarray(self.convert(image, alone).pixels[0])
 
     def fits(self, slots: np.ndarray, positions: np.ndarray | None) -> bool:
         return True

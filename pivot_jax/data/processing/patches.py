@@ -95,16 +95,18 @@ class Patches:
         Equal to ``Qwen2VLImageProcessorPil`` and ``Siglip2ImageProcessorPil`` before their normalisation.
         """
         rows, columns = self.grid(image.height, image.width)
-        size = (columns * self.patch, rows * self.patch)
-        if image.size != size:
-            image = image.resize(size, self.rule.interpolation)
-        pixels = np.asarray(image).reshape(rows, self.patch, columns, self.patch, 3)
+        pixels = np.asarray(self.resized(image)).reshape(rows, self.patch, columns, self.patch, 3)
         pixels = pixels.transpose(0, 2, 1, 3, 4).reshape(rows, columns, -1)
         out = self.empty(1)
         assert out.positions is not None
         order = self.order(rows, columns)
         out.pixels[0, : len(order)], out.positions[0, : len(order)] = pixels[order[:, 0], order[:, 1]], order
         return out
+
+    def resized(self, image: Image.Image, alone: bool = True) -> Image.Image:
+        rows, columns = self.grid(image.height, image.width)
+        size = (columns * self.patch, rows * self.patch)
+        return image if image.size == size else image.resize(size, self.rule.interpolation)
 
     def fits(self, slots: np.ndarray, positions: np.ndarray | None) -> bool:
         assert positions is not None

@@ -69,6 +69,10 @@ class Tiles:
         out.pixels[: len(found)] = found
         return out
 
+    def resized(self, image: Image.Image, alone: bool = True) -> Image.Image:
+        """The image itself: its tiles follow from its own size."""
+        return image
+
     def fits(self, slots: np.ndarray, positions: np.ndarray | None) -> bool:
         return True
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
-from pivot_jax.data.scenes.world import COLORS, DIGIT, Scene, World
+from pivot_jax.data.scenes.world import COLORS, DIGIT, Scene, Thing, World
 
 SUPERSAMPLE = 4  # shapes are drawn this many times larger and averaged down: anti-aliased edges
 HELD_OUT_DIGITS = 0.25  # the last quarter of each digit's samples; the set is ordered by writer
@@ -88,6 +88,19 @@ def render(world: World, scene: Scene, rng: np.random.Generator) -> tuple[np.nda
         instances[ys, xs][part >= 0.5] = index + 1
     canvas += world.noise * rng.standard_normal(canvas.shape, np.float32)
     return canvas.clip(0, 255).astype(np.uint8), instances
+
+
+def box(world: World, thing: Thing) -> list[int]:
+    """Box [x1, y1, x2, y2] of a thing's pixels in the instance map, if nothing hides it; x2 - x1 is its width.
+
+    A part outside the image does not count.
+    """
+    ink = sprite(thing.shape, world.diameter(thing.size, thing.shape), thing.sample) >= 0.5
+    ys, xs = np.nonzero(ink)
+    ys, xs = ys + thing.y - ink.shape[0] // 2, xs + thing.x - ink.shape[0] // 2
+    inside = (xs >= 0) & (xs < world.image_size) & (ys >= 0) & (ys < world.image_size)
+    xs, ys = xs[inside], ys[inside]
+    return [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
 
 
 def class_mask(world: World, instances: np.ndarray, things: list[dict], by: str = "shape") -> np.ndarray:

@@ -2,6 +2,10 @@
 
 A source in the config is a dict: ``format`` (a key of :data:`FORMATS`), the reader's own arguments (see its
 docstring), and for every format ``sampling`` (:func:`choose.sample`), ``filter`` (:func:`choose.keep`), ``seed``.
+Formats of prompts for online RL (``maye``, ``easyr1``, ``verl``, ``vlm_r1``, ``scenes_tasks``, and ``trl``'s
+prompt-only rows) end with a question; :mod:`prompts` makes prompts of the others. ``scenes_tasks`` has no end
+(:class:`base.Endless`).
+
 The filter comes first, so ``{"filter": "under30", "sampling": "random:20000"}`` draws 20,000 of the short rows.
 """
 
@@ -12,13 +16,18 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pivot_jax.config.check import suggest
 from pivot_jax.data.sources import choose
-from pivot_jax.data.sources.base import Joined, Source
+from pivot_jax.data.sources.base import Endless, Joined, Source
 from pivot_jax.data.sources.llava import llava, llava_yaml, next_dpo
+from pivot_jax.data.sources.maye import maye
 from pivot_jax.data.sources.mmpr import mmpr
 from pivot_jax.data.sources.qa import preference_pairs, qa, scienceqa
+from pivot_jax.data.sources.scenes_tasks import scenes_tasks
 from pivot_jax.data.sources.tfds import tfds
 from pivot_jax.data.sources.trl import trl
+from pivot_jax.data.sources.verl import easyr1, verl
+from pivot_jax.data.sources.vlm_r1 import vlm_r1
 from pivot_jax.errors import UserError
 
 FORMATS: dict[str, Callable[..., Source]] = {
@@ -31,6 +40,11 @@ FORMATS: dict[str, Callable[..., Source]] = {
     "qa": qa,
     "scienceqa": scienceqa,
     "preference_pairs": preference_pairs,
+    "maye": maye,
+    "easyr1": easyr1,
+    "verl": verl,
+    "vlm_r1": vlm_r1,
+    "scenes_tasks": scenes_tasks,
 }
 COMMON = ("format", "sampling", "filter", "seed")
 KINDS: dict[str, tuple[Any, str]] = {
@@ -50,11 +64,15 @@ def read(source: Mapping[str, Any]) -> Source:
     options = dict(source)
     name = options.get("format")
     if name not in FORMATS:
-        raise UserError(f"data.sources: format {name!r} is not known (allowed: {', '.join(FORMATS)})")
+        raise UserError(
+            f"data.sources: format {name!r} is not known (allowed: {', '.join(FORMATS)}){suggest(str(name), FORMATS)}"
+        )
     allowed = tuple(inspect.signature(FORMATS[name]).parameters)
     if unknown := [key for key in options if key not in (*COMMON, *allowed)]:
+        keys = (*COMMON, *allowed)
         raise UserError(
-            f"data.sources: format '{name}' has no key '{unknown[0]}' (allowed: {', '.join((*COMMON, *allowed))})"
+            f"data.sources: format '{name}' has no key '{unknown[0]}' (allowed: {', '.join(keys)})"
+            f"{suggest(unknown[0], keys)}"
         )
     for key, (kind, words) in KINDS.items():
         if options.get(key) is not None and not isinstance(options[key], kind):
@@ -79,7 +97,14 @@ def read_all(sources: Iterable[Mapping[str, Any]]) -> Source:
     parts = [read(source) for source in sources]
     if not parts:
         raise UserError("data.sources: empty; name at least one, such as ({'format': 'llava', 'path': 'data.json'},)")
-    return parts[0] if len(parts) == 1 else Joined(parts)
+    if len(parts) == 1:
+        return parts[0]
+    if endless := [part.name for part in parts if isinstance(part, Endless)]:
+        raise UserError(
+            f"data.sources: {endless[0]} has no end, so no other source can follow it; add 'sampling': 'first:N' "
+            "to it, or make it the only one"
+        )
+    return Joined(parts)
 
 
-__all__ = ["FORMATS", "Source", "read", "read_all"]
+__all__ = ["FORMATS", "Endless", "Source", "read", "read_all"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,29 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+class Endless:
+    """A source that makes an example for every index, however large: ``make(index)``, always the same one.
+
+    ``len()`` is the largest there can be. Such a source has no epochs; online RL takes its examples in order, and
+    ``"sampling": "first:N"`` makes a source of N examples from it.
+
+    Attributes:
+      columns: names of ``Example.extra`` that its examples have, not every one of them all.
+    """
+
+    def __init__(self, make: Callable[[int], Example], name: str, fingerprint: str, columns: Sequence[str]):
+        self.name, self.fingerprint, self.columns = name, fingerprint, tuple(columns)
+        self._make = make
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> Example:
+        if index < 0:
+            raise IndexError(index)
+        return self._make(index)
 
 
 class Mapped:
@@ -121,6 +145,11 @@ def front_image(text: str) -> str:
     if text.count(IMAGE) == 1 and not text.startswith(IMAGE):
         text = f"{IMAGE}\n{text.replace(IMAGE, '').strip()}".strip()
     return text
+
+
+def placed(text: str, count: int) -> str:
+    """The question as it is where it has ``<image>``; else with one per image before the text."""
+    return text if IMAGE in text else f"{IMAGE}\n" * count + text
 
 
 def with_images(text: str, count: int) -> str:

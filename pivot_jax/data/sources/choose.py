@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from pivot_jax.data.example import Example
-from pivot_jax.data.sources.base import Selected, Source
+from pivot_jax.data.sources.base import Endless, Selected, Source
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.progress import progress
 
@@ -50,6 +50,8 @@ def sample(source: Source, strategy: str, seed: int = 0, where: str = "sampling"
     """
     if strategy == "all":
         return source
+    if isinstance(source, Endless) and (not strategy.startswith("first:") or strategy.endswith("%")):
+        raise UserError(f"{where}: '{strategy}' of {source.name}, which has no end; write 'first:N' for its first rows")
     size = len(source)
     kind, _, text = strategy.partition(":")
     try:
@@ -121,6 +123,8 @@ def keep(source: Source, rule: str, seed: int = 0) -> Source:
     Raises:
       UserError: another rule, or too few rows for it.
     """
+    if isinstance(source, Endless):
+        raise UserError(f"filter: '{rule}' of {source.name}, which has no end; leave it out")
     if rule in KEEP:
         return Selected(source, np.flatnonzero(_matches(source, KEEP[rule], bad=True)), rule)
     kind, _, rest = rule.partition(":")

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pivot_jax.config.check import suggest
 from pivot_jax.errors import RowError, UserError
 
 READ_CHUNK = 1 << 24  # bytes
@@ -106,23 +107,29 @@ def _as_row(row: Any, where: str) -> dict[str, Any]:
     return dict(row)
 
 
-def open_rows(path: Any) -> Rows:
-    """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` file, a folder written by ``datasets.save_to_disk``, or a list.
+def open_rows(path: Any, split: str = "") -> Rows:
+    """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` file, of a data set's folder, or a list.
 
-    A ``.json`` file may hold one list, or one object a line.
+    A ``.json`` file may hold one list, or one object a line. A folder was written by ``datasets.save_to_disk`` (one
+    data set, or a dict of splits), or holds ``.parquet`` files named by split, as data sets on the hub do.
+
+    Args:
+      split: of a folder with several splits.
 
     Raises:
-      UserError: no such file, or its content does not match its suffix.
+      UserError: no such file or split, or the content does not match the suffix.
     """
+    if not isinstance(path, (list, tuple)) and Path(path).is_dir():
+        return _from_folder(Path(path), split)
+    if split:
+        raise UserError(f"data.sources: split '{split}' of something that is not a folder of splits; leave it out")
     if isinstance(path, (list, tuple)):
         return MemoryRows(path)
     path = Path(path)
-    if path.is_dir():
-        return _from_datasets(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; check 'path' in data.sources")
     if path.suffix == ".parquet":
-        return _from_parquet(path)
+        return _from_parquet([path], path.name)
     if path.suffix == ".jsonl":
         return JsonLines(path)
     if _first_character(path) != "[":
@@ -160,18 +167,77 @@ def _optional(module: str, path: Path) -> Any:
         raise UserError(f"{path}: reading it needs '{module.split('.')[0]}'; install it or convert to .jsonl") from None
 
 
-def _from_parquet(path: Path) -> Rows:
-    parquet = _optional("pyarrow.parquet", path)
+class TableRows:
+    """Rows of an Arrow table. They become Python objects one by one, when they are read; encoded images stay bytes."""
+
+    def __init__(self, table: Any, name: str, fingerprint: str):
+        self.name, self.fingerprint = name, fingerprint
+        self._table = table
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._table.slice(index, 1).to_pylist()[0]
+
+    def location(self, index: int) -> str:
+        """``name[INDEX]``, from 0."""
+        return f"{self.name}[{index}]"
+
+
+def _from_parquet(paths: Sequence[Path], name: str) -> Rows:
+    """The rows of the files, one after the other."""
+    arrow, parquet = _optional("pyarrow", paths[0]), _optional("pyarrow.parquet", paths[0])
+    tables = []
+    for path in paths:
+        try:
+            tables.append(parquet.read_table(path))
+        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are among these
+            raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
     try:
-        rows = parquet.read_table(path).to_pylist()
-    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are among these
-        raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    return MemoryRows(rows, path.name, file_fingerprint(path))
+        table = arrow.concat_tables(tables, promote_options="default")
+    except (ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{paths[0].parent}: its Parquet files have different columns ({reason})") from None
+    return TableRows(table, name, "\n".join(map(file_fingerprint, paths)))
+
+
+def _from_folder(path: Path, split: str) -> Rows:
+    if (path / "state.json").is_file():
+        if split:
+            raise UserError(f"{path}: one data set without splits, so there is no '{split}'; leave 'split' out")
+        return _from_datasets(path)
+    if (path / "dataset_dict.json").is_file():
+        parts = {part.parent.name: part.parent for part in path.glob("*/state.json")}
+        return _from_datasets(parts[_chosen(path, split, parts)])
+    files: dict[str, list[Path]] = {}
+    found = (file for depth in ("", "*/", "*/*/") for file in path.glob(f"{depth}*.parquet"))
+    for file in sorted(found):
+        own = file.stem.partition("-")[0]  # train-00000-of-00004
+        files.setdefault(file.parent.name if own.isdigit() else own, []).append(file)
+    if not files:
+        raise UserError(
+            f"{path}: a folder, but neither a data set written by datasets.save_to_disk (no state.json) nor one with "
+            ".parquet files"
+        )
+    chosen = _chosen(path, split, files)
+    return _from_parquet(files[chosen], f"{path.name}/{chosen}")
+
+
+def _chosen(path: Path, split: str, known: Mapping[str, Any]) -> str:
+    names = ", ".join(sorted(known))
+    if split:
+        if split not in known:
+            raise UserError(f"{path}: no split '{split}' (there are: {names}){suggest(split, known)}")
+        return split
+    if len(known) != 1:
+        raise UserError(f"{path}: holds the splits {names}; name one as 'split' in data.sources")
+    return next(iter(known))
 
 
 def _from_datasets(path: Path) -> Rows:
-    if not (path / "state.json").is_file():
-        raise UserError(f"{path}: a folder, but not one data set written by datasets.save_to_disk (no state.json)")
     datasets = _optional("datasets", path)
     try:
         rows = datasets.load_from_disk(str(path))

@@ -13,15 +13,16 @@ Conversation = str | list[Any]
 _KNOWN = ("id", "messages", "prompt", "completion", "chosen", "rejected", "images", "image")
 
 
-def trl(path: Any, image_root: str | None = None) -> Source:
+def trl(path: Any, image_root: str | None = None, split: str = "") -> Source:
     """Rows as TRL's trainers take them; which type a row has is read from its fields.
 
     ``messages`` | ``prompt`` + ``completion`` | ``prompt`` | ``prompt`` + ``chosen`` + ``rejected`` | ``chosen`` +
-    ``rejected`` (implicit prompt: the longest common prefix). ``path`` is a file, a ``datasets.save_to_disk`` folder,
-    or a list of rows. Images: ``images`` or ``image``; paths, bytes, ``{"bytes", "path"}``, arrays or PIL images.
+    ``rejected`` (implicit prompt: the longest common prefix). ``path`` is a file, a list of rows, or a folder
+    (:func:`rows.open_rows`). Images: ``images`` or ``image``; paths, bytes, ``{"bytes", "path"}``, arrays or PIL
+    images.
     """
     root = root_of(path, image_root)
-    return Mapped(open_rows(path), lambda row, row_id: trl_example(row, row_id, root), f"trl|{root}")
+    return Mapped(open_rows(path, split), lambda row, row_id: trl_example(row, row_id, root), f"trl|{root}")
 
 
 def trl_example(row: dict[str, Any], row_id: str, image_root: str = "") -> Example:

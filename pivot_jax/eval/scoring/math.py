@@ -17,7 +17,6 @@ _PARENTHESISED_LETTER = re.compile(r"\(([a-zA-Z])\)")
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
 _ROOT = re.compile(r"\\sqrt\{([^{}]+)\}")
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
-_BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
 def mathvista(answer: str, gold: Gold, *, cambrian: bool = False) -> float:
@@ -33,7 +32,7 @@ def mathvista(answer: str, gold: Gold, *, cambrian: bool = False) -> float:
         return max(float(text == gold.answer.lower() != ""), _relaxed_number(text, gold))
     if gold.choices:
         named = parse.strict_letter(last_line(answer), gold.choices) or parse.strict_letter(answer, gold.choices)
-        return float(named == _gold_letter(gold) != "")
+        return float(named == gold_letter(gold) != "")
     return max(relaxed(final_answer(answer), gold), _relaxed_number(text, gold))
 
 
@@ -57,9 +56,9 @@ def mathvision(answer: str, gold: Gold) -> float:
 
 def final_answer(text: str) -> str:
     """The answer of a worked solution: the last ``\\boxed{}``, else the text after "answer is", else the last line."""
-    boxed = _BOXED.findall(text or "")
+    boxed = parse.boxed(text)
     if boxed:
-        return _WRAPPER.sub(r"\1", boxed[-1]).strip()
+        return _WRAPPER.sub(r"\1", boxed[-1].content).strip()
     lowered = (text or "").lower()
     for marker in ("answer is", "answer:"):
         if marker in lowered:
@@ -141,8 +140,8 @@ def _relaxed_number(text: str, gold: Gold) -> float:
     return relaxed(text, gold) if both_numbers else 0.0
 
 
-def _gold_letter(gold: Gold) -> str:
-    """MathVista's gold is either the letter or the text of the option."""
+def gold_letter(gold: Gold) -> str:
+    """Letter of the right option, where the gold is that letter or the option's text."""
     if gold.answer in gold.choices:
         return parse.LETTERS[gold.choices.index(gold.answer)]
     return parse.letter(gold.answer)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
+from typing import NamedTuple
 
 LETTERS = string.ascii_uppercase
 _MARKERS = ("answer is:", "answer is", "answer:")
+_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # "\{" is no brace
 _BARE_LETTER = re.compile(r"\s*\(?([A-Za-z])[).:]*\s*")
 _LEADING_LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Z])[.):,])(?:\s|$)")
 _NAMED_LETTER = re.compile(r"(?:answer|option|choice)\s*(?:is|:)*\s*\**\(?([A-Z])\)?(?![A-Za-z])")
@@ -40,6 +42,30 @@ who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't w
 you'd you'd've you'll you're you've
 """
 _CONTRACTIONS = {full.replace("'", ""): full for full in _CONTRACTED.split()}
+
+
+class Box(NamedTuple):
+    r"""A ``\boxed{}`` in a text: its content, and where it starts and ends."""
+
+    content: str
+    start: int
+    end: int
+
+
+def boxed(text: str) -> list[Box]:
+    r"""Every closed ``\boxed{}`` with its braces balanced, in order; of nested ones the innermost. In linear time."""
+    found: list[Box] = []
+    opened: list[int] = []  # of each open brace, the start of its box, or -1
+    for match in _BRACE.finditer(text or ""):
+        if match[0] == "{":
+            opened.append(-1)
+        elif match[0] == "}":
+            start = opened.pop() if opened else -1
+            if start >= 0 and not (found and found[-1].start > start):
+                found.append(Box(text[text.index("{", start) + 1 : match.start()], start, match.end()))
+        elif match[0].endswith("{") and len(match[0]) > 2:
+            opened.append(match.start())
+    return found
 
 
 def after_marker(text: str) -> str:

@@ -101,13 +101,15 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path):
     (tmp_path / "not.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "state.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
     for path, words in (
         ("gone.json", "no such file"),
         ("half.json", "not a JSON list"),
         ("one.json", "neither a JSON list of rows nor one JSON object a line"),
         ("not.parquet", "not a Parquet file"),
         ("folder", "cannot be read as a data set"),
-        (".", "save_to_disk"),
+        ("empty", "save_to_disk"),
+        (".", "not a Parquet file"),
     ):
         with pytest.raises(UserError, match=words) as caught:
             read({"format": "llava", "path": str(tmp_path / path)})

@@ -1,4 +1,4 @@
-"""A real trained language model (260K parameters) tells its story: read as a Llama, decoded with our cache."""
+"""A real trained language model (260K parameters) tells its story: read as a Llama, decoded by the sampler."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from pivot_jax import hub
-from pivot_jax.data.processing.batch import PromptBatch
-from pivot_jax.models.generate import Sampling, generate
 from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
+from pivot_jax.rollout.engine import Sampling
+from pivot_jax.rollout.sampler import Sampler, Shape
+from tests.tiny import rollouts
 
 BOS = 1
 
@@ -63,23 +64,16 @@ def write_llama(path, folder):
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def prompts(*rows):
-    n = max(map(len, rows))
-    lengths = np.array([len(row) for row in rows])
-    tokens = np.array([[*row, *[0] * (n - len(row))] for row in rows], np.int32)
-    segments = (np.arange(n) < lengths[:, None]).astype(np.int32)
-    positions = np.broadcast_to(np.arange(n, dtype=np.int32), tokens.shape)
-    images = np.zeros((len(rows), 0, 1, 1, 3), np.uint8)
-    return PromptBatch(images, tokens, np.full_like(tokens, -1), positions, segments, np.arange(len(rows)))
-
-
 def test_the_greedy_story_from_any_point_of_it(stories):
     """All 120 tokens from its start, and the rest of them from later points, in one batch."""
     model, params, golden = stories
     starts = (0, 1, 17, 40)
-    batch = prompts(*[[BOS, *golden[:start]] for start in starts])
-    out = generate(model, params, batch, Sampling(len(golden), (-1,)))
+    prompts = [rollouts.prompt(start, rollouts.row(str(start), [BOS, *golden[:start]])) for start in starts]
+    sampler = Sampler(model, None, Shape(slots=3, prompts=2, steps=16))
+    sampler.update(params, 0)
+    out = sampler.generate(prompts, 1, Sampling(len(golden), temperature=0.0), (0, 0))
     assert len(golden) == 120
-    for row, start in enumerate(starts):
-        assert out.ids(row)[: len(golden) - start] == golden[start:]
-    assert (out.logps < 0).all() and out.logps[0].mean() > -1.5  # a trained model is sure of its words
+    for start, (story,) in zip(starts, out.responses, strict=True):
+        assert story.tokens[: len(golden) - start].tolist() == golden[start:]
+        assert (story.logps < 0).all()
+    assert out.responses[0][0].logps.mean() > -1.5  # a trained model is sure of its words

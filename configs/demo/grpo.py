@@ -1,0 +1,21 @@
+"""Stage 2, GRPO arm: the prompts of the same pairs, answered by the model itself; a right answer is rewarded."""
+
+from pivot_jax.config import include
+
+
+def get_config(arg=""):
+    folder = arg or "runs/demo/seed0"
+    return include(__file__, f"common.py:{arg}") | {
+        "name": "grpo",
+        "init": {"": f"run:{folder}/stage1b"},
+        "data.sources.0.split": "preference",
+        "data.batch_size": 16,
+        "objective.name": "policy",
+        "rl.algorithm": "trl-grpo",
+        "rl.responses": 8,
+        "rl.max_tokens": 40,
+        "rl.rewards": ({"name": "text", "extract": "whole"},),
+        "rl.reward_workers": 1,
+        "optimizer.rules": ((".*", 3e-4),),
+        "train.steps": 300,
+    }

@@ -1,0 +1,74 @@
+"""Evaluation of the policy on held-out prompts while it trains, by the run's own rewards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from pivot_jax.data.loading.prompts import PromptLoader, build_prompts
+from pivot_jax.errors import UserError
+from pivot_jax.rl.collection import score_responses, texts_of
+from pivot_jax.rl.parts import Parts
+from pivot_jax.rl.records import completion_lines
+from pivot_jax.rollout.engine import Prompt
+from pivot_jax.train.session import Hook
+
+NAME = "heldout"
+SEED = 1 << 30  # a rollout number that training never reaches
+
+
+def heldout_hooks(parts: Parts) -> tuple[Hook, ...]:
+    """The evaluation of ``rl.heldout``, logged as ``eval/heldout/*``; none without prompts.
+
+    Raises:
+      UserError: prompts that cannot be read, or lack a column that a reward reads.
+    """
+    config = parts.setup.config
+    section = config.rl.heldout
+    if not section.sources:
+        return ()
+    process = jax.process_index(), jax.process_count()
+    size = parts.setup.loader.batch_size
+    loader = build_prompts(config, parts.processor, process=process, sources=section.sources, batch_size=size)
+    parts.rewards.check(loader.columns())
+    return (Hook(NAME, partial(_evaluate, parts, loader)),)
+
+
+def _evaluate(parts: Parts, loader: PromptLoader, step: int, params: Any) -> dict[str, float]:
+    section = parts.setup.config.rl.heldout
+    sampling = replace(parts.sampling, temperature=section.temperature, top_p=section.top_p)
+    parts.engine.update(params, step)
+    totals, lengths, truncated, lines = [], [], [], []
+    rewards: dict[str, list[np.ndarray]] = {label: [] for label in parts.rewards.labels}
+    for prompts in loader.ordered():
+        asked = [Prompt(*one) for one in zip(prompts.examples, prompts.rows, map(int, prompts.numbers), strict=True)]
+        seed = (parts.setup.config.seed, SEED)
+        rollouts = parts.engine.generate(asked, section.responses, sampling, seed)
+        texts = texts_of(parts, rollouts)
+        selection, scores = score_responses(parts, prompts, rollouts, texts)
+        totals.append(scores.total)
+        for label, values in scores.rewards.items():
+            rewards[label].append(values)
+        responses = [one for own in rollouts.responses for one in own]
+        lengths += [len(one.tokens) for one in responses]
+        truncated += [one.finish == "length" for one in responses]
+        lines += completion_lines(selection.groups, texts, [False] * len(texts))
+    if not lengths:
+        raise UserError("rl.heldout.sources: no prompts; name a source that has some, or remove it")
+    parts.records.write_heldout(step, lines)
+    found = {
+        "reward": _mean(totals),
+        "mean_length": float(np.mean(lengths)),
+        "clipped_ratio": float(np.mean(truncated)),
+    }
+    return found | {f"rewards/{label}": _mean(values) for label, values in rewards.items()}
+
+
+def _mean(values: list[np.ndarray]) -> float:
+    joined = np.concatenate(values)
+    known = joined[np.isfinite(joined)]
+    return float(known.mean()) if known.size else float("nan")

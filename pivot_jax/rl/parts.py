@@ -1,0 +1,166 @@
+"""What an online RL run needs beside its setup: algorithm, rollout engine, rewards, and the shapes of an update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from pivot_jax.data.processing.geometry import ImageArrays
+from pivot_jax.data.processing.processor import Processor
+from pivot_jax.errors import UserError
+from pivot_jax.hub import ExportOptions
+from pivot_jax.kernels.token_logprobs import Distribution
+from pivot_jax.models import lora
+from pivot_jax.objectives.algorithm import Algorithm
+from pivot_jax.objectives.policy import sampled_from
+from pivot_jax.objectives.presets import algorithm_of
+from pivot_jax.rl.records import Records
+from pivot_jax.rl.rewards.composition import Rewards, build_rewards
+from pivot_jax.rollout.engine import Engine, Sampling
+from pivot_jax.rollout.sampler import Sampler, Shape
+from pivot_jax.train import hub_export
+from pivot_jax.train.setup import Setup
+
+SLOTS = 64  # responses that are decoded together, at most
+TOGETHER = 4  # prompts that are read together
+
+
+class Images:
+    """Preprocessed images of the prompts of one update, each read once: for the sampler and for every update step."""
+
+    def __init__(self, processor: Processor):
+        self._processor = processor
+        self._read: dict[int, tuple[Any, ImageArrays]] = {}
+
+    def read(self, images: Sequence[Any]) -> ImageArrays:
+        """Arrays of a row's images, which are references. The same sequence object is read once."""
+        found = self._read.get(id(images))
+        if found is None:
+            found = self._read[id(images)] = (images, self._processor.read_images(images))
+        return found[1]
+
+    def keep(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Forgets all images but those of these rows."""
+        kept = {id(images) for images in rows}
+        self._read = {key: value for key, value in self._read.items() if key in kept}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of an online RL run. Close it, or use it in a ``with``.
+
+    Attributes:
+      prompts: prompts of an update in this process.
+      per_row: responses that share a row with their prompt.
+      updates: optimizer steps after each rollout.
+    """
+
+    setup: Setup
+    algorithm: Algorithm
+    sampling: Sampling
+    engine: Engine
+    rewards: Rewards
+    images: Images
+    records: Records
+    prompts: int
+    per_row: int
+    updates: int
+
+    @property
+    def first_prompt(self) -> int:
+        """Number of this process's first prompt among those of a rollout."""
+        return jax.process_index() * self.prompts
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+        self.rewards.close()
+
+    @property
+    def distribution(self) -> Distribution:
+        """The distribution that log-probs are of, in the sampler and in the trainer."""
+        return sampled_from(self.setup.config.rl, self.sampling.banned_ids)
+
+    @property
+    def processor(self) -> Processor:
+        """Of prompts."""
+        return self.setup.loader.processor
+
+
+def build_parts(setup: Setup, workdir: Path) -> Parts:
+    """Parts of ``config.rl``; starts the reward processes.
+
+    Raises:
+      UserError: settings that do not fit the data or each other.
+    """
+    section, loader = setup.config.rl, setup.loader
+    processes = jax.process_count()
+    rewards = build_rewards(section)
+    rewards.check(loader.columns())
+    if section.filter_reward and section.filter_reward not in rewards.labels:
+        labels = ", ".join(rewards.labels)
+        rewards.close()
+        raise UserError(f"rl.filter_reward: no reward {section.filter_reward!r} in rl.rewards (labels: {labels})")
+    images = Images(loader.processor)
+    return Parts(
+        setup=setup,
+        algorithm=algorithm_of(section),
+        sampling=sampling_of(section, loader.processor),
+        engine=_engine(setup, images, workdir),
+        rewards=rewards,
+        images=images,
+        records=Records(workdir, jax.process_index()),
+        prompts=loader.batch_size // processes,
+        per_row=section.responses_per_row or section.responses,
+        updates=updates_per_rollout(section),
+    )
+
+
+def sampling_of(section: Any, processor: Processor) -> Sampling:
+    """How responses are sampled in training."""
+    chat = processor.chat
+    return Sampling(
+        max_tokens=section.max_tokens,
+        temperature=section.temperature,
+        top_p=section.top_p,
+        top_k=section.top_k,
+        min_p=section.min_p,
+        stop_ids=(chat.end_id,),
+        stop=tuple(section.stop),
+        banned_ids=chat.banned_ids,
+    )
+
+
+def updates_per_rollout(section: Any) -> int:
+    """Optimizer steps after each rollout."""
+    return section.epochs * section.minibatches
+
+
+def _engine(setup: Setup, images: Images, workdir: Path) -> Engine:
+    config, processor = setup.config, setup.loader.processor
+    if config.rl.engine == "vllm":
+        return _vllm(config, processor, workdir)
+    rows = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+    together = config.rl.slots or min(setup.loader.batch_size * config.rl.responses, SLOTS)
+    shape = Shape(slots=-(-together // rows) * rows, prompts=-(-TOGETHER // rows) * rows, steps=config.rl.block)
+    mesh = setup.mesh if setup.mesh.size > 1 else None
+    return Sampler(setup.model.module, processor, shape, mesh=mesh, images=images.read)
+
+
+def _vllm(config: Any, processor: Processor, workdir: Path) -> Engine:
+    from pivot_jax.rollout.vllm.client import VLLM, Servers  # only runs with servers import their protocol
+
+    section = config.rl.vllm
+    options = ExportOptions(config.model.dtype, overwrite=True)
+
+    def export(params: Any, folder: Path) -> None:
+        hub_export.write(config, lora.merged(params), processor.chat.tokenizer, folder, options)
+
+    folder = Path(section.folder or workdir / "vllm")
+    return VLLM(Servers(tuple(section.urls), folder, checksums=section.checksums), processor, export)

@@ -1,0 +1,175 @@
+"""What a rollout leaves on disk: completions to look at, and what a stopped update needs to resume.
+
+``completions/NUMBER.jsonl`` has a line per sampled response. ``rollouts/NUMBER.npz`` has the groups of one policy
+update with their log-probs and advantages, and the surplus. It is written before the first optimizer step of the
+update, so every checkpoint of that update finds it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pivot_jax import files
+from pivot_jax.errors import UserError
+from pivot_jax.rl.groups import Group
+from pivot_jax.rollout.engine import Response
+
+ROLLOUTS, COMPLETIONS = "rollouts", "completions"
+_PER_TOKEN = ("tokens", "logps", "sampling_logps")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An update phase as it is stored.
+
+    Attributes:
+      groups: what is trained with.
+      values: of each response (groups after each other), float32 [t], by the name of the batch's field.
+      surplus: groups for the next update.
+    """
+
+    groups: Sequence[Group]
+    values: Mapping[str, Sequence[np.ndarray]]
+    surplus: Sequence[Group] = field(default=())
+
+
+class Records:
+    """The files of a workdir. Each process has its own."""
+
+    def __init__(self, workdir: Path, process: int = 0):
+        self.workdir, self.process = workdir, process
+
+    def save(self, number: int, stored: Stored) -> None:
+        """Writes the update phase of a rollout.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        arrays: dict[str, Any] = {"trained": len(stored.groups), "names": np.asarray(sorted(stored.values), dtype=str)}
+        arrays |= _packed([*stored.groups, *stored.surplus])
+        for name, values in stored.values.items():
+            arrays[f"values/{name}"] = np.concatenate([np.zeros(0, np.float32), *values])
+        with files.whole(self._path(number)) as partial:
+            np.savez(partial, **arrays)
+
+    def load(self, number: int, prompt: Any) -> Stored:
+        """The update phase of a rollout.
+
+        Args:
+          prompt: number of a prompt → (example, row), from the data.
+
+        Raises:
+          UserError: the file is missing or damaged.
+        """
+        path = self._path(number)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); the run was stopped in the update of this rollout and needs it: put "
+                "it back, or remove the newest checkpoint to resume from the one before"
+            ) from None
+        groups, trained = _unpacked(arrays, prompt), int(arrays["trained"])
+        ends = np.cumsum([len(one.tokens) for group in groups[:trained] for one in group.responses])
+        names = [str(name) for name in arrays["names"]]
+        values = {name: np.split(arrays[f"values/{name}"], ends[:-1]) if trained else [] for name in names}
+        return Stored(groups[:trained], values, groups[trained:])
+
+    def forget(self, oldest: int) -> None:
+        """Removes the ``rollouts`` files before number ``oldest``: no checkpoint resumes inside their updates."""
+        for path in (self.workdir / ROLLOUTS).glob(f"*{self._ending}"):
+            number = path.name.removesuffix(self._ending)
+            if number.isdigit() and int(number) < oldest:
+                path.unlink(missing_ok=True)
+
+    def write_completions(self, number: int, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the sampled responses of a rollout; an earlier file of this rollout is replaced."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        ending = f"-{self.process}" if self.process else ""
+        files.write_text(self.workdir / COMPLETIONS / f"{number:06d}{ending}.jsonl", text)
+
+    def write_heldout(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the responses to held-out prompts after ``step`` optimizer steps."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        ending = f"-{self.process}" if self.process else ""
+        files.write_text(self.workdir / "eval" / f"heldout-{step}{ending}.jsonl", text)
+
+    @property
+    def _ending(self) -> str:
+        return f"-{self.process}.npz" if self.process else ".npz"
+
+    def _path(self, number: int) -> Path:
+        return self.workdir / ROLLOUTS / f"{number:06d}{self._ending}"
+
+
+def completion_lines(groups: Sequence[Group], texts: Sequence[Sequence[str]], trained: Sequence[bool]) -> list[Any]:
+    """A line per response: prompt, image references, text, rewards, log-probs and the version of the weights."""
+    lines = []
+    for group, own, used in zip(groups, texts, trained, strict=True):
+        images = [image if isinstance(image, str) else f"<{type(image).__name__}>" for image in group.example.images]
+        for index, (response, text) in enumerate(zip(group.responses, own, strict=True)):
+            rewards = {name: _number(values[index]) for name, values in group.rewards.items()}
+            lines.append(
+                {
+                    "id": group.example.id,
+                    "sample": index,
+                    "prompt": group.example.messages[-1].content,
+                    "images": images,
+                    "completion": text,
+                    "finish": response.finish,
+                    "tokens": len(response.tokens),
+                    "logp": _number(np.sum(response.logps, dtype=np.float64)),
+                    "reward": _number(group.total[index]),
+                    "rewards": rewards,
+                    "trained": bool(used),
+                    "version": group.version,
+                }
+            )
+    return lines
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _packed(groups: Sequence[Group]) -> dict[str, Any]:
+    responses = [one for group in groups for one in group.responses]
+    arrays: dict[str, Any] = {
+        "numbers": np.asarray([group.number for group in groups], np.int64),
+        "versions": np.asarray([group.version for group in groups], np.int64),
+        "counts": np.asarray([len(group.responses) for group in groups], np.int64),
+        "lengths": np.asarray([len(one.tokens) for one in responses], np.int64),
+        "stopped": np.asarray([one.finish == "stop" for one in responses], bool),
+        "total": np.concatenate([np.zeros(0), *(group.total for group in groups)]),
+        "labels": np.asarray(list(groups[0].rewards) if groups else [], dtype=str),
+    }
+    for label in groups[0].rewards if groups else ():
+        arrays[f"reward/{label}"] = np.concatenate([group.rewards[label] for group in groups])
+    for name in _PER_TOKEN:
+        arrays[name] = np.concatenate([np.zeros(0, np.float32), *(getattr(one, name) for one in responses)])
+    return arrays
+
+
+def _unpacked(arrays: Mapping[str, Any], prompt: Any) -> list[Group]:
+    ends, labels = np.cumsum(arrays["lengths"]), [str(label) for label in arrays["labels"]]
+    per_token = [np.split(arrays[name], ends[:-1]) for name in _PER_TOKEN]
+    groups, first = [], 0
+    for number, version, count in zip(arrays["numbers"], arrays["versions"], arrays["counts"], strict=True):
+        own = slice(first, first + count)
+        parts = zip(*(values[own] for values in per_token), arrays["stopped"][own], strict=True)
+        responses = tuple(
+            Response(tokens.astype(np.int32), logps, sampling, "stop" if stopped else "length")
+            for tokens, logps, sampling, stopped in parts
+        )
+        rewards = {label: arrays[f"reward/{label}"][own] for label in labels}
+        example, row = prompt(int(number))
+        groups.append(Group(int(number), example, row, responses, int(version), arrays["total"][own], rewards))
+        first += count
+    return groups

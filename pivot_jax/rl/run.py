@@ -1,0 +1,24 @@
+"""A training run of any kind: online RL with its own loop, everything else with that of ``train.loop``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pivot_jax.objectives.table import batch_kind
+from pivot_jax.rl import loop
+from pivot_jax.train import run as training
+from pivot_jax.train.run import Result
+from pivot_jax.train.session import Hook
+
+
+def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
+    """Trains ``config`` in ``workdir``; resumes from its newest checkpoint, returns at once if it is finished.
+
+    Online RL (``objective.name`` is ``policy``) also writes ``completions/`` and ``rollouts/``; the rest is as of
+    :func:`pivot_jax.train.run.run`, and so are arguments and errors.
+    """
+    if not isinstance(config, str) and batch_kind(config) == "policy":
+        return training.run(config, workdir, hooks, loop.train)
+    return training.run(config, workdir, hooks)

@@ -1,0 +1,136 @@
+"""The loop of online RL on a tiny model: what it logs and stores, and how a stopped run resumes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pivot_jax import rules
+from pivot_jax.errors import UserError
+from pivot_jax.rl.run import run
+from pivot_jax.train import checkpoint
+from pivot_jax.train.metrics import read
+from pivot_jax.train.signals import Interrupted
+from tests.train.conftest import LORA, stop_at
+
+
+def trace(workdir):
+    """Metrics that do not depend on the clock."""
+    return [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in read(workdir / "metrics.jsonl")]
+
+
+def completions(workdir):
+    return {path.name: path.read_text() for path in sorted((workdir / "completions").glob("*.jsonl"))}
+
+
+def same_bits(a, b):
+    a, b = (rules.flatten(checkpoint.load_run(workdir)) for workdir in (a, b))
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+
+
+def test_metrics_and_completions(rl_config, tmp_path):
+    result = run(rl_config(), tmp_path / "run")
+    assert result.step == 4
+    lines = trace(tmp_path / "run")
+    for line in lines:
+        for name in ("reward", "reward_std", "rewards/count/mean", "completions/mean_length", "entropy", "policy_loss"):
+            assert np.isfinite(line[name]), name
+    rows = [json.loads(line) for line in (tmp_path / "run/completions/000000.jsonl").read_text().splitlines()]
+    assert len(rows) == 16 and all(row["reward"] == row["completion"].count("e") for row in rows)
+    assert lines[0]["reward"] == pytest.approx(np.mean([row["reward"] for row in rows]))
+    assert lines[0]["completions/mean_length"] == pytest.approx(np.mean([row["tokens"] for row in rows]))
+    assert len({row["completion"] for row in rows}) > 8  # sampled, not one answer
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_stopped_run_resumes_with_the_same_numbers(rl_config, tmp_path, at):
+    """Stopped inside an update (after 1 and 3 of its 2 steps each) and between two rollouts."""
+    config = rl_config(rl__minibatches=2, train__steps=6, eval__every=1, train__log_every=1)
+    run(config, tmp_path / "whole", [stop_at()])
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "stopped", [stop_at(at)])
+    assert run(config, tmp_path / "stopped", [stop_at()]).step == 6
+    assert trace(tmp_path / "stopped") == trace(tmp_path / "whole")
+    assert completions(tmp_path / "stopped") == completions(tmp_path / "whole")
+    same_bits(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_the_first_update_of_a_rollout_is_on_policy(rl_config, tmp_path):
+    """Recomputed log-probs of the sampler's tokens are the trainer's: every ratio is 1, and nothing is clipped."""
+    run(rl_config(rl__epochs=2, train__steps=4), tmp_path / "run")
+    lines = trace(tmp_path / "run")
+    for line in lines[::2]:
+        assert line["approx_kl"] < 1e-12 and line["clip_ratio/region_mean"] == 0
+        assert line["sampling/sampling_logp_difference/max"] < 1e-4
+    assert all(line["approx_kl"] > 1e-9 for line in lines[1::2])
+
+
+PARTS = {
+    "papo": {"rl__perception_coefficient": 0.02},
+    "vppo": {"rl__token_weights": "vppo"},
+    "tor": {"rl__token_weights": "tor"},
+    "noisy rollout": {"rl__noise_share": 0.5},
+    "kl in the reward": {"rl__kl_coefficient": 0.1, "rl__kl": "k1", "rl__kl_in": "reward"},
+    "kl in the loss": {"rl__kl_coefficient": 0.1, "rl__responses_per_row": 2, "train__accumulate": 2},
+    "kl with adapters": {"rl__kl_coefficient": 0.1, **LORA},
+    "maye": {"rl__algorithm": "maye", "rl__responses": 1, "rl__penalty_truncated": True},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_runs_in_the_loop(rl_config, tmp_path, part):
+    """Views with masked or noised images, a reference model, split groups: two updates that learn something."""
+    run(rl_config(train__steps=2, **PARTS[part]), tmp_path / "run")
+    lines = trace(tmp_path / "run")
+    assert all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
+    if part == "papo":
+        assert lines[0]["perception_kl"] > 0
+    if part in ("kl in the loss", "kl with adapters"):
+        assert lines[0]["kl"] == pytest.approx(0, abs=1e-6) and lines[1]["kl"] != 0
+
+
+def test_a_run_may_end_inside_an_update(rl_config, tmp_path):
+    assert run(rl_config(rl__minibatches=4, train__steps=5), tmp_path / "run").step == 5
+    assert [line["step"] for line in trace(tmp_path / "run")] == [1, 2, 3, 4, 5]
+
+
+def test_a_filter_samples_on_until_the_update_is_full(rl_config, tmp_path):
+    config = rl_config(rl__algorithm="dapo", rl__filter="varied", rl__responses=2, rl__max_tokens=3, train__steps=3)
+    run(config, tmp_path / "run")
+    lines = trace(tmp_path / "run")
+    assert any(line["sampling/rounds"] != 1 for line in lines)
+    assert all(0 <= line["sampling/filtered_ratio"] < 1 for line in lines)
+    kept = [json.loads(line) for text in completions(tmp_path / "run").values() for line in text.splitlines()]
+    assert {row["trained"] for row in kept} == {True, False}
+
+
+def test_reinforce_learns_to_write_the_rewarded_letter(rl_config, tmp_path):
+    config = rl_config(
+        rl__algorithm="reinforce++-baseline", train__steps=30, rl__responses=8, optimizer__rules=((".*", 1e-2),)
+    )
+    run(config, tmp_path / "run")
+    rewards = [line["reward"] for line in trace(tmp_path / "run")]
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rl__responses": 1}, "rl.responses: 1, but rl.advantage='grpo' compares"),
+        ({"rl__minibatches": 3}, "data.batch_size: 4 prompts are not a multiple of rl.minibatches 3"),
+        ({"rl__responses_per_row": 3}, "rl.responses: 4 is not a multiple of rl.responses_per_row=3"),
+        ({"rl__rewards": ({"name": "exact", "column": "solution"},)}, "reads the column 'solution', which no row has"),
+        ({"rl__filter_reward": "accuracy"}, "rl.filter_reward: no reward 'accuracy' in rl.rewards .labels: count"),
+        ({"rl__algorithm": "grop"}, "rl.algorithm: 'grop' is not allowed"),
+        ({"rl__stop": ("<|image_pad|>",)}, "stop"),
+        ({"objective__name": "sft"}, "rl.algorithm: 'trl-grpo', but objective.name='sft' is not online RL"),
+    ],
+)
+def test_a_bad_config_is_an_error_before_the_first_rollout(rl_config, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(rl_config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "completions").exists()

@@ -1,0 +1,82 @@
+"""Online RL runs that end before the last step, by a signal or a kill, and how they resume."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pivot_jax import config as configs
+from pivot_jax.rl import loop
+from pivot_jax.rl.run import run
+from pivot_jax.train.metrics import last_step
+from pivot_jax.train.signals import Interrupted
+from tests.rl.test_loop import completions, same_bits, trace
+
+
+def test_a_signal_stops_a_rollout_at_once(rl_config, tmp_path, monkeypatch):
+    """The third rollout begins again after it; its prompts are the same, and so is everything that follows."""
+    config = rl_config()
+    run(config, tmp_path / "whole")
+    collect, calls = loop.collect_responses, []
+
+    def stopped(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return collect(*arguments)
+
+    monkeypatch.setattr(loop, "collect_responses", stopped)
+    with pytest.raises(Interrupted) as stop:
+        run(config, tmp_path / "stopped")
+    assert stop.value.step == 2 and len(completions(tmp_path / "stopped")) == 2
+    monkeypatch.setattr(loop, "collect_responses", collect)
+    assert run(config, tmp_path / "stopped").step == 4
+    assert trace(tmp_path / "stopped") == trace(tmp_path / "whole")
+    assert completions(tmp_path / "stopped") == completions(tmp_path / "whole")
+    same_bits(tmp_path / "stopped", tmp_path / "whole")
+
+
+def start(file: Path, workdir: Path) -> subprocess.Popen:
+    code = (
+        "import sys; from pathlib import Path; from pivot_jax import config as c; from pivot_jax.rl.run import run\n"
+        "if __name__ == '__main__': run(c.from_json(Path(sys.argv[1]).read_text()), sys.argv[2])"
+    )
+    command = [sys.executable, "-c", code, str(file), str(workdir)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.heavy)])
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(rl_config, tmp_path, kills):
+    """SIGKILL inside rollout, reward, update or save; with a filter, minibatches and a reference model."""
+    draw = random.Random(3)
+    config = rl_config(
+        rl__algorithm="dapo", rl__filter="varied", rl__minibatches=2, rl__kl_coefficient=0.01,
+        train__steps=24, train__checkpoint_every=3,
+    )  # fmt: skip
+    file = tmp_path / "config.json"
+    file.write_text(configs.to_json(config))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run(config, whole)
+    killed = 0
+    for at in sorted(draw.choices(range(1, 20), k=kills)):
+        process = start(file, stopped)
+        limit = time.monotonic() + 300
+        while last_step(stopped / "metrics.jsonl") < at and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.3))
+        if process.poll() is None:
+            process.kill()
+            killed += 1
+        process.wait()
+    assert start(file, stopped).wait(300) == 0
+    assert killed == kills, "the run was over before it could be killed; make it longer"
+    same_bits(whole, stopped)
+    assert trace(stopped) == trace(whole)
+    assert completions(stopped) == completions(whole)
