@@ -62,7 +62,8 @@ def resume(
     """
     if not path.exists():
         return {}
-    complete, _, incomplete = path.read_text(encoding="utf-8").rpartition("\n")
+    complete, _, incomplete = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    _check_ours(path, complete.split("\n") if complete else [], incomplete)
     if incomplete:
         files.write_text(path, complete and complete + "\n")
     rows = read(path)
@@ -77,6 +78,17 @@ def resume(
     if rows and all(row.get("settings") == dict(settings) for row in rows):
         return {str(row["question_id"]): row for row in rows}
     return _swap(path, rows, prompts, model_id, dict(settings))
+
+
+def _check_ours(path: Path, lines: list[str], incomplete: str) -> None:
+    """Raises UserError for a file that no evaluation wrote, before anything in it is changed.
+
+    ``incomplete`` is what a killed evaluation left of its last line; it begins as every line does.
+    """
+    first = next((line for line in lines if line.strip()), "")
+    ours = "question_id" in (_parsed(first) or {}) if first else not incomplete or incomplete.startswith("{")
+    if not ours:
+        raise UserError(f"{path}: not a file of answers, so it was left as it is; name another or a new file (--out)")
 
 
 def others(path: Path) -> Path:

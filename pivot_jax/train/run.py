@@ -29,6 +29,8 @@ from pivot_jax.train.setup import Setup, build_setup, starting_params
 from pivot_jax.train.source import TOKENIZER
 
 RESULT = "result.json"  # in the workdir of a finished run
+# How the names begin of what a workdir may have before its config.json is complete.
+BEFORE_CONFIG = ("skipped", "index", "log", "config.", ".")
 Loop = Callable[..., tuple[Any, dict[str, float]]]  # as loop.train
 
 
@@ -106,6 +108,7 @@ def _check_workdir(config: Any, workdir: Path) -> bool:
       UserError: it has one of another config.
     """
     path = workdir / "config.json"
+    _check_ours(workdir, path)
     fresh = not (path.exists() and checkpoint.complete(workdir))
     if not fresh:
         old = configs.from_json(path.read_text())
@@ -116,6 +119,23 @@ def _check_workdir(config: Any, workdir: Path) -> bool:
                 f"weights add --config.init.=run:{workdir})"
             )
     return fresh
+
+
+def _check_ours(workdir: Path, config: Path) -> None:
+    """Raises UserError for a folder with files that are no run's: they may be data, a model, or a checkout."""
+    names = sorted(entry.name for entry in workdir.iterdir()) if workdir.is_dir() else []
+    if config.exists():
+        try:
+            configs.from_json(config.read_text(encoding="utf-8"), str(config))
+        except UserError as error:  # another program's, such as that of a Hugging Face model
+            raise UserError(
+                f"{workdir}: its config.json is no run's ({error}); name a new or an empty folder"
+            ) from None
+        return
+    foreign = [name for name in names if not name.startswith(BEFORE_CONFIG)]
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+        raise UserError(f"{workdir} holds files that no run wrote ({shown}); name a new or an empty folder")
 
 
 def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pivot_jax.errors import UserError
+from pivot_jax.eval import predictions
 from pivot_jax.eval.run import RunOptions, evaluate, run_benchmark
 from pivot_jax.eval.score import score_file, score_rows
 from tests.tiny import scripted
@@ -69,3 +70,13 @@ def test_scores_are_seeded(toy, tmp_path):
     file = run_benchmark("mmvp", ".", answer, tmp_path / "p.jsonl")
     first, again = score_file(file, seed=1), score_file(file, seed=1)
     assert first.value == again.value and np.array_equal(first.scores, again.scores)
+
+
+@pytest.mark.parametrize("text", ['[\n {"id": "1"}\n]', '[{"id": "1"}]', '{"id": "1"}\n{"id": "2"}\n', "notes\n"])
+def test_a_file_that_holds_no_answers_is_left_as_it_is(tmp_path, text):
+    """Such as the questions, named as --out by mistake; the last line of an own file may be incomplete."""
+    path = tmp_path / "data.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="not a file of answers, so it was left as it is"):
+        predictions.resume(path, {}, "model", {})
+    assert path.read_text() == text

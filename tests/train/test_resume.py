@@ -258,3 +258,17 @@ def test_a_full_disk_keeps_the_previous_checkpoint(make_config, tmp_path):
     assert checkpoint.Checkpoints(tmp_path / "run").latest() == 4
     assert start(file, tmp_path / "run").wait(300) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["resumed_from"] == 4
+
+
+def test_a_folder_of_other_files_is_rejected_and_unchanged(make_config, tmp_path):
+    """A data set, a checkout, or a model with a config.json of its own; a run's log may be there already."""
+    for name, text in (("data.json", "[]"), ("config.json", '{"model_type": "siglip"}')):
+        folder = tmp_path / name.split(".")[0]
+        folder.mkdir()
+        (folder / name).write_text(text)
+        with pytest.raises(UserError, match="name a new or an empty folder"):
+            run(make_config(train__steps=1), folder)
+        assert [path.name for path in folder.iterdir()] == [name] and (folder / name).read_text() == text
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "log.txt").write_text("started\n")
+    assert run(make_config(train__steps=1), tmp_path / "new").step == 1
