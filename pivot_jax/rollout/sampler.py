@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -24,7 +24,6 @@ import numpy as np
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.collate import Collation, prompt_batch
 from pivot_jax.data.processing.geometry import ImageArrays
-from pivot_jax.data.processing.processor import Processor
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.models.language_model import LanguageModel
 from pivot_jax.parallel.mesh import check_rows
@@ -37,6 +36,9 @@ from pivot_jax.rollout.request import check_numbers, check_sampling, limit_of
 from pivot_jax.rollout.slots import Request, Slots
 from pivot_jax.rollout.stops import Stops
 from pivot_jax.shapes import bucket
+
+if TYPE_CHECKING:  # a GPU machine that only runs the benchmarks lacks what it imports
+    from pivot_jax.data.processing.processor import Processor
 
 _PROMPT_STEP = 64  # prompts are padded to a bucket of this size
 _CACHE_STEP = 128  # the cache has this many slots for tokens, or twice, four times, ... as many
