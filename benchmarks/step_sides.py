@@ -106,18 +106,20 @@ class JaxSide:
         Raises:
           RuntimeError: out of memory, by XLA's count of the program or when it ran.
         """
-        from pivot_jax import config as configs
+        from types import SimpleNamespace
+
         from pivot_jax.models import flops
         from pivot_jax.models.flops import traced_flops
-        from pivot_jax.objectives.table import build_objective
+        from pivot_jax.objectives.preference import build_preference
+        from pivot_jax.objectives.sft import build_sft
         from pivot_jax.optim.update import build_step
 
         jax = self._jax
         batch = vlm_batch(self._config, task, rows)
         module, optimizer, like, rates = self._parts()
-        config = configs.base()
-        config.objective.name, config.objective.beta = "sft" if task == "sft" else "dpo", BETA
-        objective = build_objective(module, config)
+        # A config needs ml_collections, which a GPU machine may lack.
+        section = SimpleNamespace(name="dpo", terms=(), beta=BETA, label_smoothing=0.0, reference="stored")
+        objective = build_sft(module) if task == "sft" else build_preference(module, section)
         self._step = self._batch = None
         if self._state is None:
             self._state = self._fresh(optimizer, objective, like, rates)

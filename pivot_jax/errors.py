@@ -1,5 +1,7 @@
 """Errors caused by the input, not by a bug."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -20,3 +22,9 @@ class RowError(UserError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RowError, (self.row_id, self.reason)  # it is pickled in worker processes
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or ``""`` when nothing known is near ``word``."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from pivot_jax.errors import UserError
+from pivot_jax.errors import UserError, suggest
 
 # (regex over the dotted key, allowed values)
 CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
@@ -100,12 +99,6 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
 )  # fmt: skip
 ANY_SIZE = ("siglip2_naflex", "qwen2_vl", "qwen2_5_vl")  # families of encoders for variable-resolution images
 FREE = ("init",)  # dicts whose keys the user chooses
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"``, or ``""`` when nothing known is near ``word``."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def coerce(key: str, value: Any, default: Any) -> Any:

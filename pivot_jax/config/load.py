@@ -21,9 +21,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pivot_jax.config.base import base
-from pivot_jax.config.check import FREE, check_value, coerce, suggest, validate
+from pivot_jax.config.check import FREE, check_value, coerce, validate
 from pivot_jax.config.migration import RETIRED, translate
-from pivot_jax.errors import UserError
+from pivot_jax.errors import UserError, suggest
 
 # Keys of how a run is executed, not of what it computes: a workdir may be resumed with other values. (Another mesh or
 # accumulation changes results by rounding only.)

@@ -48,8 +48,7 @@ def _algorithm() -> dict[str, Any]:
         "algorithm": "",
         # The parts in place of the preset's; "", -1 and () are the preset's value. objectives.algorithm.Algorithm has
         # the defaults that presets differ from.
-        # grpo | dr_grpo | batch_std | rloo | reinforce++ | reinforce++-baseline | opo | gpg | remax | gdpo |
-        # pass_at_k | gae
+        # grpo | dr_grpo | batch_std | rloo | reinforce++ | reinforce++-baseline | opo | gpg | gdpo | pass_at_k
         "advantage": "",
         "std_eps": -1.0,  # added to the standard deviation that rewards are divided by
         "singleton": "",  # advantage of the only scored response of a group: zero | raw (its reward, as in verl)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pivot_jax.config.check import suggest
+from pivot_jax.errors import suggest
 
 WORDS = {"run": "a run", "pack": "a pack", "hf": "a Hugging Face folder"}
 

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pivot_jax.config.check import suggest
 from pivot_jax.data.processing.images import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, preset_of
-from pivot_jax.errors import UserError
+from pivot_jax.errors import UserError, suggest
 from pivot_jax.models import qwen_vision
 from pivot_jax.models.convnext import ConvNeXtConfig
 from pivot_jax.models.decoder import DecoderConfig

@@ -281,10 +281,14 @@ def gae(scores: Scores, algorithm: Algorithm) -> Array:
 
 @dataclass(frozen=True)
 class Advantage:
-    """An estimator, and whether it compares the responses to one prompt (then a prompt needs two or more)."""
+    """An estimator, and whether it compares the responses to one prompt (then a prompt needs two or more).
+
+    ``needs`` is what it reads that the training loop does not provide; "": nothing.
+    """
 
     function: Callable[[Scores, Algorithm], Any]
     grouped: bool = True
+    needs: str = ""
 
 
 ADVANTAGES: dict[str, Advantage] = {
@@ -296,8 +300,8 @@ ADVANTAGES: dict[str, Advantage] = {
     "reinforce++-baseline": Advantage(reinforce_pp_baseline),
     "opo": Advantage(opo),
     "gpg": Advantage(gpg),
-    "remax": Advantage(remax, grouped=False),
+    "remax": Advantage(remax, grouped=False, needs="the reward of a greedy response"),
     "gdpo": Advantage(gdpo),
     "pass_at_k": Advantage(pass_at_k),
-    "gae": Advantage(gae, grouped=False),
+    "gae": Advantage(gae, grouped=False, needs="the values of a value head"),
 }

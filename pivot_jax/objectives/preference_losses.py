@@ -22,8 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from pivot_jax.config.check import suggest
-from pivot_jax.errors import UserError
+from pivot_jax.errors import UserError, suggest
 from pivot_jax.objectives.base import Term
 from pivot_jax.objectives.pairs import PairStats, chosen_weights, pair_weights
 

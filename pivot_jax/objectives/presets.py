@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from pivot_jax.config.check import suggest
-from pivot_jax.errors import UserError
+from pivot_jax.errors import UserError, suggest
 from pivot_jax.objectives.advantages import ADVANTAGES
 from pivot_jax.objectives.algorithm import Algorithm
 from pivot_jax.objectives.divergences import KL
@@ -138,6 +137,10 @@ def _readers(algorithm: Algorithm) -> dict[str, tuple[bool, str]]:
 
 
 def _check(algorithm: Algorithm, section: Any) -> None:
+    if needed := ADVANTAGES[algorithm.advantage].needs:
+        raise UserError(
+            f"rl.advantage: {algorithm.advantage!r} needs {needed}, which training does not provide yet; choose another"
+        )
     if section.responses == 1 and ADVANTAGES[algorithm.advantage].grouped:
         raise UserError(
             f"rl.responses: 1, but rl.advantage={algorithm.advantage!r} compares the responses to one prompt; set "

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pivot_jax.config.check import suggest
-from pivot_jax.errors import UserError
+from pivot_jax.errors import UserError, suggest
 from pivot_jax.objectives.base import BatchKind, Objective
 from pivot_jax.objectives.contrastive import build_contrastive
 from pivot_jax.objectives.policy import build_policy

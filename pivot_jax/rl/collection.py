@@ -37,10 +37,7 @@ def collect_responses(
     config, algorithm = parts.setup.config, parts.algorithm
     n, seed = config.rl.responses, config.seed
     parts.engine.update(params, version)
-    asked = [
-        Prompt(example, row, int(index))
-        for example, row, index in zip(prompts.examples, prompts.rows, prompts.numbers, strict=True)
-    ]
+    asked = asked_prompts(prompts)
     noisy = round(algorithm.noise_share * n)
     clean = parts.engine.generate(asked, n - noisy, parts.sampling, (seed, number), done) if noisy < n else None
     if not noisy:
@@ -51,6 +48,12 @@ def collect_responses(
     others = parts.engine.generate(asked, noisy, parts.sampling, (seed, NOISY + number), done)
     pairs = zip(clean.responses if clean else [()] * len(asked), others.responses, strict=True)
     return Rollouts(tuple((*first, *second) for first, second in pairs), others.version)
+
+
+def asked_prompts(prompts: PromptRows) -> list[Prompt]:
+    """The prompts as an engine takes them."""
+    parts = zip(prompts.examples, prompts.rows, prompts.numbers, strict=True)
+    return [Prompt(example, row, int(number)) for example, row, number in parts]
 
 
 def _with_noise(prompt: Prompt, level: int, rng: np.random.Generator) -> Prompt:
@@ -68,7 +71,7 @@ def texts_of(parts: Parts, rollouts: Rollouts) -> list[list[str]]:
 def score_responses(
     parts: Parts, prompts: PromptRows, rollouts: Rollouts, texts: Sequence[Sequence[str]]
 ) -> tuple[Selection, Scores]:
-    """Rewards of the responses, and the groups that the algorithm's filter keeps.
+    """Rewards of the responses, as many to each prompt, and the groups that the algorithm's filter keeps.
 
     Raises:
       UserError: a reward failed and ``rl.reward_failure`` is ``stop``.
@@ -86,7 +89,7 @@ def score_responses(
         for text, response in zip(own, responses, strict=True)
     ]
     scores = parts.rewards.score(items)
-    n = parts.setup.config.rl.responses
+    n = len(items) // max(len(prompts), 1)
     groups = [
         Group(
             number=int(prompts.numbers[i]),
@@ -102,4 +105,4 @@ def score_responses(
     label = parts.setup.config.rl.filter_reward
     judged = scores.rewards[label] if label else scores.total
     keep = kept(parts.algorithm, judged, np.repeat(np.arange(len(groups)), n))
-    return Selection(groups, keep[::n]), scores
+    return Selection(groups, keep[:: max(n, 1)]), scores

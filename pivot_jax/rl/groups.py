@@ -35,11 +35,6 @@ class Group:
     total: np.ndarray
     rewards: Mapping[str, np.ndarray]
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each response, the end token counted: int64 [n]."""
-        return np.asarray([len(response.tokens) for response in self.responses])
-
 
 class Selection(NamedTuple):
     """Groups that were sampled together, and for each whether the algorithm's filter keeps it."""
@@ -59,7 +54,6 @@ class Collected:
     def __init__(self, size: int, surplus: Iterable[Group] = ()):
         self.size = size
         self._groups = deque(surplus)
-        self.rounds = 0
         self.sampled, self.dropped = 0, 0
 
     @property
@@ -68,7 +62,6 @@ class Collected:
 
     def add(self, selection: Selection) -> None:
         """Adds the groups that are kept."""
-        self.rounds += 1
         self.sampled += len(selection.groups)
         self.dropped += len(selection.groups) - int(np.sum(selection.kept))
         self._groups += [group for group, kept in zip(selection.groups, selection.kept, strict=True) if kept]

@@ -11,10 +11,9 @@ import numpy as np
 
 from pivot_jax.data.loading.prompts import PromptLoader, build_prompts
 from pivot_jax.errors import UserError
-from pivot_jax.rl.collection import score_responses, texts_of
+from pivot_jax.rl.collection import asked_prompts, score_responses, texts_of
 from pivot_jax.rl.parts import Parts
 from pivot_jax.rl.records import completion_lines
-from pivot_jax.rollout.engine import Prompt
 from pivot_jax.train.session import Hook
 
 NAME = "heldout"
@@ -25,15 +24,16 @@ def heldout_hooks(parts: Parts) -> tuple[Hook, ...]:
     """The evaluation of ``rl.heldout``, logged as ``eval/heldout/*``; none without prompts.
 
     Raises:
-      UserError: prompts that cannot be read, or lack a column that a reward reads.
+      UserError: prompts that cannot be read, or lack a column that a reward reads; a run of several processes.
     """
     config = parts.setup.config
     section = config.rl.heldout
     if not section.sources:
         return ()
-    process = jax.process_index(), jax.process_count()
+    if jax.process_count() > 1:
+        raise UserError("rl.heldout.sources: a run of several processes cannot evaluate; remove them")
     size = parts.setup.loader.batch_size
-    loader = build_prompts(config, parts.processor, process=process, sources=section.sources, batch_size=size)
+    loader = build_prompts(config, parts.processor, sources=section.sources, batch_size=size)
     parts.rewards.check(loader.columns())
     return (Hook(NAME, partial(_evaluate, parts, loader)),)
 
@@ -45,9 +45,8 @@ def _evaluate(parts: Parts, loader: PromptLoader, step: int, params: Any) -> dic
     totals, lengths, truncated, lines = [], [], [], []
     rewards: dict[str, list[np.ndarray]] = {label: [] for label in parts.rewards.labels}
     for prompts in loader.ordered():
-        asked = [Prompt(*one) for one in zip(prompts.examples, prompts.rows, map(int, prompts.numbers), strict=True)]
         seed = (parts.setup.config.seed, SEED)
-        rollouts = parts.engine.generate(asked, section.responses, sampling, seed)
+        rollouts = parts.engine.generate(asked_prompts(prompts), section.responses, sampling, seed)
         texts = texts_of(parts, rollouts)
         selection, scores = score_responses(parts, prompts, rollouts, texts)
         totals.append(scores.total)

@@ -8,6 +8,7 @@ update, so every checkpoint of that update finds it.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ class Records:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); the run was stopped in the update of this rollout and needs it: put "
                 "it back, or remove the newest checkpoint to resume from the one before"

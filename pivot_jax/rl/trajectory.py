@@ -69,6 +69,7 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
     lengths = _all_processes(np.asarray([len(one.tokens) for one in responses], np.int64), parts, n, 0)
     longest = int(lengths.max(initial=1))
     gather = partial(_table, parts, n, longest)
+    mask = np.arange(longest) < lengths[:, None]
     total = _all_processes(np.concatenate([np.zeros(0), *(group.total for group in groups)]), parts, n, np.nan)
     labels = list(parts.rewards.labels)
     columns = [
@@ -91,14 +92,12 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
     own = slice(parts.first_prompt * n, None)
     found = advantages(algorithm, scores)[own]
     if weighs:
-        mask = np.arange(longest) < lengths[:, None]
         function = perception.TOKEN_WEIGHTS[algorithm.token_weights]
         weights = function(gather(values["old_logps"]), gather(values["masked_logps"]), gather(entropies), mask)
         found = (found * weights[own]).astype(np.float32)
     values["advantages"] = [found[i, : len(one.tokens)] for i, one in enumerate(responses)]
     if "old_logps" in values:
         sampling = [one.sampling_logps for one in responses]
-        mask = np.arange(longest) < lengths[:, None]
         fix = correction(algorithm, gather(values["old_logps"]), gather(sampling), mask)
         metrics |= fix.metrics
         values["sampling_logps"] = sampling
@@ -115,7 +114,6 @@ def teacher_forced(parts: Parts, params: Any, groups: Sequence[Group]) -> tuple[
     In the shapes of the policy update. One pass over the rows under ``params``.
     """
     module, distribution = parts.setup.model.module, parts.distribution
-    compute = _compiled_score(module, distribution)
     rows = response_rows(parts, groups)
     size = common_bucket(rows)
     logps: list[np.ndarray] = []
@@ -125,7 +123,7 @@ def teacher_forced(parts: Parts, params: Any, groups: Sequence[Group]) -> tuple[
         chunk: list[EncodedRow | None] = list(rows[start : start + per_update])
         chunk += [None] * (per_update - len(chunk))
         batch = batch_of(parts, chunk, size, {})
-        out = compute(params, place_batch(batch, parts.setup.mesh))
+        out = _score(module, distribution, params, place_batch(batch, parts.setup.mesh))
         for into, values in zip((logps, entropies), out, strict=True):
             for row, own in zip(chunk, _own_rows(values, per_update), strict=True):
                 if row is not None:
@@ -193,10 +191,6 @@ def batch_of(
 def _score(module: Any, distribution: Any, params: Any, batch: Any) -> Any:
     found = score(module, params, batch, distribution=distribution)
     return found.logps, found.entropy
-
-
-def _compiled_score(module: Any, distribution: Any) -> Any:
-    return partial(_score, module, distribution)
 
 
 def _own_rows(out: Any, count: int) -> np.ndarray:

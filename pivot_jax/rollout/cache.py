@@ -19,6 +19,7 @@ from flax import struct
 from pivot_jax.kernels.decode import Part, lay_out
 from pivot_jax.kernels.mask import Ids
 from pivot_jax.models import layers as arithmetic
+from pivot_jax.models import stacking
 from pivot_jax.models.decoder import DecoderBlock, DecoderConfig, Past
 from pivot_jax.models.language_model import LanguageModel, head_matrix
 
@@ -52,18 +53,16 @@ class Cache:
 def weights_of(model: LanguageModel, params: Any) -> Weights:
     """The parameters in the compute dtype, layers apart. Arrays that have this form already are used, not copied.
 
-    Blocks may be stacked on a layer axis, or hold a tuple of one array per layer.
+    Blocks may be stacked on a layer axis or apart, as ``models.stacking`` says.
     """
     config, dtype = model.config, jnp.dtype(model.config.dtype)
     decoder = dict(params["decoder"])
-    leaves, tree = jax.tree.flatten(decoder.pop("blocks"), is_leaf=lambda leaf: isinstance(leaf, tuple))
-    structure: Any = tree
-    per_layer = [_arrays(leaf, dtype) if isinstance(leaf, tuple) else _unstacked(leaf, dtype) for leaf in leaves]
+    blocks = stacking.per_layer({"decoder": {"blocks": _arrays(decoder.pop("blocks"), dtype)}})["decoder"]["blocks"]
     decoder = _arrays(decoder, dtype)
     rest = {name: _arrays(part, None) for name, part in params.items() if name != "decoder"}
     return Weights(
         inputs=rest | {"decoder": decoder},
-        layers=tuple(structure.unflatten([leaf[i] for leaf in per_layer]) for i in range(config.decoder.depth)),
+        layers=tuple(stacking.layer(blocks, i) for i in range(config.decoder.depth)),
         norm=decoder["norm"]["scale"],
         head=head_matrix({"decoder": decoder}),
     )
@@ -79,11 +78,6 @@ def _arrays(tree: Any, dtype: Any) -> Any:
 @partial(jax.jit, static_argnums=1)
 def _converted(x: Any, dtype: Any) -> Array:
     return x.astype(dtype or x.dtype)
-
-
-@partial(jax.jit, static_argnums=1)
-def _unstacked(leaf: Any, dtype: Any) -> tuple[Array, ...]:
-    return tuple(leaf[i].astype(dtype) for i in range(leaf.shape[0]))
 
 
 def empty_cache(config: DecoderConfig, dtype: Any, rows: int, size: int) -> Cache:

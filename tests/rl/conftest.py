@@ -12,6 +12,11 @@ from tests.train.conftest import make_config, source, world
 __all__ = ["make_config", "world"]
 
 
+def completions(workdir: Path) -> dict[str, str]:
+    """Content of all files of sampled responses."""
+    return {path.name: path.read_text() for path in sorted((workdir / "completions").glob("*.jsonl"))}
+
+
 @pytest.fixture
 def reward_file(tmp_path) -> Path:
     """A user's reward: 1 for each "e" in the completion."""

@@ -7,29 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.rl.run import run
-from pivot_jax.train import checkpoint
-from pivot_jax.train.metrics import read
 from pivot_jax.train.signals import Interrupted
-from tests.train.conftest import LORA, stop_at
-
-
-def trace(workdir):
-    """Metrics that do not depend on the clock."""
-    return [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in read(workdir / "metrics.jsonl")]
-
-
-def completions(workdir):
-    return {path.name: path.read_text() for path in sorted((workdir / "completions").glob("*.jsonl"))}
-
-
-def same_bits(a, b):
-    a, b = (rules.flatten(checkpoint.load_run(workdir)) for workdir in (a, b))
-    assert a.keys() == b.keys()
-    for path in a:
-        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+from tests.rl.conftest import completions
+from tests.tiny.kills import same_bits, trace
+from tests.train.conftest import LORA, source, stop_at
 
 
 def test_metrics_and_completions(rl_config, tmp_path):
@@ -93,6 +76,20 @@ def test_every_part_runs_in_the_loop(rl_config, tmp_path, part):
         assert lines[0]["kl"] == pytest.approx(0, abs=1e-6) and lines[1]["kl"] != 0
 
 
+def test_held_out_prompts_are_answered_before_training_and_while_it_runs(rl_config, world, tmp_path):
+    """Another number of responses than in training, and a number of prompts that is no multiple of a rollout's."""
+    heldout = {"sources": ({**source(world, "llava"), "sampling": "first:6"},), "responses": 2}
+    changes = {f"rl__heldout__{key}": value for key, value in heldout.items()}
+    run(rl_config(**changes, eval__every=2, eval__at_start=True), tmp_path / "run")
+    lines = {line["step"]: line for line in trace(tmp_path / "run")}
+    for step in (0, 2, 4):
+        rows = [json.loads(line) for line in (tmp_path / f"run/eval/heldout-{step}.jsonl").read_text().splitlines()]
+        assert [(row["id"], row["sample"]) for row in rows] == [(f"row{i}", n) for i in range(6) for n in range(2)]
+        assert all(row["reward"] == row["completion"].count("e") and row["version"] == step for row in rows)
+        assert lines[step]["eval/heldout/reward"] == pytest.approx(np.mean([row["reward"] for row in rows]))
+        assert lines[step]["eval/heldout/rewards/count"] == lines[step]["eval/heldout/reward"]
+
+
 def test_a_run_may_end_inside_an_update(rl_config, tmp_path):
     assert run(rl_config(rl__minibatches=4, train__steps=5), tmp_path / "run").step == 5
     assert [line["step"] for line in trace(tmp_path / "run")] == [1, 2, 3, 4, 5]
@@ -125,6 +122,7 @@ def test_reinforce_learns_to_write_the_rewarded_letter(rl_config, tmp_path):
         ({"rl__responses_per_row": 3}, "rl.responses: 4 is not a multiple of rl.responses_per_row=3"),
         ({"rl__rewards": ({"name": "exact", "column": "solution"},)}, "reads the column 'solution', which no row has"),
         ({"rl__filter_reward": "accuracy"}, "rl.filter_reward: no reward 'accuracy' in rl.rewards .labels: count"),
+        ({"rl__advantage": "gae"}, "rl.advantage: 'gae' needs the values of a value head, which training does not"),
         ({"rl__algorithm": "grop"}, "rl.algorithm: 'grop' is not allowed"),
         ({"rl__stop": ("<|image_pad|>",)}, "stop"),
         ({"objective__name": "sft"}, "rl.algorithm: 'trl-grpo', but objective.name='sft' is not online RL"),

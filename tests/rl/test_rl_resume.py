@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from pivot_jax import config as configs
 from pivot_jax.rl import loop
 from pivot_jax.rl.run import run
-from pivot_jax.train.metrics import last_step
 from pivot_jax.train.signals import Interrupted
-from tests.rl.test_loop import completions, same_bits, trace
+from tests.rl.conftest import completions
+from tests.tiny.kills import run_with_kills, same_bits, trace
 
 
 def test_a_signal_stops_a_rollout_at_once(rl_config, tmp_path, monkeypatch):
@@ -43,15 +39,6 @@ def test_a_signal_stops_a_rollout_at_once(rl_config, tmp_path, monkeypatch):
     same_bits(tmp_path / "stopped", tmp_path / "whole")
 
 
-def start(file: Path, workdir: Path) -> subprocess.Popen:
-    code = (
-        "import sys; from pathlib import Path; from pivot_jax import config as c; from pivot_jax.rl.run import run\n"
-        "if __name__ == '__main__': run(c.from_json(Path(sys.argv[1]).read_text()), sys.argv[2])"
-    )
-    command = [sys.executable, "-c", code, str(file), str(workdir)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.heavy)])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(rl_config, tmp_path, kills):
     """SIGKILL inside rollout, reward, update or save; with a filter, minibatches and a reference model."""
@@ -64,19 +51,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(rl_config, tmp_p
     file.write_text(configs.to_json(config))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run(config, whole)
-    killed = 0
-    for at in sorted(draw.choices(range(1, 20), k=kills)):
-        process = start(file, stopped)
-        limit = time.monotonic() + 300
-        while last_step(stopped / "metrics.jsonl") < at and process.poll() is None and time.monotonic() < limit:
-            time.sleep(0.002)
-        time.sleep(draw.uniform(0, 0.3))
-        if process.poll() is None:
-            process.kill()
-            killed += 1
-        process.wait()
-    assert start(file, stopped).wait(300) == 0
-    assert killed == kills, "the run was over before it could be killed; make it longer"
+    run_with_kills(file, stopped, draw.choices(range(1, 20), k=kills), draw, 0.3)
     same_bits(whole, stopped)
     assert trace(stopped) == trace(whole)
     assert completions(stopped) == completions(whole)

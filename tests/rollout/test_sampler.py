@@ -11,6 +11,7 @@ import pytest
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.kernels import decode
+from pivot_jax.models import stacking
 from pivot_jax.rollout import program
 from pivot_jax.rollout.engine import Sampling
 from pivot_jax.rollout.sampler import Sampler, Shape
@@ -176,7 +177,7 @@ def test_parameters_are_used_without_a_copy_and_in_both_layouts(model):
     """Layers apart: the very arrays. Stacked: the same samples."""
     module, params = model
     params = jax.tree.map(jax.numpy.asarray, params)
-    blocks = jax.tree.map(lambda leaf: tuple(leaf), params["decoder"]["blocks"])
+    blocks = stacking.per_layer(params)["decoder"]["blocks"]
     apart = {**params, "decoder": {**params["decoder"], "blocks": blocks}}
     sampler = sampler_of((module, apart))
     first = sampler.weights.layers[1]["attn"]["q"]["kernel"]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -20,26 +18,11 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.train import checkpoint, reference
-from pivot_jax.train.metrics import last_step, read
 from pivot_jax.train.run import run
 from pivot_jax.train.setup import build_setup, starting_params
 from pivot_jax.train.signals import Interrupted
+from tests.tiny.kills import ONE_DEVICE, run_with_kills, same_bits, start, trace
 from tests.train.conftest import source, stop_at
-
-SPEED = ("perf/", "seconds")
-ONE_DEVICE = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-
-
-def trace(workdir):
-    """Metrics that do not depend on the clock."""
-    return [{k: v for k, v in line.items() if not k.startswith(SPEED)} for line in read(workdir / "metrics.jsonl")]
-
-
-def same_bits(a, b):
-    a, b = (rules.flatten(checkpoint.load_run(workdir)) for workdir in (a, b))
-    assert a.keys() == b.keys()
-    for path in a:
-        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
 
 
 def test_a_stopped_run_resumes_with_the_same_metrics_and_parameters(make_config, tmp_path):
@@ -57,15 +40,6 @@ def test_a_stopped_run_resumes_with_the_same_metrics_and_parameters(make_config,
     assert run(config, tmp_path / "stopped").seconds == 0  # finished: nothing is computed again
 
 
-def start(config_file: Path, workdir: Path) -> subprocess.Popen:
-    code = (
-        "import sys; from pathlib import Path; from pivot_jax import config as c; from pivot_jax.train.run import run; "
-        "run(c.from_json(Path(sys.argv[1]).read_text()), sys.argv[2])"
-    )
-    command = [sys.executable, "-c", code, str(config_file), str(workdir)]
-    return subprocess.Popen(command, env=ONE_DEVICE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
 @pytest.mark.parametrize("wanted", [1, pytest.param(5, marks=pytest.mark.heavy)])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(make_config, tmp_path, wanted):
     """G3: SIGKILL. An epoch of 24 rows in batches of 8 ends every third step, so kills are on both sides of its end."""
@@ -75,19 +49,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(make_config, tmp
     file.write_text(configs.to_json(config))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run(config, whole)
-    kills = 0
-    for at in sorted(draw.sample(range(3, last), wanted)):
-        process = start(file, stopped)
-        limit = time.monotonic() + 300
-        while last_step(stopped / "metrics.jsonl") < at and process.poll() is None and time.monotonic() < limit:
-            time.sleep(0.002)
-        time.sleep(draw.uniform(0, 0.03))
-        if process.poll() is None:
-            process.kill()
-            kills += 1
-        process.wait()
-    assert start(file, stopped).wait(300) == 0
-    assert kills == wanted, "the run was over before it could be killed; make it longer"
+    run_with_kills(file, stopped, draw.sample(range(3, last), wanted), draw, 0.03)
     same_bits(whole, stopped)
     assert trace(stopped) == trace(whole)
 

@@ -24,7 +24,7 @@ from pivot_jax.data.loading.schedule import Buckets, Schedule, assign, local_sli
 from pivot_jax.data.processing.batch import Batch
 from pivot_jax.data.processing.chat import Kind
 from pivot_jax.data.processing.processor import Processor
-from pivot_jax.data.sources import Source, read_all
+from pivot_jax.data.sources import Source, open_source
 from pivot_jax.errors import UserError
 from pivot_jax.shapes import round_up
 
@@ -55,9 +55,7 @@ def build_loader(
     Raises:
       UserError: no usable source, too many bad rows, fewer rows than a batch, or a batch that does not divide.
     """
-    source: Any = (
-        sources if hasattr(sources, "fingerprint") else read_all(cfg.data.sources if sources is None else sources)
-    )
+    source = open_source(cfg, sources)
     packing = cfg.data.packing if batch_size is None and processor.kind in ("sft", "preference") else 1
     size = cfg.data.batch_size if batch_size is None else batch_size
     part = local_slice(size, *process, packing)  # a batch that cannot be split is an error before the data are read

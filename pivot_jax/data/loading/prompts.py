@@ -25,7 +25,7 @@ from pivot_jax.data.loading.schedule import Schedule, local_slice
 from pivot_jax.data.loading.skipped import SkipLog
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.processor import Processor
-from pivot_jax.data.sources import Endless, Source, read_all
+from pivot_jax.data.sources import Endless, Source, open_source
 from pivot_jax.data.sources.prompts import prompts
 from pivot_jax.errors import RowError, UserError
 
@@ -101,10 +101,7 @@ def build_prompts(
     """
     size, key = (cfg.data.batch_size, "data.batch_size") if batch_size is None else (batch_size, "batch_size")
     part = local_slice(size, *process, key=key)
-    found: Any = (
-        sources if hasattr(sources, "fingerprint") else read_all(cfg.data.sources if sources is None else sources)
-    )
-    source, processor = prompts(found), processor.for_kind("prompt")
+    source, processor = prompts(open_source(cfg, sources)), processor.for_kind("prompt")
     if isinstance(source, Endless):
         if batch_size is not None:
             raise _no_end(source)

@@ -14,9 +14,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pivot_jax.config.check import suggest
 from pivot_jax.data.sources import choose
 from pivot_jax.data.sources.base import Endless, Joined, Source
 from pivot_jax.data.sources.llava import llava, llava_yaml, next_dpo
@@ -28,7 +27,7 @@ from pivot_jax.data.sources.tfds import tfds
 from pivot_jax.data.sources.trl import trl
 from pivot_jax.data.sources.verl import easyr1, verl
 from pivot_jax.data.sources.vlm_r1 import vlm_r1
-from pivot_jax.errors import UserError
+from pivot_jax.errors import UserError, suggest
 
 FORMATS: dict[str, Callable[..., Source]] = {
     "llava": llava,
@@ -86,6 +85,13 @@ def read(source: Mapping[str, Any]) -> Source:
     if rule := options.get("filter"):
         out = choose.keep(out, rule, seed)
     return choose.sample(out, options.get("sampling") or "all", seed, f"data.sources, format '{name}'")
+
+
+def open_source(config: Any, sources: Iterable[Mapping[str, Any]] | Source | None = None) -> Source:
+    """The data of a config, or of ``sources`` in their place: entries, or a source as it is. Raises as read_all."""
+    if hasattr(sources, "fingerprint"):
+        return cast(Source, sources)
+    return read_all(config.data.sources if sources is None else sources)
 
 
 def read_all(sources: Iterable[Mapping[str, Any]]) -> Source:

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pivot_jax.config.check import suggest
-from pivot_jax.errors import RowError, UserError
+from pivot_jax.errors import RowError, UserError, suggest
 
 READ_CHUNK = 1 << 24  # bytes
 

@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pivot_jax.config.check import coerce, suggest
+from pivot_jax.config.check import coerce
 from pivot_jax.data.sources.base import Endless, Source
-from pivot_jax.errors import UserError
+from pivot_jax.errors import UserError, suggest
 
 
 def scenes_tasks(

@@ -10,8 +10,7 @@ import importlib
 import pkgutil
 from pathlib import Path
 
-from pivot_jax.config.check import suggest
-from pivot_jax.errors import UserError
+from pivot_jax.errors import UserError, suggest
 from pivot_jax.eval.benchmarks.base import Benchmark
 
 _NO_FAMILIES = ("base", "suite")

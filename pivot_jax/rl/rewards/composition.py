@@ -9,8 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pivot_jax.config.check import suggest
-from pivot_jax.errors import UserError
+from pivot_jax.errors import UserError, suggest
 from pivot_jax.rl.rewards.completion import Completion
 from pivot_jax.rl.rewards.function import Reward, read_rewards
 from pivot_jax.rl.rewards.pool import Pool

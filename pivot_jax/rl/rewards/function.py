@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from pivot_jax.config.check import coerce, suggest
-from pivot_jax.errors import UserError
+from pivot_jax.config.check import coerce
+from pivot_jax.errors import UserError, suggest
 from pivot_jax.rl.rewards.completion import Completion
 from pivot_jax.rl.rewards.table import REWARDS
 
