@@ -178,7 +178,10 @@ class TorchSide:
             if image:
                 vision = kind.SiglipVisionConfig(image_size=PIXELS, patch_size=PATCH, num_hidden_layers=12)
                 config = kind.LlavaConfig(
-                    vision, text.config, image_token_index=0, vision_feature_select_strategy="full"
+                    vision_config=vision,
+                    text_config=text.config,
+                    image_token_index=0,
+                    vision_feature_select_strategy="full",
                 )
                 model = kind.LlavaForConditionalGeneration(config)
                 model.model.language_model.load_state_dict(text.model.state_dict())
