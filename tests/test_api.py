@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -49,6 +50,11 @@ def test_every_public_name_is_documented_and_resolves():
     assert callable(pj.train) and callable(pj.config) and pj.train.run and pj.config.base
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = pj.nothing
+
+
+def test_packages_that_can_be_called_have_the_signatures_of_their_functions():
+    assert list(inspect.signature(pj.train).parameters) == ["config", "workdir", "hooks"]
+    assert list(inspect.signature(pj.config).parameters) == ["spec", "overrides"]
 
 
 @pytest.mark.parametrize(

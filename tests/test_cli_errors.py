@@ -77,6 +77,7 @@ def test_workdir_of_another_config_is_an_error(world, trained, capsys):
     assert run(*argv) == 1
     err = capsys.readouterr().err
     assert "belongs to another config (optimizer.clip: 1.0 → 0.5)" in err and err.count("\n") == 1
+    assert f"--config={trained / 'config.json'}" in err
 
 
 COMMANDS = {

@@ -64,6 +64,14 @@ def test_tuples_free_keys_and_entries(tmp_path):
     assert again == loaded and config.fingerprint(again) == config.fingerprint(loaded)
 
 
+def test_an_empty_init_starts_from_none_of_the_files_sources(tmp_path):
+    path = tmp_path / "run.py"
+    path.write_text("def get_config(): return {'init': {'': 'run:a'}}\n")
+    assert config.load(str(path)).init.to_dict() == {"": "run:a"}
+    assert config.load(str(path), {"init": "{}"}).init.to_dict() == {}
+    assert config.load(str(path), {"init": "{}", "init.vision": "hf:b"}).init.to_dict() == {"vision": "hf:b"}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [

@@ -183,7 +183,7 @@ def test_unknown_config_arguments_are_refused(spec):
 
 
 def test_pivot_configs_are_the_papers():
-    """C2, as far as a config says it: rates per part, batch, epochs, warm-up, decay, clip."""
+    """What a config says of the stages: rates per part, batch, epochs, warm-up, decay, clip."""
     load = lambda spec: config.load(str(ROOT / "configs" / "pivot" / spec))  # noqa: E731
     rates = {
         "stage1a.py": (("projector/.*", 1e-3), (".*", "frozen")),

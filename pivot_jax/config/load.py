@@ -173,10 +173,16 @@ def set_key(config: ConfigDict, key: str, value: Any) -> None:
         return
     if not isinstance(node, ConfigDict) or last not in node:
         raise _unknown(config, key)
+    if key in FREE and value in ("{}", {}):  # from the command line: without the entries of the config file
+        node[last] = ConfigDict()
+        return
     if isinstance(node[last], ConfigDict):
         inside = ", ".join(node[last]) or "chosen by you"
         if key == "init":
-            inside = "parameter prefixes, --config.init.vision=hf:FOLDER; the whole model is --config.init.=run:FOLDER"
+            inside = (
+                "parameter prefixes, --config.init.vision=hf:FOLDER; the whole model is --config.init.=run:FOLDER; "
+                "none is --config.init={}"
+            )
         raise UserError(f"{key}: a group of keys, not a value (keys in it: {inside})")
     if isinstance(value, str) and not isinstance(node[last], str):
         value = _parse(key, value, node[last])

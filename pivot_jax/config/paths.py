@@ -29,7 +29,8 @@ def instead(path: str | Path, wanted: str) -> str:
     found = kind_of(path)
     if found and found != wanted:
         return f"; it is {WORDS[found]}: as a weight source {found}:{path}"
-    return "" if Path(path).exists() else f"; there is no such folder{nearest(path)}"
+    first = ": train it first" if wanted == "run" else ""
+    return "" if Path(path).exists() else f"; there is no such folder{first}{nearest(path)}"
 
 
 def nearest(path: str | Path, files: bool = False) -> str:

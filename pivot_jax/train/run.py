@@ -115,8 +115,8 @@ def _check_workdir(config: Any, workdir: Path) -> bool:
         if configs.fingerprint(old) != configs.fingerprint(config):
             changed = "; ".join(configs.differences(old, config)[:6])
             raise UserError(
-                f"{workdir} belongs to another config ({changed}); take another --workdir (to start from this run's "
-                f"weights add --config.init.=run:{workdir})"
+                f"{workdir} belongs to another config ({changed}); to resume it, pass --config={path} or what it was "
+                f"started with; else take another --workdir (from this run's weights: --config.init.=run:{workdir})"
             )
     return fresh
 

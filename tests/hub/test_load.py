@@ -269,7 +269,7 @@ def test_every_pattern_reads_back_what_it_wrote():
 
 
 def test_sizes_of_the_papers_projector():
-    """B2, from the table alone."""
+    """From the table alone."""
     vision = ViTConfig(384, 16, 1152, 27, 16, 4304)
     decoder = DecoderConfig(151936, 1536, 28, 12, 2, 8960)
     model = hub.HubModel("llava", vision, decoder, ProjectorConfig())

@@ -1,4 +1,4 @@
-"""Parity of the decoder with transformers' Qwen2, Qwen3, Llama and Qwen2-VL's text model, live (acceptance test B4)."""
+"""Parity of the decoder with transformers' Qwen2, Qwen3, Llama and Qwen2-VL's text model, live."""
 
 from __future__ import annotations
 
@@ -95,7 +95,6 @@ def _theirs(model, tokens, **inputs):
 
 @pytest.mark.parametrize("name", CASES)
 def test_block_states_and_logits_equal_transformers(tmp_path, name):
-    """Acceptance test B4."""
     family, changes = SHAPES[name]
     model = hf.text_model(family=family, **changes)
     model.save_pretrained(tmp_path)
@@ -133,7 +132,7 @@ def test_bfloat16_checkpoint(tmp_path, family):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_nothing(tmp_path, side):
-    """B4: also where the length of a row decides its frequencies."""
+    """Also where the length of a row decides its frequencies."""
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     model = hf.text_model(family="llama", rope_parameters=dynamic, max_position_embeddings=7)
     model.save_pretrained(tmp_path)

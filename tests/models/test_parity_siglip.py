@@ -1,4 +1,4 @@
-"""Parity of SigLIP's vision tower with transformers, live (acceptance test B1)."""
+"""Parity of SigLIP's vision tower with transformers, live."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ SHAPES = {
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 def test_hidden_states_and_pooled_output_equal_transformers(tmp_path, changes):
-    """Acceptance test B1."""
     model = hf.vision_model(**changes)
     model.save_pretrained(tmp_path)
     cfg = hub.read_config(tmp_path).vision
@@ -55,7 +54,6 @@ def test_hidden_states_and_pooled_output_equal_transformers(tmp_path, changes):
 
 
 def test_features_need_and_train_all_blocks_but_the_last(tmp_path):
-    """Acceptance test B1."""
     hf.vision_model(num_hidden_layers=4).save_pretrained(tmp_path)
     cfg = hub.read_config(tmp_path).vision
     params = hub.load_params(tmp_path)["vision"]
@@ -76,7 +74,7 @@ def test_features_need_and_train_all_blocks_but_the_last(tmp_path):
 
 
 def test_so400m_computes_26_of_27_blocks_and_gives_576_tokens():
-    """B1, B2: the sizes of the paper's model, from its shapes; its projector too (B2)."""
+    """The sizes of the paper's model, from its shapes; its projector too."""
     config = configs.load("configs/pivot/stage1a.py")
     model = build_model(config, 151665)
     params = jax.eval_shape(model.create, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Parity of every family of vision encoders with transformers, live (acceptance tests B1 and B2)."""
+"""Parity of every family of vision encoders with transformers, live."""
 
 from __future__ import annotations
 
@@ -92,7 +92,6 @@ def check(kind: str, name: str, model, cfg: ViTConfig, out: dict, theirs) -> Non
 
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=map(": ".join, CASES))
 def test_states_and_pooled_output_equal_transformers(tmp_path, kind, name):
-    """Acceptance test B1."""
     model = hf.encoder(kind, seed=len(name), **SHAPES[kind][name])
     cfg, params = loaded(model, tmp_path)
     images = random_images(cfg.image_size)
@@ -198,7 +197,7 @@ def test_bfloat16_naflex(tmp_path):
 
 @pytest.mark.parametrize("name", NAFLEX)
 def test_naflex_states_equal_transformers(tmp_path, name):
-    """B1: positions resized to each image, padding masked, the pooling head too; the order of the patches is free."""
+    """Positions resized to each image, padding masked, the pooling head too; the order of the patches is free."""
     changes, shapes, length = NAFLEX[name]
     model = hf.encoder("siglip2_vision_model", **changes)
     cfg, params = loaded(model, tmp_path)
@@ -273,7 +272,7 @@ B2 = {  # the dossier's encoders: name, tokens of an image
 
 @pytest.mark.parametrize(("name", "tokens"), B2.items())
 def test_token_counts_of_the_papers_encoders(name, tokens):
-    """B2: traced at full size: the features are ``tokens`` patches of the encoder's width."""
+    """Traced at full size: the features are ``tokens`` patches of the encoder's width."""
     known = zoo.VISION[name.partition("@")[0]]
     model = zoo.build(section_of(name), {"preset": known.preset})
     assert model.image_tokens == tokens

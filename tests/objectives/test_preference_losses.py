@@ -1,4 +1,4 @@
-"""Preference losses against closed forms (acceptance tests A1, A2, A4 on the level of the formulas)."""
+"""Preference losses against closed forms."""
 
 from __future__ import annotations
 
@@ -40,13 +40,11 @@ def stats(chosen, rejected, **settings):
 
 
 def test_at_the_reference_dpo_is_ln_2():
-    """Acceptance test A1."""
     zero = np.zeros(3, np.float32)
     np.testing.assert_allclose(sigmoid(stats(zero, zero), None), np.full((3, 1), np.log(2)), atol=1e-6)
 
 
 def test_dpo_gradient_is_minus_beta_sigma_of_minus_beta_delta():
-    """Acceptance test A2."""
     grads = jax.grad(lambda c, r: jnp.sum(sigmoid(stats(c, r, beta=0.3), None)), (0, 1))(CHOSEN, REJECTED)
     factor = -0.3 * jax.nn.sigmoid(-0.3 * (CHOSEN - REJECTED))
     np.testing.assert_allclose(grads[0], factor, rtol=1e-5)
@@ -96,7 +94,6 @@ def test_stats_of_packed_pairs_with_prompt_targets():
 
 
 def test_mpo_is_composed_of_08_02_10():
-    """Acceptance test A4."""
     section = configs.base().objective
     section.name = "mpo"
     assert terms_of(section) == (("sigmoid", 0.8), ("bco", 0.2), ("sft", 1.0))
@@ -169,7 +166,6 @@ def test_a_loss_is_one_function_and_its_entry(monkeypatch):
 
 
 def test_bco_delta_is_the_running_mean_of_all_rewards():
-    """Acceptance test A4."""
     state, seen = RewardMean.zero(), []
     for batch in ([1.0, 3.0], [5.0], [2.0, 2.0, 8.0]):
         seen += batch

@@ -1,4 +1,4 @@
-"""Acceptance tests A1-A6 on the whole model: tiny random MLLM, random shared-prompt pairs."""
+"""Preference steps on the whole model: tiny random MLLM, random shared-prompt pairs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,6 @@ def vision_gradient(grads):
 
 
 def test_dpo_at_the_reference_is_ln_2_with_rewards_of_zero():
-    """Acceptance test A1."""
     params, batch = pairs.params(), pairs.pairs(ref=False)
     loss, grads, metrics = run(dpo(), params, batch, reference=params)
     np.testing.assert_allclose(loss, np.log(2), atol=1e-6)
@@ -86,7 +85,6 @@ def test_dpo_at_the_reference_is_ln_2_with_rewards_of_zero():
 
 
 def test_no_gradient_where_chosen_equals_rejected():
-    """Acceptance test A1."""
     params = pairs.params()
     row = pairs.pairs(1, ref=False)
     half = np.where(row.branches[0] == 1)[0]
@@ -110,7 +108,6 @@ def test_no_gradient_where_chosen_equals_rejected():
 
 
 def test_dpo_gradient_on_the_model_equals_the_closed_form():
-    """Acceptance test A2."""
     params, batch = pairs.params(), pairs.pairs(1)
     _, grads, _ = run(dpo(), params, batch)
 
@@ -127,7 +124,6 @@ def test_dpo_gradient_on_the_model_equals_the_closed_form():
 
 
 def test_log_probs_are_summed_not_averaged():
-    """Acceptance test A2."""
     params, batch = pairs.params(), pairs.pairs(2)
     stats = scored(params, batch)
     sums = answer_logps(stats, batch)
@@ -138,7 +134,6 @@ def test_log_probs_are_summed_not_averaged():
 
 
 def test_halving_beta_at_the_reference_halves_the_gradient():
-    """Acceptance test A2."""
     params, batch = pairs.params(), pairs.pairs(2, ref=False)
     _, whole, _ = run(dpo(beta=0.2), params, batch, reference=params)
     _, half, _ = run(dpo(beta=0.1), params, batch, reference=params)
@@ -147,7 +142,6 @@ def test_halving_beta_at_the_reference_halves_the_gradient():
 
 @pytest.mark.heavy
 def test_prompt_targets_change_sft_but_not_dpo():
-    """Acceptance test A3."""
     params = pairs.params()
     masked, unmasked = pairs.pairs(ref=False), pairs.pairs(ref=False, prompt_targets=True)
     # the same rows: only the label mask differs
@@ -162,7 +156,6 @@ def test_prompt_targets_change_sft_but_not_dpo():
 
 
 def test_gamma_adds_the_mean_nll_of_the_chosen():
-    """Acceptance test A4."""
     params, batch = pairs.params(), pairs.pairs()
     without, without_grads, metrics = plain()
     mixed, mixed_grads, _ = run(dpo(terms=(("sigmoid", 1.0), ("sft", 0.7))), params, batch)
@@ -174,7 +167,7 @@ def test_gamma_adds_the_mean_nll_of_the_chosen():
 
 @pytest.mark.heavy
 def test_bco_delta_runs_through_the_steps():
-    """A4: each step uses the mean of all rewards before it, whatever accumulation; here two steps of known rewards."""
+    """Each step uses the mean of all rewards before it, whatever accumulation; here two steps of known rewards."""
     objective, params = dpo(name="mpo"), pairs.params()
     tx = optax.sgd(0.0)
     step = jax.jit(build_step(objective, tx, clip=0.0, accumulate=2))
@@ -190,7 +183,6 @@ def test_bco_delta_runs_through_the_steps():
 
 
 def test_mpo_on_the_model_is_its_weighted_terms():
-    """Acceptance test A4."""
     params, batch = pairs.params(), pairs.pairs()
     objective = dpo(name="mpo")
     memory = RewardMean(jnp.float32(0.4), jnp.float32(8))
@@ -207,7 +199,7 @@ def test_mpo_on_the_model_is_its_weighted_terms():
 
 @pytest.mark.parametrize("layout", ["shared prompt, image once", "two sequences, image encoded once"])
 def test_encoding_the_image_once_equals_twice(layout):
-    """A5: plain two-sequence computation, every image encoded per sequence, against ours."""
+    """Plain two-sequence computation, every image encoded per sequence, against ours."""
     params, batch = pairs.params(), pairs.pairs()
     sequences = [pairs.single(batch, branch) for branch in (1, 2)]
 
@@ -237,7 +229,7 @@ def test_encoding_the_image_once_equals_twice(layout):
 
 @pytest.mark.heavy
 def test_gradient_map_of_dpos_chosen_copy_is_sfts():
-    """A6: the paper's map uses the chosen copy of the image only, so it equals SFT's; the shared image's does not."""
+    """The paper's map uses the chosen copy of the image only, so it equals SFT's; the shared image's does not."""
     params, batch = pairs.params(), pairs.pairs(1)
     chosen, rejected = pairs.single(batch, 1), pairs.single(batch, 2)
     features = MODEL.apply({"params": params}, batch.images, method="encode_images")

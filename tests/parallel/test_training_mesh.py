@@ -1,4 +1,4 @@
-"""Equal loss, gradients and parameters on every mesh, with accumulation and remat (acceptance tests G1, G2, G4)."""
+"""Equal loss, gradients and parameters on every mesh, with accumulation and remat."""
 
 from __future__ import annotations
 
@@ -91,7 +91,6 @@ ALL = [*itertools.product(MESHES, (1, 4), ("none", "full")), ((1, 1, 1), 1, "dot
 
 @pytest.mark.parametrize(("mesh", "accumulate", "remat"), CHOSEN)
 def test_mesh_accumulation_and_remat_do_not_change_training(alone, mesh, accumulate, remat):
-    """Acceptance tests G1, G2, G4."""
     check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
 
 
@@ -108,13 +107,11 @@ def test_packing_does_not_change_training_on_any_mesh(alone, mesh, accumulate):
 @pytest.mark.heavy
 @pytest.mark.parametrize(("mesh", "accumulate", "remat"), [x for x in ALL if x not in CHOSEN])
 def test_every_combination_of_mesh_accumulation_and_remat(alone, mesh, accumulate, remat):
-    """Acceptance tests G1, G2, G4."""
     check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
 
 
 @pytest.mark.heavy
 def test_bfloat16_loss_is_within_2e_2(alone):
-    """Acceptance test G5."""
     losses, *_ = train(dtype="bfloat16")
     np.testing.assert_allclose(losses, alone[0], rtol=2e-2)
 

@@ -1,4 +1,4 @@
-"""F4: mutual-kNN alignment is 1 with itself, k / (n - 1) by chance, and blind to rotation and scale."""
+"""Mutual-kNN alignment is 1 with itself, k / (n - 1) by chance, and blind to rotation and scale."""
 
 from __future__ import annotations
 
@@ -18,18 +18,15 @@ def rotation(d, seed=0):
 
 
 def test_alignment_of_equal_features_is_one():
-    """Acceptance test F4."""
     assert alignment.mutual_knn(gaussian(), gaussian()) == 1.0
 
 
 def test_alignment_of_independent_gaussians_is_chance():
-    """Acceptance test F4."""
     scores = [alignment.mutual_knn(gaussian(seed=2 * i), gaussian(seed=2 * i + 1)) for i in range(4)]
     assert np.mean(scores) == pytest.approx(10 / 1023, abs=0.001)
 
 
 def test_alignment_is_invariant_to_rotation_and_scale():
-    """Acceptance test F4."""
     x, y = gaussian(400, seed=1), gaussian(400, seed=2) + gaussian(400, seed=1)
     base = alignment.mutual_knn(x, y)
     assert 0.1 < base < 0.9

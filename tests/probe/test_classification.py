@@ -1,4 +1,4 @@
-"""F1 and F2: the logistic probe is scikit-learn's, C is not chosen on what is reported, prototypes are flagged."""
+"""The logistic probe is scikit-learn's, C is not chosen on what is reported, prototypes are flagged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def unit(x):
 
 @pytest.mark.parametrize("C", classification.PAPER_GRID)
 def test_linear_probe_equals_sklearn(splits, C):
-    """Acceptance test F1."""
     train, test = splits.train, splits.test
     reference = LogisticRegression(C=C, solver="lbfgs", max_iter=1000, random_state=0)
     reference.fit(unit(train.features), train.labels)
@@ -42,7 +41,6 @@ def test_linear_probe_equals_sklearn(splits, C):
 
 
 def test_balanced_sampler_draws_classes_equally():
-    """Acceptance test F1."""
     labels = np.repeat([0, 1, 2], [60, 200, 75])
     picked = classification.balanced(labels, 50, seed=3)
     assert np.bincount(labels[picked]).tolist() == [50, 50, 50] and len(set(picked)) == 150
@@ -76,7 +74,6 @@ def test_choosing_on_the_reported_split_is_flagged(splits):
 
 
 def test_prototypes_flag_train_equals_val(splits):
-    """Acceptance test F2."""
     train, test = splits.train, splits.test
     with pytest.warns(UserWarning, match="TRAIN IS TEST: 100%"):
         same = classification.prototypes(test, test)
@@ -88,7 +85,6 @@ def test_prototypes_flag_train_equals_val(splits):
 
 
 def test_prototypes_of_the_same_set_overstate_accuracy(splits):
-    """Acceptance test F2."""
     # With as many dimensions as images, prototypes built on the scored images look good on pure noise.
     generator = np.random.default_rng(0)
     noise, labels = generator.normal(size=(60, 200)), np.arange(60) % 10

@@ -1,4 +1,4 @@
-"""F5: shape, border replacement, gamma; and the numbers that score a map against an object."""
+"""Shape, border replacement, gamma; and the numbers that score a map against an object."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pivot_jax.probe import gradient_maps
 
 
 def test_map_of_576_tokens_is_a_grid_of_24_by_24():
-    """Acceptance test F5."""
     weights = np.random.default_rng(0).normal(size=(576, 8)).astype(np.float32)
     ones = np.ones((2, 576, 8), np.float32)
     grids = gradient_maps.gradient_maps(lambda a: (a[0] * weights).sum() - 2 * (a[1] * weights).sum(), ones)
@@ -22,7 +21,6 @@ def test_map_of_576_tokens_is_a_grid_of_24_by_24():
 
 
 def test_border_replacement_touches_only_the_border():
-    """Acceptance test F5."""
     grid = np.random.default_rng(1).random((24, 24)).astype(np.float32)
     out = gradient_maps.replace_border(grid, seed=4)
     assert np.array_equal(out[1:-1, 1:-1], grid[1:-1, 1:-1])
@@ -35,7 +33,6 @@ def test_border_replacement_touches_only_the_border():
 
 
 def test_maps_are_scaled_by_min_max_and_gamma():
-    """Acceptance test F5."""
     grid = np.array([[1.0, 2.0], [3.0, 5.0]], np.float32)
     out = gradient_maps.normalised(grid)
     np.testing.assert_allclose(out, [[0, 0.25**1.1], [0.5**1.1, 1]], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""F3: union labels, macro recall over classes with positives, the MLP head; and mean IoU on majority labels."""
+"""Union labels, macro recall over classes with positives, the MLP head; and mean IoU on majority labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ FAST = Training(epochs=12, batch_size=8, learning_rate=5e-3, final_learning_rate
 
 
 def test_patch_labels_by_union_and_by_majority():
-    """Acceptance test F3."""
     mask = np.zeros((1, 4, 4), int)
     mask[0, :2, :2] = [[0, 5], [0, 0]]  # {0, 5} -> {5}
     mask[0, :2, 2:] = 0  # {0} -> {0}
@@ -29,7 +28,6 @@ def test_patch_labels_by_union_and_by_majority():
 
 
 def test_macro_recall_ignores_absent_classes():
-    """Acceptance test F3."""
     true = np.zeros((1, 4, 3), bool)
     true[0, :3, 0] = True
     true[0, 3, 1] = True  # class 2 never occurs
@@ -40,7 +38,6 @@ def test_macro_recall_ignores_absent_classes():
 
 
 def test_segmentation_head_is_an_mlp_of_d_1024_C():
-    """Acceptance test F3."""
     keys = jnp.stack([jax.random.key(0)])
     params = heads._init("mlp", Training().hidden, 20, 7, keys)
     assert jax.tree.map(lambda x: x.shape[2:], params) == {

@@ -1,4 +1,4 @@
-"""Runs that end before the last step (kills, signals, non-finite losses, full disks), and how they resume (G3)."""
+"""Runs that end before the last step (kills, signals, non-finite losses, full disks), and how they resume."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.train.conftest import source, stop_at
 
 
 def test_a_stopped_run_resumes_with_the_same_metrics_and_parameters(make_config, tmp_path):
-    """G3: stopped by SIGTERM between two checkpoints and inside a window of averaged metrics."""
+    """Stopped by SIGTERM between two checkpoints and inside a window of averaged metrics."""
     config = make_config(train__steps=7, train__log_every=3, eval__every=4)
     run(config, tmp_path / "whole", [stop_at()])
     with pytest.raises(Interrupted, match="checkpoint saved") as stopped:
@@ -42,7 +42,7 @@ def test_a_stopped_run_resumes_with_the_same_metrics_and_parameters(make_config,
 
 @pytest.mark.parametrize("wanted", [1, pytest.param(5, marks=pytest.mark.heavy)])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(make_config, tmp_path, wanted):
-    """G3: SIGKILL. An epoch of 24 rows in batches of 8 ends every third step, so kills are on both sides of its end."""
+    """SIGKILL. An epoch of 24 rows in batches of 8 ends every third step, so kills are on both sides of its end."""
     total, last, draw = 60, 37, random.Random(7)  # far enough from the end to be in time on a busy machine
     config = make_config(train__steps=total, train__checkpoint_every=3, objective__name="sft")
     file = tmp_path / "config.json"

@@ -1,4 +1,4 @@
-"""Stage 1b, DPO, extraction and stage 3 with encoders other than the default, and with two (C3 and C4 for each).
+"""Stage 1b, DPO, extraction and stage 3 with encoders other than the default, and with two.
 
 PIVOT's own code reloads the pretrained weights of some families at the start of stage 2, over those that stage 1b
 trained. So the encoder at the start of stage 2 is compared with that at the end of stage 1b, bit for bit.
@@ -41,7 +41,6 @@ FAMILIES = {
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", FAMILIES)
 def test_stage_2_starts_from_the_encoder_of_1b_and_stage_3_from_that_of_dpo(world, make_config, tmp_path, name):
-    """C3, C4."""
     chain = run_stages(world, make_config, tmp_path, ("1b", "dpo", "3"), **FAMILIES[name])
     params = {stage: checkpoint.load_run(chain[stage]) for stage in ("1b", "dpo", "3")}
     config = configs.from_json((chain["dpo"] / "config.json").read_text())

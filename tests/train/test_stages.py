@@ -1,4 +1,4 @@
-"""The PIVOT stages on a tiny data set: which parameters each trains, and how weights pass between them (C1-C4)."""
+"""The PIVOT stages on a tiny data set: which parameters each trains, and how weights pass between them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ def changed(before, after):
 
 
 def test_each_stage_changes_the_parameters_that_it_trains_and_no_others(chain):
-    """C1."""
     params = {name: checkpoint.load_run(chain[name]) for name in ("1a", "1b", "sft", "dpo", "3")}
     everything = {"vision", "projector", "decoder"}
     assert changed(params["1a"], params["1b"]) == everything
@@ -50,7 +49,6 @@ def test_each_stage_changes_the_parameters_that_it_trains_and_no_others(chain):
 
 
 def test_stage_1a_changes_the_projector_only(chain, make_config):
-    """C1."""
     config = configs.from_json((chain["1a"] / "config.json").read_text())
     model = build_model(config, 300)
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
@@ -59,7 +57,6 @@ def test_stage_1a_changes_the_projector_only(chain, make_config):
 
 
 def test_full_size_learning_rates_and_schedule():
-    """C2."""
     config = configs.load("configs/pivot/stage1b.py")
     params = jax.eval_shape(build_model(config, 151665).create, jax.random.key(0))
     rates = partition.peak_rates([partition.UNUSED_BY_MLLM, *config.optimizer.rules], params)
@@ -80,7 +77,6 @@ def test_full_size_learning_rates_and_schedule():
 
 
 def test_the_schedule_equals_that_of_transformers():
-    """C2."""
     torch = pytest.importorskip("torch")
     from transformers import get_cosine_schedule_with_warmup
 
@@ -94,7 +90,6 @@ def test_the_schedule_equals_that_of_transformers():
 
 
 def test_stage_2_starts_from_stage_1b_bit_for_bit(chain, make_config):
-    """C3."""
     config = configs.from_json((chain["dpo"] / "config.json").read_text())
     model = build_model(config, 300)
     like = jax.eval_shape(model.create, jax.random.key(0))
@@ -106,7 +101,7 @@ def test_stage_2_starts_from_stage_1b_bit_for_bit(chain, make_config):
 
 
 def test_the_stored_reference_is_of_the_starting_weights(chain):
-    """C3: at step 1 of DPO the policy is the reference: margins are 0 and the loss is ln 2."""
+    """At step 1 of DPO the policy is the reference: margins are 0 and the loss is ln 2."""
     first = read(chain["dpo"] / "metrics.jsonl")[0]
     np.testing.assert_allclose(first["loss"], np.log(2), atol=1e-5)
     np.testing.assert_allclose(first["rewards/margins"], 0.0, atol=1e-5)
@@ -114,7 +109,7 @@ def test_the_stored_reference_is_of_the_starting_weights(chain):
 
 
 def test_the_reference_model_does_not_change_during_training(chain, make_config, tmp_path):
-    """C3, where each step computes the reference: a step donates its state, so the reference must be a copy."""
+    """Where each step computes the reference: a step donates its state, so the reference must be a copy."""
     hashes = []
 
     def watched(setup, state, saved, reference, workdir, hooks):
@@ -134,7 +129,7 @@ def test_the_reference_model_does_not_change_during_training(chain, make_config,
 
 
 def test_a_run_resumes_with_its_own_reference_only(chain, make_config, tmp_path):
-    """C3: if stage 1b was trained further meanwhile, the stored log-probs are not silently replaced."""
+    """If stage 1b was trained further meanwhile, the stored log-probs are not silently replaced."""
     config = configs.from_json((chain["dpo"] / "config.json").read_text())
     shutil.copytree(chain["dpo"], tmp_path / "run")
     shutil.copytree(chain["1b"], tmp_path / "1b")
@@ -148,7 +143,6 @@ def test_a_run_resumes_with_its_own_reference_only(chain, make_config, tmp_path)
 
 
 def test_a_pack_round_trips_bit_for_bit(chain, tmp_path):
-    """C4."""
     params = checkpoint.load_run(chain["dpo"])
     packed, about = pack.load(chain["pack"])
     assert weights_hash(packed["vision"]) == weights_hash(params["vision"]) == about["sha256"]["vision"]
@@ -159,7 +153,6 @@ def test_a_pack_round_trips_bit_for_bit(chain, tmp_path):
 
 @pytest.mark.parametrize(("reuse", "new", "names"), [(0, 2, 2), (1, 1, 2), (2, 2, 4)])
 def test_projector_reuse_creates_the_documented_layers(make_config, reuse, new, names):
-    """C4."""
     config = make_config(model__projector__reuse=reuse, model__projector__layers=new)
     params = jax.eval_shape(build_model(config, 300).create, jax.random.key(0))
     assert sorted(params["projector"]) == [f"fc{i}" for i in range(1, names + 1)]

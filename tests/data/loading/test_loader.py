@@ -47,7 +47,7 @@ def same(a: VLMBatch, b: VLMBatch) -> bool:
 
 
 def test_steps_of_an_epoch_of_20k_pairs(tokenizer):
-    """C5: 20K pairs, batch 256, 3 epochs: 78 steps per epoch (the 32 rows that are left are dropped), 234 in all."""
+    """20K pairs, batch 256, 3 epochs: 78 steps per epoch (the 32 rows that are left are dropped), 234 in all."""
     plan = Schedule(np.zeros(20_000, np.int32), 256, seed=0, shuffle=True)
     assert plan.steps_per_epoch == 78
     rows = [{"id": str(i), "prompt": "q", "chosen": "a", "rejected": "b"} for i in range(20_000)]
@@ -163,7 +163,7 @@ def test_preference_batch_with_stored_reference(pairs, tokenizer):
 
 
 def test_both_arms_train_on_the_same_rows_in_the_same_batches(pairs, tokenizer, tmp_path, image_folder):
-    """D1: SFT and DPO loaders over one preference file agree on usable rows and on which rows are in which batch."""
+    """SFT and DPO loaders over one preference file agree on usable rows and on which rows are in which batch."""
     bad = [preference_row(40, image="0.png", rejected=" "), preference_row(41, image="1.png", chosen="")]
     path = write_jsonl(tmp_path / "mixed.jsonl", [*(preference_row(i) for i in range(40)), *bad])
     entry = {"format": "mmpr", "path": path, "image_root": str(image_folder)}
@@ -244,7 +244,7 @@ def test_processes_together_hold_the_global_batch(rows, tokenizer):
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 5, 7, 12])
 def test_a_restored_loader_gives_the_same_next_batch(pairs, tokenizer, stop):
-    """D3: saved before ``next``, restored in a new loader, across epoch ends (5 steps an epoch), through JSON."""
+    """Saved before ``next``, restored in a new loader, across epoch ends (5 steps an epoch), through JSON."""
     cfg = config(pairs, buckets=((64, 32), (128, 64)))
     with cfg.unlocked():
         cfg.train.epochs = 3.0
@@ -262,7 +262,6 @@ def test_a_restored_loader_gives_the_same_next_batch(pairs, tokenizer, stop):
 
 
 def test_state_is_that_of_batches_returned_not_of_batches_read_ahead(rows, tokenizer):
-    """Acceptance test D3."""
     iterator = iter(load(config(rows, prefetch=4), tokenizer))
     next(iterator)
     state = iterator.get_state()
@@ -272,7 +271,6 @@ def test_state_is_that_of_batches_returned_not_of_batches_read_ahead(rows, token
 
 
 def test_state_of_other_data_is_rejected(rows, tokenizer, tmp_path):
-    """Acceptance test D3."""
     state = iter(load(config(rows), tokenizer)).get_state()
     other = config({**rows, "sampling": "first:39"})
     with pytest.raises(UserError, match="does not fit this data set"):

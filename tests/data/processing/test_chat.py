@@ -49,7 +49,7 @@ def masked(row, n: int) -> list[int]:
 
 
 def test_label_mask_golden_values(qwen):
-    """A7: exact ids and labels of a fixed conversation with the real tokenizer, in both modes."""
+    """Exact ids and labels of a fixed conversation with the real tokenizer, in both modes."""
     strict = processing.chat(qwen, image_tokens=4).encode(TALK, "sft")
     assert strict.tokens.tolist() == GOLDEN
     n = len(GOLDEN)
@@ -73,7 +73,7 @@ def test_label_mask_golden_values(qwen):
 
 
 def test_label_mask_with_a_small_tokenizer(tokenizer):
-    """A7: the same rule stated over token texts, so that it holds for any tokenizer with the control tokens."""
+    """The same rule stated over token texts, so that it holds for any tokenizer with the control tokens."""
     start, end, image, newline = (
         tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>", "<|image_pad|>", "Ċ")
     )

@@ -48,7 +48,6 @@ def hf_processor(preset: str, size: int):
 )
 @pytest.mark.parametrize("shape", [(500, 333), (301, 517), (224, 224), (41, 640)])
 def test_preprocessing_equals_hugging_face_processors(preset, size, shape):
-    """Acceptance test B3."""
     image = random_image(*shape)
     theirs = hf_processor(preset, size)(images=image, return_tensors="np")["pixel_values"][0]
     ours = normalise(images.preprocess(image, preset, size), preset)
@@ -59,7 +58,7 @@ def test_preprocessing_equals_hugging_face_processors(preset, size, shape):
 @pytest.mark.parametrize(("preset", "resize"), [("mae", 248), ("sup", 248), ("moco", 256)])
 @pytest.mark.parametrize("shape", [(500, 333), (301, 517), (300, 300)])
 def test_preprocessing_equals_torchvision_transform(preset, resize, shape):
-    """B3: timm's and torchvision's evaluation transform: Resize(shorter side) with Pillow, then CenterCrop."""
+    """Timm's and torchvision's evaluation transform: Resize(shorter side) with Pillow, then CenterCrop."""
     image = random_image(*shape)
     width, height = image.size
     filter_ = Image.Resampling.BILINEAR if preset == "moco" else Image.Resampling.BICUBIC
@@ -87,7 +86,7 @@ PROCESSORS = {  # preset: transformers' class, its settings at the size that the
 
 @pytest.mark.parametrize("preset", PROCESSORS)
 def test_real_photos_equal_transformers_pillow_processors(shared_data, preset):
-    """B3: at most one grey level, on photos of odd sizes."""
+    """At most one grey level, on photos of odd sizes."""
     kind, settings, size = PROCESSORS[preset]
     name = {"siglip": "Siglip", "clip": "CLIP", "bit": "Bit", "vit": "ViT"}[kind]
     module = importlib.import_module(f"transformers.models.{kind}.image_processing_pil_{kind}")
@@ -108,7 +107,6 @@ def test_real_photos_equal_transformers_pillow_processors(shared_data, preset):
 
 
 def test_squash_keeps_the_borders_and_the_centre_crop_loses_them():
-    """Acceptance test B3."""
     wide = np.zeros((100, 300, 3), np.uint8)
     wide[:, :60] = (255, 0, 0)
     wide[:, 240:] = (0, 0, 255)
@@ -119,7 +117,7 @@ def test_squash_keeps_the_borders_and_the_centre_crop_loses_them():
 
 
 def test_preprocessing_golden_values():
-    """B3: hand-written values: a 2x1 image squashed to 1x1 is its mean, and 0.5/0.5 puts 0..255 on -1..1."""
+    """Hand-written values: a 2x1 image squashed to 1x1 is its mean, and 0.5/0.5 puts 0..255 on -1..1."""
     two = Image.fromarray(np.array([[[0, 0, 0], [200, 100, 50]]], np.uint8))
     pixel = images.preprocess(two, "siglip", 1)
     np.testing.assert_array_equal(pixel, [[[100, 50, 25]]])
@@ -134,7 +132,6 @@ def test_preprocessing_golden_values():
     [(384, 16, 576), (384, 14, 729), (224, 14, 256), (336, 14, 576), (518, 14, 1369), (224, 16, 196)],
 )
 def test_tokens_of_an_image(size, patch, tokens):
-    """Acceptance test B2."""
     assert images.patches(size, patch) == tokens
 
 

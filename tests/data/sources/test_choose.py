@@ -23,7 +23,7 @@ def ids(source) -> list[str]:
 
 
 def test_smaller_subsets_are_parts_of_larger_ones(pairs):
-    """D1: the first 3 % are among the first 5 %, and so on: runs of different sizes differ in the amount only."""
+    """The first 3 % are among the first 5 %, and so on: runs of different sizes differ in the amount only."""
     previous: list[str] = []
     for count in (30, 50, 100, 200, 400):
         chosen = ids(pairs(sampling=f"random:{count}", seed=5))
@@ -34,7 +34,7 @@ def test_smaller_subsets_are_parts_of_larger_ones(pairs):
 
 
 def test_both_arms_see_the_same_rows(pairs, tokenizer):
-    """D1: SFT and DPO records share id, image and prompt; SFT learns the chosen answer."""
+    """SFT and DPO records share id, image and prompt; SFT learns the chosen answer."""
     source, made = pairs(sampling="random:20", seed=1), processing.chat(tokenizer, image_tokens=2)
     for i in range(20):
         sft, dpo = made.encode(source[i], "sft"), made.encode(source[i], "preference")
@@ -60,12 +60,11 @@ def test_both_arms_see_the_same_rows(pairs, tokenizer):
     ],
 )
 def test_strategies_of_a_yaml_file_choose_rows(pairs, strategy, want):
-    """Acceptance test D2."""
     assert ids(pairs(sampling=strategy)) == [f"row{i}" for i in want]
 
 
 def test_percent_is_rounded_up_exactly(tmp_path):
-    """D2: 10 % of 1,010 rows is 101, not 102 as floating point would have it for some sizes."""
+    """10 % of 1,010 rows is 101, not 102 as floating point would have it for some sizes."""
     for size, percent, want in ((1010, "10%", 101), (1001, "10%", 101), (7, "50%", 4), (1000, "29%", 290)):
         path = write_jsonl(tmp_path / f"{size}.jsonl", [preference_row(i) for i in range(size)])
         assert len(read({"format": "mmpr", "path": path, "sampling": f"first:{percent}"})) == want
@@ -74,7 +73,6 @@ def test_percent_is_rounded_up_exactly(tmp_path):
 
 @pytest.mark.parametrize("strategy", ["some:3", "first", "first:x", "first:-3", "random:", "first:3%4"])
 def test_other_strategies_are_rejected(pairs, strategy):
-    """Acceptance test D2."""
     with pytest.raises(UserError, match="is not a sampling strategy.*first:P%"):
         pairs(sampling=strategy)
 
@@ -94,7 +92,6 @@ def variants(tmp_path):
 
 
 def test_filter_counts_are_exact(variants):
-    """Acceptance test D2."""
     assert len(variants("under30")) == 40 + 4  # tags are no matter for Under30
     assert len(variants("nothink")) == 40 + 15 + 15
     assert len(variants("shifted")) == 6 + 4
@@ -105,7 +102,7 @@ def test_filter_counts_are_exact(variants):
 
 @pytest.mark.parametrize(("percent", "want"), [(0, 0), (50, 5), (80, 8), (75, 8)])
 def test_shift_counts_are_exact(variants, percent, want):
-    """D2: ceil(r % of N) rows are long or tagged; ``shift_only`` draws the rest from rows that are neither."""
+    """ceil(r % of N) rows are long or tagged; ``shift_only`` draws the rest from rows that are neither."""
     source = variants(f"shift_only:{percent}:10")
     chosen = [source[i] for i in range(len(source))]
     assert len(set(ids(source))) == 10
@@ -116,7 +113,6 @@ def test_shift_counts_are_exact(variants, percent, want):
 
 
 def test_shift_is_seeded_and_bounded(variants):
-    """Acceptance test D2."""
     assert ids(variants("shift:50:10", seed=1)) == ids(variants("shift:50:10", seed=1))
     assert ids(variants("shift:50:10", seed=1)) != ids(variants("shift:50:10", seed=2))
     with pytest.raises(UserError, match="needs 16 long or tagged rows.* has 10 and 100"):
