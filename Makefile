@@ -37,7 +37,7 @@ test-all: lint
 
 # Not in parallel: the tests start servers, each of which takes a core.
 test-vllm: .venv/.installed-test .venv-vllm/.installed-$(VLLM)
-	VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m vllm tests/rollout
+	VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m vllm tests/rollout tests/rl
 
 # Tests against PyTorch are left out: its wheel of gigabytes is in .venv already, and says nothing of JAX's version.
 test-compat: .venv-compat/.installed

@@ -90,7 +90,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"rl\.(heldout\.)?top_p", lambda x: 0 < x <= 1, "above 0, at most 1"),
     (r"rl\.min_p", lambda x: 0 <= x <= 1, "between 0 and 1"),
     (r"rl\.reward_(workers|memory_mib)", lambda x: x >= 1, "at least 1"),
-    (r"rl\.reward_timeout_s", lambda x: x > 0, "above 0"),
+    (r"rl\.(reward_timeout_s|vllm\.(patience_s|request_s))", lambda x: x > 0, "above 0"),
     (r"rl\.penalty_min_tokens", lambda x: x >= 0, "at least 0"),
     (r"lora\.rank", lambda x: x >= 0, "at least 0"),
     (r"lora\.alpha", lambda x: x > 0, "above 0"),

@@ -30,6 +30,8 @@ def section() -> dict[str, Any]:
             "urls": (),  # of the servers, such as ("http://host:8000",); prompts are spread over all of them
             "folder": "",  # weights are handed over here; the servers see it under the same path. "": in the workdir
             "checksums": True,  # compare the servers' weights with the folder after every update
+            "patience_s": 60.0,  # seconds for which a server that does not answer is asked again
+            "request_s": 1800.0,  # seconds until a request that it accepted is given up
         },
         # Evaluation every eval.every steps, by the rewards below.
         "heldout": {
@@ -76,6 +78,7 @@ def _algorithm() -> dict[str, Any]:
         "importance_low": -1.0,  # bounds of the weights
         "importance_high": -1.0,
         # Groups that are trained with: none | varied (rewards differ) | mean_inside (mean between the bounds below).
+        # Each process fills its own part of an update, so the groups that a filter leaves depend on their number.
         "filter": "",
         "filter_reward": "",  # label of the reward that the filter reads, such as the accuracy; "": their total
         "filter_low": -1.0,

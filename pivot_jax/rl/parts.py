@@ -154,7 +154,7 @@ def _engine(setup: Setup, images: Images, workdir: Path) -> Engine:
 
 
 def _vllm(config: Any, processor: Processor, workdir: Path) -> Engine:
-    from pivot_jax.rollout.vllm.client import VLLM, Servers  # only runs with servers import their protocol
+    from pivot_jax.rollout.vllm import VLLM, Limits, Servers  # only runs with servers import their protocol
 
     section = config.rl.vllm
     options = ExportOptions(config.model.dtype, overwrite=True)
@@ -163,4 +163,5 @@ def _vllm(config: Any, processor: Processor, workdir: Path) -> Engine:
         hub_export.write(config, lora.merged(params), processor.chat.tokenizer, folder, options)
 
     folder = Path(section.folder or workdir / "vllm")
-    return VLLM(Servers(tuple(section.urls), folder, checksums=section.checksums), processor, export)
+    limits = Limits(section.patience_s, section.request_s)
+    return VLLM(Servers(tuple(section.urls), folder, limits, checksums=section.checksums), processor, export)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pivot_jax.data.loading.prompts import PromptRows
+from pivot_jax.errors import UserError
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.rl.groups import Collected, Group, Selection
 from pivot_jax.rl.parts import Parts
@@ -95,9 +96,14 @@ class Phase:
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the block's time to ``perf/NAME_s``."""
+        """Adds the block's time to ``perf/NAME_s``. If it fails, the state before the rollout is saved."""
         started = time.perf_counter()
-        yield
+        try:
+            yield
+        except UserError:
+            if self._first is not None:
+                self.session.save_before_error(self._state, self._first.position)
+            raise
         self._seconds[name] += time.perf_counter() - started
 
     def note(self, selection: Selection, scores: Scores, texts: Sequence[Sequence[str]]) -> None:

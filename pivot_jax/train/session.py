@@ -150,8 +150,7 @@ class Session:
         try:
             batch = next(self._batches)
         except UserError:
-            self._read_pending(state)
-            self._save_before_error(state, position)
+            self.save_before_error(state, position)
             raise
         return Taken(batch, position, time.perf_counter() - started)
 
@@ -279,7 +278,7 @@ class Session:
                 self._check_best(found)
         except UserError:
             self._postponed = True
-            self._save_before_error(state, self._batches.get_state())
+            self.save_before_error(state, self._batches.get_state())
             raise
         self._evaluation, self._postponed = found, False
         if found:
@@ -287,8 +286,12 @@ class Session:
             if is_first():
                 log.info("step %d: %s", self.step, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
 
-    def _save_before_error(self, state: Any, position: dict[str, Any]) -> None:
-        """Saves ``state``; not over several processes, where the others would not join in."""
+    def save_before_error(self, state: Any, position: dict[str, Any]) -> None:
+        """Saves ``state`` before an error between two steps ends the run; arguments as of :meth:`stop_between_steps`.
+
+        Not over several processes, where the others would not join in.
+        """
+        self._read_pending(state)
         if jax.process_count() == 1 and self.step and self.step not in self._checkpoints.steps():
             self._save(state, position)
             self._checkpoints.wait()

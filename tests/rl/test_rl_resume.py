@@ -9,8 +9,10 @@ import signal
 import pytest
 
 from pivot_jax import config as configs
+from pivot_jax.errors import UserError
 from pivot_jax.rl import loop
 from pivot_jax.rl.run import run
+from pivot_jax.train.checkpoint import newest
 from pivot_jax.train.signals import Interrupted
 from tests.rl.conftest import completions
 from tests.tiny.kills import run_with_kills, same_bits, trace
@@ -37,6 +39,29 @@ def test_a_signal_stops_a_rollout_at_once(rl_config, tmp_path, monkeypatch):
     assert trace(tmp_path / "stopped") == trace(tmp_path / "whole")
     assert completions(tmp_path / "stopped") == completions(tmp_path / "whole")
     same_bits(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_an_error_in_a_rollout_loses_no_step(rl_config, tmp_path, monkeypatch):
+    """Such as a vLLM server that is gone: no checkpoint was due, and the run resumes at the rollout that failed."""
+    config = rl_config()
+    assert config.train.checkpoint_every > 2
+    run(config, tmp_path / "whole")
+    collect, calls = loop.collect_responses, []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise UserError("the server is gone")
+        return collect(*arguments)
+
+    monkeypatch.setattr(loop, "collect_responses", failing)
+    with pytest.raises(UserError, match="the server is gone"):
+        run(config, tmp_path / "failed")
+    assert newest(tmp_path / "failed") == 2
+    monkeypatch.setattr(loop, "collect_responses", collect)
+    assert run(config, tmp_path / "failed").step == 4
+    assert trace(tmp_path / "failed") == trace(tmp_path / "whole")
+    same_bits(tmp_path / "failed", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.heavy)])

@@ -29,7 +29,7 @@ import jax, numpy as np
 from jax.sharding import AxisType, Mesh
 from pivot_jax.parallel.mesh import AXES, param_shardings
 from pivot_jax.rollout.sampler import Sampler, Shape
-from tests.rollout.test_processes import ANY, SEED, VOCAB, prompts_of
+from tests.rollout.test_sampler_processes import ANY, SEED, VOCAB, prompts_of
 from tests.tiny import mllm, rollouts
 
 module, params = mllm.tiny_mllm(VOCAB, gain=2.0)
