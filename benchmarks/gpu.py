@@ -1,10 +1,11 @@
 """All measurements that need a GPU, in one command of under eight minutes.
 
-    python benchmarks/gpu.py [--out benchmarks/results/gpu] [--budget 460]
+    python benchmarks/gpu.py [--out benchmarks/results/gpu] [--budget 480]
 
 In this order: numerics of every attention backend at every head width and mask, attention times, log-probs, the SFT
-and DPO step, generation. It needs jax with CUDA, flax, optax, numpy and pillow. PyTorch, transformers and tokamax are
-compared where they are installed. pivot_jax itself need not be installed.
+and DPO step, generation, rollouts of 64 rows with their share of the memory bandwidth. It needs jax with CUDA, flax,
+optax, numpy and pillow. PyTorch, transformers and tokamax are compared where they are installed. pivot_jax itself need
+not be installed.
 
 Each part is a script of this folder in its own process group with its own time limit, and writes its JSON as results
 arrive. A crash or a hang thus loses no earlier measurement. Parts without time left are skipped, the last ones first,
@@ -34,11 +35,12 @@ NEEDED = ("jax", "flax", "optax", "numpy", "pillow")
 COMPARED = ("torch", "transformers", "tokamax")
 # name: script, arguments, arguments of a smoke run, seconds. A part may also use time left over by earlier parts.
 PARTS: dict[str, tuple[str, list[str], list[str], float]] = {
-    "attention_numerics": ("attention.py", ["--numerics"], ["--smoke"], 100.0),
-    "attention": ("attention.py", ["--rounds", "7"], ["--smoke", "--rounds", "2"], 150.0),
+    "attention_numerics": ("attention.py", ["--numerics"], ["--smoke"], 90.0),
+    "attention": ("attention.py", ["--rounds", "7"], ["--smoke", "--rounds", "2"], 140.0),
     "logprobs": ("logprobs.py", ["--rounds", "7"], ["--smoke", "--rounds", "2"], 40.0),
-    "step": ("step.py", ["--rounds", "7"], ["--size", "tiny", "--rows", "2", "--rounds", "2"], 120.0),
+    "step": ("step.py", ["--rounds", "7"], ["--size", "tiny", "--rows", "2", "--rounds", "2"], 115.0),
     "sampler": ("sampler.py", ["--rounds", "5"], ["--size", "tiny", "--rounds", "2"], 50.0),
+    "rollout": ("rollout.py", ["--rounds", "4", "--cases", "64 rows"], ["--rounds", "2", "--cases", "tiny"], 45.0),
 }
 LEAST = 20.0  # minimum seconds to start a part: its processes take that long to start
 

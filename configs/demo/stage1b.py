@@ -10,5 +10,5 @@ def get_config(arg=""):
         "init": {"": f"run:{folder}/stage1a"},
         "data.sources.0.split": "vqa",
         "optimizer.rules": ((".*", 2e-3),),
-        "train.steps": 1600,
+        "train.steps": 1000,
     }

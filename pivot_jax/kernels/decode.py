@@ -156,11 +156,14 @@ def lay_out(keys: Array, prompts: int, heads: int) -> Array:
     Args:
       prompts: of the cache. heads: query heads.
     """
-    split = _split(prompts, heads, keys.shape[-3])
-    if split.alone:
-        return keys
-    spec = P(*[None] * (keys.ndim - 4), split.rows, split.heads, None, None)
-    return jax.lax.with_sharding_constraint(keys, spec)
+    spec = cache_spec(prompts, heads, keys.shape[-3])
+    return keys if spec is None else jax.lax.with_sharding_constraint(keys, P(*[None] * (keys.ndim - 4), *spec))
+
+
+def cache_spec(prompts: int, heads: int, kv_heads: int) -> P | None:
+    """How :func:`lay_out` splits [rows, k, s, c] over the mesh that is set; None: it does not."""
+    split = _split(prompts, heads, kv_heads)
+    return None if split.alone else P(split.rows, split.heads, None, None)
 
 
 def _split(prompts: int, heads: int, kv_heads: int) -> shards.Split:

@@ -99,6 +99,8 @@ class MLLM(LanguageModel):
         if batch.images.shape[1] == 0:
             return x
         if image_features is None:
+            image_features = batch.features
+        if image_features is None:
             image_features = self.encode_images(batch.images, batch.patch_positions)
         image_tokens = self.project(image_features)
         if batch.tile_taps is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pivot_jax import rules
 from pivot_jax.models.flops import traced_flops
-from pivot_jax.plan.program import Program, device_bytes, held, step_arguments
+from pivot_jax.plan.program import Program, device_bytes, held, reference_beside, step_arguments
 from pivot_jax.train.setup import Setup
 
 # Values that a tower keeps for the backward pass beyond its blocks' inputs, in units of the outputs of its matmuls and
@@ -29,10 +29,10 @@ def estimate_step(setup: Setup, bucket: tuple[int, int], rows: int, *, count: bo
     Args:
       count: trace the step for its FLOPs, which takes seconds; otherwise they are 0.
     """
-    arguments = step_arguments(setup, bucket, rows)
+    arguments, beside = step_arguments(setup, bucket, rows), reference_beside(setup)
     return Program(
-        **held(arguments),
-        arguments=device_bytes(arguments),
+        **held(arguments, beside),
+        arguments=beside + device_bytes(arguments),
         temporaries=_temporaries(setup, arguments[0].trained, bucket, rows),
         flops=traced_flops(jax.make_jaxpr(setup.compiled_step())(*arguments)) if count else 0.0,
         traffic={},

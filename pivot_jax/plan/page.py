@@ -8,7 +8,7 @@ from typing import Any
 from pivot_jax import rules
 from pivot_jax.plan.collectives import OUTER
 from pivot_jax.plan.program import GIB
-from pivot_jax.plan.run import Plan
+from pivot_jax.plan.run import LESS, Plan
 from pivot_jax.plan.topology import Topology
 from pivot_jax.train.setup import Setup
 
@@ -50,7 +50,28 @@ def text(plan: Plan, topology: Topology) -> str:
         "  lower bounds of the step time: "
         + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in bounds(plan, topology).items())
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_sampling(plan)])
+
+
+def _sampling(plan: Plan) -> list[str]:
+    """Lines on the sampler of online RL."""
+    found = plan.sampling
+    if found is None:
+        return []
+    parts = {
+        "train state": found.state,
+        "weights to decode with": found.weights,
+        "cache": found.cache,
+        "temporaries": found.temporaries,
+    }
+    verdict = "fits" if plan.samples else f"too large by {found.peak / GIB - plan.hbm_gib:.2f} GiB; {LESS}"
+    per_s = found.slots / found.token_s
+    return [
+        f"sampling, {found.slots} responses at a time of up to {found.tokens} tokens, prompt included",
+        *(f"  {name:26}{size / GIB:10.2f} GiB" for name, size in parts.items() if size),
+        f"  {'total, of ' + format(plan.hbm_gib, 'g'):26}{found.peak / GIB:10.2f} GiB  {verdict}",
+        f"  lower bound of a step: {1e3 * found.token_s:.2f} ms, to read weights and cache ({per_s:.0f} tokens/s)",
+    ]
 
 
 def bounds(plan: Plan, topology: Topology) -> dict[str, float]:

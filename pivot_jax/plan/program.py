@@ -35,7 +35,7 @@ class Program:
 
     parameters: int  # trained and frozen
     optimizer: int
-    reference: int  # a second model, where the objective runs one in the step
+    reference: int  # a second model, where the objective runs one in the step, or after a rollout
     arguments: int  # all of the above and the batch; the state is updated in place
     temporaries: int
     flops: float  # of all devices, as traced: recomputation and padding included
@@ -119,20 +119,21 @@ def compile_step(setup: Setup, topology: Topology, bucket: tuple[int, int], rows
     with jax.set_mesh(setup.mesh):
         traced = step.trace(*arguments)
         try:
-            compiled = traced.lower().compile(compiler_options=_options(setup.mesh))
+            compiled = traced.lower().compile(compiler_options=compiler_options(setup.mesh))
         except jax.errors.JaxRuntimeError as error:
-            raise _too_large(str(error)) or error from None
+            raise too_large(str(error)) or error from None
     memory = compiled.memory_analysis()
+    beside = reference_beside(setup)
     return Program(
-        **held(arguments),
-        arguments=memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        **held(arguments, beside),
+        arguments=beside + memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         flops=traced_flops(traced.jaxpr),
         traffic=traffic(compiled.as_text(), topology.machine),
     )
 
 
-def _options(mesh: Any) -> dict[str, Any]:
+def compiler_options(mesh: Any) -> dict[str, Any]:
     """XLA selects its own Triton matmuls by timing them. Without timing, some of its choices do not compile, so the
     options select those of cuBLAS."""
     return {"xla_gpu_enable_triton_gemm": False} if mesh.devices.flat[0].platform == "gpu" else {}
@@ -154,13 +155,19 @@ def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[An
     return setup.state_like(), abstract_batch(setup, bucket, rows), reference
 
 
-def held(arguments: tuple[Any, Any, Any]) -> dict[str, int]:
-    """Bytes that one device holds before a step, by kind."""
+def reference_beside(setup: Setup) -> int:
+    """Bytes of the reference model that a device keeps although the step does not read it: that of online RL."""
+    kept = setup.objective.kind == "policy" and setup.objective.reference is not None and not setup.keeps_base
+    return device_bytes(lora.base(setup.state_params)) if kept else 0
+
+
+def held(arguments: tuple[Any, Any, Any], beside: int = 0) -> dict[str, int]:
+    """Bytes that one device holds before a step, by kind. ``beside``: of a reference model that is no argument."""
     state, _, reference = arguments
     return {
         "parameters": device_bytes((state.trained, state.frozen)),
         "optimizer": device_bytes(state.opt_state),
-        "reference": device_bytes(reference),
+        "reference": beside + device_bytes(reference),
     }
 
 
@@ -170,7 +177,7 @@ def device_bytes(tree: Any) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize for x in leaves)
 
 
-def _too_large(message: str) -> TooLarge | None:
+def too_large(message: str) -> TooLarge | None:
     """The error for one of XLA's two messages; the second one counts temporaries only."""
     size = r"([\d.]+)([KMG])"
     found = re.search(f"Used {size} of {size} hbm", message)

@@ -11,10 +11,12 @@ from pivot_jax.objectives.table import batch_kind
 from pivot_jax.plan import program as programs
 from pivot_jax.plan.estimate import estimate_step
 from pivot_jax.plan.program import GIB, Program, TooLarge
+from pivot_jax.plan.sampling import Sampling, plan_sampling
 from pivot_jax.plan.topology import Topology
 from pivot_jax.train.model import step_flops
 from pivot_jax.train.setup import Setup, rows_of_step
 
+LESS = "set rl.slots or rl.max_tokens lower, or take more devices"
 _MOST = 1 << 14  # rows per shard at which the search ends
 
 
@@ -35,16 +37,22 @@ class Plan:
     hbm_gib: float
     largest_rows: int | None = None  # None: not searched
     fix: str = ""  # settings that fit, if the rows do not
+    sampling: Sampling | None = None  # of online RL with the embedded sampler
 
     @property
     def fits(self) -> bool:
-        return self.program.peak <= self.hbm_gib * GIB
+        return self.program.peak <= self.hbm_gib * GIB and self.samples
+
+    @property
+    def samples(self) -> bool:
+        """Whether sampling fits."""
+        return self.sampling is None or self.sampling.peak <= self.hbm_gib * GIB
 
 
 def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False) -> Iterator[Plan]:
     """Yields a plan for each bucket of ``config.data.buckets``, for the rows of one optimizer step.
 
-    A row of online RL is a prompt with its responses; the plan is of the update, not of sampling.
+    A row of online RL is a prompt with its responses. Its plan is of the update, and of the sampler beside it.
 
     Args:
       rows: global rows of a step; 0: those of the config.
@@ -88,7 +96,17 @@ def plan(config: Any, topology: Topology, *, rows: int = 0, search: bool = False
             hbm_gib=topology.chip.hbm_gib,
             largest_rows=most,
             fix="" if most is None or fits else fix(setup, most),
+            sampling=_sampling(setup, topology, bucket),
         )
+
+
+def _sampling(setup: Setup, topology: Topology, bucket: tuple[int, int]) -> Sampling | None:
+    if setup.objective.kind != "policy" or setup.config.rl.engine != "jax":
+        return None
+    try:
+        return plan_sampling(setup, topology, bucket)
+    except TooLarge as error:
+        raise UserError(f"sampling does not fit {topology.name}: a device {error}; {LESS}") from None
 
 
 def fix(setup: Setup, most: int) -> str:

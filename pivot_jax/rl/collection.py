@@ -36,7 +36,7 @@ def collect_responses(
     """
     config, algorithm = parts.setup.config, parts.algorithm
     n, seed = config.rl.responses, config.seed
-    parts.engine.update(params, version)
+    parts.update(params, version)
     asked = asked_prompts(prompts)
     noisy = round(algorithm.noise_share * n)
     clean = parts.engine.generate(asked, n - noisy, parts.sampling, (seed, number), done) if noisy < n else None

@@ -41,7 +41,7 @@ def heldout_hooks(parts: Parts) -> tuple[Hook, ...]:
 def _evaluate(parts: Parts, loader: PromptLoader, step: int, params: Any) -> dict[str, float]:
     section = parts.setup.config.rl.heldout
     sampling = replace(parts.sampling, temperature=section.temperature, top_p=section.top_p)
-    parts.engine.update(params, step)
+    parts.update(params, step)
     totals, lengths, truncated, lines = [], [], [], []
     rewards: dict[str, list[np.ndarray]] = {label: [] for label in parts.rewards.labels}
     for prompts in loader.ordered():

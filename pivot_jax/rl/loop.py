@@ -37,7 +37,7 @@ def train(
         while not session.finished:
             phase = Phase(parts, session)
             if phase.resumed:  # the run was stopped between two optimizer steps of one rollout
-                trajectory = phase.load()
+                trajectory = phase.load(state)
             else:
                 params = partition.merge(state.trained, state.frozen)
                 collected = Collected(parts.prompts, phase.surplus())

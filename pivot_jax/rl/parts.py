@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.errors import UserError
 from pivot_jax.hub import ExportOptions
@@ -18,10 +17,12 @@ from pivot_jax.models import lora
 from pivot_jax.objectives.algorithm import Algorithm
 from pivot_jax.objectives.policy import sampled_from
 from pivot_jax.objectives.presets import algorithm_of
+from pivot_jax.rl.images import ENCODER_PARTS, Features, Images
 from pivot_jax.rl.records import Records
 from pivot_jax.rl.rewards.composition import Rewards, build_rewards
 from pivot_jax.rollout.engine import Engine, Sampling
 from pivot_jax.rollout.sampler import Sampler, Shape
+from pivot_jax.shapes import round_up
 from pivot_jax.train import hub_export
 from pivot_jax.train.setup import Setup
 
@@ -29,31 +30,12 @@ SLOTS = 64  # responses that are decoded together, at most
 TOGETHER = 4  # prompts that are read together
 
 
-class Images:
-    """Preprocessed images of the prompts of one update, each read once: for the sampler and for every update step."""
-
-    def __init__(self, processor: Processor):
-        self._processor = processor
-        self._read: dict[int, tuple[Any, ImageArrays]] = {}
-
-    def read(self, images: Sequence[Any]) -> ImageArrays:
-        """Arrays of a row's images, which are references. The same sequence object is read once."""
-        found = self._read.get(id(images))
-        if found is None:
-            found = self._read[id(images)] = (images, self._processor.read_images(images))
-        return found[1]
-
-    def keep(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Forgets all images but those of these rows."""
-        kept = {id(images) for images in rows}
-        self._read = {key: value for key, value in self._read.items() if key in kept}
-
-
 @dataclass(frozen=True)
 class Parts:
     """Parts of an online RL run. Close it, or use it in a ``with``.
 
     Attributes:
+      features: of the images, where the encoder is frozen; else None.
       prompts: prompts of an update in this process.
       per_row: responses that share a row with their prompt.
       updates: optimizer steps after each rollout.
@@ -65,6 +47,7 @@ class Parts:
     engine: Engine
     rewards: Rewards
     images: Images
+    features: Features | None
     records: Records
     prompts: int
     per_row: int
@@ -81,6 +64,18 @@ class Parts:
     def __exit__(self, *_: object) -> None:
         self.engine.close()
         self.rewards.close()
+
+    def update(self, params: Any, version: int) -> None:
+        """Has the policy of now, after ``version`` optimizer steps, answer and encode from here on."""
+        self.engine.update(params, version)
+        if self.features is not None:
+            self.features.update(params)
+
+    def keep_images(self, rows: Sequence[Any]) -> None:
+        """Forgets the images of all rows but these."""
+        self.images.keep([row.images for row in rows])
+        if self.features is not None:
+            self.features.keep([row.images for row in rows])
 
     @property
     def distribution(self) -> Distribution:
@@ -108,13 +103,15 @@ def build_parts(setup: Setup, workdir: Path) -> Parts:
         rewards.close()
         raise UserError(f"rl.filter_reward: no reward {section.filter_reward!r} in rl.rewards (labels: {labels})")
     images = Images(loader.processor)
+    features = _features(setup, images)
     return Parts(
         setup=setup,
         algorithm=algorithm_of(section),
         sampling=sampling_of(section, loader.processor),
-        engine=_engine(setup, images, workdir),
+        engine=_engine(setup, images, features, workdir),
         rewards=rewards,
         images=images,
+        features=features,
         records=Records(workdir, jax.process_index()),
         prompts=loader.batch_size // processes,
         per_row=section.responses_per_row or section.responses,
@@ -142,15 +139,29 @@ def updates_per_rollout(section: Any) -> int:
     return section.epochs * section.minibatches
 
 
-def _engine(setup: Setup, images: Images, workdir: Path) -> Engine:
+def sampler_shape(config: Any, mesh: Any) -> Shape:
+    """Static sizes of the embedded sampler: numbers that the mesh divides."""
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    together = config.rl.slots or min(config.data.batch_size * config.rl.responses, SLOTS)
+    return Shape(slots=round_up(together, rows), prompts=round_up(TOGETHER, rows), steps=config.rl.block)
+
+
+def _features(setup: Setup, images: Images) -> Features | None:
+    changing = setup.trained_parts | setup.adapted_parts
+    if changing & set(ENCODER_PARTS) or not setup.loader.processor.arrays_per_row:
+        return None
+    chunk = sampler_shape(setup.config, setup.mesh).prompts
+    return Features(setup.model.module, setup.loader.processor, images, setup.mesh, chunk)
+
+
+def _engine(setup: Setup, images: Images, features: Features | None, workdir: Path) -> Engine:
     config, processor = setup.config, setup.loader.processor
     if config.rl.engine == "vllm":
         return _vllm(config, processor, workdir)
-    rows = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
-    together = config.rl.slots or min(setup.loader.batch_size * config.rl.responses, SLOTS)
-    shape = Shape(slots=-(-together // rows) * rows, prompts=-(-TOGETHER // rows) * rows, steps=config.rl.block)
+    shape = sampler_shape(config, setup.mesh)
     mesh = setup.mesh if setup.mesh.size > 1 else None
-    return Sampler(setup.model.module, processor, shape, mesh=mesh, images=images.read)
+    encode = features.attach if features else None
+    return Sampler(setup.model.module, processor, shape, mesh=mesh, images=images.read, encode=encode)
 
 
 def _vllm(config: Any, processor: Processor, workdir: Path) -> Engine:

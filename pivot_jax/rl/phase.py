@@ -50,8 +50,10 @@ class Phase:
         """Whether the run was stopped between two optimizer steps of this rollout."""
         return self.done > 0
 
-    def load(self) -> Trajectory:
+    def load(self, state: Any) -> Trajectory:
         """The trajectory that the stopped run had stored."""
+        if self.parts.features is not None:
+            self.parts.features.update(state.frozen)
         stored = self.parts.records.load(self.number, self.parts.setup.loader.data.prompt)
         return Trajectory(stored.groups, stored.values, {})
 
@@ -81,7 +83,7 @@ class Phase:
         self._waited += taken.waited
         self._rounds += 1
         prompts: PromptRows = taken.batch
-        self.parts.images.keep([row.images for row in prompts.rows])
+        self.parts.keep_images(prompts.rows)
         return prompts
 
     @property

@@ -184,7 +184,8 @@ def batch_of(
             for whole, own in images.pairs(parts.images.read(row.images)):
                 whole[index, : len(own)] = own
     row_index = None if numbers is None else np.asarray(numbers)
-    return processor.batch(rows, images, size, row_index, target_values=values)
+    batch = processor.batch(rows, images, size, row_index, target_values=values)
+    return parts.features.attach(batch, rows) if parts.features else batch
 
 
 @partial(jax.jit, static_argnums=(0, 1))

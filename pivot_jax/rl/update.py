@@ -27,6 +27,8 @@ def minibatches(parts: Parts, trajectory: Trajectory, rollout: int, done: int = 
     count, each = parts.setup.config.rl.minibatches, rows_per_group(parts)
     rows: list[Any] = list(response_rows(parts, trajectory.groups))
     size = common_bucket(rows)
+    if parts.features is not None:
+        parts.features.encode(rows)  # now: an optimizer step donates the encoder's parameters
     values: dict[str, list[Any]] = {name: _by_row(parts, own) for name, own in trajectory.values.items()}
     numbers = [group.number for group in trajectory.groups for _ in range(each)]
     missing = parts.prompts * each - len(rows)

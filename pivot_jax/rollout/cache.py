@@ -53,7 +53,8 @@ class Cache:
 def weights_of(model: LanguageModel, params: Any) -> Weights:
     """The parameters in the compute dtype, layers apart. Arrays that have this form already are used, not copied.
 
-    Blocks may be stacked on a layer axis or apart, as ``models.stacking`` says.
+    ShapeDtypeStruct give those of the result. Blocks may be stacked on a layer axis or apart, as ``models.stacking``
+    says.
     """
     config, dtype = model.config, jnp.dtype(model.config.dtype)
     decoder = dict(params["decoder"])
@@ -70,9 +71,15 @@ def weights_of(model: LanguageModel, params: Any) -> Weights:
 
 def _arrays(tree: Any, dtype: Any) -> Any:
     """The leaves as arrays on the device, in ``dtype`` (None: their own)."""
-    return jax.tree.map(
-        lambda x: x if isinstance(x, jax.Array) and x.dtype == (dtype or x.dtype) else _converted(x, dtype), tree
-    )
+
+    def one(x: Any) -> Any:
+        if isinstance(x, (jax.Array, jax.ShapeDtypeStruct)) and x.dtype == (dtype or x.dtype):
+            return x
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
+        return _converted(x, dtype)
+
+    return jax.tree.map(one, tree)
 
 
 @partial(jax.jit, static_argnums=1)

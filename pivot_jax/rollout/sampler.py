@@ -72,6 +72,7 @@ class Sampler:
       mesh: of the parameters; None on one device. With several processes each passes its own prompts to
         :meth:`generate` and receives their responses; all call it equally often, with the same sampling.
       images: the arrays of a prompt's images, in place of ``processor.read_images``.
+      encode: (batch, its rows) → the batch with ``features``, where the images are encoded elsewhere.
 
     Raises:
       UserError: a size of the shape that the mesh does not divide.
@@ -85,6 +86,7 @@ class Sampler:
         *,
         mesh: Any = None,
         images: Callable[[Sequence[Any]], ImageArrays] | None = None,
+        encode: Callable[[Any, Sequence[EncodedRow | None]], Any] | None = None,
     ):
         self.model, self.processor, self.shape, self.mesh = model, processor, shape or Shape(), mesh
         for name in ("slots", "prompts", "steps"):
@@ -94,6 +96,7 @@ class Sampler:
                 check_rows(value, f"the sampler's number of {name}", mesh)
         self.processes = Processes(mesh)
         self.read_images = images or (processor.read_images if processor else None)
+        self.encode = encode or (lambda batch, rows: batch)
         self.weights: Weights | None = None
         self.version = -1
         self.threads = ThreadPoolExecutor(_THREADS)
@@ -258,7 +261,7 @@ class _Run:
                 whole[i, : len(own)] = own
         for group in groups:
             self.images.pop(group[0].prompt, None)
-        return processor.for_kind("prompt").batch(rows, images, (size, 0), index)
+        return self.sampler.encode(processor.for_kind("prompt").batch(rows, images, (size, 0), index), rows)
 
     def _read_ahead(self) -> None:
         """Has the images of the next chunk read while the device computes."""
@@ -286,12 +289,18 @@ class _Run:
 
     def _fit(self, tokens: int) -> None:
         """Gives the cache as many token slots as ``tokens`` need, in steps of twice or half the size."""
-        wanted = _CACHE_STEP
-        while wanted < tokens:
-            wanted *= 2
+        wanted = cache_size(tokens)
         while self.cache.size != wanted:
             size = self.cache.size * 2 if self.cache.size < wanted else self.cache.size // 2
             self.cache = program.resize(self.decoder, self.cache, size)
+
+
+def cache_size(tokens: int) -> int:
+    """Token slots of a cache for rows of up to ``tokens`` tokens."""
+    size = _CACHE_STEP
+    while size < tokens:
+        size *= 2
+    return size
 
 
 def _prompt_size(group: list[Request]) -> int:

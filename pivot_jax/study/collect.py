@@ -13,10 +13,10 @@ from pivot_jax.eval.score import score_file
 from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import segmentation
 from pivot_jax.study.language import majority_answers
-from pivot_jax.study.settings import ARMS, Study
+from pivot_jax.study.settings import ARMS, POST_TRAINED, Study
 from pivot_jax.study.tasks import result
 
-COMPARISONS = (("dpo", "sft"), ("sft", "stage1"), ("dpo", "stage1"))
+COMPARISONS = (("dpo", "sft"), ("grpo", "sft"), ("grpo", "dpo"), *((arm, "stage1") for arm in POST_TRAINED))
 
 
 class Results:

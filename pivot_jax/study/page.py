@@ -33,7 +33,7 @@ from pivot_jax.report.content import (
 )
 from pivot_jax.study.collect import COMPARISONS, Results
 from pivot_jax.study.maps import MAPS
-from pivot_jax.study.settings import ARMS, RUN_OF_ARM, STAGES, Study
+from pivot_jax.study.settings import ARMS, POST_TRAINED, RUN_OF_ARM, STAGES, Study
 from pivot_jax.train.metrics import read as read_metrics
 
 SHOWN = 8  # example questions, and gradient maps
@@ -45,7 +45,7 @@ def write_report(study: Study, seconds: float) -> Path:
     results = Results(study)
     measured = {arm: _encoder(results, arm) for arm in ARMS}
     report = Report(
-        title="Does preference RL make a multimodal LLM see better than SFT? The study in miniature",
+        title="Does RL make a multimodal LLM see better than SFT? The study in miniature",
         subtitle="PIVOT-JAX demo: rendered scenes, a 32-pixel encoder, stages 0 to 3",
         facts=_facts(results, seconds),
         summary=_summary(results),
@@ -61,7 +61,10 @@ def write_report(study: Study, seconds: float) -> Path:
             "The images are rendered and tiny, the models have a few hundred thousand parameters, and the decoder is "
             "not pretrained. These results say nothing about the paper's models.",
             f"There are {len(study.settings.seeds)} training seeds, so intervals over seeds are rough.",
-            "SFT and DPO each use one learning rate; there was no equal search for the best one.",
+            "SFT, DPO and GRPO each use one learning rate; there was no equal search for the best one.",
+            "The arms start from the same checkpoints and read the same prompts, but not for the same time: see the "
+            "table of costs. SFT learns the chosen answers, DPO the pairs; GRPO samples answers and learns from "
+            "whether they are right.",
         ),
         provenance=_provenance(study),
     )
@@ -72,26 +75,36 @@ def write_report(study: Study, seconds: float) -> Path:
 def _facts(results: Results, seconds: float) -> tuple[Fact, ...]:
     gap = statistics.difference(results.answers("stage1b"), results.answers("stage1b_blank"))
     seen, unseen = (results.pairs("dpo", split)[0] for split in ("preference", "preference_test"))
-    third = statistics.difference(results.answers("stage3_dpo"), results.answers("stage3_sft"))
+    third = {
+        arm: statistics.difference(results.answers(f"stage3_{arm}"), results.answers("stage3_sft"))
+        for arm in ("dpo", "grpo")
+    }
     return (
         Fact("Stage 1b over its zero-image control", gap, "%", "accuracy on unseen questions", signed=True),
         Fact("DPO reward accuracy, training pairs", seen, "%"),
         Fact("DPO reward accuracy, unseen pairs", unseen, "%"),
-        Fact("DPO − SFT encoder in a new MLLM", third, "%", "stage 3 accuracy on unseen questions", signed=True),
+        *(
+            Fact(f"{arm.upper()} − SFT encoder in a new MLLM", gap, "%", "stage 3, unseen questions", signed=True)
+            for arm, gap in third.items()
+        ),
         Fact("Whole study", text.duration(seconds)),
     )
 
 
 def _summary(results: Results) -> str:
-    """DPO compared with SFT, as far as the intervals support a statement."""
+    """DPO and GRPO compared with SFT, as far as the intervals support a statement."""
+    return " ".join(_compared(results, arm) for arm in ("dpo", "grpo"))
+
+
+def _compared(results: Results, arm: str) -> str:
     lines = []
-    for what, gap in _gaps(results, "dpo", "sft").items():
+    for what, gap in _gaps(results, arm, "sft").items():
         word = "no clear difference"
         if gap.excludes_zero:
-            word = "DPO is ahead" if gap.value > 0 else "SFT is ahead"
+            word = f"{arm.upper()} is ahead" if gap.value > 0 else "SFT is ahead"
         low, high = (text.number(end, unit="%", signed=True) for end in (gap.low, gap.high))
         lines.append(f"{word} in “{what}” ({text.number(gap.value, unit='%', signed=True)} points, {low} to {high})")
-    return f"DPO's encoder compared with SFT's, from the same stage 1b per seed and the same pairs: {'; '.join(lines)}."
+    return f"{arm.upper()}'s encoder compared with SFT's, from the same stage 1b per seed: {'; '.join(lines)}."
 
 
 def _encoder(results: Results, arm: str) -> dict[str, Interval]:
@@ -153,7 +166,7 @@ def _learning(results: Results) -> Section:
 
 
 def _stage2(results: Results) -> Section:
-    """The arms on their pairs, and their answers."""
+    """The arms on the pairs, their answers, and how they were trained."""
     columns = (
         Column("accuracy, training pairs", "%"),
         Column("margin, training pairs", digits=2),
@@ -161,7 +174,7 @@ def _stage2(results: Results) -> Section:
         Column("margin, unseen pairs", digits=2),
     )
     rows = []
-    for arm in ("sft", "dpo"):
+    for arm in POST_TRAINED:
         values = [v for split in ("preference", "preference_test") for v in results.pairs(arm, split)]
         rows.append((ARMS[arm], tuple(values)))
     answered = {
@@ -173,15 +186,25 @@ def _stage2(results: Results) -> Section:
     }
     curves = {arm: _metrics(results, arm) for arm in ("sft", "dpo")}
     metrics = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "grad_norm")
+    sampled = (
+        "reward",
+        "frac_reward_zero_std",
+        "entropy",
+        "completions/mean_length",
+        "completions/clipped_ratio",
+        "grad_norm",
+    )
     return Section(
-        "Stage 2: SFT and DPO on the same pairs",
+        "Stage 2: SFT, DPO and GRPO on the same prompts",
         "The implicit reward of an answer is β times its log-ratio to stage 1b. A pair counts as correct if the chosen "
-        "answer has the larger reward. SFT's rewards are computed the same way, although SFT is never trained on a "
-        "rejected answer.",
+        "answer has the larger reward. The rewards of SFT and GRPO are computed the same way, although SFT is never "
+        "trained on a rejected answer, and GRPO on neither: it samples answers to the same prompts, with a reward of 1 "
+        "for a right one.",
         (
             Table("Implicit rewards", columns, tuple(rows), row_title="Arm"),
             tables.scores("The arms' own answers to the test questions", answered, row_title="Arm"),
-            Figure("Training", plots.training_curves(curves, metrics)),
+            Figure("SFT and DPO in training", plots.training_curves(curves, metrics)),
+            Figure("GRPO in training", plots.training_curves({"grpo": _metrics(results, "grpo")}, sampled)),
         ),
     )
 
@@ -303,14 +326,14 @@ def _metrics(results: Results, stage: str) -> list[list[dict]]:
 
 def _numbers(results: Results, measured: dict[str, dict[str, Interval]]) -> dict[str, object]:
     """All numbers that do not depend on time, for comparing two runs."""
-    runs = ["stage1b", "stage1b_blank", "sft", "dpo", *(f"stage3_{arm}" for arm in ARMS)]
+    runs = ["stage1b", "stage1b_blank", *POST_TRAINED, *(f"stage3_{arm}" for arm in ARMS)]
 
     def kept(name: str) -> list[dict]:
         return [{key: value for key, value in one.items() if key != "seconds"} for one in results.marker(name)]
 
     return {
         "answers": {run: kept(f"answers_{run}") for run in runs},
-        "pairs": {arm: kept(f"pairs_{arm}") for arm in ("sft", "dpo")},
+        "pairs": {arm: kept(f"pairs_{arm}") for arm in POST_TRAINED},
         "probes": {arm: kept(f"probe_{arm}") for arm in ARMS},
         "maps": kept("maps"),
         "encoders": {

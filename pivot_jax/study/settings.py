@@ -16,15 +16,15 @@ from pivot_jax.config.load import read_file
 from pivot_jax.data.scenes import World
 from pivot_jax.errors import UserError
 
-ARMS = {"stage1": "Stage 1 only", "sft": "+ SFT", "dpo": "+ DPO"}
-RUN_OF_ARM = {"stage1": "stage1b", "sft": "sft", "dpo": "dpo"}
+ARMS = {"stage1": "Stage 1 only", "sft": "+ SFT", "dpo": "+ DPO", "grpo": "+ GRPO"}
+POST_TRAINED = tuple(arm for arm in ARMS if arm != "stage1")
+RUN_OF_ARM = {"stage1": "stage1b"} | {arm: arm for arm in POST_TRAINED}
 # Stages of one seed in order: run's folder → config file and its further arguments.
 STAGES = {
     "stage0": "stage0.py",
     "stage1a": "stage1a.py",
     "stage1b": "stage1b.py",
-    "sft": "sft.py",
-    "dpo": "dpo.py",
+    **{arm: f"{arm}.py" for arm in POST_TRAINED},
     **{f"stage3_{arm}_projector": f"stage3_projector.py,{arm}" for arm in ARMS},
     **{f"stage3_{arm}": f"stage3.py,{arm}" for arm in ARMS},
 }

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pivot_jax import files
-from pivot_jax.study.settings import ARMS, RUN_OF_ARM, STAGES, Study
+from pivot_jax.study.settings import ARMS, POST_TRAINED, RUN_OF_ARM, STAGES, Study
 
 # Seconds of each task on one core of the machine that the demo was sized on. They only weight the progress bar.
 COSTS = {
-    "stage0": 90, "stage1a": 15, "stage1b": 200, "sft": 30, "dpo": 50, "stage3": 60, "projector": 12,
+    "stage0": 90, "stage1a": 15, "stage1b": 200, "sft": 30, "dpo": 50, "grpo": 120, "stage3": 60, "projector": 12,
     "answers": 8, "pairs": 10, "extract": 3, "probe": 20, "maps": 10,
 }  # fmt: skip
 
@@ -46,11 +46,12 @@ def build(study: Study, seed: int) -> list[Task]:
         return Task(name, name.replace("_", " "), COSTS["answers"], partial(measure.answers, study, seed, run, blank))
 
     tasks = [train("stage0", "stage0"), train("stage1a", "stage1a"), train("stage1b", "stage1b")]
-    tasks += [answers("stage1b"), answers("stage1b", blank=True), train("sft", "sft"), train("dpo", "dpo")]
-    tasks += [answers("sft"), answers("dpo")]
+    tasks += [answers("stage1b"), answers("stage1b", blank=True)]
+    tasks += [train(arm, arm) for arm in POST_TRAINED]
+    tasks += [answers(arm) for arm in POST_TRAINED]
     tasks += [
         Task(f"pairs_{arm}", f"rewards of {arm}", COSTS["pairs"], partial(measure.pairs, study, seed, arm))
-        for arm in ("sft", "dpo")
+        for arm in POST_TRAINED
     ]
     for arm in ARMS:
         run, pack = folder / RUN_OF_ARM[arm], folder / f"pack_{arm}"

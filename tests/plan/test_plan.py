@@ -76,8 +76,8 @@ def test_a_wrong_name_raises_an_error_that_lists_the_choices(name, message):
     ],
 )
 def test_messages_of_the_compiler_about_memory_are_parsed(message):
-    assert str(program._too_large(f"RESOURCE_EXHAUSTED: {message}")) == "needs 24.98 GiB of 15.75"
-    assert program._too_large("INTERNAL: something else") is None
+    assert str(program.too_large(f"RESOURCE_EXHAUSTED: {message}")) == "needs 24.98 GiB of 15.75"
+    assert program.too_large("INTERNAL: something else") is None
 
 
 def test_packed_rows_are_planned_as_sequences():
@@ -287,3 +287,51 @@ def test_a_step_larger_than_a_gpu_does_not_fit_although_it_compiles():
     found = first(config, topology.find("h100-1"), rows=1)
     assert found.compiled
     assert not found.fits
+
+
+def policy(**changes):
+    settings = {
+        "objective.name": "policy",
+        "rl.algorithm": "trl-grpo",
+        "rl.rewards": ({"name": "math"},),
+        "rl.responses": 8,
+        "rl.max_tokens": 1024,
+        "data.buckets": ((576 + 256 + 8 * 512, 8 * 512),),
+        "data.batch_size": 64,
+        "data.max_length": 8192,
+        **changes,
+    }
+    return configs.load("configs/pivot/stage2_sft.py", {"init": "{}", **settings})
+
+
+def test_memory_of_sampling_by_hand():
+    """Qwen2.5-1.5B in bfloat16: 28 layers, two key/value heads of 128; a cache for 576 + 256 + 1024 + 32 tokens."""
+    config = policy()
+    found = first(config, without_compiler("v5e-16"))
+    sampling = found.sampling
+    assert (sampling.slots, sampling.tokens) == (64, 2048)
+    assert sampling.cache == 2 * 28 * 2 * 128 * 2048 * (64 // 16) * 2  # keys and values; two bytes
+    without_reference = found.program.arguments - found.program.reference
+    assert sampling.state == pytest.approx(without_reference, rel=0.1) and found.program.reference == 0
+    assert first(policy(**{"rl.kl_coefficient": 0.01}), without_compiler("v5e-16")).program.reference > 0
+    text = page.text(found, without_compiler("v5e-16"))
+    assert "sampling, 64 responses at a time of up to 2048 tokens" in text
+
+
+def test_a_cache_that_does_not_fit_is_named():
+    config = policy(**{"rl.slots": 4096, "rl.max_tokens": 8192})
+    found = first(config, without_compiler("v5e-16"))
+    assert not found.samples and not found.fits
+    assert "set rl.slots or rl.max_tokens lower" in page.text(found, without_compiler("v5e-16"))
+
+
+@needs_libtpu
+@pytest.mark.heavy
+def test_the_samplers_block_compiles_for_a_tpu():
+    found = first(policy(), topology.find("v5e-16"))
+    assert found.sampling.temporaries > 0 and found.samples
+
+
+def test_servers_need_no_plan():
+    config = policy(**{"rl.engine": "vllm", "rl.vllm.urls": ("http://localhost:1",)})
+    assert first(config, without_compiler("v5e-16")).sampling is None

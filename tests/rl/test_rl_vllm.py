@@ -28,10 +28,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def config(shared_data):
+def config(shared_data, tmp_path_factory):
     """The trial's GRPO on geometry3k, in sizes that vLLM takes: heads of 32, a head of its own, short prompts."""
     vllm_servers.require()
     assert shared_data.is_dir()
+    letters = tmp_path_factory.mktemp("rewards") / "letters.py"
+    letters.write_text("def count(prompts, completions, **columns):\n    return [c.count('e') for c in completions]\n")
     return configs.load(
         f"{ROOT}/configs/trial/grpo.py",
         {
@@ -44,7 +46,8 @@ def config(shared_data):
             "rl.vllm.patience_s": 8.0,
             "rl.max_tokens": 16,
             "rl.importance": "token_truncate",  # compares the log-probs of server and trainer
-            "rl.rewards": ({"name": "language"}, {"name": "length", "weight": 0.1}),
+            "rl.rewards": ({"name": f"{letters}:count"},),
+            "optimizer.rules": ((".*", 1e-2),),
             "train.steps": 3,
         },
     )

@@ -70,6 +70,7 @@ class VLMBatch:
     masked_logps: Any = None  # under the policy at the start of the update, with masked images
     importance: Any = None  # weight that corrects for the difference between old_logps and sampling_logps
     patch_positions: Any = None  # int32 [b, k*m, p, 2]; (row, column) of each patch, -1 at padding; or None
+    features: Any = None  # [b, k*m*p, d_vision] of a frozen encoder, in place of encoding the images; or None
     # Of images split into tiles (then m counts tiles): the features that each image token is a weighted sum of, in
     # place of ``image_slots``; -1 is the newline vector. int32 and float32 [b, n, 4], or None.
     tile_taps: Any = None
@@ -97,6 +98,7 @@ class PromptBatch:
     segments: Any  # int32 [b, n]; 1 at prompt tokens, 0 at padding
     row_index: Any  # int32 [b]
     patch_positions: Any = None  # int32 [b, m, p, 2], or None
+    features: Any = None  # [b, m*p, d_vision], or None; see VLMBatch
     tile_taps: Any = None  # int32 [b, n, 4], or None; see VLMBatch
     tile_weights: Any = None  # float32 [b, n, 4], or None
 
