@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from pivot_jax import hub, rules
 from pivot_jax.errors import UserError
+from pivot_jax.plan import program, topology
 from pivot_jax.rl.run import run
 from pivot_jax.train import checkpoint, contents, extract, hub_export
 from pivot_jax.train import run as training
@@ -200,6 +201,19 @@ def test_bad_configs_are_one_clear_line(ppo_config, make_config, tmp_path, chang
         run(ppo_config(**changes), tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run" / "completions").exists()
+
+
+def test_the_update_is_planned_with_its_head(ppo_config):
+    """Parameters and moments of 33 more numbers, and a batch with values and returns; it compiles."""
+    here = topology.Topology("cpu", topology.CHIPS["h200"], 1, 1, jax.devices()[:1])
+    planned = [program.prepare(ppo_config(rl__advantage=name), here) for name in ("gae", "rloo")]
+    state, batch, _ = program.step_arguments(planned[0], (128, 64), 4)
+    assert state.trained["value"]["kernel"].shape == (32, 1)
+    assert batch.returns.shape == batch.old_values.shape == (4, 64)
+    held = [program.held(program.step_arguments(one, (128, 64), 4)) for one in planned]
+    assert held[0]["parameters"] - held[1]["parameters"] == 4 * 33
+    assert held[0]["optimizer"] - held[1]["optimizer"] == 2 * 4 * 33
+    assert program.compile_step(planned[0], here, (128, 64), 4).flops > 0
 
 
 def test_without_gae_no_run_has_a_head_and_its_rule_matches_nothing(rl_config, tmp_path):
