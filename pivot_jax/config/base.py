@@ -245,8 +245,8 @@ def _optimizer() -> dict[str, Any]:
 def _lora() -> dict[str, Any]:
     return {
         # With a rank above 0 only low-rank adapters of linear layers are trained (and what the targets call "full");
-        # all other parameters are frozen. An adapter takes the learning rate that optimizer.rules give to its kernel; a
-        # kernel that they freeze gets none.
+        # all other parameters are frozen, but for PPO's value head. An adapter takes the learning rate that
+        # optimizer.rules give to its kernel; a kernel that they freeze gets none.
         "rank": 0,  # 0: no LoRA
         "alpha": 16.0,  # an adapter's product is scaled by alpha / rank
         "rslora": False,  # scale by alpha / sqrt(rank) instead

@@ -75,7 +75,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"seed", lambda x: 0 <= x < 1 << 32, "at least 0 and below 2^32"),
     (r"eval\.max_new_tokens", lambda x: x <= 1 << 16, "at most 65536"),
     (r"rl\.(std_eps|clip_low|clip_high|clip_cap|kl_coefficient|importance_(low|high)|filter_(low|high)|"
-     r"off_policy_threshold|perception_coefficient|noise_rate)",
+     r"value_(coefficient|clip)|off_policy_threshold|perception_coefficient|noise_rate)",
      lambda x: x == -1 or x >= 0, "at least 0, or -1 for the preset's"),
     (r"rl\.(gamma|gae_lambda|masked_share|noise_share|noise_middle)",
      lambda x: x == -1 or 0 <= x <= 1, "between 0 and 1, or -1 for the preset's"),

@@ -46,16 +46,22 @@ def section() -> dict[str, Any]:
 def _algorithm() -> dict[str, Any]:
     return {
         # A preset of objectives.presets.PRESETS: maye | reinforce++ | reinforce++-baseline | rloo | trl-grpo |
-        # verl-grpo | dr-grpo | dapo | gspo | gspo-token | cispo-trl | cispo-verl | sapo | gmpo | opo | vespo.
+        # verl-grpo | dr-grpo | dapo | gspo | gspo-token | cispo-trl | cispo-verl | sapo | gmpo | opo | vespo |
+        # ppo.
         "algorithm": "",
         # The parts in place of the preset's; "", -1 and () are the preset's value. objectives.algorithm.Algorithm has
         # the defaults that presets differ from.
-        # grpo | dr_grpo | batch_std | rloo | reinforce++ | reinforce++-baseline | opo | gpg | gdpo | pass_at_k
+        # grpo | dr_grpo | batch_std | rloo | reinforce++ | reinforce++-baseline | opo | gpg | gdpo | pass_at_k | gae.
+        # gae adds a value head to the model, at the paths value/kernel and value/bias. It starts at zero, or from the
+        # head of init's source where that has one; optimizer.rules say how fast it learns, with LoRA too.
         "advantage": "",
         "std_eps": -1.0,  # added to the standard deviation that rewards are divided by
         "singleton": "",  # advantage of the only scored response of a group: zero | raw (its reward, as in verl)
         "gamma": -1.0,  # discount of later tokens' rewards, reinforce++ and gae
-        "gae_lambda": -1.0,
+        "gae_lambda": -1.0,  # gae: 1 is the return-to-go less the value, 0 the error of one step
+        "value_coefficient": -1.0,  # gae: weight of the value loss in the loss
+        # gae: a value's loss stops falling when it moved by more than this in an update; 0: it may move freely.
+        "value_clip": -1.0,
         "whitened_mean": "",  # removed | kept (added back after whitening: MAYE)
         # Whitening takes its statistics over each of so many equal parts of a rollout batch (MAYE: its 7 ranks).
         "statistics_parts": -1,

@@ -28,11 +28,32 @@ def score(
       distribution: temperature and banned tokens, for responses that were sampled so.
       entropy_gradient: the entropies carry gradients too.
     """
+    states = target_states(model, params, batch, image_features)
+    return score_states(params, states, batch, distribution, entropy_gradient=entropy_gradient)
+
+
+def target_states(model: LanguageModel, params: dict[str, Any], batch: Any, image_features: Any = None) -> Any:
+    """The decoder's closing-norm states that predict ``batch.targets``, [b, t, d]. Arguments as of :func:`score`."""
     hidden: Any = model.apply({"params": params}, batch, image_features, method="hidden")
-    picked = jnp.take_along_axis(hidden, batch.sources[:, :, None], axis=1)
+    return jnp.take_along_axis(hidden, batch.sources[:, :, None], axis=1)
+
+
+def score_states(
+    params: dict[str, Any],
+    states: Any,
+    batch: Any,
+    distribution: Distribution = PLAIN,
+    *,
+    entropy_gradient: bool = False,
+) -> TokenStats:
+    """:func:`score` from states that are computed already, where something else reads them too (a value head).
+
+    Args:
+      states: [b, t, d], of :func:`target_states`.
+    """
     shape = batch.targets.shape
     stats = token_logprobs(
-        picked.reshape(-1, picked.shape[-1]),
+        states.reshape(-1, states.shape[-1]),
         head_matrix(params),
         batch.targets.reshape(-1),
         distribution=distribution,

@@ -279,16 +279,43 @@ def gae(scores: Scores, algorithm: Algorithm) -> Array:
     return whiten(generalised(scores, algorithm)[0], scores.mask, algorithm)
 
 
+def value_targets(scores: Scores, algorithm: Algorithm) -> Array:
+    """The returns A + V that the value head learns, before A is whitened: float32 [N, t].
+
+    NaN where there is none: after a response's end, and where it has no reward.
+    """
+    return np.where(scores.mask, generalised(scores, algorithm)[1], np.nan).astype(np.float32)
+
+
+def value_metrics(scores: Scores, returns: Array) -> dict[str, float]:
+    """How well the values before the update predict ``returns``, [N, t], those of :func:`value_targets`.
+
+    ``value/explained_variance`` is 1 - Var(R - V) / (Var(R) + 1e-5) over all tokens, as verl's
+    ``critic/vf_explained_var``: 1 for a perfect prediction, 0 for a constant, below 0 for a worse one.
+    """
+    known = np.isfinite(returns)
+    if not known.any():
+        return {}
+    found = returns[known].astype(np.float64)
+    left = found - need(scores.values, "values")[known]
+    return {
+        "value/explained_variance": float(1 - left.var() / (found.var() + 1e-5)),
+        "value/returns_mean": float(found.mean()),
+    }
+
+
 @dataclass(frozen=True)
 class Advantage:
     """An estimator, and whether it compares the responses to one prompt (then a prompt needs two or more).
 
-    ``needs`` is what it reads that the training loop does not provide; "": nothing.
+    ``needs`` is what it reads that the training loop does not provide; "": nothing. ``values``: it reads those of a
+    value head, which the model then has.
     """
 
     function: Callable[[Scores, Algorithm], Any]
     grouped: bool = True
     needs: str = ""
+    values: bool = False
 
 
 ADVANTAGES: dict[str, Advantage] = {
@@ -303,5 +330,5 @@ ADVANTAGES: dict[str, Advantage] = {
     "remax": Advantage(remax, grouped=False, needs="the reward of a greedy response"),
     "gdpo": Advantage(gdpo),
     "pass_at_k": Advantage(pass_at_k),
-    "gae": Advantage(gae, grouped=False, needs="the values of a value head"),
+    "gae": Advantage(gae, grouped=False, values=True),
 }

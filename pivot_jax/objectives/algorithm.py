@@ -20,6 +20,9 @@ class Algorithm:
     gae_lambda: float = 0.95
     whitened_mean: str = "removed"  # removed | kept (added back after whitening: MAYE)
     statistics_parts: int = 1  # whitening statistics of each of so many equal parts of the batch (MAYE: its ranks)
+    # PPO's value head, with the advantage "gae"
+    value_coefficient: float = 0.1  # of the value loss in the loss
+    value_clip: float = 0.5  # largest change of a value in an update that lowers its loss; 0: any
     # Losses: RATIOS, CLIPS, AGGREGATIONS of objectives.policy_losses
     ratio: str = "token"
     clip: str = "ppo"

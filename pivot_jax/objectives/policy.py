@@ -10,13 +10,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from pivot_jax.kernels.token_logprobs import Distribution
-from pivot_jax.models.logprobs import score
+from pivot_jax.models import value_head
+from pivot_jax.models.logprobs import score_states, target_states
 from pivot_jax.models.mllm import MLLM
+from pivot_jax.objectives.advantages import ADVANTAGES
 from pivot_jax.objectives.algorithm import Algorithm
 from pivot_jax.objectives.base import Objective, Term, weighted
 from pivot_jax.objectives.divergences import CLAMP, token_kl
 from pivot_jax.objectives.perception import divergence, needs_masked_view
-from pivot_jax.objectives.policy_losses import AGGREGATIONS, CLIPS, RATIOS, off_policy_mask
+from pivot_jax.objectives.policy_losses import AGGREGATIONS, CLIPS, RATIOS, off_policy_mask, value_loss
 from pivot_jax.objectives.presets import algorithm_of
 from pivot_jax.objectives.responses import Responses, ResponseStats, response_stats
 
@@ -30,7 +32,7 @@ def build_policy(mllm: MLLM, section: Any, banned_ids: tuple[int, ...] = ()) -> 
     """Objective of ``config.rl``; metrics as TRL's GRPOTrainer names them.
 
     A batch stores ``advantages``, and where the algorithm reads them ``old_logps`` (else it is on policy),
-    ``ref_logps``, ``importance``, ``sampling_logps`` and ``masked_logps``.
+    ``ref_logps``, ``importance``, ``sampling_logps``, ``masked_logps``, ``old_values`` and ``returns``.
 
     Args:
       banned_ids: tokens that are never sampled; the policy gives them probability 0 too.
@@ -46,10 +48,11 @@ def build_policy(mllm: MLLM, section: Any, banned_ids: tuple[int, ...] = ()) -> 
         return policy_totals(algorithm, Responses(batch, n), limit)
 
     def loss(params, batch, totals, memory, reference):
-        scores = score(
-            mllm, params, batch, distribution=distribution, entropy_gradient=bool(algorithm.entropy_coefficient)
-        )
-        return policy_loss(algorithm, response_stats(batch, n, scores.logps, scores.entropy), limit, totals)
+        states = target_states(mllm, params, batch)
+        entropy_gradient = bool(algorithm.entropy_coefficient)
+        scores = score_states(params, states, batch, distribution, entropy_gradient=entropy_gradient)
+        values = value_head.values(params, states) if ADVANTAGES[algorithm.advantage].values else None
+        return policy_loss(algorithm, response_stats(batch, n, scores.logps, scores.entropy, values), limit, totals)
 
     needs_reference = algorithm.kl_coefficient > 0
     return Objective("policy", totals, loss, reference="stored" if needs_reference else None)
@@ -59,13 +62,13 @@ def stored_values(section: Any) -> tuple[str, ...]:
     """Fields of a batch that the update of ``config.rl`` stores for each target, or needs on the way to one of them.
 
     Log-probs of the policy are computed again where something reads them: several optimizer steps on one rollout, a
-    correction of the sampler's, a KL reward, or weights of tokens. Otherwise the step takes its own, and every ratio is
-    exactly 1.
+    correction of the sampler's, a KL reward, or weights of tokens; and where the pass is made anyway, for the values of
+    a value head. Otherwise the step takes its own, and every ratio is exactly 1.
     """
     algorithm = algorithm_of(section)
     corrects = algorithm.importance != "none"
-    masked = needs_masked_view(algorithm)
-    again = section.epochs * section.minibatches > 1 or corrects or algorithm.token_weights != "none"
+    masked, valued = needs_masked_view(algorithm), ADVANTAGES[algorithm.advantage].values
+    again = valued or section.epochs * section.minibatches > 1 or corrects or algorithm.token_weights != "none"
     again |= algorithm.kl_in == "reward" and algorithm.kl_coefficient > 0
     reads = {
         "advantages": True,
@@ -74,16 +77,21 @@ def stored_values(section: Any) -> tuple[str, ...]:
         "ref_logps": algorithm.kl_coefficient > 0,
         "masked_logps": masked,
         "importance": corrects,
+        "old_values": valued,
+        "returns": valued,
     }
     return tuple(name for name, is_read in reads.items() if is_read)
 
 
 def policy_totals(algorithm: Algorithm, responses: Responses, max_tokens: int) -> dict[str, Any]:
-    """Denominators of the whole batch: of the policy loss and of means over tokens."""
-    return {
+    """Denominators of the whole batch: of the policy loss, of means over tokens, and of the value loss."""
+    totals = {
         "policy": AGGREGATIONS[algorithm.aggregation](responses, max_tokens)[1],
         "tokens": jnp.sum(responses.mask),
     }
+    if ADVANTAGES[algorithm.advantage].values:
+        totals["values"] = jnp.sum(_need(responses.valued, "returns"))
+    return totals
 
 
 def policy_loss(
@@ -91,8 +99,8 @@ def policy_loss(
 ) -> tuple[Any, dict[str, Term]]:
     """A micro-batch's share of the loss, and its metrics.
 
-    loss = Σ w (clipped loss * OPSM mask * importance + β KL - γ KL_masked) / W - c Σ H / tokens; (w, W) are the
-    aggregation's.
+    loss = Σ w (clipped loss * OPSM mask * importance + β KL - γ KL_masked) / W - c Σ H / tokens + c_v Σ L_v / tokens;
+    (w, W) are the aggregation's, L_v is the value loss of the tokens with a return (PPO).
 
     Raises:
       ValueError: the batch lacks an array that the algorithm reads.
@@ -122,8 +130,26 @@ def policy_loss(
     if algorithm.entropy_coefficient:
         bonus = jnp.sum(stats.entropy * stats.mask) / jnp.maximum(totals["tokens"], 1.0)
         share -= algorithm.entropy_coefficient * bonus
+    if ADVANTAGES[algorithm.advantage].values:
+        losses, found = _value_losses(algorithm, stats)
+        share += algorithm.value_coefficient * jnp.sum(losses) / jnp.maximum(totals["values"], 1.0)
+        metrics |= found
     metrics["policy_loss"] = Term(total, weight)
     return share, metrics | _metrics(algorithm, stats, clipped)
+
+
+def _value_losses(algorithm: Algorithm, stats: ResponseStats) -> tuple[Any, dict[str, Term]]:
+    """Value loss of each token, 0 where it has no return, [b, t]; and its metrics.
+
+    ``value/clip_ratio`` is the share of tokens whose clipped value has the larger loss (verl's ``vf_clipfrac``).
+    """
+    values, old, returns = (_need(getattr(stats, name), name) for name in ("values", "old_values", "returns"))
+    losses, free = (value_loss(values, old, returns, clip) for clip in (algorithm.value_clip, 0.0))
+    return losses * stats.valued, {
+        "value/loss": weighted(losses, stats.valued),
+        "value/clip_ratio": weighted((losses > free).astype(jnp.float32), stats.valued),
+        "value/mean": weighted(values, stats.valued),
+    }
 
 
 def _metrics(algorithm: Algorithm, stats: ResponseStats, clipped: dict[str, Any]) -> dict[str, Term]:

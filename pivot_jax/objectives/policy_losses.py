@@ -234,6 +234,9 @@ def value_loss(values: Any, old_values: Any, returns: Any, clip: float) -> Any:
 
     Args:
       values, old_values, returns: float32 [...], of the value head now, at the start of the update, and the targets.
+      clip: c; 0: ½ (V - R)².
     """
+    if not clip:
+        return 0.5 * (values - returns) ** 2
     clipped = old_values + jnp.clip(values - old_values, -clip, clip)
     return 0.5 * jnp.maximum((values - returns) ** 2, (clipped - returns) ** 2)

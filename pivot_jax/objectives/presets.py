@@ -60,6 +60,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sapo": {"clip": "sapo", "aggregation": "sequence_mean"},
     "gmpo": {"clip": "gmpo", "clip_low": 0.4, "clip_high": 0.4, "aggregation": "sequence_mean"},
     "opo": {"advantage": "opo"},
+    # PPO with a value head on the policy's own trunk: token ratio, clip 0.2, GAE with γ 1 and λ 0.95, no KL. verl's
+    # clip of the values, and the weight of the value loss that TRL's PPOTrainer had.
+    "ppo": {"advantage": "gae", "gae_lambda": 0.95, "value_coefficient": 0.1, "value_clip": 0.5},
     "vespo": {**_TRL, "clip": "vespo"},
 }
 _NAMES: dict[str, Any] = {
@@ -115,13 +118,14 @@ def _readers(algorithm: Algorithm) -> dict[str, tuple[bool, str]]:
     corrected = (algorithm.importance != "none", f"rl.importance={algorithm.importance!r}")
     filtered = (algorithm.filter == "mean_inside", f"rl.filter={algorithm.filter!r}")
     whitened = (algorithm.advantage in ("reinforce++", "reinforce++-baseline", "gae"), advantage)
+    valued = ADVANTAGES[algorithm.advantage].values
     diverges = (algorithm.kl_coefficient > 0, f"rl.kl_coefficient={algorithm.kl_coefficient!r}")
     of_clip = ("ratio", "clip_low", "clip_high", "clip_cap", "sapo_temperatures", "vespo_shape")
     return {
         **{name: (name in reads, clip) for name in of_clip},
         "std_eps": (algorithm.advantage in ("grpo", "batch_std", "gdpo", "pass_at_k"), advantage),
         "gamma": (algorithm.advantage in ("reinforce++", "gae"), advantage),
-        "gae_lambda": (algorithm.advantage == "gae", advantage),
+        **{name: (valued, advantage) for name in ("gae_lambda", "value_coefficient", "value_clip")},
         "whitened_mean": whitened,
         "statistics_parts": whitened,
         "kl": diverges,

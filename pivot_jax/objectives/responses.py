@@ -31,6 +31,12 @@ class Responses:
         return self.batch.weights * (self.batch.target_branches > 0)
 
     @cached_property
+    def valued(self) -> Any:
+        """1 at each token of a response that has a return, float32 [b, t]; None in a batch without returns."""
+        returns = self.batch.returns
+        return None if returns is None else self.mask * jnp.isfinite(returns)
+
+    @cached_property
     def owners(self) -> Any:
         """1 where a token belongs to a response: float32 [b, t, k, n]."""
         return answer_weights(self.batch, self.n) * (self.mask > 0)[:, :, None, None]
@@ -67,7 +73,7 @@ class Responses:
 class ResponseStats(Responses):
     """Log-probs of a batch of responses under the policy, and what the batch stores of them; [b, t], 0 at padding.
 
-    Under accumulation the batch is a micro-batch. Only ``logps`` and ``entropy`` carry gradients.
+    Under accumulation the batch is a micro-batch. Only ``logps``, ``entropy`` and ``values`` carry gradients.
     """
 
     logps: Any = None  # log π(token | what precedes it)
@@ -78,6 +84,9 @@ class ResponseStats(Responses):
     importance: Any = None  # weight against the sampler's distribution, or None
     sampling_logps: Any = None  # under the sampler's distribution, or None
     masked_logps: Any = None  # under the policy at the start of the update with masked images, or None
+    values: Any = None  # of the value head, or None
+    old_values: Any = None  # at the start of the update, or None
+    returns: Any = None  # that the values are trained to predict, or None; 0 where there is none
 
     @property
     def deltas(self) -> Any:
@@ -85,8 +94,10 @@ class ResponseStats(Responses):
         return self.logps - self.old_logps
 
 
-def response_stats(batch: VLMBatch, n: int, logps: Any, entropy: Any) -> ResponseStats:
+def response_stats(batch: VLMBatch, n: int, logps: Any, entropy: Any, values: Any = None) -> ResponseStats:
     """Statistics of a batch with ``advantages``, where ``logps`` and ``entropy``, [b, t], are the policy's.
+
+    ``values`` [b, t] are those of its value head, where it has one.
 
     Without ``batch.old_logps`` the batch is on policy: log π_old is log π without its gradient, and every ratio is
     exactly 1.
@@ -96,7 +107,8 @@ def response_stats(batch: VLMBatch, n: int, logps: Any, entropy: Any) -> Respons
     """
     if batch.advantages is None:
         raise ValueError("batch.advantages: None; a policy objective needs the advantage of each target")
-    scored = Responses(batch, n).mask > 0
+    responses = Responses(batch, n)
+    scored, valued = responses.mask > 0, responses.valued
 
     def masked(values: Any) -> Any:
         return None if values is None else jnp.where(scored, values, 0.0)
@@ -114,4 +126,7 @@ def response_stats(batch: VLMBatch, n: int, logps: Any, entropy: Any) -> Respons
         importance=masked(batch.importance),
         sampling_logps=masked(batch.sampling_logps),
         masked_logps=masked(batch.masked_logps),
+        values=masked(values),
+        old_values=masked(batch.old_values),
+        returns=None if valued is None else jnp.where(valued > 0, batch.returns, 0.0),
     )

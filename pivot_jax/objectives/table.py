@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pivot_jax.errors import UserError, suggest
+from pivot_jax.objectives.advantages import ADVANTAGES
 from pivot_jax.objectives.base import BatchKind, Objective
 from pivot_jax.objectives.contrastive import build_contrastive
 from pivot_jax.objectives.policy import build_policy
 from pivot_jax.objectives.preference import build_preference
 from pivot_jax.objectives.preference_losses import PRESETS
 from pivot_jax.objectives.presets import PRESETS as ALGORITHMS
+from pivot_jax.objectives.presets import algorithm_of
 from pivot_jax.objectives.sft import build_sft
 
 
@@ -39,6 +41,18 @@ def batch_kind(config: Any) -> BatchKind:
       UserError: unknown name.
     """
     return _entry(config.objective.name).kind
+
+
+def has_value_head(config: Any) -> bool:
+    """Whether the model that ``config`` trains has a value head (``models.value_head``).
+
+    Raises:
+      UserError: no such objective or algorithm.
+    """
+    if batch_kind(config) != "policy":
+        return False
+    _check_algorithm(config.objective.name, config.rl.algorithm)
+    return ADVANTAGES[algorithm_of(config.rl).advantage].values
 
 
 def build_objective(module: Any, config: Any, banned_ids: tuple[int, ...] = ()) -> Objective:

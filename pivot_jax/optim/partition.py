@@ -13,6 +13,7 @@ from typing import Any
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora
+from pivot_jax.models.value_head import is_value_head
 
 FROZEN = "frozen"
 # What no stage of an MLLM computes: the encoder's pooling head, and the last block and closing norm of SigLIP and CLIP.
@@ -49,8 +50,8 @@ def _values(key: str, rule_list: rules.Rules, paths: Iterable[str]) -> dict[str,
 def lora_ranks(section: Any, params: Any, rates: dict[str, float | str]) -> tuple[lora.Ranks, dict[str, float | str]]:
     """Kernel → rank of its adapter under ``config.lora``, and the learning rates with the adapters.
 
-    Every parameter that the targets do not call "full" is then frozen. An adapter has its kernel's rate; its scale is a
-    constant.
+    Every parameter that the targets do not call "full" is then frozen, but for a value head, which keeps its rates and
+    takes no adapter. An adapter has its kernel's rate; its scale is a constant.
 
     Raises:
       UserError: a rank for a parameter that is not a linear layer's kernel, a rule without a path, or nothing to train.
@@ -60,6 +61,9 @@ def lora_ranks(section: Any, params: Any, rates: dict[str, float | str]) -> tupl
     ranks: lora.Ranks = {}
     changed: dict[str, float | str] = {}
     for path, target in targets.items():
+        if is_value_head(path):
+            changed[path] = rates[path]
+            continue
         changed[path] = rates[path] if target == FULL else FROZEN
         if target in (NONE, FULL) or rates[path] == FROZEN:
             continue
@@ -71,7 +75,7 @@ def lora_ranks(section: Any, params: Any, rates: dict[str, float | str]) -> tupl
         ranks[path] = section["rank"] if target == LORA else target
         changed |= {lora.beside(path, leaf): rates[path] for leaf in (lora.A, lora.B)}
         changed[lora.beside(path, lora.SCALE)] = FROZEN
-    if all(rate == FROZEN for rate in changed.values()):
+    if all(rate == FROZEN for path, rate in changed.items() if not is_value_head(path)):
         raise UserError("lora.targets: nothing is left to train; target a kernel that optimizer.rules do not freeze")
     return ranks, changed
 

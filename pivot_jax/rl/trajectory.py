@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,10 +14,10 @@ from jax.experimental import multihost_utils
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
 from pivot_jax.data.processing.images import load
-from pivot_jax.models.logprobs import score
+from pivot_jax.models import value_head
+from pivot_jax.models.logprobs import score_states, target_states
 from pivot_jax.objectives import advantages as estimators
 from pivot_jax.objectives import perception
-from pivot_jax.objectives.advantages import advantages
 from pivot_jax.objectives.filters import reward_metrics
 from pivot_jax.objectives.importance import correction
 from pivot_jax.objectives.policy import stored_values
@@ -55,17 +55,7 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
     """
     algorithm, n = parts.algorithm, parts.setup.config.rl.responses
     responses = [one for group in groups for one in group.responses]
-    values: dict[str, list[np.ndarray]] = {}
-    names = stored_values(parts.setup.config.rl)
-    weighs = algorithm.token_weights != "none"
-    entropies: list[np.ndarray] = []
-    if "old_logps" in names:
-        values["old_logps"], entropies = teacher_forced(parts, params, groups)
-    if "ref_logps" in names:
-        values["ref_logps"], _ = teacher_forced(parts, reference, groups)
-    if "masked_logps" in names:
-        values["masked_logps"], _ = teacher_forced(parts, params, _masked(parts, groups, version))
-
+    values, entropies = _passes(parts, params, version, reference, groups)
     lengths = _all_processes(np.asarray([len(one.tokens) for one in responses], np.int64), parts, n, 0)
     longest = int(lengths.max(initial=1))
     gather = partial(_table, parts, n, longest)
@@ -76,13 +66,15 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
         _all_processes(np.concatenate([np.zeros(0), *(group.rewards[label] for group in groups)]), parts, n, np.nan)
         for label in labels
     ]
+    tables = {name: gather(own) for name, own in values.items()}
     scores = estimators.Scores(
         rewards=total,
         groups=np.repeat(np.arange(len(total) // n), n),
         lengths=np.maximum(lengths, 1),
         parts=(np.stack(columns, axis=1), parts.rewards.weights) if labels else None,
-        old_logps=gather(values["old_logps"]) if "old_logps" in values else None,
-        ref_logps=gather(values["ref_logps"]) if "ref_logps" in names else None,
+        old_logps=tables.get("old_logps"),
+        ref_logps=tables.get("ref_logps"),
+        values=tables.get("old_values"),
     )
     metrics = reward_metrics(scores)
     for label, column in zip(labels, columns, strict=True):
@@ -90,15 +82,19 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
         metrics[f"rewards/{label}/mean"] = float(known.mean()) if known.size else float("nan")
         metrics[f"rewards/{label}/std"] = float(known.std(ddof=1)) if known.size > 1 else 0.0
     own = slice(parts.first_prompt * n, None)
-    found = advantages(algorithm, scores)[own]
-    if weighs:
+    found = estimators.advantages(algorithm, scores)[own]
+    if algorithm.token_weights != "none":
         function = perception.TOKEN_WEIGHTS[algorithm.token_weights]
-        weights = function(gather(values["old_logps"]), gather(values["masked_logps"]), gather(entropies), mask)
+        weights = function(tables["old_logps"], tables["masked_logps"], gather(entropies), mask)
         found = (found * weights[own]).astype(np.float32)
     values["advantages"] = [found[i, : len(one.tokens)] for i, one in enumerate(responses)]
+    if "old_values" in values:
+        returns = estimators.value_targets(scores, algorithm)
+        values["returns"] = [returns[own][i, : len(one.tokens)] for i, one in enumerate(responses)]
+        metrics |= estimators.value_metrics(scores, returns)
     if "old_logps" in values:
         sampling = [one.sampling_logps for one in responses]
-        fix = correction(algorithm, gather(values["old_logps"]), gather(sampling), mask)
+        fix = correction(algorithm, tables["old_logps"], gather(sampling), mask)
         metrics |= fix.metrics
         values["sampling_logps"] = sampling
         if fix.weights is not None:
@@ -108,27 +104,56 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
     return Trajectory(groups, values, metrics)
 
 
-def teacher_forced(parts: Parts, params: Any, groups: Sequence[Group]) -> tuple[list[Any], list[Any]]:
-    """Log-prob, and entropy of the distribution, at every token of each response: float32 [t] each.
+def _passes(
+    parts: Parts, params: Any, version: int, reference: Any, groups: Sequence[Group]
+) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
+    """What ``policy.stored_values`` names of the model's own: of each response float32 [t] by name, and entropies.
 
-    In the shapes of the policy update. One pass over the rows under ``params``.
+    The policy's log-probs, entropies and values come from one pass; the reference, and masked images, cost one each.
+    """
+    names = stored_values(parts.setup.config.rl)
+    values: dict[str, list[np.ndarray]] = {}
+    entropies: list[np.ndarray] = []
+    if "old_logps" in names:
+        forced = teacher_forced(parts, params, groups, valued="old_values" in names)
+        values["old_logps"], entropies = forced.logps, forced.entropies
+        if "old_values" in names:
+            values["old_values"] = forced.values
+    if "ref_logps" in names:
+        values["ref_logps"] = teacher_forced(parts, reference, groups).logps
+    if "masked_logps" in names:
+        values["masked_logps"] = teacher_forced(parts, params, _masked(parts, groups, version)).logps
+    return values, entropies
+
+
+class TeacherForced(NamedTuple):
+    """At every token of each response, float32 [t] each. Without a value head ``values`` has none."""
+
+    logps: list[np.ndarray]  # its log-prob
+    entropies: list[np.ndarray]  # of the distribution that it comes from
+    values: list[np.ndarray]  # of the state that predicts it
+
+
+def teacher_forced(parts: Parts, params: Any, groups: Sequence[Group], *, valued: bool = False) -> TeacherForced:
+    """Log-probs, entropies and, where ``valued``, the value head's values of the responses under ``params``.
+
+    In the shapes of the policy update. One pass over the rows.
     """
     module, distribution = parts.setup.model.module, parts.distribution
     rows = response_rows(parts, groups)
     size = common_bucket(rows)
-    logps: list[np.ndarray] = []
-    entropies: list[np.ndarray] = []
+    found = TeacherForced([], [], [])
     per_update = len_of_update(parts)
     for start in range(0, parts.prompts * rows_per_group(parts), per_update):
         chunk: list[EncodedRow | None] = list(rows[start : start + per_update])
         chunk += [None] * (per_update - len(chunk))
         batch = batch_of(parts, chunk, size, {})
-        out = _score(module, distribution, params, place_batch(batch, parts.setup.mesh))
-        for into, values in zip((logps, entropies), out, strict=True):
+        out = _score(module, distribution, valued, params, place_batch(batch, parts.setup.mesh))
+        for into, values in zip(found, out, strict=False):  # without values ``out`` has two
             for row, own in zip(chunk, _own_rows(values, per_update), strict=True):
                 if row is not None:
                     into += np.split(own[: len(row.targets)], _ends(row))
-    return logps, entropies
+    return found
 
 
 def _masked(parts: Parts, groups: Sequence[Group], version: int) -> list[Group]:
@@ -188,10 +213,11 @@ def batch_of(
     return parts.features.attach(batch, rows) if parts.features else batch
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _score(module: Any, distribution: Any, params: Any, batch: Any) -> Any:
-    found = score(module, params, batch, distribution=distribution)
-    return found.logps, found.entropy
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _score(module: Any, distribution: Any, valued: bool, params: Any, batch: Any) -> Any:
+    states = target_states(module, params, batch)
+    found = score_states(params, states, batch, distribution)
+    return found.logps, found.entropy, *((value_head.values(params, states),) if valued else ())
 
 
 def _own_rows(out: Any, count: int) -> np.ndarray:

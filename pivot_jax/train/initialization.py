@@ -13,6 +13,7 @@ import numpy as np
 from pivot_jax import rules
 from pivot_jax.errors import UserError
 from pivot_jax.hub import HubModel, adapter
+from pivot_jax.models.value_head import is_value_head
 from pivot_jax.train.source import WeightSource
 
 OPTIONAL = ("vision/final/", "second/final/")  # an MLLM does not use these layers, so a source may lack them
@@ -61,7 +62,7 @@ def initial_params(init: Mapping[str, str], create: Callable[[Any], Any], key: A
     params: dict[str, Any] = {}
     for prefix, origins in check(init, like).items():
         params |= _from_source(prefix, WeightSource.parse(init[prefix]), origins, devices)
-    random = {path for path in like if longest(init, path) is None}
+    random = {path for path in like if longest(init, path) is None or (is_value_head(path) and path not in params)}
     if random:
         made = jax.jit(
             lambda key: {path: leaf for path, leaf in rules.flatten(create(key)).items() if path in random},
@@ -73,6 +74,8 @@ def initial_params(init: Mapping[str, str], create: Callable[[Any], Any], key: A
 
 def check(init: Mapping[str, str], like: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Target prefix → {path in the model: path in the source}, from headers alone.
+
+    A value head that the source of the whole model lacks is left out: it starts fresh.
 
     Args:
       like: flat; path → anything with a shape.
@@ -89,12 +92,17 @@ def check(init: Mapping[str, str], like: Mapping[str, Any]) -> dict[str, dict[st
         source = WeightSource.parse(text)
         inside = source.inside(prefix)
         origins = {path: (inside + path[len(prefix) :]).strip("/") for path in like if owner[path] == prefix}
-        found[prefix] = _available(origins, like, source)
+        found[prefix] = _available(origins, like, source, whole=prefix == "")
     return found
 
 
-def _available(origins: Mapping[str, str], like: Mapping[str, Any], source: WeightSource) -> dict[str, str]:
-    """The origins that a source has: all of them, except perhaps the last layers of an encoder."""
+def _available(
+    origins: Mapping[str, str], like: Mapping[str, Any], source: WeightSource, *, whole: bool
+) -> dict[str, str]:
+    """The origins that a source has: all of them, except perhaps the last layers of an encoder.
+
+    A source of the ``whole`` model may also lack the value head.
+    """
     shapes = source.shapes()
     found: dict[str, str] = {}
     for path, origin in origins.items():
@@ -105,6 +113,8 @@ def _available(origins: Mapping[str, str], like: Mapping[str, Any], source: Weig
                     f"config; {_another(origin)}"
                 )
             found[path] = origin
+        elif whole and is_value_head(path):
+            continue
         elif not path.startswith(OPTIONAL) or any(name.startswith(OPTIONAL) for name in shapes):
             there = sorted({"/".join(name.split("/")[:2]) for name in shapes})
             part = path.split("/")[0]

@@ -11,10 +11,10 @@ from pivot_jax import rules
 from pivot_jax.data.processing.chat import Kind
 from pivot_jax.data.processing.processor import Processor, build_processor
 from pivot_jax.errors import UserError
-from pivot_jax.models import siglip, zoo
+from pivot_jax.models import siglip, value_head, zoo
 from pivot_jax.models.flops import RowSize
 from pivot_jax.models.mllm import MLLM, init_params
-from pivot_jax.objectives.table import batch_kind, build_objective
+from pivot_jax.objectives.table import batch_kind, build_objective, has_value_head
 
 
 class Model(NamedTuple):
@@ -27,8 +27,10 @@ class Model(NamedTuple):
 def build_model(config: Any, vocabulary: int) -> Model:
     """Module of ``config.model``; ``vocabulary`` is the tokenizer's size.
 
+    The parameters of PPO's value head, where the algorithm has one, are beside the module's.
+
     Raises:
-      UserError: the decoder's embedding is smaller than the vocabulary, or image sizes differ.
+      UserError: the decoder's embedding is smaller than the vocabulary, image sizes differ, or a wrong algorithm.
     """
     parts = zoo.build(config.model, config.data.image)
     if not parts.vision.traits.patch_input and parts.vision.image_size != config.data.image.size:
@@ -50,6 +52,9 @@ def build_model(config: Any, vocabulary: int) -> Model:
             "set it to at least that"
         )
     module = MLLM(parts)
+    if has_value_head(config):
+        head = {value_head.PART: value_head.create(parts.decoder.width)}
+        return Model(module, lambda key: init_params(module, key) | head)
     return Model(module, lambda key: init_params(module, key))
 
 

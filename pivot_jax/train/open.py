@@ -25,7 +25,7 @@ from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.data.sources.base import IMAGE
 from pivot_jax.errors import UserError
 from pivot_jax.eval.answerer import Answerer
-from pivot_jax.models import zoo
+from pivot_jax.models import value_head, zoo
 from pivot_jax.models.encoder import Encoder
 from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
 from pivot_jax.models.logprobs import score
@@ -279,7 +279,7 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
         raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; it can be probed only")
     mllm = MLLM(zoo.build(config.model, config.data.image))
     step = checkpoint.newest(workdir, step)
-    params = jax.device_put(checkpoint.load_run(workdir, step))
+    params = jax.device_put(value_head.without(checkpoint.load_run(workdir, step)))
     tokenizer = run_tokenizer(workdir)
     processor = processor_of(config, mllm, tokenizer, "prompt", template=template, max_length=LONGEST_PROMPT)
     identity = f"{config.name}@{step}-{configs.fingerprint(config)}-{checkpoint.content_mark(workdir, step)}"

@@ -16,7 +16,7 @@ from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.data.loading.prompts import build_prompts
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
-from pivot_jax.models import lora, stacking
+from pivot_jax.models import lora, stacking, value_head
 from pivot_jax.objectives.base import Objective
 from pivot_jax.objectives.table import batch_kind, build_objective
 from pivot_jax.optim import adamw, partition, schedule
@@ -61,8 +61,11 @@ class Setup:
 
     @property
     def keeps_base(self) -> bool:
-        """Whether the frozen parameters are the whole model that training started from: only adapters are trained."""
-        return bool(self.ranks) and not self.trained_parts
+        """Whether the frozen parameters are the whole model that training started from.
+
+        Then only adapters are trained, and perhaps a value head, which no reference model has.
+        """
+        return bool(self.ranks) and not self.trained_parts - {value_head.PART}
 
     @property
     def highest_rate(self) -> float:

@@ -115,6 +115,9 @@ def test_micro_batches_padding_and_layout_change_no_loss(preset):
     logps, old, a = draw(3, drift=0.1)
     rng = np.random.default_rng(4)
     stored = dict(old_logps=old, advantages=a, ref_logps=old - 0.1, importance=rng.uniform(0.5, 2, a.shape) * MASK)
+    if preset == "ppo":
+        stored |= {name: rng.normal(size=a.shape) for name in ("values", "old_values", "returns")}
+        stored["returns"][2] = np.nan  # a response without a reward
     want = loss_of(algorithm, Layout(LENGTHS), logps, **stored)
     layouts = [(Layout(LENGTHS, n=4, padding=1), 1), (Layout(LENGTHS, n=2, packing=2, masked_rows=2), 1)]
     if algorithm.aggregation != "microbatch_token_mean":
@@ -143,10 +146,14 @@ def test_golden_values_of_each_preset(preset):
     logps = old + ratio
     a = np.asarray([[2.0, 0, 0], [-1.0, -1.0, -1.0]])
     importance = np.asarray([[1.0, 0, 0], [0.5, 0.5, 0.5]])
+    of_head = dict(
+        values=np.asarray([[1.5, 0, 0], [0.2, -1.0, 1.2]]), old_values=np.asarray([[0.5, 0, 0], [0.0, 0.0, 1.0]]),
+        returns=np.asarray([[2.0, 0, 0], [1.0, 1.0, 0.0]]),
+    )  # fmt: skip
     value, *_ = loss_of(
         Algorithm(**PRESETS[preset]), Layout((1, 3), n=2), logps,
         old_logps=old, advantages=a, ref_logps=logps - np.log(2).astype(np.float32), importance=importance,
-        max_tokens=4,
+        max_tokens=4, **(of_head if preset == "ppo" else {}),
     )  # fmt: skip
     np.testing.assert_allclose(value, GOLDEN[preset], atol=1e-5)
 
@@ -176,6 +183,9 @@ GOLDEN = {
     # -2 e^0.4 = -2.983649 | exp of the mean of max(log .5, -.4), log 1.1, log 1.25
     "gmpo": (-2.9836494 + np.exp((-0.4 + 0.0953102 + 0.2231436) / 3)) / 2,
     "opo": 0.1875,
+    # ½ of the squared errors of the values, c = 0.5: 1.5 of 0.5 is clipped to 1, (1 - 2)² | 0.8², (-1 - 1)² and not the
+    # clipped (-0.5 - 1)², 1.2²
+    "ppo": 0.1875 + 0.1 * (0.5 + 0.32 + 2.0 + 0.72) / 4,
     # φ(1.5) = e^3 1.5^2 e^-4.5 = 0.502043; w = 0.6875 * 0.5 = 0.34375: φ = e^2 w^3 e^(-2w) = 0.150922
     "vespo": (1.189070 * 0.502043 + 0.150922 * (-1.693147 - 0.904690 - 0.776856)) / 4,
 }
@@ -276,6 +286,29 @@ def test_the_value_loss_takes_the_worse_of_the_clipped_and_the_free_value():
     """Verl: V moves from 0 to 2 with a clip of 0.5; R = 3 → ½ (0.5 - 3)², R = 0 → ½ (2 - 0)²."""
     got = value_loss(jnp.asarray([2.0, 2.0]), jnp.zeros(2), jnp.asarray([3.0, 0.0]), 0.5)
     np.testing.assert_allclose(got, [0.5 * 2.5**2, 0.5 * 4], atol=1e-6)
+    free = value_loss(jnp.asarray([2.0, 2.0]), jnp.zeros(2), jnp.asarray([3.0, 0.0]), 0.0)
+    np.testing.assert_allclose(free, [0.5 * 1, 0.5 * 4], atol=1e-6)
+
+
+def test_responses_without_a_return_have_no_part_in_the_value_loss():
+    logps, old, a = draw(8)
+    rng = np.random.default_rng(9)
+    values, old_values, returns = rng.normal(size=(3, *a.shape)).astype(np.float32)
+    returns[[1, 4]] = np.nan
+    stored = dict(old_logps=old, advantages=a, values=values, old_values=old_values, returns=returns)
+    algorithm = Algorithm(advantage="gae", value_coefficient=2.0)
+    value, _, _, metrics, of_values = loss_of(algorithm, Layout(LENGTHS), logps, **stored)
+    kept = MASK & np.isfinite(returns)
+    policy = loss_of(Algorithm(), Layout(LENGTHS), logps, old_logps=old, advantages=a)[0]
+    clipped = old_values + np.clip(values - old_values, -0.5, 0.5)
+    losses = 0.5 * np.maximum((values - returns) ** 2, (clipped - returns) ** 2)[kept]
+    np.testing.assert_allclose(value, policy + 2 * losses.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["value/loss"], losses.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["value/mean"], values[kept].mean(), atol=1e-6)
+    share = ((clipped - returns) ** 2 > (values - returns) ** 2)[kept].mean()
+    assert 0 < share < 1
+    np.testing.assert_allclose(metrics["value/clip_ratio"], share, atol=1e-6)
+    assert np.isfinite(of_values).all() and not of_values[~kept].any() and of_values[kept].any()
 
 
 def test_a_batch_without_an_array_that_the_algorithm_reads_names_it():
@@ -283,6 +316,7 @@ def test_a_batch_without_an_array_that_the_algorithm_reads_names_it():
     for algorithm, name in (
         (Algorithm(kl_coefficient=0.1), "ref_logps"),
         (Algorithm(importance="token_mask"), "importance"),
+        (Algorithm(advantage="gae"), "returns"),
     ):
         with pytest.raises(ValueError, match=rf"batch\.{name}: None"):
             loss_of(algorithm, Layout(LENGTHS), logps, old_logps=old, advantages=a)
@@ -309,6 +343,10 @@ def run_config(**keys):
         ({"rl.responses": 1}, r"rl\.responses: 1, but rl\.advantage='grpo' compares .* set rl\.responses to 2 or more"),
         ({"rl.gamma": 0.9}, r"rl\.gamma: 0\.9, but with rl\.advantage='grpo' nothing reads it"),
         ({"rl.clip": "gmpo", "rl.ratio": "sequence"}, r"rl\.ratio: 'sequence', but with rl\.clip='gmpo' nothing reads"),
+        ({"rl.gae_lambda": 0.9}, r"rl\.gae_lambda: 0\.9, but with rl\.advantage='grpo' nothing reads it"),
+        ({"rl.value_clip": 0.2}, r"rl\.value_clip: 0\.2, but with rl\.advantage='grpo' nothing reads it"),
+        ({"rl.value_coefficient": 1.0}, r"rl\.value_coefficient: 1\.0, but with rl\.advantage='grpo' nothing reads"),
+        ({"rl.advantage": "remax"}, r"rl\.advantage: 'remax' needs the reward of a greedy response, which training"),
         ({"rl.kl": "k1"}, r"rl\.kl: 'k1', but with rl\.kl_coefficient=0\.0 nothing reads it"),
         ({"rl.importance_high": 3.0}, r"rl\.importance_high: 3\.0, but with rl\.importance='none' nothing reads it"),
         ({"rl.clip": "dual", "rl.clip_cap": 1.1}, r"rl\.clip_cap: 1\.1 is not above 1 \+ rl\.clip_high=0\.28"),
@@ -324,7 +362,8 @@ def test_bad_settings_are_an_error_with_the_fix(keys, message):
 @pytest.mark.parametrize(
     ("key", "value"),
     [("rl.gamma", 1.5), ("rl.kl_in", "los"), ("rl.responses", 0), ("rl.sapo_temperatures", (1.0,)),
-     ("rl.clip_low", -0.5), ("rl.temperature", -1.0), ("rl.vespo_shape", (1.0, 2.0, 3.0, 0.0))],
+     ("rl.clip_low", -0.5), ("rl.value_clip", -0.5), ("rl.value_coefficient", -2.0),
+     ("rl.temperature", -1.0), ("rl.vespo_shape", (1.0, 2.0, 3.0, 0.0))],
 )  # fmt: skip
 def test_values_out_of_range_are_an_error(key, value):
     with pytest.raises(UserError, match=key.replace(".", r"\.")):

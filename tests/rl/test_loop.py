@@ -122,7 +122,7 @@ def test_reinforce_learns_to_write_the_rewarded_letter(rl_config, tmp_path):
         ({"rl__responses_per_row": 3}, "rl.responses: 4 is not a multiple of rl.responses_per_row=3"),
         ({"rl__rewards": ({"name": "exact", "column": "solution"},)}, "reads the column 'solution', which no row has"),
         ({"rl__filter_reward": "accuracy"}, "rl.filter_reward: no reward 'accuracy' in rl.rewards .labels: count"),
-        ({"rl__advantage": "gae"}, "rl.advantage: 'gae' needs the values of a value head, which training does not"),
+        ({"rl__advantage": "remax"}, "rl.advantage: 'remax' needs the reward of a greedy response, which training"),
         ({"rl__algorithm": "grop"}, "rl.algorithm: 'grop' is not allowed"),
         ({"rl__stop": ("<|image_pad|>",)}, "stop"),
         ({"objective__name": "sft"}, "rl.algorithm: 'trl-grpo', but objective.name='sft' is not online RL"),

@@ -13,8 +13,6 @@ from pivot_jax.data.processing.batch import VLMBatch
 from pivot_jax.objectives.policy import policy_loss, policy_totals
 from pivot_jax.objectives.responses import Responses, response_stats
 
-STORED = ("advantages", "old_logps", "ref_logps", "importance", "sampling_logps")
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -77,27 +75,34 @@ class Layout:
         )
 
 
-def loss_of(algorithm, layout, logps, *, entropy=None, accumulate=1, max_tokens=16, **stored):
-    """(loss, gradient in logps [N, t], gradient in entropy [N, t], {metric: mean}) in ``accumulate`` micro-batches."""
+def loss_of(algorithm, layout, logps, *, entropy=None, values=None, accumulate=1, max_tokens=16, **stored):
+    """(loss, gradient in logps [N, t], gradient in entropy [N, t], {metric: mean}) in ``accumulate`` micro-batches.
+
+    ``values`` [N, t] are a value head's; their gradient is then the fifth result.
+    """
     batch = layout.batch(**stored)
     entropy = np.zeros_like(logps) if entropy is None else entropy
 
     def part(x, i):
         return x[i::accumulate]
 
-    def loss(logps, entropy):
+    def loss(logps, entropy, values):
         totals = policy_totals(algorithm, Responses(batch, layout.n), max_tokens)
         total, terms = 0.0, []
         for i in range(accumulate):
             micro = jax.tree.map(lambda x, i=i: part(x, i), batch)
-            stats = response_stats(micro, layout.n, part(logps, i), part(entropy, i))
+            own = None if values is None else part(values, i)
+            stats = response_stats(micro, layout.n, part(logps, i), part(entropy, i), own)
             share, metrics = policy_loss(algorithm, stats, max_tokens, totals)
             total += share
             terms.append(metrics)
         summed = jax.tree.map(lambda *x: sum(x), *terms)
         return total, summed
 
-    run = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)  # not compiled: operations are shared by the tests
-    (value, terms), grads = run(layout.place(logps), layout.place(entropy))
+    # not compiled: operations are shared by the tests
+    run = jax.value_and_grad(loss, argnums=(0, 1) if values is None else (0, 1, 2), has_aux=True)
+    placed = (None if x is None else layout.place(x) for x in (logps, entropy, values))
+    (value, terms), grads = run(*placed)
     metrics = {name: float(term.mean()) for name, term in terms.items()}
-    return float(value), *(layout.collect(grad) for grad in grads), metrics
+    of_logps, of_entropy, *of_values = (layout.collect(grad) for grad in grads)
+    return float(value), of_logps, of_entropy, metrics, *of_values

@@ -69,6 +69,8 @@ class VLMBatch:
     sampling_logps: Any = None  # its log-prob under the distribution that it was sampled from
     masked_logps: Any = None  # under the policy at the start of the update, with masked images
     importance: Any = None  # weight that corrects for the difference between old_logps and sampling_logps
+    old_values: Any = None  # the value head's, of the state that predicts it, at the start of the update
+    returns: Any = None  # what the value head is trained to predict there; NaN where the response has no reward
     patch_positions: Any = None  # int32 [b, k*m, p, 2]; (row, column) of each patch, -1 at padding; or None
     features: Any = None  # [b, k*m*p, d_vision] of a frozen encoder, in place of encoding the images; or None
     # Of images split into tiles (then m counts tiles): the features that each image token is a weighted sum of, in

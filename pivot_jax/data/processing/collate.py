@@ -90,7 +90,8 @@ def vlm_batch(
       row_index: [b*k], -1 for a masked row.
       bucket: (n tokens, t targets) of a sequence.
       target_values: fields ``ref_logps``, ``old_logps``, ``advantages``, ``sampling_logps``, ``masked_logps``,
-        ``importance``: of each row a float32 array with one value per scored target, None of a masked row.
+        ``importance``, ``old_values``, ``returns``: of each row a float32 array with one value per scored target, None
+        of a masked row.
 
     Raises:
       ValueError: rows that ``packing`` does not divide, that do not fit the bucket, or another number of target values.
