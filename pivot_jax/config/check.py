@@ -86,7 +86,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"rl\.entropy_coefficient", lambda x: x >= -1, "above -1, or -1 for the preset's"),
     (r"rl\.(responses|max_tokens|minibatches|epochs|max_rounds|block)|rl\.heldout\.responses", lambda x: x >= 1,
      "at least 1"),
-    (r"rl\.(heldout\.)?temperature|rl\.(top_k|slots|responses_per_row)", lambda x: x >= 0, "at least 0"),
+    (r"rl\.(heldout\.)?temperature|rl\.(top_k|slots|responses_per_row|show_every)", lambda x: x >= 0, "at least 0"),
     (r"rl\.(heldout\.)?top_p", lambda x: 0 < x <= 1, "above 0, at most 1"),
     (r"rl\.min_p", lambda x: 0 <= x <= 1, "between 0 and 1"),
     (r"rl\.reward_(workers|memory_mib)", lambda x: x >= 1, "at least 1"),

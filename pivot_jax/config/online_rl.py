@@ -31,6 +31,9 @@ def section() -> dict[str, Any]:
             "folder": "",  # weights are handed over here; the servers see it under the same path. "": in the workdir
             "checksums": True,  # compare the servers' weights with the folder after every update
         },
+        # Rollouts from one whose completions are shown in TensorBoard to the next; of these, images that are no files
+        # are kept small in completions/images. 0: none. Every rollout has its completions/NUMBER.jsonl.
+        "show_every": 10,
         # Evaluation every eval.every steps, by the rewards below.
         "heldout": {
             "sources": (),  # as data.sources; (): none

@@ -23,7 +23,7 @@ from pivot_jax.optim import partition
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.progress import Advance, progress
 from pivot_jax.train.checkpoint import Checkpoints
-from pivot_jax.train.metrics import Window, open_trackers
+from pivot_jax.train.metrics import TextTable, Window, open_trackers
 from pivot_jax.train.setup import Setup
 from pivot_jax.train.signals import Interrupted, StopSignals
 from pivot_jax.train.speed import Speed
@@ -236,6 +236,11 @@ class Session:
     def _write(self, step: int, metrics: dict[str, float]) -> None:
         for tracker in self._trackers:
             tracker.write(step, metrics)
+
+    def show(self, table: TextTable) -> None:
+        """Hands a table to the trackers, as of the step that is next."""
+        for tracker in self._trackers:
+            tracker.show(self.step + 1, table)
 
     def _check_best(self, logged: Mapping[str, float]) -> None:
         if self._best and self._best not in logged:
