@@ -32,6 +32,7 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"rl\.reward_failure", ("zero", "skip", "stop")),
     (r"optimizer\.schedule", ("cosine", "constant")),
     (r"rl\.engine", ("jax", "vllm")),
+    (r"rl\.metric_names", ("trl", "verl")),
     (r"rl\.singleton", ("", "zero", "raw")),
     (r"rl\.whitened_mean", ("", "removed", "kept")),
     (r"rl\.kl_in", ("", "loss", "reward")),

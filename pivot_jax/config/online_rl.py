@@ -34,6 +34,7 @@ def section() -> dict[str, Any]:
         # Rollouts from one whose completions are shown in TensorBoard to the next; of these, images that are no files
         # are kept small in completions/images. 0: none. Every rollout has its completions/NUMBER.jsonl.
         "show_every": 10,
+        "metric_names": "trl",  # of metrics.jsonl and TensorBoard: trl | verl (train.metric_names has the pairs)
         # Evaluation every eval.every steps, by the rewards below.
         "heldout": {
             "sources": (),  # as data.sources; (): none

@@ -23,6 +23,7 @@ from tensorboardX.proto.types_pb2 import DT_STRING
 
 from pivot_jax import files
 from pivot_jax.errors import UserError
+from pivot_jax.train.metric_names import original
 
 FILE = "metrics.jsonl"
 _TAIL = 16384  # bytes; longer than a line
@@ -171,6 +172,8 @@ def literal(text: str) -> str:
 def read(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a ``metrics.jsonl`` by step. Lines of the same step are one row: an evaluation has a line of its own.
 
+    The names are TRL's, also where the run logs verl's (``rl.metric_names``).
+
     A last line that a killed run left unfinished is skipped.
 
     Raises:
@@ -181,7 +184,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         raise UserError(f"no metrics at {path}; has the run started?")
     by_step: dict[int, dict[str, Any]] = {}
     for line in _lines(path):
-        by_step[line["step"]] = by_step.get(line["step"], {}) | line
+        by_step[line["step"]] = by_step.get(line["step"], {}) | original(line)
     return [by_step[step] for step in sorted(by_step)]
 
 

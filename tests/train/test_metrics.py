@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import SessionLog
 
 from pivot_jax.errors import UserError
 from pivot_jax.train import metrics
+from pivot_jax.train.metric_names import VERL, original, original_name, renamed
 from pivot_jax.train.metrics import Board, JsonLines, TextTable, last_step, open_trackers, read
 from tests.tiny.events import read as read_events
 
@@ -87,3 +88,31 @@ def test_tables_go_to_tensorboard_as_literal_text_with_images(tmp_path):
     assert cells == ["prompt", "reward", escaped, "1", "b", r"0\.5"]
     assert (image.image.width, image.image.height, image.image.colorspace) == (30, 20, 3)
     assert image.image.encoded_image_string == buffer.getvalue()
+
+
+def test_verls_names_and_trls_are_pairs():
+    """Both directions are unique, so a file of either can be read; no name means something in both."""
+    theirs = list(VERL.values())
+    assert len(set(theirs)) == len(theirs) and not set(theirs) & set(VERL)
+    logged = {"reward": 1.0, "policy_loss": 2.0, "rewards/math/mean": 3.0, "perf/rollout_s": 4.0}
+    verl = renamed(logged, "verl")
+    assert verl == {"critic/rewards/mean": 1.0, "actor/pg_loss": 2.0, "rewards/math/mean": 3.0, "timing_s/gen": 4.0}
+    assert renamed(logged, "trl") == original(verl) == original(logged) == logged
+    assert [original_name(name) for name in ("-actor/ppo_kl", "reward", "-loss", "")] == [
+        "-ppo_kl",
+        "reward",
+        "-loss",
+        "",
+    ]
+
+
+def test_a_file_of_either_vocabulary_is_read_under_trls_names(tmp_path):
+    """A run may have been resumed with the other setting, or evaluated at a step that it logged."""
+    file = tmp_path / "metrics.jsonl"
+    lines = [
+        {"step": 1, "reward": 1.0},
+        {"step": 2, "critic/rewards/mean": 2.0},
+        {"step": 2, "eval/heldout/reward": 3.0},
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read(file) == [{"step": 1, "reward": 1.0}, {"step": 2, "reward": 2.0, "eval/heldout/reward": 3.0}]
