@@ -84,8 +84,8 @@ def _algorithm() -> dict[str, Any]:
         "filter_reward": "",  # label of the reward that the filter reads, such as the accuracy; "": their total
         "filter_low": -1.0,
         "filter_high": -1.0,
-        # Perception: weights of the tokens' advantages by how much each depends on the image: none | vppo | tor. They
-        # and perception_coefficient cost a pass over the responses with masked images.
+        # Perception: weights of the tokens' advantages by how much each depends on the image: none | vppo | tor | pepo.
+        # vppo, tor and perception_coefficient cost a pass over the responses with masked images.
         "token_weights": "",
         "perception_coefficient": -1.0,  # γ of PAPO's divergence from the masked view; 0: none
         "masked_share": -1.0,  # of the squares of 14 pixels that the masked view lacks

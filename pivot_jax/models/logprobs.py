@@ -29,6 +29,26 @@ def score(
       entropy_gradient: the entropies carry gradients too.
     """
     hidden: Any = model.apply({"params": params}, batch, image_features, method="hidden")
+    return _stats(hidden, params, batch, distribution, entropy_gradient)
+
+
+def score_and_compare(
+    model: LanguageModel, params: dict[str, Any], batch: Any, distribution: Distribution = PLAIN
+) -> tuple[TokenStats, Any]:
+    """:func:`score`, and from the same forward pass the similarity of each target to the row's image tokens.
+
+    float32 [b, t], of the state at the target's own position (``LanguageModel.hidden_and_similarity``). The rows are
+    those of ``branches.group_row`` whose prompts have no targets of their own: after the prompt come all targets.
+    """
+    found: Any = model.apply({"params": params}, batch, method="hidden_and_similarity")
+    hidden, similarity = found
+    own = batch.sources[:, :1] + 1 + jnp.arange(batch.targets.shape[1])
+    of_targets = jnp.take_along_axis(similarity, jnp.minimum(own, similarity.shape[1] - 1), axis=1)
+    return _stats(hidden, params, batch, distribution, False), of_targets
+
+
+def _stats(hidden: Any, params: Any, batch: Any, distribution: Distribution, entropy_gradient: bool) -> TokenStats:
+    """Statistics of the targets from the states [b, n, d] that predict them."""
     picked = jnp.take_along_axis(hidden, batch.sources[:, :, None], axis=1)
     shape = batch.targets.shape
     stats = token_logprobs(

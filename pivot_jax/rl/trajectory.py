@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
 from pivot_jax.data.processing.images import load
-from pivot_jax.models.logprobs import score
+from pivot_jax.models.logprobs import score, score_and_compare
 from pivot_jax.objectives import advantages as estimators
 from pivot_jax.objectives import perception
 from pivot_jax.objectives.advantages import advantages
@@ -57,10 +57,12 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
     responses = [one for group in groups for one in group.responses]
     values: dict[str, list[np.ndarray]] = {}
     names = stored_values(parts.setup.config.rl)
-    weighs = algorithm.token_weights != "none"
-    entropies: list[np.ndarray] = []
+    tokens: dict[str, list[np.ndarray]] = {}  # what weights of tokens are computed from
     if "old_logps" in names:
-        values["old_logps"], entropies = teacher_forced(parts, params, groups)
+        compares = perception.needs_similarity(algorithm)
+        scored = teacher_forced(parts, params, groups, _score_and_compare if compares else _score)
+        values["old_logps"], tokens["entropy"] = scored[:2]
+        tokens |= {"similarity": scored[2]} if compares else {}
     if "ref_logps" in names:
         values["ref_logps"], _ = teacher_forced(parts, reference, groups)
     if "masked_logps" in names:
@@ -91,9 +93,11 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
         metrics[f"rewards/{label}/std"] = float(known.std(ddof=1)) if known.size > 1 else 0.0
     own = slice(parts.first_prompt * n, None)
     found = advantages(algorithm, scores)[own]
-    if weighs:
-        function = perception.TOKEN_WEIGHTS[algorithm.token_weights]
-        weights = function(gather(values["old_logps"]), gather(values["masked_logps"]), gather(entropies), mask)
+    if algorithm.token_weights != "none":
+        tokens |= {name: values[name] for name in ("old_logps", "masked_logps") if name in values}
+        progress = version / parts.setup.loader.total_steps
+        gathered = perception.Tokens(mask, progress=progress, **{name: gather(x) for name, x in tokens.items()})
+        weights = perception.TOKEN_WEIGHTS[algorithm.token_weights].function(gathered)
         found = (found * weights[own]).astype(np.float32)
     values["advantages"] = [found[i, : len(one.tokens)] for i, one in enumerate(responses)]
     if "old_logps" in values:
@@ -108,27 +112,32 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
     return Trajectory(groups, values, metrics)
 
 
-def teacher_forced(parts: Parts, params: Any, groups: Sequence[Group]) -> tuple[list[Any], list[Any]]:
+def teacher_forced(
+    parts: Parts, params: Any, groups: Sequence[Group], scores: Callable[..., tuple[Any, ...]] | None = None
+) -> tuple[list[Any], ...]:
     """Log-prob, and entropy of the distribution, at every token of each response: float32 [t] each.
 
     In the shapes of the policy update. One pass over the rows under ``params``.
+
+    Args:
+      scores: what is computed instead, as :func:`_score`; arrays [b, t].
     """
     module, distribution = parts.setup.model.module, parts.distribution
     rows = response_rows(parts, groups)
     size = common_bucket(rows)
-    logps: list[np.ndarray] = []
-    entropies: list[np.ndarray] = []
+    found: tuple[list[np.ndarray], ...] = ()
     per_update = len_of_update(parts)
     for start in range(0, parts.prompts * rows_per_group(parts), per_update):
         chunk: list[EncodedRow | None] = list(rows[start : start + per_update])
         chunk += [None] * (per_update - len(chunk))
         batch = batch_of(parts, chunk, size, {})
-        out = _score(module, distribution, params, place_batch(batch, parts.setup.mesh))
-        for into, values in zip((logps, entropies), out, strict=True):
+        out = (scores or _score)(module, distribution, params, place_batch(batch, parts.setup.mesh))
+        found = found or tuple([] for _ in out)
+        for into, values in zip(found, out, strict=True):
             for row, own in zip(chunk, _own_rows(values, per_update), strict=True):
                 if row is not None:
                     into += np.split(own[: len(row.targets)], _ends(row))
-    return logps, entropies
+    return found
 
 
 def _masked(parts: Parts, groups: Sequence[Group], version: int) -> list[Group]:
@@ -191,6 +200,12 @@ def batch_of(
 def _score(module: Any, distribution: Any, params: Any, batch: Any) -> Any:
     found = score(module, params, batch, distribution=distribution)
     return found.logps, found.entropy
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _score_and_compare(module: Any, distribution: Any, params: Any, batch: Any) -> Any:
+    found, similarity = score_and_compare(module, params, batch, distribution)
+    return found.logps, found.entropy, similarity
 
 
 def _own_rows(out: Any, count: int) -> np.ndarray:
