@@ -30,7 +30,8 @@ CHARTS: Mapping[str, tuple[str, ...]] = {
     "Responses": (r"completions/.*", "sampling/filtered_ratio", "entropy", "mean_token_accuracy"),
     "Evaluation": (r"eval/.*",),
     "Optimization": ("loss", "policy_loss", "grad_norm", "learning_rate", "kl", ".*_kl", "(cispo_)?clip_ratio.*",
-                     "logps/.*", "logits/.*", "sampling/.*"),
+                     "logps/.*", "logits/.*"),
+    "Sampler and trainer": ("sampling/.*",),
     "Time": (r"perf/(rollout|reward|logprobs|step_time)_s", "perf/tokens_per_s", "perf/peak_mem_gib"),
 }  # fmt: skip
 
@@ -52,32 +53,33 @@ def build(workdir: Path, rollouts: int = 5) -> Report:
         raise UserError(f"{workdir / metrics.FILE} has no lines yet; wait for step {config.train.log_every}")
     sections = _charts(config.name, rows)
     if batch_kind(config) == "policy":
-        sections += _completions(workdir, rollouts)
+        of_responses = sum(section.title in ("Rewards", "Responses", "Evaluation") for section in sections)
+        sections[of_responses:of_responses] = _completions(workdir, rollouts)
     settings = Section("Settings", "", (Listing("config.json", configs.to_json(config)),))
     what = f"online RL, {config.rl.algorithm}" if batch_kind(config) == "policy" else config.objective.name
     return Report(
         title=config.name,
         subtitle=f"{what}: step {rows[-1]['step']}, the numbers of {metrics.FILE}.",
-        facts=_facts(rows),
+        facts=_facts(rows, batch_kind(config) == "policy"),
         sections=(*sections, settings),
         provenance={"folder": str(workdir), "config": configs.fingerprint(config)},
     )
 
 
-def _facts(rows: Sequence[Mapping[str, Any]]) -> tuple[Fact, ...]:
+def _facts(rows: Sequence[Mapping[str, Any]], rl: bool) -> tuple[Fact, ...]:
     """First and last logged values of what most readers want to know first."""
-    wanted = (("reward", ""), ("eval/heldout/reward", ""), ("completions/mean_length", ""),
-              ("completions/clipped_ratio", "%"), ("loss", ""))  # fmt: skip
+    of_rl = (("reward", "", 3), ("eval/heldout/reward", "", 3), ("completions/mean_length", "", 1),
+             ("completions/clipped_ratio", "%", 1))  # fmt: skip
     facts = []
-    for name, unit in wanted:
+    for name, unit, digits in of_rl if rl else (("loss", "", 3),):
         values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
         if values:
-            first = text.number(values[0], unit=unit, digits=2)
-            facts.append(Fact(name, float(values[-1]), unit, f"last logged; first {first}", digits=2))
+            first = text.number(values[0], unit=unit, digits=digits)
+            facts.append(Fact(name, float(values[-1]), unit, f"last logged; first {first}", digits))
     return tuple(facts)
 
 
-def _charts(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Section, ...]:
+def _charts(name: str, rows: Sequence[Mapping[str, Any]]) -> list[Section]:
     logged = [key for key in dict.fromkeys(key for row in rows for key in row) if _drawn(rows, key)]
     sections = []
     for title, patterns in CHARTS.items():
@@ -85,10 +87,11 @@ def _charts(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Section, ...]
         found = list(dict.fromkeys(found))
         logged = [key for key in logged if key not in found]
         if found:
-            chart = plots.training_curves({name: [rows]}, found)
-            note = "Bold: moving average with weight 0.6 on the past."
+            long = max(map(len, found)) > 32  # a title wider than its chart
+            chart = plots.training_curves({name: [rows]}, found, columns=2 if long else 3)
+            note = "Moving averages with weight 0.6 on the past."
             sections.append(Section(title, "", (Figure("Over optimizer steps", chart, note),)))
-    return tuple(sections)
+    return sections
 
 
 def _drawn(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
