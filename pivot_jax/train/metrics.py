@@ -164,9 +164,13 @@ class Board:
 
 
 def literal(text: str) -> str:
-    """The text as Markdown that shows it as it is: TensorBoard renders texts as Markdown with HTML in it."""
-    escaped = re.sub(r"([\\`*_{}\[\]()#+\-.!|~])", r"\\\1", html.escape(text, quote=False))
-    return re.sub(r"\r\n|\r|\n", "<br>", escaped)
+    """The text as Markdown that shows it as it is: TensorBoard renders texts as Markdown with HTML in it.
+
+    Escaped is what Python's Markdown lets one escape. An indented first line would be a block of code.
+    """
+    escaped = re.sub(r"([\\`*_{}\[\]()#+\-.!|])", r"\\\1", html.escape(text, quote=False))
+    joined = re.sub(r"\r\n|\r|\n", "<br>", escaped)
+    return re.sub(r"^[ \t]+", lambda spaces: "&nbsp;" * len(spaces.group().expandtabs(4)), joined)
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:

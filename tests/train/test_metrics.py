@@ -72,7 +72,7 @@ def test_tables_go_to_tensorboard_as_literal_text_with_images(tmp_path):
     """TensorBoard renders Markdown and some HTML; a model's answer must not become either. jsonl has numbers only."""
     buffer = io.BytesIO()
     Image.new("RGB", (30, 20), (1, 2, 3)).save(buffer, "PNG")
-    hostile = "<img src=x onerror=alert(1)>\n# a_b *c* | [d](javascript:e) 1. & \\"
+    hostile = "  <img src=x onerror=alert(1)>\n# a_b *c* | [d](javascript:e) ~1. & \\"
     table = TextTable("completions", ("prompt", "reward"), ((hostile, "1"), ("b", "0.5")), (buffer.getvalue(),))
     for tracker in open_trackers(tmp_path, 0):
         tracker.show(7, table)
@@ -84,7 +84,10 @@ def test_tables_go_to_tensorboard_as_literal_text_with_images(tmp_path):
     assert text.metadata.plugin_data.plugin_name == "text"
     assert [dim.size for dim in text.tensor.tensor_shape.dim] == [3, 2]
     cells = [cell.decode() for cell in text.tensor.string_val]
-    escaped = r"&lt;img src=x onerror=alert\(1\)&gt;<br>\# a\_b \*c\* \| \[d\]\(javascript:e\) 1\. &amp; \\"
+    escaped = (
+        r"&nbsp;&nbsp;&lt;img src=x onerror=alert\(1\)&gt;<br>"
+        r"\# a\_b \*c\* \| \[d\]\(javascript:e\) ~1\. &amp; \\"
+    )
     assert cells == ["prompt", "reward", escaped, "1", "b", r"0\.5"]
     assert (image.image.width, image.image.height, image.image.colorspace) == (30, 20, 3)
     assert image.image.encoded_image_string == buffer.getvalue()
