@@ -76,11 +76,13 @@ def test_a_group_in_one_row_equals_a_sequence_per_response():
 
 
 def test_similarity_to_the_image_comes_with_the_same_logprobs():
-    """Of each response as of it alone; the log-probs are those of the pass without it."""
+    """Of each response that of its own tokens' states in a sequence alone; log-probs as of the pass without it."""
     module, params, (group, alone) = MLLM(pairs.CONFIG), pairs.params(), batches()
-    compare = jax.jit(partial(score_and_compare, module))
-    stats, similarity = compare(params, group)
+    stats, similarity = jax.jit(partial(score_and_compare, module))(params, group)
     np.testing.assert_allclose(stats.logps, jax.jit(partial(score, module))(params, group).logps, atol=2e-5)
-    expected = np.concatenate([compare(params, batch)[1] for batch in alone], axis=1)
+    of_tokens = jax.jit(lambda params, batch: module.apply({"params": params}, batch, method="hidden_and_similarity"))
+    expected = np.concatenate(
+        [of_tokens(params, batch)[1][:, START:][:, :n] for batch, n in zip(alone, ANSWERS, strict=True)], axis=1
+    )
     np.testing.assert_allclose(similarity, expected, atol=1e-5)
     assert np.ptp(expected) > 0.05 and np.abs(expected).max() < 1

@@ -7,6 +7,7 @@ import json
 import numpy as np
 from PIL import Image
 
+from pivot_jax.report import run as report
 from pivot_jax.rl import completions as module
 from pivot_jax.rl.run import run
 from tests.rl.conftest import completions
@@ -73,6 +74,29 @@ def test_tables_go_to_tensorboard_with_the_metrics(rl_config, tmp_path):
     assert cells[1:, 0].tolist() == [str(i // 4) for i in range(16)]
     assert cells[1:, 7].tolist() == [str(row["tokens"]) for row in rows]
     assert cells[1:, 5].tolist() == [f"{row['advantage']:.4g}".replace("-", r"\-").replace(".", r"\.") for row in rows]
+
+
+def test_a_page_of_a_run_on_images_that_are_no_files(rl_config, tmp_path):
+    """Scenes are arrays; those of every second rollout, and of held-out prompts, are kept and shown."""
+    scenes = {"format": "scenes_tasks", "seed": 3}
+    config = rl_config(
+        data__sources=(scenes,), rl__show_every=2, train__steps=3, eval__every=3, data__max_length=512,
+        rl__heldout__sources=({**scenes, "seed": 4, "sampling": "first:4"},),
+    )  # fmt: skip
+    run(config, tmp_path / "run")
+    for number, rows in enumerate(rows_of(tmp_path / "run")):
+        references = {row["images"][0] for row in rows}
+        if number == 1:
+            assert references == {"<ndarray>"}
+        else:
+            assert len(references) == 4 and all((tmp_path / "run" / one).is_file() for one in references)
+    (section,) = [one for one in report.build(tmp_path / "run").sections if one.title == "Completions"]
+    assert [block.title for block in section.blocks] == [
+        "Rollout 0", "Rollout 1", "Rollout 2", "Held-out prompts after step 3",
+    ]  # fmt: skip
+    for block, kept in zip(section.blocks, (True, False, True, True), strict=True):
+        assert all(isinstance(image, np.ndarray) == kept for prompt in block.prompts for image in prompt.images)
+        assert len(block.prompts) == 4 and all(len(prompt.images) == 1 for prompt in block.prompts)
 
 
 def test_an_image_that_is_no_file_is_kept_as_a_thumbnail(tmp_path):
