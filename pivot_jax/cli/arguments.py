@@ -28,7 +28,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pivot-jax {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     checkpoints = (_import_hf, _export_hf, _inspect)
-    for add in (_demo, _train, _plan, _tune, _extract, _eval, _score, _probe, _generate, *checkpoints):
+    for add in (_demo, _train, _report, _plan, _tune, _extract, _eval, _score, _probe, _generate, *checkpoints):
         add(subparsers)
     return parser
 
@@ -103,6 +103,17 @@ def _train(subparsers) -> None:
     _config(parser)
     _workdir(parser, "folder for the run's checkpoints, metrics.jsonl and config.json", "")
     parser.add_argument("--print-config", action="store_true", help="print the complete config as JSON and stop")
+
+
+def _report(subparsers) -> None:
+    parser = _command(
+        subparsers, "report", commands.report,
+        "write a page of a run, finished or not: its curves, and of online RL sampled responses with their rewards",
+        "The page is one HTML file with its images in it.",
+    )  # fmt: skip
+    _workdir(parser, "the run")
+    parser.add_argument("--out", metavar="FILE.html", help="the page (default WORKDIR/report.html)")
+    parser.add_argument("--rollouts", type=_positive, default=5, metavar="N", help="rollouts to show (default 5)")
 
 
 def _plan(subparsers) -> None:

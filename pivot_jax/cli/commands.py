@@ -51,6 +51,14 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
     return stoppable(work)
 
 
+def report(args: argparse.Namespace, overrides: Overrides) -> None:
+    from pivot_jax.report import run
+
+    workdir = Path(args.workdir)
+    out = outputs.file(args.out or workdir / run.FILE, "--out")
+    print(run.write(workdir, out, args.rollouts))
+
+
 def stoppable(work: Callable[[], object]) -> int:
     """Exit code of ``work``: 128 + the signal's number, as in shells, if it saved and stopped at a signal."""
     from pivot_jax.train.signals import Interrupted

@@ -30,7 +30,7 @@ from pivot_jax.errors import UserError, suggest
 EXECUTION = (
     r"name",
     r"data\.(workers|worker_kind|prefetch|cache_rows_mib|cache_images_mib|max_bad_share)",
-    r"rl\.(reward_workers|vllm\..*)",
+    r"rl\.(reward_workers|show_every|metric_names|vllm\..*)",
     r"hardware",
     r"parallel\..*",
     r"model\.(vision|second|decoder)\.(remat|scan_layers)",

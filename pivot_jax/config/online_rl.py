@@ -33,6 +33,10 @@ def section() -> dict[str, Any]:
             "patience_s": 60.0,  # seconds for which a server that does not answer is asked again
             "request_s": 1800.0,  # seconds until a request that it accepted is given up
         },
+        # Rollouts from one whose completions are shown in TensorBoard to the next; of these, images that are no files
+        # are kept small in completions/images. 0: none. Every rollout has its completions/NUMBER.jsonl.
+        "show_every": 10,
+        "metric_names": "trl",  # of metrics.jsonl and TensorBoard: trl | verl (train.metric_names has the pairs)
         # Evaluation every eval.every steps, by the rewards below.
         "heldout": {
             "sources": (),  # as data.sources; (): none
@@ -89,8 +93,8 @@ def _algorithm() -> dict[str, Any]:
         "filter_reward": "",  # label of the reward that the filter reads, such as the accuracy; "": their total
         "filter_low": -1.0,
         "filter_high": -1.0,
-        # Perception: weights of the tokens' advantages by how much each depends on the image: none | vppo | tor. They
-        # and perception_coefficient cost a pass over the responses with masked images.
+        # Perception: weights of the tokens' advantages by how much each depends on the image: none | vppo | tor | pepo.
+        # vppo, tor and perception_coefficient cost a pass over the responses with masked images.
         "token_weights": "",
         "perception_coefficient": -1.0,  # γ of PAPO's divergence from the masked view; 0: none
         "masked_share": -1.0,  # of the squares of 14 pixels that the masked view lacks

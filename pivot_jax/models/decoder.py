@@ -185,8 +185,8 @@ class Decoder(nn.Module):
         x, _ = self.blocks(x, None, angles, Ids.same(segments, branches), layers.COLLECT_NOTHING)
         return self.norm(x)
 
-    def layer_states(self, x: Array, positions: Array, segments: Array) -> Array:
+    def layer_states(self, x: Array, positions: Array, segments: Array, branches: Array | None = None) -> Array:
         """Embedded tokens, the output of every block but the last, and closing-norm states: [layers + 1, b, n, d]."""
         angles, collect = self.config.angles(positions, segments), layers.Collect(True)
-        last, states = self.blocks(x, None, angles, Ids.same(segments), collect)
+        last, states = self.blocks(x, None, angles, Ids.same(segments, branches), collect)
         return jnp.concatenate([x[None], states[:-1], self.norm(last)[None]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -58,6 +59,22 @@ class LanguageModel(nn.Module):
         """
         branches = getattr(batch, "branches", None)
         return self.decoder.hidden(self.embed(batch, image_features), batch.positions, batch.segments, branches)
+
+    def hidden_and_similarity(self, batch: Any) -> tuple[Array, Array]:
+        """:meth:`hidden`, and how similar each token is to the row's image tokens: float32 [b, n], -1 to 1.
+
+        The mean over layers (those of :meth:`layer_means`) and over image tokens of the cosine between the states of
+        the token and of the image token, as PEPO's perception prior; 0 in a row without images. Rows must not be
+        packed. All layers' states are in memory together, [l + 1, b, n, d].
+        """
+        branches = getattr(batch, "branches", None)
+        states = self.decoder.layer_states(self.embed(batch), batch.positions, batch.segments, branches)
+        product = partial(jnp.einsum, preferred_element_type=jnp.float32, precision=jax.lax.Precision.HIGHEST)
+        lengths = jnp.sqrt(jnp.maximum(product("lbnd,lbnd->lbn", states, states), 1e-24))
+        seen = (batch.image_slots >= 0).astype(jnp.float32)
+        shares = seen / jnp.maximum(seen.sum(axis=1, keepdims=True), 1.0)
+        image = product("lbnd,lbn->lbd", states, shares / lengths)  # mean of the image tokens' unit vectors
+        return states[-1], jnp.mean(product("lbnd,lbd->lbn", states, image) / lengths, axis=0)
 
     def layer_means(self, batch: Any) -> Array:
         """Hidden states of each layer, averaged over a row's tokens: float32 [b, l + 1, d].

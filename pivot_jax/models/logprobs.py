@@ -35,6 +35,23 @@ def score(
 def target_states(model: LanguageModel, params: dict[str, Any], batch: Any, image_features: Any = None) -> Any:
     """The decoder's closing-norm states that predict ``batch.targets``, [b, t, d]. Arguments as of :func:`score`."""
     hidden: Any = model.apply({"params": params}, batch, image_features, method="hidden")
+    return _of_targets(hidden, batch)
+
+
+def target_states_and_similarity(model: LanguageModel, params: dict[str, Any], batch: Any) -> tuple[Any, Any]:
+    """:func:`target_states`, and from the same forward pass the similarity of each target to the row's image tokens.
+
+    float32 [b, t], of the state at the target's own position (``LanguageModel.hidden_and_similarity``). The rows are
+    those of ``branches.group_row`` whose prompts have no targets of their own: after the prompt come all targets.
+    """
+    found: Any = model.apply({"params": params}, batch, method="hidden_and_similarity")
+    hidden, similarity = found
+    own = batch.sources[:, :1] + 1 + jnp.arange(batch.targets.shape[1])
+    of_targets = jnp.take_along_axis(similarity, jnp.minimum(own, similarity.shape[1] - 1), axis=1)
+    return _of_targets(hidden, batch), of_targets
+
+
+def _of_targets(hidden: Any, batch: Any) -> Any:
     return jnp.take_along_axis(hidden, batch.sources[:, :, None], axis=1)
 
 

@@ -159,6 +159,7 @@ def _metrics(algorithm: Algorithm, stats: ResponseStats, clipped: dict[str, Any]
     metrics = {name: weighted(values, counted) for name, values in clipped.items()}
     metrics["entropy"] = weighted(stats.entropy, stats.mask)
     metrics["approx_kl"] = weighted(0.5 * stats.deltas**2, stats.mask)
+    metrics["ppo_kl"] = weighted(-stats.deltas, stats.mask)  # k1 of the same divergence: verl's estimate
     if stats.ref_logps is not None and "kl" not in metrics and algorithm.kl_in == "reward":
         metrics["kl"] = weighted(stats.logps - stats.ref_logps, stats.mask)
     return metrics

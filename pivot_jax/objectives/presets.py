@@ -133,7 +133,7 @@ def _readers(algorithm: Algorithm) -> dict[str, tuple[bool, str]]:
         "kl_clamp": diverges,
         "importance_low": corrected,
         "importance_high": corrected,
-        "masked_share": (needs_masked_view(algorithm), "rl.token_weights='none'"),
+        "masked_share": (needs_masked_view(algorithm), f"rl.token_weights={algorithm.token_weights!r}"),
         **{f"noise_{name}": (algorithm.noise_share > 0, "rl.noise_share=0.0") for name in ("start", "rate", "middle")},
         "filter_low": filtered,
         "filter_high": filtered,

@@ -88,6 +88,41 @@ class Cards:
 
 
 @dataclass(frozen=True)
+class Response:
+    """A sampled response, with a value for each column of its table."""
+
+    text: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, its images (uint8 [H, W, 3]; a text where one cannot be shown), and responses to it."""
+
+    text: str
+    images: tuple[np.ndarray | str, ...]
+    responses: tuple[Response, ...]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Prompts with responses as a table: one row per response. ``columns`` describe the responses' values."""
+
+    title: str
+    columns: tuple[Column, ...]
+    prompts: tuple[Prompt, ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for prompt in self.prompts:
+            for response in prompt.responses:
+                if len(response.values) != len(self.columns):
+                    raise ValueError(
+                        f"responses '{self.title}': {len(response.values)} values, {len(self.columns)} columns"
+                    )
+
+
+@dataclass(frozen=True)
 class Panel:
     """An image (uint8 [H, W, 3]) with a caption."""
 
@@ -121,7 +156,7 @@ class Listing:
     open: bool = False
 
 
-Block = Table | Figure | Cards | Grid | Listing | str
+Block = Table | Figure | Cards | Responses | Grid | Listing | str
 
 
 @dataclass(frozen=True)

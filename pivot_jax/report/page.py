@@ -10,11 +10,19 @@ from typing import Any
 
 from pivot_jax import files
 from pivot_jax.report import format as text
-from pivot_jax.report.content import Cards, Column, Fact, Figure, Grid, Listing, Report, Table, Value
+from pivot_jax.report.content import Cards, Column, Fact, Figure, Grid, Listing, Report, Responses, Table, Value
 from pivot_jax.report.plots import data_uri
 
 THUMBNAIL = 160  # pixels; smaller images are enlarged to at least this
-KINDS = {Table: "table", Figure: "figure", Cards: "cards", Grid: "grid", Listing: "listing", str: "prose"}
+KINDS = {
+    Table: "table",
+    Figure: "figure",
+    Cards: "cards",
+    Responses: "responses",
+    Grid: "grid",
+    Listing: "listing",
+    str: "prose",
+}
 
 
 def write(report: Report, path: str | Path) -> Path:

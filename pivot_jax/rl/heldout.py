@@ -12,8 +12,8 @@ import numpy as np
 from pivot_jax.data.loading.prompts import PromptLoader, build_prompts
 from pivot_jax.errors import UserError
 from pivot_jax.rl.collection import asked_prompts, score_responses, texts_of
+from pivot_jax.rl.completions import Answered
 from pivot_jax.rl.parts import Parts
-from pivot_jax.rl.records import completion_lines
 from pivot_jax.train.session import Hook
 
 NAME = "heldout"
@@ -42,7 +42,7 @@ def _evaluate(parts: Parts, loader: PromptLoader, step: int, params: Any) -> dic
     section = parts.setup.config.rl.heldout
     sampling = replace(parts.sampling, temperature=section.temperature, top_p=section.top_p)
     parts.update(params, step)
-    totals, lengths, truncated, lines = [], [], [], []
+    totals, lengths, truncated, answered = [], [], [], []
     rewards: dict[str, list[np.ndarray]] = {label: [] for label in parts.rewards.labels}
     for prompts in loader.ordered():
         seed = (parts.setup.config.seed, SEED)
@@ -55,10 +55,10 @@ def _evaluate(parts: Parts, loader: PromptLoader, step: int, params: Any) -> dic
         responses = [one for own in rollouts.responses for one in own]
         lengths += [len(one.tokens) for one in responses]
         truncated += [one.finish == "length" for one in responses]
-        lines += completion_lines(selection.groups, texts, [False] * len(texts))
+        answered += [Answered(*pair) for pair in zip(selection.groups, texts, strict=True)]
     if not lengths:
         raise UserError("rl.heldout.sources: no prompts; name a source that has some, or remove it")
-    parts.records.write_heldout(step, lines)
+    parts.records.write_heldout(step, answered)
     found = {
         "reward": _mean(totals),
         "mean_length": float(np.mean(lengths)),

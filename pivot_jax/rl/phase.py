@@ -16,9 +16,10 @@ from jax.experimental import multihost_utils
 from pivot_jax.data.loading.prompts import PromptRows
 from pivot_jax.errors import UserError
 from pivot_jax.parallel.hosts import is_first
+from pivot_jax.rl.completions import Answered, table, with_values
 from pivot_jax.rl.groups import Collected, Group, Selection
 from pivot_jax.rl.parts import Parts
-from pivot_jax.rl.records import Stored, completion_lines
+from pivot_jax.rl.records import Stored
 from pivot_jax.rl.rewards.composition import Scores
 from pivot_jax.rl.trajectory import Trajectory
 from pivot_jax.train.session import Session, Taken
@@ -40,7 +41,7 @@ class Phase:
         self._rounds, self._waited = 0, 0.0
         self._state: Any = None
         self._first: Taken | None = None  # prompts of the first round
-        self._lines: list[Any] = []
+        self._answered: list[Answered] = []
         self._failures: Counter[str] = Counter()
         self._seconds: dict[str, float] = defaultdict(float)
         self._collected: Collected | None = None
@@ -110,19 +111,30 @@ class Phase:
 
     def note(self, selection: Selection, scores: Scores, texts: Sequence[Sequence[str]]) -> None:
         """Keeps what a round leaves: its completions, and the rewards that failed."""
-        self._lines += completion_lines(selection.groups, texts, [bool(kept) for kept in selection.kept])
+        self._answered += [Answered(*pair) for pair in zip(selection.groups, texts, strict=True)]
         self._failures.update(scores.counts)
         for failure in scores.failures[:3]:
             log.warning("row '%s': reward '%s' failed (%s): %s", *failure)
 
     def save(self, trajectory: Trajectory, collected: Collected) -> None:
-        """Stores the update, which a stopped run resumes, and the completions of the rollout."""
+        """Stores the update, which a stopped run resumes, and the completions of the rollout; shows some of them."""
         groups, surplus = collected.take()
         self._collected = collected
         kept_from = min(self.session.saved_steps, default=0) // self.parts.updates
         self.parts.records.save(self.number, Stored(groups, trajectory.values, surplus))
-        self.parts.records.write_completions(self.number, self._lines)
+        answered = with_values([*self._earlier(groups), *self._answered], groups, trajectory.values)
+        every = self.parts.setup.config.rl.show_every
+        shows = bool(every) and self.number % every == 0
+        self.parts.records.write_completions(self.number, answered, thumbnails=shows)
+        if shows:
+            self.session.show(table(answered))
         self.parts.records.forget(kept_from - 1)  # the surplus of the rollout before is needed too
+
+    def _earlier(self, groups: Sequence[Group]) -> list[Answered]:
+        """The groups of an update that were sampled in an earlier rollout."""
+        own = {id(one.group) for one in self._answered}
+        decode = self.parts.processor.chat.decode
+        return [Answered(g, [decode(one.tokens) for one in g.responses]) for g in groups if id(g) not in own]
 
     def record(self, trajectory: Trajectory, batch: Any, metrics: Mapping[str, Any], flops: float, state: Any) -> None:
         """Records an optimizer step; the first one of the update also logs what the rollout was like."""

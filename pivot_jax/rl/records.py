@@ -1,7 +1,8 @@
 """What a rollout leaves on disk: completions to look at, and what a stopped update needs to resume.
 
-``completions/NUMBER.jsonl`` has a line per sampled response. ``rollouts/NUMBER.npz`` has the groups of one policy
-update with their log-probs and advantages, and the surplus. It is written before the first optimizer step of the
+``completions/NUMBER.jsonl`` has a line per response: all that were sampled in this rollout, and the surplus of earlier
+ones that its update trains with. ``rollouts/NUMBER.npz`` has the groups of one policy update with their log-probs and
+advantages, and the surplus. It is written before the first optimizer step of the
 update, so every checkpoint of that update finds it.
 """
 
@@ -18,10 +19,11 @@ import numpy as np
 
 from pivot_jax import files
 from pivot_jax.errors import UserError
+from pivot_jax.rl.completions import COMPLETIONS, Answered, completion_lines
 from pivot_jax.rl.groups import Group
 from pivot_jax.rollout.engine import Response
 
-ROLLOUTS, COMPLETIONS = "rollouts", "completions"
+ROLLOUTS = "rollouts"
 _PER_TOKEN = ("tokens", "logps", "sampling_logps")
 
 
@@ -90,17 +92,28 @@ class Records:
             if number.isdigit() and int(number) < oldest:
                 path.unlink(missing_ok=True)
 
-    def write_completions(self, number: int, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the sampled responses of a rollout; an earlier file of this rollout is replaced."""
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        ending = f"-{self.process}" if self.process else ""
-        files.write_text(self.workdir / COMPLETIONS / f"{number:06d}{ending}.jsonl", text)
+    def write_completions(self, number: int, answered: Sequence[Answered], thumbnails: bool = False) -> None:
+        """Writes the responses of a rollout; an earlier file of this rollout is replaced.
 
-    def write_heldout(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the responses to held-out prompts after ``step`` optimizer steps."""
+        Args:
+          thumbnails: images that are not files are written too, small, to ``completions/images``.
+        """
+        lines = completion_lines(answered, self._images if thumbnails else None)
+        self._write_lines(self.workdir / COMPLETIONS / f"{number:06d}", lines)
+
+    def write_heldout(self, step: int, answered: Sequence[Answered]) -> None:
+        """Writes the responses to held-out prompts after ``step`` optimizer steps, with thumbnails."""
+        lines = completion_lines(answered, self._images)
+        self._write_lines(self.workdir / "eval" / f"heldout-{step}", lines)
+
+    def _write_lines(self, name: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         ending = f"-{self.process}" if self.process else ""
-        files.write_text(self.workdir / "eval" / f"heldout-{step}{ending}.jsonl", text)
+        files.write_text(name.with_name(f"{name.name}{ending}.jsonl"), text)
+
+    @property
+    def _images(self) -> Path:
+        return self.workdir / COMPLETIONS / "images"
 
     @property
     def _ending(self) -> str:
@@ -108,36 +121,6 @@ class Records:
 
     def _path(self, number: int) -> Path:
         return self.workdir / ROLLOUTS / f"{number:06d}{self._ending}"
-
-
-def completion_lines(groups: Sequence[Group], texts: Sequence[Sequence[str]], trained: Sequence[bool]) -> list[Any]:
-    """A line per response: prompt, image references, text, rewards, log-probs and the version of the weights."""
-    lines = []
-    for group, own, used in zip(groups, texts, trained, strict=True):
-        images = [image if isinstance(image, str) else f"<{type(image).__name__}>" for image in group.example.images]
-        for index, (response, text) in enumerate(zip(group.responses, own, strict=True)):
-            rewards = {name: _number(values[index]) for name, values in group.rewards.items()}
-            lines.append(
-                {
-                    "id": group.example.id,
-                    "sample": index,
-                    "prompt": group.example.messages[-1].content,
-                    "images": images,
-                    "completion": text,
-                    "finish": response.finish,
-                    "tokens": len(response.tokens),
-                    "logp": _number(np.sum(response.logps, dtype=np.float64)),
-                    "reward": _number(group.total[index]),
-                    "rewards": rewards,
-                    "trained": bool(used),
-                    "version": group.version,
-                }
-            )
-    return lines
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _packed(groups: Sequence[Group]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
 from pivot_jax.data.processing.images import load
 from pivot_jax.models import value_head
-from pivot_jax.models.logprobs import score_states, target_states
+from pivot_jax.models.logprobs import score_states, target_states, target_states_and_similarity
 from pivot_jax.objectives import advantages as estimators
 from pivot_jax.objectives import perception
 from pivot_jax.objectives.filters import reward_metrics
@@ -55,7 +55,7 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
     """
     algorithm, n = parts.algorithm, parts.setup.config.rl.responses
     responses = [one for group in groups for one in group.responses]
-    values, entropies = _passes(parts, params, version, reference, groups)
+    values, tokens = _passes(parts, params, version, reference, groups)
     lengths = _all_processes(np.asarray([len(one.tokens) for one in responses], np.int64), parts, n, 0)
     longest = int(lengths.max(initial=1))
     gather = partial(_table, parts, n, longest)
@@ -84,8 +84,10 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
     own = slice(parts.first_prompt * n, None)
     found = estimators.advantages(algorithm, scores)[own]
     if algorithm.token_weights != "none":
-        function = perception.TOKEN_WEIGHTS[algorithm.token_weights]
-        weights = function(tables["old_logps"], tables["masked_logps"], gather(entropies), mask)
+        tokens |= {name: values[name] for name in ("old_logps", "masked_logps") if name in values}
+        progress = version / parts.setup.loader.total_steps
+        gathered = perception.Tokens(mask, progress=progress, **{name: gather(x) for name, x in tokens.items()})
+        weights = perception.TOKEN_WEIGHTS[algorithm.token_weights].function(gathered)
         found = (found * weights[own]).astype(np.float32)
     values["advantages"] = [found[i, : len(one.tokens)] for i, one in enumerate(responses)]
     if "old_values" in values:
@@ -106,50 +108,52 @@ def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any,
 
 def _passes(
     parts: Parts, params: Any, version: int, reference: Any, groups: Sequence[Group]
-) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
-    """What ``policy.stored_values`` names of the model's own: of each response float32 [t] by name, and entropies.
+) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]]]:
+    """What ``policy.stored_values`` names of the model's own, and what weights of tokens need besides.
 
-    The policy's log-probs, entropies and values come from one pass; the reference, and masked images, cost one each.
+    Of each response float32 [t] by name. The policy's come from one pass; the reference, and masked images, cost one
+    each.
     """
     names = stored_values(parts.setup.config.rl)
     values: dict[str, list[np.ndarray]] = {}
-    entropies: list[np.ndarray] = []
+    tokens: dict[str, list[np.ndarray]] = {}
     if "old_logps" in names:
-        forced = teacher_forced(parts, params, groups, valued="old_values" in names)
-        values["old_logps"], entropies = forced.logps, forced.entropies
-        if "old_values" in names:
-            values["old_values"] = forced.values
+        more = ("values",) if "old_values" in names else ()
+        more += ("similarity",) if perception.needs_similarity(parts.algorithm) else ()
+        tokens = teacher_forced(parts, params, groups, more)
+        values["old_logps"] = tokens.pop("logps")
+        if "values" in more:
+            values["old_values"] = tokens.pop("values")
     if "ref_logps" in names:
-        values["ref_logps"] = teacher_forced(parts, reference, groups).logps
+        values["ref_logps"] = teacher_forced(parts, reference, groups)["logps"]
     if "masked_logps" in names:
-        values["masked_logps"] = teacher_forced(parts, params, _masked(parts, groups, version)).logps
-    return values, entropies
+        values["masked_logps"] = teacher_forced(parts, params, _masked(parts, groups, version))["logps"]
+    return values, tokens
 
 
-class TeacherForced(NamedTuple):
-    """At every token of each response, float32 [t] each. Without a value head ``values`` has none."""
-
-    logps: list[np.ndarray]  # its log-prob
-    entropies: list[np.ndarray]  # of the distribution that it comes from
-    values: list[np.ndarray]  # of the state that predicts it
-
-
-def teacher_forced(parts: Parts, params: Any, groups: Sequence[Group], *, valued: bool = False) -> TeacherForced:
-    """Log-probs, entropies and, where ``valued``, the value head's values of the responses under ``params``.
+def teacher_forced(
+    parts: Parts, params: Any, groups: Sequence[Group], more: tuple[str, ...] = ()
+) -> dict[str, list[np.ndarray]]:
+    """``logps`` and ``entropy`` at every token of each response, float32 [t] each, under ``params``.
 
     In the shapes of the policy update. One pass over the rows.
+
+    Args:
+      more: also ``values`` (of the value head, of the state that predicts the token), ``similarity`` (of the token to
+        the image).
     """
     module, distribution = parts.setup.model.module, parts.distribution
     rows = response_rows(parts, groups)
     size = common_bucket(rows)
-    found = TeacherForced([], [], [])
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ("logps", "entropy", *more)}
     per_update = len_of_update(parts)
     for start in range(0, parts.prompts * rows_per_group(parts), per_update):
         chunk: list[EncodedRow | None] = list(rows[start : start + per_update])
         chunk += [None] * (per_update - len(chunk))
         batch = batch_of(parts, chunk, size, {})
-        out = _score(module, distribution, valued, params, place_batch(batch, parts.setup.mesh))
-        for into, values in zip(found, out, strict=False):  # without values ``out`` has two
+        out = _score(module, distribution, more, params, place_batch(batch, parts.setup.mesh))
+        for name, into in found.items():
+            values = out[name]
             for row, own in zip(chunk, _own_rows(values, per_update), strict=True):
                 if row is not None:
                     into += np.split(own[: len(row.targets)], _ends(row))
@@ -214,10 +218,16 @@ def batch_of(
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _score(module: Any, distribution: Any, valued: bool, params: Any, batch: Any) -> Any:
-    states = target_states(module, params, batch)
-    found = score_states(params, states, batch, distribution)
-    return found.logps, found.entropy, *((value_head.values(params, states),) if valued else ())
+def _score(module: Any, distribution: Any, more: tuple[str, ...], params: Any, batch: Any) -> dict[str, Any]:
+    found = {}
+    if "similarity" in more:
+        states, found["similarity"] = target_states_and_similarity(module, params, batch)
+    else:
+        states = target_states(module, params, batch)
+    if "values" in more:
+        found["values"] = value_head.values(params, states)
+    scores = score_states(params, states, batch, distribution)
+    return found | {"logps": scores.logps, "entropy": scores.entropy}
 
 
 def _own_rows(out: Any, count: int) -> np.ndarray:

@@ -1,21 +1,29 @@
-"""Logged metrics: ``metrics.jsonl``, TensorBoard, and the means between two log lines."""
+"""Logged metrics: ``metrics.jsonl``, TensorBoard (tables of texts too), and the means between two log lines."""
 
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import math
+import re
+import struct
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboardX.proto.tensor_pb2 import TensorProto
+from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboardX.proto.types_pb2 import DT_STRING
 
 from pivot_jax import files
 from pivot_jax.errors import UserError
+from pivot_jax.train.metric_names import original
 
 FILE = "metrics.jsonl"
 _TAIL = 16384  # bytes; longer than a line
@@ -42,11 +50,24 @@ class Window:
         return {name: list(pair) for name, pair in self._sums.items()}
 
 
+@dataclass(frozen=True)
+class TextTable:
+    """Texts in rows and columns, such as sampled answers, and the images (PNG files) that they are about."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    images: tuple[bytes, ...] = ()
+
+
 class Tracker(Protocol):
     """Where log lines go."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the metrics of one step. Raises UserError if it cannot."""
+
+    def show(self, step: int, table: TextTable) -> None:
+        """Shows a table, if the tracker can. Raises UserError if it could not be written."""
 
     def close(self) -> None:
         """Never raises: ``write`` has reported what could not be written."""
@@ -79,6 +100,9 @@ class JsonLines:
         except OSError as error:
             raise files.not_written(self._path, error) from error
 
+    def show(self, step: int, table: TextTable) -> None:
+        """Nothing: a file of numbers."""
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
@@ -103,7 +127,27 @@ class Board:
             raise files.not_written(folder, error) from error
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        self._summarise(step, [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()])
+
+    def show(self, step: int, table: TextTable) -> None:
+        """A table in the Text tab, and its images in the Images tab."""
+        cells = [table.columns, *(tuple(map(literal, row)) for row in table.rows)]
+        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in (len(cells), len(table.columns))])
+        text = [cell.encode() for row in cells for cell in row]
+        values = [
+            Summary.Value(
+                tag=f"{table.name}/text_summary",
+                metadata=SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text")),
+                tensor=TensorProto(dtype=DT_STRING, string_val=text, tensor_shape=shape),
+            )
+        ]
+        for index, png in enumerate(table.images):
+            width, height = struct.unpack(">II", png[16:24])  # of its header
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+            values.append(Summary.Value(tag=f"{table.name}/image/{index}", image=image))
+        self._summarise(step, values)
+
+    def _summarise(self, step: int, values: list[Any]) -> None:
         try:
             self._put(Event(step=step, summary=Summary(value=values)))
         except OSError as error:
@@ -119,8 +163,20 @@ class Board:
             self._events.close()
 
 
+def literal(text: str) -> str:
+    """The text as Markdown that shows it as it is: TensorBoard renders texts as Markdown with HTML in it.
+
+    Escaped is what Python's Markdown lets one escape. An indented first line would be a block of code.
+    """
+    escaped = re.sub(r"([\\`*_{}\[\]()#+\-.!|])", r"\\\1", html.escape(text, quote=False))
+    joined = re.sub(r"\r\n|\r|\n", "<br>", escaped)
+    return re.sub(r"^[ \t]+", lambda spaces: "&nbsp;" * len(spaces.group().expandtabs(4)), joined)
+
+
 def read(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a ``metrics.jsonl`` by step. Lines of the same step are one row: an evaluation has a line of its own.
+
+    The names are TRL's, also where the run logs verl's (``rl.metric_names``).
 
     A last line that a killed run left unfinished is skipped.
 
@@ -132,7 +188,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         raise UserError(f"no metrics at {path}; has the run started?")
     by_step: dict[int, dict[str, Any]] = {}
     for line in _lines(path):
-        by_step[line["step"]] = by_step.get(line["step"], {}) | line
+        by_step[line["step"]] = by_step.get(line["step"], {}) | original(line)
     return [by_step[step] for step in sorted(by_step)]
 
 

@@ -23,7 +23,8 @@ from pivot_jax.optim import partition
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.progress import Advance, progress
 from pivot_jax.train.checkpoint import Checkpoints
-from pivot_jax.train.metrics import Window, open_trackers
+from pivot_jax.train.metric_names import original_name, renamed
+from pivot_jax.train.metrics import TextTable, Window, open_trackers
 from pivot_jax.train.setup import Setup
 from pivot_jax.train.signals import Interrupted, StopSignals
 from pivot_jax.train.speed import Speed
@@ -84,10 +85,12 @@ class Session:
         """
         train = setup.config.train
         self._setup, self._hooks = setup, hooks
-        self._best = train.best_metric.lstrip("-")
+        best = original_name(train.best_metric)
+        self._best = best.lstrip("-")
+        self._names = setup.config.rl.metric_names if setup.objective.kind == "policy" else "trl"
         self._check_hooks()
         self.step, self._total = step, setup.loader.total_steps
-        self._checkpoints = Checkpoints(workdir, keep=train.keep, best_metric=train.best_metric)
+        self._checkpoints = Checkpoints(workdir, keep=train.keep, best_metric=best)
         self._trackers = open_trackers(workdir, step) if is_first() else ()
         self._batches = iter(setup.loader)
         self._window, self._tokens = Window(), 0
@@ -234,7 +237,12 @@ class Session:
 
     def _write(self, step: int, metrics: dict[str, float]) -> None:
         for tracker in self._trackers:
-            tracker.write(step, metrics)
+            tracker.write(step, renamed(metrics, self._names))
+
+    def show(self, table: TextTable) -> None:
+        """Hands a table to the trackers, as of the step that is next."""
+        for tracker in self._trackers:
+            tracker.show(self.step + 1, table)
 
     def _check_best(self, logged: Mapping[str, float]) -> None:
         if self._best and self._best not in logged:

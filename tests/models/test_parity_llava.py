@@ -98,3 +98,33 @@ def test_logits(tmp_path, name):
     family = f"LLaVA, {' and '.join(parts)}"
     compare(family, name, "states", hidden[real], theirs.hidden_states[-1].numpy()[real])
     compare(family, name, "logits", logits[real], theirs.logits.numpy()[real])
+
+
+def test_similarity_to_the_image_tokens(tmp_path):
+    """PEPO's prior: mean over all of transformers' hidden states and over image tokens of the cosine, pair by pair."""
+    model = hf.llava_model(text=dict(family="qwen3"))
+    model.save_pretrained(tmp_path)
+    cfg, params = hub.read_config(tmp_path).mllm, hub.load_params(tmp_path)
+    batch, pixels = prompts(cfg)
+    states, similarity = jax.jit(
+        lambda params: MLLM(cfg).apply({"params": params}, batch, method="hidden_and_similarity")
+    )(params)
+    with torch.no_grad():
+        theirs = model(
+            input_ids=torch.tensor(batch.tokens, dtype=torch.long),
+            pixel_values=torch.tensor(pixels),
+            attention_mask=torch.tensor(batch.segments),
+            output_hidden_states=True,
+        )
+    real = batch.segments > 0
+    np.testing.assert_allclose(np.asarray(states)[real], theirs.hidden_states[-1].numpy()[real], atol=1e-4)
+    for row in range(2):
+        image = np.flatnonzero(batch.image_slots[row] >= 0)
+        for token in np.flatnonzero(real[row]):
+            cosines = [
+                torch.cosine_similarity(layer[row, token], layer[row, seen], dim=0)
+                for layer in theirs.hidden_states
+                for seen in image
+            ]
+            np.testing.assert_allclose(similarity[row, token], np.mean(cosines), atol=1e-4)
+    assert np.ptp(np.asarray(similarity)[real]) > 0.1

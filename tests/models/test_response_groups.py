@@ -12,7 +12,7 @@ from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
 from pivot_jax.data.processing.collate import Collation, vlm_batch
 from pivot_jax.data.processing.geometry import ImageArrays
-from pivot_jax.models.logprobs import answer_logps, score
+from pivot_jax.models.logprobs import answer_logps, score, score_states, target_states_and_similarity
 from pivot_jax.models.mllm import MLLM
 from tests.tiny import pairs
 
@@ -35,9 +35,9 @@ def row(text, answer):
     )
 
 
-def test_a_group_in_one_row_equals_a_sequence_per_response():
-    """Log-probs of every token, and the gradients of a sum that weighs each response by an advantage."""
-    rng, module, params = np.random.default_rng(0), MLLM(pairs.CONFIG), pairs.params()
+def batches():
+    """Two groups in a row each, and for each response a batch of the two sequences with it alone."""
+    rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 1, 16, 16, 3), dtype=np.uint8)
     texts = rng.integers(6, pairs.VOCABULARY, (2, PROMPT + sum(ANSWERS)))
     ends = PROMPT + np.cumsum(ANSWERS)
@@ -50,6 +50,12 @@ def test_a_group_in_one_row_equals_a_sequence_per_response():
         together([row(text[indices], n) for text in texts], bucket=(longest, n))
         for indices, n in zip(parts, ANSWERS, strict=True)
     ]
+    return group, alone
+
+
+def test_a_group_in_one_row_equals_a_sequence_per_response():
+    """Log-probs of every token, and the gradients of a sum that weighs each response by an advantage."""
+    module, params, (group, alone) = MLLM(pairs.CONFIG), pairs.params(), batches()
     advantages = jnp.asarray([0.7, -1.2, 0.1, 2.0])
 
     def together(params):
@@ -67,3 +73,17 @@ def test_a_group_in_one_row_equals_a_sequence_per_response():
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * (1 + np.abs(b).max())), got_grads, want_grads
     )
+
+
+def test_similarity_to_the_image_comes_with_the_same_logprobs():
+    """Of each response that of its own tokens' states in a sequence alone; log-probs as of the pass without it."""
+    module, params, (group, alone) = MLLM(pairs.CONFIG), pairs.params(), batches()
+    states, similarity = jax.jit(partial(target_states_and_similarity, module))(params, group)
+    stats = jax.jit(score_states)(params, states, group)
+    np.testing.assert_allclose(stats.logps, jax.jit(partial(score, module))(params, group).logps, atol=2e-5)
+    of_tokens = jax.jit(lambda params, batch: module.apply({"params": params}, batch, method="hidden_and_similarity"))
+    expected = np.concatenate(
+        [of_tokens(params, batch)[1][:, START:][:, :n] for batch, n in zip(alone, ANSWERS, strict=True)], axis=1
+    )
+    np.testing.assert_allclose(similarity, expected, atol=1e-5)
+    assert np.ptp(expected) > 0.05 and np.abs(expected).max() < 1

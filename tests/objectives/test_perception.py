@@ -10,14 +10,17 @@ import pytest
 from pivot_jax.objectives.algorithm import Algorithm
 from pivot_jax.objectives.perception import (
     TOKEN_WEIGHTS,
+    Tokens,
     divergence,
     masked_image,
     needs_masked_view,
+    needs_similarity,
     noise_level,
     noised_image,
 )
 from tests.tiny.responses import Layout, loss_of
 
+NOTHING = np.zeros((3, 5))
 MASK = np.arange(5) < np.asarray([[5], [2], [4]])
 
 
@@ -63,7 +66,7 @@ def test_vppo_selects_and_scales_by_dependency():
     """40 % of 5, 2 and 4 tokens: 2, 1 and 2. Mean dependencies become scales with the mean 1 and the minimum 0.9."""
     rng = np.random.default_rng(2)
     old, masked = -rng.exponential(size=(2, *MASK.shape))
-    weights = TOKEN_WEIGHTS["vppo"](old, masked, None, MASK)
+    weights = TOKEN_WEIGHTS["vppo"].function(Tokens(MASK, old, NOTHING, masked))
     d = masked - old
     dependency = np.minimum(np.exp(d) - d - 1, 10)
     for row, count in enumerate((2, 1, 2)):
@@ -79,7 +82,7 @@ def test_vppo_selects_and_scales_by_dependency():
 
 
 def test_vppo_does_not_scale_where_no_response_depends_more_than_another():
-    weights = TOKEN_WEIGHTS["vppo"](np.zeros(MASK.shape), np.zeros(MASK.shape), None, MASK)
+    weights = TOKEN_WEIGHTS["vppo"].function(Tokens(MASK, NOTHING, NOTHING, NOTHING))
     np.testing.assert_array_equal(weights.sum(1), [2, 1, 2])
 
 
@@ -87,8 +90,54 @@ def test_tor_weights_entropy_before_dependency():
     old = np.zeros((1, 4))
     masked = np.asarray([[0.1, -3.0, 0.2, -1.0]])
     entropy = np.asarray([[0.1, 0.2, 0.9, 0.8]])
-    weights = TOKEN_WEIGHTS["tor"](old, masked, entropy, np.ones((1, 4), bool))
+    weights = TOKEN_WEIGHTS["tor"].function(Tokens(np.ones((1, 4), bool), old, entropy, masked))
     np.testing.assert_array_equal(weights, [[0, 0.5, 1, 1]])
+
+
+def pepo_of_one(similarity, entropy, share):
+    """PEPO's weights of one response, token by token."""
+
+    def between_0_and_1(values):
+        low, high = min(values), max(values)
+        return [(v - low) / (high - low) if high > low else 0.0 for v in values]
+
+    sums = [s + h for s, h in zip(between_0_and_1(similarity), between_0_and_1(entropy), strict=True)]
+    centre = sum(sums) / len(sums)
+    powers = [math.exp((1 + 0.05 * math.tanh(one - centre)) * s) for one, s in zip(sums, similarity, strict=True)]
+    return [1 - share + share * len(powers) * power / sum(powers) for power in powers]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_pepo_weighs_by_similarity_to_the_image_gated_by_entropy(share):
+    """The paper's formula per response; values after its end have no effect; equal weights at λ = 0."""
+    rng = np.random.default_rng(4)
+    similarity, entropy = rng.uniform(-0.9, 0.9, MASK.shape), rng.exponential(size=MASK.shape)
+    tokens = Tokens(MASK, NOTHING, entropy, similarity=similarity, progress=share)
+    weights = TOKEN_WEIGHTS["pepo"].function(tokens)
+    for row, length in enumerate((5, 2, 4)):
+        expected = pepo_of_one(list(similarity[row, :length]), list(entropy[row, :length]), share)
+        np.testing.assert_allclose(weights[row, :length], expected, rtol=1e-12)
+        assert not weights[row, length:].any()
+        assert weights[row].sum() == pytest.approx(length) and (np.ptp(weights[row, :length]) > 0.1) == (share > 0)
+    other = Tokens(MASK, NOTHING, entropy + ~MASK, similarity=similarity - ~MASK, progress=share)
+    np.testing.assert_array_equal(TOKEN_WEIGHTS["pepo"].function(other), weights)
+
+
+def test_pepo_gives_more_weight_to_entropy_where_tokens_see_the_same():
+    """The gate: of two tokens that see the image equally well, the one with the larger entropy weighs more."""
+    mask = np.ones((1, 3), bool)
+    similarity, entropy = np.asarray([[0.5, 0.5, 0.1]]), np.asarray([[2.0, 0.1, 1.0]])
+    first, second, third = TOKEN_WEIGHTS["pepo"].function(
+        Tokens(mask, np.zeros((1, 3)), entropy, similarity=similarity, progress=1.0)
+    )[0]
+    assert first > second > third
+
+
+def test_pepo_leaves_responses_without_images_and_empty_rows_alone():
+    mask = np.asarray([[True, True, False], [False, False, False]])
+    entropy = np.asarray([[0.3, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    tokens = Tokens(mask, np.zeros((2, 3)), entropy, similarity=np.zeros((2, 3)), progress=0.7)
+    np.testing.assert_allclose(TOKEN_WEIGHTS["pepo"].function(tokens), [[1, 1, 0], [0, 0, 0]], rtol=1e-12)
 
 
 def test_papo_adds_the_divergence_from_the_masked_view():
@@ -109,7 +158,13 @@ def test_papo_adds_the_divergence_from_the_masked_view():
 
 @pytest.mark.parametrize(
     ("algorithm", "needed"),
-    [(Algorithm(), False), (Algorithm(token_weights="vppo"), True), (Algorithm(perception_coefficient=0.01), True)],
+    [
+        (Algorithm(), (False, False)),
+        (Algorithm(token_weights="vppo"), (True, False)),
+        (Algorithm(perception_coefficient=0.01), (True, False)),
+        (Algorithm(token_weights="pepo"), (False, True)),
+        (Algorithm(token_weights="pepo", perception_coefficient=0.01), (True, True)),
+    ],
 )
-def test_the_masked_view_is_scored_only_where_it_is_read(algorithm, needed):
-    assert needs_masked_view(algorithm) == needed
+def test_masked_view_and_similarity_are_computed_only_where_they_are_read(algorithm, needed):
+    assert (needs_masked_view(algorithm), needs_similarity(algorithm)) == needed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html.parser
 import io
 import re
 
@@ -15,46 +14,13 @@ from pivot_jax.eval.statistics import Interval
 from pivot_jax.report import format as text
 from pivot_jax.report import page, plots, tables
 from pivot_jax.report.content import Column, Report, Section, Table
+from tests.report.reader import read
 from tests.report.sample import ARMS, metric_rows, sample
 
 
 @pytest.fixture(scope="module")
 def rendered():
     return page.render(sample())
-
-
-class Reader(html.parser.HTMLParser):
-    """Checks nesting, and collects ids, links and image sources."""
-
-    VOID = ("meta", "img", "br", "link", "path", "use", "rect", "line")
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.ids, self.links, self.sources = [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        named = dict(attrs)
-        self.ids += [named["id"]] if "id" in named else []
-        self.links += [value for key, value in attrs if key in ("href", "xlink:href")]
-        self.sources += [named["src"]] if "src" in named else []
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-
-def read(page_text):
-    reader = Reader()
-    reader.feed(page_text)
-    assert reader.open == []
-    return reader
 
 
 def test_self_contained_and_well_formed(rendered):

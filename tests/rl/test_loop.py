@@ -56,6 +56,7 @@ PARTS = {
     "papo": {"rl__perception_coefficient": 0.02},
     "vppo": {"rl__token_weights": "vppo"},
     "tor": {"rl__token_weights": "tor"},
+    "pepo": {"rl__token_weights": "pepo"},
     "noisy rollout": {"rl__noise_share": 0.5},
     "kl in the reward": {"rl__kl_coefficient": 0.1, "rl__kl": "k1", "rl__kl_in": "reward"},
     "kl in the loss": {"rl__kl_coefficient": 0.1, "rl__responses_per_row": 2, "train__accumulate": 2},
@@ -74,6 +75,22 @@ def test_every_part_runs_in_the_loop(rl_config, tmp_path, part):
         assert lines[0]["perception_kl"] > 0
     if part in ("kl in the loss", "kl with adapters"):
         assert lines[0]["kl"] == pytest.approx(0, abs=1e-6) and lines[1]["kl"] != 0
+
+
+def test_pepo_weighs_tokens_more_and_more(rl_config, tmp_path):
+    """At step 0 of 2 all tokens of a response have its advantage; halfway half of the weights, whose mean is 1."""
+    run(rl_config(rl__token_weights="pepo", train__steps=2), tmp_path / "run")
+    spreads = []
+    for number in range(2):
+        with np.load(tmp_path / f"run/rollouts/{number:06d}.npz") as stored:
+            ends = np.cumsum(stored["lengths"])[:-1]
+            advantages = np.split(stored["values/advantages"], ends)
+        rows = [json.loads(line) for line in completions(tmp_path / "run")[f"{number:06d}.jsonl"].splitlines()]
+        rewards = np.reshape([row["reward"] for row in rows], (4, 4))
+        whole = (rewards - rewards.mean(1, keepdims=True)) / (rewards.std(1, ddof=1, keepdims=True) + 1e-4)
+        np.testing.assert_allclose([own.mean() for own in advantages], whole.ravel(), rtol=1e-4, atol=1e-5)
+        spreads.append(max(np.ptp(own) for own in advantages))
+    assert spreads[0] < 1e-6 < 1e-4 < spreads[1]
 
 
 def test_held_out_prompts_are_answered_before_training_and_while_it_runs(rl_config, world, tmp_path):
