@@ -88,8 +88,9 @@ def _charts(name: str, rows: Sequence[Mapping[str, Any]]) -> list[Section]:
         logged = [key for key in logged if key not in found]
         if found:
             long = max(map(len, found)) > 32  # a title wider than its chart
-            chart = plots.training_curves({name: [rows]}, found, columns=2 if long else 3)
-            note = "Moving averages with weight 0.6 on the past."
+            smooth = 0.0 if title == "Evaluation" else 0.6
+            chart = plots.training_curves({name: [rows]}, found, smooth=smooth, columns=2 if long else 3)
+            note = f"Moving averages with weight {smooth} on the past." if smooth else ""
             sections.append(Section(title, "", (Figure("Over optimizer steps", chart, note),)))
     return sections
 
