@@ -118,7 +118,7 @@ def _passes(
     values: dict[str, list[np.ndarray]] = {}
     tokens: dict[str, list[np.ndarray]] = {}
     if "old_logps" in names:
-        more = ("values",) if "old_values" in names else ()
+        more: tuple[str, ...] = ("values",) if "old_values" in names else ()
         more += ("similarity",) if perception.needs_similarity(parts.algorithm) else ()
         tokens = teacher_forced(parts, params, groups, more)
         values["old_logps"] = tokens.pop("logps")
