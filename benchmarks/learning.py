@@ -47,7 +47,6 @@ def folder_of(name: str) -> str:
 
 def job(root: Path, seed: int, name: str, steps: int) -> None:
     """One run, or the stages that all runs of a seed start from; and its greedy answers."""
-    from pivot_jax import config as configs
     from pivot_jax.rl.run import run
     from pivot_jax.study import measure as answers
     from pivot_jax.study import training
@@ -58,23 +57,45 @@ def job(root: Path, seed: int, name: str, steps: int) -> None:
         for stage in ("stage0", "stage1a", BASE):
             training.train(study, stage, seed)
     else:
-        test = {"format": "tfds", "path": str(study.data), "split": "test"}
-        changes = RUNS[name] | {
-            "seed": seed,
-            "name": f"{name}, seed {seed}",
-            "train.steps": steps,
-            "rl.heldout.sources": (test,),
-            "rl.heldout.responses": SAMPLES,
-            "eval.every": steps // 3,
-            "eval.at_start": True,
-        }
-        config = configs.load(f"{study.configs}/grpo.py:{study.folder(seed)}", changes)
-        run(config, study.folder(seed) / folder_of(name))
+        run(config_of(study, seed, name, steps), study.folder(seed) / folder_of(name))
     answers.answers(study, seed, folder_of(name), blank=False)
+    np.save(study.folder(seed) / f"sampled-{folder_of(name)}.npy", sample(study, seed, name))
 
 
-def start(root: Path, seed: int, name: str, steps: int) -> float:
-    """:func:`job` in a process of one thread; its seconds.
+def config_of(study: Any, seed: int, name: str, steps: int) -> Any:
+    from pivot_jax import config as configs
+
+    changes = RUNS[name] | {"seed": seed, "name": f"{name}, seed {seed}", "train.steps": steps}
+    return configs.load(f"{study.configs}/grpo.py:{study.folder(seed)}", changes)
+
+
+def sample(study: Any, seed: int, name: str) -> np.ndarray:
+    """1 where a sampled answer to a test question is right: [questions, SAMPLES]."""
+    from pivot_jax.data.sources.prompts import prompt_example
+    from pivot_jax.eval.benchmarks.scenes import read
+    from pivot_jax.eval.scoring import parse
+    from pivot_jax.rl.parts import sampling_of
+    from pivot_jax.rollout.engine import Prompt
+    from pivot_jax.rollout.sampler import Sampler, Shape
+    from pivot_jax.train.open import open_run
+
+    model, questions = open_run(study.folder(seed) / folder_of(name)), read(study.data)
+    examples = [prompt_example(questions[i]) for i in range(len(questions))]
+    prompts = [Prompt(example, model.processor.encode(example), i) for i, example in enumerate(examples)]
+    sampler = Sampler(model.mllm, model.processor, Shape(slots=64))
+    sampler.update(model.params, 0)
+    section = config_of(study, seed, next(iter(RUNS)), 1).rl
+    found = sampler.generate(prompts, SAMPLES, sampling_of(section, model.processor), (seed, 0))
+    sampler.close()
+    right = [
+        [parse.plain(model.processor.chat.decode(one.tokens)) == parse.plain(example.extra["answer"]) for one in own]
+        for example, own in zip(examples, found.responses, strict=True)
+    ]
+    return np.asarray(right, float)
+
+
+def start(root: Path, seed: int, name: str, steps: int) -> None:
+    """:func:`job` in a process of one thread.
 
     Raises:
       RuntimeError: it failed.
@@ -94,18 +115,7 @@ def start(root: Path, seed: int, name: str, steps: int) -> float:
     with log.open("ab") as out:
         if subprocess.run(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT).returncode:
             raise RuntimeError(f"{name}, seed {seed} failed; see {log}")
-    seconds = time.perf_counter() - started
-    print(f"{name}, seed {seed}: {seconds:.0f} s", flush=True)
-    return seconds
-
-
-def sampled(workdir: Path, step: int) -> np.ndarray:
-    """Share of right answers among those sampled to each test question: [questions]."""
-    found: dict[str, list[float]] = {}
-    for line in (workdir / "eval" / f"heldout-{step}.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        found.setdefault(row["id"], []).append(float(row["reward"]))
-    return np.asarray([np.mean(found[key]) for key in sorted(found)])
+    print(f"{name}, seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
 def greedy(folder: Path, name: str) -> np.ndarray:
@@ -114,17 +124,18 @@ def greedy(folder: Path, name: str) -> np.ndarray:
     return np.asarray(score_file(folder / "answers" / f"{folder_of(name)}.jsonl", "scenes").scores, float)
 
 
-def compared(root: Path, seeds: list[int], name: str, steps: int) -> dict[str, Any]:
+def compared(root: Path, seeds: list[int], name: str) -> dict[str, Any]:
     """Accuracies before and after, percent; differences in points with their 95 % intervals."""
     from pivot_jax.eval import statistics
 
     folders = [root / f"seed{seed}" for seed in seeds]
-    found: dict[str, Any] = {}
+    results = [json.loads((folder / folder_of(name) / "result.json").read_text()) for folder in folders]
+    found: dict[str, Any] = {"seconds": [round(result["seconds"]) for result in results]}
     for kind, before, after in (
         (
             "sampled",
-            np.asarray([sampled(folder / folder_of(name), 0) for folder in folders]),
-            np.asarray([sampled(folder / folder_of(name), steps) for folder in folders]),
+            np.asarray([np.load(folder / f"sampled-{BASE}.npy").mean(1) for folder in folders]),
+            np.asarray([np.load(folder / f"sampled-{folder_of(name)}.npy").mean(1) for folder in folders]),
         ),
         (
             "greedy",
@@ -163,10 +174,9 @@ def main() -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda seed: start(args.workdir, seed, BASE, args.steps), args.seeds))
         jobs = [(name, seed) for name in args.only for seed in args.seeds]
-        seconds = dict(zip(jobs, pool.map(lambda x: start(args.workdir, x[1], x[0], args.steps), jobs), strict=True))
+        list(pool.map(lambda x: start(args.workdir, x[1], x[0], args.steps), jobs))
     for name in args.only:
-        took = [round(seconds[name, seed]) for seed in args.seeds]
-        found = compared(args.workdir, args.seeds, name, args.steps) | {"seconds": took}
+        found = compared(args.workdir, args.seeds, name)
         record.add(name, found)
         for kind in ("sampled", "greedy"):
             one = found[kind]

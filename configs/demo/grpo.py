@@ -14,7 +14,7 @@ def get_config(arg=""):
         "rl.algorithm": "trl-grpo",
         "rl.responses": 8,
         "rl.max_tokens": 40,
-        "rl.rewards": ({"name": "text", "extract": "whole"},),
+        "rl.rewards": ({"name": "text", "extract": "whole", "column": "chosen"},),
         "rl.reward_workers": 1,
         "optimizer.rules": ((".*", 3e-4),),
         "train.steps": 300,
