@@ -2,8 +2,8 @@
 
     python benchmarks/grpo_step.py [--rounds 6] [--prompts 4] [--responses 8] [--tokens 64]
 
-Both start from one folder (LLaVA: SigLIP with 196 image tokens, a Qwen2 decoder, 32,768 words, float32), sample at
-temperature 1 and update all parameters once per rollout, without a reference model. A word in 32,768 ends a turn, so
+Both start from one folder (LLaVA: SigLIP with 196 image tokens, a Qwen2 decoder, 8,192 words, float32), sample at
+temperature 1 and update all parameters once per rollout, without a reference model. A word in 8,192 ends a turn, so
 nearly all responses have all their tokens; times are scaled to responses that have. The sides take turns, a step each.
 TRL generates with transformers (``use_vllm=False``, its default), and reads each prompt, and encodes each image, once
 per response.
@@ -24,9 +24,9 @@ import measure
 import numpy as np
 from measure import Record, Side
 
-WORDS, PIXELS, PATCH, IMAGE = 32768, 224, 16, "<|image_pad|>"
-VISION = dict(width=128, depth=4, heads=4, mlp_dim=512)
-DECODER = dict(width=256, depth=6, heads=4, kv_heads=2, mlp_dim=768)
+WORDS, PIXELS, PATCH, IMAGE = 8192, 224, 16, "<|image_pad|>"
+VISION = dict(width=128, depth=3, heads=4, mlp_dim=512)
+DECODER = dict(width=192, depth=4, heads=4, kv_heads=2, mlp_dim=576)
 ROWS = 64
 MANY = 10**4  # more steps than are measured
 
@@ -120,6 +120,7 @@ class OursSide:
                 "init.": f"hf:{root / 'model'}",
                 "model.vision.image_size": PIXELS,
                 "model.vision.patch_size": PATCH,
+                "model.vision.pool_head": False,
                 **{f"model.vision.{name}": value for name, value in VISION.items()},
                 "model.decoder.vocab_size": WORDS,
                 **{f"model.decoder.{name}": value for name, value in DECODER.items()},
@@ -133,6 +134,7 @@ class OursSide:
                 "data.batch_size": prompts,
                 "objective.name": "policy",
                 "rl.algorithm": "trl-grpo",
+                "rl.importance": "none",  # TRL corrects for vLLM only
                 "rl.responses": responses,
                 "rl.max_tokens": tokens,
                 "rl.rewards": ({"name": f"{root / 'reward.py'}:count"},),
@@ -254,7 +256,7 @@ def main() -> None:
         abouts: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
 
         def turn(name: str) -> float:
-            seconds = sides[name].ask("run")
+            seconds = sides[name].ask("run", limit=600.0)
             abouts[name].append(sides[name].ask("about"))
             return seconds / (args.prompts * args.responses * abouts[name][-1]["mean_length"])
 

@@ -12,10 +12,11 @@ def get_config(arg=""):
         "data.batch_size": 16,
         "objective.name": "policy",
         "rl.algorithm": "trl-grpo",
+        "rl.importance": "none",  # the embedded sampler has the trainer's log-probs
         "rl.responses": 8,
         "rl.max_tokens": 40,
         "rl.rewards": ({"name": "text", "extract": "whole", "column": "chosen"},),
         "rl.reward_workers": 1,
         "optimizer.rules": ((".*", 3e-4),),
-        "train.steps": 300,
+        "train.steps": 200,
     }
