@@ -14,6 +14,8 @@ def section() -> dict[str, Any]:
         # step; train.steps counts optimizer steps.
         "responses": 8,  # sampled for each prompt
         "responses_per_row": 0,  # that share a row, and its image and prompt, in training; 0: all
+        # Train with positions that count tokens one by one although the model, and the sampler, have M-RoPE (MAYE).
+        "text_positions": False,
         "minibatches": 1,  # divides data.batch_size
         "epochs": 1,  # passes over a rollout
         "max_rounds": 10,  # rounds of data.batch_size prompts for one update, where a filter drops groups

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pivot_jax.data.processing.batch import EncodedRow
-from pivot_jax.data.processing.branches import group_row
+from pivot_jax.data.processing.branches import as_text, group_row
 from pivot_jax.data.processing.images import load
 from pivot_jax.models import value_head
 from pivot_jax.models.logprobs import score_states, target_states, target_states_and_similarity
@@ -178,7 +178,7 @@ def response_rows(parts: Parts, groups: Sequence[Group]) -> list[EncodedRow]:
         tokens = [one.tokens.tolist() for one in group.responses]
         for start in range(0, len(tokens), parts.per_row):
             rows.append(group_row(group.row, tokens[start : start + parts.per_row]))
-    return rows
+    return [as_text(row) for row in rows] if parts.setup.config.rl.text_positions else rows
 
 
 def rows_per_group(parts: Parts) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,17 @@ def group_row(prompt: EncodedRow, responses: Sequence[Sequence[int]]) -> Encoded
         **_taps(prompt, len(added)),
         truncated=prompt.truncated,
     )
+
+
+def as_text(row: EncodedRow) -> EncodedRow:
+    """The row with the positions that its tokens would have as text: counted one by one, on all axes of M-RoPE.
+
+    MAYE trains with these although its sampler has M-RoPE's, so its ratios compare two models.
+    """
+    start = int(np.sum(row.branches == 0))
+    order = np.concatenate([np.arange(start), *(start + np.arange(n) for n in np.bincount(row.branches)[1:])])
+    positions = order.astype(np.int32).reshape(-1, *[1] * (row.positions.ndim - 1))
+    return replace(row, positions=np.broadcast_to(positions, row.positions.shape).copy())
 
 
 def _taps(prompt: EncodedRow, added: int) -> dict[str, Any]:
