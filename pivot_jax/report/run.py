@@ -30,7 +30,7 @@ CHARTS: Mapping[str, tuple[str, ...]] = {
     "Responses": (r"completions/.*", "sampling/filtered_ratio", "entropy", "mean_token_accuracy"),
     "Evaluation": (r"eval/.*",),
     "Optimization": ("loss", "policy_loss", "grad_norm", "learning_rate", "kl", ".*_kl", "(cispo_)?clip_ratio.*",
-                     "logps/.*", "logits/.*"),
+                     "logps/.*", "logits/.*", "value/.*"),
     "Sampler and trainer": ("sampling/.*",),
     "Time": (r"perf/(rollout|reward|logprobs|step_time)_s", "perf/tokens_per_s", "perf/peak_mem_gib"),
 }  # fmt: skip
@@ -59,7 +59,7 @@ def build(workdir: Path, rollouts: int = 5) -> Report:
     what = f"online RL, {config.rl.algorithm}" if batch_kind(config) == "policy" else config.objective.name
     return Report(
         title=config.name,
-        subtitle=f"{what}: step {rows[-1]['step']}, the numbers of {metrics.FILE}.",
+        subtitle=f"{what}: {rows[-1]['step']} steps, from {metrics.FILE}",
         facts=_facts(rows, batch_kind(config) == "policy"),
         sections=(*sections, settings),
         provenance={"folder": str(workdir), "config": configs.fingerprint(config)},
