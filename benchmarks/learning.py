@@ -1,18 +1,22 @@
 """Does online RL raise the share of right answers to unseen images? From the demo's Stage 1b, by algorithm and seed.
 
-    python benchmarks/learning.py                          # all runs of three seeds
-    python benchmarks/learning.py --only rloo dapo --steps 300
+    python benchmarks/learning.py                      # all runs of three seeds
+    python benchmarks/learning.py --prompts fresh --only rloo dapo --steps 300
 
 Each seed trains its own stages 0 to 1b (those of ``configs/demo``), from which every run starts. A run is that of
 ``configs/demo/grpo.py`` with another ``rl.algorithm``: no setting was searched for. Sampled answers are four to each
 of the demo's 600 test questions, at temperature 1; greedy ones are those of ``pivot-jax eval``. Differences are after
 minus before on the same questions, with seeds and questions resampled. One thread a run, as many runs at a time as
 cores; a run that is finished is not run again.
+
+Prompts are those of the demo's GRPO arm, ``pairs`` (1,200, half of which ask for a description), or ``fresh``:
+questions about new scenes of the same world, none of which comes twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -38,14 +42,17 @@ RUNS: dict[str, dict[str, Any]] = {
     },
 }
 BASE = "stage1b"
+PROMPTS = ("pairs", "fresh")
+BATCH = 16  # prompts of a rollout, as in configs/demo/grpo.py
 SAMPLES = 4  # answers to a test question at temperature 1
 
 
-def folder_of(name: str) -> str:
-    return name.replace(", ", "-").replace(" ", "-")
+def folder_of(name: str, prompts: str = "pairs") -> str:
+    """Of a run, in its seed's folder."""
+    return name.replace(", ", "-").replace(" ", "-") + ("-fresh" if prompts == "fresh" and name != BASE else "")
 
 
-def job(root: Path, seed: int, name: str, steps: int) -> None:
+def job(root: Path, seed: int, name: str, steps: int, prompts: str) -> None:
     """One run, or the stages that all runs of a seed start from; and its greedy answers."""
     from pivot_jax.rl.run import run
     from pivot_jax.study import measure as answers
@@ -57,19 +64,29 @@ def job(root: Path, seed: int, name: str, steps: int) -> None:
         for stage in ("stage0", "stage1a", BASE):
             training.train(study, stage, seed)
     else:
-        run(config_of(study, seed, name, steps), study.folder(seed) / folder_of(name))
-    answers.answers(study, seed, folder_of(name), blank=False)
-    np.save(study.folder(seed) / f"sampled-{folder_of(name)}.npy", sample(study, seed, name))
+        run(config_of(study, seed, name, steps, prompts), study.folder(seed) / folder_of(name, prompts))
+    folder = folder_of(name, prompts)
+    answers.answers(study, seed, folder, blank=False)
+    np.save(study.folder(seed) / f"sampled-{folder}.npy", sample(study, seed, folder))
 
 
-def config_of(study: Any, seed: int, name: str, steps: int) -> Any:
+def fresh_prompts(root: Path, steps: int) -> Path:
+    """Folder of a data set with a question of its own for every prompt of ``steps`` rollouts."""
+    return root / "scenes" / f"fresh{steps}" / "1.0.0"
+
+
+def config_of(study: Any, seed: int, name: str, steps: int, prompts: str) -> Any:
     from pivot_jax import config as configs
 
     changes = RUNS[name] | {"seed": seed, "name": f"{name}, seed {seed}", "train.steps": steps}
+    if prompts == "fresh":
+        path = fresh_prompts(study.root, steps)
+        changes["data.sources"] = ({"format": "tfds", "path": str(path), "split": "vqa"},)
+        changes["rl.rewards"] = ({"name": "text", "extract": "whole"},)
     return configs.load(f"{study.configs}/grpo.py:{study.folder(seed)}", changes)
 
 
-def sample(study: Any, seed: int, name: str) -> np.ndarray:
+def sample(study: Any, seed: int, folder: str) -> np.ndarray:
     """1 where a sampled answer to a test question is right: [questions, SAMPLES]."""
     from pivot_jax.data.sources.prompts import prompt_example
     from pivot_jax.eval.benchmarks.scenes import read
@@ -79,12 +96,12 @@ def sample(study: Any, seed: int, name: str) -> np.ndarray:
     from pivot_jax.rollout.sampler import Sampler, Shape
     from pivot_jax.train.open import open_run
 
-    model, questions = open_run(study.folder(seed) / folder_of(name)), read(study.data)
+    model, questions = open_run(study.folder(seed) / folder), read(study.data)
     examples = [prompt_example(questions[i]) for i in range(len(questions))]
     prompts = [Prompt(example, model.processor.encode(example), i) for i, example in enumerate(examples)]
     sampler = Sampler(model.mllm, model.processor, Shape(slots=64))
     sampler.update(model.params, 0)
-    section = config_of(study, seed, next(iter(RUNS)), 1).rl
+    section = config_of(study, seed, next(iter(RUNS)), 1, "pairs").rl
     found = sampler.generate(prompts, SAMPLES, sampling_of(section, model.processor), (seed, 0))
     sampler.close()
     right = [
@@ -94,7 +111,7 @@ def sample(study: Any, seed: int, name: str) -> np.ndarray:
     return np.asarray(right, float)
 
 
-def start(root: Path, seed: int, name: str, steps: int) -> None:
+def start(root: Path, seed: int, name: str, steps: int, prompts: str) -> None:
     """:func:`job` in a process of one thread.
 
     Raises:
@@ -108,9 +125,10 @@ def start(root: Path, seed: int, name: str, steps: int) -> None:
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str((root / "compiled").absolute()),
     }
-    command = [sys.executable, __file__, "--workdir", str(root), "--steps", str(steps), "--job", str(seed), name]
+    command = [sys.executable, __file__, "--workdir", str(root), "--steps", str(steps), "--prompts", prompts]
+    command += ["--job", str(seed), name]
     started = time.perf_counter()
-    log = root / f"seed{seed}" / f"{folder_of(name)}.log"
+    log = root / f"seed{seed}" / f"{folder_of(name, prompts)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         if subprocess.run(command, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT).returncode:
@@ -121,7 +139,7 @@ def start(root: Path, seed: int, name: str, steps: int) -> None:
 def greedy(folder: Path, name: str) -> np.ndarray:
     from pivot_jax.eval.score import score_file
 
-    return np.asarray(score_file(folder / "answers" / f"{folder_of(name)}.jsonl", "scenes").scores, float)
+    return np.asarray(score_file(folder / "answers" / f"{name}.jsonl", "scenes").scores, float)
 
 
 def compared(root: Path, seeds: list[int], name: str) -> dict[str, Any]:
@@ -129,13 +147,13 @@ def compared(root: Path, seeds: list[int], name: str) -> dict[str, Any]:
     from pivot_jax.eval import statistics
 
     folders = [root / f"seed{seed}" for seed in seeds]
-    results = [json.loads((folder / folder_of(name) / "result.json").read_text()) for folder in folders]
+    results = [json.loads((folder / name / "result.json").read_text()) for folder in folders]
     found: dict[str, Any] = {"seconds": [round(result["seconds"]) for result in results]}
     for kind, before, after in (
         (
             "sampled",
             np.asarray([np.load(folder / f"sampled-{BASE}.npy").mean(1) for folder in folders]),
-            np.asarray([np.load(folder / f"sampled-{folder_of(name)}.npy").mean(1) for folder in folders]),
+            np.asarray([np.load(folder / f"sampled-{name}.npy").mean(1) for folder in folders]),
         ),
         (
             "greedy",
@@ -159,24 +177,38 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="default: all")
-    parser.add_argument("--json", type=Path, default=measure.RESULTS / "learning.json")
+    parser.add_argument("--prompts", choices=PROMPTS, default="pairs")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/learning_PROMPTS.json")
     parser.add_argument("--job", nargs=2, metavar=("SEED", "NAME"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
-        job(args.workdir, int(args.job[0]), args.job[1], args.steps)
+        job(args.workdir, int(args.job[0]), args.job[1], args.steps, args.prompts)
         return
+    from pivot_jax.data import scenes
     from pivot_jax.study import demo
     from pivot_jax.study.settings import Study
 
-    record = Record(args.json, "cpu")
-    record.content |= {"steps": args.steps, "seeds": args.seeds, "learning_rate": RATE, "samples": SAMPLES}
-    demo.prepare(Study.open(args.workdir, ROOT / "configs" / "demo"))
+    record = Record(args.json or measure.RESULTS / f"learning_{args.prompts}.json", "cpu")
+    record.content |= {
+        "prompts": args.prompts,
+        "steps": args.steps,
+        "seeds": args.seeds,
+        "learning_rate": RATE,
+        "samples": SAMPLES,
+    }
+    study = Study.open(args.workdir, ROOT / "configs" / "demo")
+    demo.prepare(study)
+    if args.prompts == "fresh":
+        world = dataclasses.replace(study.settings.world, describe_share=0.0)  # one turn a row
+        scenes.prepare(
+            study.root, world, {"vqa": args.steps * BATCH}, 1, name=fresh_prompts(study.root, args.steps).parent.name
+        )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda seed: start(args.workdir, seed, BASE, args.steps), args.seeds))
+        list(pool.map(lambda seed: start(args.workdir, seed, BASE, args.steps, args.prompts), args.seeds))
         jobs = [(name, seed) for name in args.only for seed in args.seeds]
-        list(pool.map(lambda x: start(args.workdir, x[1], x[0], args.steps), jobs))
+        list(pool.map(lambda x: start(args.workdir, x[1], x[0], args.steps, args.prompts), jobs))
     for name in args.only:
-        found = compared(args.workdir, args.seeds, name)
+        found = compared(args.workdir, args.seeds, folder_of(name, args.prompts))
         record.add(name, found)
         for kind in ("sampled", "greedy"):
             one = found[kind]
