@@ -1,8 +1,9 @@
-"""Our SFT and DPO step and PyTorch's, with SigLIP2 So400m/16 at 384 pixels and Qwen2.5-1.5B on an accelerator.
+"""Our SFT, DPO and GRPO step and PyTorch's, with SigLIP2 So400m/16 at 384 pixels and Qwen2.5-1.5B on an accelerator.
 
     python benchmarks/step.py [--rows 16] [--remat dots]
 
-A row is an image (576 tokens), a prompt and an answer of 64 tokens each. DPO has two answers, in ours both in one row.
+A row is an image (576 tokens), a prompt and an answer of 64 tokens each. DPO has two answers, in ours both in one row;
+"grpo" is our policy update with eight in a row (``grpo_step.py`` compares whole steps with TRL's).
 Weights are random and float32, matmuls bfloat16. In task "dpo" both sides have the reference's log-probs stored. In
 "dpo_trl" PyTorch computes them in the step, as TRL does by default. Batches are on the device in advance;
 ``input_pipeline.py`` measures the wait for data.
@@ -25,7 +26,7 @@ import measure
 from measure import Budget, Record, Side, SideError
 from step_sides import SIZES, JaxSide, TorchSide
 
-TASKS = ("dpo", "dpo_trl", "sft")
+TASKS = ("dpo", "dpo_trl", "sft", "grpo")
 BOTH_GIB = 90.0  # memory that JAX may use on a device; less does not hold both sides of 1.5B
 
 

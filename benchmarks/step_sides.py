@@ -6,6 +6,7 @@ Neither needs files: weights are random, which does not change the time of a ste
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ import measure  # noqa: F401, puts the repository on the path
 import numpy as np
 
 PROMPT, ANSWER = 64, 64
+ANSWERS = {"sft": 1, "dpo": 2, "grpo": 8}  # of a row
 RATE, BETA, CLIP = 1e-6, 0.1, 1.0
 SIZES = {
     "1.5B": ("google/siglip2-so400m-patch16-384", "Qwen/Qwen2.5-1.5B-Instruct"),
@@ -23,8 +25,6 @@ SIZES = {
 
 def model_config(size: str, dtype: str, remat: str) -> Any:
     """SigLIP2 So400m at 384 pixels with a Qwen2.5, or a few thousand parameters."""
-    import dataclasses
-
     from pivot_jax.models.decoder import DecoderConfig
     from pivot_jax.models.mllm import MLLMConfig, ProjectorConfig
     from pivot_jax.models.vit import ViTConfig
@@ -41,40 +41,69 @@ def model_config(size: str, dtype: str, remat: str) -> Any:
 
 
 def draw(config: Any, rows: int) -> dict[str, np.ndarray]:
-    """uint8 images, and token ids of prompts and of both answers."""
+    """uint8 images, and token ids of prompts, of both answers of a pair, and of ``more`` [rows, 6, ANSWER]."""
     rng, size = np.random.default_rng(0), config.vision.image_size
     ids = {
         name: rng.integers(6, config.decoder.vocab_size, (rows, n)).astype(np.int32)
         for name, n in (("prompt", PROMPT), ("chosen", ANSWER), ("rejected", ANSWER))
     }
-    return {"images": rng.integers(0, 256, (rows, size, size, 3), dtype=np.uint8), **ids}
+    images = rng.integers(0, 256, (rows, size, size, 3), dtype=np.uint8)
+    more = rng.integers(6, config.decoder.vocab_size, (rows, ANSWERS["grpo"] - 2, ANSWER)).astype(np.int32)
+    return {"images": images, "more": more, **ids}
 
 
 def vlm_batch(config: Any, task: str, rows: int) -> Any:
-    """Rows as the loader builds them: image, prompt, then one answer, or both as branches."""
+    """Rows as the loader builds them: image, prompt, then one answer, or several as branches."""
     from pivot_jax.data.processing.batch import VLMBatch
 
     data, patches = draw(config, rows), config.vision.patches
-    answers = ("chosen",) if task == "sft" else ("chosen", "rejected")
+    answers = [data["chosen"], data["rejected"], *data["more"].swapaxes(0, 1)][: ANSWERS[task]]
     start, count = patches + PROMPT, ANSWER * len(answers)
     at, target = np.arange(start + count), np.arange(count)
     branches = np.where(at < start, 0, 1 + (at - start) // ANSWER) if task != "sft" else np.zeros_like(at)
     every = lambda x: np.tile(x.astype(np.int32), (rows, 1))  # noqa: E731
     return VLMBatch(
         images=data["images"][:, None],
-        tokens=np.concatenate([np.full((rows, patches), 5, np.int32), data["prompt"], *(data[a] for a in answers)], 1),
+        tokens=np.concatenate([np.full((rows, patches), 5, np.int32), data["prompt"], *answers], 1),
         image_slots=every(np.where(at < patches, at, -1)),
-        positions=every(np.where(branches == 2, at - ANSWER, at)),
+        positions=every(at - ANSWER * np.maximum(branches - 1, 0)),
         segments=every(np.ones_like(at)),
         branches=every(branches),
         sources=every(np.where(target % ANSWER == 0, start - 1, start + target - 1)),
-        targets=np.concatenate([data[a] for a in answers], 1),
+        targets=np.concatenate(answers, 1),
         weights=np.ones((rows, count), np.float32),
         target_branches=every(branches[start:]),
         target_rows=np.zeros((rows, count), np.int32),
         row_index=np.arange(rows, dtype=np.int32)[:, None],
-        ref_logps=None if task == "sft" else np.full((rows, count), -np.log(config.decoder.vocab_size), np.float32),
+        ref_logps=np.full((rows, count), -np.log(config.decoder.vocab_size), np.float32) if task == "dpo" else None,
+        advantages=np.tile(np.repeat(np.linspace(-1, 1, len(answers)), ANSWER), (rows, 1)).astype(np.float32)
+        if task == "grpo"
+        else None,
     )
+
+
+def build_objective(task: str, module: Any) -> Any:
+    """The task's objective. A config needs ml_collections, which a GPU machine may lack; these are its sections."""
+    from types import SimpleNamespace
+
+    if task == "sft":
+        from pivot_jax.objectives.sft import build_sft
+
+        return build_sft(module)
+    if task == "dpo":
+        from pivot_jax.objectives.preference import build_preference
+
+        section = SimpleNamespace(name="dpo", terms=(), beta=BETA, label_smoothing=0.0, reference="stored")
+        return build_preference(module, section)
+    from pivot_jax.objectives.algorithm import Algorithm
+    from pivot_jax.objectives.policy import build_policy
+
+    class Section(dict):
+        __getattr__ = dict.__getitem__
+
+    presets = {field.name: "" for field in dataclasses.fields(Algorithm)}
+    own = dict(algorithm="trl-grpo", importance="none", responses=ANSWERS[task], max_tokens=ANSWER, temperature=1.0)
+    return build_policy(module, Section(presets | own))
 
 
 class JaxSide:
@@ -88,7 +117,7 @@ class JaxSide:
         self._size, self._dtype = size or ("tiny" if small else "1.5B"), "float32" if small else "bfloat16"
         self._config = model_config(self._size, self._dtype, remat)
         self._state = self._step = None
-        self._programs: dict[tuple[bool, int], tuple[Any, float]] = {}
+        self._programs: dict[tuple[str, int], tuple[Any, float]] = {}
 
     def describe(self) -> dict[str, Any]:
         stats = self._jax.devices()[0].memory_stats()
@@ -106,25 +135,20 @@ class JaxSide:
         Raises:
           RuntimeError: out of memory, by XLA's count of the program or when it ran.
         """
-        from types import SimpleNamespace
-
         from pivot_jax.models import flops
         from pivot_jax.models.flops import traced_flops
-        from pivot_jax.objectives.preference import build_preference
-        from pivot_jax.objectives.sft import build_sft
         from pivot_jax.optim.update import build_step
 
         jax = self._jax
+        task = task.removesuffix("_trl")  # ours has the reference's log-probs stored in both
         batch = vlm_batch(self._config, task, rows)
         module, optimizer, like, rates = self._parts()
-        # A config needs ml_collections, which a GPU machine may lack.
-        section = SimpleNamespace(name="dpo", terms=(), beta=BETA, label_smoothing=0.0, reference="stored")
-        objective = build_sft(module) if task == "sft" else build_preference(module, section)
+        objective = build_objective(task, module)
         self._step = self._batch = None
         if self._state is None:
             self._state = self._fresh(optimizer, objective, like, rates)
         self._batch = jax.device_put(batch)
-        key = (task == "sft", rows)
+        key = (task, rows)
         if key not in self._programs:
             step = jax.jit(build_step(objective, optimizer, clip=CLIP, accumulate=1), donate_argnums=0)
             traced = step.trace(self._state, self._batch, None)
@@ -251,6 +275,8 @@ class TorchSide:
         if self._device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+        if task == "grpo":
+            raise ValueError("not compared: TRL's GRPOTrainer is, in grpo_step.py")
         answers = ("chosen",) if task == "sft" else ("chosen", "rejected")
         image = np.full((rows, self._config.vision.patches), 5)
         ids = [np.concatenate([image, data["prompt"], data[name]], axis=1) for name in answers]
