@@ -5,7 +5,7 @@
 libtpu writes the final VLIW schedule of every kernel. The script counts all bundles of a kernel (its code) and its hot
 bundles, from the first to the last matmul bundle of each tile variant. On v5p it does the same for JAX's splash
 attention at the same shape. Splash needs lengths that are multiples of 128, so 576 and 729 tokens are padded to 640 and
-768 for it and masked by segment ids.
+768 for it and masked by segment ids. The sampler's decode attention is compared with nothing: it reads the cache once.
 
 This is a static figure. It does not include memory stalls or how often a tile runs, and it was not compared with a real
 TPU. It serves to compare two kernels that do the same work per tile.
@@ -29,7 +29,19 @@ import measure
 from model_shapes import SHAPES
 
 TARGETS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
-KERNELS = ("attention_forward", "attention_backward", "splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv")
+KERNELS = (
+    "decode_attention",
+    "attention_forward",
+    "attention_backward",
+    "splash_mha_fwd",
+    "splash_mha_dq",
+    "splash_mha_dkv",
+)
+# Decode attention of the sampler: rows, query heads, key/value heads, width, cached tokens.
+DECODE = {
+    "decode, Qwen2.5-1.5B, 64 rows": (64, 12, 2, 128, 2048),
+    "decode, Qwen2.5-7B, 64 rows": (64, 28, 4, 128, 2048),
+}
 _GAP = 60  # bundles without a matmul that separate two tile variants
 
 
@@ -37,15 +49,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "tpu_schedule.json")
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS)
+    parser.add_argument("--cases", nargs="+", default=["attention", "decode"], choices=["attention", "decode"])
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        child(args.child)
+        child(args.child, args.cases)
         return
     found = {}
     for target in args.targets:
         lines = subprocess.run(
-            [sys.executable, __file__, "--child", target],
+            [sys.executable, __file__, "--child", target, "--cases", *args.cases],
             env=quiet_environment(),
             stdout=subprocess.PIPE,
             text=True,
@@ -73,7 +86,7 @@ def quiet_environment() -> dict[str, str]:
     return os.environ | quiet | {"TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
 
 
-def child(target: str) -> None:
+def child(target: str, cases: list[str]) -> None:
     """Compiles everything for one target; prints one JSON line."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
@@ -85,8 +98,10 @@ def child(target: str) -> None:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=TARGETS[target]).devices
         mesh = Mesh(np.asarray(devices[:1]), ("data",), axis_types=(AxisType.Auto,))
         found = {}
-        for name, shape in SHAPES.items():
-            sides = [ours] if target != "v5p" or shape[5] == "branches" else [ours, splash]
+        shapes: dict[str, Any] = {**(SHAPES if "attention" in cases else {}), **(DECODE if "decode" in cases else {})}
+        for name, shape in shapes.items():
+            sides = [ours] if target != "v5p" or shape[-1] == "branches" else [ours, splash]
+            sides = [decode] if name in DECODE else sides
             kernels: dict[str, Any] = {}
             for side in sides:
                 try:
@@ -125,6 +140,21 @@ def ours(shape: tuple[int, int, int, int, bool, str]) -> tuple[Any, tuple[Any, .
 
     q, k = ((1, n, h, c), jnp.bfloat16), ((1, n, kv, c), jnp.bfloat16)
     return step, (q, k, k, ((1, n), jnp.int32), q)
+
+
+def decode(shape: tuple[int, int, int, int, int]) -> tuple[Any, tuple[Any, ...]]:
+    """(a token's attention to a cache, shapes of its arguments)."""
+    import jax.numpy as jnp
+
+    from pivot_jax.kernels.decode import Part, decode_attention
+
+    rows, h, kv, c, s = shape
+
+    def step(q, keys, values, lengths, own, count):
+        return decode_attention(q, Part(own, own, count), Part(keys, values, lengths), backend="pallas_tpu")
+
+    cached, own = ((rows, kv, s, c), jnp.bfloat16), ((rows, kv, 128, c), jnp.bfloat16)
+    return step, (((rows, h, c), jnp.bfloat16), cached, cached, ((rows,), jnp.int32), own, ((rows,), jnp.int32))
 
 
 def splash(shape: tuple[int, int, int, int, bool, str]) -> tuple[Any, tuple[Any, ...]]:
