@@ -130,13 +130,15 @@ def test_the_whole_command_runs_with_few_packages_installed(tmp_path):
     run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stdout + run.stderr
     results = {path.stem: json.loads(path.read_text())["results"] for path in (tmp_path / "out").glob("*.json")}
-    assert set(results) == {"attention_numerics", "attention", "logprobs", "step", "sampler"}
+    assert set(results) == {"attention_numerics", "attention", "logprobs", "step", "sampler", "rollout"}
     for backend in results["attention_numerics"].values():
         assert {case["state"] for case in backend.values()} == {"right"}
-    assert set(results["step"]) == {"dpo", "dpo_trl", "sft"} and results["step"]["dpo"]["ours"]["rows_per_second"] > 0
+    assert set(results["step"]) == {"dpo", "dpo_trl", "sft", "grpo"}
+    assert results["step"]["grpo"]["ours"]["rows_per_second"] > 0
+    assert results["rollout"]["tiny"]["ours"]["tokens_per_second"]["median"] > 0
 
 
 def test_a_part_without_time_is_skipped(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--smoke", "--budget", "10", "--out", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert run.returncode == 1 and run.stdout.count("skipped: no time left") == 5
+    assert run.returncode == 1 and run.stdout.count("skipped: no time left") == 6
