@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -199,7 +202,9 @@ class VllmProcess:
 
     def __init__(self, python: str):
         command = [python, __file__]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def ask(self, method: str, *arguments: Any, limit: float = 0.0) -> Any:
         pipes: Any = self._process.stdin, self._process.stdout
@@ -217,7 +222,8 @@ class VllmProcess:
         raise SideError("its process ended")
 
     def close(self) -> None:
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # its engine and workers too
         self._process.wait()
 
 
