@@ -64,6 +64,12 @@ def test_tuples_free_keys_and_entries(tmp_path):
     assert again == loaded and config.fingerprint(again) == config.fingerprint(loaded)
 
 
+def test_an_entrys_value_may_be_a_tuple_on_the_command_line(tmp_path):
+    spec = write(tmp_path, "return {'data': {'sources': ({'format': 'scenes_tasks'},)}}")
+    loaded = config.load(spec, {"data.sources.0.tasks": "(('count', 1.0),)"})
+    assert loaded.data.sources[0]["tasks"] == (("count", 1.0),)
+
+
 def test_an_empty_init_starts_from_none_of_the_files_sources(tmp_path):
     path = tmp_path / "run.py"
     path.write_text("def get_config(): return {'init': {'': 'run:a'}}\n")

@@ -196,6 +196,8 @@ def _set_in_tuple(node: ConfigDict, name: str, key: str, rest: list[str], value:
     index = rest[0]
     if len(rest) != 2 or not index.isdigit() or int(index) >= len(items) or not isinstance(items[int(index)], Mapping):
         raise UserError(f"{key}: no such entry; {name} has {len(items)} (write …{name}.NUMBER.KEY, from 0)")
+    if isinstance(value, str) and value.startswith(("(", "[", "{")):
+        value = _parse(key, value, None)
     items[int(index)] = {**items[int(index)], rest[1]: value}
     node[name] = tuple(items)
 

@@ -39,7 +39,7 @@ def section() -> dict[str, Any]:
         # are kept small in completions/images. 0: none. Every rollout has its completions/NUMBER.jsonl.
         "show_every": 10,
         "metric_names": "trl",  # of metrics.jsonl and TensorBoard: trl | verl (train.metric_names has the pairs)
-        # Evaluation every eval.every steps, by the rewards below.
+        # Evaluation every eval.every steps, which has to be above 0, by the rewards below.
         "heldout": {
             "sources": (),  # as data.sources; (): none
             "responses": 1,  # to each prompt
@@ -55,7 +55,7 @@ def _algorithm() -> dict[str, Any]:
         # verl-grpo | dr-grpo | dapo | gspo | gspo-token | cispo-trl | cispo-verl | sapo | gmpo | opo | vespo |
         # ppo.
         "algorithm": "",
-        # The parts in place of the preset's; "", -1 and () are the preset's value. objectives.algorithm.Algorithm has
+        # Each key replaces one part of the preset; "", -1 and () keep it. objectives.algorithm.Algorithm has
         # the defaults that presets differ from.
         # grpo | dr_grpo | batch_std | rloo | reinforce++ | reinforce++-baseline | opo | gpg | gdpo | pass_at_k | gae.
         # gae adds a value head to the model, at the paths value/kernel and value/bias. It starts at zero, or from the

@@ -107,7 +107,9 @@ _FIELDS = tuple(field.name for field in fields(Algorithm))
 
 def _known(key: str, name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
     if name not in known:
-        raise UserError(f"rl.{key}: {name!r} is not allowed (allowed: {', '.join(known)}){suggest(name, known)}")
+        variants = [one for one in known if name in one.split("-")]  # grpo: those of the libraries
+        near = f"; did you mean {' or '.join(map(repr, variants))}?" if variants else suggest(name, known)
+        raise UserError(f"rl.{key}: {name!r} is not allowed (allowed: {', '.join(known)}){near}")
     return name
 
 

@@ -173,7 +173,9 @@ def _prompt(workdir: Path, lines: Sequence[Mapping[str, Any]], labels: Sequence[
         for line in lines[:RESPONSES]
     )
     images = tuple(_image(workdir, reference) for reference in lines[0]["images"])
-    return Prompt(shortened(lines[0]["prompt"]), images, responses)
+    answer = lines[0].get("answer")
+    asked = lines[0]["prompt"] if answer is None else f"{lines[0]['prompt']}\nRight answer: {answer}"
+    return Prompt(shortened(asked), images, responses)
 
 
 def shortened(content: str) -> str:

@@ -57,7 +57,8 @@ def completion_lines(answered: Sequence[Answered], images: Path | None = None) -
 
     ``logp`` is the sum of the sampler's log-probs (where it reports none, of the trainer's), ``advantage`` the mean
     over the tokens of what they are trained with, null without; ``version`` the number of optimizer steps that made
-    the weights. An image is its path, or else the path of its thumbnail (:func:`reference`).
+    the weights; ``answer`` the row's right one, where it has a field of that name. An image is its path, or else the
+    path of its thumbnail (:func:`reference`).
 
     Args:
       images: folder for thumbnails of images that are not files.
@@ -75,6 +76,7 @@ def completion_lines(answered: Sequence[Answered], images: Path | None = None) -
                     "sample": index,
                     "prompt": group.example.messages[-1].content,
                     "images": seen,
+                    "answer": _plain(group.example.extra.get("answer")),
                     "completion": text,
                     "finish": response.finish,
                     "tokens": len(response.tokens),
@@ -87,6 +89,10 @@ def completion_lines(answered: Sequence[Answered], images: Path | None = None) -
                 }
             )
     return lines
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
 def reference(image: Any, folder: Path | None) -> str:

@@ -115,6 +115,10 @@ class Phase:
         self._failures.update(scores.counts)
         for failure in scores.failures[:3]:
             log.warning("row '%s': reward '%s' failed (%s): %s", *failure)
+        failed = Counter(failure.reward for failure in scores.failures)
+        for label, count in failed.items():
+            if count == len(scores.total):
+                log.warning("reward '%s' failed for every completion of rollout %d", label, self.number)
 
     def save(self, trajectory: Trajectory, collected: Collected) -> None:
         """Stores the update, which a stopped run resumes, and the completions of the rollout; shows some of them."""

@@ -195,8 +195,9 @@ def _announce(setup: Setup, workdir: Path) -> None:
     files.write_text(workdir / "trained_parameters.json", json.dumps(rows, indent=1))
     config, loader = setup.config, setup.loader
     unit = "prompts a rollout" if setup.objective.kind == "policy" else "rows each"
+    size = f"{loader.rows} in all" if loader.rows else "without an end"
     packed = f", {loader.packing} to a sequence" if loader.packing > 1 else ""
-    print(f"{config.name}: {loader.total_steps} steps, {loader.batch_size} {unit}{packed}, {loader.rows} in all")
+    print(f"{config.name}: {loader.total_steps} steps, {loader.batch_size} {unit}{packed}, {size}")
     for row in rows:
         rate = row["rate"] if row["rate"] == partition.FROZEN else f"learning rate {row['rate']:g}"
         print(f"  {row['group']:<24} {row['parameters']:>14,}  {rate}")

@@ -264,7 +264,9 @@ class Session:
     def _check_hooks(self) -> None:
         every, names = self._setup.config.eval.every, ", ".join(hook.name for hook in self._hooks)
         if names and not every:
-            raise UserError(f"eval.every: 0, so the evaluations that the run was given ({names}) never run; set it")
+            raise UserError(
+                f"eval.every: 0, so the evaluations that the run was given ({names}) never run; set it, or give it none"
+            )
         if every and not names:
             raise UserError(
                 f"eval.every: {every}, but there is nothing to evaluate; set eval.benchmarks, or pass hooks"

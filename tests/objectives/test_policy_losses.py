@@ -338,6 +338,7 @@ def run_config(**keys):
             {"rl.algorithm": "gpso"},
             r"rl\.algorithm: 'gpso' is not allowed \(allowed: maye, .*did you mean 'gspo'",
         ),
+        ({"rl.algorithm": "grpo"}, "did you mean 'trl-grpo' or 'verl-grpo'"),
         ({"rl.clip": "ppoo"}, r"rl\.clip: 'ppoo' is not allowed .*did you mean 'ppo'"),
         ({"rl.advantage": "rlo"}, r"rl\.advantage: .*did you mean 'rloo'"),
         ({"rl.responses": 1}, r"rl\.responses: 1, but rl\.advantage='grpo' compares .* set rl\.responses to 2 or more"),

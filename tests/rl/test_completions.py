@@ -14,8 +14,8 @@ from tests.rl.conftest import completions
 from tests.tiny.events import read as events
 
 FIELDS = {
-    "id", "sample", "prompt", "images", "completion", "finish", "tokens", "logp", "reward", "rewards", "advantage",
-    "trained", "version",
+    "id", "sample", "prompt", "images", "answer", "completion", "finish", "tokens", "logp", "reward", "rewards",
+    "advantage", "trained", "version",
 }  # fmt: skip
 
 

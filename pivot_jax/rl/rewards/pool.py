@@ -76,6 +76,7 @@ class _Batch:
     waiting: deque[Job]
     values: np.ndarray
     problems: dict[tuple[int, int], Problem] = field(default_factory=dict)
+    miscounted: dict[int, Problem] = field(default_factory=dict)  # by reward: the wrong number for several completions
 
 
 class Pool:
@@ -132,6 +133,11 @@ class Pool:
         except BaseException:  # such as an interrupt: workers are in the middle of a job
             self.close()
             raise
+        for index, problem in batch.miscounted.items():
+            if not any(reward == index and one.kind == "count" for (reward, _), one in batch.problems.items()):
+                # The right number for each alone, but not for all: the function does not score what it is given.
+                batch.problems |= {(index, at): problem for at in range(len(items))}
+                batch.values[index] = np.nan
         return batch.values, batch.problems
 
     def _hand_out(self, batch: _Batch) -> None:
@@ -250,6 +256,8 @@ class Pool:
     @staticmethod
     def _retry(batch: _Batch, job: Job, problem: Problem) -> None:
         """Each completion once more alone; a failure alone is final."""
+        if problem.kind == "count" and len(job.items) > 1:
+            batch.miscounted[job.reward] = problem
         if job.last:
             for at in job.items:
                 batch.problems[job.reward, at] = problem

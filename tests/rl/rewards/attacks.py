@@ -56,6 +56,10 @@ def miscounts(prompts, completions, **columns):
     return [1.0] * (len(completions) - ("short" in completions))
 
 
+def one_for_all(prompts, completions, **columns):
+    return [1.0]
+
+
 def forks_and_leaves(prompts, completions, pid_file, **columns):
     """The child leaves the process group too, and stays."""
     if any("fork" in text for text in completions):

@@ -67,6 +67,17 @@ def test_one_bad_completion(name, bad, kind, limit, message):
     assert seconds < 2 * limit + SLACK  # the whole batch, and the bad completion alone
 
 
+def test_one_value_for_a_whole_batch_is_no_reward():
+    """Called with each completion alone it returns the right number, which must not hide the mistake."""
+    with build("one_for_all") as built:
+        scores, _ = score(built, ["a", "b", "c"])
+        alone, _ = score(built, ["a"])
+    assert scores.counts == {"one_for_all/count": 3}
+    assert {one.message for one in scores.failures} == {"returned 1 rewards for 3 completions"}
+    np.testing.assert_array_equal(scores.total, [np.nan] * 3)
+    np.testing.assert_array_equal(alone.total, [1.0])
+
+
 def test_wrong_values():
     with build("returns") as built:
         scores, _ = score(built, ["one", "nan", "none", "inf", "text", "true"])
