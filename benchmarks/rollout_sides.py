@@ -43,12 +43,13 @@ class JaxSide:
         """Loads the model; the bytes of its weights that a step reads."""
         import jax
 
-        from pivot_jax import hub
         from pivot_jax.models.decoder import DecoderConfig
         from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
         from pivot_jax.models.zoo import DECODERS
 
         if folder:
+            from pivot_jax import hub  # a GPU machine that has no folder may lack what it imports
+
             decoder, params = hub.read_config(folder).decoder, hub.load_params(folder)
         else:
             small = DecoderConfig(vocab_size=512, width=64, depth=2, heads=2, kv_heads=1, mlp_dim=128)
