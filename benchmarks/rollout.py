@@ -25,7 +25,7 @@ from typing import Any
 import measure
 import numpy as np
 from measure import Budget, Record, Side, SideError
-from rollout_sides import CASES, JaxSide, RefillSide, TorchSide, VllmProcess
+from rollout_sides import CASES, SLOTS, JaxSide, RefillSide, TorchSide, VllmProcess, request_lengths
 
 
 def folder_of(gguf: Path) -> Path:
@@ -99,6 +99,36 @@ def memory_limit(case: str, ours: Side, size: int, kind: str) -> float | None:
     return prompts * n * bandwidth / (size + ours.ask("cache_bytes", case)) if bandwidth else None
 
 
+def count_steps(lengths: np.ndarray, block: int) -> np.ndarray:
+    """(decode steps, token slots of one row's cache that they read) of a call, by the sampler's schedule."""
+    from pivot_jax.rollout.sampler import cache_size
+
+    queue, left, tokens = lengths.tolist(), np.zeros(SLOTS, int), np.zeros(SLOTS, int)
+    total = np.zeros(2, int)
+    while queue or left.any():
+        for slot in np.flatnonzero(left == 0)[: len(queue)]:
+            left[slot], tokens[slot] = queue.pop(0), 16
+        steps = min(block, left.max())
+        total += steps, steps * cache_size(tokens[left > 0].max() + block)
+        tokens += np.minimum(steps, left)
+        left -= np.minimum(steps, left)
+    return total
+
+
+def count_refill() -> dict[str, dict[str, float]]:
+    """How many times more steps, and slots read, waiting takes than refill; by block, and with the longest first."""
+    lengths, found = request_lengths(), {}
+    for name, order, block in (
+        *((f"block {size}", lengths, size) for size in (8, 16, 32)),
+        ("block 32, longest first", -np.sort(-lengths), 32),
+    ):
+        calls = [count_steps(lengths[i : i + SLOTS], block) for i in range(0, len(lengths), SLOTS)]
+        steps, slots = np.sum(calls, axis=0) / count_steps(order, block)
+        found[name] = {"steps": float(steps), "cache_slots": float(slots)}
+        print(f"by count, {name}: {steps:.2f} in steps, {slots:.2f} in cache slots read", flush=True)
+    return found
+
+
 def run_refill(rounds: int, budget: Budget) -> dict[str, Any]:
     side = Side(RefillSide)
     mean = side.ask("prepare", limit=budget.left)
@@ -107,7 +137,8 @@ def run_refill(rounds: int, budget: Budget) -> dict[str, Any]:
     side.close()
     ratio = measure.summary([b / a for a, b in zip(times["refill"], times["waiting"], strict=True)])
     print(f"refill: {ratio['median']:.2f} times waiting for the longest; mean length {mean:.0f}", flush=True)
-    return {"mean_length": mean, "seconds": {k: measure.summary(v) for k, v in times.items()}, "ratio": ratio}
+    found = {"counted": count_refill(), "mean_length": mean}
+    return found | {"seconds": {k: measure.summary(v) for k, v in times.items()}, "ratio": ratio}
 
 
 def main() -> None:

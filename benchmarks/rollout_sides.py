@@ -261,6 +261,13 @@ def run_vllm(vllm: Any, model: Any, case: str) -> float:
     return seconds
 
 
+def request_lengths() -> np.ndarray:
+    """Tokens of each response of the refill case."""
+    lengths = np.random.default_rng(0).exponential(MEAN * 1.0, REQUESTS).astype(int).clip(1, LONGEST)
+    lengths[REQUESTS // 2] = LONGEST
+    return lengths
+
+
 class RefillSide:
     """Ours alone: a small model and responses of very different lengths."""
 
@@ -274,11 +281,9 @@ class RefillSide:
         model = LanguageModel(LanguageModelConfig(decoder))
         self._sampler = Sampler(model, None, Shape(slots=SLOTS, prompts=16, steps=32))
         self._sampler.update(random_params(model, "float32"), 0)
-        lengths = np.random.default_rng(0).exponential(MEAN * 1.0, REQUESTS).astype(int).clip(1, LONGEST)
-        lengths[REQUESTS // 2] = LONGEST
-        self._lengths = lengths
+        self._lengths = request_lengths()
         self.run("warm-up")
-        return float(lengths.mean())
+        return float(self._lengths.mean())
 
     def run(self, how: str) -> float:
         from pivot_jax.data.example import Example

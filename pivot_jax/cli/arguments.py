@@ -88,7 +88,7 @@ def _workdir(parser: argparse.ArgumentParser, what: str, default: str | None = N
 def _demo(subparsers) -> None:
     parser = _command(
         subparsers, "demo", commands.demo,
-        "the whole study in miniature: pretraining, stages 1a and 1b, SFT and DPO arms, probes, stage 3, one report",
+        "the study in miniature: pretraining, stages 1a and 1b, SFT, DPO and GRPO arms, probes, stage 3, one report",
         "A stopped demo resumes when it is started again.",
     )  # fmt: skip
     _workdir(parser, "folder for the runs and report.html (default runs/demo)", "runs/demo")

@@ -34,8 +34,7 @@ class Images:
 
     def keep(self, rows: Iterable[Sequence[Any]]) -> None:
         """Forgets all images but those of these rows."""
-        kept = {id(images) for images in rows}
-        self._read = {key: value for key, value in self._read.items() if key in kept}
+        self._read = _only(self._read, rows)
 
 
 class Features:
@@ -61,8 +60,7 @@ class Features:
 
     def keep(self, rows: Iterable[Sequence[Any]]) -> None:
         """Forgets the features of all rows but these."""
-        kept = {id(images) for images in rows}
-        self._found = {key: value for key, value in self._found.items() if key in kept}
+        self._found = _only(self._found, rows)
 
     def attach(self, batch: Any, rows: Sequence[EncodedRow | None]) -> Any:
         """The batch, made of these rows of this process, with the features of its images (``batch.features``)."""
@@ -97,6 +95,12 @@ class Features:
             out = _encode(self._module, self._params, *self._processes.place(arrays))
             for row, values in zip(some, self._processes.fetch(out), strict=False):
                 self._found[id(row.images)] = (row.images, values)
+
+
+def _only(found: dict[int, Any], rows: Iterable[Sequence[Any]]) -> dict[int, Any]:
+    """The entries of these rows' images. Each holds its images, so that no other object takes their id."""
+    kept = {id(images) for images in rows}
+    return {key: value for key, value in found.items() if key in kept}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -84,7 +84,8 @@ class Phase:
         self._waited += taken.waited
         self._rounds += 1
         prompts: PromptRows = taken.batch
-        self.parts.keep_images(prompts.rows)
+        if self._rounds == 1:  # those of further rounds are kept beside them: the update may have groups of all rounds
+            self.parts.keep_images(prompts.rows)
         return prompts
 
     @property

@@ -70,6 +70,17 @@ def prompts(cfg, seed: int = 0, size: int = 0) -> tuple[PromptBatch, np.ndarray]
     return batch, images.reshape(-1, *images.shape[2:]).transpose(0, 3, 1, 2)
 
 
+def forward(model, batch, pixels):
+    """Outputs of transformers, hidden states included."""
+    with torch.no_grad():
+        return model(
+            input_ids=torch.tensor(batch.tokens, dtype=torch.long),
+            pixel_values=torch.tensor(pixels),
+            attention_mask=torch.tensor(batch.segments),
+            output_hidden_states=True,
+        )
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, id=name, marks=() if name in LIGHT else pytest.mark.heavy) for name in SHAPES]
 )
@@ -86,13 +97,7 @@ def test_logits(tmp_path, name):
         return hidden, jnp.einsum("bnd,vd->bnv", hidden, head_matrix(params))
 
     hidden, logits = map(np.asarray, run(params, batch))
-    with torch.no_grad():
-        theirs = model(
-            input_ids=torch.tensor(batch.tokens, dtype=torch.long),
-            pixel_values=torch.tensor(pixels),
-            attention_mask=torch.tensor(batch.segments),
-            output_hidden_states=True,
-        )
+    theirs = forward(model, batch, pixels)
     real = batch.segments > 0
     parts = (model.config.vision_config.model_type.removesuffix("_vision_model"), model.config.text_config.model_type)
     family = f"LLaVA, {' and '.join(parts)}"
@@ -109,13 +114,7 @@ def test_similarity_to_the_image_tokens(tmp_path):
     states, similarity = jax.jit(
         lambda params: MLLM(cfg).apply({"params": params}, batch, method="hidden_and_similarity")
     )(params)
-    with torch.no_grad():
-        theirs = model(
-            input_ids=torch.tensor(batch.tokens, dtype=torch.long),
-            pixel_values=torch.tensor(pixels),
-            attention_mask=torch.tensor(batch.segments),
-            output_hidden_states=True,
-        )
+    theirs = forward(model, batch, pixels)
     real = batch.segments > 0
     np.testing.assert_allclose(np.asarray(states)[real], theirs.hidden_states[-1].numpy()[real], atol=1e-4)
     for row in range(2):

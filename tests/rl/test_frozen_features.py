@@ -19,9 +19,9 @@ FROZEN = dict(optimizer__rules=(("vision/.*", "frozen"), (".*", 1e-3)))
 ALL = FROZEN | dict(rl__epochs=2, rl__minibatches=2, rl__kl_coefficient=0.05, rl__perception_coefficient=0.01)
 
 
-@pytest.mark.parametrize("encoder", [{}, QWEN], ids=["square", "patches"])
-def test_each_image_is_encoded_once_with_the_same_numbers(rl_config, tmp_path, monkeypatch, encoder):
-    config = rl_config(train__steps=8, **ALL, **encoder)
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many rows each call of ``Features.encode`` adds."""
     encode, rows = images.Features.encode, []
 
     def counted(self, some):
@@ -29,10 +29,15 @@ def test_each_image_is_encoded_once_with_the_same_numbers(rl_config, tmp_path, m
         encode(self, some)
         rows.append(len(set(self._found) - before))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(images.Features, "encode", counted)
-        run(config, tmp_path / "kept")
-    assert sum(rows) == 2 * (4 + 4)  # two rollouts of four prompts, and their masked images
+    monkeypatch.setattr(images.Features, "encode", counted)
+    return rows
+
+
+@pytest.mark.parametrize("encoder", [{}, QWEN], ids=["square", "patches"])
+def test_each_image_is_encoded_once_with_the_same_numbers(rl_config, tmp_path, monkeypatch, encoded, encoder):
+    config = rl_config(train__steps=8, **ALL, **encoder)
+    run(config, tmp_path / "kept")
+    assert sum(encoded) == 2 * (4 + 4)  # two rollouts of four prompts, and their masked images
     monkeypatch.setattr(parts, "_features", lambda setup, images: None)
     run(config, tmp_path / "encoded")
     assert completions(tmp_path / "kept").keys() == completions(tmp_path / "encoded").keys()
@@ -42,6 +47,13 @@ def test_each_image_is_encoded_once_with_the_same_numbers(rl_config, tmp_path, m
     for path, leaf in ends[0].items():
         if not path.endswith("attn/k/bias"):  # its gradient is 0 but for rounding
             np.testing.assert_allclose(leaf, ends[1][path], atol=1e-4, err_msg=path)
+
+
+def test_rounds_of_prompts_that_a_filter_asks_for_are_encoded_once_too(rl_config, tmp_path, encoded):
+    drops = dict(rl__algorithm="dapo", rl__filter="varied", rl__responses=2, rl__max_tokens=3)
+    run(rl_config(train__steps=1, **drops, **FROZEN), tmp_path / "run")
+    rounds = trace(tmp_path / "run")[0]["sampling/rounds"]
+    assert rounds > 1 and sum(encoded) == 4 * rounds
 
 
 def test_a_run_stopped_inside_an_update_resumes_with_the_same_bits(rl_config, tmp_path):
