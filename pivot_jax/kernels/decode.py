@@ -33,21 +33,17 @@ Array = jax.Array
 class Part:
     """Keys and values of a number of rows."""
 
-    keys: Array  # [rows, k, s, c], or [layers, rows, k, s, c]
+    keys: Array  # [rows, k, s, c]
     values: Array  # as keys
     lengths: Array  # int32 [rows]; slots that count, from the first
 
 
-def decode_attention(
-    q: Array, own: Part, prompt: Part, *, layer: Array | None = None, scale: float | None = None, backend: str = "auto"
-) -> Array:
+def decode_attention(q: Array, own: Part, prompt: Part, *, scale: float | None = None, backend: str = "auto") -> Array:
     """softmax(scale * q k^T) v over the visible slots of both parts.
 
     Args:
       q: [b, h, c], h a multiple of k.
       own: part of b rows. prompt: part of B rows, b a multiple of B; each may have any number of slots, including 0.
-      layer: int32 [], the index of the layer where both parts hold all layers. Slicing the layer before the call would
-        copy it where the backend is a kernel.
       scale: default c ** -0.5.
       backend: "auto", or a name of :data:`BACKENDS`.
 
@@ -57,23 +53,22 @@ def decode_attention(
     Raises:
       ValueError: shapes or types that do not fit, an unknown backend, or a gradient: this is for inference only.
     """
-    _check(q, own, prompt, layer)
+    _check(q, own, prompt)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     compute = functools.partial(select("decode attention", backend, BACKENDS, AUTO), scale=float(scale))
-    own, prompt = (_with_layers(part, layer is None) for part in (own, prompt))
-    index = jnp.zeros((), jnp.int32) if layer is None else layer.astype(jnp.int32)
-    return _without_gradient(functools.partial(_per_shard, compute), q, own, prompt, index)
+    own, prompt = (_within_slots(part) for part in (own, prompt))
+    return _without_gradient(functools.partial(_per_shard, compute), q, own, prompt)
 
 
-def reference(q: Array, own: Part, prompt: Part, layer: Array, *, scale: float) -> Array:
+def reference(q: Array, own: Part, prompt: Part, *, scale: float) -> Array:
     """Both parts side by side, dense, in float32 (float64 where inputs are); the reference of tests."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
     b, h, c = q.shape
     n = b // prompt.lengths.shape[0]
     parts = []
     for part, times in ((prompt, n), (own, 1)):
-        visible = jnp.arange(part.keys.shape[3])[None, :] < part.lengths[:, None]
-        clean = [jnp.where(visible[:, None, :, None], x[layer], 0).astype(wide) for x in (part.keys, part.values)]
+        visible = jnp.arange(part.keys.shape[2])[None, :] < part.lengths[:, None]
+        clean = [jnp.where(visible[:, None, :, None], x, 0).astype(wide) for x in (part.keys, part.values)]
         parts.append([jnp.repeat(x, times, axis=0) for x in (*clean, visible[:, None, :])])
     keys, values, seen = (jnp.concatenate(pair, axis=2) for pair in zip(*parts, strict=True))
     mask = seen[:, None]
@@ -82,11 +77,8 @@ def reference(q: Array, own: Part, prompt: Part, layer: Array, *, scale: float) 
     return jnp.einsum("bkgs,bksc->bkgc", weights, values).reshape(b, h, c).astype(q.dtype)
 
 
-def attend_xla(
-    q: Array, keys: Array, values: Array, lengths: Array, layer: Array, *, scale: float
-) -> tuple[Array, Array]:
+def attend_xla(q: Array, keys: Array, values: Array, lengths: Array, *, scale: float) -> tuple[Array, Array]:
     """Plain JAX form of :func:`pivot_jax.kernels.tpu.decode.attend_tpu`."""
-    keys, values = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in (keys, values))
     seen = jnp.arange(keys.shape[2])[None, :] < lengths[:, None]
     values = jnp.where(seen[:, None, :, None], values, 0)  # a weight of 0 does not remove NaN
     scores = jnp.einsum("rkmc,rksc->rkms", q, keys, preferred_element_type=jnp.float32) * scale
@@ -99,24 +91,60 @@ def attend_xla(
     return out / alive, (top + jnp.log(alive))[..., 0]
 
 
-def _with_layers(part: Part, add: bool) -> Part:
-    """The part with an axis of layers, and lengths limited to its slots."""
-    keys, values = (part.keys[None], part.values[None]) if add else (part.keys, part.values)
-    return Part(keys, values, jnp.clip(part.lengths, 0, keys.shape[3]).astype(jnp.int32))
+_CHUNK = 128  # slots that attend_rows reads at a time; larger and smaller ones were slower on CPUs
 
 
-def _in_parts(attend: Any, q: Array, own: Part, prompt: Part, layer: Array, *, scale: float) -> Array:
+def attend_rows(q: Array, keys: Array, values: Array, lengths: Array, *, scale: float) -> tuple[Array, Array]:
+    """As :func:`attend_xla`, but a loop over rows and the chunks that each has filled.
+
+    Its time depends on the sum of the lengths, not on rows times slots: a CPU that decodes rows of mixed lengths spends
+    most of its time there.
+    """
+    rows, kv, m, c = q.shape
+    if rows == 1 or keys.shape[2] <= _CHUNK:  # nothing to skip
+        return attend_xla(q, keys, values, lengths, scale=scale)
+
+    def row(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        def chunk(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+            done, top, total, out = state
+            start = jnp.minimum(done, keys.shape[2] - _CHUNK)  # dynamic_slice would move it without a word
+            own, others = (jax.lax.dynamic_slice(x, (i, 0, start, 0), (1, kv, _CHUNK, c))[0] for x in (keys, values))
+            slot = start + jnp.arange(_CHUNK)
+            seen = (slot >= done) & (slot < lengths[i])
+            scores = jnp.einsum("kmc,ksc->kms", q[i], own, preferred_element_type=jnp.float32) * scale
+            scores = jnp.where(seen, scores, MASKED)
+            higher = jnp.maximum(top, jnp.max(scores, axis=-1, keepdims=True))
+            weights, kept = jnp.where(seen, jnp.exp(scores - higher), 0.0), jnp.exp(top - higher)
+            others = jnp.where(seen[:, None], others, 0)  # a weight of 0 does not remove NaN
+            more = jnp.einsum("kms,ksc->kmc", weights.astype(q.dtype), others, preferred_element_type=jnp.float32)
+            return done + _CHUNK, higher, kept * total + jnp.sum(weights, -1, keepdims=True), kept * out + more
+
+        blank = jnp.zeros((kv, m, 1), jnp.float32)
+        first = jnp.int32(0), blank + MASKED, blank, jnp.zeros((kv, m, c), jnp.float32)
+        _, top, total, out = jax.lax.while_loop(lambda state: state[0] < lengths[i], chunk, first)
+        alive = jnp.where(total > 0, total, 1.0)
+        return found[0].at[i].set(out / alive), found[1].at[i].set((top + jnp.log(alive))[..., 0])
+
+    blank = jnp.zeros(q.shape, jnp.float32)
+    return jax.lax.fori_loop(0, rows, row, (blank, blank[..., 0]))
+
+
+def _within_slots(part: Part) -> Part:
+    return part.replace(lengths=jnp.clip(part.lengths, 0, part.keys.shape[2]).astype(jnp.int32))
+
+
+def _in_parts(attend: Any, q: Array, own: Part, prompt: Part, *, scale: float) -> Array:
     """Both parts by ``attend``, with the queries of one row of the part and of one key/value head together."""
     b, h, c = q.shape
-    kv, prompts = own.keys.shape[2], prompt.lengths.shape[0]
+    kv, prompts = own.keys.shape[1], prompt.lengths.shape[0]
     n, g = b // prompts, h // kv
     outs, lses = [], []
     for part, times in ((prompt, n), (own, 1)):
-        if part.keys.shape[3] == 0:
+        if part.keys.shape[2] == 0:
             continue
         rows = b // times
         folded = q.reshape(rows, times, kv, g, c).swapaxes(1, 2).reshape(rows, kv, times * g, c)
-        out, lse = attend(folded, part.keys, part.values, part.lengths, layer, scale=scale)
+        out, lse = attend(folded, part.keys, part.values, part.lengths, scale=scale)
         outs.append(out.reshape(rows, kv, times, g, c).swapaxes(1, 2).reshape(b, h, c))
         lses.append(lse.reshape(rows, kv, times, g).swapaxes(1, 2).reshape(b, h, 1))
     if not outs:
@@ -131,10 +159,11 @@ def _in_parts(attend: Any, q: Array, own: Part, prompt: Part, layer: Array, *, s
 
 BACKENDS = {
     "xla": functools.partial(_in_parts, attend_xla),
+    "xla_rows": functools.partial(_in_parts, attend_rows),
     "pallas_tpu": functools.partial(_in_parts, attend_tpu),
     "reference": reference,
 }
-AUTO = {"cpu": "xla", "gpu": "xla", "tpu": "pallas_tpu"}
+AUTO = {"cpu": "xla_rows", "gpu": "xla", "tpu": "pallas_tpu"}
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -176,43 +205,38 @@ def _split(prompts: int, heads: int, kv_heads: int) -> shards.Split:
     return split if split.repeat == 1 else shards.Split(split.rows, None, 1)
 
 
-def _per_shard(compute: Any, q: Array, own: Part, prompt: Part, layer: Array) -> Array:
+def _per_shard(compute: Any, q: Array, own: Part, prompt: Part) -> Array:
     """Runs ``compute`` on each device's rows and heads where a mesh is set; without a mesh, directly."""
-    split = _split(prompt.lengths.shape[0], q.shape[1], own.keys.shape[2])
+    split = _split(prompt.lengths.shape[0], q.shape[1], own.keys.shape[1])
     if split.alone:
-        return compute(q, own, prompt, layer)
-    keys = P(None, split.rows, split.heads, None, None)
+        return compute(q, own, prompt)
+    keys = P(split.rows, split.heads, None, None)
     part: Any = Part(keys, keys, P(split.rows))  # type: ignore[arg-type]
     queries = P(split.rows, split.heads, None)
-    in_specs = (queries, part, part, P())
-    return jax.shard_map(compute, in_specs=in_specs, out_specs=queries, check_vma=False)(q, own, prompt, layer)
+    in_specs = (queries, part, part)
+    return jax.shard_map(compute, in_specs=in_specs, out_specs=queries, check_vma=False)(q, own, prompt)
 
 
-def _check(q: Array, own: Part, prompt: Part, layer: Array | None) -> None:
+def _check(q: Array, own: Part, prompt: Part) -> None:
     if q.ndim != 3:
         raise ValueError(f"decode_attention needs q [b,h,c]; got {q.shape}")
-    if layer is not None and layer.shape != ():
-        raise ValueError(f"decode_attention: layer is one number; got the shape {layer.shape}")
-    form = "[rows,k,s,c]" if layer is None else "[layers,rows,k,s,c]"
     for name, part in (("own", own), ("prompt", prompt)):
         shape = part.keys.shape
-        if len(shape) != (4 if layer is None else 5) or part.values.shape != shape:
+        if len(shape) != 4 or part.values.shape != shape:
             got = f"{shape} and {part.values.shape}"
-            raise ValueError(f"decode_attention needs {name} keys and values {form}; got {got}")
-        if part.lengths.shape != shape[-4:-3]:
+            raise ValueError(f"decode_attention needs {name} keys and values [rows,k,s,c]; got {got}")
+        if part.lengths.shape != shape[:1]:
             raise ValueError(f"decode_attention: {name} lengths {part.lengths.shape} do not fit keys {shape}")
-        if shape[-1] != q.shape[2] or shape[-3] != own.keys.shape[-3]:
+        if shape[3] != q.shape[2] or shape[1] != own.keys.shape[1]:
             raise ValueError(f"decode_attention: {name} keys {shape} do not fit q {q.shape} or the other part's heads")
         if {part.keys.dtype, part.values.dtype} != {q.dtype}:
             found = f"{part.keys.dtype} and {part.values.dtype}"
             raise ValueError(f"decode_attention: {name} keys and values are {found}, q is {q.dtype}")
-    if q.shape[1] % own.keys.shape[-3]:
+    if q.shape[1] % own.keys.shape[1]:
         raise ValueError(
-            f"decode_attention: {q.shape[1]} query heads are not a multiple of {own.keys.shape[-3]} key heads"
+            f"decode_attention: {q.shape[1]} query heads are not a multiple of {own.keys.shape[1]} key heads"
         )
     prompts = prompt.lengths.shape[0]
     if own.lengths.shape[0] != q.shape[0] or not prompts or q.shape[0] % prompts:
         rows = f"{q.shape[0]} queries, {own.lengths.shape[0]} own rows and {prompts} prompts"
         raise ValueError(f"decode_attention: {rows}; it needs as many own rows as queries, and a multiple of prompts")
-    if own.keys.ndim == 5 and own.keys.shape[0] != prompt.keys.shape[0]:
-        raise ValueError(f"decode_attention: {own.keys.shape[0]} and {prompt.keys.shape[0]} layers")

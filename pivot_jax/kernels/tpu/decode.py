@@ -2,8 +2,7 @@
 
 A grid step holds the queries of one row of the cache, for all heads, and one block of its keys. The lengths are
 prefetched scalars: after a row's length the index map stays at the row's last block, which is loaded already. Such a
-step fetches nothing and computes nothing. A block in which the length ends is masked; the blocks before it are not. The
-layer is a prefetched scalar too: a kernel's operand that is a slice of a stacked cache would first be copied.
+step fetches nothing and computes nothing. A block in which the length ends is masked; the blocks before it are not.
 
 Reading the cache bounds decoding, so blocks are measured in bytes: large enough to hide the cost of a grid step.
 Letters as in :mod:`pivot_jax.kernels.decode`; here r rows of the cache and m queries of each row and key/value head.
@@ -32,13 +31,12 @@ def attend_tpu(
     keys: Array,
     values: Array,
     lengths: Array,
-    layer: Array,
     *,
     scale: float,
     block: int = 0,
     interpret: bool | None = None,
 ) -> tuple[Array, Array]:
-    """Attention of q [r, k, m, c] to one part of a cache, keys and values [layers, r, k, s, c], lengths [r].
+    """Attention of q [r, k, m, c] to one part of a cache, keys and values [r, k, s, c], lengths [r].
 
     Args:
       block: keys of a grid step, a multiple of 128; 0: :func:`block_size`.
@@ -54,19 +52,19 @@ def attend_tpu(
     if target == "gpu":
         raise ValueError("decode attention backend 'pallas_tpu' does not run on GPUs; use 'auto'")
     r, kv, m, c = q.shape
-    s = keys.shape[3]
+    s = keys.shape[2]
     block = min(block or block_size(kv, c, keys.dtype.itemsize), s)
 
-    def keys_at(row, j, layer, lengths):
-        return layer[0], row, 0, jnp.minimum(j, jnp.maximum(lengths[row] - 1, 0) // block), 0
+    def keys_at(row, j, lengths):
+        return row, 0, jnp.minimum(j, jnp.maximum(lengths[row] - 1, 0) // block), 0
 
     queries = lambda width: pl.BlockSpec((None, kv, m, width), lambda row, j, *_: (row, 0, 0, 0))  # noqa: E731
-    part = pl.BlockSpec((None, None, kv, block, c), keys_at)
+    part = pl.BlockSpec((None, kv, block, c), keys_at)
     column = pltpu.VMEM((kv, m, 1), jnp.float32)
     out, lse = pl.pallas_call(
         functools.partial(_kernel, scale),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
+            num_scalar_prefetch=1,
             grid=(r, pl.cdiv(s, block)),
             in_specs=[queries(c), part, part],
             out_specs=[queries(c), queries(1)],
@@ -81,7 +79,7 @@ def attend_tpu(
         ),
         interpret=target == "cpu" if interpret is None else interpret,
         name="decode_attention",
-    )(jnp.reshape(layer, 1), lengths, q, keys, values)
+    )(lengths, q, keys, values)
     return out, lse[..., 0]
 
 
@@ -91,7 +89,7 @@ def block_size(kv: int, c: int, itemsize: int) -> int:
     return max(1, _BLOCK_BYTES // (key * LANES)) * LANES
 
 
-def _kernel(scale, layer, lengths, q, k, v, out, lse, acc, top, total):
+def _kernel(scale, lengths, q, k, v, out, lse, acc, top, total):
     """Loop over the blocks of one row, with a running softmax."""
     row, j = pl.program_id(0), pl.program_id(1)
     block = k.shape[1]
