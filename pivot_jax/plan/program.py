@@ -148,7 +148,7 @@ def step_arguments(setup: Setup, bucket: tuple[int, int], rows: int) -> tuple[An
     ):
         if rows % unit:
             raise UserError(f"{rows} rows of a step are not a multiple of {unit}, as {key} requires; change either")
-    check_rows(rows // unit, "sequences of a micro-batch" if unit > 1 else "rows", setup.mesh)
+    check_rows(rows // unit, "sequences of a micro-batch" if unit > 1 else "the batch's number of rows", setup.mesh)
     reference = None
     if setup.objective.reference == "step" and not setup.keeps_base:
         reference = lora.base(setup.state_params)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pivot_jax.objectives.table import batch_kind
 from pivot_jax.rl import loop
+from pivot_jax.rl.rewards.function import read_rewards
 from pivot_jax.train import run as training
 from pivot_jax.train.run import Result
 from pivot_jax.train.session import Hook
@@ -20,5 +21,6 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
     :func:`pivot_jax.train.run.run`, and so are arguments and errors.
     """
     if not isinstance(config, str) and batch_kind(config) == "policy":
+        read_rewards(config.rl.rewards, config.rl.reward_timeout_s)  # a typo is found before anything is read or made
         return training.run(config, workdir, hooks, loop.train)
     return training.run(config, workdir, hooks)

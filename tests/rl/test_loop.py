@@ -149,3 +149,9 @@ def test_a_bad_config_is_an_error_before_the_first_rollout(rl_config, tmp_path, 
     with pytest.raises(UserError, match=message):
         run(rl_config(**changes), tmp_path / "run")
     assert not (tmp_path / "run" / "completions").exists()
+
+
+def test_a_misspelt_reward_is_found_before_the_folder_is_made(rl_config, tmp_path):
+    with pytest.raises(UserError, match="there is no reward 'maths'; did you mean 'math'"):
+        run(rl_config(rl__rewards=({"name": "maths"},)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
