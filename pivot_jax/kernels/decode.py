@@ -130,7 +130,7 @@ def attend_rows(q: Array, keys: Array, values: Array, lengths: Array, *, scale: 
 
 
 def _within_slots(part: Part) -> Part:
-    return part.replace(lengths=jnp.clip(part.lengths, 0, part.keys.shape[2]).astype(jnp.int32))
+    return Part(part.keys, part.values, jnp.clip(part.lengths, 0, part.keys.shape[2]).astype(jnp.int32))
 
 
 def _in_parts(attend: Any, q: Array, own: Part, prompt: Part, *, scale: float) -> Array:
