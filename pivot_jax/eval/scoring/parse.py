@@ -16,8 +16,9 @@ LETTERS = string.ascii_uppercase
 _MARKERS = ("answer is:", "answer is", "answer:")
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # "\{" is no brace
 _BARE_LETTER = re.compile(r"\s*\(?([A-Za-z])[).:]*\s*")
-_LEADING_LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Z])[.):,])(?:\s|$)")
-_NAMED_LETTER = re.compile(r"(?:answer|option|choice)\s*(?:is|:)*\s*\**\(?([A-Z])\)?(?![A-Za-z])")
+_LEADING_LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Z])[.):,]|([a-z])[.):])(?:\s|$)")
+# The letter is a capital: "answer a question" names none.
+_NAMED_LETTER = re.compile(r"(?i:answer|option|choice)\s*(?i:is|:)*\s*\(?([A-Z])\)?(?![A-Za-z])")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?%?")
 
 # EvalAI's answer normaliser (VQA v2, TextVQA): contractions, articles, number words, punctuation.
@@ -89,20 +90,21 @@ def letter(text: str) -> str:
 def strict_letter(text: str, choices: int | Sequence[str]) -> str:
     """The option letter that the answer names, or "" where it names none.
 
-    In this order: a bare letter, a leading letter ("B. Closed", "(B) Closed"), a letter after "answer"/"option" (the
-    last one counts), the whole text equal to one option's text.
+    In this order: a bare letter, a leading letter ("B. Closed", "(B) Closed", "b. closed"), a letter after "answer",
+    "option" or "choice" in any case (the last one counts), the whole text equal to one option's text. Markdown's bold
+    (``**B**``) has no part in it.
 
     Args:
       choices: the options' texts, or their number.
     """
-    text = (text or "").strip()
+    text = (text or "").replace("**", "").strip()
     options = [] if isinstance(choices, int) else [normalise(choice) for choice in choices]
     allowed = LETTERS[: choices if isinstance(choices, int) else len(options)]
     for candidate in (text, after_marker(text)):
         if (bare := _BARE_LETTER.fullmatch(candidate)) and bare[1].upper() in allowed:
             return bare[1].upper()
     leading = _LEADING_LETTER.match(text)
-    if leading and (found := (leading[1] or leading[2]).upper()) in allowed:
+    if leading and (found := (leading[1] or leading[2] or leading[3]).upper()) in allowed:
         return found
     named = [found for found in _NAMED_LETTER.findall(text) if found in allowed]
     if named:
