@@ -196,8 +196,9 @@ class Chat:
             raise RowError(example.id, f"the prompt has {p} tokens, the limit is {self.limits.length}: no answer fits")
         cap = _fair_cap(len(chosen), len(rejected), space)
         truncated = max(len(chosen), len(rejected)) > cap
-        if truncated and chosen[:cap] == rejected[:cap]:
-            raise RowError(example.id, f"chosen and rejected are the same when truncated to {cap} tokens")
+        if chosen[:cap] == rejected[:cap]:  # no preference: the loss would stay at log 2
+            cause = f" when truncated to {cap} tokens" if truncated else ""
+            raise RowError(example.id, f"chosen and rejected are the same{cause}")
         row = self._single(example, np.asarray(prompt.ids, np.int32), grids, scored, truncated)
         return group_row(row, [chosen[:cap], rejected[:cap]])
 

@@ -113,10 +113,12 @@ class Template:
 
     def _token(self, text: str) -> int:
         ids = self.text(text)
-        if len(ids) != 1:
+        unknown = self.tokenizer.unk_token_id
+        if len(ids) != 1 or (ids[0] == unknown and text != self.tokenizer.unk_token):
+            found = "unknown to it" if unknown in ids else f"not one token (it becomes {len(ids)})"
             raise UserError(
-                f"tokenizer: '{text}' is not one token (it becomes {len(ids)}); add it as a special token, "
-                "or set tokenizer.image_token to one that is, or tokenizer.chat to the model's own format"
+                f"tokenizer: '{text}' is {found}; add it as a special token, or set tokenizer.image_token to one that "
+                "is, or tokenizer.chat to the model's own format"
             )
         return ids[0]
 

@@ -134,7 +134,7 @@ def open_rows(path: Any, split: str = "") -> Rows:
     if _first_character(path) != "[":
         return _checked_lines(path)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # a byte-order mark is no part of the list
             rows = json.load(file)
     except ValueError as error:
         raise UserError(f"{path}: not a JSON list ({error})") from None

@@ -9,6 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from pivot_jax import config as configs
 from pivot_jax.data.example import Example, Message
@@ -313,6 +316,8 @@ def test_pairs_cut_the_longer_answer_first(tokenizer):
     assert len(row.tokens) == p + 40 and (row.branches == 2).sum() == short and row.truncated
     both = made.encode(Example("p", message, (), "red blue" * 60, "blue red" * 60), "preference")
     assert (both.branches == 1).sum() == (both.branches == 2).sum() == 20
+    with pytest.raises(RowError, match="chosen and rejected are the same$"):
+        made.encode(Example("p", message, (), "red", "red"), "preference")
     with pytest.raises(RowError, match="the same when truncated"):
         made.encode(Example("p", message, (), "red " * 60 + "a", "red " * 60 + "b"), "preference")
     made = processing.chat(tokenizer, image_tokens=1, max_length=p + 1)
@@ -331,6 +336,13 @@ def test_target_limit_cuts_too(tokenizer):
 def test_tokenizer_without_the_image_token_is_refused(tokenizer):
     with pytest.raises(UserError, match=r"'<\|photo\|>' is not one token.*tokenizer\.image_token"):
         processing.chat(tokenizer, image_tokens=1, image_token="<|photo|>")
+
+
+def test_an_unknown_token_is_no_control_token():
+    """A tokenizer that writes [UNK] for what it does not know gives one id for every control token."""
+    words = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "\n": 2}, unk_token="[UNK]"))
+    with pytest.raises(UserError, match=r"'<\|image_pad\|>' is unknown to it; add it as a special token"):
+        processing.chat(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]"), image_tokens=1)
 
 
 CONVERSATIONS = {

@@ -36,8 +36,9 @@ def test_llava_json_and_jsonl_are_the_same(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(rows))
     lines = write_jsonl(tmp_path / "a.jsonl", rows)
     (tmp_path / "lines.json").write_text((tmp_path / "a.jsonl").read_text())
+    (tmp_path / "marked.json").write_text(json.dumps(rows), encoding="utf-8-sig")  # with a byte-order mark
     by_list = read({"format": "llava", "path": str(tmp_path / "a.json")})
-    for path in (lines, str(tmp_path / "lines.json")):
+    for path in (lines, str(tmp_path / "lines.json"), str(tmp_path / "marked.json")):
         by_line = read({"format": "llava", "path": path})
         assert len(by_line) == 3 and [by_line[i] for i in range(3)] == [by_list[i] for i in range(3)]
     assert by_list[1].images == (str(tmp_path / "1.png"),) and by_list[1].id == "row1"
