@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pivot_jax.config import paths
 from pivot_jax.errors import UserError
+
+_SIZE = re.compile(r"^num_(channels|patches|.*_(layers|heads))$|_size$")
 
 
 class Fields:
@@ -28,6 +31,8 @@ class Fields:
             value = float(value)
         if type(value) is not type(default):
             raise self.fail(key, f"is {value!r}; expected {type(default).__name__}")
+        if type(value) is int and value < 1 <= default and _SIZE.search(key):
+            raise self.fail(key, f"is {value}; a model needs at least 1")
         return value
 
     def side(self, key: str) -> int:

@@ -184,6 +184,9 @@ def test_normalisation_comes_from_the_image_processor(tmp_path):
         ({"model_type": "llama", "attention_bias": True}, "'attention_bias' is True; only False"),
         ({"model_type": "llama", "mlp_bias": True}, "'mlp_bias' is True; only False"),
         ({**TEXT, "hidden_size": "big"}, "'hidden_size' is 'big'; expected int"),
+        ({**TEXT, "num_attention_heads": 0}, "'num_attention_heads' is 0; a model needs at least 1"),
+        ({**VISION, "num_attention_heads": 0}, "'num_attention_heads' is 0; a model needs at least 1"),
+        ({**VISION, "patch_size": -4}, "'patch_size' is -4; a model needs at least 1"),
         (
             {**TEXT, "num_attention_heads": 5, "num_key_value_heads": 2, "hidden_size": 20},
             "5 heads are no multiple of 2",
