@@ -42,11 +42,20 @@ class Filler:
     Args:
       file_keys: canonical key → key in the files.
       advance: called with the number of bytes of each tensor that was read.
+      allow_non_finite: read NaN and infinity too; otherwise a tensor that has any is a UserError.
     """
 
-    def __init__(self, shards: Shards, file_keys: Mapping[str, str], dtype: Any, advance: Advance | None = None):
+    def __init__(
+        self,
+        shards: Shards,
+        file_keys: Mapping[str, str],
+        dtype: Any,
+        advance: Advance | None = None,
+        *,
+        allow_non_finite: bool = False,
+    ):
         self._shards, self._file_keys, self._dtype = shards, file_keys, np.dtype(dtype)
-        self._advance = advance
+        self._advance, self._checks = advance, not allow_non_finite
         self._scratch = _Scratch()
 
     def array(self, entry: Entry, sharding: Sharding) -> jax.Array:
@@ -99,6 +108,11 @@ class Filler:
                 shape[axis] = stop - start
             into = self._scratch.take("rows", (stop - start, *entry.part_shape[1:]), self._shards.type_of(key))
             self._shards.rows(key, offset + start, into)
+            if self._checks and not _finite(into):
+                raise UserError(
+                    f"{self._shards.where(key)}: '{key}' has NaN or infinity; fetch the file again, or import it as it "
+                    "is (pivot-jax import-hf --allow-non-finite)"
+                )
             block = into.transpose(order).reshape(shape)
             if block.ndim == 2 and block.strides[0] < block.strides[1]:
                 block = turned(block, self._scratch.take("turned", block.shape, block.dtype))
@@ -122,6 +136,22 @@ class _Scratch(threading.local):
 def bytes_of(shards: Shards, file_keys: Mapping[str, str], entry: Entry) -> int:
     """Bytes that the files hold of one parameter."""
     return sum(shards.bytes_of(file_keys[key]) for key in entry.keys) // entry.rule.part[1]
+
+
+# Bits of the exponent; NaN and infinity have all of them.
+_EXPONENTS: dict[Any, tuple[Any, int]] = {
+    np.dtype(np.float32): (np.uint32, 0x7F800000),
+    np.dtype(np.float16): (np.uint16, 0x7C00),
+    np.dtype(ml_dtypes.bfloat16): (np.uint16, 0x7F80),
+}
+
+
+def _finite(block: np.ndarray) -> bool:
+    """Whether no number is NaN or infinite; by the bits, because NumPy's own test of bfloat16 is slow."""
+    if block.dtype not in _EXPONENTS:
+        return block.dtype.kind != "f" or bool(np.isfinite(block).all())
+    unsigned, exponent = _EXPONENTS[block.dtype]
+    return not block.size or int((block.view(unsigned) & unsigned(exponent)).max()) < exponent
 
 
 def _copy_part(block: np.ndarray, axis: int | None, start: int, target: _Target) -> None:

@@ -38,6 +38,7 @@ def load_params(
     *,
     prefix: str = "",
     final: bool = True,
+    allow_non_finite: bool = False,
     show: Show | None = None,
 ) -> dict[str, Any]:
     """Parameters of a Hugging Face folder as our nested dict (tree in ARCHITECTURE.md).
@@ -55,12 +56,14 @@ def load_params(
       dtype: of the result, whatever the file's.
       prefix: only the parameters below it ("vision", "decoder/blocks"); the result still starts at the root.
       final: False leaves ``vision/final`` (last block, closing norm, pooling head) out.
+      allow_non_finite: read weights that are NaN or infinite too.
       show: bytes to read → context manager; its value is called with the number of bytes that were read
         (``progress.progress``).
 
     Raises:
       UserError: before anything is read, for keys that are missing, unknown or of another shape than config.json
-        says (with the file and the nearest key that is there), or for damaged files.
+        says (with the file and the nearest key that is there), or for damaged files. While reading, for a tensor with
+        NaN or infinity.
     """
     folder = folder_of(folder)
     model = configs.read(folder)
@@ -79,7 +82,7 @@ def load_params(
         shardings = _shardings(target_shardings, wanted, source.entries, folder)
         total = sum(bytes_of(shards, source.file_keys, wanted[path]) for path in shardings)
         with show(total) if show else contextlib.nullcontext() as advance:
-            filler = Filler(shards, source.file_keys, dtype, advance)
+            filler = Filler(shards, source.file_keys, dtype, advance, allow_non_finite=allow_non_finite)
             return rules.unflatten({path: filler.array(wanted[path], where) for path, where in shardings.items()})
 
 

@@ -31,7 +31,9 @@ class Imported(NamedTuple):
     summary: str  # of the model
 
 
-def import_folder(folder: str | Path, out: Path, *, adapter: str | Path | None = None) -> Imported:
+def import_folder(
+    folder: str | Path, out: Path, *, adapter: str | Path | None = None, allow_non_finite: bool = False
+) -> Imported:
     """Writes the model of ``folder`` to ``out``, which must be empty or missing.
 
     A model with an encoder and a decoder becomes a run: ``config.json`` and a checkpoint of step 0. An encoder or a
@@ -40,6 +42,7 @@ def import_folder(folder: str | Path, out: Path, *, adapter: str | Path | None =
     Args:
       folder: with ``config.json`` and safetensors, or ORG/NAME on the hub.
       adapter: folder of a PEFT LoRA on this model, which is merged into it.
+      allow_non_finite: weights may be NaN or infinite.
 
     Raises:
       UserError: ``out`` is not empty; the folder is damaged or of a kind that we do not read; its tokenizer is missing
@@ -58,7 +61,11 @@ def import_folder(folder: str | Path, out: Path, *, adapter: str | Path | None =
     # before the weights are read, so that a tokenizer that does not fit costs no time
     config = run_config(source, model) if whole else None
     adapters = hub.adapter.read(adapter, model) if adapter else {}
-    params = hub.load_params(source, show=lambda size: progress(f"reading {source}", size, size=True))
+    params = hub.load_params(
+        source,
+        allow_non_finite=allow_non_finite,
+        show=lambda size: progress(f"reading {source}", size, size=True),
+    )
     if adapters:
         params = lora.merged(partition.merge(params, adapters))
     if config is None:

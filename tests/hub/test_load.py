@@ -7,13 +7,14 @@ import re
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from pivot_jax import hub, rules
+from pivot_jax import cli, hub, rules
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs, families, names
 from pivot_jax.models.decoder import DecoderConfig
@@ -276,3 +277,33 @@ def test_sizes_of_the_papers_projector():
     found, _ = names.entries(families.layout_of(model), configs.sizes(model))
     count = sum(int(np.prod(e.shape)) for e in found if e.path.startswith("projector/"))
     assert count == 4_131_840
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_weight_that_is_not_finite_is_refused(copy, dtype, value):
+    """Its tensor is named. A large finite weight, which has all exponent bits but one, is not refused."""
+    file = copy / "model.safetensors"
+    weights = {key: weight.astype(hub.tensors.DTYPES[dtype]) for key, weight in load_file(file).items()}
+    key = next(key for key in weights if key.endswith("mlp.up_proj.weight"))
+    weights[key][-1, -1] = ml_dtypes.finfo(weights[key].dtype).max
+    save_file(weights, file, {"format": "pt"})
+    hub.load_params(copy)
+    weights[key][-1, -1] = value
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"'{re.escape(key)}' has NaN or infinity; fetch the file again, or import"):
+        hub.load_params(copy)
+    read = rules.flatten(hub.load_params(copy, allow_non_finite=True))
+    assert sum(int((~np.isfinite(leaf)).sum()) for leaf in read.values()) == 1
+
+
+def test_import_hf_may_be_told_to_read_weights_that_are_not_finite(tmp_path, capsys):
+    hf.vision_model().save_pretrained(tmp_path / "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    weights = load_file(file)
+    next(iter(weights.values())).flat[0] = np.nan
+    save_file(weights, file, {"format": "pt"})
+    command = ["import-hf", "--folder", str(tmp_path / "hf"), "--workdir", str(tmp_path / "pack")]
+    assert cli.main(command) == 1 and "has NaN or infinity" in capsys.readouterr().err
+    assert not (tmp_path / "pack").exists()
+    assert cli.main([*command, "--allow-non-finite"]) == 0 and (tmp_path / "pack").is_dir()
