@@ -22,6 +22,8 @@ def score(
 ) -> TokenStats:
     """Statistics of ``batch.targets``, float32 [b, t]; the vocabulary projection runs over targets only.
 
+    The log-probs of padding (``batch.weights`` is 0) are 0.
+
     Args:
       model: an MLLM, or a language model alone.
       image_features: [b, k*m*p, d] to use instead of encoding the images (gradient maps differentiate in them).
@@ -76,7 +78,9 @@ def score_states(
         distribution=distribution,
         entropy_gradient=entropy_gradient,
     )
-    return TokenStats(*(getattr(stats, name).reshape(shape) for name in ("logps", "entropy", "correct", "mean_logit")))
+    # The targets of padding are no tokens: no caller should sum their log-probs by mistake.
+    logps = jnp.where(batch.weights > 0, stats.logps.reshape(shape), 0.0)
+    return TokenStats(logps, *(getattr(stats, name).reshape(shape) for name in ("entropy", "correct", "mean_logit")))
 
 
 def answer_weights(batch: Any, answers: int = 2) -> Any:
