@@ -203,8 +203,9 @@ def test_export_of_stage_0_and_over_a_folder(world, trained, encoder_run, tmp_pa
 
 
 @pytest.mark.heavy
-def test_sigterm_saves_and_the_same_command_resumes(world, tmp_path):
-    """Exit code 143 and a checkpoint; when it is started again, the run ends as if it had not been stopped."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_the_same_command_resumes(world, tmp_path, number):
+    """Exit code 143 or 129 and a checkpoint; started again, the run ends as if it had not been stopped."""
     argv = ["train", "--config", str(world / "tiny.py"), "--workdir", str(tmp_path / "run"), "--config.train.steps=150"]
     command = [sys.executable, "-m", "pivot_jax.cli", *argv]
     log = tmp_path / "run" / "metrics.jsonl"
@@ -212,9 +213,9 @@ def test_sigterm_saves_and_the_same_command_resumes(world, tmp_path):
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, err = process.communicate(timeout=120)
-    assert process.returncode == 143, err
+    assert process.returncode == 128 + number, err
     assert "run the same command again to continue" in err
     stopped = json.loads(log.read_text().splitlines()[-1])["step"]
     assert stopped < 150

@@ -22,6 +22,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.study.settings import Study
 from pivot_jax.study.watch import Watch
 from pivot_jax.study.worker import FAILED
+from pivot_jax.train.signals import STOPPING
 
 POLL_S = 0.5
 LOG = "log.txt"
@@ -130,13 +131,15 @@ def _start(study: Study, seed: int) -> _Worker:
 
 
 class _Forward:
-    """Forwards SIGINT and SIGTERM to the workers, which save and end."""
+    """Ends the workers, which save first, at a signal that stops a run."""
 
     def __init__(self, running: list[_Worker]):
         self._running, self.received = running, 0
 
     def __enter__(self) -> _Forward:
-        self._handlers = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {
+            n: signal.signal(n, self._note) for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN
+        }
         return self
 
     def _note(self, number: int, frame: Any) -> None:

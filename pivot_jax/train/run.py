@@ -23,6 +23,7 @@ from pivot_jax.progress import progress
 from pivot_jax.train import checkpoint, loop, reference
 from pivot_jax.train.checkpoint import Checkpoints
 from pivot_jax.train.evaluation import training_hooks
+from pivot_jax.train.lock import locked
 from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.session import Hook, last_metrics, postponed
 from pivot_jax.train.setup import Setup, build_setup, starting_params
@@ -48,26 +49,31 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = (), steps: Loo
     """Trains ``config`` in ``workdir``; resumes from its newest checkpoint, returns at once if it is finished.
 
     Writes ``config.json, trained_parameters.json, metrics.jsonl, tensorboard/, skipped.jsonl, tokenizer/,
-    checkpoints/`` and, at the end, ``result.json``.
+    checkpoints/`` and, at the end, ``result.json``. The lock on ``.lock`` keeps a second run out.
 
     Args:
       hooks: evaluations every ``eval.every`` steps and after the last one, besides those of ``eval.benchmarks``.
       steps: the loop; online RL has its own.
 
     Raises:
-      UserError: bad config, data or checkpoint; a workdir of another config; from a hook.
+      UserError: bad config, data or checkpoint; a workdir of another config, or one that a run is training in; from a
+        hook.
       Interrupted: stopped by a signal, state saved (``train.signals``).
     """
     if isinstance(config, str):
         raise UserError(f"config: '{config}' is a path; write pj.config({config!r})")
     workdir = Path(workdir)
+    with locked(workdir):
+        return _run(config, workdir, hooks, steps)
+
+
+def _run(config: Any, workdir: Path, hooks: Sequence[Hook], steps: Loop) -> Result:
     fresh = _check_workdir(config, workdir)
     runtime.cache_programs()
     started = time.perf_counter()
     setup = build_setup(config, workdir, check_init=fresh)
     hooks = (*hooks, *training_hooks(setup, workdir))
     if is_first():
-        workdir.mkdir(parents=True, exist_ok=True)
         files.write_text(workdir / "config.json", configs.to_json(config))
         own = Path(config.tokenizer.path).resolve() == (workdir / TOKENIZER).resolve()
         if fresh and not own:  # a resumed run keeps the tokenizer that it was trained with

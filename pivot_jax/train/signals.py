@@ -1,4 +1,4 @@
-"""Stopping a run by SIGTERM or Ctrl-C: the state is saved, and the same command resumes it."""
+"""Stopping a run by SIGTERM, SIGHUP or Ctrl-C: the state is saved, and the same command resumes it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal or the connection was closed
 ASK_EVERY = 10  # steps; over several processes the question costs a collective
 
 
@@ -22,16 +23,18 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """While entered, SIGTERM and SIGINT set a flag for the loop, which saves and stops, instead of ending the process.
+    """While entered, the signals of :data:`STOPPING` set a flag for the loop, which saves and stops.
 
-    A second Ctrl-C raises KeyboardInterrupt at once.
+    A second Ctrl-C raises KeyboardInterrupt at once. A signal that is ignored, as SIGHUP is under nohup, stays ignored.
     """
 
     def __enter__(self) -> StopSignals:
         self.received = 0
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOPPING:
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -95,12 +95,12 @@ def source(world: Path, kind: str) -> dict:
     return {"format": kind, "path": str(world / name), "image_root": str(world)}
 
 
-def stop_at(*steps: int) -> Hook:
-    """An evaluation without metrics that sends SIGTERM to its own process at these steps; the next step is the last."""
+def stop_at(*steps: int, number: int = signal.SIGTERM) -> Hook:
+    """An evaluation without metrics that sends its own process a signal at these steps; the next step is the last."""
 
     def evaluate(step: int, params: Any) -> dict[str, float]:
         if step in steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return {}
 
     return Hook("stop", evaluate)
