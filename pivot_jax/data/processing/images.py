@@ -6,8 +6,11 @@ and std. Rules and numbers per encoder are those of PIVOT's code.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
+import os
+import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,7 +133,7 @@ def size_of(reference: Any) -> tuple[int, int]:
 
 def _upright(reference: Any) -> tuple[int, int]:
     if isinstance(reference, (str, Path)):
-        with open(reference, "rb") as file:  # its pixels are not read
+        with _regular(reference) as file:  # its pixels are not read
             return _upright_size(Image.open(file))
     return _upright_size(_open(reference))
 
@@ -177,9 +180,18 @@ def _open(reference: Any) -> Image.Image:
     if isinstance(reference, (bytes, bytearray)):
         return Image.open(io.BytesIO(reference))
     if isinstance(reference, (str, Path)):
-        with open(reference, "rb") as file:  # read at once: Pillow keeps lazily opened files open
+        with _regular(reference) as file:  # read at once: Pillow keeps lazily opened files open
             return Image.open(io.BytesIO(file.read()))
     raise ValueError(f"{type(reference).__name__} is not a path, bytes, an array or an image")
+
+
+def _regular(path: str | Path) -> Any:
+    """An open file. A pipe would block the reader for ever, and a device such as /dev/zero fill the memory."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file")
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

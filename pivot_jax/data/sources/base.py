@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pivot_jax.data.sources.rows import Rows, row_id_of
 from pivot_jax.errors import RowError
 
 IMAGE = "<image>"
+_URL = re.compile(r"(data|https?|ftp|s3|gs):", re.IGNORECASE)
 _NUMBERED = re.compile(r"<image\s?\d+>")
 
 
@@ -120,21 +122,37 @@ def root_of(path: Any, image_root: str | None) -> str:
 
 
 def rooted(images: Any, root: str, row_id: str) -> tuple[Any, ...]:
-    """Image references of a row; relative paths are taken from ``root``.
+    """Image references of a row; relative paths are taken from ``root``, and ``data:`` URLs become bytes.
 
     Raises:
-      RowError: something that cannot be an image reference.
+      RowError: something that cannot be an image reference, or a URL of the network, from which nothing is read.
     """
     out = []
     for image in listed(images):
         if isinstance(image, dict):  # datasets.Image: {"bytes": ..., "path": ...}
             image = image.get("bytes") or image.get("path")
-        if isinstance(image, (str, Path)):
+        if isinstance(image, str) and (scheme := _URL.match(image)):
+            image = _of_url(image, scheme[1].lower(), row_id)
+        elif isinstance(image, (str, Path)):
             image = str(Path(root) / image) if root else str(image)
         elif image is None or isinstance(image, (int, float, bool)):
             raise RowError(row_id, f"image reference {image!r} is not a path, bytes or an image")
         out.append(image)
     return tuple(out)
+
+
+def _of_url(url: str, scheme: str, row_id: str) -> bytes:
+    if scheme != "data":
+        raise RowError(
+            row_id, f"image {url[:80]} is a URL, and training reads no network; download it and give the file's path"
+        )
+    head, comma, body = url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise RowError(row_id, f"image {url[:40]}… is no data:image/…;base64,… URL")
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise RowError(row_id, f"image {head},… is not base64 ({error})") from None
 
 
 def front_image(text: str) -> str:

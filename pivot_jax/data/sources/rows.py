@@ -6,12 +6,15 @@ line that is not JSON is a bad *row*; a file that cannot be read at all is a bad
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -42,12 +45,15 @@ def file_fingerprint(path: str | Path) -> str:
 
 
 class JsonLines:
-    """One JSON object a line; empty lines are skipped. Threads may read at the same time."""
+    """One JSON object a line; empty lines are skipped. Threads may read at the same time.
+
+    A compressed file is decompressed once, into a file that is gone with the process.
+    """
 
     def __init__(self, path: str | Path):
         self.path, self.name = Path(path), Path(path).name
         self.fingerprint = file_fingerprint(path)
-        self._file = open(path, "rb")  # noqa: SIM115 (lives as long as the source)
+        self._file = _open(self.path)
         self._starts, self._ends, self._lines = _line_index(self._file.fileno())
 
     def __len__(self) -> int:
@@ -65,6 +71,44 @@ class JsonLines:
     def location(self, index: int) -> str:
         """``file.jsonl:LINE``, as editors count."""
         return f"{self.name}:{int(self._lines[index])}"
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The file's content, decompressed where its name says so; lives as long as what reads it."""
+    if path.suffix not in COMPRESSED:
+        return open(path, "rb")
+    plain: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        COMPRESSED[path.suffix](path, plain)
+    except Exception as error:  # each library raises its own
+        plain.close()
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):  # such as a full disk
+            raise
+        raise UserError(f"{path}: not a whole {path.suffix} file ({error}); fetch it again") from None
+    plain.seek(0)
+    return plain
+
+
+def _gunzip(path: Path, plain: IO[bytes]) -> None:
+    with gzip.open(path) as packed:
+        shutil.copyfileobj(packed, plain, READ_CHUNK)
+
+
+def _unzstd(path: Path, plain: IO[bytes]) -> None:
+    """By frames: the library's own file reader takes a file that is cut within one for a whole file."""
+    decompressor = _optional("zstandard", path).ZstdDecompressor()
+    with open(path, "rb") as packed:
+        frame = decompressor.decompressobj()
+        while chunk := packed.read(READ_CHUNK):
+            while chunk:
+                frame = decompressor.decompressobj() if frame.eof else frame
+                plain.write(frame.decompress(chunk))
+                chunk = frame.unused_data
+    if not frame.eof:
+        raise EOFError("it ends within a frame")
+
+
+COMPRESSED: dict[str, Callable[[Path, IO[bytes]], None]] = {".gz": _gunzip, ".zst": _unzstd}
 
 
 def _line_index(descriptor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,8 +153,9 @@ def _as_row(row: Any, where: str) -> dict[str, Any]:
 def open_rows(path: Any, split: str = "") -> Rows:
     """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` file, of a data set's folder, or a list.
 
-    A ``.json`` file may hold one list, or one object a line. A folder was written by ``datasets.save_to_disk`` (one
-    data set, or a dict of splits), or holds ``.parquet`` files named by split, as data sets on the hub do.
+    JSON may be compressed (``.jsonl.gz``, ``.json.zst``). A ``.json`` file may hold one list, or one object a line.
+    A folder was written by ``datasets.save_to_disk`` (one data set, or a dict of splits), or holds ``.parquet`` files
+    named by split, as data sets on the hub do.
 
     Args:
       split: of a folder with several splits.
@@ -129,13 +174,13 @@ def open_rows(path: Any, split: str = "") -> Rows:
         raise UserError(f"{path}: no such file; check 'path' in data.sources")
     if path.suffix == ".parquet":
         return _from_parquet([path], path.name)
-    if path.suffix == ".jsonl":
+    if (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix == ".jsonl":
         return JsonLines(path)
     if _first_character(path) != "[":
         return _checked_lines(path)
     try:
-        with open(path, encoding="utf-8-sig") as file:  # a byte-order mark is no part of the list
-            rows = json.load(file)
+        with _open(path) as file:
+            rows = json.loads(file.read().decode("utf-8-sig"))  # a byte-order mark is no part of the list
     except ValueError as error:
         raise UserError(f"{path}: not a JSON list ({error})") from None
     return MemoryRows(rows, path.name, file_fingerprint(path))
@@ -155,7 +200,7 @@ def _checked_lines(path: Path) -> JsonLines:
 
 
 def _first_character(path: Path) -> str:
-    with open(path, "rb") as file:
+    with _open(path) as file:
         return file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")[:1].decode("latin-1")
 
 

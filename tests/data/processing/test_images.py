@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import math
+import os
 
 import numpy as np
 import pytest
@@ -191,6 +192,11 @@ def test_corrupt_and_missing_files_are_named(tmp_path):
         assert "BytesIO" not in str(caught.value)
     with pytest.raises(UserError, match=r"gone\.jpg does not exist"):
         images.load(tmp_path / "gone.jpg")
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for a writer
+    for special in (tmp_path / "pipe.png", "/dev/zero", tmp_path):
+        for read in (images.load, images.size_of):
+            with pytest.raises(UserError, match=f"image {special} cannot be read .not a regular file"):
+                read(special)
     with pytest.raises(UserError, match="image of 16 encoded bytes cannot be read \\(not an image"):
         images.load(b"this is no image")
     with pytest.raises(UserError, match="float64"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import io
 import json
 import sys
@@ -31,6 +33,11 @@ def one(tmp_path, form: str, row: dict, **options):
 # ---- LLaVA
 
 
+def test_an_image_may_be_in_the_row_as_a_data_url(tmp_path):
+    url = f"data:image/png;base64,{base64.b64encode(b'png').decode()}"
+    assert one(tmp_path, "llava", {**llava_row(0), "image": url}).images == (b"png",)
+
+
 def test_llava_json_and_jsonl_are_the_same(tmp_path):
     rows = [llava_row(i) for i in range(3)]
     (tmp_path / "a.json").write_text(json.dumps(rows))
@@ -38,10 +45,25 @@ def test_llava_json_and_jsonl_are_the_same(tmp_path):
     (tmp_path / "lines.json").write_text((tmp_path / "a.jsonl").read_text())
     (tmp_path / "marked.json").write_text(json.dumps(rows), encoding="utf-8-sig")  # with a byte-order mark
     by_list = read({"format": "llava", "path": str(tmp_path / "a.json")})
-    for path in (lines, str(tmp_path / "lines.json"), str(tmp_path / "marked.json")):
+    for name in ("a.json", "a.jsonl", "lines.json"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    packed = [str(tmp_path / f"{name}.gz") for name in ("a.json", "a.jsonl", "lines.json")]
+    for path in (lines, str(tmp_path / "lines.json"), str(tmp_path / "marked.json"), *packed):
         by_line = read({"format": "llava", "path": path})
         assert len(by_line) == 3 and [by_line[i] for i in range(3)] == [by_list[i] for i in range(3)]
     assert by_list[1].images == (str(tmp_path / "1.png"),) and by_list[1].id == "row1"
+
+
+def test_zstandard(tmp_path):
+    zstandard = pytest.importorskip("zstandard", reason="zstandard is not installed (extra test)")
+    packed = zstandard.compress((json.dumps(llava_row(0)) + "\n").encode() * 3)
+    (tmp_path / "rows.jsonl.zst").write_bytes(packed * 2)  # two frames
+    assert len(read({"format": "llava", "path": str(tmp_path / "rows.jsonl.zst")})) == 6
+    (tmp_path / "cut.jsonl.zst").write_bytes(packed[:9])
+    (tmp_path / "text.jsonl.zst").write_bytes(b"{}")
+    for name in ("cut.jsonl.zst", "text.jsonl.zst"):
+        with pytest.raises(UserError, match=rf"{name}: not a whole .zst file"):
+            read({"format": "llava", "path": str(tmp_path / name)})
 
 
 @pytest.mark.parametrize(
@@ -78,6 +100,12 @@ def test_llava_text_only_multi_turn_and_leading_answers(tmp_path):
         ({"id": "x", "conversations": [{"from": "robot", "value": "a"}]}, "unknown speaker 'robot'"),
         ({"id": "x", "conversations": [{"from": "human", "value": "a"}]}, "does not end with an answer"),
         ({"id": "x", "image": 3, "conversations": human("<image>")}, "image reference 3"),
+        (
+            {"id": "x", "image": "https://a.b/c.png", "conversations": human("<image>")},
+            "is a URL, and training reads no",
+        ),
+        ({"id": "x", "image": "data:image/png,abc", "conversations": human("<image>")}, "is no data:image/…;base64,"),
+        ({"id": "x", "image": "data:image/png;base64,a", "conversations": human("<image>")}, "is not base64"),
     ],
 )
 def test_llava_missing_fields_name_row_and_field(tmp_path, row, words):
@@ -97,6 +125,8 @@ def test_malformed_json_line_is_one_bad_row(tmp_path):
 
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path):
+    (tmp_path / "half.jsonl.gz").write_bytes(gzip.compress(b'{"id": 1}' * 99)[:-9])
+    (tmp_path / "plain.jsonl.gz").write_text('{"id": 1}')
     (tmp_path / "half.json").write_text('[{"id": 1},')
     (tmp_path / "one.json").write_text(json.dumps({"rows": [llava_row(0)]}, indent=1))
     (tmp_path / "not.parquet").write_bytes(b"PAR1 and no more")
@@ -106,6 +136,8 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path):
     for path, words in (
         ("gone.json", "no such file"),
         ("half.json", "not a JSON list"),
+        ("half.jsonl.gz", "not a whole .gz file .*fetch it again"),
+        ("plain.jsonl.gz", "not a whole .gz file"),
         ("one.json", "neither a JSON list of rows nor one JSON object a line"),
         ("not.parquet", "not a Parquet file"),
         ("folder", "cannot be read as a data set"),
