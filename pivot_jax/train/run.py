@@ -63,6 +63,7 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = (), steps: Loo
     if isinstance(config, str):
         raise UserError(f"config: '{config}' is a path; write pj.config({config!r})")
     workdir = Path(workdir)
+    _check_ours(workdir)  # before the lock, which is a file in it
     with locked(workdir):
         return _run(config, workdir, hooks, steps)
 
@@ -114,7 +115,6 @@ def _check_workdir(config: Any, workdir: Path) -> bool:
       UserError: it has one of another config.
     """
     path = workdir / "config.json"
-    _check_ours(workdir, path)
     fresh = not (path.exists() and checkpoint.complete(workdir))
     if not fresh:
         old = configs.from_json(path.read_text())
@@ -127,8 +127,9 @@ def _check_workdir(config: Any, workdir: Path) -> bool:
     return fresh
 
 
-def _check_ours(workdir: Path, config: Path) -> None:
+def _check_ours(workdir: Path) -> None:
     """Raises UserError for a folder with files that are no run's: they may be data, a model, or a checkout."""
+    config = workdir / "config.json"
     names = sorted(entry.name for entry in workdir.iterdir()) if workdir.is_dir() else []
     if config.exists():
         try:
