@@ -22,7 +22,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.study.settings import Study
 from pivot_jax.study.watch import Watch
 from pivot_jax.study.worker import FAILED
-from pivot_jax.train.signals import STOPPING
+from pivot_jax.train.signals import stopping
 
 POLL_S = 0.5
 LOG = "log.txt"
@@ -137,9 +137,7 @@ class _Forward:
         self._running, self.received = running, 0
 
     def __enter__(self) -> _Forward:
-        self._handlers = {
-            n: signal.signal(n, self._note) for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN
-        }
+        self._handlers = {n: signal.signal(n, self._note) for n in stopping()}
         return self
 
     def _note(self, number: int, frame: Any) -> None:

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal or the connection was closed
 ASK_EVERY = 10  # steps; over several processes the question costs a collective
 
 
@@ -22,19 +21,23 @@ class Interrupted(Exception):
         self.step, self.signum = step, signum
 
 
-class StopSignals:
-    """While entered, the signals of :data:`STOPPING` set a flag for the loop, which saves and stops.
+def stopping() -> tuple[signal.Signals, ...]:
+    """The signals that stop a run. SIGHUP, of a closed terminal or connection, is not among them under nohup."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGTERM, signal.SIGINT) if ignored else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-    A second Ctrl-C raises KeyboardInterrupt at once. A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+
+class StopSignals:
+    """While entered, the signals of :func:`stopping` set a flag for the loop, which saves and stops.
+
+    A second Ctrl-C raises KeyboardInterrupt at once.
     """
 
     def __enter__(self) -> StopSignals:
         self.received = 0
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            for number in STOPPING:
-                if signal.getsignal(number) is signal.SIG_IGN:
-                    continue
+            for number in stopping():
                 self._before[number] = signal.signal(number, self._note)
         return self
 
