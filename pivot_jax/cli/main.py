@@ -1,8 +1,8 @@
 """Reads the command line, runs one command, and turns errors into one line and an exit code.
 
 Nothing here imports JAX, so ``--help`` and config errors are immediate. Exit codes: 0 done, 1 a failure with a one-line
-reason, 2 wrong usage, 130 interrupted by Ctrl-C, 143 or 129 stopped by SIGTERM or SIGHUP
-after saving. A traceback means a bug.
+reason, 2 wrong usage, 130 interrupted by Ctrl-C, 143 or 129 stopped by SIGTERM or
+SIGHUP after saving. A traceback means a bug.
 """
 
 from __future__ import annotations

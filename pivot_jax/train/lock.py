@@ -6,17 +6,17 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from absl import logging
-
 from pivot_jax.errors import UserError
 from pivot_jax.parallel.hosts import is_first
 
+log = logging.getLogger(__name__)
 FILE = ".lock"
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -43,7 +43,7 @@ def locked(workdir: Path) -> Iterator[None]:
         _take(descriptor, workdir)
         yield
     finally:
-        if made and [entry.name for entry in workdir.iterdir()] == [FILE]:
+        if made and workdir.is_dir() and [entry.name for entry in workdir.iterdir()] == [FILE]:
             path.unlink()
             workdir.rmdir()
         os.close(descriptor)
@@ -60,7 +60,7 @@ def _take(descriptor: int, workdir: Path) -> None:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        logging.warning("%s: its file system has no locks, so nothing keeps a second run out of it", workdir)
+        log.warning("%s: its file system has no locks, so nothing keeps a second run out of it", workdir)
         return
     about = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now().astimezone().isoformat()}
     os.ftruncate(descriptor, 0)

@@ -37,6 +37,7 @@ def test_layer_means_and_logps(tmp_path, family, scan):
         distributions = torch.log_softmax(out.logits[0], -1).numpy()
         next_tokens = [distributions[index, token] for index, token in enumerate(ids[1:])]
         np.testing.assert_allclose(logps[row, : len(ids) - 1], next_tokens, atol=1e-4)
+    assert (logps[np.asarray(batch.weights) == 0] == 0).all()  # padding, which a sum must not count
 
 
 def test_bad_input(tmp_path):

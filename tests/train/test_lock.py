@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -43,6 +44,15 @@ def test_a_second_process_is_kept_out_until_the_first_dies(tmp_path, end):
     with locked(workdir):
         (workdir / "config.json").write_text("{}")
     assert (workdir / FILE).exists()
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with locked(tmp_path / "run"):
+        assert "its file system has no locks, so nothing keeps a second run out" in caplog.text
 
 
 def test_a_second_run_leaves_the_first_alone(make_config, tmp_path):
