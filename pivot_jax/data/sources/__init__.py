@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from pivot_jax.data.sources import choose
-from pivot_jax.data.sources.base import Endless, Joined, Source
+from pivot_jax.data.sources.base import Endless, ImageRoot, Joined, Source
 from pivot_jax.data.sources.llava import llava, llava_yaml, next_dpo
 from pivot_jax.data.sources.maye import maye
 from pivot_jax.data.sources.mmpr import mmpr
@@ -54,8 +55,11 @@ KINDS: dict[str, tuple[Any, str]] = {
 }
 
 
-def read(source: Mapping[str, Any]) -> Source:
+def read(source: Mapping[str, Any], *, allow_outside_root: bool = False) -> Source:
     """The source that one entry of ``data.sources`` describes.
+
+    Args:
+      allow_outside_root: its rows may name images outside ``image_root`` (``data.allow_outside_root``).
 
     Raises:
       UserError: unknown format or key, or as the reader.
@@ -78,6 +82,8 @@ def read(source: Mapping[str, Any]) -> Source:
             raise UserError(f"data.sources: format '{name}': {key} is {options[key]!r}, not {words}")
     seed = options.get("seed") or 0
     arguments = {key: options[key] for key in allowed if key in options}
+    if "image_root" in allowed:
+        arguments["image_root"] = replace(ImageRoot.of(options.get("image_root")), anywhere=allow_outside_root)
     try:
         out = FORMATS[name](**arguments)
     except TypeError as error:
@@ -91,16 +97,17 @@ def open_source(config: Any, sources: Iterable[Mapping[str, Any]] | Source | Non
     """The data of a config, or of ``sources`` in their place: entries, or a source as it is. Raises as read_all."""
     if hasattr(sources, "fingerprint"):
         return cast(Source, sources)
-    return read_all(config.data.sources if sources is None else sources)
+    entries = config.data.sources if sources is None else sources
+    return read_all(entries, allow_outside_root=config.data.allow_outside_root)
 
 
-def read_all(sources: Iterable[Mapping[str, Any]]) -> Source:
-    """All entries of ``data.sources``, one after the other.
+def read_all(sources: Iterable[Mapping[str, Any]], *, allow_outside_root: bool = False) -> Source:
+    """All entries of ``data.sources``, one after the other; argument as of :func:`read`.
 
     Raises:
       UserError: there is none, or one cannot be read.
     """
-    parts = [read(source) for source in sources]
+    parts = [read(source, allow_outside_root=allow_outside_root) for source in sources]
     if not parts:
         raise UserError("data.sources: empty; name at least one, such as ({'format': 'llava', 'path': 'data.json'},)")
     if len(parts) == 1:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,18 +117,60 @@ def listed(images: Any) -> list[Any]:
     return list(images) if isinstance(images, (list, tuple)) else [images]
 
 
-def root_of(path: Any, image_root: str | None) -> str:
-    """Folder that a file's image paths are relative to: ``image_root``, or the file's own folder."""
-    if image_root is not None:
-        return str(image_root)
-    return str(Path(path).parent) if isinstance(path, (str, Path)) else ""
+@dataclass(frozen=True)
+class ImageRoot:
+    """Folder that the relative image paths of a data file start at, and that all its images have to be in.
+
+    A data file comes from somebody else; without this rule its rows could name any file of this machine. Links in the
+    folder are followed, wherever they lead: a data file cannot make one.
+
+    Attributes:
+      folder: None: that of the data file; "": of rows handed over in Python, whose paths are taken as they are.
+      anywhere: images may be outside the folder (``data.allow_outside_root``).
+    """
+
+    folder: str | None = None
+    anywhere: bool = False
+
+    @classmethod
+    def of(cls, image_root: str | Path | ImageRoot | None) -> ImageRoot:
+        if isinstance(image_root, ImageRoot):
+            return image_root
+        return cls(None if image_root is None else str(image_root))
+
+    def __str__(self) -> str:
+        return f"{self.folder}|anywhere" if self.anywhere else str(self.folder)
+
+    @cached_property
+    def _absolute(self) -> tuple[str, str]:
+        return os.path.abspath(self.folder or ""), os.path.realpath(self.folder or "")
+
+    def path(self, relative: str | Path) -> str | None:
+        """The path from the folder, None where it is outside. An absolute one has to be in the folder as well."""
+        if not self.folder or self.anywhere:
+            return os.path.join(self.folder or "", relative)
+        relative = os.path.normpath(relative)  # so that "link/../.." is what it says, wherever the link leads
+        if os.path.isabs(relative):
+            inside = any(Path(relative).is_relative_to(folder) for folder in self._absolute)
+        else:
+            inside = relative.split(os.sep, 1)[0] != os.pardir
+        return os.path.join(self.folder, relative) if inside else None
 
 
-def rooted(images: Any, root: str, row_id: str) -> tuple[Any, ...]:
-    """Image references of a row; relative paths are taken from ``root``, and ``data:`` URLs become bytes.
+def root_of(path: Any, image_root: str | Path | ImageRoot | None) -> ImageRoot:
+    """Where the images of a data file are: ``image_root``, or the file's own folder."""
+    root = ImageRoot.of(image_root)
+    if root.folder is not None:
+        return root
+    return replace(root, folder=str(Path(path).parent) if isinstance(path, (str, Path)) else "")
+
+
+def rooted(images: Any, root: ImageRoot, row_id: str) -> tuple[Any, ...]:
+    """Image references of a row; paths are those of ``root``, and ``data:`` URLs become bytes.
 
     Raises:
-      RowError: something that cannot be an image reference, or a URL of the network, from which nothing is read.
+      RowError: something that cannot be an image reference, a path outside the root, or a URL of the network, from
+        which nothing is read.
     """
     out = []
     for image in listed(images):
@@ -134,7 +179,13 @@ def rooted(images: Any, root: str, row_id: str) -> tuple[Any, ...]:
         if isinstance(image, str) and (scheme := _URL.match(image)):
             image = _of_url(image, scheme[1].lower(), row_id)
         elif isinstance(image, (str, Path)):
-            image = str(Path(root) / image) if root else str(image)
+            if (path := root.path(image)) is None:
+                raise RowError(
+                    row_id,
+                    f"image {image} is outside {root.folder}; copy or link it there, or, for training data that you "
+                    "trust, set data.allow_outside_root=True",
+                )
+            image = path
         elif image is None or isinstance(image, (int, float, bool)):
             raise RowError(row_id, f"image reference {image!r} is not a path, bytes or an image")
         out.append(image)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.sources.base import Joined, Mapped, Source, front_image, root_of, rooted, with_images
+from pivot_jax.data.sources.base import ImageRoot, Joined, Mapped, Source, front_image, root_of, rooted, with_images
 from pivot_jax.data.sources.choose import sample
 from pivot_jax.data.sources.rows import need, open_rows
 from pivot_jax.errors import RowError, UserError
@@ -17,7 +18,7 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 _KNOWN = ("id", "image", "images", "conversations")
 
 
-def conversation_example(row: dict[str, Any], row_id: str, image_root: str) -> Example:
+def conversation_example(row: dict[str, Any], row_id: str, image_root: ImageRoot) -> Example:
     """``{"id", "image": str | list, "conversations": [{"from", "value"}, ...]}`` → Example.
 
     Turns before the first human turn (other than a system turn) are left out, as LLaVA does.
@@ -42,13 +43,13 @@ def conversation_example(row: dict[str, Any], row_id: str, image_root: str) -> E
     return Example(row_id, tuple(messages), images, extra={k: v for k, v in row.items() if k not in _KNOWN})
 
 
-def llava(path: Any, image_root: str | None = None) -> Source:
+def llava(path: Any, image_root: str | ImageRoot | None = None) -> Source:
     """LLaVA JSON or JSON Lines. ``image_root`` defaults to the file's folder."""
     root = root_of(path, image_root)
     return Mapped(open_rows(path), lambda row, row_id: conversation_example(row, row_id, root), f"llava|{root}")
 
 
-def llava_yaml(path: str, image_root: str | None = None, seed: int = 0) -> Source:
+def llava_yaml(path: str, image_root: str | ImageRoot | None = None, seed: int = 0) -> Source:
     """LLaVA mixture: ``datasets: [{json_path, sampling_strategy}]``; see :func:`choose.sample` for the strategies.
 
     Relative ``json_path`` are taken from the YAML file's folder, or from the working folder if it is not there.
@@ -65,7 +66,7 @@ def llava_yaml(path: str, image_root: str | None = None, seed: int = 0) -> Sourc
     entries = mixture.get("datasets") if isinstance(mixture, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: has no list 'datasets' of {{json_path, sampling_strategy}}")
-    parts: list[Source] = []
+    root, parts = ImageRoot.of(image_root), list[Source]()
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("json_path"), str):
             raise UserError(f"{path}: entry {number} of 'datasets' has no 'json_path', or one that is not text")
@@ -73,7 +74,7 @@ def llava_yaml(path: str, image_root: str | None = None, seed: int = 0) -> Sourc
         where = beside if beside.exists() else Path(entry["json_path"])
         if not where.exists():
             raise UserError(f"{path}: entry {number}: no file {beside}, nor {where} from the working folder")
-        source = llava(where, image_root if image_root is not None else entry.get("image_root"))
+        source = llava(where, root if root.folder is not None else replace(root, folder=entry.get("image_root")))
         # Each entry has its own stream, so a new entry does not change the rows that the others draw.
         parts.append(
             sample(source, str(entry.get("sampling_strategy", "all")), seed + number, f"{path}, entry {number}")
@@ -81,7 +82,7 @@ def llava_yaml(path: str, image_root: str | None = None, seed: int = 0) -> Sourc
     return Joined(parts)
 
 
-def next_dpo(path: Any, image_root: str | None = None) -> Source:
+def next_dpo(path: Any, image_root: str | ImageRoot | None = None) -> Source:
     """NeXT's preference rows ``{"image", "prompt", "chosen", "rejected"}``; the prompt has no ``<image>``."""
     root = root_of(path, image_root)
 
@@ -91,7 +92,7 @@ def next_dpo(path: Any, image_root: str | None = None) -> Source:
     return Mapped(open_rows(path), convert, f"next_dpo|{root}")
 
 
-def preference_example(row: dict[str, Any], row_id: str, image_root: str, question_key: str) -> Example:
+def preference_example(row: dict[str, Any], row_id: str, image_root: ImageRoot, question_key: str) -> Example:
     """A flat row of question, chosen, rejected and image(s) → Example. ``<image>`` is put first where absent."""
     images = rooted(row.get("image", row.get("images")), image_root, row_id)
     question = with_images(need(row, question_key, str, row_id), len(images))

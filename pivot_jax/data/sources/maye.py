@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.sources.base import Mapped, Source, root_of, rooted, with_images
+from pivot_jax.data.sources.base import ImageRoot, Mapped, Source, root_of, rooted, with_images
 from pivot_jax.data.sources.rows import need, open_rows
 from pivot_jax.errors import RowError
 
@@ -17,7 +17,7 @@ CHAT_SUFFIX = (
 _KNOWN = ("id", "image", "question")
 
 
-def maye(path: Any, image_root: str | None = None, suffix: str = CHAT_SUFFIX) -> Source:
+def maye(path: Any, image_root: str | ImageRoot | None = None, suffix: str = CHAT_SUFFIX) -> Source:
     """MAYE's rows as prompts; ``suffix`` is added to every question, "" for none.
 
     ``solution`` holds the boxed answer, with or without its derivation; MAYE's judge reads it. ``solution``, ``answer``

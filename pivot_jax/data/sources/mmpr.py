@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pivot_jax.data.example import Example
-from pivot_jax.data.sources.base import Joined, Mapped, Selected, Source
+from pivot_jax.data.sources.base import ImageRoot, Joined, Mapped, Selected, Source, root_of
 from pivot_jax.data.sources.llava import preference_example
 from pivot_jax.data.sources.rows import JsonLines
 from pivot_jax.errors import UserError
@@ -19,7 +19,9 @@ from pivot_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def mmpr(path: str, root: str | None = None, image_root: str | None = None, subsets: Sequence[str] = ()) -> Source:
+def mmpr(
+    path: str, root: str | None = None, image_root: str | ImageRoot | None = None, subsets: Sequence[str] = ()
+) -> Source:
     """MMPR from its ``meta.json``, or one annotation file (``.jsonl``) with ``image_root``.
 
     Args:
@@ -38,7 +40,7 @@ def mmpr(path: str, root: str | None = None, image_root: str | None = None, subs
     if not where.is_file():
         raise UserError(f"{path}: no such file; check 'path' in data.sources")
     if where.suffix == ".jsonl":
-        return _annotation(where, str(image_root if image_root is not None else where.parent))
+        return _annotation(where, root_of(where, image_root))
     try:
         meta = json.loads(where.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -48,15 +50,22 @@ def mmpr(path: str, root: str | None = None, image_root: str | None = None, subs
     missing = [name for name in subsets if name not in meta]
     if missing:
         raise UserError(f"{path}: no subset {missing[0]!r} (there are: {', '.join(meta)})")
-    return Joined([_subset(where, name, meta[name], root) for name in (subsets or meta)])
+    anywhere = ImageRoot.of(image_root).anywhere
+    return Joined([_subset(where, name, meta[name], root, anywhere) for name in (subsets or meta)])
 
 
-def _subset(meta_path: Path, name: str, entry: Any, root: str | None) -> Source:
-    if not isinstance(entry, dict) or not isinstance(entry.get("annotation"), str) or "root" not in entry:
+def _subset(meta_path: Path, name: str, entry: Any, root: str | None, anywhere: bool) -> Source:
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("annotation", "root")):
         raise UserError(f"{meta_path}: subset '{name}' has no 'annotation' or no 'root'")
-    source: Source = _annotation(
-        _find(meta_path, entry["annotation"], root, name), str(_find(meta_path, entry["root"], root, None))
-    )
+    folders = [root] if root is not None else [str(meta_path.parent), str(meta_path.parent.parent), "."]
+    roots = [ImageRoot(folder, anywhere) for folder in folders]
+    annotation, images = (_find(meta_path, name, entry[key], roots) for key in ("annotation", "root"))
+    if not annotation.exists():
+        raise UserError(
+            f"{meta_path}: annotation '{entry['annotation']}' of subset '{name}' is not under {' or '.join(folders)}; "
+            "set 'root' in data.sources"
+        )
+    source: Source = _annotation(annotation, ImageRoot(str(images), anywhere))
     length = entry.get("length")
     if isinstance(length, int) and length != len(source):
         log.warning("%s: subset '%s' has %d rows, meta.json says %d", meta_path, name, len(source), length)
@@ -69,19 +78,19 @@ def _subset(meta_path: Path, name: str, entry: Any, root: str | None) -> Source:
     return Selected(source, indices, f"repeat {repeat}")
 
 
-def _find(meta_path: Path, relative: str, root: str | None, must_exist: str | None) -> Path:
-    """``relative`` under ``root``, or beside meta.json, or one folder up (as MMPR is published)."""
-    folders = [Path(root)] if root is not None else [meta_path.parent, meta_path.parent.parent, Path()]
-    found = next((folder / relative for folder in folders if (folder / relative).exists()), None)
-    if found is None and must_exist is not None:
+def _find(meta_path: Path, name: str, relative: str, roots: Sequence[ImageRoot]) -> Path:
+    """``relative`` under the first of the roots that has it, or else under the first."""
+    inside = [Path(path) for root in roots if (path := root.path(relative)) is not None]
+    if not inside:
+        folders = " and ".join(str(root.folder) for root in roots)
         raise UserError(
-            f"{meta_path}: annotation '{relative}' of subset '{must_exist}' is not under "
-            f"{' or '.join(str(folder) for folder in folders)}; set 'root' in data.sources"
+            f"{meta_path}: '{relative}' of subset '{name}' is outside {folders}; set 'root' in data.sources, or "
+            "data.allow_outside_root=True if you trust this file"
         )
-    return found if found is not None else folders[0] / relative
+    return next((path for path in inside if path.exists()), inside[0])
 
 
-def _annotation(path: Path, image_root: str) -> Source:
+def _annotation(path: Path, image_root: ImageRoot) -> Source:
     def convert(row: dict[str, Any], row_id: str) -> Example:
         return preference_example(row, row_id, image_root, question_key="question")
 

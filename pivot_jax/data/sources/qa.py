@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.sources.base import Mapped, Source, listed, root_of, rooted, with_images
+from pivot_jax.data.sources.base import ImageRoot, Mapped, Source, listed, root_of, rooted, with_images
 from pivot_jax.data.sources.llava import preference_example
 from pivot_jax.data.sources.rows import need, open_rows
 from pivot_jax.errors import RowError
@@ -15,7 +15,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SCIENCEQA_TAIL = "\nPlease answer directly with only the letter of the correct option and nothing else."
 
 
-def scienceqa(path: Any, image_root: str | None = None) -> Source:
+def scienceqa(path: Any, image_root: str | ImageRoot | None = None) -> Source:
     """ScienceQA rows ``{id, image, question, choices, hint, answer}``; the answer is a letter (or a choice's index).
 
     The prompt is ``[hint ]question\\nA. ...\\nB. ...`` and the request for the letter, as Cambrian evaluates it.
@@ -24,7 +24,7 @@ def scienceqa(path: Any, image_root: str | None = None) -> Source:
     return Mapped(open_rows(path), lambda row, row_id: scienceqa_example(row, row_id, root), f"scienceqa|{root}")
 
 
-def scienceqa_example(row: dict[str, Any], row_id: str, image_root: str) -> Example:
+def scienceqa_example(row: dict[str, Any], row_id: str, image_root: ImageRoot) -> Example:
     question = need(row, "question", str, row_id)
     choices = _choices({"choices": need(row, "choices", (list, tuple), row_id)}, "choices", row_id)
     answer = need(row, "answer", (str, int), row_id)
@@ -42,7 +42,7 @@ def scienceqa_example(row: dict[str, Any], row_id: str, image_root: str) -> Exam
     return Example(row_id, messages, images, extra={**extra, "choices": choices})
 
 
-def preference_pairs(path: Any, image_root: str | None = None, question_key: str = "question") -> Source:
+def preference_pairs(path: Any, image_root: str | ImageRoot | None = None, question_key: str = "question") -> Source:
     """Rows ``{id, image, question, chosen, rejected}``; ``<image1>`` in the question marks where the image goes."""
     root = root_of(path, image_root)
 
@@ -54,7 +54,7 @@ def preference_pairs(path: Any, image_root: str | None = None, question_key: str
 
 def qa(
     path: Any,
-    image_root: str | None = None,
+    image_root: str | ImageRoot | None = None,
     question_key: str = "question",
     answer_key: str = "answer",
     image_key: str = "image",
@@ -86,7 +86,7 @@ def qa(
             extra["choices"] = choices
         return Example(row_id, tuple(messages), images, extra=extra)
 
-    settings = [root, question_key, answer_key, image_key, suffix, *([choices_key] if choices_key else [])]
+    settings = [str(root), question_key, answer_key, image_key, suffix, *([choices_key] if choices_key else [])]
     return Mapped(rows, convert, "|".join(["qa", *settings]), id_key)
 
 

@@ -287,7 +287,8 @@ def _from_datasets(path: Path) -> Rows:
         rows = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read as a data set ({str(error).splitlines()[0]})") from None
-    return MemoryRows(rows, path.name, file_fingerprint(path))
+    # The library would open an image by its path, wherever that leads; in the Arrow table it is {"bytes", "path"}.
+    return TableRows(rows.with_format("arrow")[:], path.name, file_fingerprint(path))
 
 
 def need(row: Mapping[str, Any], key: str, kind: type | tuple[type, ...], row_id: str) -> Any:

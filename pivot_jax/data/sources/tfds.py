@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.sources.base import Source, with_images
+from pivot_jax.data.sources.base import ImageRoot, Source, rooted, with_images
 from pivot_jax.data.sources.llava import conversation_example, preference_example
 from pivot_jax.errors import RowError, UserError
 
@@ -24,11 +25,13 @@ def tfds(
     data_dir: str | None = None,
     split: str = "train",
     fields: Mapping[str, str] | None = None,
+    image_root: str | ImageRoot | None = None,
 ) -> Source:
     """A prepared data set, from its folder (``path``, the one with dataset_info.json) or by ``name`` and ``data_dir``.
 
     Args:
       fields: role → column, such as ``{"prompt": "question", "answer": "label_text"}``; roles are :data:`ROLES`.
+      image_root: where the images are, if a column has their paths; default: the data set's folder.
 
     The kind of a row follows from its columns that are not empty: ``conversations`` (LLaVA turns, may be JSON
     text), or ``prompt`` + ``chosen`` + ``rejected``, or ``prompt`` [+ ``answer``], or ``caption``. Other columns go to
@@ -52,8 +55,11 @@ def tfds(
             library.core.dataset_info.DatasetInfoFileError) as error:  # fmt: skip
         raise UserError(f"tfds data set {path or name!r}, split {split!r}: {str(error).splitlines()[0]}") from None
     columns = _columns(dict(fields or {}), tuple(builder.info.features), path or name)
+    root = ImageRoot.of(image_root)
     fingerprint = f"{builder.data_dir}|{split}|{_stamp(builder.data_dir)}|{sorted(columns.items())}"
-    return _Records(data, columns, frozenset(image_columns), f"{builder.info.name}/{split}", fingerprint)
+    fingerprint += "" if root == ImageRoot() else f"|{root}"
+    root = root if root.folder is not None else replace(root, folder=str(builder.data_dir))
+    return _Records(data, columns, frozenset(image_columns), f"{builder.info.name}/{split}", fingerprint, root)
 
 
 def _stamp(folder: Any) -> int:
@@ -73,8 +79,16 @@ def _columns(fields: dict[str, str], there: tuple[str, ...], where: str) -> dict
 class _Records:
     """Records of one split as examples."""
 
-    def __init__(self, data: Any, columns: dict[str, str], images: frozenset[str], name: str, fingerprint: str):
-        self.data, self.columns, self.name, self.fingerprint = data, columns, name, fingerprint
+    def __init__(
+        self,
+        data: Any,
+        columns: dict[str, str],
+        images: frozenset[str],
+        name: str,
+        fingerprint: str,
+        root: ImageRoot,
+    ):
+        self.data, self.columns, self.name, self.fingerprint, self.root = data, columns, name, fingerprint, root
         self.images = images  # columns whose bytes are never text, whatever is in them
 
     def __len__(self) -> int:
@@ -86,7 +100,7 @@ class _Records:
         row = {role: value for role, value in row.items() if value is not None and value not in ("", b"", [])}
         row_id = str(row.pop("id", f"{self.name}:{index}"))
         extra = {key: _parsed(value) for key, value in record.items() if value != ""}
-        return _example(row, row_id, extra)
+        return _example(row, row_id, extra, self.root)
 
 
 def _plain(value: Any) -> Any:
@@ -114,17 +128,17 @@ def _parsed(value: Any) -> Any:
     return value
 
 
-def _example(row: dict[str, Any], row_id: str, extra: dict[str, Any]) -> Example:
+def _example(row: dict[str, Any], row_id: str, extra: dict[str, Any], root: ImageRoot) -> Example:
     extra = {**extra, **{key: _parsed(row[key]) for key in ("answer",) if key in row}}
     found = row.get("images", row.get("image"))
     if "conversations" in row:
         turns = _parsed(row["conversations"])
-        example = conversation_example({"conversations": turns, "image": found}, row_id, "")
+        example = conversation_example({"conversations": turns, "image": found}, row_id, root)
         return Example(row_id, example.messages, example.images, extra=extra)
     if "chosen" in row and "rejected" in row:
-        example = preference_example({**row, "image": found}, row_id, "", question_key="prompt")
+        example = preference_example({**row, "image": found}, row_id, root, question_key="prompt")
         return Example(row_id, example.messages, example.images, row["chosen"], row["rejected"], extra)
-    images = tuple(found) if isinstance(found, list) else () if found is None else (found,)
+    images = rooted(found, root, row_id)
     if "prompt" in row:
         question = with_images(str(row["prompt"]), len(images))
         answer = (Message("assistant", str(row["answer"])),) if "answer" in row else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.sources.base import IMAGE, Mapped, Source, listed, root_of, rooted
+from pivot_jax.data.sources.base import IMAGE, ImageRoot, Mapped, Source, listed, root_of, rooted
 from pivot_jax.data.sources.rows import need, open_rows
 from pivot_jax.errors import RowError
 
@@ -13,7 +13,7 @@ Conversation = str | list[Any]
 _KNOWN = ("id", "messages", "prompt", "completion", "chosen", "rejected", "images", "image")
 
 
-def trl(path: Any, image_root: str | None = None, split: str = "") -> Source:
+def trl(path: Any, image_root: str | ImageRoot | None = None, split: str = "") -> Source:
     """Rows as TRL's trainers take them; which type a row has is read from its fields.
 
     ``messages`` | ``prompt`` + ``completion`` | ``prompt`` | ``prompt`` + ``chosen`` + ``rejected`` | ``chosen`` +
@@ -25,7 +25,7 @@ def trl(path: Any, image_root: str | None = None, split: str = "") -> Source:
     return Mapped(open_rows(path, split), lambda row, row_id: trl_example(row, row_id, root), f"trl|{root}")
 
 
-def trl_example(row: dict[str, Any], row_id: str, image_root: str = "") -> Example:
+def trl_example(row: dict[str, Any], row_id: str, image_root: ImageRoot) -> Example:
     """One TRL row → Example.
 
     Raises:

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.sources.base import Mapped, Source, listed, placed, root_of, rooted
+from pivot_jax.data.sources.base import ImageRoot, Mapped, Source, listed, placed, root_of, rooted
 from pivot_jax.data.sources.rows import need, open_rows
 from pivot_jax.data.sources.trl import trl_example
 from pivot_jax.errors import RowError, UserError
@@ -18,7 +18,7 @@ from pivot_jax.errors import RowError, UserError
 
 def easyr1(
     path: Any,
-    image_root: str | None = None,
+    image_root: str | ImageRoot | None = None,
     split: str = "",
     format_prompt: str = "",
     problem_key: str = "problem",
@@ -64,7 +64,7 @@ def _template(path: str) -> tuple[str, Callable[[str], str]]:
     return text, lambda problem: template.render(content=problem)
 
 
-def verl(path: Any, image_root: str | None = None, split: str = "") -> Source:
+def verl(path: Any, image_root: str | ImageRoot | None = None, split: str = "") -> Source:
     """verl's rows ``{prompt, images, reward_model: {ground_truth}, data_source, extra_info}`` as prompts.
 
     ``prompt`` is a conversation in which ``<image>`` is where an image goes. ``extra["answer"]`` and
@@ -74,7 +74,7 @@ def verl(path: Any, image_root: str | None = None, split: str = "") -> Source:
     return Mapped(open_rows(path, split), lambda row, row_id: verl_example(row, row_id, root), f"verl|{root}")
 
 
-def verl_example(row: dict[str, Any], row_id: str, image_root: str = "") -> Example:
+def verl_example(row: dict[str, Any], row_id: str, image_root: ImageRoot) -> Example:
     """One row of verl → Example.
 
     Raises:

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.sources.base import IMAGE, Mapped, Source, listed, root_of, rooted
+from pivot_jax.data.sources.base import IMAGE, ImageRoot, Mapped, Source, listed, root_of, rooted
 from pivot_jax.data.sources.rows import need, open_rows
 from pivot_jax.errors import RowError
 
@@ -17,7 +17,7 @@ _ANSWER_TAG = re.compile(r"</?answer>")
 _FENCED = re.compile(r"```(?:json)?(.*?)```", re.DOTALL)
 
 
-def vlm_r1(path: Any, image_root: str | None = None, suffix: str = "") -> Source:
+def vlm_r1(path: Any, image_root: str | ImageRoot | None = None, suffix: str = "") -> Source:
     """VLM-R1's rows as prompts; ``suffix`` is added to every question.
 
     The first turn is the question, the second the answer: text, a number, a box ``[x1, y1, x2, y2]``, or a list of
@@ -33,7 +33,7 @@ def vlm_r1(path: Any, image_root: str | None = None, suffix: str = "") -> Source
     return Mapped(open_rows(path), convert, f"vlm_r1|{root}|{suffix}")
 
 
-def vlm_r1_example(row: dict[str, Any], row_id: str, image_root: str = "", suffix: str = "") -> Example:
+def vlm_r1_example(row: dict[str, Any], row_id: str, image_root: ImageRoot, suffix: str = "") -> Example:
     """One row of VLM-R1 → Example.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.sources.base import with_images
+from pivot_jax.data.sources.base import ImageRoot, rooted, with_images
 from pivot_jax.eval.benchmarks.base import Benchmark, lettered, question_file, question_rows
 from pivot_jax.eval.scoring import math
 from pivot_jax.eval.scoring.parse import LETTERS
@@ -38,7 +38,8 @@ def _example(row: dict[str, Any], folder: Path) -> Example:
     prompt = with_images(f"{row['question']}{options}", 1).removeprefix("<image>\n")
     extra = {"answer": str(row["answer"]), "choices": choices, "category": row.get("subject", "")}
     message = Message("user", f"<image>\n{PROMPT_HEAD}{prompt}")
-    return Example(str(row["id"]), (message,), (str(folder / row["image"]),), extra=extra)
+    images = rooted(row["image"], ImageRoot(str(folder)), str(row["id"]))
+    return Example(str(row["id"]), (message,), images, extra=extra)
 
 
 BENCHMARKS = {"mathvision": Benchmark(read, math.mathvision, answer_format="short", max_new_tokens=512)}

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from pivot_jax.data.example import Example, Message
+from pivot_jax.data.sources.base import ImageRoot, rooted
 from pivot_jax.errors import UserError
 from pivot_jax.eval.benchmarks.base import Benchmark, contents, existing_folder, lettered, question_rows
 from pivot_jax.eval.scoring import scorers
@@ -32,15 +33,15 @@ def read(path: str | Path) -> list[Example]:
     folder = existing_folder(path, "MMVP")
     if (folder / "data.json").is_file():
         rows = question_rows(folder / "data.json", "MMVP", ("id", "question", "answer", "images"))
-        entries = [(str(row["id"]), row["question"], row["answer"], folder / row["images"][0]) for row in rows]
+        entries = [(str(row["id"]), row["question"], row["answer"], row["images"][0]) for row in rows]
     elif (folder / "Questions.csv").is_file():
         entries = _published(folder)
     else:
         raise UserError(f"MMVP: {folder} holds neither data.json nor Questions.csv{contents(folder)}")
-    return [_example(*entry) for entry in entries]
+    return [_example(*entry, ImageRoot(str(folder))) for entry in entries]
 
 
-def _published(folder: Path) -> list[tuple[str, str, str, Path]]:
+def _published(folder: Path) -> list[tuple[str, str, str, str]]:
     with (folder / "Questions.csv").open(encoding="utf-8-sig", newline="") as file:
         table = csv.DictReader(file)
         rows = list(table)
@@ -51,13 +52,13 @@ def _published(folder: Path) -> list[tuple[str, str, str, Path]]:
             row["Index"],
             f"{row['Question']} Options: {row['Options']}",
             row["Correct Answer"],
-            folder / "MMVP Images" / f"{row['Index']}.jpg",
+            f"MMVP Images/{row['Index']}.jpg",
         )
         for row in rows
     ]
 
 
-def _example(question_id: str, text: str, answer: str, image: Path) -> Example:
+def _example(question_id: str, text: str, answer: str, image: str, root: ImageRoot) -> Example:
     question, _, options = text.replace("<image>", "").strip().partition("Options:")
     found = _OPTIONS.search(options)
     if found is None:
@@ -68,7 +69,7 @@ def _example(question_id: str, text: str, answer: str, image: Path) -> Example:
     choices = [found["a"], found["b"]]
     prompt = f"<image>\n{question.strip()} Options:{lettered(choices)}{PROMPT_TAIL}"
     extra = {"answer": letter, "choices": choices, "unit": (int(question_id) - 1) // 2}
-    return Example(question_id, (Message("user", prompt),), (str(image),), extra=extra)
+    return Example(question_id, (Message("user", prompt),), rooted(image, root, question_id), extra=extra)
 
 
 BENCHMARKS = {

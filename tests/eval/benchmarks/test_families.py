@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pivot_jax.errors import UserError
@@ -27,6 +29,17 @@ def test_a_field_of_the_wrong_type_is_one_line(tmp_path):
     file.write_text('{"id": "7", "question": "What?", "answer": "3", "image": ["0.png"]}\n')
     with pytest.raises(UserError, match=r"MATH-Vision: .*data.jsonl, row '7': 'image' is a list; write a text"):
         mathvision.read(file)
+
+
+@pytest.mark.parametrize("name", ["mathvision", "mmvp", "scienceqa"])
+def test_images_of_a_benchmark_are_in_its_folder(tmp_path, name):
+    row = {"id": "7", "question": "What? Options: (a) x (b) y", "answer": "(a)" if name == "mmvp" else "A",
+           "choices": ["x", "y"]}  # fmt: skip
+    row |= {"images": ["../7.png"], "image": "../7.png"}
+    text = json.dumps([row]) if name == "mmvp" else json.dumps(row)
+    (tmp_path / ("data.json" if name == "mmvp" else "data.jsonl")).write_text(text + "\n")
+    with pytest.raises(UserError, match=rf"image ../7.png is outside {tmp_path}"):
+        suite.BENCHMARKS[name].read(tmp_path)[0]
 
 
 def test_a_name_belongs_to_one_family(monkeypatch):
