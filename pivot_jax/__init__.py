@@ -6,7 +6,7 @@ The public API, imported on first use::
 
     model = pj.load("run:runs/dpo")                    # or hf:FOLDER, hf:ORG/NAME, pack:FOLDER
     model.chat("What is it?", images=["cat.jpg"])
-    pj.train(pj.config("configs/demo/sft.py"), "runs/sft")
+    pj.train(pj.config("demo/sft.py"), "runs/sft")
     pj.evaluate(model, "mmvp", "data/MMVP")
     pj.probe.classify(pj.load("pack:runs/dpo/pack"), "data/imagenet50")
 

@@ -234,7 +234,7 @@ def test_the_python_of_the_readme(world, trained, tmp_path):
     ask, work = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert len(ask.strip().splitlines()) <= 8 and len(work.strip().splitlines()) <= 12
     fitting = {
-        "runs/pivot/stage2_dpo": trained, "cat.jpg": world / "0.png", "configs/pivot/stage2_dpo.py": world / "tiny.py",
+        "runs/pivot/stage2_dpo": trained, "cat.jpg": world / "0.png", "pivot/stage2_dpo.py": world / "tiny.py",
         '"mmvp", "data/MMVP"': f'"scienceqa", "{world / "questions.jsonl"}"', "data/imagenet50": world / "classes",
         ", per_class=50": "",
     }  # fmt: skip

@@ -1,7 +1,8 @@
 """Common to all stages of the demo: a 32-pixel encoder and a decoder of a few layers, both new.
 
-Every file here takes the folder of one seed's runs, ``stage1b.py:runs/demo/seed0`` (the default); images and
-tokenizer are beside it, made by ``pivot-jax demo``.
+Argument: FOLDER, of one seed's runs
+
+It is runs/demo/seed0 by default. Images and tokenizer are beside it; ``pivot-jax demo`` makes them.
 """
 
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Stage 2, DPO arm: the same pairs with their rejected answers, five epochs from stage 1b, which is the reference."""
+"""Stage 2, DPO arm: the same pairs with their rejected answers, five epochs from stage 1b, which is the reference.
+
+Argument: FOLDER, of one seed's runs
+"""
 
 from pivot_jax.config import include
 

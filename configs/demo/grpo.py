@@ -1,4 +1,7 @@
-"""Stage 2, GRPO arm: the prompts of the same pairs, answered by the model itself; a right answer is rewarded."""
+"""Stage 2, GRPO arm: the prompts of the same pairs, answered by the model itself; a right answer is rewarded.
+
+Argument: FOLDER, of one seed's runs
+"""
 
 from pivot_jax.config import include
 

@@ -1,4 +1,7 @@
-"""Stage 2, SFT arm: the chosen answers of the pairs, five epochs from stage 1b."""
+"""Stage 2, SFT arm: the chosen answers of the pairs, five epochs from stage 1b.
+
+Argument: FOLDER, of one seed's runs
+"""
 
 from pivot_jax.config import include
 

@@ -1,4 +1,7 @@
-"""Stage 0: the encoder from random weights, by SigLIP's sigmoid loss on images and their captions."""
+"""Stage 0: the encoder from random weights, by SigLIP's sigmoid loss on images and their captions.
+
+Argument: FOLDER, of one seed's runs
+"""
 
 from pivot_jax.config import include
 

@@ -1,5 +1,7 @@
 """Stage 1a: the projector on captions; encoder of stage 0 and a random decoder frozen.
 
+Argument: FOLDER, of one seed's runs
+
 The paper's decoder is pretrained; here it is not, so this stage can do little more than set the projector's scale.
 """
 

@@ -1,4 +1,7 @@
-"""Stage 1b: everything on conversations about images. All arms start from this checkpoint."""
+"""Stage 1b: everything on conversations about images. All arms start from this checkpoint.
+
+Argument: FOLDER, of one seed's runs
+"""
 
 from pivot_jax.config import include
 

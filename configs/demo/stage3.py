@@ -1,6 +1,8 @@
 """Stage 3, second half: projector and decoder on conversations, encoder and reused layers frozen.
 
-Argument as in stage3_common.py: FOLDER,ARM,REUSE. Starts from the first half, FOLDER/stage3_ARM_projector.
+Argument: FOLDER,ARM,REUSE, see stage3_common.py
+
+Starts from the first half, FOLDER/stage3_ARM_projector.
 """
 
 from pivot_jax.config import include

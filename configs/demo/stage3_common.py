@@ -1,7 +1,9 @@
 """Common to both halves of stage 3: encoder and reused projector layers from an arm's pack, both frozen.
 
-``...:FOLDER,ARM,REUSE``: ARM is stage1 | sft | dpo (default), REUSE the number of frozen layers of its projector before
-the new ones: 0, 1 ("1+1", the default) or 2 ("2+2").
+Argument: FOLDER,ARM,REUSE: stage1, sft, dpo or grpo; 0, 1 or 2
+
+By default runs/demo/seed0,dpo,1. FOLDER has one seed's runs. REUSE is the number of frozen layers of the arm's
+projector before the new ones: 0, 1 ("1+1") or 2 ("2+2").
 """
 
 from pivot_jax.config import include

@@ -1,4 +1,4 @@
-"""The study of `make demo`: the world of its images, their number, the seeds, and the probes of the encoders."""
+"""The study of `make demo`, not a config of a run: the world of its images, their number, seeds, and probes."""
 
 
 def get_config():

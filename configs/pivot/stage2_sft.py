@@ -1,7 +1,8 @@
 """Stage 2, SFT arm: the chosen answers of 20K pairs of MMPR-v1.2, three epochs (234 steps).
 
-The learning rate is in conflict: 5e-6 in the paper's text (appendix E.1 of v2), 1e-5 in the released script. Without an
-argument the paper's; ``stage2_sft.py:script`` takes the script's.
+Argument: script, for the released script's learning rate
+
+The paper's text has 5e-6 (appendix E.1 of v2), which is the default, and the released script 1e-5.
 """
 
 from pivot_jax.config import include

@@ -1,6 +1,8 @@
 """Stage 3, second half: train projector and decoder on Cambrian-737K, encoder and reused projector layers frozen.
 
-``stage3.py:REUSE`` as for stage3_projector.py. It starts from that one's run: by default runs/pivot/stage3_projector.
+Argument: REUSE, see stage3_projector.py
+
+It starts from that one's run: by default runs/pivot/stage3_projector.
 """
 
 from pivot_jax.config import include

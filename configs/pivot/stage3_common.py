@@ -1,4 +1,7 @@
-"""Common to both halves of stage 3: encoder and reused projector layers from a pack, both frozen."""
+"""Common to both halves of stage 3: encoder and reused projector layers from a pack, both frozen.
+
+Argument: REUSE[,PACK], see stage3_projector.py
+"""
 
 from pivot_jax.config import include
 from pivot_jax.errors import UserError

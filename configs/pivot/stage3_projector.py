@@ -1,8 +1,10 @@
 """Stage 3, first half: a new Qwen2.5 and projector for an extracted encoder; only new projector layers are trained.
 
-``stage3_projector.py:REUSE[,PACK]``: REUSE is how many frozen layers of the pack's projector are before the new
-ones: 0, 1 ("1+1", the paper's choice [P B.7] and the default) or 2 ("2+2"). PACK is written by ``pivot-jax extract``.
-The baseline with the original encoder: ``stage3_projector.py:0 --config.init.vision=hf:FOLDER``.
+Argument: REUSE[,PACK]: 0, 1 (default) or 2 layers; the pack
+
+REUSE is how many frozen layers of the pack's projector are before the new ones: 0, 1 ("1+1", the paper's choice
+[P B.7]) or 2 ("2+2"). PACK is written by ``pivot-jax extract``; the default is that of stage 2's DPO
+arm. The baseline with the original encoder: ``stage3_projector.py:0 --config.init.vision=hf:FOLDER``.
 """
 
 from pivot_jax.config import include

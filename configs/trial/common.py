@@ -1,12 +1,23 @@
 """Real files at small widths: the 384-pixel preprocessing and the Qwen2.5 vocabulary of the full size, a tiny model.
 
 Every stage trains in minutes on two CPU cores and shows that the real formats, lengths and tokenizer work. The data is
-looked for in $PIVOT_SHARED_DATA, or in ../shared/data.
+read from the folder that the environment variable PIVOT_SHARED_DATA names, by default ../shared/data:
+
+    qwen2_5_vl_processor/                 tokenizer and config files of Qwen/Qwen2.5-VL-7B-Instruct
+    llava_pretrain_mini/data.json         500 rows of LLaVA-Pretrain, in LLaVA's format
+    scienceqa_test_img/data.jsonl         1,000 test questions of ScienceQA: id, image, question, choices, hint, answer
+    mathvision/data.jsonl                 MATH-Vision: id, question, options, answer, image
+    mathvision/preference_pairs.jsonl     289 pairs of model answers to them: id, image, question, chosen, rejected
+    geometry3k_test_overlay/data.jsonl    Geometry3K: id, image, question, choices, answer
+    k12_math_mini/data.json               K12 questions of MM-EUREKA: id, question, answer, image_path
+
+Images are beside each file, at the paths that its rows name. Each config says which of them it reads, and every path is
+a key that the command line can set.
 """
 
-import os
+from pivot_jax.config import from_environment
 
-DATA = os.environ.get("PIVOT_SHARED_DATA", "../shared/data")
+DATA = from_environment("PIVOT_SHARED_DATA", "../shared/data")
 
 
 def get_config():

@@ -1,10 +1,8 @@
 """DPO on 289 pairs of real model answers to MATH-Vision questions, from the trial's SFT run."""
 
-import os
+from pivot_jax.config import from_environment, include
 
-from pivot_jax.config import include
-
-DATA = os.environ.get("PIVOT_SHARED_DATA", "../shared/data")
+DATA = from_environment("PIVOT_SHARED_DATA", "../shared/data")
 
 
 def get_config():

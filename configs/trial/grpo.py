@@ -1,12 +1,15 @@
 """GRPO on real mathematics with images of their own sizes, as Qwen2.5-VL reads them, and a tiny random model.
 
-``grpo.py:DATA``: geometry3k (default) | k12_math | mathvision. Random weights solve nothing, but they
-can learn to write Latin letters, and the run shows that real formats, tokenizer, chat template and rewards work.
+Argument: DATA, geometry3k (default), k12_math or mathvision
+
+Random weights solve nothing, but they can learn to write Latin letters, and the run shows that real formats, tokenizer,
+chat template and rewards work. Data as in common.py.
 """
 
-import os
+from pivot_jax.config import from_environment
+from pivot_jax.errors import UserError
 
-DATA = os.environ.get("PIVOT_SHARED_DATA", "../shared/data")
+DATA = from_environment("PIVOT_SHARED_DATA", "../shared/data")
 SOURCES = {
     "geometry3k": {"path": f"{DATA}/geometry3k_test_overlay/data.jsonl", "choices_key": "choices"},
     "k12_math": {"path": f"{DATA}/k12_math_mini/data.json", "image_key": "image_path"},
@@ -15,6 +18,8 @@ SOURCES = {
 
 
 def get_config(arg=""):
+    if arg and arg not in SOURCES:
+        raise UserError(f"grpo.py: unknown argument '{arg}' (allowed: {', '.join(SOURCES)})")
     return {
         "name": "trial_grpo",
         "model.vision.family": "qwen2_5_vl",

@@ -1,10 +1,8 @@
 """SFT on 1,000 questions of ScienceQA with images, from the trial's stage 1a."""
 
-import os
+from pivot_jax.config import from_environment, include
 
-from pivot_jax.config import include
-
-DATA = os.environ.get("PIVOT_SHARED_DATA", "../shared/data")
+DATA = from_environment("PIVOT_SHARED_DATA", "../shared/data")
 
 
 def get_config():

@@ -1,15 +1,14 @@
 """Stage 1a's data and template: 500 image-caption rows of LLaVA-Pretrain.
 
-At full size only the projector is trained. Nothing here is pretrained, so by default everything is; with
-``stage1a.py:projector`` it is the projector alone, as at full size, and the loss falls little.
+Argument: projector, to train it alone, as at full size
+
+Nothing here is pretrained, so by default everything is trained; with the projector alone the loss falls little.
 """
 
-import os
-
-from pivot_jax.config import include
+from pivot_jax.config import from_environment, include
 from pivot_jax.errors import UserError
 
-DATA = os.environ.get("PIVOT_SHARED_DATA", "../shared/data")
+DATA = from_environment("PIVOT_SHARED_DATA", "../shared/data")
 RULES = {"": ((".*", 3e-3),), "projector": (("projector/.*", 3e-3), (".*", "frozen"))}
 
 

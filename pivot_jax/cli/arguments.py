@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from pivot_jax.cli import commands, hardware, hub, inspection, probes
+from pivot_jax.cli import commands, configs, hardware, hub, inspection, probes
 
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
 MOST_TOKENS = 1 << 16  # of an answer; the limit of eval.max_new_tokens in config.check
@@ -28,7 +28,20 @@ def build_parser(version: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pivot-jax {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     checkpoints = (_import_hf, _export_hf, _inspect)
-    for add in (_demo, _train, _report, _plan, _tune, _extract, _eval, _score, _probe, _generate, *checkpoints):
+    for add in (
+        _demo,
+        _configs,
+        _train,
+        _report,
+        _plan,
+        _tune,
+        _extract,
+        _eval,
+        _score,
+        _probe,
+        _generate,
+        *checkpoints,
+    ):
         add(subparsers)
     return parser
 
@@ -77,7 +90,10 @@ def _command(subparsers, name: str, run, summary: str, details: str = "") -> arg
 
 
 def _config(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    parser.add_argument("--config", metavar="FILE[:ARG]", required=required, help="config file, or a run's config.json")
+    parser.add_argument(
+        "--config", metavar="FILE[:ARG]", required=required,
+        help="config file, name of a packaged config (`pivot-jax configs` lists them), or a run's config.json",
+    )  # fmt: skip
     parser.set_defaults(takes_overrides=True)
 
 
@@ -92,7 +108,21 @@ def _demo(subparsers) -> None:
         "A stopped demo resumes when it is started again.",
     )  # fmt: skip
     _workdir(parser, "folder for the runs and report.html (default runs/demo)", "runs/demo")
-    parser.add_argument("--configs", metavar="DIR", help="folder with study.py and the configs (default configs/demo)")
+    parser.add_argument(
+        "--configs",
+        metavar="DIR",
+        help="folder with study.py and the configs (default configs/demo, or else the packaged demo)",
+    )
+
+
+def _configs(subparsers) -> None:
+    parser = _command(
+        subparsers, "configs", configs.configs, "list the configs of the package, or copy one to edit",
+        "--config takes these names wherever no file has them. A copy comes with the files that it includes; "
+        "no file of\nyours is replaced.",
+    )  # fmt: skip
+    parser.add_argument("--copy", metavar="NAME", help="config to copy, pivot/stage1b.py, or folder of them, demo")
+    parser.add_argument("--to", metavar="DIR", help="folder for the copy (default configs)")
 
 
 def _train(subparsers) -> None:

@@ -13,6 +13,7 @@ from pivot_jax.config.load import (
     set_key,
     to_json,
 )
+from pivot_jax.config.paths import from_environment
 from pivot_jax.packages import make_callable
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "differences",
     "fingerprint",
     "flatten",
+    "from_environment",
     "from_json",
     "include",
     "load",

@@ -1,6 +1,7 @@
 """Configs from files and the command line, and their written form.
 
-``load("configs/demo/sft.py:arg", {"data.batch_size": "32"})`` = defaults, then the file, then the overrides.
+``load("configs/demo/sft.py:arg", {"data.batch_size": "32"})`` = defaults, then the file, then the overrides. A file
+that does not exist is looked for among the configs of the package (:mod:`.catalogue`): ``load("demo/sft.py")``.
 A config file is Python with ``get_config(arg="")`` that returns only what differs from the defaults, as nested plain
 values; a run's ``config.json`` is read as well.
 """
@@ -12,6 +13,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import os
 import re
 import traceback
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pivot_jax.config import catalogue
 from pivot_jax.config.base import base
 from pivot_jax.config.check import FREE, check_value, coerce, validate
 from pivot_jax.config.migration import RETIRED, translate
@@ -61,17 +64,20 @@ def load(spec: str = "", overrides: Mapping[str, Any] | None = None) -> ConfigDi
 
 
 def read_file(spec: str) -> Mapping[str, Any]:
-    """Content of the file ``FILE[:arg]``, unchecked."""
-    match = re.fullmatch(r"(.+?\.(?:py|json))(?::(.*))?", spec)
-    if not match:
-        raise UserError(f"{spec}: not a config; give FILE.py[:argument] or the config.json of a run")
-    path, arg = Path(match[1]), match[2] or ""
-    if not path.is_file():
-        siblings = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such config file{suggest(str(path), siblings)}")
+    """Content of the file ``FILE[:arg]``, or of the packaged config of that name, unchecked."""
+    path, arg = find(spec)
     if path.suffix == ".json":
         return _read_json(path.read_text(encoding="utf-8"), str(path))
     return _call_get_config(path, arg)
+
+
+def find(spec: str) -> tuple[Path, str]:
+    """(file, argument) of ``FILE[:arg]``. Raises UserError for a missing file; the message names the nearest."""
+    match = re.fullmatch(r"(.+?\.(?:py|json))(?::(.*))?", spec)
+    if not match:
+        near = suggest(spec, catalogue.names())
+        raise UserError(f"{spec}: not a config; give FILE.py[:argument] or the config.json of a run{near}")
+    return catalogue.find(match[1]), match[2] or ""
 
 
 def include(here: str, spec: str) -> dict[str, Any]:
@@ -111,7 +117,8 @@ def _call_get_config(path: Path, arg: str) -> Mapping[str, Any]:
 
 def _of_file(path: Path, error: Exception) -> UserError:
     """One line for an error in a config file's own code: the file, its line, Python's message."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    here = os.path.abspath(path)  # as Python names the file of a module
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == here]
     where = f"{path}:{lines[-1]}" if lines else str(path)
     said = str(error.args[0]) if error.args else repr(error)
     said = re.sub(r"Other fields present:.*}\"\s*", "", said, flags=re.DOTALL)  # a locked ConfigDict lists itself

@@ -1,13 +1,32 @@
-"""Recognises a run, a pack or a Hugging Face folder at a path, for messages about wrong paths."""
+"""Paths in configs: folders named by environment variables, and what is at a path, for messages about wrong ones."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from pivot_jax.errors import suggest
 
 WORDS = {"run": "a run", "pack": "a pack", "hf": "a Hugging Face folder"}
+
+
+def from_environment(variable: str, default: str) -> str:
+    """For config files: the folder that an environment variable names, or else ``default`` if that exists.
+
+    Where neither is the case it is the text ``$VARIABLE``. So the config loads, and an error about a file below it says
+    what to set (:func:`unset`).
+    """
+    return os.environ.get(variable) or (default if Path(default).is_dir() else f"${variable}")
+
+
+def unset(path: str | Path) -> str:
+    """End of a message about a missing path that begins with a variable that is not set, ``$NAME/…``, or ""."""
+    first, *rest = Path(path).parts or ("",)
+    name = first.removeprefix("$")
+    if name == first or name in os.environ:
+        return ""
+    return f"; the environment variable {name} is not set: set it to the folder that holds {'/'.join(rest)}"
 
 
 def kind_of(path: str | Path) -> str:

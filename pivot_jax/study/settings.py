@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pivot_jax
 from pivot_jax import config as configs
 from pivot_jax import files
+from pivot_jax.config import catalogue
 from pivot_jax.config.load import read_file
 from pivot_jax.data.scenes import World
 from pivot_jax.errors import UserError
@@ -64,12 +64,9 @@ class Settings:
 
 
 def config_folder() -> Path:
-    """Path of ``configs/demo``: under the working directory, or beside the package in a checkout."""
-    beside = Path(pivot_jax.__file__).resolve().parents[1]
-    for folder in (Path.cwd(), beside):
-        if (folder / "configs" / "demo" / "study.py").is_file():
-            return folder / "configs" / "demo"
-    raise UserError("configs/demo/study.py is missing; run this command in a checkout of the project")
+    """``configs/demo`` of the working directory, or else that of the package."""
+    own = Path("configs", "demo").absolute()
+    return own if (own / "study.py").is_file() else catalogue.folder() / "demo"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pivot_jax import files
+from pivot_jax.config.paths import unset
 from pivot_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def load_tokenizer(path: str | Path, key: str = "tokenizer.path") -> PreTrainedT
 
     folder = Path(path)
     if not str(path) or not folder.is_dir():
+        if missing := unset(path):
+            raise UserError(f"{key}: no folder at '{path}'{missing}")
         raise UserError(
             f"{key}: no folder at '{path}'; name a folder with tokenizer.json: a model's from Hugging Face "
             "(hf download ORG/NAME --local-dir DIR), or for configs/demo the one that `pivot-jax demo` writes first"

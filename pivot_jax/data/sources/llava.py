@@ -11,7 +11,7 @@ import yaml
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import ImageRoot, Joined, Mapped, Source, front_image, root_of, rooted, with_images
 from pivot_jax.data.sources.choose import sample
-from pivot_jax.data.sources.rows import need, open_rows
+from pivot_jax.data.sources.rows import existing, need, open_rows
 from pivot_jax.errors import RowError, UserError
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -57,10 +57,9 @@ def llava_yaml(path: str, image_root: str | ImageRoot | None = None, seed: int =
     Raises:
       UserError: not such a file, or an unknown strategy.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; check 'path' in data.sources")
+    file = existing(path)
     try:
-        mixture = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        mixture = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
     entries = mixture.get("datasets") if isinstance(mixture, dict) else None

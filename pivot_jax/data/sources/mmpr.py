@@ -13,7 +13,7 @@ import numpy as np
 from pivot_jax.data.example import Example
 from pivot_jax.data.sources.base import ImageRoot, Joined, Mapped, Selected, Source, root_of
 from pivot_jax.data.sources.llava import preference_example
-from pivot_jax.data.sources.rows import JsonLines
+from pivot_jax.data.sources.rows import JsonLines, existing
 from pivot_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,7 @@ def mmpr(
     Raises:
       UserError: a file or subset that does not exist, or a bad ``repeat_time``.
     """
-    where = Path(path)
-    if not where.is_file():
-        raise UserError(f"{path}: no such file; check 'path' in data.sources")
+    where = existing(path)
     if where.suffix == ".jsonl":
         return _annotation(where, root_of(where, image_root))
     try:

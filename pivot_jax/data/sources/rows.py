@@ -18,6 +18,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
+from pivot_jax.config.paths import nearest, unset
 from pivot_jax.errors import RowError, UserError, suggest
 
 READ_CHUNK = 1 << 24  # bytes
@@ -150,6 +151,15 @@ def _as_row(row: Any, where: str) -> dict[str, Any]:
     return dict(row)
 
 
+def existing(path: str | Path) -> Path:
+    """The path of a file. Raises UserError for a missing one; the message names the nearest."""
+    found = Path(path)
+    if not found.is_file():
+        fix = nearest(found, files=True) + (unset(path) or "; check 'path' in data.sources")
+        raise UserError(f"{path}: no such file{fix}")
+    return found
+
+
 def open_rows(path: Any, split: str = "") -> Rows:
     """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` file, of a data set's folder, or a list.
 
@@ -169,9 +179,7 @@ def open_rows(path: Any, split: str = "") -> Rows:
         raise UserError(f"data.sources: split '{split}' of something that is not a folder of splits; leave it out")
     if isinstance(path, (list, tuple)):
         return MemoryRows(path)
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; check 'path' in data.sources")
+    path = existing(path)
     if path.suffix == ".parquet":
         return _from_parquet([path], path.name)
     if (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix == ".jsonl":
