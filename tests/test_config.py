@@ -78,6 +78,36 @@ def test_an_empty_init_starts_from_none_of_the_files_sources(tmp_path):
     assert config.load(str(path), {"init": "{}", "init.vision": "hf:b"}).init.to_dict() == {"vision": "hf:b"}
 
 
+def test_an_empty_source_is_removed_from_init(tmp_path):
+    spec = write(tmp_path, "return {'init': {'': 'run:a', 'vision': 'hf:b'}}")
+    assert config.load(spec, {"init.": ""}).init.to_dict() == {"vision": "hf:b"}
+    assert config.load(spec, {"init.vision": ""}).init.to_dict() == {"": "run:a"}
+
+
+def test_a_number_reaches_into_a_rule(tmp_path):
+    spec = write(tmp_path, "return {'optimizer.rules': (('vision/.*', 'frozen'), ('.*', 1e-4))}")
+    loaded = config.load(spec, {"optimizer.rules.0.1": "1e-5", "optimizer.rules.1.0": "decoder/.*"})
+    assert loaded.optimizer.rules == (("vision/.*", 1e-5), ("decoder/.*", 1e-4))
+    assert config.load(spec, {"optimizer.rules.1.1": "frozen"}).optimizer.rules[1] == (".*", "frozen")
+
+
+def test_the_entry_of_a_dict_has_the_type_of_its_value(tmp_path):
+    spec = write(
+        tmp_path, "return {'data.sources': ({'format': 'llava', 'path': 'a'},), 'rl.rewards': ({'name': 'math'},)}"
+    )
+    loaded = config.load(spec, {"data.sources.0.path": "7", "data.sources.0.seed": "3", "rl.rewards.0.weight": "0.5"})
+    assert loaded.data.sources[0] == {"format": "llava", "path": "7", "seed": 3}
+    assert loaded.rl.rewards[0]["weight"] == 0.5
+
+
+@pytest.mark.parametrize("body", ["return {'seed': sed}", "return {"])
+def test_the_line_of_an_error_in_a_file_given_by_a_relative_path(tmp_path, monkeypatch, body):
+    write(tmp_path, body)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="^run.py:2: "):
+        config.load("run.py")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
@@ -100,10 +130,14 @@ def test_an_empty_init_starts_from_none_of_the_files_sources(tmp_path):
         ("data.buckets", "((4096, 8),)", "more than data.max_length=2048"),
         ("data.buckets", "(64, 8)", "64 is not a pair"),
         ("data.sources", "({'path': 'x'},)", "data.sources.0: .* is not a dict with a 'format'"),
-        ("data.sources.0.path", "x", "data.sources.0.path: no such entry; sources has 0"),
+        ("data.sources.0.path", "x", "data.sources.0.path: no such entry of data.sources; it is empty"),
         ("optimizer.rules", "(('vision/(', 1.0),)", "not a regular expression"),
         ("optimizer.rules", "(('.*', 'freeze'),)", "allowed: a learning rate of at least 0, or 'frozen'"),
         ("optimizer.rules", "()", "optimizer.rules: empty"),
+        ("optimizer.rules.2.1", "0.1", "optimizer.rules.2.1: no such entry of optimizer.rules; its entries are 0 to 0"),
+        ("optimizer.rules.0.1.0", "0.1", "optimizer.rules.0.1 is .*, which has no entries"),
+        ("optimizer.rules.0.1", "freeze", "allowed: a learning rate of at least 0, or 'frozen'"),
+        ("init.vision", "", "init.vision: empty, which removes an entry, but there is no such one"),
         ("init.vision", "/models/siglip", "init.vision: '/models/siglip' is not a weight source"),
         ("optimizer.rules", "(('.*', 1e999),)", "'.*' has inf; allowed"),
         ("optimizer.clip", "1e999", "optimizer.clip: inf is not allowed; it must be a finite number"),
@@ -122,7 +156,7 @@ def test_refusals_name_key_value_and_mend(tmp_path, key, value, says):
     ("body", "says"),
     [
         ("return {'data': {'batchsize': 3}}", "run.py: data.batchsize: unknown key; did you mean 'data.batch_size'"),
-        ("return 3", "get_config returned a int"),
+        ("return 3", "get_config returned 3; it must return a dict"),
         ("return {", "run.py:2: "),
         ("from pivot_jax.config import base; c = base(); c.sed = 3", 'run.py:2: .*"sed".*"seed"'),
         ("return {'seed': sed}", "run.py:2: NameError: name 'sed' is not defined"),

@@ -10,6 +10,8 @@ import pytest
 from pivot_jax import cli, config
 from pivot_jax.config import catalogue
 from pivot_jax.config.load import read_file
+from pivot_jax.data.processing.tokenizer import load_tokenizer
+from pivot_jax.data.sources import read_all
 from pivot_jax.errors import UserError
 
 CHECKOUT = Path(__file__).resolve().parents[1] / "configs"
@@ -88,3 +90,21 @@ def test_a_copy_replaces_no_file(here, capsys):
     assert "did you mean 'demo'" in capsys.readouterr().err
     assert cli.main(["configs", "--to", "mine"]) == 1
     assert "--copy NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("stage1a", "llava_pretrain_mini/data.json"), ("grpo", "geometry3k_test_overlay/data.jsonl")]
+)
+def test_a_trial_without_its_data_says_what_to_set(here, monkeypatch, name, missing):
+    """Also where the configs are read from another folder than the one above which the data are looked for."""
+    monkeypatch.delenv("PIVOT_SHARED_DATA", raising=False)
+    loaded = config.load(f"trial/{name}.py")
+    words = "the environment variable PIVOT_SHARED_DATA is not set: set it to the folder that holds"
+    with pytest.raises(UserError, match=rf"tokenizer.path: .*; {words} qwen2_5_vl_processor$"):
+        load_tokenizer(loaded.tokenizer.path)
+    with pytest.raises(UserError, match=rf"no such file; {words} {missing}$"):
+        read_all(loaded.data.sources)
+    monkeypatch.setenv("PIVOT_SHARED_DATA", "/elsewhere")
+    assert config.load(f"trial/{name}.py").tokenizer.path == "/elsewhere/qwen2_5_vl_processor"
+    with pytest.raises(UserError, match="check 'path' in data.sources"):
+        read_all(config.load(f"trial/{name}.py").data.sources)

@@ -13,8 +13,8 @@ LARGEST = (1 << 32) - 1  # of any other number; the largest seed
 EXPORTED = ("model", "encoder", "decoder", "adapter")
 CONFIG_HELP = """\
 Set keys of the config after the file: --config.optimizer.clip=0.5, --config.data.sources.0.path=FILE,
---config.init.vision=hf:FOLDER, --config.init.=run:FOLDER (the whole model),
---config.optimizer.rules="(('vision/.*', 'frozen'), ('.*', 1e-5))".
+--config.init.vision=hf:FOLDER, --config.init.=run:FOLDER (the whole model), --config.init.vision= (without it),
+--config.optimizer.rules="(('vision/.*', 'frozen'), ('.*', 1e-5))", --config.optimizer.rules.1.1=2e-5.
 pivot_jax/config/base.py explains every key. An unknown key is an error."""
 
 

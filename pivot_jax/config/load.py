@@ -111,7 +111,7 @@ def _call_get_config(path: Path, arg: str) -> Mapping[str, Any]:
     except Exception as error:  # a misspelt key of a locked ConfigDict, or a bug in the file
         raise _of_file(path, error) from error
     if not isinstance(content, (Mapping, ConfigDict)):
-        raise UserError(f"{path}: get_config returned a {type(content).__name__}; it must return a dict or ConfigDict")
+        raise UserError(f"{path}: get_config returned {content!r:.60}; it must return a dict or ConfigDict")
     return content
 
 
@@ -160,7 +160,8 @@ def _is_group(config: ConfigDict, key: str) -> bool:
 def set_key(config: ConfigDict, key: str, value: Any) -> None:
     """Set one dotted key in place. Text is read as the key's type (``"1e-5"``, ``"true"``, ``"((64, 32),)"``).
 
-    ``data.sources.0.path`` reaches into a tuple; ``init.PREFIX`` may be new.
+    ``data.sources.0.path`` and ``optimizer.rules.0.1`` reach into a tuple. ``init.PREFIX`` may be new, and ``""``
+    removes it.
 
     Raises:
       UserError: unknown key, wrong type, value not allowed.
@@ -169,14 +170,17 @@ def set_key(config: ConfigDict, key: str, value: Any) -> None:
     node: Any = config
     for depth, part in enumerate(parents):
         if isinstance(node, ConfigDict) and isinstance(node.get(part), tuple):
-            _set_in_tuple(node, part, key, key.split(".")[depth + 1 :], value)
+            node[part] = _replaced(node[part], key, key.split(".")[depth + 1 :], value)
             return
         if not isinstance(node, ConfigDict) or part not in node:
             raise _unknown(config, key)
         node = node[part]
     if ".".join(parents) in FREE:
         with node.unlocked():
-            node[last] = value
+            if value == "":
+                _remove(node, key, last)
+            else:
+                node[last] = value
         return
     if not isinstance(node, ConfigDict) or last not in node:
         raise _unknown(config, key)
@@ -188,7 +192,7 @@ def set_key(config: ConfigDict, key: str, value: Any) -> None:
         if key == "init":
             inside = (
                 "parameter prefixes, --config.init.vision=hf:FOLDER; the whole model is --config.init.=run:FOLDER; "
-                "none is --config.init={}"
+                "--config.init.vision= removes one, --config.init={} all"
             )
         raise UserError(f"{key}: a group of keys, not a value (keys in it: {inside})")
     if isinstance(value, str) and not isinstance(node[last], str):
@@ -198,15 +202,34 @@ def set_key(config: ConfigDict, key: str, value: Any) -> None:
     node[last] = value
 
 
-def _set_in_tuple(node: ConfigDict, name: str, key: str, rest: list[str], value: Any) -> None:
-    items = list(node[name])
-    index = rest[0]
-    if len(rest) != 2 or not index.isdigit() or int(index) >= len(items) or not isinstance(items[int(index)], Mapping):
-        raise UserError(f"{key}: no such entry; {name} has {len(items)} (write …{name}.NUMBER.KEY, from 0)")
-    if isinstance(value, str) and value.startswith(("(", "[", "{")):
-        value = _parse(key, value, None)
-    items[int(index)] = {**items[int(index)], rest[1]: value}
-    node[name] = tuple(items)
+def _remove(node: ConfigDict, key: str, last: str) -> None:
+    if last not in node:
+        there = ", ".join(f"'{name}'" for name in node) or "none"
+        raise UserError(f"{key}: empty, which removes an entry, but there is no such one (there is: {there})")
+    del node[last]
+
+
+def _replaced(old: Any, key: str, path: list[str], value: Any) -> Any:
+    """``old`` with ``value`` at the entry ``path``: numbers of a tuple's items and keys of dicts.
+
+    Raises:
+      UserError: no such item.
+    """
+    if not path:
+        return _parse(key, value, None) if isinstance(value, str) else value
+    first, *rest = path
+    if isinstance(old, Mapping):
+        before = old.get(first)
+        if isinstance(before, str) and not rest and not str(value).startswith(("(", "[", "{")):
+            return {**old, first: value}  # a name stays a name, whatever it looks like
+        return {**old, first: _replaced(before, key, rest, value)}
+    name = key.removesuffix("." + ".".join(path))
+    if not isinstance(old, tuple):
+        raise UserError(f"{key}: {name} is {old!r}, which has no entries")
+    if not (first.isdigit() and int(first) < len(old)):
+        has = f"its entries are 0 to {len(old) - 1}" if old else "it is empty"
+        raise UserError(f"{key}: no such entry of {name}; {has}")
+    return tuple(_replaced(x, key, rest, value) if i == int(first) else x for i, x in enumerate(old))
 
 
 def _unknown(config: ConfigDict, key: str) -> UserError:
@@ -224,7 +247,7 @@ def _unknown(config: ConfigDict, key: str) -> UserError:
 
 def _parse(key: str, text: str, default: Any) -> Any:
     words = {"true": True, "false": False}
-    if isinstance(default, bool):
+    if isinstance(default, bool) or (default is None and text.lower() in words):
         return words.get(text.lower(), text)
     try:
         return ast.literal_eval(text)
