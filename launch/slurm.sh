@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One pivot-jax command on a GPU cluster under SLURM: one process per GPU, on any number of nodes.
 #
-#   sbatch --nodes=4 launch/slurm.sh train --config configs/pivot/stage1b.py --workdir /shared/runs/stage1b \
+#   sbatch --nodes=4 launch/slurm.sh train --config pivot/stage1b.py --workdir /shared/runs/stage1b \
 #       --config.data.sources.0.path=/data/onevision.json ...
 #
 # Arguments after launch/slurm.sh are passed to pivot-jax unchanged. The workdir, the data and the environment (.venv, or

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pivot_jax.cli import inputs, outputs, tables
 from pivot_jax.errors import UserError
+from pivot_jax.words import counted
 
 if TYPE_CHECKING:
     from pivot_jax.eval.score import Score
@@ -111,7 +112,7 @@ def show_score(found: Score, predictions: Path) -> None:
     from rich.text import Text
 
     found.write(predictions)
-    print(f"{found.benchmark}: {len(found.ids)} questions, answers in {predictions}")
+    print(f"{found.benchmark}: {counted(len(found.ids), 'question')}, answers in {predictions}")
     table = tables.table("", "%", "95 % interval")
     for name, one in found.intervals().items():
         indent = "  " if name in found.by_category else ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pivot_jax import files
 from pivot_jax.cli import inputs, outputs, tables
 from pivot_jax.errors import UserError
+from pivot_jax.words import counted
 
 if TYPE_CHECKING:
     from pivot_jax.eval.statistics import Interval
@@ -25,9 +26,10 @@ def classify(args: argparse.Namespace, overrides: Overrides) -> None:
     encoder = open_encoder(args.encoder)
     found = probe.classify(encoder, args.data, kind=args.features, per_class=args.per_class, seed=args.seed)
     result, images = found.result, found.images
-    print(f"{args.encoder}, {args.features} features: {len(found.classes)} classes, {images['test']} test images")
+    sizes = f"{counted(len(found.classes), 'class', 'classes')}, {counted(images['test'], 'test image')}"
+    print(f"{args.encoder}, {args.features} features: {sizes}")
     _show({"accuracy": (result.accuracy, result.interval)})
-    print(f"C = {result.C:g}, chosen on {images['val']} images that are not test images")
+    print(f"C = {result.C:g}, chosen on {counted(images['val'], 'image')} that are not test images")
     _flags(result.flags)
     record = {"accuracy": result.accuracy, "low": result.interval.low, "high": result.interval.high, "C": result.C}
     _write(args.out, record | {"grid": result.grid, "flags": result.flags, "encoder": args.encoder})
@@ -42,7 +44,8 @@ def segment(args: argparse.Namespace, overrides: Overrides) -> None:
     encoder = open_encoder(args.encoder)
     settings = {"kind": args.features, "head": args.head, "ignore": args.ignore, "seeds": args.seeds}
     found = probe.segment(encoder, args.data, classes, seed=args.seed, **settings)
-    print(f"{args.encoder}, {args.features} features: {len(found.overlap[0])} test images, {args.seeds} seeds")
+    sizes = f"{counted(len(found.overlap[0]), 'test image')}, {counted(args.seeds, 'seed')}"
+    print(f"{args.encoder}, {args.features} features: {sizes}")
     per_class = {f"IoU of {name}": (value, None) for name, value in found.per_class.items()}
     _show(
         {"mean IoU": (found.miou, found.interval), "macro recall": (found.recall, found.recall_interval), **per_class}

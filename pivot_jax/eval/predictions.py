@@ -19,6 +19,7 @@ from typing import Any
 
 from pivot_jax import files
 from pivot_jax.errors import UserError
+from pivot_jax.words import counted
 
 REQUIRED = ("question_id", "answer", "gt_answer")
 
@@ -118,8 +119,8 @@ def _swap(
     different = [row for row in rows if row.get("settings") != settings]
     if different:
         logging.getLogger("pivot_jax").info(
-            f"{path}: {len(different)} answers were made under other settings ({_changes(different, settings)}) "
-            f"and are not used; they are kept in {aside}"
+            f"{path}: {counted(len(different), 'answer')} made under other settings ({_changes(different, settings)}) "
+            f"not used, but kept in {aside}"
         )
     return restored
 

@@ -11,6 +11,7 @@ from pivot_jax.plan.program import GIB
 from pivot_jax.plan.run import LESS, Plan
 from pivot_jax.plan.topology import Topology
 from pivot_jax.train.setup import Setup
+from pivot_jax.words import counted
 
 _PREALLOCATED = 0.75  # of a GPU's memory, by JAX's default
 
@@ -21,7 +22,7 @@ def text(plan: Plan, topology: Topology) -> str:
     how = f"estimated, to within about a third; pip install 'pivot-jax[{topology.missing}]' to compile"
     how = "compiled" if plan.compiled else how
     shape = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    rows = f"{plan.rows} rows" + (f", {plan.packing} per sequence," if plan.packing > 1 else "")
+    rows = f"{counted(plan.rows, 'row')}" + (f", {plan.packing} per sequence," if plan.packing > 1 else "")
     rows += f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""
     lines = [f"{rows} of {tokens} tokens, {targets} scored, on {plan.topology} ({shape}), {how}"]
     parts = {

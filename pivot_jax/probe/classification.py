@@ -16,6 +16,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe.splits import Labelled, Splits
+from pivot_jax.words import counted
 
 PAPER_GRID = (0.01, 0.03, 0.1, 0.316, 1.0, 3.16)
 ONE_THREAD = 50_000_000  # features x images x classes below which extra threads only wait for each other
@@ -127,7 +128,7 @@ def balanced(labels: np.ndarray, per_class: int, *, seed: int = 0) -> np.ndarray
         members = np.flatnonzero(labels == label)
         if len(members) < per_class:
             raise UserError(
-                f"balanced sample: class {label} has {len(members)} examples, not {per_class}; ask for fewer"
+                f"balanced sample: class {label} has {counted(len(members), 'example')}, not {per_class}; ask for fewer"
             )
         picked.append(generator.choice(members, per_class, replace=False))
     return generator.permutation(np.concatenate(picked))

@@ -18,6 +18,7 @@ from pivot_jax.probe.classification import ProbeResult
 from pivot_jax.probe.segmentation import SegmentResult
 from pivot_jax.probe.splits import Labelled, Splits
 from pivot_jax.train.open import OpenEncoder, OpenModel
+from pivot_jax.words import counted
 
 FEATURES = {"vision": features.vit_encoder, "projector": features.projector_encoder}
 
@@ -119,7 +120,9 @@ def align(encoder: OpenEncoder, data: str | Path, text_features: str | Path, *, 
     if len(text) != len(paths):
         raise UserError(f"{text_features}: shape {text.shape}; [{len(paths)}, layers, width] is needed for {data}")
     if not k < len(paths):
-        raise UserError(f"k = {k}: {data} has {len(paths)} items; an item has at most {len(paths) - 1} others")
+        raise UserError(
+            f"k = {k}: {data} has {counted(len(paths), 'item')}; an item has at most {len(paths) - 1} others"
+        )
     images = folders.ImageFiles(paths, encoder.geometry)
     layers = features.extract(features.blocks_encoder(encoder.module), encoder.params, images, pool="none")
     return alignment.align(layers, text, k=k)

@@ -17,6 +17,7 @@ from PIL import Image
 from pivot_jax.data.processing.geometry import Geometry
 from pivot_jax.data.processing.images import load
 from pivot_jax.errors import UserError
+from pivot_jax.words import counted
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VAL_SHARE = 0.2
@@ -58,7 +59,9 @@ def classification(root: str | Path, seed: int = 0) -> tuple[dict[str, Files], t
     folder = Path(root)
     names = tuple(sorted(path.name for path in _split_folder(folder, "train").iterdir() if path.is_dir()))
     if len(names) < 2:
-        raise UserError(f"{folder}/train: {len(names)} class folders; a probe needs two or more (train/CLASS/*.jpg)")
+        raise UserError(
+            f"{folder}/train: {counted(len(names), 'class folder')}; a probe needs two or more (train/CLASS/*.jpg)"
+        )
     splits = {}
     for split in ("train", "val", "test"):
         if split == "val" and not (folder / split).is_dir():
@@ -87,7 +90,7 @@ def segmentation(root: str | Path, seed: int = 0) -> dict[str, Files]:
         pairs = [(path, folder / f"{split}annot" / f"{path.stem}.png") for path in _images(here)]
         missing = [mask for _, mask in pairs if not mask.is_file()]
         if missing:
-            raise UserError(f"{here}: {len(missing)} images have no mask, such as {missing[0]}")
+            raise UserError(f"{here}: no mask for {counted(len(missing), 'image')}, such as {missing[0]}")
         splits[split] = _files(here, pairs)
     return _with_val(splits, seed)
 

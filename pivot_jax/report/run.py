@@ -20,6 +20,7 @@ from pivot_jax.report.content import Block, Column, Fact, Figure, Listing, Promp
 from pivot_jax.rl.completions import COMPLETIONS, THUMBNAIL
 from pivot_jax.train import metrics
 from pivot_jax.train.source import run_config
+from pivot_jax.words import counted
 
 FILE = "report.html"
 PROMPTS, RESPONSES = 4, 4  # shown of a rollout, at most
@@ -59,7 +60,7 @@ def build(workdir: Path, rollouts: int = 5) -> Report:
     what = f"online RL, {config.rl.algorithm}" if batch_kind(config) == "policy" else config.objective.name
     return Report(
         title=config.name,
-        subtitle=f"{what}: {rows[-1]['step']} steps, from {metrics.FILE}",
+        subtitle=f"{what}: {counted(rows[-1]['step'], 'step')}, from {metrics.FILE}",
         facts=_facts(rows, batch_kind(config) == "policy"),
         sections=(*sections, settings),
         provenance={"folder": str(workdir), "config": configs.fingerprint(config)},
@@ -153,7 +154,7 @@ def _responses(workdir: Path, title: str, files: Sequence[Path]) -> Responses:
         Column("end", note="stop: it ended by itself; length: truncated at rl.max_tokens"),
     )
     shown = tuple(_prompt(workdir, own, labels) for own in list(prompts.values())[:PROMPTS])
-    note = f"{len(lines)} responses to {len(prompts)} prompts in all."
+    note = f"{counted(len(lines), 'response')} to {counted(len(prompts), 'prompt')} in all."
     return Responses(title, columns, shown, note)
 
 

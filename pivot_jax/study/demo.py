@@ -23,6 +23,7 @@ from pivot_jax.study.settings import Study
 from pivot_jax.study.watch import Watch
 from pivot_jax.study.worker import FAILED
 from pivot_jax.train.signals import stopping
+from pivot_jax.words import counted
 
 POLL_S = 0.5
 LOG = "log.txt"
@@ -39,7 +40,8 @@ def run(workdir: str | Path, configs: Path | None = None) -> Path:
     started = time.perf_counter()
     study = Study.open(Path(workdir), configs)
     study.claim()
-    print(f"demo in {study.root}: seeds {', '.join(map(str, study.settings.seeds))}", flush=True)
+    seeds = study.settings.seeds
+    print(f"demo in {study.root}: {counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})", flush=True)
     prepare(study)
     _seeds(study)
     from pivot_jax.study.page import write_report

@@ -35,6 +35,7 @@ from pivot_jax.study.collect import COMPARISONS, Results
 from pivot_jax.study.maps import MAPS
 from pivot_jax.study.settings import ARMS, POST_TRAINED, RUN_OF_ARM, STAGES, Study
 from pivot_jax.train.metrics import read as read_metrics
+from pivot_jax.words import counted
 
 SHOWN = 8  # example questions, and gradient maps
 GENERATED, RANKED = "answers (generated)", "answers (options ranked)"
@@ -60,7 +61,7 @@ def write_report(study: Study, seconds: float) -> Path:
         scope=(
             "The images are rendered and tiny, the models have a few hundred thousand parameters, and the decoder is "
             "not pretrained. These results say nothing about the paper's models.",
-            f"There are {len(study.settings.seeds)} training seeds, so intervals over seeds are rough.",
+            f"Intervals over {counted(len(study.settings.seeds), 'training seed')} are rough.",
             "SFT, DPO and GRPO each use one learning rate; there was no equal search for the best one.",
             "The arms start from the same checkpoints and read the same prompts, but not for the same time: see the "
             "table of costs. SFT learns the chosen answers, DPO the pairs; GRPO samples answers and learns from "

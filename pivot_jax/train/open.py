@@ -35,6 +35,7 @@ from pivot_jax.train import checkpoint, hub_export, hub_import, pack
 from pivot_jax.train.extract import ENCODER_PARTS
 from pivot_jax.train.model import processor_of
 from pivot_jax.train.source import WeightSource, load_params, run_config, run_tokenizer
+from pivot_jax.words import counted
 
 LONGEST_PROMPT = 8192  # tokens; a prompt is padded to its own length, so this costs nothing
 DESCRIBE = "Describe the picture."  # the question without a prompt; the scenes data set trains on it
@@ -117,7 +118,7 @@ class OpenModel(_Opened):
             raise UserError(f"images: one {type(images).__name__}; write a list, [image]")
         if len(images) > most:
             raise UserError(
-                f"{len(images)} images, but this model was trained with at most {most} in a row "
+                f"{counted(len(images), 'image')}, but this model was trained with at most {most} in a row "
                 f"(data.images_per_row); give at most {most}"
             )
         if plain and not images:

@@ -27,6 +27,7 @@ from pivot_jax.train import checkpoint, compatibility
 from pivot_jax.train.initialization import OPTIONAL, initial_params, longest, read_adapter
 from pivot_jax.train.initialization import check as check_sources
 from pivot_jax.train.model import Model, build_model, processor_of, root_key, without
+from pivot_jax.words import counted
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _check_batch(config: Any, mesh: Mesh) -> None:
         if size % across:
             raise UserError(
                 f"data.batch_size: {size} prompts are not a multiple of rl.minibatches {section.minibatches} x "
-                f"{jax.process_count()} processes = {across}; change one of them"
+                f"{counted(jax.process_count(), 'process', 'processes')} = {across}; change one of them"
             )
         size = rows_of_step(config)
         name = "data.batch_size / rl.minibatches x rl.responses / rl.responses_per_row"

@@ -54,7 +54,7 @@ def test_answers_under_other_settings_are_asked_again_and_kept(toy, tmp_path, ca
 
     assert ask("A", temperature=0.0) == ([*"123456"], ["A"] * 6)
     assert ask("B", limit=2, temperature=1.0, seed=3) == ([*"12"], ["B"] * 2)
-    assert "6 answers were made under other settings (temperature 0.0 → 1.0, seed (none) → 3)" in caplog.text
+    assert "6 answers made under other settings (temperature 0.0 → 1.0, seed (none) → 3)" in caplog.text
     assert ask("C", limit=2, temperature=1.0, seed=3) == ([], ["B"] * 2)
     assert ask("D", limit=2, temperature=1.0, seed=4) == ([*"12"], ["D"] * 2)
     assert ask("E", limit=2, max_new_tokens=5, temperature=0.0) == ([*"12"], ["E"] * 2)

@@ -65,5 +65,5 @@ def test_bad_folders(classes, tmp_path):
     with pytest.raises(UserError, match="no images"):
         folders.segmentation(classes)
     image_file(classes / "train" / "x.png")
-    with pytest.raises(UserError, match="1 images have no mask, such as .*trainannot/x.png"):
+    with pytest.raises(UserError, match="no mask for 1 image, such as .*trainannot/x.png"):
         folders.segmentation(classes)

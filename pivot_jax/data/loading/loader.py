@@ -27,6 +27,7 @@ from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.sources import Source, open_source
 from pivot_jax.errors import UserError
 from pivot_jax.shapes import round_up
+from pivot_jax.words import counted
 
 log = logging.getLogger(__name__)
 TOKEN_STEP, TARGET_STEP = 16, 8  # a bucket made from the data is rounded up to these
@@ -189,7 +190,8 @@ class Loader:
         if not self.steps_per_epoch:
             everywhere = " in every length bucket" if len(self.buckets) > 1 else ""
             raise UserError(
-                f"{self.source.name} has {self.rows} usable rows, fewer than data.batch_size={self.batch_size}"
+                f"{self.source.name} has {counted(self.rows, 'usable row')}, fewer than "
+                f"data.batch_size={self.batch_size}"
                 f"{everywhere}; make the batch smaller"
             )
 

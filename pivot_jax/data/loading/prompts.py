@@ -28,6 +28,7 @@ from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.sources import Endless, Source, open_source
 from pivot_jax.data.sources.prompts import prompts
 from pivot_jax.errors import RowError, UserError
+from pivot_jax.words import counted
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ class PromptLoader:
         """Raises UserError where there is not a single full rollout."""
         if self.rows and not self.schedule.steps_per_epoch:
             raise UserError(
-                f"data.batch_size: {self.batch_size} prompts of {self.data.source.name}, which has {self.rows} usable "
-                "rows; make it smaller"
+                f"data.batch_size: {self.batch_size} prompts of {self.data.source.name}, which has "
+                f"{counted(self.rows, 'usable row')}; make it smaller"
             )
 
     def columns(self) -> dict[str, int]:

@@ -21,6 +21,7 @@ from pivot_jax.data.processing.images import load
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.sources import Endless, Source
 from pivot_jax.errors import RowError, UserError
+from pivot_jax.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,9 @@ def read_rows(cfg: Any, source: Source, processor: Processor, *, workdir: Path |
     index, store = read_index(source, workers, settings, data.cache_rows_mib * MIB, workdir)
     skipped.forget(_fixed(source, skipped, index))
     skipped.add_all(index.bad)
-    log.info("%s: %d usable rows, %d bad, %d truncated", source.name, len(index), len(index.bad), index.truncated)
+    log.info(
+        "%s: %s, %d bad, %d truncated", source.name, counted(len(index), "usable row"), len(index.bad), index.truncated
+    )
     if not len(index):
         last = f"; the last is row '{index.bad[-1][1]}': {index.bad[-1][2]}" if index.bad else ""
         raise UserError(f"{source.name}: none of its {len(source)} rows is usable{last}")

@@ -18,6 +18,7 @@ from pivot_jax.data.processing.template import Format, Template
 from pivot_jax.data.processing.tiles import TAPS
 from pivot_jax.data.sources.base import IMAGE
 from pivot_jax.errors import RowError, UserError
+from pivot_jax.words import counted
 
 Kind = Literal["sft", "preference", "prompt", "contrastive"]
 Grids = Sequence[tuple[int, int]]
@@ -127,9 +128,13 @@ class Chat:
         texts = [message.content for message in example.messages]
         placeholders = sum(text.count(IMAGE) for text in texts)
         if placeholders != len(example.images):
-            raise RowError(example.id, f"{placeholders} '{IMAGE}' placeholders but {len(example.images)} images")
+            raise RowError(
+                example.id, f"{placeholders} '{IMAGE}' placeholders but {counted(len(example.images), 'image')}"
+            )
         if placeholders > self.limits.images:
-            raise RowError(example.id, f"{placeholders} images, more than data.images_per_row={self.limits.images}")
+            raise RowError(
+                example.id, f"{counted(placeholders, 'image')}, more than data.images_per_row={self.limits.images}"
+            )
         answers = [("answer", message.content) for message in example.messages if message.role == "assistant"]
         answers += [("chosen answer", example.chosen or "")] if example.chosen is not None else []
         answers += [("rejected answer", example.rejected or "")] if example.rejected is not None else []

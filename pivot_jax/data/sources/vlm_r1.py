@@ -11,6 +11,7 @@ from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import IMAGE, ImageRoot, Mapped, Source, listed, root_of, rooted
 from pivot_jax.data.sources.rows import need, open_rows
 from pivot_jax.errors import RowError
+from pivot_jax.words import counted
 
 _KNOWN = ("id", "image", "conversations")
 _ANSWER_TAG = re.compile(r"</?answer>")
@@ -41,7 +42,9 @@ def vlm_r1_example(row: dict[str, Any], row_id: str, image_root: ImageRoot, suff
     """
     turns = need(row, "conversations", (list, tuple), row_id)
     if len(turns) != 2 or not all(isinstance(turn, dict) for turn in turns):
-        raise RowError(row_id, f"'conversations' must hold a question and its answer, it holds {len(turns)} turns")
+        raise RowError(
+            row_id, f"'conversations' must hold a question and its answer, it holds {counted(len(turns), 'turn')}"
+        )
     question, value = need(turns[0], "value", str, row_id), turns[1].get("value")
     if value is None:
         raise RowError(row_id, "the answer's 'value' is missing")

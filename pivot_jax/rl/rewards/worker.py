@@ -28,6 +28,7 @@ from typing import Any
 
 from pivot_jax.rl.rewards.completion import Completion
 from pivot_jax.rl.rewards.function import Reward, call, columns_of, load
+from pivot_jax.words import counted
 
 START, KILL = b"S", b"K"  # requests to the launcher
 GRACE_S = 0.2  # for processes that a reward started, to end after it returned
@@ -127,7 +128,7 @@ def _whole(reward: Reward, function: Callable[..., Any], items: Sequence[Complet
     except BaseException as error:
         return "fault", *_fault(error)[1:]
     if len(values) != len(items):
-        return "fault", "count", f"returned {len(values)} rewards for {len(items)} completions"
+        return "fault", "count", f"returned {counted(len(values), 'reward')} for {counted(len(items), 'completion')}"
     return "scores", [checked(value) for value in values]
 
 
@@ -162,7 +163,7 @@ def _left_over(started: int) -> str:
         with suppress(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
         if time.monotonic() > until:
-            return f"left {len(children()) - started} processes running; they were ended"
+            return f"ended {counted(len(children()) - started, 'process', 'processes')} that it left running"
         time.sleep(0.002)
     return ""
 

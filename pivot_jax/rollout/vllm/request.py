@@ -15,6 +15,7 @@ from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.rollout.engine import Prompt, Response, Sampling
+from pivot_jax.words import counted
 
 ENDPOINT = "/inference/v1/generate"
 COOLEST, HOTTEST = 0.01, 2.0  # vLLM raises a lower temperature to the first and rejects one above the second
@@ -69,7 +70,8 @@ def collapsed(row: EncodedRow, processor: Processor) -> list[int]:
     first = shown & (np.diff(image, prepend=-2) != 0)
     kept = ~shown | first
     if first.sum() != len(row.images):
-        raise RowError(row.id, f"{first.sum()} groups of image tokens, but {len(row.images)} images")
+        groups = counted(first.sum(), "group of image tokens", "groups of image tokens")
+        raise RowError(row.id, f"{groups}, but {counted(len(row.images), 'image')}")
     return row.tokens[kept].tolist()
 
 

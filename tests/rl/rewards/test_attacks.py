@@ -52,7 +52,7 @@ def score(built: Rewards, texts: list[str], answer: str = "20"):
         ("allocates", "big", "memory", 9.0, "MemoryError"),
         ("grows", "big", "memory", 60.0, "used more than 512 MiB of memory"),
         ("dies", "die", "error", 9.0, "its process ended unexpectedly (killed by signal 11)"),
-        ("miscounts", "short", "count", 9.0, "returned 0 rewards for 1 completions"),
+        ("miscounts", "short", "count", 9.0, "returned 0 rewards for 1 completion"),
         ("fork_bomb", "fork", "error", 9.0, "started more than 64 processes"),
     ],
 )
@@ -73,7 +73,7 @@ def test_one_value_for_a_whole_batch_is_no_reward():
         scores, _ = score(built, ["a", "b", "c"])
         alone, _ = score(built, ["a"])
     assert scores.counts == {"one_for_all/count": 3}
-    assert {one.message for one in scores.failures} == {"returned 1 rewards for 3 completions"}
+    assert {one.message for one in scores.failures} == {"returned 1 reward for 3 completions"}
     np.testing.assert_array_equal(scores.total, [np.nan] * 3)
     np.testing.assert_array_equal(alone.total, [1.0])
 
@@ -92,7 +92,7 @@ def test_forked_processes_die(tmp_path):
     with build("forks_and_leaves", 20.0, pid_file=str(note)) as built:
         scores, _ = score(built, ["a", "fork", "b"])
     assert scores.counts == {"forks_and_leaves/error": 1}
-    assert scores.failures[0].message == "left 1 processes running; they were ended"
+    assert scores.failures[0].message == "ended 1 process that it left running"
     np.testing.assert_array_equal(scores.total, [1, np.nan, 1])
     for pid in note.read_text().split():
         assert not Path(f"/proc/{pid}").exists()
