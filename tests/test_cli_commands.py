@@ -26,7 +26,10 @@ def test_train_writes_and_does_not_run_twice(world, trained, capsys):
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert run("train", "--config", world / "tiny.py", "--workdir", trained) == 0
-    assert "tiny: step 3 in" in capsys.readouterr().out
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["tiny:", "step", "3", "in", str(trained)] in shown
+    (loss,) = [words[1:] for words in shown if words[:1] == ["loss"]]  # a line of the table of the last metrics
+    assert loss == [f"{lines[-1]['loss']:.4g}"]
     assert len((trained / "metrics.jsonl").read_text().splitlines()) == 3
 
 

@@ -46,10 +46,18 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
     def work() -> None:
         result = run(config, args.workdir)
         if hosts.is_first():
-            numbers = ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
-            print(f"{config.name}: step {result.step} in {args.workdir}; {numbers}")
+            print(f"{config.name}: step {result.step} in {args.workdir}")
+            show_metrics(result.metrics)
 
     return stoppable(work)
+
+
+def show_metrics(metrics: dict[str, float]) -> None:
+    """Prints the last metrics of a run as a table."""
+    table = tables.table("metric", "last value")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4g}")
+    tables.console().print(table)
 
 
 def report(args: argparse.Namespace, overrides: Overrides) -> None:

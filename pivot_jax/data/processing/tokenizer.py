@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,21 @@ CHATML = (
 CHAT_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
 
 
+def _transformers() -> Any:
+    """The package, imported without its warning that PyTorch is missing: nothing here needs it."""
+    log = logging.getLogger("transformers")
+
+    def useful(record: logging.LogRecord) -> bool:
+        return "PyTorch was not found" not in record.getMessage()
+
+    log.addFilter(useful)
+    try:
+        import transformers
+    finally:
+        log.removeFilter(useful)
+    return transformers
+
+
 def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: str | Path) -> Path:
     """Trains a byte-level BPE with Qwen2's pre-tokenizer and special tokens and writes a tokenizer folder.
 
@@ -43,7 +59,6 @@ def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: str | Path) -> Pat
       UserError: ``vocab_size`` is too small for the 256 bytes and the special tokens.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     if vocab_size < BYTES + len(SPECIAL):
         raise UserError(f"tokenizer: vocab_size {vocab_size} is too small; at least {BYTES + len(SPECIAL)} are needed")
@@ -64,7 +79,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: str | Path) -> Pat
     bpe.train_from_iterator([CHAT_WORDS, *texts], trainer)
     # After the ordinary tokens, as in Qwen2, so that the alphabet does not change special ids.
     bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = _transformers().PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token=END,
         pad_token=PAD,
@@ -98,8 +113,6 @@ def load_tokenizer(path: str | Path, key: str = "tokenizer.path") -> PreTrainedT
     Raises:
       UserError: the folder is missing or holds no tokenizer.
     """
-    from transformers import AutoTokenizer
-
     folder = Path(path)
     if not str(path) or not folder.is_dir():
         if missing := unset(path):
@@ -109,7 +122,7 @@ def load_tokenizer(path: str | Path, key: str = "tokenizer.path") -> PreTrainedT
             "(hf download ORG/NAME --local-dir DIR), or for configs/demo the one that `pivot-jax demo` writes first"
         )
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer: Any = _transformers().AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers passes on whatever its libraries raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(

@@ -1,5 +1,8 @@
 """The trained BPE: same texts give the same folder; transformers loads it; ChatML and newlines come out as Qwen2's."""
 
+import subprocess
+import sys
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -61,3 +64,15 @@ def test_bad_input_is_refused_in_one_line(tmp_path):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="too small"):
         train_bpe(TEXTS, 100, tmp_path)
+
+
+def test_nothing_is_said_of_a_missing_pytorch(folder):
+    """In a process in which PyTorch is not found, as after an installation without the test extra."""
+    code = (
+        "import importlib.util as util\nfind = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == 'torch' else find(name, *more)\n"
+        f"from pivot_jax.data.processing.tokenizer import load_tokenizer\nload_tokenizer({str(folder)!r})\n"
+        "from transformers.utils import is_torch_available\nassert not is_torch_available()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and not done.stderr, done.stderr
