@@ -234,7 +234,7 @@ def test_vlm_r1_detection(tmp_path):
 
 def test_vlm_r1_bad_rows(tmp_path):
     for row, words in (
-        ({"id": "1", "conversations": [{"from": "human", "value": "?"}]}, "it holds 1 turns"),
+        ({"id": "1", "conversations": [{"from": "human", "value": "?"}]}, "it holds 1 turn$"),
         (vlm_r1_row(None), "the answer's 'value' is missing"),
     ):
         with pytest.raises(RowError, match=words):
