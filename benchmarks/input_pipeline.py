@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=measure.RESULTS / "input_pipeline.json")
     args = parser.parse_args()
     from pivot_jax import config as configs
-    from pivot_jax.data.loading import index
+    from pivot_jax.data.loading import index_cache
     from pivot_jax.data.loading.loader import build_loader
     from pivot_jax.data.processing.processor import build_processor
     from pivot_jax.data.processing.tokenizer import load_tokenizer
@@ -105,7 +105,7 @@ def main() -> None:
         print(f"{'workers':>18}{'first pass':>12}{'step s':>8}{'rows/s':>10}{'MB/s':>9}{'wait s':>9}{'share':>8}")
         for kind, workers in itertools.product(args.kinds, args.workers):
             config.data.workers, config.data.worker_kind = workers, kind
-            index._RECENT.clear()  # every loader makes its own pass
+            index_cache._RECENT.clear()  # every loader makes its own pass
             start = time.perf_counter()
             processor = build_processor(config, tokenizer, "sft", patch_size=config.model.vision.patch_size)
             loader = build_loader(config, processor)

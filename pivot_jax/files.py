@@ -49,6 +49,11 @@ def whole(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """``pivot-jax`` in ``$XDG_CACHE_HOME`` or ``~/.cache``: what every run can make again, and may be deleted."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pivot-jax"
+
+
 def _is_device(path: Path) -> bool:
     return path.exists() and (not path.is_file() or path.is_relative_to("/dev"))
 

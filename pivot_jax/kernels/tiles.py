@@ -49,7 +49,7 @@ def path() -> Path:
     """The table's file, which need not exist."""
     if os.environ.get("PIVOT_TILES"):
         return Path(os.environ["PIVOT_TILES"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pivot-jax" / "tiles.json"
+    return files.cache_folder() / "tiles.json"
 
 
 def measured(kind: str, backend: str, case: Case) -> list[Any] | None:

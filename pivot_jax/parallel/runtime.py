@@ -7,11 +7,11 @@ their effects were within noise. For GPUs and TPUs none has been measured yet, a
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
-from pathlib import Path
 
 import jax
+
+from pivot_jax import files
 
 # mallopt(3) of glibc: parameter, value
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -44,5 +44,4 @@ def cache_programs() -> None:
     Not on CPUs: a program compiled there is specific to the processor, and machines may share home folders.
     """
     if jax.config.values[_CACHE] is None and jax.default_backend() != "cpu":
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update(_CACHE, str(root / "pivot-jax" / "programs"))
+        jax.config.update(_CACHE, str(files.cache_folder() / "programs"))

@@ -49,7 +49,7 @@ def build_loader(
         captions, ``model.text.max_length``.
       processor: encodes the rows; its ``kind`` says which batches come out.
       process: (index, count); which part of every batch is loaded here.
-      workdir: where ``skipped.jsonl`` and the index of a large data set are written; None writes nothing.
+      workdir: where ``skipped.jsonl`` is written; None writes none.
       sources: in place of ``data.sources``: config entries, or a source.
       batch_size: in place of ``data.batch_size`` (evaluation); rows are then not packed.
 

@@ -92,7 +92,7 @@ def build_prompts(
       cfg: a run's config; read are ``data``, ``tokenizer``, ``seed``, ``train`` and ``rl``.
       processor: of any kind; prompts are encoded with :meth:`Processor.for_kind`.
       process: (index, count); which part of every rollout is loaded here.
-      workdir: where ``skipped.jsonl`` and the index of a large data set are written; None writes nothing.
+      workdir: where ``skipped.jsonl`` is written; None writes none.
       sources: in place of ``data.sources``: config entries, or a source.
       batch_size: in place of ``data.batch_size`` (evaluation).
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from pivot_jax.data.example import Example
 from pivot_jax.data.loading.image_cache import MIB, ImageCache
-from pivot_jax.data.loading.index import Index, RowStore, read_index
+from pivot_jax.data.loading.index import Index, RowStore
+from pivot_jax.data.loading.index_cache import read_index
 from pivot_jax.data.loading.skipped import SkipLog
 from pivot_jax.data.loading.workers import Job, Workers
 from pivot_jax.data.processing.batch import EncodedRow
@@ -114,7 +115,7 @@ def read_rows(cfg: Any, source: Source, processor: Processor, *, workdir: Path |
 
     Args:
       cfg: a run's config; read are ``data`` and ``tokenizer``.
-      workdir: where ``skipped.jsonl`` and the index of a large data set are written; None writes nothing.
+      workdir: where ``skipped.jsonl`` is written; None writes none.
       process: index of this process; each has a ``skipped`` file of its own.
 
     Raises:
@@ -131,12 +132,10 @@ def read_rows(cfg: Any, source: Source, processor: Processor, *, workdir: Path |
     workers = Workers(processor, data.workers, data.worker_kind)
     settings = {
         "kind": processor.kind,
-        "data": [data.template, data.loss_mask, data.images_per_row, data.check_images],
-        "tokenizer": cfg.tokenizer.to_dict(),
-        "limits": [chat.limits.length, chat.max_targets],
-        "images": [processor.geometry, chat.mrope],
+        "text": [chat.format, chat.limits],
+        "images": [processor.geometry, chat.mrope, processor.check_images],
     }
-    index, store = read_index(source, workers, settings, data.cache_rows_mib * MIB, workdir)
+    index, store = read_index(source, workers, settings, data.cache_rows_mib * MIB)
     skipped.forget(_fixed(source, skipped, index))
     skipped.add_all(index.bad)
     log.info(

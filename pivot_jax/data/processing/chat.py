@@ -70,7 +70,7 @@ class Chat:
         self.tokenizer, self.geometry, self.format, self.limits, self.mrope = (
             tokenizer, geometry, format, limits, mrope,
         )  # fmt: skip
-        self.template = Template(tokenizer, format)
+        self.template = Template(tokenizer, format, limits.length)
         self.max_targets = limits.targets or 2 * limits.length
         self.image_id = self.template.image_id
         self.end_id = self.template.newline_id if format.plain else self.template.end_id  # ends an answer
@@ -148,6 +148,11 @@ class Chat:
             if found := _SURROGATE.search(text):  # JSON may hold half of a pair; no tokenizer takes it
                 raise RowError(example.id, f"the text holds {found.group()!a}, half of a character, at {found.start()}")
 
+    def _size(self, example: Example, tokens: int) -> str:
+        """The number of a row's tokens in words: only the limit that it exceeds where a text is not tokenised whole."""
+        whole = all(len(message.content) <= self.template.whole for message in example.messages)
+        return str(tokens) if whole or tokens <= self.limits.length else f"more than {self.limits.length}"
+
     def _conversation(self, example: Example) -> EncodedRow:
         if not example.messages or example.messages[-1].role != "assistant":
             raise RowError(example.id, "the row has no answer to train on (it ends with a question)")
@@ -161,9 +166,11 @@ class Chat:
             length = min(length, int(targets[self.max_targets]))
         truncated = length < len(ids)
         if truncated and (ids[length:] == self.image_id).any():
-            raise RowError(example.id, f"{len(ids)} tokens: truncation to {length} would remove part of an image")
+            size = self._size(example, len(ids))
+            raise RowError(example.id, f"{size} tokens: truncation to {length} would remove part of an image")
         if truncated and not answer[:length].any():
-            raise RowError(example.id, f"{len(ids)} tokens: the answer begins after the limit of {length}")
+            size = self._size(example, len(ids))
+            raise RowError(example.id, f"{size} tokens: the answer begins after the limit of {length}")
         targets = targets[targets < length]
         return self._single(example, ids[:length], grids, targets, truncated)
 
@@ -171,7 +178,8 @@ class Chat:
         grids = self._grids(example)
         ids = np.asarray(self.template.prompt(example.messages, _counts(grids)).ids, np.int32)
         if len(ids) > self.limits.length:
-            raise RowError(example.id, f"the prompt has {len(ids)} tokens, the limit is {self.limits.length}")
+            size = self._size(example, len(ids))
+            raise RowError(example.id, f"the prompt has {size} tokens, the limit is {self.limits.length}")
         return self._single(example, ids, grids)
 
     def _caption(self, example: Example) -> EncodedRow:
@@ -198,7 +206,10 @@ class Chat:
         chosen, rejected = self.template.answer(example.chosen), self.template.answer(example.rejected)
         space = min(self.limits.length - p, self.max_targets - len(scored))
         if space < 2:
-            raise RowError(example.id, f"the prompt has {p} tokens, the limit is {self.limits.length}: no answer fits")
+            size = self._size(example, p)
+            raise RowError(
+                example.id, f"the prompt has {size} tokens, the limit is {self.limits.length}: no answer fits"
+            )
         cap = _fair_cap(len(chosen), len(rejected), space)
         truncated = max(len(chosen), len(rejected)) > cap
         if chosen[:cap] == rejected[:cap]:  # no preference: the loss would stay at log 2

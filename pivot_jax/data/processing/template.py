@@ -21,6 +21,7 @@ them with the header's newline.
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ from pivot_jax.errors import UserError
 
 NEWLINE = "\n"
 KEPT_LENGTH, KEPT_PIECES = 80, 20_000  # characters of a piece whose ids are kept, and how many pieces
+# A text of more characters per token of the limit is not tokenised whole, but from its beginning to a space or newline;
+# and ids this close to that end are not used, because the rest of the text could have changed them.
+CHARACTERS, SLACK = 8, 256
 _EMPTY_LINES = re.compile(r"\A\s*[\r\n]+")
 
 
@@ -84,13 +88,22 @@ class Format:
 class Template:
     """Token ids of turns written in a :class:`Format`.
 
+    Args:
+      longest: tokens of a row. Of a long text, :meth:`text` gives only more ids than that. 0: all of every text.
+
+    Attributes:
+      whole: characters of a text that is tokenised whole in any case.
+
     Raises:
       UserError: the tokenizer lacks a control token, or writes a newline as several tokens.
     """
 
-    def __init__(self, tokenizer: Any, format: Format):
-        self.tokenizer, self.format = tokenizer, format
+    def __init__(self, tokenizer: Any, format: Format, longest: int = 0):
+        self.tokenizer, self.format, self.longest = tokenizer, format, longest
+        self.whole = CHARACTERS * (longest + SLACK) if longest else sys.maxsize
         self._cache: dict[str, list[int]] = {}
+        tokenizer(NEWLINE, add_special_tokens=False)  # undoes truncation and padding that its file may ask for
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._lock = threading.Lock()
         self.dialect = DIALECTS[format.dialect]
         first, header = ([self._token(text)] if text else [] for text in (self.dialect.first, self.dialect.header))
@@ -123,16 +136,35 @@ class Template:
         return ids[0]
 
     def text(self, text: str) -> list[int]:
-        """Ids of a piece between control tokens. Short pieces (headers, stock questions) are kept."""
+        """Ids of a piece between control tokens, or the first ``longest + 1`` of a long one.
+
+        Short pieces (headers, stock questions) are kept.
+        """
         if not text:
             return []
         found = self._cache.get(text)
         if found is None:
-            with self._lock:  # fast tokenizers fail when two threads use them at once ("Already borrowed")
-                found = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            found = self._ids(text) if len(text) <= self.whole else self._beginning(text)
             if len(text) <= KEPT_LENGTH and len(self._cache) < KEPT_PIECES:
                 self._cache[text] = found
         return found
+
+    def _ids(self, text: str) -> list[int]:
+        if self._backend is not None:  # threads tokenise at the same time: it releases the interpreter lock
+            return self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        with self._lock:
+            return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _beginning(self, text: str) -> list[int]:
+        """The first ids of a text as if all of it were tokenised: what comes far behind them does not change them."""
+        end = self.whole
+        while end < len(text):
+            space = max(text.rfind(character, end - self.whole // 2, end) for character in (" ", NEWLINE))
+            ids = self._ids(text[: space if space > 0 else end])
+            if len(ids) > self.longest + SLACK:
+                return ids[: self.longest + 1]
+            end *= 2  # long tokens, such as runs of spaces
+        return self._ids(text)
 
     def answer(self, text: str) -> list[int]:
         """Ids of an answer with its end: ``<|im_end|>\\n``, ``<|eot_id|>``, or ``\\n`` in the plain template."""

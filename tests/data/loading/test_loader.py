@@ -345,19 +345,6 @@ def test_too_many_bad_rows_stop_the_run(tmp_path, image_folder, tokenizer):
     assert len((tmp_path / "w" / "skipped.jsonl").read_text().splitlines()) == 6  # all are listed, not only the last
 
 
-def test_a_stored_index_is_made_anew_when_a_missing_image_appears(image_folder, rows, tokenizer, tmp_path, monkeypatch):
-    from pivot_jax.data.loading import index
-
-    monkeypatch.setattr(index, "STORE_FROM", 1)
-    there = (image_folder / "7.png").read_bytes()
-    (image_folder / "7.png").unlink()
-    for _ in range(2):
-        assert load(config(rows, max_bad_share=0.1), tokenizer, workdir=tmp_path / "w").rows == 39
-    (image_folder / "7.png").write_bytes(there)
-    assert load(config(rows, max_bad_share=0.1), tokenizer, workdir=tmp_path / "w").rows == 40
-    assert len(list((tmp_path / "w").glob("index-*.npz"))) == 1
-
-
 def test_fixed_rows_are_no_longer_counted(tmp_path, image_folder, rows, tokenizer):
     """Over the limit, then fixed as the message asks: a missing image, a broken one. The same command resumes."""
     work, listed = tmp_path / "work", tmp_path / "work" / "skipped.jsonl"
@@ -434,27 +421,6 @@ def test_too_few_rows_for_a_batch(rows, tokenizer):
     assert len(list(loader.ordered())) == 1
     with pytest.raises(UserError, match="none of its 0 rows"):
         load(config({**rows, "sampling": "first:0"}), tokenizer)
-
-
-# ---- the index of large data sets
-
-
-def test_index_of_a_large_set_is_stored_and_used_again(rows, tokenizer, tmp_path, monkeypatch):
-    from pivot_jax.data.loading import index
-
-    monkeypatch.setattr(index, "STORE_FROM", 10)
-    cfg, work = config(rows), tmp_path / "work"
-    first = load(cfg, tokenizer, workdir=work)
-    stored = list(work.glob("index-*.npz"))
-    assert len(stored) == 1
-    monkeypatch.setattr(index, "build_index", None)  # a second pass would fail
-    second = load(cfg, tokenizer, workdir=work)
-    assert first.fingerprint() == second.fingerprint()
-    assert all(same(a, b) for a, b in zip(first, second, strict=True))
-    monkeypatch.undo()
-    monkeypatch.setattr(index, "STORE_FROM", 10)
-    load(config(rows, loss_mask="pivot"), tokenizer, workdir=work)  # another mask, another index
-    assert len(list(work.glob("index-*.npz"))) == 2
 
 
 def test_changed_file_is_read_again(rows, tokenizer, tmp_path):

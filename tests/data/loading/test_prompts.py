@@ -144,13 +144,13 @@ def test_columns_and_how_many_rows_have_them(tmp_path, image_folder, tokenizer):
 
 
 def test_a_stored_index_keeps_the_columns(rows, tokenizer, tmp_path, monkeypatch):
-    from pivot_jax.data.loading import index
+    from pivot_jax.data.loading import index_cache
 
-    monkeypatch.setattr(index, "STORE_FROM", 10)
-    monkeypatch.setattr(index, "_RECENT", {})
+    monkeypatch.setattr(index_cache, "STORE_FROM", 10)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made = load(settings(rows), tokenizer, workdir=tmp_path / "run")
-    assert len(list((tmp_path / "run").glob("index-*.npz"))) == 1
-    monkeypatch.setattr(index, "build_index", None)  # must not be called again
+    assert len(list(tmp_path.glob("pivot-jax/indexes/*.npz"))) == 1
+    monkeypatch.setattr(index_cache, "build_index", None)  # must not be called again
     again = load(settings(rows), tokenizer, workdir=tmp_path / "run")
     assert again.columns() == made.columns() == {"answer": 40, "solution": 40}
     assert again.fingerprint() == made.fingerprint()
