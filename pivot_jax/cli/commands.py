@@ -120,7 +120,9 @@ def show_score(found: Score, predictions: Path) -> None:
     from rich.text import Text
 
     found.write(predictions)
-    print(f"{found.benchmark}: {counted(len(found.ids), 'question')}, answers in {predictions}")
+    number = counted(found.total or len(found.ids), "question")
+    part = f"{len(found.ids):,} of {number}" if found.total > len(found.ids) else number
+    print(f"{found.benchmark}: {part}, answers in {predictions}")
     table = tables.table("", "%", "95 % interval")
     for name, one in found.intervals().items():
         indent = "  " if name in found.by_category else ""

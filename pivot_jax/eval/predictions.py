@@ -1,8 +1,8 @@
 """A file of predictions. Answers are appended as they come, so that a killed evaluation resumes where it stopped.
 
 One JSON object per line with Cambrian's field names: ``question_id, prompt, answer, gt_answer, category, model_id``,
-and ours: ``benchmark, choices, unit, finished, settings`` (what an answer depends on besides model and prompt) and
-``ranked`` (letter or text of the most likely option).
+and ours: ``benchmark, questions`` (how many it has), ``choices, unit, finished, settings`` (what an answer depends on
+besides model and prompt) and ``ranked`` (letter or text of the most likely option).
 
 The file holds one row per question, all made under the settings of one evaluation, so that other programs can score it.
 Answers made under other settings are kept in ``NAME.others.jsonl`` beside it, and are restored when their settings are
@@ -47,7 +47,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def resume(
-    path: Path, prompts: Mapping[str, str], model_id: str, settings: Mapping[str, Any]
+    path: Path, prompts: Mapping[str, str], model_id: str, settings: Mapping[str, Any], benchmark: str = ""
 ) -> dict[str, dict[str, Any]]:
     """Existing answers under these settings, by question id. Afterwards the file holds only them.
 
@@ -57,9 +57,11 @@ def resume(
     Args:
       prompts: question id → prompt as it would be asked now.
       settings: of the answers; rows with equal ``settings`` are reused.
+      benchmark: name in the rows of a file that may be continued; rows without a name may be, too.
 
     Raises:
-      UserError: the file answers other prompts or is another model's; continuing would mix two evaluations.
+      UserError: the file answers another benchmark or other prompts, or is another model's; continuing would mix two
+        evaluations.
     """
     if not path.exists():
         return {}
@@ -69,6 +71,10 @@ def resume(
         files.write_text(path, complete and complete + "\n")
     rows = read(path)
     for row in rows:
+        if benchmark and row.get("benchmark", benchmark) != benchmark:
+            raise UserError(
+                f"{path} holds answers to {row['benchmark']}, not to {benchmark}; name another file (--out)"
+            )
         question_id, other = str(row["question_id"]), row.get("model_id", "")
         if other != model_id:
             raise UserError(f"{path} holds answers of model '{other}', not '{model_id}'; name another file (--out)")

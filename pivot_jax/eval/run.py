@@ -63,7 +63,8 @@ def run_benchmark(
       UserError: unknown benchmark, unreadable questions, or a file of another evaluation.
     """
     options = options or RunOptions()
-    return _run(name, _questions(name, path, options.limit), answerer, Path(out), options)
+    questions, total = _questions(name, path, options.limit)
+    return _run(name, questions, total, answerer, Path(out), options)
 
 
 def evaluate(
@@ -83,19 +84,21 @@ def evaluate(
       seed: of the resampling.
     """
     options = options or RunOptions()
-    questions = _questions(name, path, options.limit)
-    file = _run(name, questions, answerer, Path(out), options)
+    questions, total = _questions(name, path, options.limit)
+    file = _run(name, questions, total, answerer, Path(out), options)
     return score_file(file, name, seed=seed, ids=set(questions))
 
 
-def _run(name: str, questions: dict[str, Example], answerer: Answers, file: Path, options: RunOptions) -> Path:
-    """:func:`run_benchmark` for questions by id."""
+def _run(
+    name: str, questions: dict[str, Example], total: int, answerer: Answers, file: Path, options: RunOptions
+) -> Path:
+    """:func:`run_benchmark` for questions by id, of ``total`` in the benchmark."""
     benchmark = suite.find(name)
     settings = {"max_new_tokens": options.max_new_tokens or benchmark.max_new_tokens, **answerer.settings}
     form = benchmark.option_form if options.ranked else ""
     file.parent.mkdir(parents=True, exist_ok=True)
     prompts = {key: _prompt(example) for key, example in questions.items()}
-    answered = predictions.resume(file, prompts, options.model_id, settings)
+    answered = predictions.resume(file, prompts, options.model_id, settings, name)
     pending = [example for key, example in questions.items() if key not in answered]
     unranked = [questions[key] for key, row in answered.items() if form and key in questions and not row.get("ranked")]
     done = len(questions) - len(pending) - len(unranked)
@@ -108,7 +111,7 @@ def _run(name: str, questions: dict[str, Example], answerer: Answers, file: Path
         for part in _chunks(pending, options.chunk):
             replies = answerer.answer(part, settings["max_new_tokens"], advance)
             rankings = _rankings(form, answerer, part)
-            common = {"benchmark": name, "model_id": options.model_id}
+            common = {"benchmark": name, "questions": total, "model_id": options.model_id}
             rows = [
                 _row(example, reply, common) | best | {"settings": settings}
                 for example, reply, best in zip(part, replies, rankings, strict=True)
@@ -117,14 +120,14 @@ def _run(name: str, questions: dict[str, Example], answerer: Answers, file: Path
     return file
 
 
-def _questions(name: str, path: str | Path, limit: int) -> dict[str, Example]:
-    """The first ``limit`` questions (0: all) by id."""
+def _questions(name: str, path: str | Path, limit: int) -> tuple[dict[str, Example], int]:
+    """The first ``limit`` questions (0: all) by id, and how many the benchmark has."""
     examples = suite.find(name).read(path)
     total = min(limit or len(examples), len(examples))
     questions = {example.id: example for example in (examples[index] for index in range(total))}
     if len(questions) < total:
         raise UserError(f"benchmark {name}: question ids in {path} are not unique")
-    return questions
+    return questions, len(examples)
 
 
 def _chunks(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
@@ -147,7 +150,7 @@ def _prompt(example: Example) -> str:
     return messages[-1].content
 
 
-def _row(example: Example, reply: Reply, common: Mapping[str, str]) -> dict[str, Any]:
+def _row(example: Example, reply: Reply, common: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a predictions file (see ``predictions``), without settings and ranking."""
     extra = example.extra
     row = {

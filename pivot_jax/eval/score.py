@@ -32,6 +32,7 @@ class Score:
     value: Interval
     compliance: float  # share of answers in the requested format, right or wrong
     truncated: float  # share of answers that end at the token limit
+    total: int = 0  # questions of the benchmark, where it is known; ``ids`` may be a part of them
     by_category: dict[str, Interval] = field(default_factory=dict)
     secondary: dict[str, Interval] = field(default_factory=dict)  # "question_accuracy", "strict", "ranked"
     ids: tuple[str, ...] = field(default=(), repr=False)
@@ -54,6 +55,7 @@ class Score:
         """
         record: dict[str, Any] = {name: dataclasses.asdict(one) for name, one in self.intervals().items()}
         record |= {"benchmark": self.benchmark, "compliance": self.compliance, "truncated": self.truncated}
+        record |= {"questions": len(self.ids), "of": self.total or None}
         path = predictions_file.with_suffix(".score.json")
         files.write_text(path, json.dumps(record, indent=1))
         return path
@@ -68,7 +70,8 @@ def score_file(path: str | Path, name: str = "", *, seed: int = 0, ids: Collecti
       ids: only these questions; None: all in the file.
 
     Raises:
-      UserError: no answers, rows of several benchmarks, or of another one than ``name``.
+      UserError: no answers, rows of several benchmarks, or of another one than ``name``; a question that is answered
+        twice; an answer or a correct answer that is null; or no units where the score is one of units.
     """
     rows = [row for row in predictions.read(Path(path)) if ids is None or str(row["question_id"]) in ids]
     names = {str(row["benchmark"]) for row in rows if row.get("benchmark")} or {name}
@@ -79,16 +82,39 @@ def score_file(path: str | Path, name: str = "", *, seed: int = 0, ids: Collecti
     if not rows or len(names) != 1:
         found = ", ".join(sorted(names)) or "no answers"
         raise UserError(f"{path}: cannot tell the benchmark (it holds {found}); name it")
-    return score_rows(names.pop(), rows, seed=seed)
+    name = names.pop()
+    _check(rows, f"{path}, question", needs_units=suite.find(name).by_unit)
+    return score_rows(name, rows, seed=seed)
+
+
+def _check(rows: Sequence[dict[str, Any]], where: str, needs_units: bool) -> None:
+    """Raises UserError for rows whose score would be of something else than the answers to the questions."""
+    seen: set[str] = set()
+    for row in rows:
+        question_id = str(row["question_id"])
+        if question_id in seen:
+            raise UserError(f"{where} '{question_id}': answered twice; keep one of the two lines")
+        seen.add(question_id)
+        if row["answer"] is None:
+            raise UserError(
+                f"{where} '{question_id}': 'answer' is null; ask it again, or write \"\" for an empty answer"
+            )
+        if row["gt_answer"] in (None, []):
+            raise UserError(f"{where} '{question_id}': 'gt_answer' is {row['gt_answer']!r}; write the correct answer")
+        if needs_units and row.get("unit") is None:
+            raise UserError(
+                f"{where} '{question_id}': field 'unit' is missing; this benchmark counts questions together (pairs), "
+                "and equal values of 'unit' say which"
+            )
 
 
 def score_rows(name: str, rows: Sequence[dict[str, Any]], *, seed: int = 0) -> Score:
     """Score of the rows of a predictions file (see :func:`score_file`)."""
     benchmark = suite.find(name)
     golds = [scorers.gold_of(row) for row in rows]
-    answers = [str(row["answer"] or "") for row in rows]
+    answers = [str(row["answer"]) for row in rows]
     scores = _scores(benchmark.scorer, answers, golds)
-    units = tuple(row.get("unit", row["question_id"]) for row in rows) if benchmark.by_unit else None
+    units = tuple(row["unit"] for row in rows) if benchmark.by_unit else None
     categories = [gold.category for gold in golds]
     compliant = [
         parse.format_compliance(answer, benchmark.answer_format, gold.choices)
@@ -108,6 +134,7 @@ def score_rows(name: str, rows: Sequence[dict[str, Any]], *, seed: int = 0) -> S
         value=interval(scores),
         compliance=float(np.mean(compliant)),
         truncated=float(np.mean([not row.get("finished", True) for row in rows])),
+        total=max([n for row in rows if isinstance(n := row.get("questions"), int)], default=benchmark.questions),
         by_category=aggregate.by_category(list(scores), categories) if len(set(categories)) > 1 else {},
         secondary=secondary | {kind: interval(values) for kind, values in others.items()},
         ids=tuple(str(row["question_id"]) for row in rows),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pivot_jax.cli.commands import show_score
 from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions
 from pivot_jax.eval.run import RunOptions, evaluate, run_benchmark
@@ -48,6 +50,60 @@ def test_score_needs_one_benchmark(tmp_path):
         score_file(tmp_path / "none.jsonl")
 
 
+def predictions_file(tmp_path, *changes: dict) -> Path:
+    rows = [
+        {"question_id": str(i), "answer": "A", "gt_answer": "A", "benchmark": "mmvp", "unit": i // 2} | change
+        for i, change in enumerate(changes)
+    ]
+    file = tmp_path / "p.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"question_id": "0"}, "question '0': answered twice; keep one"),
+        ({"question_id": 0}, "question '0': answered twice"),
+        ({"answer": None}, "question '1': 'answer' is null; ask it again"),
+        ({"gt_answer": None}, "question '1': 'gt_answer' is None"),
+        ({"gt_answer": []}, r"question '1': 'gt_answer' is \[\]"),
+        ({"unit": None}, r"question '1': field 'unit' is missing; .*\(pairs\)"),
+        ({"benchmark": "scienceqa"}, "it holds mmvp, scienceqa"),
+    ],
+)
+def test_rows_that_would_spoil_a_score(tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        score_file(predictions_file(tmp_path, {}, change))
+    assert score_file(predictions_file(tmp_path, {}, {"answer": ""})).scores.tolist() == [1, 0]
+
+
+def test_answers_to_another_benchmark(tmp_path, toy):
+    file = predictions_file(tmp_path, {"benchmark": "scienceqa"}, {"benchmark": "scienceqa"})
+    with pytest.raises(UserError, match="its answers are to scienceqa, not to mmvp"):
+        score_file(file, "mmvp")
+    before = file.read_text()
+    with pytest.raises(UserError, match="holds answers to scienceqa, not to mmvp; name another file"):
+        run_benchmark("mmvp", ".", scripted.Scripted(lambda e: "A"), file)
+    assert file.read_text() == before
+
+
+def test_a_part_of_the_questions_is_said(tmp_path, toy, capsys):
+    """Of a file of ours, the benchmark's own number; of another program's, the published one, where there is one."""
+    found = evaluate("mmvp", ".", scripted.Scripted(lambda e: "A"), tmp_path / "a.jsonl", RunOptions(limit=2))
+    assert (found.total, len(found.ids)) == (6, 2)
+    show_score(score_file(tmp_path / "a.jsonl"), tmp_path / "a.jsonl")
+    assert "mmvp: 2 of 6 questions" in capsys.readouterr().out
+    record = json.loads((tmp_path / "a.score.json").read_text())
+    assert (record["questions"], record["of"]) == (2, 6)
+    file = predictions_file(tmp_path, {})
+    show_score(score_file(file), file)
+    assert "mmvp: 1 of 300 questions" in capsys.readouterr().out
+    whole = evaluate("mmvp", ".", scripted.Scripted(lambda e: "A"), tmp_path / "a.jsonl")
+    show_score(whole, tmp_path / "a.jsonl")
+    assert "mmvp: 6 questions" in capsys.readouterr().out
+
+
 def test_record_of_a_score(tmp_path):
     """Every interval by its name, the two shares of answers, and nothing else beside the predictions."""
     rows = [
@@ -59,7 +115,7 @@ def test_record_of_a_score(tmp_path):
     path = found.write(tmp_path / "p.jsonl")
     record = json.loads(path.read_text())
     assert list(tmp_path.iterdir()) == [path] and path.name == "p.score.json"
-    assert record.pop("benchmark") == "scenes"
+    assert (record.pop("benchmark"), record.pop("questions"), record.pop("of")) == ("scenes", 4, None)
     assert (record.pop("compliance"), record.pop("truncated")) == (1.0, 0.25)
     assert {name: one["value"] for name, one in record.items()} == {"accuracy": 0.75, "colour": 0.5, "count": 1.0}
     assert record["accuracy"] == vars(found.value) and record["count"]["method"] == "wilson"

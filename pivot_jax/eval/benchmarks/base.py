@@ -46,6 +46,7 @@ class Benchmark:
     option_form: str = ""  # "letter" | "text": form in which options are ranked by likelihood; "": there are no options
     by_unit: bool = False  # the score is the share of units (pairs) in which every answer is right
     strict_scorer: Scorer | None = None  # a second scorer, reported beside the first
+    questions: int = 0  # how many it has, where every publication of it has the same; 0: not known
 
 
 def lettered(choices: Sequence[str]) -> str:

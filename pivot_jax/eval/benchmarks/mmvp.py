@@ -81,5 +81,6 @@ BENCHMARKS = {
         option_form="letter",
         by_unit=True,
         strict_scorer=scorers.strict_letter,
+        questions=300,
     )
 }

@@ -1,7 +1,8 @@
 """Score of one answer: 0..1, without an exception for an empty or odd answer.
 
-Formulas are those of the suite the paper used (Cambrian-1's evaluation code) unless a name says otherwise. Each scorer
-takes the model's answer and a :class:`Gold`. Scores that need several answers at once are in ``aggregate``.
+Toolkits score the same benchmark differently, so every scorer says whose formula it is; the paper's is Cambrian-1's
+evaluation code. A scorer takes the model's answer and a :class:`Gold`. Scores that need several answers at once are in
+``aggregate``.
 """
 
 from __future__ import annotations
@@ -31,28 +32,28 @@ class Gold:
 
 
 def exact(answer: str, gold: Gold) -> float:
-    """GQA, MME: equal after lower case and trailing full stops."""
+    """GQA, MME as Cambrian-1 scores them: equal after lower case and trailing full stops."""
     return float(any(parse.plain(answer) == parse.plain(accepted) for accepted in gold.answers))
 
 
 def letter(answer: str, gold: Gold) -> float:
-    """Cambrian multiple choice (MMBench, SEED, AI2D, CV-Bench): first character of the cleaned answer."""
+    """Cambrian-1's multiple choice (MMBench, SEED, AI2D, CV-Bench): first character of the cleaned answer."""
     return float(parse.letter(answer) == parse.letter(gold.answer) != "")
 
 
 def strict_letter(answer: str, gold: Gold) -> float:
-    """Multiple choice that counts a letter only where the answer names one, or is the text of one option."""
+    """Our own multiple choice: a letter counts only where the answer names one, or is the text of one option."""
     return float(parse.strict_letter(answer, gold.choices or 26) == parse.letter(gold.answer) != "")
 
 
 def letter_or_text(answer: str, gold: Gold) -> float:
-    """MMVP: the whole cleaned answer is the letter, or the right option's text."""
+    """MMVP as Cambrian-1 scores it: the whole cleaned answer is the letter, or the right option's text."""
     text, correct = parse.cambrian_text(answer), parse.letter(gold.answer)
     return float(text != "" and text in (correct.lower(), _choice(gold, correct).lower()))
 
 
 def scienceqa(answer: str, gold: Gold) -> float:
-    """ScienceQA: the text before the first full stop is the letter, or the answer is the option's text."""
+    """ScienceQA as Cambrian-1 scores it: the text before the first full stop is the letter, or all is the option."""
     text, correct = parse.after_marker(answer).rstrip("."), parse.letter(gold.answer)
     option = parse.normalise(_choice(gold, correct))
     return float(text.split(".")[0].upper() == correct != "" or (option != "" and parse.normalise(text) == option))
@@ -73,12 +74,15 @@ def scienceqa_llava(answer: str, gold: Gold) -> float:
 
 
 def relaxed(answer: str, gold: Gold, tolerance: float = 0.05) -> float:
-    """ChartQA: within 5 % of a numeric gold, else equal in lower case."""
+    """ChartQA's relaxed accuracy (Masry et al. 2022): within 5 % of a numeric gold, else equal in lower case.
+
+    "12%" is 0.12, as in lmms-eval, and "1,234" is a number too. Cambrian-1 takes neither for a number.
+    """
     return float(any(_relaxed_one(answer or "", accepted, tolerance) for accepted in gold.answers))
 
 
 def substring(answer: str, gold: Gold) -> float:
-    """OCRBench: some accepted answer is contained in the answer (handwritten formulas: blanks removed, case kept)."""
+    """OCRBench (Liu et al. 2023): the answer contains an accepted one (handwritten formulas: no blanks, case kept)."""
     if gold.category == "Handwritten Mathematical Expression Recognition":
         clean: Callable[[str], str] = lambda text: text.strip().replace("\n", " ").replace(" ", "")  # noqa: E731
     else:
@@ -130,12 +134,12 @@ def anls(answer: str, gold: Gold, threshold: float = 0.5) -> float:
 
 
 def yes_no(answer: str, gold: Gold) -> float:
-    """POPE: see :func:`read_yes_no`."""
+    """POPE as its authors score it, see :func:`read_yes_no`; Cambrian-1 compares the first word of the answer."""
     return float(read_yes_no(answer) == parse.plain(gold.answer))
 
 
 def read_yes_no(answer: str) -> str:
-    """POPE's reading: "no" if the first sentence holds a negation, else "yes" (an empty answer too)."""
+    """As POPE's authors read it (Li et al. 2023): "no" if the first sentence holds a negation, else "yes" ("" too)."""
     words = (answer or "").split(".")[0].replace(",", "").lower().split()
     return "no" if {"no", "not"} & set(words) else "yes"
 

@@ -21,6 +21,13 @@ def read_gz(path):
         return json.load(file)
 
 
+def test_every_scorer_says_whose_formula_it_is():
+    """Toolkits differ for the same benchmark, and the paper's numbers are Cambrian-1's."""
+    sources = ("Cambrian-1", "et al.", "LLaVA", "MultimodalOCR", "Our own")
+    assert [name for name, scorer in SCORERS.items() if not any(source in scorer.__doc__ for source in sources)] == []
+    assert all("Cambrian-1 " in scorer.__doc__ for scorer in (scorers.relaxed, scorers.yes_no))  # which differ from it
+
+
 @pytest.mark.parametrize("name", sorted(SCORERS))
 @pytest.mark.parametrize(
     "text", ["", "   ", "\n", ".", "()", "<think>", None, "\x00", "答案是B", "9" * 400, "1e999", "nan"]
