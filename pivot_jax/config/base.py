@@ -182,7 +182,8 @@ def _data() -> dict[str, Any]:
         # batch_size / packing sequences, in which a long row gets short companions; the loss of a batch is the same.
         # Divides the rows of a process and of a micro-batch.
         "packing": 1,
-        "images_per_row": 1,  # image slots of a row; a row with more images is a bad row
+        # Image slots of a row; a row with more images is a bad row. 0: texts alone, and the encoder does not run.
+        "images_per_row": 1,
         "image": {
             # Any-resolution tiling (LLaVA-OneVision): an image is an overview and up to max_tiles - 1 tiles of size
             # pixels. 1: one square. Needs model.projector.newline and images_per_row 1.

@@ -63,8 +63,9 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"model\.decoder\.mrope_section", lambda x: not x or (len(x) == 3 and all(type(i) is int and i > 0 for i in x)),
      "empty, or three whole numbers above 0"),
     (r".*\.eps", lambda x: x > 0, "above 0"),
-    (r"data\.(max_length|packing|images_per_row|batch_size|workers|prefetch|image\.(size|max_tiles))",
+    (r"data\.(max_length|packing|batch_size|workers|prefetch|image\.(size|max_tiles))",
      lambda x: x >= 1, "at least 1"),
+    (r"data\.images_per_row", lambda x: x >= 0, "at least 0"),
     (r"data\.max_bad_share|optimizer\.warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1"),
     (r"objective\.beta", lambda x: x > 0, "above 0"),
     (r"optimizer\.(weight_decay|clip)|eval\.temperature", lambda x: x >= 0, "at least 0"),
@@ -216,6 +217,10 @@ def _check_shapes(config: ConfigDict) -> None:
     if data.image.max_tiles > 1 and not (config.model.projector.newline and data.images_per_row == 1):
         raise UserError(
             f"data.image.max_tiles: {data.image.max_tiles} needs model.projector.newline=true and data.images_per_row=1"
+        )
+    if config.objective.name == "contrastive" and data.images_per_row != 1:
+        raise UserError(
+            f"data.images_per_row: {data.images_per_row}, but a row of stage 0 is an image and its caption; set 1"
         )
     if data.image.min_pixels > data.image.max_pixels:
         raise UserError(

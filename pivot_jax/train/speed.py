@@ -46,7 +46,7 @@ class Speed:
         shape = (tokens / max(rows * processes, 1), targets)
         config, model = self._setup.config, self._setup.model
         trained = (self._setup.trained_parts, self._setup.adapted_parts)
-        positions, slots = getattr(batch, "patch_positions", None), max(rows, 1) * config.data.images_per_row
+        positions, slots = getattr(batch, "patch_positions", None), max(rows * config.data.images_per_row, 1)
         patches = 0.0 if positions is None else float(np.sum(np.asarray(positions)[..., 0] >= 0)) / slots
         flops = rows * processes * step_flops(config, model.module, shape, *trained, patches)
         self._steps, self._waited, self._traced = self._steps + 1, self._waited + waited, self._traced + traced

@@ -100,7 +100,8 @@ def vlm_batch(
     member = np.arange(len(rows)) % packing
     slots = tokens.pad("image_slots", -1)
     m = images.pixels.shape[1]
-    pixels, positions = (None if x is None else x.reshape(-1, packing * m, *x.shape[2:]) for x in images)
+    b = len(rows) // packing  # not -1, which an array without images does not determine
+    pixels, positions = (None if x is None else x.reshape(b, packing * m, *x.shape[2:]) for x in images)
     begin = member * m * constants.image_features
     return VLMBatch(
         images=pixels,

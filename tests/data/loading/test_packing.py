@@ -220,3 +220,19 @@ def test_a_place_in_other_packing_is_refused(pairs, tokenizer):
     state = iter(load(config(pairs, packing=4), tokenizer)).get_state()
     with pytest.raises(UserError, match="does not fit this data set"):
         iter(load(config(pairs, packing=2), tokenizer)).set_state(state)
+
+
+@pytest.mark.parametrize("preset", ["siglip", "qwen2_vl"])
+@pytest.mark.parametrize(("kind", "packing"), [("sft", 1), ("preference", 2), ("prompt", 1)])
+def test_batches_without_images(tmp_path, tokenizer, kind, packing, preset):
+    """No image slots at all, for squares and patches, with packed rows and masked ones."""
+    rows = [{"id": str(i), "prompt": f"q{i}", "chosen": "yes " * (i + 1), "rejected": "no"} for i in range(10)]
+    source = {"format": "trl", "path": write_jsonl(tmp_path / "rows.jsonl", rows)}
+    cfg = config(source, images_per_row=0, packing=packing)
+    with cfg.unlocked():
+        cfg.data.image.preset, cfg.data.image.max_patches = preset, 16
+    batches = list(load(cfg, tokenizer, kind).one_pass())
+    assert sorted(row for batch in batches for row in batch.row_index.ravel()) == [*[-1] * 6, *range(10)]
+    for batch in batches:
+        assert batch.images.shape[:2] == (8 // packing, 0) and (batch.image_slots == -1).all()
+        assert batch.patch_positions is None or batch.patch_positions.shape[:2] == (8 // packing, 0)
