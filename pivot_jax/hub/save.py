@@ -20,7 +20,6 @@ from pivot_jax.models.mllm import MLLMConfig
 from pivot_jax.models.vision import SquareVisionConfig
 
 SHARD_BYTES = 5 << 30
-VIDEO = "<|video_pad|>"  # Qwen-VL's configs name its id
 
 
 @dataclass(frozen=True)
@@ -45,16 +44,20 @@ class ExportText:
     """The text side of a folder: tokenizer, special tokens and chat template.
 
     Attributes:
-      tokenizer: None: the folder gets neither a tokenizer nor a chat template.
-      image_token: the placeholder of an image; an id where there is no tokenizer.
+      tokenizer: None: the folder gets neither a tokenizer nor a chat template, and the tokens below are ids, such as
+        those of a ``HubModel``.
+      image_token: the placeholder of an image.
       image_around: tokens before and after each image's; of Qwen-VL's classes only.
+      video_token: of Qwen-VL's classes only, whose configs name its id; None, or a token that the tokenizer lacks:
+        Qwen's own id.
       system: the chat template's default system text; "" leaves the system turn out.
       dialect: how the chat template writes turns: a key of ``data.processing.dialects.DIALECTS``.
     """
 
     tokenizer: Any = None
     image_token: str | int = "<|image_pad|>"
-    image_around: tuple[str, ...] = ("<|vision_start|>", "<|vision_end|>")
+    image_around: tuple[str | int, ...] = ("<|vision_start|>", "<|vision_end|>")
+    video_token: str | int | None = "<|video_pad|>"
     system: str = "You are a helpful assistant."
     dialect: str = "chatml"
 
@@ -190,7 +193,7 @@ def export_mllm(
     """
     vision, tokenizer = cfg.vision, text.tokenizer
     _check_llava(cfg)
-    token_id = _image_token_id(tokenizer, text.image_token, cfg.decoder.vocab_size)
+    token_id = _token_id(tokenizer, "image token", text.image_token, cfg.decoder.vocab_size)
     final, tiled = _has_final(params, vision), cfg.projector.newline
     model = HubModel("llava_onevision" if tiled else "llava", vision, cfg.decoder, cfg.projector, final, token_id)
     language = text_of(cfg.decoder).write(cfg.decoder, options.dtype) | folder.special_tokens(tokenizer)
@@ -229,11 +232,12 @@ def export_qwen_vl(
     vision, vocabulary, tokenizer = cfg.vision, cfg.decoder.vocab_size, text.tokenizer
     if vision.family not in qwen_vl.CLASSES:
         raise UserError(f"a {vision.family} encoder is not Qwen-VL's; export the model as LLaVA")
-    token_id = _image_token_id(tokenizer, text.image_token, vocabulary)
-    ids: Any = (
-        None if tokenizer is None else tuple(_image_token_id(tokenizer, x, vocabulary) for x in text.image_around)
-    )
-    video = None if tokenizer is None else tokenizer.get_vocab().get(VIDEO)
+    token_id = _token_id(tokenizer, "image token", text.image_token, vocabulary)
+    ids: Any = tuple(_token_id(tokenizer, "token around an image", token, vocabulary) for token in text.image_around)
+    video = text.video_token  # no text has it, so its id may be any
+    if isinstance(video, str):
+        known = tokenizer is None or video in tokenizer.get_vocab()
+        video = _token_id(tokenizer, "video token", video, vocabulary) if known else None
     model = HubModel(
         vision.family, vision, cfg.decoder, cfg.projector,
         image_token_id=token_id, image_around=ids, video_token_id=video,
@@ -242,7 +246,7 @@ def export_qwen_vl(
     raw, name = qwen_vl.write(model, language), qwen_vl.CLASSES[vision.family]
 
     def write_chat(into: Path) -> None:
-        image = tokenizer.convert_ids_to_tokens(token_id).join(text.image_around or ("", ""))
+        image = tokenizer.convert_ids_to_tokens(token_id).join(tokenizer.convert_ids_to_tokens(ids) or ("", ""))
         template = chat.jinja(text.system, image, text.dialect, newline=not text.image_around)
         folder.write_chat_template(into, template)
 
@@ -326,13 +330,13 @@ def _has_final(params: Mapping[str, Any], cfg: SquareVisionConfig) -> bool:
     return "final" in vision or not cfg.has_final
 
 
-def _image_token_id(tokenizer: Any, image_token: str | int, vocab_size: int) -> int:
-    if isinstance(image_token, int):
-        token_id: Any = image_token
+def _token_id(tokenizer: Any, what: str, token: str | int, vocab_size: int) -> int:
+    if isinstance(token, int):
+        token_id: Any = token
     elif tokenizer is None:
-        raise UserError("an export without a tokenizer needs the image token as an id")
+        raise UserError(f"{what} {token!r}: an export without a tokenizer needs its id (ExportText)")
     else:
-        token_id = tokenizer.get_vocab().get(image_token)
+        token_id = tokenizer.get_vocab().get(token)
     if token_id is None or not 0 <= token_id < vocab_size:
-        raise UserError(f"image token {image_token!r} (id {token_id}) is not in the vocabulary of {vocab_size}")
+        raise UserError(f"{what} {token!r} (id {token_id}) is not in the vocabulary of {vocab_size}")
     return token_id

@@ -72,7 +72,9 @@ def write(
       UserError: a model that no class of transformers computes, or ``out`` cannot be written.
     """
     model, words = zoo.build(config.model, config.data.image), config.tokenizer
-    text = hub.ExportText(tokenizer, words.image_token, tuple(words.image_around), words.system, words.chat)
+    text = hub.ExportText(
+        tokenizer, words.image_token, tuple(words.image_around), system=words.system, dialect=words.chat
+    )
     if part == "decoder":
         hub.export_decoder(params, model.decoder, out, options, text)
     else:

@@ -109,7 +109,7 @@ def test_import_export_and_load_in_transformers(folder, tmp_path, capsys):
     main(["export-hf", "--workdir", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
     same(hub.load_params(tmp_path / "out"), hub.load_params(folder))
     theirs, again = hub.read_config(folder), hub.read_config(tmp_path / "out")
-    assert again == theirs
+    assert dataclass_with(again, video_token_id=theirs.video_token_id) == theirs  # its tokenizer has no such token
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     vocabulary, longest = load_tokenizer(folder).get_vocab(), theirs.decoder.max_positions
     assert written["video_token_id"] == vocabulary.get("<|video_pad|>", families.qwen_vl.TOKENS["video"])
@@ -185,15 +185,33 @@ def test_an_adapter_in_peft(folder, tmp_path):
         adapter.write(rules.unflatten({**rules.flatten(params), **tree}), found, tmp_path / "fused", base="")
 
 
+def ids(found) -> hub.ExportText:
+    return hub.ExportText(None, found.image_token_id, found.image_around, found.video_token_id)
+
+
+def test_an_export_without_a_tokenizer_keeps_the_ids_of_the_import(folder, tmp_path):
+    """Also where they are not Qwen's own; names of tokens cannot be looked up, and are an error."""
+    found, params = hub.read_config(folder), hub.load_params(folder)
+    own = dataclass_with(found, image_token_id=7, image_around=(3, 4), video_token_id=5)
+    out = hub.export_qwen_vl(params, own.mllm, tmp_path / "own", text=ids(own))
+    again = hub.read_config(out)
+    assert (again.image_token_id, again.image_around, again.video_token_id) == (7, (3, 4), 5)
+    for text, what in (
+        (hub.ExportText(None, 7), r"token around an image '<\|vision_start\|>': an export without a tokenizer"),
+        (hub.ExportText(None, 7, (3, 4)), r"video token '<\|video_pad\|>': an export without a tokenizer needs its id"),
+        (hub.ExportText(None, 7, (3, 1 << 30), 5), "token around an image 1073741824 .* is not in the vocabulary"),
+    ):
+        with pytest.raises(UserError, match=what):
+            hub.export_qwen_vl(params, own.mllm, tmp_path / "no", text=text)
+
+
 def test_what_these_classes_cannot_hold(folder, tmp_path):
     found, params = hub.read_config(folder), hub.load_params(folder)
     with pytest.raises(UserError, match="export the whole model"):
         hub.export_encoder(params, found.mllm, tmp_path / "e")
     decoder = dataclass_with(found.decoder, mrope_section=())
     with pytest.raises(UserError, match="has M-RoPE"):
-        hub.export_qwen_vl(
-            params, dataclass_with(found.mllm, decoder=decoder), tmp_path / "m", text=hub.ExportText(image_token=5)
-        )
+        hub.export_qwen_vl(params, dataclass_with(found.mllm, decoder=decoder), tmp_path / "m", text=ids(found))
     raw = json.loads((folder / "config.json").read_text())
     for section, key, value, match in (
         ("vision_config", "spatial_merge_size", 3, "only 2"),

@@ -160,6 +160,7 @@ def _read(kind: str, raw: Mapping[str, Any], path: Path) -> HubModel:
         projector=ProjectorConfig(),
         image_token_id=ids["image"],
         image_around=(ids["vision_start"], ids["vision_end"]),
+        video_token_id=ids["video"],
     )
 
 
