@@ -9,7 +9,10 @@ family (checked in the tests against transformers' classes). Older spellings are
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pivot_jax.config import paths
 from pivot_jax.errors import UserError
@@ -26,7 +29,7 @@ def read(folder: str | Path) -> HubModel:
     of some, that holds nothing but a projector of LLaVA's own code needs no config.
 
     Raises:
-      UserError: no folder, no or broken config.json, an unsupported family or feature.
+      UserError: no folder, no or broken config.json, an unsupported family, class or feature.
     """
     folder = folder_of(folder)
     projector = llava_original.projector_alone(folder)
@@ -46,10 +49,22 @@ def read(folder: str | Path) -> HubModel:
             raise UserError(
                 f"{path}: 'quantization_config' is not supported; save the model again in bfloat16 or float32"
             )
+    _check_classes(raw, kind, path)
     model = FOLDERS[kind].read(raw, path)
     if model.vision is None:
         return model
     return dataclasses.replace(model, vision=processors.read(model.vision, folder))
+
+
+def _check_classes(raw: Mapping[str, Any], kind: str, path: Path) -> None:
+    """Raises UserError where ``architectures`` and ``model_type`` contradict each other: one of them is wrong."""
+    found = raw.get("architectures") or []
+    found = [found] if isinstance(found, str) else found
+    if found and not any(re.fullmatch(FOLDERS[kind].classes, str(name)) for name in found):
+        raise UserError(
+            f"{path}: 'architectures' names {', '.join(map(str, found))}, but model_type '{kind}' is read as a "
+            f"{FOLDERS[kind].class_name}; correct whichever is wrong (supported: {', '.join(sorted(FOLDERS))})"
+        )
 
 
 def sizes(model: HubModel) -> dict[str, dict[str, int]]:

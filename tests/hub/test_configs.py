@@ -57,6 +57,28 @@ def test_defaults_are_those_of_transformers(table, config):
 
 
 @pytest.mark.parametrize(
+    ("raw", "right", "wrong"),
+    [
+        ({"model_type": "qwen2"}, ["Qwen2ForCausalLM", "Qwen2Model"], ["Qwen2MoeForCausalLM", "LlamaForCausalLM"]),
+        ({"model_type": "llama"}, ["LlamaForCausalLM"], ["LlamaForSequenceClassification", "OwnModelForCausalLM"]),
+        (VISION, ["SiglipVisionModel", "SiglipForImageClassification"], ["Siglip2VisionModel", "Qwen2ForCausalLM"]),
+        ({"model_type": "dinov2"}, ["Dinov2Model", "Dinov2Backbone"], ["Dinov2WithRegistersModel", "ViTModel"]),
+        ({"model_type": "vit_mae"}, ["ViTMAEModel", "ViTMAEForPreTraining"], ["ViTModel"]),
+        (llava(), ["LlavaForConditionalGeneration"], ["LlavaNextForConditionalGeneration", "Qwen2ForCausalLM"]),
+    ],
+    ids=lambda x: x.get("model_type") if isinstance(x, dict) else "",
+)  # fmt: skip
+def test_architectures_that_contradict_the_model_type(tmp_path, raw, right, wrong):
+    want = hub.read_config(write(tmp_path, raw))
+    for name in right:
+        assert hub.read_config(write(tmp_path, raw | {"architectures": [name]})) == want
+    for name in wrong:
+        says = rf"'architectures' names {name}, but model_type '{raw['model_type']}' is read as a {right[0]}; correct"
+        with pytest.raises(UserError, match=says):
+            hub.read_config(write(tmp_path, raw | {"architectures": [name]}))
+
+
+@pytest.mark.parametrize(
     "rope",
     [
         {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},

@@ -58,7 +58,11 @@ def _encoder(family: VisionFamily, kind: str = "", section_key: str = "") -> Fol
         family.variant and (family.variant[0], within(family.variant[1], theirs=family.prefix)),
         family.zeros,
     )
-    return Folder(read, lambda _: layout)
+    # The encoder, the dual tower that it is half of, and heads on top, whose weights are not read or an error.
+    stem = re.escape(re.sub("(Vision)?Model$", "", family.class_name))
+    return Folder(
+        read, lambda _: layout, family.class_name, rf"{stem}((Vision)?Model(WithProjection)?|Backbone|For\w+)"
+    )
 
 
 def _language_model(family: TextFamily) -> Folder:
@@ -66,7 +70,8 @@ def _language_model(family: TextFamily) -> Folder:
         return HubModel(family.model_type, decoder=family.read(raw, str(path), False))
 
     layout = Layout(family.rules, ((r"(?=embed_tokens\.|layers\.|norm\.)", "model."),), BUFFERS)
-    return Folder(read, lambda _: layout)
+    stem = family.class_name.removesuffix("ForCausalLM")
+    return Folder(read, lambda _: layout, family.class_name, f"{stem}(ForCausalLM|Model)")
 
 
 def _read_llava(raw: Mapping[str, Any], path: Path) -> HubModel:
@@ -79,8 +84,12 @@ FOLDERS: dict[str, Folder] = {
     **{kind: _encoder(TOWERS[f"{kind}_vision_model"], kind, "vision_config") for kind in ("siglip", "siglip2", "clip")},
     **{kind: _language_model(family) for kind, family in LANGUAGES.items()},
     **llava_original.FOLDERS,
-    "llava": Folder(_read_llava, llava.layout),
-    "llava_onevision": Folder(llava.read_onevision, llava.layout),
+    "llava": Folder(
+        _read_llava, llava.layout, llava.CLASS, rf"Llava(ForConditionalGeneration|Model)|{llava_original.CLASSES}"
+    ),
+    "llava_onevision": Folder(
+        llava.read_onevision, llava.layout, llava.TILED_CLASS, "LlavaOnevision(ForConditionalGeneration|Model)"
+    ),
     **qwen_vl.FOLDERS,
 }
 

@@ -132,7 +132,10 @@ class Folder:
     Attributes:
       read: (config.json, its path) → content of the folder.
       layout: names and spellings of its tensors. A composite's depend on the families of its parts.
+      class_name: what it usually names in ``architectures``. classes: regex for all that it may name.
     """
 
     read: Callable[[Mapping[str, Any], Path], HubModel]
     layout: Callable[[HubModel], Layout]
+    class_name: str
+    classes: str

@@ -30,6 +30,7 @@ PROJECTOR = (
     *linear("projector/fc1", "linear_1", "i d"),
     *linear("projector/fc2", "linear_2", "d e"),
 )
+CLASS, TILED_CLASS = "LlavaForConditionalGeneration", "LlavaOnevisionForConditionalGeneration"
 ASPECT = "anyres_max_9"
 NEWLINE = Rule("projector/newline", "image_newline", "d -> d", when="newline")
 TILES = GRID_SIDE**2 + 1  # of LLaVA-OneVision's processor: all grids, and the overview
@@ -140,7 +141,7 @@ def write(vision: Mapping[str, Any], text: Mapping[str, Any], image_token_id: in
     vision = dict(vision)
     layer = vision.pop("vision_feature_layer", -2)
     return {
-        "architectures": ["LlavaForConditionalGeneration"],
+        "architectures": [CLASS],
         "model_type": "llava",
         "dtype": text["dtype"],
         "image_seq_length": cfg.patches,
@@ -161,7 +162,7 @@ def write_onevision(
     """config.json of a LlavaOnevisionForConditionalGeneration from its two parts' objects."""
     return {
         **write(vision, text, image_token_id, cfg),
-        "architectures": ["LlavaOnevisionForConditionalGeneration"],
+        "architectures": [TILED_CLASS],
         "model_type": "llava_onevision",
         "image_grid_pinpoints": _pinpoints(cfg.image_size),
         "vision_aspect_ratio": ASPECT,

@@ -159,4 +159,5 @@ def _convert(pickle: Path) -> str:
     return f"python -c \"import torch, safetensors.torch as s; s.save_file({load}, '{new}')\""
 
 
-FOLDERS: dict[str, Folder] = {kind: Folder(read, layout) for kind in LANGUAGES}
+CLASSES = r"Llava\w+ForCausalLM"  # LlavaLlamaForCausalLM, LlavaQwenForCausalLM, …
+FOLDERS: dict[str, Folder] = {kind: Folder(read, layout, "LlavaLlamaForCausalLM", CLASSES) for kind in LANGUAGES}

@@ -268,7 +268,10 @@ def _rules(kind: str) -> tuple[Rule, ...]:
 
 def _folder(kind: str) -> Folder:
     layout = Layout(_rules(kind), SPELLINGS, BUFFERS)
-    return Folder(functools.partial(_read, kind), lambda _: layout)
+    stem = CLASSES[kind].removesuffix("ForConditionalGeneration")
+    return Folder(
+        functools.partial(_read, kind), lambda _: layout, CLASSES[kind], f"{stem}(ForConditionalGeneration|Model)"
+    )
 
 
 FOLDERS = {kind: _folder(kind) for kind in CLASSES}
