@@ -125,7 +125,7 @@ def test_bad_config_is_one_line_and_code_one(capsys, override, says):
     ("error", "code", "says"),
     [
         (UserError("row '7': the answer is empty"), 1, "pivot-jax demo: row '7': the answer is empty\n"),
-        (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/d/x"),
             1,
@@ -140,6 +140,17 @@ def test_failures_are_one_line(monkeypatch, capsys, error, code, says):
     monkeypatch.setattr(commands, "demo", fail)
     assert cli.main(["demo"]) == code
     assert capsys.readouterr().err == says
+
+
+def test_an_interrupted_evaluation_says_what_is_kept(monkeypatch, capsys):
+    """Another command has started nothing that it could continue (:func:`test_failures_are_one_line`)."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "evaluate", interrupt)
+    assert cli.main(["eval", "--workdir", "w", "--benchmark", "mmvp", "--data", "d"]) == 130
+    assert "the answers written so far are kept" in capsys.readouterr().err
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

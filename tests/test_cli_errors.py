@@ -65,6 +65,7 @@ def test_bad_input_is_one_line(world, trained, capsys, argv, says):
         (["--benchmark", "mmpv"], "benchmark 'mmpv' is unknown"),
         (["--benchmark", "scienceqa", "--step", "7"], "no checkpoint of step 7"),
         (["--benchmark", "scienceqa", "--config.model.vision.width=8"], "only eval.* and seed can be set"),
+        (["--benchmark", "scienceqa", "--config.data.image.preset=clip"], "only eval.* and seed can be set"),
     ],
 )
 def test_eval_errors(world, trained, capsys, extra, says):

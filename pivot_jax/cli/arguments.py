@@ -194,8 +194,9 @@ def _extract(subparsers) -> None:
 def _eval(subparsers) -> None:
     parser = _command(
         subparsers, "eval", commands.evaluate, "answer a benchmark's questions with a run, and score the answers",
-        "A stopped evaluation resumes. Keys such as --config.eval.batch_size=8 change its settings. Answers\nmade "
-        "under other settings are not reused; they are kept in NAME.others.jsonl.",
+        "A stopped evaluation resumes. --config.eval.KEY and --config.seed change its settings; no other key of a\n"
+        "trained run's config can be changed. Answers made under other settings are not reused; they are kept in\n"
+        "NAME.others.jsonl.",
     )  # fmt: skip
     _workdir(parser, "the run")
     _step(parser)

@@ -23,6 +23,8 @@ from pivot_jax.errors import UserError
 INTERRUPTED, TERMINATED = 130, 143
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 DISK_ERRORS |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+# What an interrupted command leaves. Training says itself what it saved (train.signals), once there is something.
+KEPT = {"eval": "; the answers written so far are kept, and the same command continues with the others"}
 IN_THE_WAY = "a file is where a folder is needed; choose another path"
 
 
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return say(f"pivot-jax {args.command}: {error}", 1)
     except KeyboardInterrupt:
-        return say("interrupted; run the same command again to continue", INTERRUPTED)
+        return say(f"interrupted{KEPT.get(args.command, '')}", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

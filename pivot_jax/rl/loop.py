@@ -16,7 +16,7 @@ from pivot_jax.rl.groups import Collected
 from pivot_jax.rl.heldout import heldout_hooks
 from pivot_jax.rl.parts import build_parts
 from pivot_jax.rl.phase import Phase
-from pivot_jax.rl.trajectory import generate_trajectory
+from pivot_jax.rl.trajectory import Unvaried, generate_trajectory
 from pivot_jax.rl.update import minibatches
 from pivot_jax.train.program import Program
 from pivot_jax.train.session import Hook, Session
@@ -34,6 +34,7 @@ def train(
         jax.set_mesh(setup.mesh),
     ):
         session.begin(state)
+        unvaried = Unvaried()
         while not session.finished:
             phase = Phase(parts, session)
             if phase.resumed:  # the run was stopped between two optimizer steps of one rollout
@@ -59,6 +60,7 @@ def train(
                     trajectory = generate_trajectory(parts, params, session.step, compared, collected.take()[0])
                 del params  # the update donates them
                 phase.save(trajectory, collected)
+                unvaried.note(trajectory)
             # Step IV: policy update. Optimizer steps on minibatches of the trajectory.
             for batch in minibatches(parts, trajectory, phase.number, phase.done):
                 if session.finished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,11 +22,14 @@ from pivot_jax.objectives import perception
 from pivot_jax.objectives.filters import reward_metrics
 from pivot_jax.objectives.importance import correction
 from pivot_jax.objectives.policy import stored_values
+from pivot_jax.parallel.hosts import is_first
 from pivot_jax.parallel.mesh import place_batch
 from pivot_jax.rl.groups import Group
 from pivot_jax.rl.parts import Parts
 from pivot_jax.shapes import bucket
 
+log = logging.getLogger(__name__)
+IN_A_ROW = 3  # rollouts without an advantage, before a warning
 TOKEN_STEP, TARGET_STEP = 128, 64  # sequences of an update are padded to these, or twice, four times, ... as many
 
 
@@ -42,6 +46,27 @@ class Trajectory:
     groups: Sequence[Group]
     values: Mapping[str, Sequence[np.ndarray]]
     metrics: Mapping[str, float]
+
+
+class Unvaried:
+    """Warns once where rollouts in a row have nothing to teach: rewards that are equal, and advantages that are 0."""
+
+    def __init__(self) -> None:
+        self._count, self._warned = 0, False
+
+    def note(self, trajectory: Trajectory) -> None:
+        """Call it with every rollout."""
+        reward = trajectory.metrics
+        equal = reward["frac_reward_zero_std"] == 1.0 or reward["reward_std"] <= 1e-8
+        taught = not trajectory.groups or not equal or any(map(np.any, trajectory.values["advantages"]))
+        self._count = 0 if taught else self._count + 1
+        if self._count == IN_A_ROW and not self._warned and is_first():
+            self._warned = True
+            log.warning(
+                "%d rollouts in a row taught nothing: all responses to a prompt had the same reward (mean %.4g), and "
+                "every advantage is 0; look at completions/, and at what rl.rewards gives them",
+                IN_A_ROW, reward["reward"],
+            )  # fmt: skip
 
 
 def generate_trajectory(parts: Parts, params: Any, version: int, reference: Any, groups: Sequence[Group]) -> Trajectory:

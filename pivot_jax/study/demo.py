@@ -22,7 +22,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.study.settings import Study
 from pivot_jax.study.watch import Watch
 from pivot_jax.study.worker import FAILED
-from pivot_jax.train.signals import stopping
+from pivot_jax.train.signals import Interrupted, stopping
 from pivot_jax.words import counted
 
 POLL_S = 0.5
@@ -80,6 +80,13 @@ def _corpus(study: Study) -> list[str]:
     return texts
 
 
+class Stopped(Interrupted):
+    """A signal stopped the demo after its runs had saved."""
+
+    def __str__(self) -> str:
+        return "stopped; finished tasks and checkpoints are saved, run the same command again to continue"
+
+
 @dataclass
 class _Worker:
     seed: int
@@ -106,9 +113,7 @@ def _seeds(study: Study) -> None:
             if stop.received and not running:
                 break
     if stop.received:
-        from pivot_jax.train.signals import Interrupted
-
-        raise Interrupted(0, stop.received)
+        raise Stopped(0, stop.received)
 
 
 def _start(study: Study, seed: int) -> _Worker:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pivot_jax import rules
+from pivot_jax.data import sources
 from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.data.loading.prompts import build_prompts
 from pivot_jax.data.processing.tokenizer import load_tokenizer
@@ -137,6 +138,8 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
     Raises:
       UserError: anything in the config that does not fit together.
     """
+    for source in (*config.data.sources, *config.rl.heldout.sources):
+        sources.check(source)  # a typo is found before the model is built
     mesh = make_mesh(config.parallel, devices)
     _check_batch(config, mesh)
     tokenizer = load_tokenizer(config.tokenizer.path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pivot_jax.errors import UserError
+from pivot_jax.rl.rewards.function import read_rewards
 from pivot_jax.rl.run import run
 from pivot_jax.train.signals import Interrupted
 from tests.rl.conftest import completions
@@ -149,6 +150,43 @@ def test_a_bad_config_is_an_error_before_the_first_rollout(rl_config, tmp_path, 
     with pytest.raises(UserError, match=message):
         run(rl_config(**changes), tmp_path / "run")
     assert not (tmp_path / "run" / "completions").exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("cuont", r"letters.py has no function 'cuont'; did you mean 'count'\? .functions: count.$"),
+        ("prompts", "has no function 'prompts'"),
+    ],
+)
+def test_a_misspelt_function_of_a_file_is_found_before_the_folder_is_made(
+    rl_config, reward_file, tmp_path, function, message
+):
+    with pytest.raises(UserError, match=message):
+        run(rl_config(rl__rewards=({"name": f"{reward_file}:{function}"},)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_function_that_a_file_imports_or_assigns_is_found(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("from math import sqrt as root\ndouble = lambda x: x\nif True:\n    def late(x): return x\n")
+    for name in ("root", "double", "late"):
+        read_rewards(({"name": f"{path}:{name}"},), 5.0)
+    path.write_text("def broken(:\n")
+    with pytest.raises(UserError, match="own.py:1: "):
+        read_rewards(({"name": f"{path}:broken"},), 5.0)
+
+
+def test_rollouts_that_teach_nothing_are_named_once(rl_config, tmp_path, caplog):
+    """Five rollouts with one reward for all; the default rewards of :func:`rl_config` vary, and give no warning."""
+    path = tmp_path / "same.py"
+    path.write_text("def same(completions, **columns):\n    return [0.5 for _ in completions]\n")
+    words = "3 rollouts in a row taught nothing: all responses to a prompt had the same reward (mean 0.5)"
+    run(rl_config(rl__rewards=({"name": f"{path}:same"},), train__steps=5), tmp_path / "run")
+    assert caplog.text.count(words) == 1
+    caplog.clear()
+    run(rl_config(), tmp_path / "other")
+    assert "taught nothing" not in caplog.text
 
 
 def test_a_misspelt_reward_is_found_before_the_folder_is_made(rl_config, tmp_path):

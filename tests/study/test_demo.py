@@ -16,13 +16,14 @@ import pytest
 from pivot_jax import config as configs
 from pivot_jax.data import scenes
 from pivot_jax.errors import UserError
+from pivot_jax.eval.benchmarks.scenes import BENCHMARKS
 from pivot_jax.study import demo
 from pivot_jax.study.language import majority_answers
 from pivot_jax.study.maps import asked_things
 from pivot_jax.study.settings import ARMS, STAGES, Settings, Study, config_folder
 from pivot_jax.study.tasks import build, marker
 from pivot_jax.study.watch import Watch
-from tests.tiny.demo import reduce
+from tests.tiny.demo import SIZES, reduce
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,19 @@ def test_language_prior_answers_the_training_questions(prepared):
     assert answer("Why?") == ""
 
 
+def test_the_benchmark_finds_the_data_in_the_study_s_folder(prepared, tmp_path):
+    read = BENCHMARKS["scenes"].read
+    questions = read(prepared.root)
+    assert len(questions) == len(read(prepared.data)) == SIZES["test"]
+    assert questions[0].extra["answer"] == read(prepared.data)[0].extra["answer"]
+    shutil.copytree(prepared.data, tmp_path / "scenes" / "demo" / "1.0.0")
+    shutil.copytree(prepared.data, tmp_path / "scenes" / "other" / "1.0.0")
+    with pytest.raises(UserError, match="several prepared data sets .*other"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="WORKDIR/scenes/demo/1.0.0, or WORKDIR$"):
+        read(tmp_path / "scenes" / "other")
+
+
 def test_masks_of_gradient_maps_cover_the_object_in_question(prepared):
     rows = scenes.open_split(prepared.data, "preference_test")
     found = asked_things(prepared)
@@ -117,13 +131,15 @@ def test_a_failed_seed_is_explained(prepared, small, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_resumed_demo_writes_its_report(small, tmp_path):
     command = [sys.executable, "-m", "pivot_jax.cli", "demo", "--configs", str(small), "--workdir", str(tmp_path)]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 600
     while not (tmp_path / "seed3" / "stage1b").exists() and time.monotonic() < deadline:
         assert first.poll() is None, (tmp_path / "seed3" / "log.txt").read_text()
         time.sleep(0.2)
     first.send_signal(signal.SIGINT)
-    assert first.wait(120) == 128 + signal.SIGINT
+    _, err = first.communicate(timeout=120)
+    assert first.returncode == 128 + signal.SIGINT and err.endswith("run the same command again to continue\n"), err
+    assert "step 0" not in err
     kept = marker(Study.open(tmp_path, small), 3, "stage0").read_text()
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr + (tmp_path / "seed3" / "log.txt").read_text()

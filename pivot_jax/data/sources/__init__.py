@@ -62,7 +62,29 @@ def read(source: Mapping[str, Any], *, allow_outside_root: bool = False) -> Sour
       allow_outside_root: its rows may name images outside ``image_root`` (``data.allow_outside_root``).
 
     Raises:
-      UserError: unknown format or key, or as the reader.
+      UserError: as :func:`check`, or as the reader.
+    """
+    check(source)
+    options, name = dict(source), source["format"]
+    seed = options.get("seed") or 0
+    allowed = inspect.signature(FORMATS[name]).parameters
+    arguments = {key: options[key] for key in allowed if key in options}
+    if "image_root" in allowed:
+        arguments["image_root"] = replace(ImageRoot.of(options.get("image_root")), anywhere=allow_outside_root)
+    try:
+        out = FORMATS[name](**arguments)
+    except TypeError as error:
+        raise UserError(f"data.sources: format '{name}': {error}") from None
+    if rule := options.get("filter"):
+        out = choose.keep(out, rule, seed)
+    return choose.sample(out, options.get("sampling") or "all", seed, f"data.sources, format '{name}'")
+
+
+def check(source: Mapping[str, Any]) -> None:
+    """Rejects an entry that no file could fit; reads none.
+
+    Raises:
+      UserError: unknown format or key, or a value of another kind.
     """
     options = dict(source)
     name = options.get("format")
@@ -80,17 +102,6 @@ def read(source: Mapping[str, Any], *, allow_outside_root: bool = False) -> Sour
     for key, (kind, words) in KINDS.items():
         if options.get(key) is not None and not isinstance(options[key], kind):
             raise UserError(f"data.sources: format '{name}': {key} is {options[key]!r}, not {words}")
-    seed = options.get("seed") or 0
-    arguments = {key: options[key] for key in allowed if key in options}
-    if "image_root" in allowed:
-        arguments["image_root"] = replace(ImageRoot.of(options.get("image_root")), anywhere=allow_outside_root)
-    try:
-        out = FORMATS[name](**arguments)
-    except TypeError as error:
-        raise UserError(f"data.sources: format '{name}': {error}") from None
-    if rule := options.get("filter"):
-        out = choose.keep(out, rule, seed)
-    return choose.sample(out, options.get("sampling") or "all", seed, f"data.sources, format '{name}'")
 
 
 def open_source(config: Any, sources: Iterable[Mapping[str, Any]] | Source | None = None) -> Source:
@@ -120,4 +131,4 @@ def read_all(sources: Iterable[Mapping[str, Any]], *, allow_outside_root: bool =
     return Joined(parts)
 
 
-__all__ = ["FORMATS", "Endless", "Source", "read", "read_all"]
+__all__ = ["FORMATS", "Endless", "Source", "check", "read", "read_all"]

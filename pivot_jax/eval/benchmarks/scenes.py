@@ -13,18 +13,25 @@ from pivot_jax.eval.scoring import scorers
 
 
 def read(path: str | Path) -> Questions:
-    """The split ``test`` of a prepared data set's folder.
+    """The split ``test`` of a prepared data set's folder, or of the one data set that was prepared in a study's folder.
 
     Raises:
-      UserError: the folder is not a prepared data set.
+      UserError: the folder neither is a prepared data set nor holds exactly one.
     """
     folder = existing_folder(path, "scenes")
-    if not (folder / "dataset_info.json").is_file():
+    prepared = [
+        found.parent for where in ("", "scenes/*/*/") for found in sorted(folder.glob(f"{where}dataset_info.json"))
+    ]
+    if not prepared:
         raise UserError(
             f"scenes: {folder} holds no dataset_info.json{contents(folder)}; name the folder of a prepared data set, "
-            "such as the demo's WORKDIR/data/…"
+            "such as the demo's WORKDIR/scenes/demo/1.0.0, or WORKDIR"
         )
-    return _Categorised(sources.read({"format": "tfds", "path": str(path), "split": "test"}))
+    if len(prepared) > 1:
+        raise UserError(
+            f"scenes: {folder} holds several prepared data sets ({', '.join(map(str, prepared))}); name one"
+        )
+    return _Categorised(sources.read({"format": "tfds", "path": str(prepared[0]), "split": "test"}))
 
 
 class _Categorised:

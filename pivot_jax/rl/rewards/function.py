@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib
 import importlib.util
@@ -82,6 +83,7 @@ def _read(key: str, entry: Mapping[str, Any], timeout_s: float) -> Reward:
             path = Path(module).expanduser().resolve()
             if not path.is_file():
                 raise UserError(f"{key}.name: there is no file {path}; write path/to/file.py:function")
+            _check_function(key, path, function)
             name = f"{path}:{function}"
         try:
             json.dumps(options)
@@ -104,6 +106,31 @@ def _read(key: str, entry: Mapping[str, Any], timeout_s: float) -> Reward:
         messages=bool(entry.get("messages", False)),
         options=options,
     )
+
+
+def _check_function(key: str, path: Path, function: str) -> None:
+    """Raises UserError where the file, which is not run here, defines no such function."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise UserError(f"{key}.name: {path}:{error.lineno}: {error.msg}") from None
+    except ValueError as error:
+        raise UserError(f"{key}.name: {path} is not Python ({error})") from None
+    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    names: set[str | None] = set()  # that the file gives to anything, wherever; "*": of another module's names
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name)
+        else:
+            names.add(getattr(node, "name", None))
+    if not {function, "*"} & names:
+        public = [name for name in defined if not name.startswith("_")]
+        raise UserError(
+            f"{key}.name: {path} has no function '{function}'{suggest(function, defined)} "
+            f"(functions: {', '.join(public) or 'none'})"
+        )
 
 
 def _check_options(key: str, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
