@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -15,14 +16,24 @@ class CallablePackage(ModuleType):
     _called: tuple[str, str]  # module and function
 
     @property
+    def _function(self) -> Callable[..., Any]:
+        module, name = self._called
+        return getattr(import_module(module), name)
+
+    @property
     def __signature__(self) -> inspect.Signature:
         """That of the function, for ``inspect.signature`` and the help of notebooks."""
-        module, function = self._called
-        return inspect.signature(getattr(import_module(module), function))
+        return inspect.signature(self._function)
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        """The function's signature and docstring, then the package's own, for ``help``."""
+        name = self.__name__.rpartition(".")[2]
+        own = self.__dict__.get("__doc__") or ""
+        return f"{name}{self.__signature__}\n\n{inspect.getdoc(self._function)}\n\n{own}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        module, function = self._called
-        return getattr(import_module(module), function)(*args, **kwargs)
+        return self._function(*args, **kwargs)
 
 
 def make_callable(package: str, module: str, function: str) -> None:

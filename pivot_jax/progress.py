@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 LOG_EVERY_S = 30.0
+FIRST_S = 45.0  # before the first estimate of the time that several jobs will take
 
 
 class Advance(Protocol):
@@ -39,13 +40,14 @@ def _bar(label: str, total: int, done: int, size: bool) -> Iterator[Advance]:
     from rich import progress as rich_progress
 
     counts = rich_progress.DownloadColumn(binary_units=True) if size else rich_progress.MofNCompleteColumn()
-    with _bars(counts) as bar:
+    left = rich_progress.TextColumn("left"), rich_progress.TimeRemainingColumn(elapsed_when_finished=True)
+    with _bars(counts, *left) as bar:
         task = bar.add_task(label, total=total, completed=done)
         yield lambda count=1: bar.advance(task, count)
 
 
-def _bars(counts: Any, **options: Any) -> Any:
-    """A rich display on stderr; ``counts`` is the column that says how much is done."""
+def _bars(counts: Any, *left: Any) -> Any:
+    """A rich display on stderr. ``counts`` is the column that says how much is done, ``left`` are the last ones."""
     from rich import progress as rich_progress
     from rich.console import Console
 
@@ -54,10 +56,9 @@ def _bars(counts: Any, **options: Any) -> Any:
         rich_progress.BarColumn(),
         counts,
         rich_progress.TimeElapsedColumn(),
-        rich_progress.TextColumn("left"),
-        rich_progress.TimeRemainingColumn(elapsed_when_finished=True),
+        *left,
     )
-    return rich_progress.Progress(*columns, console=Console(stderr=True), **options)
+    return rich_progress.Progress(*columns, console=Console(stderr=True))
 
 
 def _lines(label: str, total: int, done: int, size: bool) -> Advance:
@@ -84,27 +85,32 @@ def _lines(label: str, total: int, done: int, size: bool) -> Advance:
 
 
 class Board:
-    """Progress of several jobs that run side by side: a bar for each on a terminal, one line for all in a log.
+    """Progress of several jobs: a bar for each on a terminal, one line for all in a log, and the time that is left.
+
+    After :data:`FIRST_S` seconds it says once how long they will take, from what these seconds did.
 
     Args:
-      totals: job → its size, in any unit.
+      totals: job → its size, in any unit that takes the same time everywhere.
       done: job → the part finished before now. It does not count towards the speed.
+      parallel: jobs that run at a time.
     """
 
-    def __init__(self, totals: Mapping[str, float], done: Mapping[str, float]):
+    def __init__(self, totals: Mapping[str, float], done: Mapping[str, float], parallel: int):
         self._totals, self._at_start = dict(totals), dict(done)
+        self._parallel = min(parallel, sum(totals[job] > done[job] for job in totals))
         self._began = self._logged = time.monotonic()
+        self._announced = False
         self._display: Any = None
         self._bars: dict[str, Any] = {}
 
     def __enter__(self) -> Board:
         if sys.stderr.isatty():
-            from rich.progress import TaskProgressColumn
+            from rich.progress import TaskProgressColumn, TextColumn
 
-            self._display = _bars(TaskProgressColumn(), speed_estimate_period=120)
+            self._display = _bars(TaskProgressColumn(), TextColumn("{task.fields[left]}"))
             self._display.start()
             for job, total in self._totals.items():
-                self._bars[job] = self._display.add_task(job, total=total, completed=self._at_start[job])
+                self._bars[job] = self._display.add_task(job, total=total, completed=self._at_start[job], left="")
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -113,22 +119,38 @@ class Board:
 
     def update(self, states: Mapping[str, tuple[float, str]], *, last: bool = False) -> None:
         """Shows job → (part done, what it is doing). A log gets a line every :data:`LOG_EVERY_S`, and the ``last``."""
+        now = time.monotonic()
+        left = self._left({job: done for job, (done, _) in states.items()}, now)
+        words = f"{left / 60:.1f} min left" if left else ""
+        if left and not self._announced and now - self._began >= FIRST_S:
+            self._announced = True
+            self._say(
+                f"about {left / 60:.0f} min left on this machine, as far as the first {now - self._began:.0f} s tell"
+            )
         if self._display is not None:
             for job, (done, text) in states.items():
-                self._display.update(self._bars[job], completed=done, description=f"{job}: {text:<26}")
-            return
-        now = time.monotonic()
-        if last or now - self._logged >= LOG_EVERY_S:
+                shown = words if done < self._totals[job] else ""
+                self._display.update(self._bars[job], completed=done, description=f"{job}: {text:<26}", left=shown)
+        elif last or now - self._logged >= LOG_EVERY_S:
             self._logged = now
             parts = [f"{job}: {done / self._totals[job]:.0%} {text}" for job, (done, text) in states.items()]
-            print(f"{' | '.join(parts)}{self._left(states, now)}", file=sys.stderr, flush=True)
+            self._say(" | ".join([*parts, *filter(None, [words])]))
 
-    def _left(self, states: Mapping[str, tuple[float, str]], now: float) -> str:
-        """Time left of the slowest job; "" while one has not moved."""
-        lefts = []
-        for job, (done, _) in states.items():
-            gained = done - self._at_start[job]
-            if gained <= 0:
-                return ""
-            lefts.append((self._totals[job] - done) * (now - self._began) / gained)
-        return f" | {max(lefts) / 60:.1f} min left" if max(lefts) > 0 else ""
+    def _say(self, line: str) -> None:
+        if self._display is not None:
+            self._display.console.print(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _left(self, done: Mapping[str, float], now: float) -> float:
+        """Seconds left, as the work so far was done; 0: none, or not known yet.
+
+        It is the longer of two times: all work that is left at the speed so far, and that of the job with the most
+        left at its share of this speed.
+        """
+        gained = [done[job] - self._at_start[job] for job in done]
+        if sum(part > 0 for part in gained) < max(self._parallel, 1):
+            return 0.0
+        per_unit = (now - self._began) / sum(gained)
+        remaining = [self._totals[job] - part for job, part in done.items()]
+        return per_unit * max(sum(remaining), max(remaining) * self._parallel)

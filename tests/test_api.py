@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,12 @@ def test_every_public_name_is_documented_and_resolves():
 def test_packages_that_can_be_called_have_the_signatures_of_their_functions():
     assert list(inspect.signature(pj.train).parameters) == ["config", "workdir", "hooks"]
     assert list(inspect.signature(pj.config).parameters) == ["spec", "overrides"]
+
+
+def test_help_shows_the_signature_of_a_package_that_can_be_called():
+    shown = pydoc.render_doc(pj.train, renderer=pydoc.plaintext)
+    assert "train(config: 'Any', workdir: 'Path | str', hooks:" in shown and "resumes from its newest" in shown
+    assert "config(spec: 'str' = ''" in pydoc.render_doc(pj.config, renderer=pydoc.plaintext)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,16 @@ from pivot_jax.train.session import Hook
 def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = ()) -> Result:
     """Trains ``config`` in ``workdir``; resumes from its newest checkpoint, returns at once if it is finished.
 
-    Online RL (``objective.name`` is ``policy``) also writes ``completions/`` and ``rollouts/``; the rest is as of
-    :func:`pivot_jax.train.run.run`, and so are arguments and errors.
+    Writes what :func:`pivot_jax.train.run.run` writes; online RL (``objective.name`` is ``policy``) also
+    ``completions/`` and ``rollouts/``.
+
+    Args:
+      config: of :func:`pivot_jax.config.load`.
+      hooks: evaluations every ``eval.every`` steps and after the last one, besides those of ``eval.benchmarks``.
+
+    Raises:
+      UserError: bad config, data or checkpoint; a workdir of another config, or one that a run is training in.
+      Interrupted: stopped by a signal, state saved; the same call resumes.
     """
     if not isinstance(config, str) and batch_kind(config) == "policy":
         read_rewards(config.rl.rewards, config.rl.reward_timeout_s)  # a typo is found before anything is read or made

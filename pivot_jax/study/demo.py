@@ -99,7 +99,7 @@ def _seeds(study: Study) -> None:
     waiting = list(study.settings.seeds)
     running: list[_Worker] = []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with _Forward(running) as stop, Watch(study) as watch:
+    with _Forward(running) as stop, Watch(study, cores) as watch:
         while waiting or running:
             while waiting and len(running) < cores and not stop.received:
                 running.append(_start(study, waiting.pop(0)))

@@ -14,12 +14,12 @@ from pivot_jax.train import metrics
 class Watch:
     """Reads the markers of finished tasks and the last step that a training task logged. Workers share nothing else."""
 
-    def __init__(self, study: Study):
+    def __init__(self, study: Study, parallel: int):
         self._study = study
         self._tasks = {seed: build(study, seed) for seed in study.settings.seeds}
         self._steps: dict[Path, int] = {}
         totals = {_job(seed): sum(task.cost for task in tasks) for seed, tasks in self._tasks.items()}
-        self._board = Board(totals, {job: done for job, (done, _) in self._states().items()})
+        self._board = Board(totals, {job: done for job, (done, _) in self._states().items()}, parallel)
 
     def __enter__(self) -> Watch:
         self._board.__enter__()

@@ -106,7 +106,7 @@ def test_masks_of_gradient_maps_cover_the_object_in_question(prepared):
 
 def test_progress_counts_markers_and_logged_steps(prepared, capsys):
     seed, run = 3, prepared.folder(3) / "stage1a"
-    watch = Watch(prepared)
+    watch = Watch(prepared, 1)
     total = sum(task.cost for task in build(prepared, seed))
     stage0 = marker(prepared, seed, "stage0")
     stage0.parent.mkdir(parents=True)
