@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 LOG_EVERY_S = 30.0
-FIRST_S = 45.0  # before the first estimate of the time that several jobs will take
+FIRST_S = 45.0  # before several jobs say how long they will take
+FIRST_SHARE = 0.04  # of a job; before, most of the time was that of its start, and of compiling
 
 
 class Advance(Protocol):
@@ -87,7 +88,8 @@ def _lines(label: str, total: int, done: int, size: bool) -> Advance:
 class Board:
     """Progress of several jobs: a bar for each on a terminal, one line for all in a log, and the time that is left.
 
-    After :data:`FIRST_S` seconds it says once how long they will take, from what these seconds did.
+    After :data:`FIRST_S` seconds it says once how long they will take, from what these seconds did. There is no
+    estimate before every job that runs has done :data:`FIRST_SHARE`.
 
     Args:
       totals: job → its size, in any unit that takes the same time everywhere.
@@ -148,9 +150,10 @@ class Board:
         It is the longer of two times: all work that is left at the speed so far, and that of the job with the most
         left at its share of this speed.
         """
-        gained = [done[job] - self._at_start[job] for job in done]
-        if sum(part > 0 for part in gained) < max(self._parallel, 1):
+        gained = {job: done[job] - self._at_start[job] for job in done}
+        known = sum(part >= FIRST_SHARE * self._totals[job] for job, part in gained.items())
+        if known < max(self._parallel, 1):
             return 0.0
-        per_unit = (now - self._began) / sum(gained)
+        per_unit = (now - self._began) / sum(gained.values())
         remaining = [self._totals[job] - part for job, part in done.items()]
         return per_unit * max(sum(remaining), max(remaining) * self._parallel)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pivot_jax.cli import inputs, outputs
+from pivot_jax.errors import UserError
 from tests.tiny import commands
 
 run = commands.run
@@ -120,3 +122,59 @@ def test_paths_that_cannot_be_written_cost_one_line(world, trained, tmp_path, ca
         err = capsys.readouterr().err
         assert f"{option} {path} " in err and "name a f" in err and err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before and file.read_text() == "mine"
+
+
+FILES = [*(name for name in COMMANDS if name not in ("train", "demo", "extract", "export", "eval")), "report"]
+
+
+@pytest.mark.parametrize("command", FILES)
+@pytest.mark.parametrize("content", [b"mine", b'{"accuracy": 1}', b"<html></html>"])
+def test_a_file_of_the_user_is_never_replaced(world, trained, tmp_path, capsys, monkeypatch, command, content):
+    """Every command that writes a file that an option names: found before any work."""
+    words, option = (COMMANDS | {"report": (["report", "--workdir", "{w}/run"], "--out")})[command]
+    path = tmp_path / "mine.png"
+    path.write_bytes(content)
+    monkeypatch.setattr("pivot_jax.train.open.open_run", None)
+    monkeypatch.setattr("pivot_jax.train.open.open_encoder", None)
+    monkeypatch.setattr("pivot_jax.plan.run.plan", None)
+    assert run(*(word.format(w=world) for word in words), option, path) == 1
+    err = capsys.readouterr().err
+    assert f"{option} {path} is there, and `pivot-jax {' '.join(words[: 2 if words[0] == 'probe' else 1])}`" in err
+    assert path.read_bytes() == content and [one.name for one in tmp_path.iterdir()] == ["mine.png"]
+
+
+def test_the_numbers_of_a_map_replace_no_array_of_the_user(world, trained, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.arange(3))
+    words = [word.format(w=world) for word in COMMANDS["gradmap"][0]]
+    assert run(*words, "--out", tmp_path / "x.png") == 1
+    assert "its x.npy is there" in capsys.readouterr().err
+    assert np.load(tmp_path / "x.npy").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("suffix", inputs.IMAGE_SUFFIXES)
+def test_what_a_command_wrote_it_replaces(tmp_path, suffix):
+    image, numbers = tmp_path / f"x{suffix}", tmp_path / "x.json"
+    outputs.image(image, "pivot-jax probe gradmap", np.zeros((4, 4, 3), np.uint8))
+    outputs.record(numbers, "pivot-jax probe align", {"score": 1.0})
+    assert outputs.file(image, "--out", command="pivot-jax probe gradmap") == image
+    assert outputs.file(numbers, "--out", command="pivot-jax probe align") == numbers
+    with pytest.raises(UserError, match="`pivot-jax probe classify` did not write it"):
+        outputs.file(numbers, "--out", command="pivot-jax probe classify")
+    outputs.record(numbers, "pivot-jax plan", [{"rows": 1}, {"rows": 2}])
+    assert outputs.file(numbers, "--json", command="pivot-jax plan") == numbers
+
+
+def test_a_score_replaces_no_other_file(world, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pivot_jax.train.open.open_run", None)
+    (tmp_path / "a.score.json").write_text('{"mine": 1}')
+    words = [word.format(w=world) for word in COMMANDS["eval"][0]]
+    assert run(*words, "--out", tmp_path / "a.jsonl") == 1
+    assert "a.score.json is not a score" in capsys.readouterr().err
+    assert (tmp_path / "a.score.json").read_text() == '{"mine": 1}'
+
+
+def test_the_demo_writes_into_no_folder_of_the_user(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert run("demo", "--workdir", tmp_path) == 1
+    assert "holds files that no study wrote (thesis.tex)" in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir()] == ["thesis.tex"]

@@ -24,17 +24,18 @@ def test_a_line_says_what_every_job_does_and_the_time_left(clock, capsys):
         clock[0] += 31
         board.update({"a": (6.0, "train"), "b": (1.0, "probe")})
         assert capsys.readouterr().err.splitlines() == [
-            "about 4 min left on this machine, as far as the first 60 s tell", "a: 60% train | b: 25% probe | 4.0 min left"
-        ]  # fmt: skip
+            "about 4 min left on this machine, as far as the first 60 s tell",
+            "a: 60% train | b: 25% probe | 4.0 min left",
+        ]
         board.update({"a": (6.0, "train"), "b": (0.0, "wait")}, last=True)
         assert capsys.readouterr().err == "a: 60% train | b: 0% wait\n"
 
 
 def test_the_time_that_jobs_take_is_said_once(clock, capsys):
-    """Two jobs of 10 on one core: the second waits, and its time is counted."""
+    """Two jobs of 10 on one core: the second waits, and its time is counted. Nothing is said of the start alone."""
     with progress.Board({"a": 10.0, "b": 10.0}, {"a": 0.0, "b": 0.0}, 1) as board:
-        for seconds, done in ((progress.FIRST_S - 1, 1.0), (progress.FIRST_S + 5, 2.0), (progress.FIRST_S + 9, 2.2)):
-            clock[0] = 100.0 + seconds
+        for seconds, done in ((-1, 1.0), (1, 0.3), (5, 2.0), (9, 2.2)):
+            clock[0] = 100.0 + progress.FIRST_S + seconds
             board.update({"a": (done, "train"), "b": (0.0, "wait")})
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("about ")]
         assert said == ["about 8 min left on this machine, as far as the first 50 s tell"]  # 18 units at 25 s

@@ -64,7 +64,8 @@ def report(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.report import run
 
     workdir = Path(args.workdir)
-    out = outputs.file(args.out or workdir / run.FILE, "--out")
+    command = "pivot-jax report" if args.out else ""  # the page in the workdir is the run's
+    out = outputs.file(args.out or workdir / run.FILE, "--out", command=command)
     print(run.write(workdir, out, args.rollouts))
 
 
@@ -90,6 +91,7 @@ def extract(args: argparse.Namespace, overrides: Overrides) -> None:
 
 def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval.benchmarks import suite
+    from pivot_jax.eval.score import score_path
     from pivot_jax.train import evaluation
     from pivot_jax.train.open import open_run
     from pivot_jax.train.source import run_config
@@ -99,6 +101,7 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     suite.find(args.benchmark)
     run_config(Path(args.workdir))
     out = outputs.file(args.out or evaluation.predictions_of(args.workdir, args.benchmark, args.blank_images), "--out")
+    score_path(out)
     run = open_run(args.workdir, args.step)
     model = replace(run, config=configured(run.config, overrides))
     found = evaluation.evaluate(

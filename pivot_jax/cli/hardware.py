@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 
-from pivot_jax import files
 from pivot_jax.cli import outputs, tables
 from pivot_jax.errors import UserError
 
@@ -18,7 +15,7 @@ def plan(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     config = configs.load(args.config, overrides)
     if args.json:
-        outputs.file(args.json, "--json")
+        outputs.file(args.json, "--json", command="pivot-jax plan")
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # nothing is executed, so no real device is needed
@@ -44,7 +41,7 @@ def plan(args: argparse.Namespace, overrides: dict[str, str]) -> int:
             content.append(page.as_json(each, topology))
             fits &= each.fits
     if args.json:
-        files.write_text(Path(args.json), json.dumps(content, indent=1) + "\n")
+        outputs.record(args.json, "pivot-jax plan", content)
     return 0 if fits else 1
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pivot_jax import files
@@ -22,7 +20,7 @@ def classify(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax import probe
     from pivot_jax.train.open import open_encoder
 
-    _check(args.out)
+    _check(args)
     encoder = open_encoder(args.encoder)
     found = probe.classify(encoder, args.data, kind=args.features, per_class=args.per_class, seed=args.seed)
     result, images = found.result, found.images
@@ -32,14 +30,14 @@ def classify(args: argparse.Namespace, overrides: Overrides) -> None:
     print(f"C = {result.C:g}, chosen on {counted(images['val'], 'image')} that are not test images")
     _flags(result.flags)
     record = {"accuracy": result.accuracy, "low": result.interval.low, "high": result.interval.high, "C": result.C}
-    _write(args.out, record | {"grid": result.grid, "flags": result.flags, "encoder": args.encoder})
+    _write(args, record | {"grid": result.grid, "flags": result.flags, "encoder": args.encoder})
 
 
 def segment(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax import probe
     from pivot_jax.train.open import open_encoder
 
-    _check(args.out)
+    _check(args)
     classes = inputs.class_names(args.classes)
     encoder = open_encoder(args.encoder)
     settings = {"kind": args.features, "head": args.head, "ignore": args.ignore, "seeds": args.seeds}
@@ -52,7 +50,7 @@ def segment(args: argparse.Namespace, overrides: Overrides) -> None:
     )
     _flags(found.flags)
     record = {"miou": found.miou, "low": found.interval.low, "high": found.interval.high, "recall": found.recall}
-    _write(args.out, record | {"per_class": found.per_class, "seeds": found.seeds, "encoder": args.encoder})
+    _write(args, record | {"per_class": found.per_class, "seeds": found.seeds, "encoder": args.encoder})
 
 
 def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
@@ -63,16 +61,17 @@ def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.probe import gradient_maps as probe
     from pivot_jax.train.open import open_run
 
-    out = outputs.file(args.out, "--out", inputs.IMAGE_SUFFIXES)
+    out = outputs.file(args.out, "--out", inputs.IMAGE_SUFFIXES, _command(args))
+    numbers = out.with_suffix(".npy")
+    if numbers.exists() and not out.exists():
+        raise outputs.not_ours(f"--out {args.out}: its {numbers.name}", _command(args))
     inputs.image("--image", args.image)
     inputs.question(args.prompt)
     _check_answers(args.answer, args.rejected)
     run = open_run(args.workdir, args.step)
     image, grid = probe.question_map(run, args.image, args.prompt, args.answer, args.rejected, norm=args.norm)
     shown = probe.overlay(np.asarray(Image.fromarray(image).resize((384, 384))), grid)
-    numbers = out.with_suffix(".npy")
-    with files.whole(out) as partial:
-        Image.fromarray(shown).save(partial)
+    outputs.image(out, _command(args), shown)
     with files.whole(numbers) as partial:
         np.save(partial, grid)
     print(f"{out}: {grid.shape[0]} x {grid.shape[1]} patches; the numbers are in {numbers}")
@@ -91,7 +90,7 @@ def align(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax import probe
     from pivot_jax.train.open import open_encoder
 
-    _check(args.out)
+    _check(args)
     inputs.file("--text-features", args.text_features)
     inputs.file("--data", args.data)
     found = probe.align(open_encoder(args.encoder), args.data, args.text_features, k=args.k)
@@ -99,7 +98,7 @@ def align(args: argparse.Namespace, overrides: Overrides) -> None:
     block, layer = found.layers
     print(f"alignment {found.score:.4f} (block {block}, text layer {layer}; chance {found.chance:.4f})")
     record = {"score": found.score, "layers": found.layers, "chance": found.chance, "table": found.table.tolist()}
-    _write(args.out, record)
+    _write(args, record)
 
 
 def _show(values: dict[str, tuple[float, Interval | None]]) -> None:
@@ -114,11 +113,15 @@ def _flags(flags: tuple[str, ...]) -> None:
         print(f"note: {flag}")
 
 
-def _check(out: str | None) -> None:
-    if out:
-        outputs.file(out, "--out")
+def _command(args: argparse.Namespace) -> str:
+    return f"pivot-jax probe {args.kind}"
 
 
-def _write(out: str | None, record: dict[str, Any]) -> None:
-    if out:
-        files.write_text(Path(out), json.dumps(record, indent=1))
+def _check(args: argparse.Namespace) -> None:
+    if args.out:
+        outputs.file(args.out, "--out", command=_command(args))
+
+
+def _write(args: argparse.Namespace, record: dict[str, Any]) -> None:
+    if args.out:
+        outputs.record(args.out, _command(args), record)

@@ -56,9 +56,22 @@ class Score:
         record: dict[str, Any] = {name: dataclasses.asdict(one) for name, one in self.intervals().items()}
         record |= {"benchmark": self.benchmark, "compliance": self.compliance, "truncated": self.truncated}
         record |= {"questions": len(self.ids), "of": self.total or None}
-        path = predictions_file.with_suffix(".score.json")
+        path = score_path(predictions_file)
         files.write_text(path, json.dumps(record, indent=1))
         return path
+
+
+def score_path(predictions_file: Path) -> Path:
+    """Where the score of a predictions file is written. Raises UserError where another file is there."""
+    path = predictions_file.with_suffix(".score.json")
+    if path.exists():
+        try:
+            ours = {"benchmark", "compliance"} <= set(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            ours = False
+        if not ours:
+            raise UserError(f"{path} is not a score, so it was left as it is; the score goes there: move it away")
+    return path
 
 
 def score_file(path: str | Path, name: str = "", *, seed: int = 0, ids: Collection[str] | None = None) -> Score:

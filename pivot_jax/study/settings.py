@@ -110,9 +110,13 @@ class Study:
         """Writes ``study.json``, which says which study the folder holds.
 
         Raises:
-          UserError: the folder's study has other settings or stages.
+          UserError: the folder's study has other settings or stages, or it holds files that are no study's.
         """
         path, text = self.root / "study.json", self.describe()
+        names = sorted(entry.name for entry in self.root.iterdir()) if self.root.is_dir() else []
+        if not path.exists() and (foreign := [name for name in names if not name.startswith(".")]):
+            shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+            raise UserError(f"{self.root} holds files that no study wrote ({shown}); name a new or an empty folder")
         if path.exists() and path.read_text() != text:
             raise UserError(f"{self.root} holds a study with other settings; choose another --workdir or delete it")
         files.write_text(path, text)

@@ -122,7 +122,8 @@ def test_progress_counts_markers_and_logged_steps(prepared, capsys):
 
 def test_a_failed_seed_is_explained(prepared, small, tmp_path):
     root = tmp_path / "broken"
-    shutil.copytree(prepared.root, root)
+    Study.open(root, small).claim()
+    shutil.copytree(prepared.root, root, dirs_exist_ok=True)
     (root / "tokenizer" / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="seed 3 stopped: tokenizer.path"):
         demo.run(root, small)
