@@ -47,10 +47,10 @@ def test_eval_resumes_and_score_agrees(world, trained, capsys):
     assert capsys.readouterr().out == shown
     assert "accuracy" in json.loads(predictions.with_suffix(".score.json").read_text())
     assert run(*base, "--limit", 4) == 0
-    assert "scienceqa: 4 questions" in capsys.readouterr().out
+    assert "scienceqa: 4 of 12 questions" in capsys.readouterr().out
     assert run(*base, "--limit", 2, "--max-new-tokens", 3) == 0
     shown = capsys.readouterr()
-    assert "scienceqa: 2 questions" in shown.out and len(predictions.read_text().splitlines()) == 2
+    assert "scienceqa: 2 of 12 questions" in shown.out and len(predictions.read_text().splitlines()) == 2
     assert run(*base, "--limit", 2) == 0
     assert len(predictions.read_text().splitlines()) == 12
 
