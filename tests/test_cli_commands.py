@@ -156,8 +156,8 @@ def test_export_and_import_give_the_same_weights(world, trained, capsys):
 
 
 @pytest.mark.parametrize("system", ["", "It's {brief}."])
-def test_import_keeps_the_system_text(world, trained, tmp_path, caplog, system):
-    """An exported folder keeps it; with a template that is not ChatML, a warning names the text used instead."""
+def test_import_keeps_the_system_text(world, trained, tmp_path, capsys, system):
+    """An exported folder keeps it; a template of which no answer can be scored is an error."""
     run_again = tmp_path / "run"
     shutil.copytree(trained, run_again)
     config = json.loads((run_again / "config.json").read_text())
@@ -166,10 +166,9 @@ def test_import_keeps_the_system_text(world, trained, tmp_path, caplog, system):
     assert run("export-hf", "--workdir", run_again, "--out", tmp_path / "hf") == 0
     assert run("import-hf", "--folder", tmp_path / "hf", "--workdir", tmp_path / "back") == 0
     assert json.loads((tmp_path / "back" / "config.json").read_text())["tokenizer"]["system"] == system
-    assert "chat template" not in caplog.text
     (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    assert run("import-hf", "--folder", tmp_path / "hf", "--workdir", tmp_path / "other") == 0
-    assert "not one that we render, and is not used" in caplog.text and "'You are a helpful assistant.'" in caplog.text
+    assert run("import-hf", "--folder", tmp_path / "hf", "--workdir", tmp_path / "other") == 1
+    assert "tokenizer.chat_template: the tokenizer's chat template leaves out" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -239,6 +239,9 @@ def _import_hf(subparsers) -> None:
     )
     _workdir(parser, "folder for the run or pack")
     parser.add_argument("--adapter", metavar="DIR", help="a PEFT LoRA on this model, to merge into it")
+    parser.add_argument(
+        "--chat-template", metavar="FILE", default="", help="Jinja chat template, in place of the folder's own"
+    )
     parser.add_argument("--allow-non-finite", action="store_true", help="read weights that are NaN or infinite too")
 
 

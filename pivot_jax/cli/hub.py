@@ -13,7 +13,10 @@ def import_hf(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.train.hub_import import import_folder
 
     out = outputs.folder(args.workdir, "--workdir")
-    found = import_folder(args.folder, out, adapter=args.adapter, allow_non_finite=args.allow_non_finite)
+    found = import_folder(
+        args.folder, out, adapter=args.adapter,
+        chat_template=args.chat_template, allow_non_finite=args.allow_non_finite,
+    )  # fmt: skip
     use = f"use it with --workdir, or as run:{out} in init" if found.kind == "run" else f"use it as pack:{out} in init"
     print(f"{out}: a {found.kind} of {found.summary}; {use}")
 

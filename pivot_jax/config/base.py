@@ -159,8 +159,13 @@ def _tokenizer() -> dict[str, Any]:
         # Tokens before and after the image tokens of each image, such as Qwen2-VL's
         # ("<|vision_start|>", "<|vision_end|>"); () for none.
         "image_around": (),
-        "chat": "chatml",  # how turns are written: chatml (Qwen) | llama3
-        "system": "You are a helpful assistant.",  # LLaVA's system text, not Qwen2.5's own default
+        # How turns are written: chatml (Qwen), llama3, or template, which is the tokenizer's own chat template. The
+        # first two are exactly the papers' rows; data.processing.jinja says what is scored in a template's rows.
+        "chat": "chatml",
+        "chat_template": "",  # of tokenizer.chat=template: Jinja file in place of the tokenizer's chat template
+        # LLaVA's system text, not Qwen2.5's own default. "" has no system turn; with tokenizer.chat=template it leaves
+        # that to the template, which may have a text of its own.
+        "system": "You are a helpful assistant.",
     }
 
 

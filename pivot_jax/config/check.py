@@ -24,7 +24,7 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"model\.second\.kind", ("none", "vit", "convnext")),
     (r"model\.projector\.reuse", (0, 1, 2)),
     (r"model\.decoder\.rope_scaling\.rope_type", ("default", "linear", "dynamic", "yarn", "llama3")),
-    (r"tokenizer\.chat", ("chatml", "llama3")),
+    (r"tokenizer\.chat", ("chatml", "llama3", "template")),
     (r"data\.template", ("chat", "plain")),
     (r"data\.worker_kind", ("thread", "process")),
     (r"data\.loss_mask", ("response_only", "pivot")),
@@ -200,6 +200,11 @@ def _check_template(config: ConfigDict) -> None:
         raise UserError(
             "data.loss_mask: 'pivot' is the mask of the paper's ChatML rows, not of "
             f"tokenizer.chat='{config.tokenizer.chat}'; set data.loss_mask to 'response_only'"
+        )
+    if config.tokenizer.chat_template and config.tokenizer.chat != "template":
+        raise UserError(
+            f"tokenizer.chat_template: a file, but tokenizer.chat='{config.tokenizer.chat}' has no use for it; set "
+            "tokenizer.chat to 'template'"
         )
 
 

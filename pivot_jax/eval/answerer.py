@@ -13,7 +13,6 @@ from pivot_jax.data.example import Example
 from pivot_jax.data.loading.image_cache import ImageCache
 from pivot_jax.data.loading.workers import Job, Workers
 from pivot_jax.data.processing.batch import EncodedRow
-from pivot_jax.data.processing.branches import group_row
 from pivot_jax.data.processing.geometry import ImageArrays, blank
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.errors import RowError, UserError
@@ -108,18 +107,13 @@ class Answerer:
           float32 [n, o] sums (-inf where an example has fewer than o options), int32 [n, o] counts.
         """
         widest = max(len(texts) for texts in options)
-        sums, counts, start = [], [], 0
-        for rows, images, count in self._batches(examples):
-            full = [
-                group_row(row, [self._option_ids(text) for text in options[start + index]]) if row is not None else None
-                for index, row in enumerate(rows)
-            ]
-            targets = max(len(row.targets) for row in full if row is not None)
-            batch = self._options.batch(full, images, (_length(full), round_up(targets, LENGTH_STEP // 4)))
+        sums, counts = [], []
+        for rows, images, count in self._batches(examples, options):
+            targets = max(len(row.targets) for row in rows if row is not None)
+            batch = self._options.batch(rows, images, (_length(rows), round_up(targets, LENGTH_STEP // 4)))
             found = ranking.option_logps(self.mllm, self.params, batch, widest)
             sums.append(found[0][:count])
             counts.append(found[1][:count])
-            start += count
         return np.concatenate(sums), np.concatenate(counts)
 
     def choose(
@@ -145,14 +139,14 @@ class Answerer:
         found = self.geometry.empty(len(images) * self.geometry.arrays) if known else self._prompts.read_images(images)
         return found._replace(pixels=blank(found.pixels.shape, self.geometry.preset))
 
-    def _option_ids(self, text: str) -> list[int]:
-        return [*self.chat.tokenizer(text, add_special_tokens=False)["input_ids"], self.chat.end_id]
-
-    def _batches(self, examples: Sequence[Example]) -> Iterator[tuple[list[EncodedRow | None], ImageArrays, int]]:
-        """Encoded rows (None: fills the batch up), their images, and how many rows are real."""
+    def _batches(
+        self, examples: Sequence[Example], options: Sequence[Sequence[str]]
+    ) -> Iterator[tuple[list[EncodedRow | None], ImageArrays, int]]:
+        """Questions with their options (None: fills the batch up), their images, and how many rows are real."""
         for start in range(0, len(examples), self.batch_size):
             chunk = examples[start : start + self.batch_size]
-            rows: list[EncodedRow | None] = [self._prompts.encode(example) for example in chunk]
+            texts = options[start : start + self.batch_size]
+            rows: list[EncodedRow | None] = [self.chat.options(*both) for both in zip(chunk, texts, strict=True)]
             masked = self.batch_size - len(chunk)
             yield [*rows, *[None] * masked], self._images(chunk, masked), len(chunk)
 

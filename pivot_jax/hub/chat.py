@@ -1,14 +1,12 @@
-"""Chat templates of Hugging Face folders: ours as Jinja, and dialect and system text of others."""
+"""Chat templates of Hugging Face folders: our dialects as Jinja, and which dialect a template is."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from pivot_jax.data.processing.dialects import DIALECTS, Dialect
 
-LEGACY = "chat_template.json"  # where processors of transformers before 5 keep theirs
+TURNS = (("user", "How many?"), ("assistant", "<think>\nOne.\n</think>\n\nThree."), ("user", "Sure?"))
 
 # As data.processing.template renders: a system turn only where there is a text, an image token for every <image>, no
 # empty lines before an answer. A message's content is a string, or a list of {"type": "image"} and {"type": "text"}.
@@ -61,25 +59,25 @@ def jinja(system: str, image: str = "<image>", dialect: str = "chatml", *, newli
     return "".join([*lines, f"{{%- set trims = {str(form.trims).lower()} -%}}\n", body])
 
 
-def dialect_and_system(tokenizer: Any, folder: Path) -> tuple[str, str] | None:
-    """The dialect of a folder's chat template, and its default system text ("" if it adds no system turn).
+def dialect_and_system(tokenizer: Any) -> tuple[str, str] | None:
+    """The dialect of a tokenizer's chat template, and its default system text ("" if it adds no system turn).
 
-    None if the folder has no template, or one that does not render a question in a dialect of ours.
+    None if there is no template, or one that writes a conversation in another way than the dialects, such as one that
+    drops earlier thinking.
     """
-    template = None if tokenizer.chat_template else _legacy(folder)  # None: the tokenizer's own
-    if not (tokenizer.chat_template or template):
+    if not tokenizer.chat_template:
         return None
-    question = "How many?"
-    for content in (question, [{"type": "text", "text": question}]):  # some templates know only one of the forms
+    for as_list in (False, True):  # some templates know only one of the forms
+        contents = [
+            {"role": role, "content": [{"type": "text", "text": text}] if as_list else text} for role, text in TURNS
+        ]
         try:
-            text = tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
-                chat_template=template, tokenize=False, add_generation_prompt=True,
-            )  # fmt: skip
+            text = tokenizer.apply_chat_template(contents, tokenize=False, add_generation_prompt=True)
         except Exception:  # a foreign template runs here; its errors are not bugs of ours
             continue
         for name, form in DIALECTS.items():
-            system = _system_of(text, form, form.turn("user", question) + form.opening("assistant"))
+            turns = "".join(form.turn(role, turn) for role, turn in TURNS)
+            system = _system_of(text, form, turns + form.opening("assistant"))
             if system is not None:
                 return name, system
     return None
@@ -92,10 +90,3 @@ def _system_of(text: str, form: Dialect, asked: str) -> str | None:
     before = text.removesuffix(asked).removeprefix(form.first)
     inner = before.removeprefix(form.opening("system")).removesuffix(form.end + form.after)
     return inner if not before or before == form.turn("system", inner) else None
-
-
-def _legacy(folder: Path) -> str | None:
-    try:
-        return json.loads((folder / LEGACY).read_text(encoding="utf-8"))["chat_template"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -11,6 +11,9 @@ from typing import Any
 import jax
 
 from pivot_jax import files
+from pivot_jax.data.processing.dialects import TEMPLATE
+from pivot_jax.data.processing.jinja import source_of
+from pivot_jax.data.sources.base import IMAGE
 from pivot_jax.errors import UserError
 from pivot_jax.hub import chat, folder, processors, tensors
 from pivot_jax.hub.families import HubModel, llava, qwen_vl, text_of, vision_of
@@ -51,7 +54,8 @@ class ExportText:
       video_token: of Qwen-VL's classes only, whose configs name its id; None, or a token that the tokenizer lacks:
         Qwen's own id.
       system: the chat template's default system text; "" leaves the system turn out.
-      dialect: how the chat template writes turns: a key of ``data.processing.dialects.DIALECTS``.
+      dialect: how the chat template writes turns: a key of ``data.processing.dialects.DIALECTS``, or ``template``: the
+        tokenizer's chat template is written as it is.
     """
 
     tokenizer: Any = None
@@ -167,7 +171,7 @@ def export_decoder(
     raw = family.write(decoder, options.dtype) | folder.special_tokens(text.tokenizer)
 
     def write_chat(into: Path) -> None:
-        folder.write_chat_template(into, chat.jinja(text.system, dialect=text.dialect))
+        folder.write_chat_template(into, _chat_template(text))
 
     lines = ["A decoder from PIVOT-JAX. It loads with `transformers.AutoModelForCausalLM`.", "", options.note]
     beside = _beside(raw, None, text.tokenizer, write_chat, ("Language model", "text-generation", lines))
@@ -203,7 +207,7 @@ def export_mllm(
 
     def write_chat(into: Path) -> None:
         token = tokenizer.convert_ids_to_tokens(token_id)
-        folder.write_llava_processor(into, vision, token, chat.jinja(text.system, token, text.dialect), tiled)
+        folder.write_llava_processor(into, vision, token, _chat_template(text, token), tiled)
 
     lines = [
         f"A LLaVA-style multimodal LLM from PIVOT-JAX. It loads with `transformers.{raw['architectures'][0]}` "
@@ -247,8 +251,7 @@ def export_qwen_vl(
 
     def write_chat(into: Path) -> None:
         image = tokenizer.convert_ids_to_tokens(token_id).join(tokenizer.convert_ids_to_tokens(ids) or ("", ""))
-        template = chat.jinja(text.system, image, text.dialect, newline=not text.image_around)
-        folder.write_chat_template(into, template)
+        folder.write_chat_template(into, _chat_template(text, image, newline=not text.image_around))
 
     lines = [
         f"A {name} from PIVOT-JAX. It loads with `transformers.{name}` and `transformers.AutoProcessor`.",
@@ -258,6 +261,13 @@ def export_qwen_vl(
     card = "Multimodal LLM", "image-text-to-text", lines
     beside = _beside(raw, qwen_vl.image_processor(vision), tokenizer, write_chat, card)
     return _export(Path(out), tensors.Tensors(params, model, options.dtype), beside, options)
+
+
+def _chat_template(text: ExportText, image: str = IMAGE, *, newline: bool = True) -> str:
+    """The tokenizer's own, or ``text.dialect`` as Jinja (see ``chat.jinja``)."""
+    if text.dialect == TEMPLATE:
+        return source_of(text.tokenizer)
+    return chat.jinja(text.system, image, text.dialect, newline=newline)
 
 
 def _beside(

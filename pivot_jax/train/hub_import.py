@@ -9,7 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 from pivot_jax import config as configs
 from pivot_jax import files, hub
+from pivot_jax.data.processing.chat import build_template
+from pivot_jax.data.processing.dialects import TEMPLATE
 from pivot_jax.data.processing.images import preset_of
+from pivot_jax.data.processing.template import Format
 from pivot_jax.data.processing.tokenizer import load_tokenizer, save_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.hub import HubModel
@@ -32,7 +35,12 @@ class Imported(NamedTuple):
 
 
 def import_folder(
-    folder: str | Path, out: Path, *, adapter: str | Path | None = None, allow_non_finite: bool = False
+    folder: str | Path,
+    out: Path,
+    *,
+    adapter: str | Path | None = None,
+    chat_template: str | Path = "",
+    allow_non_finite: bool = False,
 ) -> Imported:
     """Writes the model of ``folder`` to ``out``, which must be empty or missing.
 
@@ -42,11 +50,12 @@ def import_folder(
     Args:
       folder: with ``config.json`` and safetensors, or ORG/NAME on the hub.
       adapter: folder of a PEFT LoRA on this model, which is merged into it.
+      chat_template: Jinja file, in place of the folder's chat template.
       allow_non_finite: weights may be NaN or infinite.
 
     Raises:
       UserError: ``out`` is not empty; the folder is damaged or of a kind that we do not read; its tokenizer is missing
-        or does not fit the model.
+        or does not fit the model; its chat template is missing, or answers in it cannot be scored.
     """
     source = hub.folder_of(str(folder))
     model = hub.read_config(source)
@@ -59,7 +68,7 @@ def import_folder(
         )
     whole = model.decoder is not None and model.vision is not None
     # before the weights are read, so that a tokenizer that does not fit costs no time
-    config = run_config(source, model) if whole else None
+    config = run_config(source, model, chat_template) if whole else None
     adapters = hub.adapter.read(adapter, model) if adapter else {}
     params = hub.load_params(
         source,
@@ -80,24 +89,19 @@ def import_folder(
     return Imported("run", hub.summary(model))
 
 
-def run_config(folder: Path, model: HubModel) -> Any:
+def run_config(folder: Path, model: HubModel, chat_template: str | Path = "") -> Any:
     """Config of the run that the folder of a whole model becomes.
 
+    Its rows are in a dialect of ours where that is what the chat template writes, else the template's own.
+
     Raises:
-      UserError: a tokenizer that is missing or does not fit the model.
+      UserError: a tokenizer that is missing or does not fit the model, no chat template, or one that cannot be used.
     """
-    tokenizer = load_tokenizer(folder, "--folder")
+    tokenizer = load_tokenizer(folder, "--folder", chat_template=chat_template)
     _check_tokenizer(folder, tokenizer, model)
     config = configs.base()
-    found = hub.dialect_and_system(tokenizer, folder)
-    chat, system = found or (config.tokenizer.chat, config.tokenizer.system)
-    if found is None:
-        log.warning(
-            "%s: its chat template is missing, or not one that we render, and is not used; the run's prompts are in "
-            "ChatML with the system text %r (tokenizer.system in its config.json)",
-            folder,
-            system,
-        )
+    found = None if chat_template else hub.dialect_and_system(tokenizer)
+    chat, system = found or (TEMPLATE, "")
     around = tuple(tokenizer.convert_ids_to_tokens(list(model.image_around or ())))
     if model.image_token_id is not None:
         image_token = tokenizer.convert_ids_to_tokens(model.image_token_id)
@@ -108,12 +112,13 @@ def run_config(folder: Path, model: HubModel) -> Any:
         "model": _model_section(model),
         "tokenizer": {
             **{"path": str(folder), "image_token": image_token, "chat": chat, "system": system},
-            "image_around": around,
+            **{"image_around": around, "chat_template": str(chat_template)},
         },
         "data": {"image": {**_image_section(model.vision), "max_tiles": model.max_tiles}},
     }
     configs.merge(config, content, where=str(folder))
     configs.validate(config)
+    _check_template(folder, tokenizer, config.tokenizer)
     return config
 
 
@@ -169,11 +174,22 @@ def _check_tokenizer(folder: Path, tokenizer: Any, model: Any) -> None:
         )
 
 
+def _check_template(folder: Path, tokenizer: Any, words: Any) -> None:
+    """Raises UserError where rows cannot be written, before anyone trains."""
+    # LLaVA's own tokenizers have no image token
+    image = words.image_token if words.image_token in tokenizer.get_vocab() else ""
+    try:
+        build_template(tokenizer, Format("chat", words.chat, words.system, image_token=image))
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+
+
 def _write_run(config: Any, params: dict[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(out)
     checkpoints.save(0, {"trained": params, "frozen": {}}, {})
     checkpoints.wait()
     checkpoints.close()
-    save_tokenizer(load_tokenizer(config.tokenizer.path), out / TOKENIZER)
+    words = config.tokenizer
+    save_tokenizer(load_tokenizer(words.path, chat_template=words.chat_template), out / TOKENIZER)
     files.write_text(out / "config.json", configs.to_json(config))

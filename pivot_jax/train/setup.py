@@ -28,6 +28,7 @@ from pivot_jax.train import checkpoint, compatibility
 from pivot_jax.train.initialization import OPTIONAL, initial_params, longest, read_adapter
 from pivot_jax.train.initialization import check as check_sources
 from pivot_jax.train.model import Model, build_model, processor_of, root_key, without
+from pivot_jax.train.source import run_tokenizer
 from pivot_jax.words import counted
 
 
@@ -133,7 +134,7 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
 
     Args:
       check_init: check ``config.init`` against the headers of its weight sources before the data are read. False for
-        a resumed run: the checkpoint in ``workdir`` says which parameters it has.
+        a resumed run: the checkpoint in ``workdir`` says which parameters it has, and its tokenizer is that of the run.
 
     Raises:
       UserError: anything in the config that does not fit together.
@@ -142,12 +143,12 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
         sources.check(source)  # a typo is found before the model is built
     mesh = make_mesh(config.parallel, devices)
     _check_batch(config, mesh)
-    tokenizer = load_tokenizer(config.tokenizer.path)
+    saved = None if check_init or workdir is None or not checkpoint.complete(workdir) else workdir
+    words = config.tokenizer
+    tokenizer = run_tokenizer(saved) if saved else load_tokenizer(words.path, chat_template=words.chat_template)
     model = build_model(config, len(tokenizer))
-    if check_init:
-        model = as_started(config, model, None)
-    elif workdir is not None and checkpoint.complete(workdir):
-        model = as_started(config, model, workdir)
+    if check_init or saved:
+        model = as_started(config, model, saved)
     samples = batch_kind(config) == "policy"  # responses are sampled while it trains
     kind: Any = "prompt" if samples else batch_kind(config)
     processor = processor_of(config, model.module, tokenizer, kind)

@@ -223,7 +223,7 @@ def test_exported_chat_template_renders_what_ours_does(tokenizer, tmp_path, dial
         assert loaded(text, add_special_tokens=False)["input_ids"] == ids
     if system == "" and turns[0][0] == "user":
         assert tokenizer.decode(ids).startswith(ours.dialect.first + ours.dialect.opening("user"))
-    assert hub.dialect_and_system(loaded, tmp_path) == (dialect, system)
+    assert hub.dialect_and_system(loaded) == (dialect, system)
 
 
 def test_both_kinds_of_export_take_the_dialect(talker, tokenizer, tmp_path):
@@ -272,7 +272,7 @@ def test_dialect_and_system_text_of_a_folder(tokenizer, tmp_path, template, expe
         (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     else:
         (tmp_path / "chat_template.jinja").write_text(template)
-    assert hub.dialect_and_system(load_tokenizer(tmp_path), tmp_path) == expected
+    assert hub.dialect_and_system(load_tokenizer(tmp_path)) == expected
 
 
 def test_decoder_in_transformers_gives_our_greedy_tokens(talker, tokenizer, tmp_path):

@@ -17,6 +17,7 @@ from pivot_jax.data.loading.index_cache import read_index
 from pivot_jax.data.loading.skipped import SkipLog
 from pivot_jax.data.loading.workers import Job, Workers
 from pivot_jax.data.processing.batch import EncodedRow
+from pivot_jax.data.processing.dialects import TEMPLATE
 from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.images import load
 from pivot_jax.data.processing.processor import Processor
@@ -130,9 +131,11 @@ def read_rows(cfg: Any, source: Source, processor: Processor, *, workdir: Path |
     name = "skipped.jsonl" if process == 0 else f"skipped-{process}.jsonl"
     skipped = SkipLog(None if workdir is None else workdir / name, len(source), data.max_bad_share, source.name)
     workers = Workers(processor, data.workers, data.worker_kind)
+    own = chat.tokenizer
+    template = [own.chat_template, own.special_tokens_map] if chat.format.dialect == TEMPLATE else []
     settings = {
         "kind": processor.kind,
-        "text": [chat.format, chat.limits],
+        "text": [chat.format, chat.limits, *template],
         "images": [processor.geometry, chat.mrope, processor.check_images],
     }
     index, store = read_index(source, workers, settings, data.cache_rows_mib * MIB)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,9 +13,11 @@ import numpy as np
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
+from pivot_jax.data.processing.dialects import TEMPLATE
 from pivot_jax.data.processing.geometry import Geometry
+from pivot_jax.data.processing.jinja import JinjaTemplate
 from pivot_jax.data.processing.patches import grid_positions
-from pivot_jax.data.processing.template import Format, Template
+from pivot_jax.data.processing.template import ChatTemplate, Format, PlainTemplate, Template
 from pivot_jax.data.processing.tiles import TAPS
 from pivot_jax.data.sources.base import IMAGE
 from pivot_jax.errors import RowError, UserError
@@ -48,14 +51,15 @@ class Chat:
     """Encodes examples as rows, and decodes answers.
 
     Args:
-      tokenizer: a ``transformers`` tokenizer with the dialect's control tokens and the image token.
+      tokenizer: a ``transformers`` tokenizer with the image token, and the dialect's control tokens or a chat template.
       geometry: says how many tokens each image takes.
       format: how turns are written and which of their tokens are scored.
       limits: rows that are longer are truncated, or raise a RowError.
       mrope: positions count the rows and columns of images too ([n, 3], see ``patches.grid_positions``).
 
     Raises:
-      UserError: the tokenizer lacks a control token, or writes a newline as several tokens.
+      UserError: the tokenizer lacks a control token, writes a newline as several tokens, or has no chat template whose
+        answers can be scored, where the format asks for that.
     """
 
     def __init__(
@@ -70,14 +74,14 @@ class Chat:
         self.tokenizer, self.geometry, self.format, self.limits, self.mrope = (
             tokenizer, geometry, format, limits, mrope,
         )  # fmt: skip
-        self.template = Template(tokenizer, format, limits.length)
+        self.template = build_template(tokenizer, format, limits.length)
         self.max_targets = limits.targets or 2 * limits.length
         self.image_id = self.template.image_id
-        self.end_id = self.template.newline_id if format.plain else self.template.end_id  # ends an answer
+        self.end_id = self.template.end_id  # ends an answer
         pad = getattr(tokenizer, "pad_token_id", None)
         self.pad_id = self.template.end_id if pad is None else int(pad)
         # Some models spell their image token like the placeholder in our rows, which questions may and do contain.
-        control = {*self.template.dialect.tokens, format.image_token, *format.image_around}
+        control = {*self.template.control, format.image_token, *format.image_around}
         self._control = re.compile("|".join(map(re.escape, sorted(control))))
         self._control_in_questions = re.compile("|".join(map(re.escape, sorted(control - {IMAGE}))))
 
@@ -123,6 +127,21 @@ class Chat:
             example = replace(example, messages=(*example.messages, Message("assistant", example.chosen)))
         return self._conversation(example)
 
+    def options(self, example: Example, texts: Sequence[str]) -> EncodedRow:
+        """The question of an example and several answers to it, each a branch that ends with the end token.
+
+        Raises:
+          RowError: as :meth:`encode`.
+        """
+        example = _asked(example)
+        self._check(example)
+        grids = self._grids(example)
+        with _row(example):
+            prompt, answers = self.template.answers(example.messages, _counts(grids), texts)
+        self._check_length(example, prompt.ids)
+        row = self._single(example, np.asarray(prompt.ids, np.int32), grids)
+        return group_row(row, [_to_last(self.end_id, ids) for ids in answers])
+
     def _check(self, example: Example) -> None:
         """Checks that apply whatever a row is used for, so that both arms use the same rows of a preference set."""
         texts = [message.content for message in example.messages]
@@ -150,14 +169,15 @@ class Chat:
 
     def _size(self, example: Example, tokens: int) -> str:
         """The number of a row's tokens in words: only the limit that it exceeds where a text is not tokenised whole."""
-        whole = all(len(message.content) <= self.template.whole for message in example.messages)
+        whole = sum(len(message.content) for message in example.messages) <= self.template.whole
         return str(tokens) if whole or tokens <= self.limits.length else f"more than {self.limits.length}"
 
     def _conversation(self, example: Example) -> EncodedRow:
         if not example.messages or example.messages[-1].role != "assistant":
             raise RowError(example.id, "the row has no answer to train on (it ends with a question)")
         grids = self._grids(example)
-        piece = self.template.conversation(example.messages, _counts(grids))
+        with _row(example):
+            piece = self.template.conversation(example.messages, _counts(grids))
         ids, answer = np.asarray(piece.ids, np.int32), np.asarray(piece.answer)
         targets = np.flatnonzero(piece.scored)
         targets = targets[targets > 0]  # nothing comes before the first token
@@ -176,11 +196,15 @@ class Chat:
 
     def _prompt(self, example: Example) -> EncodedRow:
         grids = self._grids(example)
-        ids = np.asarray(self.template.prompt(example.messages, _counts(grids)).ids, np.int32)
-        if len(ids) > self.limits.length:
-            size = self._size(example, len(ids))
-            raise RowError(example.id, f"the prompt has {size} tokens, the limit is {self.limits.length}")
+        with _row(example):
+            ids = np.asarray(self.template.prompt(example.messages, _counts(grids)).ids, np.int32)
+        self._check_length(example, ids)
         return self._single(example, ids, grids)
+
+    def _check_length(self, example: Example, prompt: Sequence[int] | np.ndarray) -> None:
+        if len(prompt) > self.limits.length:
+            size = self._size(example, len(prompt))
+            raise RowError(example.id, f"the prompt has {size} tokens, the limit is {self.limits.length}")
 
     def _caption(self, example: Example) -> EncodedRow:
         if len(example.images) != 1:
@@ -196,14 +220,15 @@ class Chat:
         if example.chosen is None or example.rejected is None:
             raise RowError(example.id, "a preference row needs 'chosen' and 'rejected'")
         grids = self._grids(example)
-        prompt = self.template.prompt(example.messages, _counts(grids))
+        with _row(example):
+            texts = example.chosen, example.rejected
+            prompt, (chosen, rejected) = self.template.answers(example.messages, _counts(grids), texts)
         p = len(prompt.ids)
         if not p:
             raise RowError(example.id, "a preference row needs a prompt")
         # Without the paper's mask earlier answers in the prompt are not scored either: they are the same in both.
         scored = np.flatnonzero(prompt.scored) if self.format.pivot_mask else np.zeros(0, np.int64)
         scored = scored[scored > 0]
-        chosen, rejected = self.template.answer(example.chosen), self.template.answer(example.rejected)
         space = min(self.limits.length - p, self.max_targets - len(scored))
         if space < 2:
             size = self._size(example, p)
@@ -268,6 +293,28 @@ class Chat:
             if (mix := self.geometry.mix(image)) is not None:
                 taps[slots >= 0], weights[slots >= 0] = mix
         return {"tile_taps": taps, "tile_weights": weights}
+
+
+def build_template(tokenizer: Any, format: Format, longest: int = 0) -> ChatTemplate:
+    """What writes the rows of a format, of ``longest`` tokens (see ``template.Tokens``). Raises as :class:`Chat`."""
+    if format.plain:
+        return PlainTemplate(tokenizer, format, longest)
+    made = JinjaTemplate if format.dialect == TEMPLATE else Template
+    return made(tokenizer, format, longest)
+
+
+@contextmanager
+def _row(example: Example) -> Iterator[None]:
+    """An error of the template is one of this row."""
+    try:
+        yield
+    except UserError as error:
+        raise RowError(example.id, str(error)) from None
+
+
+def _to_last(end: int, ids: list[int]) -> list[int]:
+    """Ids up to the last ``end``; a long answer may be without it."""
+    return ids[: len(ids) - ids[::-1].index(end)] if end in ids else ids
 
 
 def _counts(grids: Grids) -> list[int]:

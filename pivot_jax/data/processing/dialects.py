@@ -1,4 +1,7 @@
-"""How chat formats write a turn: the control tokens around it, and the text between them."""
+"""How chat formats write a turn: the control tokens around it, and the text between them.
+
+Any other format is the chat template of a tokenizer, see :mod:`jinja`.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,7 @@ class Dialect:
         return f"{self.start}{role}{self.header}{self.gap}"
 
 
+TEMPLATE = "template"  # config.tokenizer.chat: the tokenizer's chat template
 DIALECTS = {  # config.tokenizer.chat
     "chatml": Dialect("", "<|im_start|>", "", "\n", "<|im_end|>", "\n", trims=False),  # Qwen
     "llama3": Dialect(

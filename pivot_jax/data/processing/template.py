@@ -1,5 +1,9 @@
 """Templates: from turns of text to token ids, slots for images, and a mask of the scored tokens.
 
+:class:`ChatTemplate` is what a chat needs of one. Three write rows: :class:`Template` the dialects that the papers'
+masks are defined on, :class:`PlainTemplate` the captions of stage 1a, and ``jinja.JinjaTemplate`` what the chat
+template of a tokenizer says.
+
 Qwen's ChatML as the paper uses it (its released code)::
 
     <|im_start|>system\\n{system}<|im_end|>\\n<|im_start|>user\\n<image>\\n{q}<|im_end|>\\n<|im_start|>assistant\\n{a}<|im_end|>\\n
@@ -25,7 +29,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pivot_jax.data.example import Message
 from pivot_jax.data.processing.dialects import DIALECTS
@@ -60,12 +64,13 @@ class Format:
 
     Attributes:
       template: ``chat`` (turns in the ``dialect``) or ``plain`` (stage 1a).
-      dialect: a key of ``dialects.DIALECTS``.
-      system: system text; "" leaves the system turn out. A row's own system turn replaces it.
-      loss_mask: ``response_only`` scores answers with their ``<|im_end|>`` and newline. ``pivot`` also scores the
-        header ``<|im_start|>assistant\\n``, every ``<|im_start|>`` and every newline token anywhere (PIVOT's code);
-        in a preference row these belong to the prompt and count for both branches.
-      image_token: one token of the tokenizer; an image becomes copies of it.
+      dialect: a key of ``dialects.DIALECTS``, or ``template``: the chat template of the tokenizer.
+      system: system text; "" leaves the system turn out (``template``: leaves it to the template). A row's own system
+        turn replaces it.
+      loss_mask: ``response_only`` scores answers with their end (ChatML: ``<|im_end|>`` and newline). ``pivot`` also
+        scores the header ``<|im_start|>assistant\\n``, every ``<|im_start|>`` and every newline token anywhere (PIVOT's
+        code); in a preference row these belong to the prompt and count for both branches.
+      image_token: one token of the tokenizer; an image becomes copies of it. "": there are no images.
       image_around: tokens before and after those of each image; () for none.
     """
 
@@ -85,8 +90,41 @@ class Format:
         return self.loss_mask == "pivot"
 
 
-class Template:
-    """Token ids of turns written in a :class:`Format`.
+class ChatTemplate(Protocol):
+    """How a chat writes its rows.
+
+    Attributes:
+      image_id: the image token. end_id: the token that ends an answer, at which sampling stops.
+      control: special tokens that it writes, which no text may hold.
+      whole: characters of the texts that are tokenised whole in any case.
+    """
+
+    whole: int
+    image_id: int
+    end_id: int
+    control: tuple[str, ...]
+
+    def text(self, text: str) -> list[int]:
+        """Ids of a text alone."""
+        ...
+
+    def conversation(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
+        """A conversation that ends with an answer; ``counts``: image tokens of each of its images."""
+        ...
+
+    def prompt(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
+        """A conversation up to the answer that is to come."""
+        ...
+
+    def answers(
+        self, messages: Sequence[Message], counts: Sequence[int], texts: Sequence[str]
+    ) -> tuple[Piece, list[list[int]]]:
+        """A conversation up to its answer, and the ids of several answers to it, each with its end."""
+        ...
+
+
+class Tokens:
+    """Ids of texts and of images.
 
     Args:
       longest: tokens of a row. Of a long text, :meth:`text` gives only more ids than that. 0: all of every text.
@@ -95,7 +133,7 @@ class Template:
       whole: characters of a text that is tokenised whole in any case.
 
     Raises:
-      UserError: the tokenizer lacks a control token, or writes a newline as several tokens.
+      UserError: the tokenizer lacks the image token or one of those around it.
     """
 
     def __init__(self, tokenizer: Any, format: Format, longest: int = 0):
@@ -105,18 +143,9 @@ class Template:
         tokenizer(NEWLINE, add_special_tokens=False)  # undoes truncation and padding that its file may ask for
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._lock = threading.Lock()
-        self.dialect = DIALECTS[format.dialect]
-        first, header = ([self._token(text)] if text else [] for text in (self.dialect.first, self.dialect.header))
-        self._first, self._header = first, header
-        self.image_id, self.start_id = self._token(format.image_token), self._token(self.dialect.start)
-        self.end_id = self._token(self.dialect.end)
+        self.image_id = self._token(format.image_token) if format.image_token else -1
         around = format.image_around
         self._before, self._after = ([self._token(text)] for text in around) if around else ([], [])
-        newline = self.text(NEWLINE)
-        if len(newline) != 1:
-            raise UserError(f"tokenizer: a newline is {len(newline)} tokens; the templates need it to be one")
-        self.newline_id = newline[0]
-        self._close = [self.end_id, *self.text(self.dialect.after)]
 
     def __getstate__(self) -> dict[str, Any]:  # a lock cannot be pickled for a worker process
         return {key: value for key, value in vars(self).items() if key != "_lock"}
@@ -136,18 +165,26 @@ class Template:
         return ids[0]
 
     def text(self, text: str) -> list[int]:
-        """Ids of a piece between control tokens, or the first ``longest + 1`` of a long one.
+        """Ids of a text alone, or the first ``longest + 1`` of a long one.
 
-        Short pieces (headers, stock questions) are kept.
+        Short texts (headers, stock questions) are kept.
         """
         if not text:
             return []
         found = self._cache.get(text)
         if found is None:
-            found = self._ids(text) if len(text) <= self.whole else self._beginning(text)
+            found = self._first_ids(text)
             if len(text) <= KEPT_LENGTH and len(self._cache) < KEPT_PIECES:
                 self._cache[text] = found
         return found
+
+    def _first_ids(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for part in self._beginnings(text):
+            ids = self._ids(part)
+            if self._suffices(ids, part, text):
+                return ids[: self.longest + 1]
+        return ids
 
     def _ids(self, text: str) -> list[int]:
         if self._backend is not None:  # threads tokenise at the same time: it releases the interpreter lock
@@ -155,22 +192,50 @@ class Template:
         with self._lock:
             return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def _beginning(self, text: str) -> list[int]:
-        """The first ids of a text as if all of it were tokenised: what comes far behind them does not change them."""
+    def _beginnings(self, text: str) -> Iterator[str]:
+        """Growing beginnings of a long text, and last the whole text."""
         end = self.whole
         while end < len(text):
             space = max(text.rfind(character, end - self.whole // 2, end) for character in (" ", NEWLINE))
-            ids = self._ids(text[: space if space > 0 else end])
-            if len(ids) > self.longest + SLACK:
-                return ids[: self.longest + 1]
+            yield text[: space if space > 0 else end]
             end *= 2  # long tokens, such as runs of spaces
-        return self._ids(text)
+        yield text
+
+    def _suffices(self, ids: Sequence[int], part: str, text: str) -> bool:
+        """Whether the first ids of ``part`` are those of ``text``: what comes far behind them does not change them."""
+        return len(part) < len(text) and len(ids) > self.longest + SLACK
+
+    def image(self, count: int) -> list[int]:
+        """Ids of an image with ``count`` image tokens."""
+        return [*self._before, *[self.image_id] * count, *self._after]
+
+
+class Template(Tokens):
+    """Token ids of turns written in a dialect.
+
+    Raises:
+      UserError: the tokenizer lacks a control token, or writes a newline as several tokens.
+    """
+
+    def __init__(self, tokenizer: Any, format: Format, longest: int = 0):
+        super().__init__(tokenizer, format, longest)
+        self.dialect = DIALECTS[format.dialect]
+        self.control = self.dialect.tokens
+        first, header = ([self._token(text)] if text else [] for text in (self.dialect.first, self.dialect.header))
+        self._first, self._header = first, header
+        self.start_id, self.end_id = self._token(self.dialect.start), self._token(self.dialect.end)
+        newline = self.text(NEWLINE)
+        if len(newline) != 1:
+            raise UserError(
+                f"tokenizer: a newline is {len(newline)} tokens, but tokenizer.chat='{format.dialect}' needs it to be "
+                "one; set tokenizer.chat='template', the tokenizer's own chat template"
+            )
+        self.newline_id = newline[0]
+        self._close = [self.end_id, *self.text(self.dialect.after)]
 
     def answer(self, text: str) -> list[int]:
-        """Ids of an answer with its end: ``<|im_end|>\\n``, ``<|eot_id|>``, or ``\\n`` in the plain template."""
-        if self.format.plain:
-            return [*self.text(_EMPTY_LINES.sub("", text)), self.newline_id]
-        return [*self.text(text.strip() if self.dialect.trims else _EMPTY_LINES.sub("", text)), *self._close]
+        """Ids of an answer with its end: ``<|im_end|>\\n`` or ``<|eot_id|>``."""
+        return [*self.text(text.strip() if self.dialect.trims else without_empty_lines(text)), *self._close]
 
     def turn(self, role: str, text: str, counts: Iterator[int]) -> list[int]:
         """``<|im_start|>role\\n{text}<|im_end|>\\n``; every ``<image>`` becomes the next of ``counts`` image tokens."""
@@ -180,7 +245,7 @@ class Template:
             rest = [part.removeprefix(NEWLINE) for part in rest]
         ids = [*opening, *self.text(first)]
         for part in rest:
-            ids += [*self._image(next(counts)), *self.text(part)]
+            ids += [*self.image(next(counts)), *self.text(part)]
         return [*ids, *self._close]
 
     def _opening(self, role: str) -> tuple[list[int], str]:
@@ -189,22 +254,19 @@ class Template:
             return [self.start_id, *self.text(role), *self._header], self.dialect.gap
         return [self.start_id], f"{role}{self.dialect.gap}"
 
-    def _image(self, count: int) -> list[int]:
-        return [*self._before, *[self.image_id] * count, *self._after]
-
     def conversation(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
-        """A conversation that ends with an answer; ``counts``: image tokens of each of its images."""
-        if self.format.plain:
-            return self._plain(messages, counts, answered=True)
         return self._turns(messages, iter(counts))
 
     def prompt(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
-        """A conversation up to the header of the answer that is to come (plain: up to the images)."""
-        if self.format.plain:
-            return self._plain(messages, counts, answered=False)
+        """A conversation up to the header of the answer that is to come."""
         piece = self._turns(messages, iter(counts))
         self._open(piece)
         return piece
+
+    def answers(
+        self, messages: Sequence[Message], counts: Sequence[int], texts: Sequence[str]
+    ) -> tuple[Piece, list[list[int]]]:
+        return self.prompt(messages, counts), [self.answer(text) for text in texts]
 
     def _turns(self, messages: Sequence[Message], counts: Iterator[int]) -> Piece:
         piece = Piece()
@@ -226,11 +288,47 @@ class Template:
         opening, before = self._opening("assistant")
         piece.add([*opening, *self.text(before)], scored=self.format.pivot_mask)
 
-    def _plain(self, messages: Sequence[Message], counts: Sequence[int], answered: bool) -> Piece:
-        """Images, then the caption and a newline, which are scored. The question is left out."""
+
+class PlainTemplate(Tokens):
+    """Images, then the caption and a newline, which are scored. The question is left out.
+
+    Raises:
+      UserError: the tokenizer lacks the image token, or a newline after a text is not one token.
+    """
+
+    def __init__(self, tokenizer: Any, format: Format, longest: int = 0):
+        super().__init__(tokenizer, format, longest)
+        dialect = DIALECTS.get(format.dialect)
+        self.control = tuple(tokenizer.all_special_tokens) if dialect is None else dialect.tokens
+        newline = self.text(f"a{NEWLINE}")[len(self.text("a")) :]  # alone, some tokenizers put a space before it
+        if len(newline) != 1:
+            raise UserError(
+                f"tokenizer: a newline is {len(newline)} tokens; data.template='plain' needs it to be one, because it "
+                "ends a caption"
+            )
+        self.end_id = newline[0]
+
+    def conversation(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
+        piece = self.prompt(messages, counts)
+        piece.add(self._caption(messages[-1].content), answer=True)
+        return piece
+
+    def prompt(self, messages: Sequence[Message], counts: Sequence[int]) -> Piece:
+        """The images."""
         piece = Piece()
         for count in counts:
-            piece.add(self._image(count))
-        if answered:
-            piece.add(self.answer(messages[-1].content), answer=True)
+            piece.add(self.image(count))
         return piece
+
+    def answers(
+        self, messages: Sequence[Message], counts: Sequence[int], texts: Sequence[str]
+    ) -> tuple[Piece, list[list[int]]]:
+        return self.prompt(messages, counts), [self._caption(text) for text in texts]
+
+    def _caption(self, text: str) -> list[int]:
+        return [*self.text(without_empty_lines(text)), self.end_id]
+
+
+def without_empty_lines(answer: str) -> str:
+    """An answer without the empty lines before it; a tokenizer would merge them with the newline of a header."""
+    return _EMPTY_LINES.sub("", answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 PAD, START, END, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>"
 SPECIAL = (PAD, START, END, IMAGE)
 BYTES = 256
+LEGACY_TEMPLATE = "chat_template.json"
 
 # Qwen2's pre-tokenizer: a word with its leading space, single digits, punctuation with the newlines after it.
 QWEN2_WORDS = (
@@ -104,14 +106,17 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         tokenizer.save_pretrained(str(partial))
 
 
-def load_tokenizer(path: str | Path, key: str = "tokenizer.path") -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str | Path, key: str = "tokenizer.path", *, chat_template: str | Path = ""
+) -> PreTrainedTokenizerBase:
     """Loads a tokenizer folder (a trained one or a Hugging Face checkpoint's), never from the network.
 
     Args:
       key: the config key or option that names the folder, for messages.
+      chat_template: Jinja file of its chat template, in place of the folder's.
 
     Raises:
-      UserError: the folder is missing or holds no tokenizer.
+      UserError: the folder is missing or holds no tokenizer, or the file cannot be read.
     """
     folder = Path(path)
     if not str(path) or not folder.is_dir():
@@ -129,4 +134,23 @@ def load_tokenizer(path: str | Path, key: str = "tokenizer.path") -> PreTrainedT
             f"{key}: '{path}' holds no tokenizer that transformers can load ({reason}); fetch the tokenizer's files of "
             "this model (tokenizer.json, tokenizer_config.json)"
         ) from error
+    if chat_template:
+        tokenizer.chat_template = _read_template(Path(chat_template))
+    elif tokenizer.chat_template is None:
+        tokenizer.chat_template = _legacy_template(folder)
     return tokenizer
+
+
+def _read_template(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"tokenizer.chat_template: '{file}' cannot be read ({error}); name a Jinja file") from None
+
+
+def _legacy_template(folder: Path) -> str | None:
+    """The template where processors of transformers before 5 keep theirs."""
+    try:
+        return json.loads((folder / LEGACY_TEMPLATE).read_text(encoding="utf-8"))["chat_template"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
