@@ -6,7 +6,7 @@ from typing import Any
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-CONFIGS = sorted(path.as_posix() for path in Path("configs").rglob("*.py"))
+CONFIGS = sorted(path.as_posix() for kind in ("*.py", "*.jinja") for path in Path("configs").rglob(kind))
 
 
 class BuildWithConfigs(build_py):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pivot_jax import files
+from pivot_jax.config import catalogue
 from pivot_jax.config.paths import unset
 from pivot_jax.errors import UserError
 
@@ -113,7 +114,7 @@ def load_tokenizer(
 
     Args:
       key: the config key or option that names the folder, for messages.
-      chat_template: Jinja file of its chat template, in place of the folder's.
+      chat_template: Jinja file of its chat template, in place of the folder's; also one of the package's ``configs``.
 
     Raises:
       UserError: the folder is missing or holds no tokenizer, or the file cannot be read.
@@ -142,6 +143,8 @@ def load_tokenizer(
 
 
 def _read_template(file: Path) -> str:
+    packaged = catalogue.folder() / file
+    file = packaged if packaged.is_file() and not file.is_file() else file
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
