@@ -1,27 +1,49 @@
 """Checkpoints of a run (orbax): written while it trains, read whole or parameter by parameter.
 
 A checkpoint holds the train state, its blocks stacked, and, as JSON, everything else that a resumed run needs (data
-iterator, running means). Orbax writes into a temporary folder and renames it, so a killed or failed save leaves the
-previous one intact.
+iterator, running means) and the digests of both. Orbax writes into a temporary folder and renames it, so a killed or
+failed save leaves the previous one intact. Whatever is read is compared with its digest (:mod:`.digests`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
+from absl import logging as absl_logging
+from jax.experimental import multihost_utils
 
 from pivot_jax import files, rules
 from pivot_jax.config import paths
 from pivot_jax.errors import UserError
 from pivot_jax.hub.tensors import Lazy
 from pivot_jax.models import lora, stacking
+from pivot_jax.parallel.hosts import is_first
+from pivot_jax.train import digests
+
+log = logging.getLogger(__name__)
+PARAMS = ("trained", "frozen")  # the parts of a state that are parameters
+DAMAGED = "damaged"  # folder of a workdir: checkpoints that were set aside
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint whose files cannot be read, or that holds other values than were saved."""
+
+    def __init__(self, folder: Path, reason: str):
+        super().__init__(
+            f"checkpoint {folder} is damaged ({reason}); use an earlier one of its run (run:WORKDIR@STEP), or run "
+            "`pivot-jax train` in its workdir again, which continues from the newest undamaged one"
+        )
+        self.step, self.reason = int(folder.name), reason
 
 
 class Checkpoints:
@@ -45,7 +67,7 @@ class Checkpoints:
         self._writing: int | None = None  # the step being written, or written last
         self._orbax = ocp.CheckpointManager(
             self.folder,
-            item_names=("state", "progress"),
+            item_names=("state", "progress", digests.ITEM),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(preservation),
                 best_fn=(lambda metrics: metrics[name]) if name else None,
@@ -54,10 +76,6 @@ class Checkpoints:
                 enable_async_checkpointing=True,
             ),
         )
-
-    def latest(self) -> int | None:
-        """Newest complete step."""
-        return self._orbax.latest_step()
 
     def steps(self) -> list[int]:
         """All complete steps, in order."""
@@ -76,8 +94,12 @@ class Checkpoints:
         """
         self.wait()  # orbax waits too; here the error of a save still names its own step
         self._writing = step
-        whole = ocp.args.StandardSave(stacking.on_host(state))
-        items = ocp.args.Composite(state=whole, progress=ocp.args.JsonSave(progress))
+        saved = {
+            "state": ocp.args.StandardSave(stacking.on_host(state)),
+            "progress": ocp.args.JsonSave(progress),
+            digests.ITEM: ocp.args.JsonSave(digests.of_checkpoint(state, progress).as_json()),
+        }
+        items = ocp.args.Composite(**saved)
         best = {self._best: metrics[self._best]} if self._best and metrics and self._best in metrics else None
         with _disk_errors(self.folder, step):
             self._orbax.save(step, args=items, metrics=best, force=True)
@@ -88,15 +110,93 @@ class Checkpoints:
             self._orbax.wait_until_finished()
             self._orbax.check_for_errors()
 
+    def check(self) -> None:
+        """Raises as :meth:`save` where writing in the background has failed already; does not wait for it."""
+        with _disk_errors(self.folder, self._writing):
+            self._orbax.check_for_errors()
+
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """(state, progress) of ``step``.
+        """(state, progress) of ``step``, compared with their digests.
 
         Args:
           like: the state as ShapeDtypeStruct with shardings, in either layout of ``models.stacking``.
+
+        Raises:
+          UserError: a checkpoint of another structure; DamagedCheckpoint.
         """
-        whole = ocp.args.StandardRestore(stacking.stacked(like))
-        restored = self._orbax.restore(step, args=ocp.args.Composite(state=whole, progress=ocp.args.JsonRestore()))
-        return stacking.split_like(like, restored["state"]), restored["progress"]
+        folder, wanted = self.folder / str(step), stacking.stacked(like)
+        saved = _read_digests(folder)
+        if saved is None:
+            log.warning("%s has no digests (an earlier version wrote it): it is loaded unverified", folder)
+        self._check_fits(folder, saved, wanted)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(wanted), progress=ocp.args.JsonRestore())
+        try:
+            restored = self._orbax.restore(step, args=items)
+            state, progress = restored["state"], dict(restored["progress"])
+        except Exception as error:
+            raise _unreadable(folder, error) from None
+        if saved is not None:
+            _compare(folder, saved.arrays, digests.of_tree(state))
+            if digests.hash_of(progress) != saved.progress:
+                raise DamagedCheckpoint(folder, "its progress is not what was saved")
+        return stacking.split_like(like, state), progress
+
+    def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+        """(state, progress) of the newest undamaged checkpoint; None if there are none at all.
+
+        Damaged ones that are newer are moved to ``damaged/`` in the workdir.
+
+        Raises:
+          UserError: all are damaged; they stay where they are.
+        """
+        damaged: dict[int, str] = {}  # not the errors: their tracebacks would keep the arrays
+        for step in reversed(self.steps()):
+            try:
+                found = self.restore(step, like)
+            except DamagedCheckpoint as error:
+                damaged[step] = error.reason
+                continue
+            for bad, why in damaged.items():
+                self._set_aside(bad, why, step)
+            return found
+        if damaged:
+            each = "; ".join(f"{step}: {why}" for step, why in damaged.items())
+            raise UserError(
+                f"every checkpoint in {self.folder} is damaged ({each}); nothing was changed. Restore one from a "
+                "backup, or take another --workdir to train from the start"
+            )
+        return None
+
+    def _check_fits(self, folder: Path, saved: digests.Digests | None, like: Any) -> None:
+        """Raises UserError where the saved arrays are others than ``like``; DamagedCheckpoint if that is unknown."""
+        wanted = {path: tuple(leaf.shape) for path, leaf in digests.paths(like)}
+        if saved is not None:
+            found = {path: shape for path, (_, shape, _) in saved.arrays.items()}
+        else:
+            try:
+                found = {path: tuple(leaf.shape) for path, leaf in digests.paths(metadata(folder / "state"))}
+            except Exception as error:
+                raise _unreadable(folder, error) from None
+        other = sorted(path for path in wanted.keys() | found.keys() if wanted.get(path) != found.get(path))
+        if other:
+            path = other[0]
+            raise UserError(
+                f"checkpoint {folder.name} in {folder.parent.parent} does not fit this config: {path} has shape "
+                f"{found.get(path, 'none')} in it, the config needs {wanted.get(path, 'none')}"
+            )
+
+    def _set_aside(self, step: int, why: str, good: int) -> None:
+        """Moves a damaged checkpoint to ``damaged/`` in the workdir, because ``good`` could be read."""
+        if is_first():
+            folder = self.folder.parent / DAMAGED
+            names = (f"{step}" if not number else f"{step}-{number}" for number in range(1000))
+            target = next(folder / name for name in names if not (folder / name).exists())
+            folder.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(target)
+            log.warning("%s: checkpoint %d is damaged (%s); moved to %s, continuing from step %d",
+                        folder.parent, step, why, target, good)  # fmt: skip
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoint set aside")
 
     def close(self) -> None:
         """Waits as :meth:`wait`, and raises as it does."""
@@ -124,7 +224,9 @@ class _disk_errors:
 
 
 def reason(error: BaseException) -> str:
-    """Why orbax could not write, in one line. Tensorstore's own message is long and names internal files."""
+    """Why orbax could not read or write, in one line. Tensorstore's own message is long and names internal files."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = str(error).splitlines()[0] if str(error) else repr(error)
     full = any(os.strerror(code).lower() in text.lower() for code in files.FULL)
     return os.strerror(errno.ENOSPC) if full else text[:300]
@@ -139,17 +241,17 @@ def load_run(workdir: Path, step: int | None = None, *, merge: bool = True) -> d
     Raises:
       UserError: no checkpoint in ``workdir``, or not that step.
     """
-    folder, step = (workdir / "checkpoints").absolute(), newest(workdir, step)
-    state = load_tree(folder / str(step) / "state", ("trained", "frozen"))
+    folder = _folder(workdir, step)
+    state = _restore(folder, {key: tree for key, tree in _metadata(folder).items() if key in PARAMS}, verify=True)
     params = rules.unflatten(rules.flatten(state.get("trained", {})) | rules.flatten(state.get("frozen", {})))
     return lora.merged(params) if merge else params
 
 
 def lazy_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
     """As :func:`load_run`, with ``hub.tensors.Lazy`` leaves, which read and merge a parameter on demand."""
-    folder = (workdir / "checkpoints").absolute() / str(newest(workdir, step)) / "state"
-    tree = metadata(folder)
-    flat = {path: (part, leaf) for part in ("trained", "frozen") for path, leaf in rules.flatten(tree[part]).items()}
+    folder = _folder(workdir, step)
+    tree = _metadata(folder)
+    flat = {path: (part, leaf) for part in PARAMS for path, leaf in rules.flatten(tree[part]).items()}
 
     def lazy(path: str) -> Lazy:
         names = [path]
@@ -161,7 +263,8 @@ def lazy_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
             for name in names:
                 part, leaf = flat[name]
                 wanted.setdefault(part, {})[name] = leaf
-            found = _restore(folder, {part: rules.unflatten(leaves) for part, leaves in wanted.items()})
+            parts = {part: rules.unflatten(leaves) for part, leaves in wanted.items()}
+            found = _restore(folder, parts, verify=True)
             arrays = {name: leaf for part in found.values() for name, leaf in rules.flatten(part).items()}
             return arrays[path] if len(names) == 1 else lora.merge_kernel(*(arrays[name] for name in names))
 
@@ -200,37 +303,97 @@ def content_mark(workdir: Path, step: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def load_tree(folder: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A saved tree as host arrays; only its top-level ``keys`` if any are named."""
-    whole = metadata(folder)
-    return _restore(folder, {key: whole[key] for key in keys if key in whole} if keys else whole)
+def load_tree(folder: Path) -> dict[str, Any]:
+    """A saved tree as host arrays."""
+    return _restore(folder, metadata(folder), verify=False)
 
 
 def metadata(folder: Path) -> dict[str, Any]:
     """A saved tree with orbax's metadata of each array (shape, dtype) as leaves."""
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # orbax warns that one item of a step has no metadata of a whole step
+    level = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(
+        absl_logging.ERROR
+    )  # orbax warns that one item of a step has no metadata of a whole step
     try:
         with ocp.PyTreeCheckpointer() as reader:
             return reader.metadata(folder).item_metadata.tree
     finally:
-        logging.set_verbosity(level)
+        absl_logging.set_verbosity(level)
 
 
-def _restore(folder: Path, wanted: Any) -> dict[str, Any]:
-    """The leaves that the metadata tree ``wanted`` names, as host arrays."""
-    like = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=_numpy()), wanted)
-    with ocp.PyTreeCheckpointer() as reader:
-        return reader.restore(folder, args=ocp.args.PyTreeRestore(item=wanted, restore_args=like, partial_restore=True))
+def _folder(workdir: Path, step: int | None) -> Path:
+    """The folder of a run's arrays at a step. Raises as :func:`newest`."""
+    return (workdir / "checkpoints").absolute() / str(newest(workdir, step)) / "state"
 
 
-def _numpy() -> Any:
-    import numpy
+def _metadata(folder: Path) -> dict[str, Any]:
+    """As :func:`metadata`, of a checkpoint. Raises DamagedCheckpoint."""
+    try:
+        return metadata(folder)
+    except Exception as error:
+        raise _unreadable(folder.parent, error) from None
 
-    return numpy.ndarray
+
+def _restore(folder: Path, wanted: Any, *, verify: bool) -> dict[str, Any]:
+    """The leaves that the metadata tree ``wanted`` names, as host arrays.
+
+    Args:
+      verify: ``folder`` is of a checkpoint; errors and values that differ from its digests are a DamagedCheckpoint.
+    """
+    like = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    args = ocp.args.PyTreeRestore(item=wanted, restore_args=like, partial_restore=True)
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            found = reader.restore(folder, args=args)
+    except Exception as error:
+        if not verify:
+            raise
+        raise _unreadable(folder.parent, error) from None
+    if verify and (saved := _read_digests(folder.parent)) is not None:
+        _compare(
+            folder.parent, {path: saved.arrays.get(path) for path, _ in digests.paths(found)}, digests.of_tree(found)
+        )
+    return found
+
+
+def _read_digests(folder: Path) -> digests.Digests | None:
+    try:
+        return digests.read(folder)
+    except Exception as error:
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder: Path, error: Exception) -> Exception:
+    """The error to raise where a checkpoint's files could not be read.
+
+    Orbax and tensorstore raise almost anything on damaged files, a bare Exception among them. What is not damage: too
+    little memory, and files that only this process cannot read.
+    """
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError | UserError):
+        return error
+    why = reason(error)
+    if any(word in str(error).lower() for word in ("permission", "resource_exhausted", "too many open files")):
+        return UserError(f"checkpoint {folder} could not be read: {why}")
+    return DamagedCheckpoint(folder, why)
+
+
+def _compare(folder: Path, saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raises DamagedCheckpoint where arrays differ from their digests."""
+    other = sorted(path for path in saved.keys() | found.keys() if saved.get(path) != found.get(path))
+    if other:
+        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+        raise DamagedCheckpoint(folder, f"{other[0]}{more} of {len(found)} arrays are not what was saved")
+
+
+def saved_in_newest(workdir: Path) -> dict[str, Any] | None:
+    """As :func:`saved_in_run`, of the newest checkpoint that is not damaged; None if all are."""
+    for step in reversed(complete(workdir)):
+        with contextlib.suppress(DamagedCheckpoint):
+            return saved_in_run(workdir, step)
+    return None
 
 
 def saved_in_run(workdir: Path, step: int) -> dict[str, Any]:
     """Path → orbax's metadata (shape, dtype) of each saved parameter, adapters included; reads no weights."""
-    tree = metadata((workdir / "checkpoints").absolute() / str(step) / "state")
-    return {path: leaf for part in ("trained", "frozen") for path, leaf in rules.flatten(tree[part]).items()}
+    tree = _metadata(_folder(workdir, step))
+    return {path: leaf for part in PARAMS for path, leaf in rules.flatten(tree[part]).items()}

@@ -153,14 +153,7 @@ def _state(setup: Setup, workdir: Path) -> tuple[Any, dict[str, Any] | None, Any
     """
     checkpoints = Checkpoints(workdir)
     try:
-        step = checkpoints.latest()
-        restored = None
-        if step is not None:
-            try:
-                restored = checkpoints.restore(step, setup.state_like())
-            except (ValueError, KeyError, TypeError) as error:
-                reason = str(error).splitlines()[0][:300]
-                raise UserError(f"checkpoint {step} in {workdir} does not fit this config: {reason}") from error
+        restored = checkpoints.restore_newest(setup.state_like())
     finally:
         checkpoints.close()
     if restored is not None:

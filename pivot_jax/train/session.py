@@ -181,6 +181,7 @@ class Session:
           UserError: from a hook, or the checkpoint could not be written.
           Interrupted: stopped by a signal; the state is saved.
         """
+        self._checkpoints.check()
         stops = self._signals.agreed(self.step) and not self.finished
         evaluates = self._evaluation_due()
         saves = stops or self.finished or self.step % self._setup.config.train.checkpoint_every == 0

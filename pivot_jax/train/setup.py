@@ -216,7 +216,7 @@ def as_started(config: Any, model: Model, workdir: Path | None) -> Model:
             print(line)
         there = set().union(*given.values()) | {path for path in like if longest(init, path) is None}
     else:
-        there = set(checkpoint.saved_in_run(workdir, checkpoint.newest(workdir)))
+        there = set(checkpoint.saved_in_newest(workdir) or like)
     absent = {path for path in like if path.startswith(OPTIONAL) and path not in there}
     if absent and batch_kind(config) == "contrastive":
         raise UserError(f"init: the encoder's source lacks '{min(absent)}', which stage 0 trains; take a whole encoder")

@@ -217,7 +217,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(make_config, tmp_path):
     assert "REFUSED checkpoint 8 could not be written" in done.stdout, done.stdout + done.stderr[-2000:]
     assert "complete checkpoints: 4" in done.stdout
     assert "Traceback" not in done.stderr and "never" not in done.stderr, done.stderr
-    assert checkpoint.Checkpoints(tmp_path / "run").latest() == 4
+    assert checkpoint.newest(tmp_path / "run") == 4
     assert start(file, tmp_path / "run").wait(300) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["resumed_from"] == 4
 
