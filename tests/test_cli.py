@@ -30,7 +30,7 @@ def usage_error(*argv: str) -> int:
 def test_help_comes_fast_and_without_jax():
     """Under a second of CPU time in its own process; wall time would depend on the machine's load."""
     code = (
-        "import sys, time\nfrom pivot_jax.cli import main\n"
+        "import sys, time\nfrom pivot_jax.cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit as stop: code = stop.code\n"
         "assert code == 0 and not {'jax', 'flax', 'numpy', 'ml_collections'} & set(sys.modules)\n"
         "print(time.process_time())"

@@ -1,5 +1,1 @@
-"""The command line: ``pivot-jax COMMAND …`` (:mod:`.main`), one function per command."""
-
-from pivot_jax.cli.main import main
-
-__all__ = ["main"]
+"""The command line: ``pivot-jax COMMAND …``. :mod:`.__main__` is the process, :mod:`.main` one command in it."""

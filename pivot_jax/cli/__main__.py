@@ -1,7 +1,27 @@
-"""``python -m pivot_jax.cli``: the same as ``pivot-jax``."""
+"""The process of ``pivot-jax`` (also ``python -m pivot_jax.cli``): its signals, and its end."""
 
+import os
+import signal
 import sys
 
-from pivot_jax.cli.main import main
+# Ctrl-C ends the process at once, wherever it is, as SIGTERM does: there is nothing to lose yet. Python's own handler
+# waits for the interpreter, which a compilation can hold for minutes, and leaves a traceback of the imports.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-sys.exit(main())
+STOPPED = (129, 130, 143)  # exit codes after a signal
+
+
+def start() -> None:
+    """Runs the command of ``sys.argv`` and ends the process with its exit code."""
+    from pivot_jax.cli.main import main
+
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if code in STOPPED:
+        os._exit(code)  # everything is saved; the interpreter would wait for threads that hang on a data source
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    start()

@@ -11,7 +11,9 @@ import argparse
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -35,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("pivot_jax").setLevel(logging.INFO)
     quiet_threads()
+    # Until its first step, training has nothing to lose or to clean up, so Ctrl-C stays with the kernel.
+    if args.command != "train" and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return run(args.run, args, overrides)
     except UserError as error:
@@ -66,8 +71,14 @@ def quiet_threads() -> None:
 
 
 def unraisable(found: sys.UnraisableHookArgs) -> None:
-    """Python's own hook, except for callbacks into a closed event loop."""
-    if not (isinstance(found.exc_value, RuntimeError) and "loop is closed" in str(found.exc_value)):
+    """Python's own hook, except for callbacks into a closed event loop, and for Ctrl-C.
+
+    A KeyboardInterrupt that is raised in a callback of the garbage collector, as JAX has one, goes no further; so the
+    signal is sent again.
+    """
+    if issubclass(found.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    elif not (isinstance(found.exc_value, RuntimeError) and "loop is closed" in str(found.exc_value)):
         sys.__unraisablehook__(found)
 
 

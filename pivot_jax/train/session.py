@@ -30,6 +30,7 @@ from pivot_jax.train.signals import Interrupted, StopSignals
 from pivot_jax.train.speed import Speed
 
 log = logging.getLogger(__name__)
+LISTEN_EVERY_S = 0.2  # for signals, while the data are awaited
 EVAL = "eval/"  # begins the name of every metric of an evaluation
 
 
@@ -147,9 +148,12 @@ class Session:
 
         Raises:
           UserError: too many bad rows; the state is saved.
+          Interrupted: stopped by a signal while it waited; the state is saved.
         """
         position = self._batches.get_state()
         started = time.perf_counter()
+        while not self._batches.wait(LISTEN_EVERY_S):
+            self.stop_between_steps(state, position)
         try:
             batch = next(self._batches)
         except UserError:
@@ -168,6 +172,7 @@ class Session:
           UserError: loss or gradient of the step before was not finite; the last good state is saved.
         """
         self._read_pending(state)
+        self._signals.arm()
         self.step += 1
         self._evaluation, self._postponed = {}, False
         logs = self.step % self._setup.config.train.log_every == 0 or self.finished

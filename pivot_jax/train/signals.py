@@ -28,18 +28,24 @@ def stopping() -> tuple[signal.Signals, ...]:
 
 
 class StopSignals:
-    """While entered, the signals of :func:`stopping` set a flag for the loop, which saves and stops.
+    """The signals of :func:`stopping` set a flag for the loop, which saves and stops.
 
-    A second Ctrl-C raises KeyboardInterrupt at once.
+    From the beginning of the block on; where the process leaves Ctrl-C to the kernel (the ``train`` command does),
+    only from :meth:`arm` on. A second Ctrl-C raises KeyboardInterrupt at once.
     """
 
     def __enter__(self) -> StopSignals:
         self.received = 0
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():
+        self._before: dict[int, Any] = {}
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+            self.arm()
+        return self
+
+    def arm(self) -> None:
+        """From here on there is something to save."""
+        if not self._before and threading.current_thread() is threading.main_thread():
             for number in stopping():
                 self._before[number] = signal.signal(number, self._note)
-        return self
 
     def _note(self, number: int, frame: Any) -> None:
         if self.received and number == signal.SIGINT:

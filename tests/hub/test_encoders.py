@@ -14,7 +14,7 @@ import transformers
 from safetensors.numpy import load_file
 
 from pivot_jax import hub, rules
-from pivot_jax.cli import main
+from pivot_jax.cli.main import main
 from pivot_jax.data.processing import images
 from pivot_jax.errors import UserError
 from pivot_jax.hub import processors

@@ -170,7 +170,7 @@ def test_pickled_projectors_are_an_error_with_the_command_that_converts_them(who
 
 def test_import_as_a_run(tmp_path):
     """Scaled positions, four projector layers and Llama's turns are in the run's config; its model opens with them."""
-    from pivot_jax.cli import main
+    from pivot_jax.cli.main import main
     from pivot_jax.data.processing.dialects import DIALECTS
     from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
     from pivot_jax.hub.chat import jinja

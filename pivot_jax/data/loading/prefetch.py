@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
 import grain
@@ -21,12 +23,27 @@ class LoaderIterator(Generic[T]):
     def __init__(self, count: int, load: Callable[[int], T], prefetch: int, fingerprint: str):
         self._fingerprint = fingerprint
         self._inner = read_ahead(count, load, prefetch)
+        self._coming: Future[T] | None = None
 
     def __iter__(self) -> LoaderIterator[T]:
         return self
 
     def __next__(self) -> T:
-        return next(self._inner)
+        self.wait(None)
+        coming, self._coming = self._coming, None
+        assert coming is not None
+        return coming.result()
+
+    def wait(self, seconds: float | None) -> bool:
+        """Whether the next batch, or the error instead of it, has arrived within this time; None waits for it.
+
+        A thread of its own waits, so that a data source that hangs keeps the caller neither from listening for signals
+        nor from ending.
+        """
+        if self._coming is None:
+            self._coming = Future()
+            threading.Thread(target=_next, args=(self._inner, self._coming), daemon=True, name="next batch").start()
+        return bool(wait((self._coming,), seconds).done)
 
     def get_state(self) -> dict[str, Any]:
         """Position of the next batch."""
@@ -44,6 +61,13 @@ class LoaderIterator(Generic[T]):
                 "have changed since the checkpoint); restore the data, or start a new workdir"
             )
         self._inner.set_state(dict(state["grain"]))
+
+
+def _next(batches: Any, coming: Future[Any]) -> None:
+    try:
+        coming.set_result(next(batches))
+    except BaseException as error:  # raised again where the batch is taken
+        coming.set_exception(error)
 
 
 class _Steps(Generic[T]):
