@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pivot_jax import cli, hub, rules
+from pivot_jax import hub, rules
+from pivot_jax.cli import main as cli
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.train import checkpoint
 from pivot_jax.train.source import load_params

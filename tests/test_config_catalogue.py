@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pivot_jax import cli, config
+from pivot_jax import config
+from pivot_jax.cli import main as cli
 from pivot_jax.config import catalogue
 from pivot_jax.config.load import read_file
 from pivot_jax.data.processing.tokenizer import load_tokenizer

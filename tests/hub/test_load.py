@@ -14,7 +14,8 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from pivot_jax import cli, hub, rules
+from pivot_jax import hub, rules
+from pivot_jax.cli import main as cli
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs, families, names
 from pivot_jax.models.decoder import DecoderConfig

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pivot_jax import cli
+from pivot_jax.cli import main as cli
 from pivot_jax.data.processing.tokenizer import train_bpe
 from tests.tiny import runs
 

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pivot_jax import cli, hub
+from pivot_jax import hub
+from pivot_jax.cli import main as cli
 from pivot_jax.errors import UserError
 from pivot_jax.models.rotary import RopeScaling
 from pivot_jax.train import compatibility, initialization

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from pivot_jax import cli, hub, rules
 from pivot_jax import config as configs
+from pivot_jax import hub, rules
+from pivot_jax.cli import main as cli
 from pivot_jax.errors import UserError
 from pivot_jax.hub import adapter
 from pivot_jax.models import lora, zoo

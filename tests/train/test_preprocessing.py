@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import pivot_jax as pj
-from pivot_jax import cli
+from pivot_jax.cli import main as cli
 from pivot_jax.data.processing.geometry import blank
 from pivot_jax.data.processing.images import preprocess
 from pivot_jax.probe import features
