@@ -65,6 +65,7 @@ class Checkpoints:
             )
         self._best = name
         self._writing: int | None = None  # the step being written, or written last
+        self._unfinished = False  # whether nobody has waited for it yet
         self._orbax = ocp.CheckpointManager(
             self.folder,
             item_names=("state", "progress", digests.ITEM),
@@ -103,17 +104,19 @@ class Checkpoints:
         best = {self._best: metrics[self._best]} if self._best and metrics and self._best in metrics else None
         with _disk_errors(self.folder, step):
             self._orbax.save(step, args=items, metrics=best, force=True)
+        self._unfinished = True
 
     def wait(self) -> None:
         """Blocks until everything is on disk. Raises as :meth:`save`."""
         with _disk_errors(self.folder, self._writing):
             self._orbax.wait_until_finished()
             self._orbax.check_for_errors()
+        self._unfinished = False
 
     def check(self) -> None:
         """Raises as :meth:`save` where writing in the background has failed already; does not wait for it."""
-        with _disk_errors(self.folder, self._writing):
-            self._orbax.check_for_errors()
+        if self._unfinished and not self._orbax.is_saving_in_progress():
+            self.wait()  # orbax's check_for_errors misses an error that its own threads have seen
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """(state, progress) of ``step``, compared with their digests.
