@@ -254,4 +254,5 @@ print("done")
         [sys.executable, "-c", code], cwd=tmp_path, env=_env(), capture_output=True, text=True, timeout=600
     )
     assert found.returncode == 0 and found.stdout.rstrip().endswith("done"), found.stderr
+    assert "WARNING" not in found.stderr and "Metadata" not in found.stderr, found.stderr  # of orbax, at every opening
     assert (tmp_path / "dpo-hf" / "config.json").exists() and (tmp_path / "runs" / "pivot" / "dpo").is_dir()

@@ -68,7 +68,8 @@ def wrote(command: str, path: Path) -> bool:
     """Whether ``command`` wrote the file: a record, a page or an image. An empty file is nobody's."""
     if not path.stat().st_size:
         return True
-    head = path.read_bytes()[: 1 << 12]
+    with path.open("rb") as opened:
+        head = opened.read(1 << 12)
     if GENERATOR.encode() in head:
         return command == "pivot-jax report"
     if head.lstrip()[:1] in (b"{", b"["):

@@ -28,6 +28,7 @@ from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.session import Hook, last_metrics, postponed
 from pivot_jax.train.setup import Setup, build_setup, starting_params
 from pivot_jax.train.source import TOKENIZER
+from pivot_jax.words import counted
 
 RESULT = "result.json"  # in the workdir of a finished run
 # How the names begin of what a workdir may have before its config.json is complete.
@@ -104,7 +105,8 @@ def _run(config: Any, workdir: Path, hooks: Sequence[Hook], steps: Loop) -> Resu
         record = {"step": result.step, "metrics": metrics, "seconds": seconds, "resumed_from": resumed, "bad_rows": bad}
         files.write_text(workdir / RESULT, json.dumps(record, indent=1))
         if bad:
-            print(f"{config.name}: {bad} bad rows were skipped; {workdir / 'skipped.jsonl'} says which and why")
+            rows = f"{counted(bad, 'bad row')} {'was' if bad == 1 else 'were'} skipped"
+            print(f"{config.name}: {rows}; {workdir / 'skipped.jsonl'} says which and why")
     return result
 
 
