@@ -20,7 +20,7 @@ from pivot_jax.models import lora
 from pivot_jax.optim import partition
 from pivot_jax.progress import progress
 from pivot_jax.train import pack
-from pivot_jax.train.checkpoint import Checkpoints
+from pivot_jax.train.checkpoints import Checkpoints
 from pivot_jax.train.source import TOKENIZER
 
 log = logging.getLogger(__name__)

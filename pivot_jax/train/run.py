@@ -21,7 +21,7 @@ from pivot_jax.parallel import runtime
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.progress import progress
 from pivot_jax.train import checkpoint, loop, reference
-from pivot_jax.train.checkpoint import Checkpoints
+from pivot_jax.train.checkpoints import Checkpoints
 from pivot_jax.train.evaluation import training_hooks
 from pivot_jax.train.lock import locked
 from pivot_jax.train.reference import weights_hash

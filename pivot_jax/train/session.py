@@ -22,7 +22,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.optim import partition
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.progress import Advance, progress
-from pivot_jax.train.checkpoint import Checkpoints
+from pivot_jax.train.checkpoints import Checkpoints
 from pivot_jax.train.metric_names import original_name, renamed
 from pivot_jax.train.metrics import TextTable, Window, open_trackers
 from pivot_jax.train.setup import Setup

@@ -8,6 +8,7 @@ import pytest
 from pivot_jax.errors import UserError
 from pivot_jax.optim.update import TrainState
 from pivot_jax.train import checkpoint, pack
+from pivot_jax.train.checkpoints import Checkpoints
 
 
 def state(value: float) -> TrainState:
@@ -17,7 +18,7 @@ def state(value: float) -> TrainState:
 
 @pytest.mark.parametrize(("metric", "best"), [("-loss", 2), ("accuracy", 3), ("", None)])
 def test_the_newest_and_the_best_are_kept(tmp_path, metric, best):
-    saved = checkpoint.Checkpoints(tmp_path, keep=1, best_metric=metric)
+    saved = Checkpoints(tmp_path, keep=1, best_metric=metric)
     for step, (loss, accuracy) in enumerate([(3.0, 0.1), (1.0, 0.2), (2.0, 0.9), (2.5, 0.5), (2.6, 0.4)], start=1):
         saved.save(step, state(step), {"data": step}, {"loss": loss, "accuracy": accuracy})
     saved.wait()
@@ -28,7 +29,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path, metric, best):
 
 
 def test_reading_a_checkpoint_warns_of_nothing(tmp_path, caplog):
-    saved = checkpoint.Checkpoints(tmp_path)
+    saved = Checkpoints(tmp_path)
     saved.save(1, state(1), {})
     saved.close()
     with caplog.at_level("WARNING", logger="absl"):
@@ -37,7 +38,7 @@ def test_reading_a_checkpoint_warns_of_nothing(tmp_path, caplog):
 
 
 def test_a_missing_step_names_the_available_ones(tmp_path):
-    saved = checkpoint.Checkpoints(tmp_path)
+    saved = Checkpoints(tmp_path)
     saved.save(4, state(1), {})
     saved.wait()
     with pytest.raises(UserError, match=r"no checkpoint of step 7 .*steps \[4\]"):

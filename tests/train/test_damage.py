@@ -17,7 +17,8 @@ from pivot_jax.errors import UserError
 from pivot_jax.models.stacking import Layers
 from pivot_jax.optim.update import TrainState
 from pivot_jax.train import checkpoint, digests
-from pivot_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
+from pivot_jax.train.checkpoint import DamagedCheckpoint
+from pivot_jax.train.checkpoints import Checkpoints
 
 
 def state(value: float) -> TrainState:

@@ -18,6 +18,7 @@ from pivot_jax.optim import partition
 from pivot_jax.optim.update import build_step
 from pivot_jax.parallel.mesh import make_mesh, place_batch
 from pivot_jax.train import checkpoint
+from pivot_jax.train.checkpoints import Checkpoints
 from pivot_jax.train.extract import extract
 from pivot_jax.train.model import build_model
 from pivot_jax.train.reference import weights_hash
@@ -153,7 +154,7 @@ def test_a_run_resumes_with_the_other_layout(both, make_config, tmp_path, first,
         (tmp_path / name).symlink_to(both / first / name)
     config = make_config(train__steps=6, train__checkpoint_every=3, name="same", **then)
     setup = build_setup(config, tmp_path)
-    state, _ = checkpoint.Checkpoints(tmp_path).restore(3, setup.state_like())
+    state, _ = Checkpoints(tmp_path).restore(3, setup.state_like())
     assert stacking.has_layers(state) == (first == "scanned")
     saved = checkpoint.load_tree(tmp_path / "checkpoints" / "3" / "state")
     for part in ("trained", "frozen"):

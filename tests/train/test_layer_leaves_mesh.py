@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from pivot_jax import rules
 from pivot_jax.models import stacking
 from pivot_jax.parallel.mesh import AXES, make_mesh, param_shardings
-from pivot_jax.train import checkpoint
+from pivot_jax.train.checkpoints import Checkpoints
 from pivot_jax.train.setup import build_setup, starting_params
 from tests.tiny import pairs
 from tests.train.conftest import LORA
@@ -60,7 +60,7 @@ def test_a_state_is_saved_stacked_and_restored_in_any_layout_and_mesh(make_confi
     first = setup(UNSCANNED, MESHES[0])
     with jax.set_mesh(first.mesh):
         state = first.fresh_state(starting_params(first))
-    saved = checkpoint.Checkpoints(tmp_path)
+    saved = Checkpoints(tmp_path)
     saved.save(1, state, {})
     saved.wait()
     for layout, shape in ((UNSCANNED, MESHES[1]), ({}, MESHES[0])):

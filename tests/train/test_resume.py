@@ -200,7 +200,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(make_config, tmp_path):
     file.write_text(configs.to_json(config))
     code = (
         "import sys, resource, signal; from pathlib import Path; from pivot_jax import config as c\n"
-        "from pivot_jax.train import run as r; from pivot_jax.train.checkpoint import Checkpoints\n"
+        "from pivot_jax.train import run as r; from pivot_jax.train.checkpoints import Checkpoints\n"
         "from pivot_jax.cli.main import quiet_threads; quiet_threads()\n"
         "save = Checkpoints.save\n"
         "def limited(self, step, *a, **k):\n"
