@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from pathlib import Path
@@ -100,13 +101,13 @@ def run_config(folder: Path, model: HubModel, chat_template: str | Path = "") ->
     tokenizer = load_tokenizer(folder, "--folder", chat_template=chat_template)
     _check_tokenizer(folder, tokenizer, model)
     config = configs.base()
-    found = None if chat_template else hub.dialect_and_system(tokenizer)
-    chat, system = found or (TEMPLATE, "")
     around = tuple(tokenizer.convert_ids_to_tokens(list(model.image_around or ())))
     if model.image_token_id is not None:
         image_token = tokenizer.convert_ids_to_tokens(model.image_token_id)
     else:  # in LLaVA's own code images have no token of the vocabulary
         image_token = config.tokenizer.image_token
+    dialect = None if chat_template else hub.dialect_and_system(tokenizer)
+    chat, system = _turns(folder, tokenizer, str(image_token), dialect)
     content = {
         "name": folder.name,
         "model": _model_section(model),
@@ -118,7 +119,6 @@ def run_config(folder: Path, model: HubModel, chat_template: str | Path = "") ->
     }
     configs.merge(config, content, where=str(folder))
     configs.validate(config)
-    _check_template(folder, tokenizer, config.tokenizer)
     return config
 
 
@@ -174,14 +174,22 @@ def _check_tokenizer(folder: Path, tokenizer: Any, model: Any) -> None:
         )
 
 
-def _check_template(folder: Path, tokenizer: Any, words: Any) -> None:
-    """Raises UserError where rows cannot be written, before anyone trains."""
-    # LLaVA's own tokenizers have no image token
-    image = words.image_token if words.image_token in tokenizer.get_vocab() else ""
+def _turns(folder: Path, tokenizer: Any, image_token: str, dialect: tuple[str, str] | None) -> tuple[str, str]:
+    """``tokenizer.chat`` and ``tokenizer.system``: the dialect where the tokenizer has its tokens, else the template.
+
+    Raises:
+      UserError: rows cannot be written in the chat template; said before anyone trains.
+    """
+    image = image_token if image_token in tokenizer.get_vocab() else ""  # LLaVA's own tokenizers have none
+    if dialect is not None:
+        with contextlib.suppress(UserError):  # such as a newline of two tokens
+            build_template(tokenizer, Format("chat", *dialect, image_token=image))
+            return dialect
     try:
-        build_template(tokenizer, Format("chat", words.chat, words.system, image_token=image))
+        build_template(tokenizer, Format("chat", TEMPLATE, "", image_token=image))
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
+    return TEMPLATE, ""
 
 
 def _write_run(config: Any, params: dict[str, Any], out: Path) -> None:

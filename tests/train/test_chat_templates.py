@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import decoders, pre_tokenizers
 
 from pivot_jax import config as configs
+from pivot_jax import hub
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.loading.loader import build_loader
+from pivot_jax.data.processing.template import Format, Template
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.rl.parts import sampling_of
+from pivot_jax.train import hub_import
 from pivot_jax.train.open import load, open_run
 from pivot_jax.train.run import run as train
 from pivot_jax.train.setup import build_setup
@@ -124,6 +128,29 @@ def test_a_folder_without_a_template_says_so_at_its_import(folder, tmp_path, cap
     text = file.read_text()
     file.unlink()
     assert open_run(tmp_path / "run").processor.chat.tokenizer.chat_template == text
+
+
+def test_a_dialect_that_the_tokenizer_cannot_write_is_imported_as_a_template(folder):
+    """ChatML whose newline is two tokens, as in Llama 2's vocabulary; and a tokenizer without the image token."""
+    chatml = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    chatml += "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = chatml
+    assert hub.dialect_and_system(tokenizer) == ("chatml", "")
+    for image in (IMAGE, "<|no_such_token|>"):
+        assert hub_import._turns(folder, tokenizer, image, ("chatml", "")) == ("chatml", "")
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
+            backend.pre_tokenizer,
+        ]
+    )
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("\u2581", " ")])
+    with pytest.raises(UserError, match=r"a newline is \d tokens, .* set tokenizer.chat='template'"):
+        Template(tokenizer, Format(image_token=IMAGE))
+    for image in (IMAGE, "<|no_such_token|>"):
+        assert hub_import._turns(folder, tokenizer, image, ("chatml", "")) == ("template", "")
 
 
 def test_a_resumed_run_keeps_its_template(imported, world, tmp_path):

