@@ -214,6 +214,8 @@ def _data() -> dict[str, Any]:
         # Look for every image file before training; turn off on slow network disks. Presets that split images into
         # patches open every file in any case: its size says how many tokens the row has.
         "check_images": True,
+        # The run ends, saved, where reading a row takes longer, such as from a network disk that is gone; 0: no limit.
+        "read_timeout_s": 600.0,
         # Rows may name images outside image_root (or the data file's folder); otherwise such a row is bad.
         "allow_outside_root": False,
         "max_bad_share": 0.01,  # the run stops when a larger share of the rows is bad (0 to 1)

@@ -32,7 +32,7 @@ from pivot_jax.errors import UserError, suggest
 # accumulation changes results by rounding only.)
 EXECUTION = (
     r"name",
-    r"data\.(workers|worker_kind|prefetch|cache_rows_mib|cache_images_mib|max_bad_share|allow_outside_root)",
+    r"data\.(workers|worker_kind|prefetch|cache_rows_mib|cache_images_mib|max_bad_share|allow_outside_root|read_timeout_s)",
     r"rl\.(reward_workers|show_every|metric_names|vllm\..*)",
     r"hardware",
     r"parallel\..*",

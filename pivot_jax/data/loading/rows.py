@@ -57,19 +57,21 @@ class Rows:
 
     def encoded(self, row: int) -> EncodedRow:
         """Tokens of a row; image references may be left out (they are in :meth:`example`)."""
+        return self._encoded(row, None)
+
+    def _encoded(self, row: int, example: Example | None) -> EncodedRow:
         found = self._store.get(row)
         if found is None:
-            found = self.processor.encode(self.example(row))
-            self._store.keep(row, found)
+            fresh = next(self._workers.encode([example or self.example(row)]))  # which have a time limit
+            if isinstance(fresh, RowError):
+                raise fresh
+            self._store.keep(row, found := fresh)
         return found
 
     def prompt(self, row: int) -> tuple[Example, EncodedRow]:
         """A row's example and its tokens with its images, which are references."""
-        example, found = self.example(row), self._store.get(row)
-        if found is None:
-            found = self.processor.encode(example)
-            self._store.keep(row, found)
-        return example, replace(found, images=example.images)
+        example = self.example(row)
+        return example, replace(self._encoded(row, example), images=example.images)
 
     def read(self, rows: np.ndarray) -> tuple[list[EncodedRow | None], ImageArrays, np.ndarray]:
         """Tokens and images of the rows, and the row numbers with -1 for every row that turned out to be bad.
@@ -130,7 +132,7 @@ def read_rows(cfg: Any, source: Source, processor: Processor, *, workdir: Path |
     data, chat = cfg.data, processor.chat
     name = "skipped.jsonl" if process == 0 else f"skipped-{process}.jsonl"
     skipped = SkipLog(None if workdir is None else workdir / name, len(source), data.max_bad_share, source.name)
-    workers = Workers(processor, data.workers, data.worker_kind)
+    workers = Workers(processor, data.workers, data.worker_kind, data.read_timeout_s)
     own = chat.tokenizer
     template = [own.chat_template, own.special_tokens_map] if chat.format.dialect == TEMPLATE else []
     settings = {
