@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pivot_jax import config as configs
+from pivot_jax import hub
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import RowError, UserError
@@ -199,6 +200,8 @@ def test_real_qwen2_5_vl(qwen):
 def test_real_qwen3(qwen, shared_data):
     config = json.loads((shared_data / "hf_configs" / "qwen3" / "tokenizer_config.json").read_text())
     made = chat(qwen, config["chat_template"], image_around=AROUND)
+    assert hub.dialect_and_system(qwen) == ("chatml", "You are a helpful assistant.")
+    assert hub.dialect_and_system(made.tokenizer) is None  # it drops earlier thinking, so an import takes the template
     for name, turns in (("qwen3", TALK), ("qwen3 thinking", THOUGHT)):
         expected = MASKS[name][2].replace("[3]\n", QWEN_PLACES)
         assert shown(made, made.encode(example(turns), "sft")) == expected
