@@ -15,6 +15,12 @@ HEAD = """# Parity with transformers
 `make parity` runs the parity tests between random models of every family and live `transformers`, including the heavy
 ones, and writes this page. The table has the largest differences; the relative one is divided by the largest value.
 Where a limit is above 1e-4, a checkpoint in bfloat16 or images in grey levels are compared.
+
+Images are resized as the processors that use Pillow do it (`...ImageProcessorPil`). The processors that use torchvision
+resize uint8 images with another rounding, and differ from both by up to 2/255.
+
+`transformers` gives the embedding of `pad_token_id` no gradient where the token occurs; ours gets one, unless
+`model.decoder.padding_idx` names the token.
 """
 
 

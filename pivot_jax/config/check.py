@@ -65,6 +65,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r".*\.eps", lambda x: x > 0, "above 0"),
     (r"data\.(max_length|packing|batch_size|workers|prefetch|image\.(size|max_tiles))",
      lambda x: x >= 1, "at least 1"),
+    (r"model\.decoder\.padding_idx", lambda x: x >= -1, "a token's id, or -1 for none"),
     (r"data\.(images_per_row|read_timeout_s)", lambda x: x >= 0, "at least 0"),
     (r"data\.max_bad_share|optimizer\.warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1"),
     (r"objective\.beta", lambda x: x > 0, "above 0"),

@@ -41,6 +41,7 @@ class DecoderConfig:
     rope_theta: float = 1e6
     eps: float = 1e-6
     tied: bool = True
+    padding_idx: int = -1  # token whose embedding gets no gradient from its occurrences; -1: none
     qkv_bias: bool = True
     qk_norm: bool = False  # RMS norm of every head's queries and keys, before the rotation
     rope_scaling: RopeScaling = field(default_factory=RopeScaling)
@@ -174,7 +175,10 @@ class Decoder(nn.Module):
 
     def embed_tokens(self, tokens: Array) -> Array:
         """int32 [b, n] → [b, n, d] in the compute dtype."""
-        return jnp.take(self.embed, tokens, axis=0).astype(self.dtype)
+        found = jnp.take(self.embed, tokens, axis=0).astype(self.dtype)
+        if self.config.padding_idx < 0:
+            return found
+        return jnp.where((tokens == self.config.padding_idx)[..., None], jax.lax.stop_gradient(found), found)
 
     def hidden(self, x: Array, positions: Array, segments: Array, branches: Array | None = None) -> Array:
         """Embedded tokens [b, n, d] → closing-norm states [b, n, d]; ids as in ``data.processing.batch.VLMBatch``.

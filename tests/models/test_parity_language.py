@@ -237,3 +237,26 @@ def test_scaling_that_makes_no_sense_is_an_error(values, message):
 def test_sections_that_do_not_fill_a_head_are_an_error():
     with pytest.raises(ValueError, match=r"mrope_section \(1, 2\) is not three numbers with the sum 4"):
         DecoderConfig(vocab_size=8, width=16, depth=1, heads=2, kv_heads=1, mlp_dim=8, mrope_section=(1, 2))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_gradient_of_a_padding_token_in_a_text(tmp_path, tied):
+    """As nn.Embedding(padding_idx): none from where it occurs, and of a tied row that of the head; without it, more."""
+    model = hf.text_model(tie_word_embeddings=tied, pad_token_id=3)
+    assert model.model.embed_tokens.padding_idx == 3
+    model.save_pretrained(tmp_path)
+    cfg, params = hub.read_config(tmp_path).decoder, hub.load_params(tmp_path)
+    tokens = np.array([[5, 3, 7, 3, 9]])
+    positions, ones = np.arange(5)[None], np.ones((1, 5), np.int32)
+    (model(torch.tensor(tokens)).logits ** 2).mean().backward()
+    theirs = model.model.embed_tokens.weight.grad
+
+    def gradient(padding_idx):
+        own = dataclasses.replace(cfg, padding_idx=padding_idx)
+        loss = lambda params: (_run(own, params, tokens, positions, ones)[2] ** 2).mean()  # noqa: E731
+        return jax.grad(loss)(params)["decoder"]["embed"]
+
+    compare("qwen2", "tied" if tied else "untied", "gradient of an embedding with a padding token", gradient(3), theirs)
+    others = np.arange(cfg.vocab_size) != 3
+    assert np.abs(gradient(-1)[3] - gradient(3)[3]).max() > 1e-2 * np.abs(gradient(3)).max()
+    assert np.allclose(gradient(-1)[others], gradient(3)[others]) and (tied or (gradient(3)[3] == 0).all())
