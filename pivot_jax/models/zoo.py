@@ -204,7 +204,7 @@ def build(section: Any, images: Any) -> MLLMConfig:
     """``config.model`` (a mapping with ``vision``, ``projector``, ``decoder``, ``dtype``) → model config.
 
     ``images`` is ``config.data.image``: the encoder takes mean and std of its preset, and the number of patches from
-    ``max_patches``. A section with a ``name`` gets that model's dimensions; ``remat`` and ``scan_layers`` are its own.
+    ``max_patches``. A section with a ``name`` gets that model's dimensions; keys of :data:`OWN` are its own.
 
     Raises:
       UserError: unknown name, or dimensions or a preset that do not fit; the message names the key.
@@ -278,6 +278,9 @@ def _vision(section: Any, key: str = "model.vision") -> Any:
     return config.resized(int(pixels))
 
 
+OWN = ("remat", "scan_layers", "padding_idx")  # keys of a section that a name does not set
+
+
 def _part(key: str, kind: Any, known: dict[str, Any], section: Any) -> Any:
     values = dict(section)
     name = values.pop("name", "")
@@ -285,7 +288,7 @@ def _part(key: str, kind: Any, known: dict[str, Any], section: Any) -> Any:
         return _construct(key, kind, values)
     if name not in known:
         raise UserError(f"{key}.name: '{name}' is unknown{near(name, known)} (or '' and dimensions)")
-    return dataclasses.replace(known[name], remat=values["remat"], scan_layers=values["scan_layers"])
+    return dataclasses.replace(known[name], **{key: values[key] for key in OWN if key in values})
 
 
 def dimensions(name: str) -> ViTConfig | DecoderConfig:

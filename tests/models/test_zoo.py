@@ -95,3 +95,9 @@ def test_a_second_encoder_beside_one_of_variable_resolution_is_an_error(family):
         UserError, match=f"model.second.kind: two encoders .*'{family}' reads variable-resolution images"
     ):
         zoo.build(config.model, config.data.image)
+
+
+def test_a_name_leaves_the_padding_token_to_the_config():
+    for name in ("", "Qwen/Qwen2.5-0.5B"):
+        config = configs.load("", {"model.decoder.name": name, "model.decoder.padding_idx": 3})
+        assert zoo.build(config.model, config.data.image).decoder.padding_idx == 3
