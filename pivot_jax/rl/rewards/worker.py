@@ -204,7 +204,7 @@ def _warm(rewards: Sequence[Reward]) -> None:
 
 def _handle_signals() -> None:
     """A signal to the whole job does not end rewards while the run saves; programs that they start get the default."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
 
 
