@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,16 @@ def test_file_argument_and_override_order(tmp_path):
     assert (loaded.seed, loaded.name, loaded.data.batch_size) == (3, "hello", 32)
     assert loaded.optimizer.clip == 2.0 and isinstance(loaded.optimizer.clip, float)
     assert loaded.data.shuffle is False
+
+
+def test_a_changed_file_is_read_again_and_nothing_is_written_beside_it(tmp_path, monkeypatch):
+    """Python's import would take the bytecode of the old file: the size and the second of the change are the same."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for seed in (3, 5):
+        spec = write(tmp_path, f"return {{'seed': {seed}}}")
+        os.utime(spec, (0, 0))
+        assert config.load(spec).seed == seed
+    assert [path.name for path in tmp_path.iterdir()] == ["run.py"]
 
 
 def test_file_may_return_the_whole_base(tmp_path):

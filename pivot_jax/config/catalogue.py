@@ -37,11 +37,13 @@ def find(name: str) -> Path:
     """The file ``name``, or else the packaged config of that name.
 
     Raises:
-      UserError: neither; the message names the nearest one.
+      UserError: neither, or a folder; the message names the nearest one.
     """
     path = Path(name)
     if path.is_file():
         return path
+    if path.is_dir():
+        raise UserError(f"{name} is a folder; name a config file")
     if path.as_posix() in names():
         return folder() / path
     siblings = sorted(str(one) for one in path.parent.glob("*.py")) if path.parent.is_dir() else []

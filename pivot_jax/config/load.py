@@ -67,7 +67,7 @@ def read_file(spec: str) -> Mapping[str, Any]:
     """Content of the file ``FILE[:arg]``, or of the packaged config of that name, unchecked."""
     path, arg = find(spec)
     if path.suffix == ".json":
-        return _read_json(path.read_text(encoding="utf-8"), str(path))
+        return _read_json(_text(path), str(path))
     return _call_get_config(path, arg)
 
 
@@ -88,10 +88,12 @@ def include(here: str, spec: str) -> dict[str, Any]:
 
 def _call_get_config(path: Path, arg: str) -> Mapping[str, Any]:
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None, path
+    assert spec is not None, path
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        # Not by Python's import, which takes a file that was changed within a second for the old one, and writes
+        # __pycache__ beside it.
+        exec(compile(path.read_bytes(), os.path.abspath(path), "exec", dont_inherit=True), module.__dict__)
     except SyntaxError as error:
         raise UserError(f"{path}:{error.lineno}: {error.msg}") from None
     except UserError:
@@ -277,6 +279,18 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
     merge(config, _read_json(text, where), where=where)
     validate(config)
     return config
+
+
+def from_file(path: Path) -> ConfigDict:
+    """Config of a run's ``config.json``. Raises UserError as :func:`load`."""
+    return from_json(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def _read_json(text: str, where: str) -> Mapping[str, Any]:

@@ -13,6 +13,8 @@ from pivot_jax.config import paths
 from pivot_jax.errors import UserError
 from pivot_jax.train import checkpoint
 
+AGAIN = "write the pack again with `pivot-jax extract` or `pivot-jax import-hf`"
+
 
 def save(folder: Path, params: dict[str, Any], about: dict[str, Any]) -> None:
     """Writes parameters and their description. An earlier pack at ``folder`` is replaced once the new one is complete.
@@ -33,7 +35,7 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(parameters as host arrays, description).
 
     Raises:
-      UserError: no pack at ``folder``.
+      UserError: no pack at ``folder``, or a broken description.
     """
     about = describe(folder)
     return checkpoint.load_tree((folder / "params").absolute()), about
@@ -50,4 +52,10 @@ def describe(folder: Path) -> dict[str, Any]:
     if not (folder / "pack.json").is_file():
         fix = paths.instead(folder, "pack") or "; write one with `pivot-jax extract`"
         raise UserError(f"no pack at {folder} (pack.json is missing){fix}")
-    return json.loads((folder / "pack.json").read_text())
+    try:
+        about = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / 'pack.json'} is not JSON ({error}); {AGAIN}") from None
+    if not isinstance(about, dict):
+        raise UserError(f"{folder / 'pack.json'} holds {type(about).__name__}, not an object; {AGAIN}")
+    return about

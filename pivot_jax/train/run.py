@@ -119,7 +119,7 @@ def _check_workdir(config: Any, workdir: Path) -> bool:
     path = workdir / "config.json"
     fresh = not (path.exists() and checkpoint.complete(workdir))
     if not fresh:
-        old = configs.from_json(path.read_text())
+        old = configs.from_file(path)
         if configs.fingerprint(old) != configs.fingerprint(config):
             changed = "; ".join(configs.differences(old, config)[:6])
             raise UserError(
@@ -135,7 +135,7 @@ def _check_ours(workdir: Path) -> None:
     names = sorted(entry.name for entry in workdir.iterdir()) if workdir.is_dir() else []
     if config.exists():
         try:
-            configs.from_json(config.read_text(encoding="utf-8"), str(config))
+            configs.from_file(config)
         except UserError as error:  # another program's, such as that of a Hugging Face model
             raise UserError(
                 f"{workdir}: its config.json is no run's ({error}); name a new or an empty folder"

@@ -127,6 +127,8 @@ class WeightSource:
             config = run_config(self.path)
         else:
             about = pack.describe(self.path)
+            if not isinstance(about.get("model"), dict):
+                raise UserError(f"{self.path}/pack.json does not say which model it is of; {pack.AGAIN}")
             config = configs.base()
             # the pack of a language model says nothing about images
             content = {"model": about["model"], "data": {"image": about.get("image", {})}}
@@ -161,7 +163,7 @@ def run_config(workdir: Path) -> Any:
     if not path.is_file() or paths.kind_of(workdir) == "hf":
         lacks = "" if path.is_file() else " (config.json is missing)"
         raise UserError(f"{workdir} is not a run's workdir{lacks}{paths.instead(workdir, 'run')}")
-    return configs.from_json(path.read_text())
+    return configs.from_file(path)
 
 
 def run_tokenizer(workdir: Path) -> Any:
