@@ -181,7 +181,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     A last line that a killed run left unfinished is skipped.
 
     Raises:
-      UserError: no such file.
+      UserError: no such file, or a broken line that is not the last.
     """
     path = Path(path)
     if not path.is_file():
@@ -206,10 +206,16 @@ def last_step(path: Path) -> int:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    """All lines but an unfinished last one. Raises UserError for another that is broken, and names it."""
+    lines, texts = [], path.read_bytes().rstrip().split(b"\n")
+    for number, text in enumerate(texts, 1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = json.loads(text)
+            complete = isinstance(line, dict) and "step" in line
+        except ValueError:
+            complete = False
+        if complete:
+            lines.append(line)
+        elif number < len(texts):
+            raise UserError(f"{path}, line {number}: no JSON object with a 'step'; remove the line")
     return lines

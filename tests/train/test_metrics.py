@@ -42,6 +42,16 @@ def test_nan_is_null_and_a_resumed_run_drops_later_lines(tmp_path):
     assert [row["step"] for row in read(file)] == [1]
 
 
+def test_a_broken_line_is_an_error_and_not_the_end_of_the_log(tmp_path):
+    """A resumed run would otherwise drop the lines after it."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    for use in (read, lambda path: JsonLines(path, 3)):
+        with pytest.raises(UserError, match="metrics.jsonl, line 2: no JSON object with a 'step'; remove the line"):
+            use(file)
+    assert file.read_text() == '{"step": 1}\n{"st\n{"step": 3}\n'
+
+
 def test_tensorboard_hides_lines_that_a_resumed_run_writes_again(tmp_path):
     for resumed in (0, 1):
         trackers = open_trackers(tmp_path, resumed)
