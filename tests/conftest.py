@@ -43,6 +43,7 @@ LONG_FIRST = (
     "notebooks/test_quickstart.py", "objectives/test_preference_step.py", "plan/test_plan.py", "train/test_session.py",
     "objectives/test_trl_parity.py", "train/test_packed_runs_mesh.py", "rollout/test_sampler.py",
     "train/test_stages_mesh.py", "train/test_stages.py", "objectives/test_packed_step.py", "train/test_lora.py",
+    "test_bad_inputs.py",
 )  # fmt: skip
 
 

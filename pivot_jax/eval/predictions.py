@@ -34,7 +34,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"predictions file {path} does not exist")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         row = _parsed(line)
@@ -161,9 +161,9 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row) + "\n"
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _parsed(line: str | bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
+    except ValueError:  # not JSON, or not UTF-8
         return None
     return row if isinstance(row, dict) else None

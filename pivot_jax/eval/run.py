@@ -124,9 +124,11 @@ def _questions(name: str, path: str | Path, limit: int) -> tuple[dict[str, Examp
     """The first ``limit`` questions (0: all) by id, and how many the benchmark has."""
     examples = suite.find(name).read(path)
     total = min(limit or len(examples), len(examples))
-    questions = {example.id: example for example in (examples[index] for index in range(total))}
-    if len(questions) < total:
-        raise UserError(f"benchmark {name}: question ids in {path} are not unique")
+    questions: dict[str, Example] = {}
+    for example in (examples[index] for index in range(total)):
+        if example.id in questions:
+            raise UserError(f"benchmark {name}: {path} has two questions '{example.id}'; give each an id of its own")
+        questions[example.id] = example
     return questions, len(examples)
 
 

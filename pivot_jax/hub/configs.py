@@ -59,7 +59,7 @@ def read(folder: str | Path) -> HubModel:
 def _check_classes(raw: Mapping[str, Any], kind: str, path: Path) -> None:
     """Raises UserError where ``architectures`` and ``model_type`` contradict each other: one of them is wrong."""
     found = raw.get("architectures") or []
-    found = [found] if isinstance(found, str) else found
+    found = found if isinstance(found, list) else [found]
     if found and not any(re.fullmatch(FOLDERS[kind].classes, str(name)) for name in found):
         raise UserError(
             f"{path}: 'architectures' names {', '.join(map(str, found))}, but model_type '{kind}' is read as a "
