@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pivot_jax.train.checkpoints import Checkpoints, content_mark
+from pivot_jax.train.checkpoint import content_mark
+from pivot_jax.train.checkpoints import Checkpoints
 from tests.tiny import commands
 
 run = commands.run

@@ -71,7 +71,7 @@ def test_parts_that_do_not_fit_are_rejected(make_config, qwen_sources):
         (dict(model__vision__family="siglip"), "data.image.preset: 'qwen2_5_vl' is not how"),
         (dict(model__projector__reuse=1), "model.projector.reuse"),
         (dict(model__vision__window=10), "window of 10 pixels"),
-        (dict(objective__name="contrastive"), "stage 0 trains one ViT"),
+        (dict(objective__name="contrastive", data__images_per_row=1), "stage 0 trains one ViT"),
     ):
         with pytest.raises(UserError, match=match):
             build_model(make_config(**fitting | changes), 300)

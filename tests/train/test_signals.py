@@ -74,6 +74,7 @@ def test_where_ctrl_c_is_left_to_the_kernel_signals_are_caught_from_the_first_st
 def test_ctrl_c_inside_a_callback_of_the_garbage_collector_is_not_lost(monkeypatch):
     """Python prints the exception of such a callback and goes on."""
     monkeypatch.setattr(sys, "unraisablehook", unraisable)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
 
     def callback(phase, info):
         if phase == "start":
@@ -81,9 +82,12 @@ def test_ctrl_c_inside_a_callback_of_the_garbage_collector_is_not_lost(monkeypat
             raise KeyboardInterrupt
 
     gc.callbacks.append(callback)
-    with pytest.raises(KeyboardInterrupt):
-        gc.collect()
-        time.sleep(5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            gc.collect()
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.heavy
