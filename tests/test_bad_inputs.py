@@ -33,13 +33,13 @@ from tests.tiny.bad_inputs import (
     key,
     lines,
     row,
-    truncated,
     usage,
     with_folder,
     with_half_an_image,
     with_pipe,
     write,
 )
+from tests.tiny.damage import truncate
 
 USAGE = [
     usage("no-command", "", "required: COMMAND"),
@@ -198,7 +198,7 @@ TOKENIZERS = [
     key("missing-tokenizer", "tokenizer.path={w}/tokeniser", "tokenizer.path: no folder at '{w}/tokeniser'"),
     key("no-tokenizer", "tokenizer.path={w}/classes", "tokenizer.path: '{w}/classes' holds no tokenizer"),
     key("tokenizer-truncated", "tokenizer.path={c}/tokenizer", "tokenizer.path: '{c}/tokenizer' holds no tokenizer",
-        files=copied("tokenizer", lambda folder: truncated(folder / "tokenizer.json"))),
+        files=copied("tokenizer", lambda folder: truncate(folder / "tokenizer.json"))),
     key("no-control-tokens", "tokenizer.chat=llama3", "tokenizer: '<|begin_of_text|>' is not one token"),
     key("no-image-token", "tokenizer.image_token=<photo>", "tokenizer: '<photo>' is not one token"),
     key("missing-template", CHAT, "tokenizer.chat_template: '{c}/x.jinja' cannot be read"),

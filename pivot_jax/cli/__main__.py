@@ -19,7 +19,7 @@ def start() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     if code in STOPPED:
-        os._exit(code)  # everything is saved; the interpreter would wait for threads that hang on a data source
+        os._exit(code)  # what can be saved is; the interpreter would wait for threads that hang on a data source
     sys.exit(code)
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from pivot_jax.models.stacking import Layers
 
 ITEM = "digests"  # of a checkpoint, beside its state
-LAYOUT = 1
+LAYOUT = 1  # of the item and of the sums
 _GOLDEN, _CHUNK = 0x9E3779B1, 1 << 15  # elements whose temporary arrays stay in the processor's cache
 _WORD = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
@@ -73,7 +73,7 @@ def hash_of(value: Any) -> str:
 
 
 def read(step: Path) -> Digests | None:
-    """The digests of a checkpoint's folder; None of one that was written before there were any.
+    """The digests of a checkpoint's folder; None where an earlier version wrote none, or a later one other ones.
 
     Raises:
       ValueError: they are there, but damaged.
@@ -84,6 +84,8 @@ def read(step: Path) -> Digests | None:
     found = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or found.pop("own", None) != hash_of(found):
         raise ValueError(f"{ITEM} do not fit their own hash")
+    if found["layout"] != LAYOUT:
+        return None
     arrays = {path: (dtype, tuple(shape), digest) for path, (dtype, shape, digest) in found["arrays"].items()}
     return Digests(arrays, found["progress"])
 

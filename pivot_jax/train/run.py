@@ -20,11 +20,10 @@ from pivot_jax.optim import partition
 from pivot_jax.parallel import runtime
 from pivot_jax.parallel.hosts import is_first
 from pivot_jax.progress import progress
-from pivot_jax.train import checkpoint, loop, reference
+from pivot_jax.train import checkpoint, digests, loop, reference
 from pivot_jax.train.checkpoints import Checkpoints
 from pivot_jax.train.evaluation import training_hooks
 from pivot_jax.train.lock import locked
-from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.session import Hook, last_metrics, postponed
 from pivot_jax.train.setup import Setup, build_setup, starting_params
 from pivot_jax.train.source import TOKENIZER
@@ -82,7 +81,7 @@ def _run(config: Any, workdir: Path, hooks: Sequence[Hook], steps: Loop) -> Resu
             save_tokenizer(setup.loader.processor.chat.tokenizer, workdir / TOKENIZER)
     with jax.set_mesh(setup.mesh):
         state, saved, starting = _state(setup, workdir)
-        frozen_before = weights_hash(state.frozen)
+        frozen_before = digests.of_tree(state.frozen)
         base = state.frozen if setup.keeps_base else starting
         ref_params = _reference(setup, base, workdir, resumed=int(state.step) > 0)
     if is_first():
@@ -96,7 +95,7 @@ def _run(config: Any, workdir: Path, hooks: Sequence[Hook], steps: Loop) -> Resu
         metrics = last_metrics(saved) if saved else {}
     else:
         state, metrics = steps(setup, state, saved, ref_params, workdir, hooks)
-    if weights_hash(state.frozen) != frozen_before:
+    if digests.of_tree(state.frozen) != frozen_before:
         raise AssertionError("a frozen parameter moved during training: this is a bug")
     seconds = 0.0 if finished else time.perf_counter() - started
     result = Result(workdir, int(state.step), metrics, seconds)

@@ -23,9 +23,9 @@ from tests.tiny.bad_inputs import (
     scored,
     shard,
     text_config,
-    truncated,
     write,
 )
+from tests.tiny.damage import truncate
 
 ENCODER = "probe classify --data {w}/classes --encoder "
 RUN = "not a run's workdir"
@@ -52,7 +52,7 @@ SOURCES = [
     case("no-checkpoints", "generate --workdir {c}/run", "no checkpoint in {c}/run",
          files=copied("run", lambda run: shutil.rmtree(run / "checkpoints"))),
     case("run-config-truncated", "eval --workdir {c}/run --benchmark mmvp --data {w}", "{c}/run/config.json:",
-         "not JSON", files=copied("run", lambda run: truncated(run / "config.json"))),
+         "not JSON", files=copied("run", lambda run: truncate(run / "config.json"))),
     case("damaged-generate", "generate --workdir {c}/run", CHECKPOINT, files=HURT),
     case("damaged-extract", "extract --workdir {c}/run --out {c}/out", CHECKPOINT, files=HURT),
     case("damaged-export", "export-hf --workdir {c}/run --out {c}/out", CHECKPOINT, files=HURT),
@@ -73,7 +73,7 @@ LAST = "{c}/hf/model-00008-of-00008.safetensors"
 HUB = [
     case("no-hf-folder", IMPORT, "{c}/hf is not a folder"),
     imported("no-config-json", lambda hf: (hf / "config.json").unlink(), CONFIG + " is missing"),
-    imported("config-json-truncated", lambda hf: truncated(hf / "config.json"), CONFIG + " is not JSON"),
+    imported("config-json-truncated", lambda hf: truncate(hf / "config.json"), CONFIG + " is not JSON"),
     imported("config-json-list", lambda hf: write(hf / "config.json", "[]"), CONFIG + " holds list"),
     imported("unsupported-model", edited("config.json", model_type="mamba"), CONFIG, "model_type 'mamba' is not"),
     imported("no-model-type", edited("config.json", model_type=None), CONFIG + ": there is no model_type"),
@@ -86,12 +86,12 @@ HUB = [
     imported("layers-negative", text_config(num_hidden_layers=-2), CONFIG, "'num_hidden_layers' is -2"),
     imported("other-width", text_config(hidden_size=48), "{c}/hf/model-0", "has shape", "config.json says"),
     imported("nan", not_a_number, LAST, "'language_model.model.norm.weight' has NaN"),
-    imported("shard-truncated", lambda hf: truncated(shard(hf)), LAST + " is truncated"),
+    imported("shard-truncated", lambda hf: truncate(shard(hf)), LAST + " is truncated"),
     imported("shard-missing", lambda hf: shard(hf).unlink(), LAST + " is missing", INDEX),
     imported("index-broken", lambda hf: write(hf / INDEX, "{"), "{c}/hf/" + INDEX + " is not a shard index"),
     imported("no-tokenizer-files", lambda hf: [path.unlink() for path in hf.glob("token*")],
              "'{c}/hf' holds no tokenizer"),
-    imported("inspect-shard", lambda hf: truncated(shard(hf)), LAST + " is truncated", line="inspect {c}/hf"),
+    imported("inspect-shard", lambda hf: truncate(shard(hf)), LAST + " is truncated", line="inspect {c}/hf"),
     key("init-nan", "init.=hf:{c}/hf", LAST, "has NaN", files=copied("hf", not_a_number), adds=STARTED),
     case("no-adapter", "import-hf --folder {w}/hf --workdir {c}/out --adapter {w}/masks",
          "{w}/masks/adapter_config.json is missing"),
@@ -162,7 +162,7 @@ OTHERS = [
     case("strange-class", "probe classify --encoder run:{w}/run --data {c}/classes", "{c}/classes/test: class 'pink'",
          files=copied("classes", lambda folder: (folder / "test" / "red").rename(folder / "test" / "pink"))),
     case("photo-corrupt", "probe classify --encoder run:{w}/run --data {c}/classes", "{c}/classes/train/red/0.png",
-         files=copied("classes", lambda folder: truncated(folder / "train" / "red" / "0.png"))),
+         files=copied("classes", lambda folder: truncate(folder / "train" / "red" / "0.png"))),
     case("mask-missing", "probe segment --encoder run:{w}/run --data {c}/masks --classes a,b,c",
          "{c}/masks/train: no mask for 1 image, such as {c}/masks/trainannot/0.png",
          files=copied("masks", lambda folder: (folder / "trainannot" / "0.png").unlink())),

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from tests.tiny.damage import flip, truncate
+
 Prepare = Callable[[Path, Path], object]  # of the shared world and the case's own folder
 
 
@@ -130,16 +132,10 @@ def not_a_number(folder: Path) -> None:
     save_file(tensors, shard(folder), metadata={"format": "pt"})
 
 
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 def damaged(run: Path) -> None:
     """One other bit in every file of arrays of the checkpoint."""
     for path in (run / "checkpoints").rglob("d/*"):
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
+        flip(path, 0.5, 0)
 
 
 def with_folder(world: Path, own: Path) -> None:
@@ -154,7 +150,7 @@ def with_pipe(world: Path, own: Path) -> None:
 
 def with_half_an_image(world: Path, own: Path) -> None:
     shutil.copy(world / "0.png", own / "x.png")
-    truncated(own / "x.png")
+    truncate(own / "x.png")
     write(own / "rows.jsonl", row(image=str(own / "x.png")))
 
 

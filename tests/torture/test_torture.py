@@ -20,9 +20,9 @@ from pivot_jax.errors import UserError
 from pivot_jax.train import checkpoint
 from pivot_jax.train.run import run as train
 from tests.rl.conftest import completions
+from tests.tiny.damage import DAMAGE
 from tests.tiny.kills import ONE_DEVICE, run_with_kills, same_bits, trace
 from tests.torture.conftest import KINDS
-from tests.train.test_damage import DAMAGE
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(3600)]
 TIMES = int(os.environ.get("PIVOT_TORTURE_TIMES", "20"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -19,6 +18,7 @@ from pivot_jax.optim.update import TrainState
 from pivot_jax.train import checkpoint, digests
 from pivot_jax.train.checkpoint import DamagedCheckpoint
 from pivot_jax.train.checkpoints import Checkpoints
+from tests.tiny.damage import DAMAGE, flip
 
 
 def state(value: float) -> TrainState:
@@ -45,46 +45,6 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def workdir(saved, tmp_path):
     return Path(shutil.copytree(saved, tmp_path / "run"))
-
-
-def largest(folder: Path) -> Path:
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-
-
-def flip(path: Path, position: float, bit: int = 4) -> None:
-    content = bytearray(path.read_bytes())
-    content[int(position * (len(content) - 1))] ^= 1 << bit
-    path.write_bytes(bytes(content))
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def other_progress(step: Path) -> None:
-    file = step / "progress" / "metadata"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"data": {"next": 7}}))
-
-
-DAMAGE = {
-    "array truncated": lambda step: truncate(largest(step / "state")),
-    "array emptied": lambda step: largest(step / "state").write_bytes(b""),
-    "array missing": lambda step: largest(step / "state").unlink(),
-    "array overwritten": lambda step: largest(step / "state").write_bytes(
-        b"0" * largest(step / "state").stat().st_size
-    ),
-    "bit flipped early": lambda step: flip(largest(step / "state"), 0.1),
-    "bit flipped late": lambda step: flip(largest(step / "state"), 0.7, 0),
-    "state missing": lambda step: shutil.rmtree(step / "state"),
-    "metadata of the state missing": lambda step: (step / "state" / "_METADATA").unlink(),
-    "metadata of the state truncated": lambda step: truncate(step / "state" / "_METADATA"),
-    "folder empty": lambda step: (shutil.rmtree(step), step.mkdir()),
-    "progress missing": lambda step: shutil.rmtree(step / "progress"),
-    "progress changed": other_progress,
-    "progress truncated": lambda step: truncate(step / "progress" / "metadata"),
-    "digests truncated": lambda step: truncate(step / "digests" / "metadata"),
-    "bit of the digests flipped": lambda step: flip(step / "digests" / "metadata", 0.5, 0),
-}
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
