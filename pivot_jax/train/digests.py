@@ -1,22 +1,26 @@
 """Digests of arrays, by which a damaged checkpoint is recognised.
 
-The digest of an array is two sums modulo 2^32 over its elements, each of an element's bits mixed with its flat index::
+The digest of an array folds the sums of its rows and the sums of its columns, all modulo 2^32 over the elements' bits::
 
-    k = i * 0x9E3779B1    v = mix(bits[i] ^ k)    digest = (sum(v), sum(v * (k | 1)))
+    row[i] = sum_j bits[i, j]       first  = sum_i mix(row[i] ^ (i * 0x9E3779B1))
+    column[j] = sum_i bits[i, j]    second = sum_j mix(column[j] ^ (j * 0x9E3779B1))
 
-A sum does not depend on how the array is distributed over devices or processes, nor on whether the layers of a stack
-are one array or many. ``mix`` is a bijection, so a change in one element always changes the first sum; any other change
-goes unnoticed with probability 2^-64. It protects against damage, not against an attacker.
+The columns are the last axes that have at least 64 elements together, the rows are all axes before them. A sum does not
+depend on how the array is distributed over devices or processes, nor on whether the layers of a stack are one array or
+many, and costs no more than reading the array. ``mix`` is a bijection, so a change in one element always changes both
+halves. Other damage goes unnoticed with probability 2^-64, unless it leaves the sum of every row and of every column as
+it was. It protects against damage, not against an attacker.
 
 Arrays of an accelerator are summed there, those of the host and of CPU devices by NumPy, which needs no compilation.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +32,9 @@ import numpy as np
 from pivot_jax.models.stacking import Layers
 
 ITEM = "digests"  # of a checkpoint, beside its state
-LAYOUT = 1  # of the item and of the sums
-_GOLDEN, _CHUNK = 0x9E3779B1, 1 << 15  # elements whose temporary arrays stay in the processor's cache
+LAYOUT = 2  # of the item and of the sums
+_GOLDEN, _COLUMNS = 0x9E3779B1, 64
+_CHUNK = 1 << 15  # elements that stay in the processor's cache between the two sums
 _WORD = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
@@ -91,62 +96,61 @@ def read(step: Path) -> Digests | None:
 
 
 def _sums(leaf: Any) -> Any:
-    """The two sums of an array, or of the layers of a stack."""
-    if not isinstance(leaf, Layers):
-        return _array_sums(leaf, 0)
-    size = math.prod(leaf[0].shape)
-    each = [_array_sums(layer, number * size) for number, layer in enumerate(leaf)]
-    return sum((np.asarray(sums, np.uint32) for sums in jax.device_get(each)), np.zeros(2, np.uint32))
+    """The two halves of the digest of an array, or of the layers of a stack, uint32 [2]."""
+    split = _split(leaf.shape)
+    parts = (leaf,)
+    if isinstance(leaf, Layers):  # their axis is the first of the rows
+        parts, split = tuple(leaf), split - 1
+    return _host(parts, split) if all(map(_on_host, parts)) else _device(parts, split)
 
 
-def _array_sums(array: Any, offset: int) -> Any:
-    local = getattr(array, "is_fully_addressable", True)
-    on_host = not isinstance(array, jax.Array) or all(device.platform == "cpu" for device in array.devices())
-    return _host(np.asarray(array), offset) if local and on_host else _device(array, np.uint32(offset % 2**32))
+def _split(shape: tuple[int, ...]) -> int:
+    """How many axes of an array are those of its rows: all but the last ones that have 64 elements together."""
+    return max(
+        (axis for axis in range(1, len(shape)) if math.prod(shape[axis:]) >= _COLUMNS), default=min(1, len(shape))
+    )
 
 
-def _mix(v: Any) -> Any:
-    """A bijection of 32 bits, in which each bit of the input changes about half of those of the output."""
+def _on_host(array: Any) -> bool:
+    if not isinstance(array, jax.Array):
+        return True
+    return array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
+
+
+def _host(parts: Sequence[Any], split: int) -> np.ndarray:
+    """The digest of arrays in host memory, one below the other; their axes before ``split`` are rows."""
+    rows, columns = [], np.zeros((), np.uint32)
+    for part in map(np.asarray, parts):
+        matrix = np.ascontiguousarray(part).reshape(math.prod(part.shape[:split]), math.prod(part.shape[split:]))
+        matrix = matrix.view(_WORD.get(part.dtype.itemsize, np.uint32))  # 64-bit numbers count as two
+        step = max(1, _CHUNK // max(1, matrix.shape[1]))
+        for start in range(0, max(1, len(matrix)), step):
+            chunk = matrix[start : start + step]
+            rows.append(np.einsum("ij->i", chunk, dtype=np.uint32))
+            columns = columns + chunk.sum(0, dtype=np.uint32)
+    return np.stack([_fold(np.concatenate(rows)), _fold(columns.reshape(-1))])
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _device(parts: Sequence[Any], split: int) -> Any:
+    """As :func:`_host`, compiled, of arrays that may be distributed."""
+    rows, columns = [], jnp.zeros((), jnp.uint32)
+    for part in parts:
+        bits = part.astype(jnp.uint8) if part.dtype == jnp.bool_ else part
+        bits = jax.lax.bitcast_convert_type(bits, _WORD[part.dtype.itemsize]).astype(jnp.uint32)
+        rows.append(bits.sum(range(split, part.ndim)).reshape(-1))
+        columns += bits.sum(range(split))
+    return jnp.stack([_fold(jnp.concatenate(rows)), _fold(columns.reshape(-1))])
+
+
+def _fold(sums: Any) -> Any:
+    """One number of a vector: the sum of its elements, each mixed with its index."""
+    array = jnp if isinstance(sums, jax.Array) else np
+    v = sums ^ (array.arange(sums.size, dtype=np.uint32) * np.uint32(_GOLDEN))
+    # a bijection of 32 bits, in which each bit of the input changes about half of those of the output
     v ^= v >> 16
-    v *= _u32(0x7FEB352D)
+    v *= np.uint32(0x7FEB352D)
     v ^= v >> 15
-    v *= _u32(0x846CA68B)
+    v *= np.uint32(0x846CA68B)
     v ^= v >> 16
-    return v
-
-
-def _u32(value: int) -> np.uint32:
-    return np.uint32(value & 0xFFFFFFFF)
-
-
-def _host(array: np.ndarray, offset: int) -> np.ndarray:
-    """The sums of an array in host memory, whose first element has the index ``offset``."""
-    size = array.dtype.itemsize
-    flat = np.ascontiguousarray(array).reshape(-1).view(_WORD.get(size, np.uint32))
-    offset *= max(1, size // 4)  # 64-bit numbers count as two
-    first, second = 0, 0
-    index = np.arange(_CHUNK, dtype=np.uint32) * _u32(_GOLDEN)
-    for start in range(0, flat.size, _CHUNK):
-        bits = flat[start : start + _CHUNK]
-        k = index[: bits.size] + _u32((start + offset) * _GOLDEN)
-        v = _mix(bits ^ k)
-        first += int(v.sum(dtype=np.uint64))
-        k |= _u32(1)
-        v *= k
-        second += int(v.sum(dtype=np.uint64))
-    return np.asarray([first % 2**32, second % 2**32], np.uint32)
-
-
-@jax.jit
-def _device(array: Any, offset: Any) -> Any:
-    """As :func:`_host`, compiled, of an array that may be distributed."""
-    bits = array.astype(jnp.uint8) if array.dtype == jnp.bool_ else array
-    bits = jax.lax.bitcast_convert_type(bits, _WORD[array.dtype.itemsize]).astype(jnp.uint32)
-    index = jnp.full(array.shape, offset, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(array.ndim)):  # an iota per axis, which is distributed as the array is
-        index += jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) * _u32(stride)
-        stride *= array.shape[axis]
-    k = index * _u32(_GOLDEN)
-    v = _mix(bits ^ k)
-    return jnp.stack([v.sum(dtype=jnp.uint32), (v * (k | _u32(1))).sum(dtype=jnp.uint32)])
+    return v.sum(dtype=np.uint32)

@@ -127,8 +127,9 @@ def test_a_failed_write_in_the_background_is_found_at_the_next_step(tmp_path):
 def test_host_and_device_agree_on_a_digest(dtype):
     values = np.random.default_rng(0).standard_normal((3, 70_001)) * 5
     array = jnp.asarray(values).astype(dtype)
-    host = digests._host(np.asarray(array), 11)
-    np.testing.assert_array_equal(np.asarray(digests._device(array, np.uint32(11))), host)
+    split = digests._split(array.shape)
+    host = digests._host([array], split)
+    np.testing.assert_array_equal(np.asarray(digests._device([array], split)), host)
     layers = Layers(array)
     assert digests.of_tree({"w": array}) == digests.of_tree({"w": layers})
 
@@ -145,3 +146,21 @@ def test_every_bit_and_every_position_counts():
     swapped[[17, 3018]] = swapped[[3018, 17]]
     seen.add(digests.of_tree({"w": swapped})["w"][2])
     assert len(seen) == 35
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (0, 5), (3, 0), (5, 4, 3), (2, 3, 40, 70), (3, 2, 8, 2)])
+def test_digests_of_any_shape(shape):
+    """Host, device and a stack's layers agree; moving a row, a column or a layer, or losing the end, is seen."""
+    array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    (of_host,) = digests.of_tree({"w": array}).values()
+    split = digests._split(shape)
+    np.testing.assert_array_equal(
+        np.asarray(digests._device([jnp.asarray(array)], split)), digests._host([array], split)
+    )
+    if shape and shape[0]:
+        assert digests.of_tree({"w": Layers(jnp.asarray(array))}) == {"w": of_host}
+    if array.size > 1:
+        last = array.copy()
+        last.reshape(-1)[-array.size // 3 :] = 0
+        others = [last, *(np.roll(array, 1, axis) for axis in range(array.ndim))]
+        assert len({of_host[2]} | {digests.of_tree({"w": other})["w"][2] for other in others}) == 1 + len(others)
