@@ -150,10 +150,16 @@ def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Appends rows to the file and hands them to the system at once."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(map(_line, rows))
-        file.flush()
+    """Appends rows to the file and hands them to the system at once.
+
+    Raises:
+      UserError: the file could not be written; the rows that fitted are there.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(map(_line, rows))
+    except OSError as error:
+        raise files.not_written(path, error) from error
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,8 @@ def test_odd_answers_survive_the_file(toy, tmp_path):
     again = scripted.Scripted(lambda e: "A")
     run_benchmark("mmvp", ".", again, file)
     assert again.asked == [] and score_file(file).value.value == 0
+
+
+def test_a_full_disk_is_named_with_its_file():
+    with pytest.raises(UserError, match=r"/dev/full could not be written \(No space left on device\); free disk space"):
+        predictions.append(Path("/dev/full"), [{"id": "1", "answer": "yes"}])

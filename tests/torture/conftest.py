@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.rl.conftest import reward_file, rl_config
+from pivot_jax import config as configs
+from tests.rl.conftest import completions, reward_file, rl_config
+from tests.tiny.kills import ONE_DEVICE, same_bits, trace
 from tests.train.conftest import LORA, lora_runs, make_config, source, world
 
 __all__ = ["lora_runs", "make_config", "reward_file", "rl_config", "world"]
+ENVIRONMENT = ONE_DEVICE | {"PYTHONPATH": str(Path(__file__).parents[2])}
 KINDS = ("contrastive", "sft", "dpo", "packed", "lora", "grpo")
+
+
+def command(config: object, folder: Path, name: str = "run") -> list[str]:
+    file = folder / f"{name}.json"
+    file.write_text(configs.to_json(config))
+    return [sys.executable, "-m", "pivot_jax.cli", "train", "--config", str(file), "--workdir", str(folder / name)]
+
+
+def whole_of(config: object, folder: Path) -> Path:
+    """The reference, trained in a process of the same kind."""
+    subprocess.run(command(config, folder, "whole"), check=True, env=ENVIRONMENT, capture_output=True, timeout=1200)
+    return folder / "whole"
+
+
+def same(ours: Path, theirs: Path) -> None:
+    same_bits(ours, theirs)
+    assert trace(ours) == trace(theirs)
+    assert completions(ours) == completions(theirs)
 
 
 @pytest.fixture
