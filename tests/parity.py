@@ -19,8 +19,8 @@ Where a limit is above 1e-4, a checkpoint in bfloat16 or images in grey levels a
 Images are resized as the processors that use Pillow do it (`...ImageProcessorPil`). The processors that use torchvision
 resize uint8 images with another rounding, and differ from both by up to 2/255.
 
-`transformers` gives the embedding of `pad_token_id` no gradient where the token occurs; ours gets one, unless
-`model.decoder.padding_idx` names the token.
+`transformers` gives the embedding of the `pad_token_id` in config.json no gradient where the token occurs. An imported
+model has that token as `model.decoder.padding_idx`, and an export writes it back; by default there is none.
 """
 
 

@@ -145,8 +145,8 @@ def _decoder() -> dict[str, Any]:
         "mrope_section": (),
         "eps": 1e-6,  # RMS norm
         "tied": True,  # output head is the embedding
-        # Id of a token whose embedding gets no gradient where it occurs, as in transformers the padding token's, if
-        # config.json has a pad_token_id; a tied head still trains its row. -1: none, also in an imported model.
+        # Id of a token whose embedding gets no gradient where it occurs (-1: none). transformers does this for the
+        # pad_token_id of config.json, so imported models have it; a tied head still trains its row.
         "padding_idx": -1,
         "qkv_bias": True,  # biases on q, k and v: Qwen2 has them, Qwen3 and Llama have not
         "qk_norm": False,  # RMS norm of each head's queries and keys: Qwen3

@@ -168,7 +168,7 @@ def export_decoder(
     decoder = cfg.decoder if isinstance(cfg, MLLMConfig) else cfg
     family = text_of(decoder)
     model = HubModel(family.model_type, decoder=decoder)
-    raw = family.write(decoder, options.dtype) | folder.special_tokens(text.tokenizer)
+    raw = folder.special_tokens(text.tokenizer) | family.write(decoder, options.dtype)
 
     def write_chat(into: Path) -> None:
         folder.write_chat_template(into, _chat_template(text))
@@ -200,7 +200,7 @@ def export_mllm(
     token_id = _token_id(tokenizer, "image token", text.image_token, cfg.decoder.vocab_size)
     final, tiled = _has_final(params, vision), cfg.projector.newline
     model = HubModel("llava_onevision" if tiled else "llava", vision, cfg.decoder, cfg.projector, final, token_id)
-    language = text_of(cfg.decoder).write(cfg.decoder, options.dtype) | folder.special_tokens(tokenizer)
+    language = folder.special_tokens(tokenizer) | text_of(cfg.decoder).write(cfg.decoder, options.dtype)
     tower = vision_of(vision).write(vision, final, options.dtype)
     raw = (llava.write_onevision if tiled else llava.write)(tower, language, token_id, vision)
     processor = llava.onevision_processor(vision, processors.write(vision)) if tiled else processors.write(vision)
@@ -246,7 +246,7 @@ def export_qwen_vl(
         vision.family, vision, cfg.decoder, cfg.projector,
         image_token_id=token_id, image_around=ids, video_token_id=video,
     )  # fmt: skip
-    language = qwen_vl.write_text(vision.family, cfg.decoder, options.dtype) | folder.special_tokens(tokenizer)
+    language = folder.special_tokens(tokenizer) | qwen_vl.write_text(vision.family, cfg.decoder, options.dtype)
     raw, name = qwen_vl.write(model, language), qwen_vl.CLASSES[vision.family]
 
     def write_chat(into: Path) -> None:

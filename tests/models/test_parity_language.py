@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -246,6 +247,7 @@ def test_the_gradient_of_a_padding_token_in_a_text(tmp_path, tied):
     assert model.model.embed_tokens.padding_idx == 3
     model.save_pretrained(tmp_path)
     cfg, params = hub.read_config(tmp_path).decoder, hub.load_params(tmp_path)
+    assert cfg.padding_idx == 3
     tokens = np.array([[5, 3, 7, 3, 9]])
     positions, ones = np.arange(5)[None], np.ones((1, 5), np.int32)
     (model(torch.tensor(tokens)).logits ** 2).mean().backward()
@@ -260,3 +262,17 @@ def test_the_gradient_of_a_padding_token_in_a_text(tmp_path, tied):
     others = np.arange(cfg.vocab_size) != 3
     assert np.abs(gradient(-1)[3] - gradient(3)[3]).max() > 1e-2 * np.abs(gradient(3)).max()
     assert np.allclose(gradient(-1)[others], gradient(3)[others]) and (tied or (gradient(3)[3] == 0).all())
+
+
+@pytest.mark.parametrize(("pad", "ours"), [(3, 3), (0, 0), (None, -1), (-1, -1), (10**6, -1)])
+def test_the_padding_token_of_a_folder(tmp_path, pad, ours):
+    """Imported as nn.Embedding would take it, none where it would reject it; exported whatever the tokenizer says."""
+    hf.text_model().save_pretrained(tmp_path / "hf")
+    file = tmp_path / "hf" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token_id": pad}))
+    cfg, params = hub.read_config(tmp_path / "hf").decoder, hub.load_params(tmp_path / "hf")
+    assert cfg.padding_idx == ours
+    hub.export_decoder(params, cfg, tmp_path / "out")
+    assert hub.read_config(tmp_path / "out").decoder == cfg
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.model.embed_tokens.padding_idx == (None if ours < 0 else ours)

@@ -84,6 +84,7 @@ def read(fields: Fields, tied: bool, *, mrope: bool = False, **own: Any) -> Deco
         max_positions=fields["max_position_embeddings"],
         eps=fields["rms_norm_eps"],
         tied=fields["tie_word_embeddings"] or tied,
+        padding_idx=_padding(fields),
         rope_scaling=scaling,
         mrope_section=sections,
         **own,
@@ -96,6 +97,12 @@ def _kv_heads(fields: Fields) -> int:
     has_default = key in fields.defaults and key not in fields.raw
     default = fields.defaults[key] if has_default else fields["num_attention_heads"]
     return Fields(fields.raw, {key: default}, fields.where)[key]
+
+
+def _padding(fields: Fields) -> int:
+    """The token that transformers' classes give to ``nn.Embedding(padding_idx=…)``; -1: none, or one it would reject."""
+    found = fields.raw.get("pad_token_id")
+    return found if type(found) is int and 0 <= found < fields["vocab_size"] else -1
 
 
 def rope(fields: Fields) -> tuple[float, RopeScaling, tuple[int, ...]]:
@@ -192,6 +199,8 @@ def write(cfg: DecoderConfig, model_type: str, class_name: str, dtype: str) -> d
         "num_attention_heads": cfg.heads,
         "num_hidden_layers": cfg.depth,
         "num_key_value_heads": cfg.kv_heads,
+        # Not the tokenizer's: transformers would then leave out gradients that this model has.
+        "pad_token_id": cfg.padding_idx if cfg.padding_idx >= 0 else None,
         "rms_norm_eps": cfg.eps,
         "rope_parameters": {"rope_theta": cfg.rope_theta, **scaling},
         "rope_theta": cfg.rope_theta,  # this and the next for transformers before 5
