@@ -11,6 +11,7 @@ import numpy as np
 
 from pivot_jax.data.example import Example
 from pivot_jax.data.loading.image_cache import ImageCache
+from pivot_jax.data.loading.reader import ImageReader
 from pivot_jax.data.loading.workers import Job, Workers
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.geometry import ImageArrays, blank
@@ -45,6 +46,7 @@ class Answerer:
       temperature, seed: 0 is greedy.
       blank_images: the preset's mean colour in place of every image (0 after normalisation): the control that says what
         the language prior alone is worth.
+      read_timeout_s: seconds for a question's images; 0: any time.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Answerer:
         temperature: float = 0.0,
         seed: int = 0,
         blank_images: bool = False,
+        read_timeout_s: float = 0.0,
     ):
         self.mllm, self.params, self.batch_size = mllm, params, batch_size
         self._prompts, self._options = processor.for_kind("prompt"), processor.for_kind("preference")
@@ -64,7 +67,8 @@ class Answerer:
         self.temperature, self.blank_images, self.seed = temperature, blank_images, seed
         self._sampler: Sampler | None = None
         self._images_of = ImageCache(self._prompts, 1, cache_mib=0)  # every image is used once, so none is kept
-        self._workers = Workers(self._prompts, THREADS, "thread")
+        self._workers = Workers(self._prompts, THREADS, "thread", read_timeout_s)
+        self._reader = ImageReader(self._read, read_timeout_s)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -127,7 +131,7 @@ class Answerer:
         """The sampler, which is made for the first answer: ranking needs none."""
         if self._sampler is None:
             shape = Shape(self.batch_size, min(TOGETHER, self.batch_size), STEPS)
-            self._sampler = Sampler(self.mllm, self._prompts, shape, images=self._read)
+            self._sampler = Sampler(self.mllm, self._prompts, shape, reader=self._reader)
             self._sampler.update(self.params, 0)
         return self._sampler
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pivot_jax.data.loading.reader import ImageReader
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.processor import Processor
@@ -47,8 +48,8 @@ class Features:
       mesh: of the parameters. rows: of a chunk, over all processes, which call :meth:`attach` together.
     """
 
-    def __init__(self, module: MLLM, processor: Processor, images: Images, mesh: Any, rows: int):
-        self._module, self._processor, self._images, self._rows = module, processor, images, rows
+    def __init__(self, module: MLLM, processor: Processor, reader: ImageReader, mesh: Any, rows: int):
+        self._module, self._processor, self._reader, self._rows = module, processor, reader, rows
         self._processes = Processes(mesh)
         self._found: dict[int, tuple[Any, np.ndarray]] = {}
         self._params: Any = None
@@ -90,7 +91,7 @@ class Features:
             some = missing[chunk * own : (chunk + 1) * own]
             arrays = self._processor.geometry.empty(own, self._processor.arrays_per_row)
             for index, row in enumerate(some):
-                for whole, found in arrays.pairs(self._images.read(row.images)):
+                for whole, found in arrays.pairs(self._reader(row.images)):
                     whole[index, : len(found)] = found
             out = _encode(self._module, self._params, *self._processes.place(arrays))
             for row, values in zip(some, self._processes.fetch(out), strict=False):

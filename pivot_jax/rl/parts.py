@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from pivot_jax.data.loading.reader import ImageReader
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.errors import UserError
 from pivot_jax.hub import ExportOptions
@@ -35,6 +36,7 @@ class Parts:
     """Parts of an online RL run. Close it, or use it in a ``with``.
 
     Attributes:
+      images: preprocessed, those of this rollout's prompts; ``reader`` reads them, in threads and with a time limit.
       features: of the images, where the encoder is frozen; else None.
       prompts: prompts of an update in this process.
       per_row: responses that share a row with their prompt.
@@ -47,6 +49,7 @@ class Parts:
     engine: Engine
     rewards: Rewards
     images: Images
+    reader: ImageReader
     features: Features | None
     records: Records
     prompts: int
@@ -103,14 +106,16 @@ def build_parts(setup: Setup, workdir: Path) -> Parts:
         rewards.close()
         raise UserError(f"rl.filter_reward: no reward {section.filter_reward!r} in rl.rewards (labels: {labels})")
     images = Images(loader.processor)
-    features = _features(setup, images)
+    reader = ImageReader(images.read, setup.config.data.read_timeout_s)
+    features = _features(setup, reader)
     return Parts(
         setup=setup,
         algorithm=algorithm_of(section),
         sampling=sampling_of(section, loader.processor),
-        engine=_engine(setup, images, features, workdir),
+        engine=_engine(setup, reader, features, workdir),
         rewards=rewards,
         images=images,
+        reader=reader,
         features=features,
         records=Records(workdir, jax.process_index()),
         prompts=loader.batch_size // processes,
@@ -146,22 +151,22 @@ def sampler_shape(config: Any, mesh: Any) -> Shape:
     return Shape(slots=round_up(together, rows), prompts=round_up(TOGETHER, rows), steps=config.rl.block)
 
 
-def _features(setup: Setup, images: Images) -> Features | None:
+def _features(setup: Setup, reader: ImageReader) -> Features | None:
     changing = setup.trained_parts | setup.adapted_parts
     if changing & set(ENCODER_PARTS) or not setup.loader.processor.arrays_per_row:
         return None
     chunk = sampler_shape(setup.config, setup.mesh).prompts
-    return Features(setup.model.module, setup.loader.processor, images, setup.mesh, chunk)
+    return Features(setup.model.module, setup.loader.processor, reader, setup.mesh, chunk)
 
 
-def _engine(setup: Setup, images: Images, features: Features | None, workdir: Path) -> Engine:
+def _engine(setup: Setup, reader: ImageReader, features: Features | None, workdir: Path) -> Engine:
     config, processor = setup.config, setup.loader.processor
     if config.rl.engine == "vllm":
         return _vllm(config, processor, workdir)
     shape = sampler_shape(config, setup.mesh)
     mesh = setup.mesh if setup.mesh.size > 1 else None
     encode = features.attach if features else None
-    return Sampler(setup.model.module, processor, shape, mesh=mesh, images=images.read, encode=encode)
+    return Sampler(setup.model.module, processor, shape, mesh=mesh, reader=reader, encode=encode)
 
 
 def _vllm(config: Any, processor: Processor, workdir: Path) -> Engine:

@@ -45,6 +45,7 @@ class Phase:
         self._failures: Counter[str] = Counter()
         self._seconds: dict[str, float] = defaultdict(float)
         self._collected: Collected | None = None
+        parts.reader.listen = self.listen
 
     @property
     def resumed(self) -> bool:
@@ -94,8 +95,12 @@ class Phase:
         return self.number * self.parts.setup.config.rl.max_rounds + self._rounds - 1
 
     def progress(self, count: int) -> None:
-        """Called during a rollout: a signal stops the run here, with the state before the rollout saved."""
-        if self._first is not None:
+        """Called during a rollout with how many responses are new."""
+        self.listen()
+
+    def listen(self) -> None:
+        """A signal stops the run here while it makes a trajectory, with the state before the rollout saved."""
+        if self._state is not None and self._first is not None:
             self.session.stop_between_steps(self._state, self._first.position)
 
     @contextlib.contextmanager
@@ -133,6 +138,7 @@ class Phase:
         self.parts.records.write_completions(self.number, answered, thumbnails=shows)
         if shows:
             self.session.show(table(answered))
+        self._state = None  # the update donates it
         self.parts.records.forget(kept_from - 1)  # the surplus of the rollout before is needed too
 
     def _earlier(self, groups: Sequence[Group]) -> list[Answered]:

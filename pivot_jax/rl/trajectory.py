@@ -235,7 +235,7 @@ def batch_of(
     images = processor.geometry.empty(len(rows), processor.arrays_per_row)
     for index, row in enumerate(rows):
         if row is not None and len(row.images):
-            for whole, own in images.pairs(parts.images.read(row.images)):
+            for whole, own in images.pairs(parts.reader(row.images)):
                 whole[index, : len(own)] = own
     row_index = None if numbers is None else np.asarray(numbers)
     batch = processor.batch(rows, images, size, row_index, target_values=values)

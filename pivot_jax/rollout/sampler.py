@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from pivot_jax.data.loading.reader import ImageReader
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.collate import Collation, prompt_batch
 from pivot_jax.data.processing.geometry import ImageArrays
@@ -42,7 +43,6 @@ if TYPE_CHECKING:  # a GPU machine that only runs the benchmarks lacks what it i
 
 _PROMPT_STEP = 64  # prompts are padded to a bucket of this size
 _CACHE_STEP = 128  # the cache has this many slots for tokens, or twice, four times, ... as many
-_THREADS = 2  # that read images
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Sampler:
         stop strings.
       mesh: of the parameters; None on one device. With several processes each passes its own prompts to
         :meth:`generate` and receives their responses; all call it equally often, with the same sampling.
-      images: the arrays of a prompt's images, in place of ``processor.read_images``.
+      reader: reads a prompt's images, in place of ``processor.read_images`` without a time limit.
       encode: (batch, its rows) → the batch with ``features``, where the images are encoded elsewhere.
 
     Raises:
@@ -85,7 +85,7 @@ class Sampler:
         shape: Shape | None = None,
         *,
         mesh: Any = None,
-        images: Callable[[Sequence[Any]], ImageArrays] | None = None,
+        reader: ImageReader | None = None,
         encode: Callable[[Any, Sequence[EncodedRow | None]], Any] | None = None,
     ):
         self.model, self.processor, self.shape, self.mesh = model, processor, shape or Shape(), mesh
@@ -95,11 +95,10 @@ class Sampler:
             if mesh is not None and name != "steps":
                 check_rows(value, f"the sampler's number of {name}", mesh)
         self.processes = Processes(mesh)
-        self.read_images = images or (processor.read_images if processor else None)
+        self.reader = reader or (ImageReader(processor.read_images) if processor else None)
         self.encode = encode or (lambda batch, rows: batch)
         self.weights: Weights | None = None
         self.version = -1
-        self.threads = ThreadPoolExecutor(_THREADS)
 
     def update(self, params: Any, version: int) -> None:
         """See ``Engine.update``. Parameters that the training step donates must be passed again after it."""
@@ -150,7 +149,6 @@ class Sampler:
 
     def close(self) -> None:
         """See ``Engine.close``."""
-        self.threads.shutdown(cancel_futures=True)
         self.weights = None
 
     def on_mesh(self) -> Any:
@@ -252,7 +250,7 @@ class _Run:
             if not len(group[0].row.images):
                 continue
             try:
-                found = self._images(group).result()
+                found = self._reader.finish(self._images(group), group[0].row.images)
             except RowError:
                 raise
             except UserError as error:
@@ -270,11 +268,15 @@ class _Run:
                 self._images(group)
 
     def _images(self, group: list[Request]) -> Future[ImageArrays]:
-        request, read = group[0], self.sampler.read_images
-        assert read is not None  # a row with images comes from a processor
+        request = group[0]
         if request.prompt not in self.images:
-            self.images[request.prompt] = self.sampler.threads.submit(read, request.row.images)
+            self.images[request.prompt] = self._reader.start(request.row.images)
         return self.images[request.prompt]
+
+    @property
+    def _reader(self) -> ImageReader:
+        assert self.sampler.reader is not None  # a row with images comes from a processor
+        return self.sampler.reader
 
     def _insert(self, chunk: _Chunk, slots: list[int]) -> None:
         """Puts the next responses of a chunk into free slots."""

@@ -143,6 +143,7 @@ class OpenModel(_Opened):
             temperature=temperature,
             seed=self.config.seed,
             blank_images=blank_images,
+            read_timeout_s=self.config.data.read_timeout_s,
         )
 
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from pivot_jax.data.loading.reader import ImageReader
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.kernels import decode
@@ -210,7 +211,7 @@ def test_images_are_read_once_per_prompt(model, prompts):
         read.append(id(references[0]))
         return rollouts.processor().read_images(references)
 
-    sampler_of(model, images=images).generate(prompts, 8, ANY, (1, 2))
+    sampler_of(model, reader=ImageReader(images)).generate(prompts, 8, ANY, (1, 2))
     assert sorted(read) == sorted(id(one.row.images[0]) for one in prompts)
 
 

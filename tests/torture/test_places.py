@@ -17,6 +17,7 @@ import pytest
 
 from pivot_jax.train import checkpoint
 from pivot_jax.train.metrics import last_step
+from pivot_jax.train.signals import stopping
 from tests.tiny import commands
 from tests.torture.conftest import ENVIRONMENT, command, same, whole_of
 
@@ -121,15 +122,19 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_hung_source(config_of, note, tmp_path, number):
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [*(("sft", number) for number in (None, *stopping())), ("grpo", None), ("grpo", signal.SIGTERM)],
+)
+def test_hung_source(config_of, note, tmp_path, kind, number):
     """Images stop coming in the middle of a run: it ends by its time limit, or at once by a signal."""
     changes = {"data__cache_images_mib": 0, "data__read_timeout_s": 5.0 if number is None else 600.0}
-    config = config_of("sft", train__steps=400, train__checkpoint_every=50, **changes)
+    steps = {"sft": 400, "grpo": 60}[kind]
+    config = config_of(kind, train__steps=steps, train__checkpoint_every=50, **changes)
     whole, argv, hang = whole_of(config, tmp_path), command(config, tmp_path), tmp_path / "hang"
     hanging = [sys.executable, "-c", HANG, str(hang), *argv[3:]]
     with subprocess.Popen(hanging, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
-        while last_step(tmp_path / "run" / "metrics.jsonl") < 20 and process.poll() is None:
+        while last_step(tmp_path / "run" / "metrics.jsonl") < steps // 20 and process.poll() is None:
             time.sleep(0.01)
         hang.touch()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -141,12 +146,12 @@ def test_hung_source(config_of, note, tmp_path, number):
     delay = time.monotonic() - began
     assert process.returncode == (128 + number if number else 1) and "Traceback" not in err, err
     assert number or "was not read in data.read_timeout_s=5" in err, err
-    assert checkpoint.newest(tmp_path / "run") >= 20
+    assert checkpoint.newest(tmp_path / "run") >= steps // 20
     hang.unlink()
     ends(argv)
     same(tmp_path / "run", whole)
     name = signal.Signals(number).name if number else "time limit"
-    note(f"hung data source: {name}", "sft", 1, "saved; resumed to the same bits", delay if number else None)
+    note(f"hung data source: {name}", kind, 1, "saved; resumed to the same bits", delay if number else None)
 
 
 def test_two_runs_in_one_workdir(config_of, note, tmp_path):

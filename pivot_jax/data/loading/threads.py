@@ -15,6 +15,8 @@ from multiprocessing.util import Finalize
 from queue import SimpleQueue
 from typing import Any
 
+from pivot_jax.errors import UserError
+
 JOIN = 2.0  # seconds that busy threads have to end with the process
 _ENDING = threading.Event()
 # Called before concurrent.futures joins its threads, which may wait for ours: the last one registered is called first.
@@ -27,6 +29,14 @@ _Queue = SimpleQueue["tuple[Future[Any], Callable[[], Any]] | None"]
 def ending() -> bool:
     """Whether the process ends: who waits for a thread gives up."""
     return _ENDING.is_set()
+
+
+def too_slow(what: str, limit: float) -> UserError:
+    """The error of a read that took longer than ``limit`` seconds."""
+    return UserError(
+        f"{what} was not read in data.read_timeout_s={limit:g} seconds; check the disk or network that it is on, and "
+        "run the same command again, or allow more time (0: any)"
+    )
 
 
 class Threads:

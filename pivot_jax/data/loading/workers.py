@@ -28,7 +28,7 @@ from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 from pivot_jax.data.example import Example
-from pivot_jax.data.loading.threads import Threads, ending
+from pivot_jax.data.loading.threads import Threads, ending, too_slow
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.images import describe
@@ -169,10 +169,7 @@ class Workers:
         now = time.monotonic()
         for task in list(self._working.values()):
             if self._overdue is None and self.limit and now - task.started > self.limit:
-                self._overdue = UserError(
-                    f"{task.words} was not read in data.read_timeout_s={self.limit:g} seconds; check the disk or "
-                    "network that it is on, and run the same command again, or allow more time (0: any)"
-                )
+                self._overdue = too_slow(task.words, self.limit)
                 if task.process is not None:
                     task.process.kill()
         if self._overdue is not None:

@@ -100,7 +100,7 @@ def _kv_heads(fields: Fields) -> int:
 
 
 def _padding(fields: Fields) -> int:
-    """The token that transformers' classes give to ``nn.Embedding(padding_idx=…)``; -1: none, or one it would reject."""
+    """The token that transformers' classes give to ``nn.Embedding(padding_idx=…)``; -1: none that it would take."""
     found = fields.raw.get("pad_token_id")
     return found if type(found) is int and 0 <= found < fields["vocab_size"] else -1
 

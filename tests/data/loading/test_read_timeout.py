@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from pivot_jax.data.loading.loader import build_loader
+from pivot_jax.data.loading.reader import ImageReader
 from pivot_jax.data.processing.processor import Processor, build_processor
 from pivot_jax.errors import UserError
 from tests.data.conftest import config, llava_row, write_jsonl
@@ -112,3 +113,20 @@ def test_a_hanging_row_does_not_keep_the_process(tmp_path, rows, image_folder, t
     assert run.stdout == "first\n", run.stderr
     assert run.returncode == (1 if float(limit) else 0), run.stderr
     assert ("row 'row7'" in run.stderr) == bool(float(limit))
+
+
+def test_images_between_two_steps_have_a_limit_too():
+    """Of a rollout, an update or an evaluation; while they are awaited a signal can stop the run."""
+    reader = ImageReader(lambda images: time.sleep(FOR_EVER) if "hangs.png" in images else images, 0.5)
+    assert reader(("a.png",)) == ("a.png",)
+    ahead = [reader.start((f"{name}.png",)) for name in ("b", "hangs", "c")]
+    assert reader.finish(ahead[0], ()) == ("b.png",) and reader.finish(ahead[2], ()) == ("c.png",)
+    with pytest.raises(UserError, match=r"image hangs.png was not read in data.read_timeout_s=0.5 seconds; check"):
+        reader.finish(ahead[1], ("hangs.png",))
+
+    def stop():
+        raise KeyboardInterrupt
+
+    reader.listen = stop
+    with pytest.raises(KeyboardInterrupt):
+        reader.finish(ahead[1], ("hangs.png",))
