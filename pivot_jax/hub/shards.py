@@ -19,7 +19,7 @@ from pivot_jax.errors import UserError
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-_OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.msgpack", "*.gguf", "*.h5")
+_OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.msgpack", "*.h5")
 
 
 class Tensor(NamedTuple):
@@ -162,6 +162,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _missing_file(path: Path, reason: str) -> str:
     if reason:
         return f"{path} is missing ({reason}); fetch it again"
+    if ggufs := sorted(p.name for p in path.parent.glob("*.gguf")):
+        return f"{path.parent} holds no {path.name}, but {ggufs[0]}: name that file itself"
     other = sorted(p.name for pattern in _OTHER_FORMATS for p in path.parent.glob(pattern))
     found = f"there is {', '.join(other)}: convert it with save_pretrained" if other else "is this a checkpoint folder?"
     return f"{path.parent} holds no {path.name} and no {INDEX}; {found}"

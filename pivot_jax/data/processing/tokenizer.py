@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PAD, START, END, IMAGE = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image_pad|>"
 SPECIAL = (PAD, START, END, IMAGE)
 BYTES = 256
+GGUF = ".gguf"  # suffix of llama.cpp's files
 LEGACY_TEMPLATE = "chat_template.json"
 
 # Qwen2's pre-tokenizer: a word with its leading space, single digits, punctuation with the newlines after it.
@@ -110,7 +111,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 def load_tokenizer(
     path: str | Path, key: str = "tokenizer.path", *, chat_template: str | Path = ""
 ) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer folder (a trained one or a Hugging Face checkpoint's), never from the network.
+    """Loads the tokenizer of a folder (a trained one or a Hugging Face checkpoint's) or of a GGUF file.
+
+    Never from the network.
 
     Args:
       key: the config key or option that names the folder, for messages.
@@ -120,7 +123,11 @@ def load_tokenizer(
       UserError: the folder is missing or holds no tokenizer, or the file cannot be read.
     """
     folder = Path(path)
-    if not str(path) or not folder.is_dir():
+    named = {"pretrained_model_name_or_path": str(folder)}
+    if folder.suffix == GGUF and folder.is_file():
+        folder = folder.parent
+        named = {"pretrained_model_name_or_path": str(folder), "gguf_file": Path(path).name}
+    elif not str(path) or not folder.is_dir():
         if missing := unset(path):
             raise UserError(f"{key}: no folder at '{path}'{missing}")
         raise UserError(
@@ -128,7 +135,7 @@ def load_tokenizer(
             "(hf download ORG/NAME --local-dir DIR), or for configs/demo the one that `pivot-jax demo` writes first"
         )
     try:
-        tokenizer: Any = _transformers().AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer: Any = _transformers().AutoTokenizer.from_pretrained(**named, local_files_only=True)
     except Exception as error:  # transformers passes on whatever its libraries raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
