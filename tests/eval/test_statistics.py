@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from pivot_jax.eval import statistics
@@ -63,24 +64,68 @@ def test_paired_difference_is_narrower_than_two_intervals():
     assert statistics.difference(first, first).low == statistics.difference(first, first).high == 0.0
 
 
-def test_over_seeds_covers_the_methods_mean():
-    """Seed effect and item noise: 95 % intervals of 8 seeds hold the true mean in about 95 % of the trials."""
-    hits, alone = 0, 0
-    for trial in range(150):
+@pytest.mark.parametrize("deviation", [0.0, 0.02, 0.04])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_difference_of_two_arms_is_covered(seeds, deviation, capsys):
+    """600 questions that both arms and all seeds answer; each training moves its arm's accuracy by ``deviation``."""
+    generator, inside, widths, found = np.random.default_rng(1), 0, [], []
+    gap = 0.02
+    for _ in range(1000):
+        # of how many models a question is answered: what all share, what an arm's seeds share, and what none does
+        difficulty, of_arm = generator.normal(size=600), 0.3 * generator.normal(size=(2, 1, 600))
+        noise = generator.normal(size=(2, seeds, 600))
+        latent = (difficulty + of_arm + noise) / np.sqrt(1 + 0.09 + 1)
+        accuracy = 0.6 + np.array([gap, 0.0])[:, None] + deviation * generator.normal(size=(2, seeds))
+        first, second = (latent < scipy.special.ndtri(accuracy)[..., None]).astype(float)
+        interval = statistics.difference(first, second)
+        inside += interval.low <= gap <= interval.high
+        widths.append(interval.high - interval.low)
+        found.append(interval.detectable)
+    with capsys.disabled():
+        print(f"\n{seeds} seeds, deviation {100 * deviation:.0f} points: {inside / 10:.1f} % covered, width "
+              f"{100 * np.mean(widths):.1f} points, detectable {100 * np.mean(found):.1f}")  # fmt: skip
+    assert inside >= 930
+    assert inside <= 970 or seeds < 3 or not deviation
+
+
+def test_items_alone_say_too_little():
+    """An interval over items holds the method's mean much less often than it says, one over seeds as often."""
+    hits = alone = 0
+    for trial in range(300):
         generator = np.random.default_rng(trial)
         values = generator.normal(0, 0.5, (8, 1)) + generator.normal(0, 1.0, (8, 60)) + generator.normal(0, 0.3, 60)
-        found = statistics.over_seeds(values, draws=400, seed=trial)
+        found, items_only = statistics.over_seeds(values), statistics.mean(values.mean(0), draws=400, seed=trial)
         hits += found.low <= 0 <= found.high
-        items_only = statistics.mean(values.mean(0), draws=400, seed=trial)
         alone += items_only.low <= 0 <= items_only.high
-    assert hits / 150 > 0.87 > alone / 150
+    assert 0.92 < hits / 300 < 0.98 and alone / 300 < 0.85
+
+
+def test_seeds_alone_are_students_t():
+    """Items that all seeds score alike leave the seeds' means, as scipy's interval has them."""
+    values = np.repeat(np.array([[0.2], [0.5], [0.3]]), 50, axis=1)
+    found = statistics.difference(values, np.zeros_like(values))
+    theirs = scipy.stats.ttest_1samp(values[:, 0], 0).confidence_interval(0.95)
+    assert (found.low, found.high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+    assert (found.seeds, found.n, found.method) == (3, 50, "t over seeds")
+
+
+def test_the_detectable_difference_is_found_in_four_of_five_experiments():
+    """A true difference of that size, known from many experiments, is outside zero's interval in about 80 % of them."""
+    generator = np.random.default_rng(0)
+
+    def experiment(gap):
+        shared, own = generator.normal(0, 1, 200), generator.normal(0, 1, (4, 200))
+        return statistics.difference(gap + shared + own + generator.normal(0, 0.1, (4, 1)), np.zeros((4, 200)))
+
+    detectable = np.mean([experiment(0.0).detectable for _ in range(300)])
+    assert 0.7 < np.mean([experiment(detectable).excludes_zero for _ in range(600)]) < 0.95
 
 
 def test_crossed_of_means_equals_over_seeds():
     values = np.random.default_rng(6).normal(0.3, 1, (4, 80)) + np.array([[0.0], [0.4], [-0.3], [0.1]])
     sums = np.stack([values, np.ones_like(values)], axis=-1)
     found = statistics.crossed(sums, lambda drawn: drawn[..., 0] / drawn[..., 1], draws=4000)
-    plain = statistics.over_seeds(values, draws=4000)
+    plain = statistics.over_seeds(values)
     assert found.value == pytest.approx(plain.value)
     assert (found.low, found.high) == (pytest.approx(plain.low, abs=0.03), pytest.approx(plain.high, abs=0.03))
 
@@ -99,11 +144,6 @@ def test_over_seeds_of_one_seed_is_the_plain_interval():
     assert statistics.over_seeds(np.ones((3, 20))) == statistics.mean(np.ones(20))
     paired = statistics.over_seeds(values[None], units=np.arange(200) // 2)
     assert paired.n == 100 and paired.value == pytest.approx(values.mean())
-
-
-def test_seed_spread():
-    centre, spread = statistics.seed_spread(np.array([[1.0, 1.0], [3.0, 3.0]]))
-    assert centre == 2.0 and spread == pytest.approx(np.sqrt(2)) and statistics.seed_spread(np.ones(4)) == (1.0, 0.0)
 
 
 def test_mcnemar_closed_form():
