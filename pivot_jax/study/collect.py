@@ -71,7 +71,7 @@ class Results:
         return np.asarray([one[f"class_{kind}"] for one in self._probes[arm]], float)
 
     def segmented(self, arm: str, less: str = "") -> Interval:
-        """Mean IoU over patches (minus that of ``less``), averaged over heads; seeds and images are resampled."""
+        """Mean IoU over patches (minus that of ``less``), averaged over heads; seeds and images are random."""
         arms = (arm, less) if less else (arm,)
         # [seeds, images, arms, heads, classes, 3]
         sums = np.stack([[one["overlap"].swapaxes(0, 1) for one in self._probes[name]] for name in arms], axis=2)

@@ -61,7 +61,8 @@ def write_report(study: Study, seconds: float) -> Path:
         scope=(
             "The images are rendered and tiny, the models have a few hundred thousand parameters, and the decoder is "
             "not pretrained. These results say nothing about the paper's models.",
-            f"Intervals over {counted(len(study.settings.seeds), 'training seed')} are rough.",
+            f"Intervals take {counted(len(study.settings.seeds), 'training seed')} and the items as random: they are "
+            "about the method, not about these models, and so few seeds make them wide.",
             "SFT, DPO and GRPO each use one learning rate; there was no equal search for the best one.",
             "The arms start from the same checkpoints and read the same prompts, but not for the same time: see the "
             "table of costs. SFT learns the chosen answers, DPO the pairs; GRPO samples answers and learns from "
@@ -94,7 +95,10 @@ def _facts(results: Results, seconds: float) -> tuple[Fact, ...]:
 
 def _summary(results: Results) -> str:
     """DPO and GRPO compared with SFT, as far as the intervals support a statement."""
-    return " ".join(_compared(results, arm) for arm in ("dpo", "grpo"))
+    lines = [_compared(results, arm) for arm in ("dpo", "grpo")]
+    if any("detectable" in line for line in lines):
+        lines.append("A detectable difference is one that four of five studies like this would find.")
+    return " ".join(lines)
 
 
 def _compared(results: Results, arm: str) -> str:
@@ -104,7 +108,9 @@ def _compared(results: Results, arm: str) -> str:
         if gap.excludes_zero:
             word = f"{arm.upper()} is ahead" if gap.value > 0 else "SFT is ahead"
         low, high = (text.number(end, unit="%", signed=True) for end in (gap.low, gap.high))
-        lines.append(f"{word} in “{what}” ({text.number(gap.value, unit='%', signed=True)} points, {low} to {high})")
+        found = "" if gap.excludes_zero else f"; detectable: {text.number(gap.detectable, unit='%')}"
+        value = text.number(gap.value, unit="%", signed=True)
+        lines.append(f"{word} in “{what}” ({value} points, {low} to {high}{found})")
     return f"{arm.upper()}'s encoder compared with SFT's, from the same stage 1b per seed: {'; '.join(lines)}."
 
 
