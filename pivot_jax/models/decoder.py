@@ -51,14 +51,14 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
-            raise ValueError(f"decoder: {self.heads} heads are no multiple of {self.kv_heads} key/value heads")
+            raise ValueError(f"{self.heads} heads are no multiple of {self.kv_heads} key/value heads")
         if not self.head_dim and self.width % self.heads:
-            raise ValueError(f"decoder: width {self.width} is not a multiple of its {self.heads} heads")
+            raise ValueError(f"width {self.width} is not a multiple of its {self.heads} heads")
         if self.head_width % 2:
-            raise ValueError(f"decoder: rotary positions need an even head width, not {self.head_width}")
+            raise ValueError(f"rotary positions need an even head width, not {self.head_width}")
         if self.mrope_section and (len(self.mrope_section), sum(self.mrope_section)) != (3, self.head_width // 2):
             raise ValueError(
-                f"decoder: mrope_section {self.mrope_section} is not three numbers with the sum "
+                f"mrope_section {self.mrope_section} is not three numbers with the sum "
                 f"{self.head_width // 2}, half the head width"
             )
 

@@ -70,7 +70,7 @@ def test_scaling_in_a_config():
     assert built.mrope_section == (2, 3, 3) and built.qk_norm
     with pytest.raises(UserError, match=r"model.decoder.rope_scaling: rope_type 'yarn' needs original_max"):
         zoo.build(section(rope_scaling={"rope_type": "yarn", "factor": 4.0}), SIGLIP)
-    with pytest.raises(UserError, match=r"model.decoder: decoder: mrope_section \(1, 1, 1\) is not three"):
+    with pytest.raises(UserError, match=r"model.decoder: mrope_section \(1, 1, 1\) is not three"):
         zoo.build(section(mrope_section=(1, 1, 1)), SIGLIP)
     for values, message in (
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type: 'longrope' is not allowed"),
