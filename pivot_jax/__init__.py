@@ -27,8 +27,15 @@ The public API, imported on first use::
 =================  ==================================================================
 """
 
+from __future__ import annotations
+
 from importlib import import_module
-from typing import Any
+
+# In place of typing.TYPE_CHECKING, because importing typing takes milliseconds in which Ctrl-C leaves a traceback: the
+# command line imports this file before it handles signals.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 
