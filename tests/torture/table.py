@@ -17,7 +17,8 @@ and the end of the process; these runs take a few milliseconds a step.
 
 def main(source: str, target: str) -> None:
     """Writes the rows of ``source``, one line of JSON each, as a page to ``target``."""
-    rows = [json.loads(line) for line in Path(source).read_text().splitlines()]
+    found = [json.loads(line) for line in Path(source).read_text().splitlines()]
+    rows = sorted(found, key=lambda row: (row["what"].lower(), row["kind"]))
     lines = ["| what | run | times | what happened | longest delay |", "|---|---|---|---|---|"]
     for row in rows:
         delay = "" if row["delay"] is None else f"{row['delay']:.1f} s"
