@@ -52,7 +52,7 @@ def test_signals(config_of, note, tmp_path, number):
             err = process.communicate(timeout=120)[1]
         delays.append(time.monotonic() - sent)
         codes.add(process.returncode)
-        assert ended_at_once(process, number, err), err
+        assert ended_at_once(process, number, err, moment), err
     subprocess.run(command(config, tmp_path), check=True, env=ENVIRONMENT, capture_output=True, timeout=600)
     same(tmp_path / "run", whole)
     outcome = "ended at once before the first step, saved after it; resumed to the same bits"

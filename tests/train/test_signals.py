@@ -106,7 +106,7 @@ def test_a_signal_during_the_start_ends_the_command_at_once(make_config, tmp_pat
             process.send_signal(number)
             sent = time.monotonic()
             _, err = process.communicate(timeout=60)
-        assert ended_at_once(process, number, err), err
+        assert ended_at_once(process, number, err, moment), err
         assert time.monotonic() - sent < 20
     done = subprocess.run(command, capture_output=True, env=environment, timeout=300)
     assert done.returncode == 0 and (workdir / "result.json").exists(), done.stderr
