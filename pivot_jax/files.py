@@ -104,9 +104,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         return
     written = _written(folder)
     if written is None:
-        raise UserError(
-            f"{folder} is not empty and was not written by this command; choose another folder, or delete it yourself"
-        )
+        raise UserError(f"{folder} is not empty and was not written by this command; choose another folder")
     if not overwrite:
         raise UserError(f"{folder} is not empty; choose another folder, or add --overwrite (overwrite=True)")
     changed = [name for name, path in _files_in(folder) if written.get(name) != _recognise(path)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import inspect
 import logging
 import os
 import signal
@@ -71,14 +72,17 @@ def quiet_threads() -> None:
 
 
 def unraisable(found: sys.UnraisableHookArgs) -> None:
-    """Python's own hook, except for callbacks into a closed event loop, and for Ctrl-C.
+    """Python's own hook, except for orbax's unfinished reads, callbacks into a closed event loop, and Ctrl-C.
 
-    A KeyboardInterrupt that is raised in a callback of the garbage collector, as JAX has one, goes no further; so the
+    Where one array of a checkpoint cannot be read, its other reads are dropped, and each would leave a traceback. A
+    KeyboardInterrupt that is raised in a callback of the garbage collector, as JAX has one, goes no further; so the
     signal is sent again.
     """
     if issubclass(found.exc_type, KeyboardInterrupt):
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-    elif not (isinstance(found.exc_value, RuntimeError) and "loop is closed" in str(found.exc_value)):
+    elif not inspect.iscoroutine(found.object) and not (
+        isinstance(found.exc_value, RuntimeError) and "loop is closed" in str(found.exc_value)
+    ):
         sys.__unraisablehook__(found)
 
 

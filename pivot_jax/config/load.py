@@ -196,7 +196,7 @@ def set_key(config: ConfigDict, key: str, value: Any) -> None:
                 "parameter prefixes, --config.init.vision=hf:FOLDER; the whole model is --config.init.=run:FOLDER; "
                 "--config.init.vision= removes one, --config.init={} all"
             )
-        raise UserError(f"{key}: a group of keys, not a value (keys in it: {inside})")
+        raise UserError(f"{key}: this key is a group of others and takes no value (keys in it: {inside})")
     if isinstance(value, str) and not isinstance(node[last], str):
         value = _parse(key, value, node[last])
     value = coerce(key, value, node[last])
@@ -229,7 +229,8 @@ def _replaced(old: Any, key: str, path: list[str], value: Any) -> Any:
     if not isinstance(old, tuple):
         raise UserError(f"{key}: {name} is {old!r}, which has no entries")
     if not (first.isdigit() and int(first) < len(old)):
-        has = f"its entries are 0 to {len(old) - 1}" if old else "it is empty"
+        last = "its only entry is 0" if len(old) == 1 else f"its entries are 0 to {len(old) - 1}"
+        has = last if old else "it is empty"
         raise UserError(f"{key}: no such entry of {name}; {has}")
     return tuple(_replaced(x, key, rest, value) if i == int(first) else x for i, x in enumerate(old))
 

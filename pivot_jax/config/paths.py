@@ -24,7 +24,7 @@ def unset(path: str | Path) -> str:
     """End of a message about a missing path that begins with a variable that is not set, ``$NAME/…``, or ""."""
     first, *rest = Path(path).parts or ("",)
     name = first.removeprefix("$")
-    if name == first or name in os.environ:
+    if name == first or os.environ.get(name):
         return ""
     return f"; the environment variable {name} is not set: set it to the folder that holds {'/'.join(rest)}"
 
@@ -48,8 +48,8 @@ def instead(path: str | Path, wanted: str) -> str:
     found = kind_of(path)
     if found and found != wanted:
         return f"; it is {WORDS[found]}: as a weight source {found}:{path}"
-    first = ": train it first" if wanted == "run" else ""
-    return "" if Path(path).exists() else f"; there is no such folder{first}{nearest(path)}"
+    first = "; if it is not a typing error, train that run first" if wanted == "run" else ""
+    return "" if Path(path).exists() else f"; there is no such folder{nearest(path)}{first}"
 
 
 def nearest(path: str | Path, files: bool = False) -> str:

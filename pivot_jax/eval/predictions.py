@@ -39,7 +39,9 @@ def read(path: Path) -> list[dict[str, Any]]:
             continue
         row = _parsed(line)
         if row is None:
-            raise UserError(f"{path}, line {number}: no JSON object; remove the line (its question is asked again)")
+            raise UserError(
+                f"{path}, line {number}: no JSON object; remove the line (eval then asks its question again)"
+            )
         if missing := [name for name in REQUIRED if name not in row]:
             raise UserError(f"{path}, line {number}: field '{missing[0]}' is missing")
         rows.append(row)

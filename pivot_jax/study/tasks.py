@@ -13,10 +13,10 @@ from typing import Any
 from pivot_jax import files
 from pivot_jax.study.settings import ARMS, POST_TRAINED, RUN_OF_ARM, STAGES, Study
 
-# Seconds of each task on one core of the machine that the demo was sized on. They only weight the progress bar.
+# Seconds of each task on one core of an AMD EPYC. They weight the progress bar and the time that is left.
 COSTS = {
-    "stage0": 90, "stage1a": 15, "stage1b": 200, "sft": 30, "dpo": 50, "grpo": 120, "stage3": 60, "projector": 12,
-    "answers": 8, "pairs": 10, "extract": 3, "probe": 20, "maps": 10,
+    "stage0": 40, "stage1a": 16, "stage1b": 170, "sft": 30, "dpo": 52, "grpo": 140, "stage3": 70, "projector": 9,
+    "answers": 3, "pairs": 10, "extract": 1, "probe": 13, "maps": 31,
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.hub.tensors import Lazy
 from pivot_jax.models import lora
 from pivot_jax.train import digests
+from pivot_jax.words import counted
 
 log = logging.getLogger(__name__)
 PARAMS = ("trained", "frozen")  # the parts of a state that are parameters
@@ -37,8 +38,8 @@ class DamagedCheckpoint(UserError):
 
     def __init__(self, folder: Path, reason: str):
         super().__init__(
-            f"checkpoint {folder} is damaged ({reason}); use an earlier one of its run (run:WORKDIR@STEP), or run "
-            "`pivot-jax train` in its workdir again, which continues from the newest undamaged one"
+            f"checkpoint {folder} is damaged ({reason}); use an earlier one of its run (--step, or run:WORKDIR@STEP), "
+            "or resume the run, which goes on from the newest undamaged one"
         )
         self.step, self.reason = int(folder.name), reason
 
@@ -175,10 +176,14 @@ def _restore(folder: Path, wanted: Any, *, verify: bool) -> dict[str, Any]:
 
 
 def read_digests(folder: Path) -> digests.Digests | None:
+    """The digests of a checkpoint; None, with a warning, where it was saved without. Raises DamagedCheckpoint."""
     try:
-        return digests.read(folder)
+        found = digests.read(folder)
     except Exception as error:
         raise unreadable(folder, error) from None
+    if found is None:
+        log.warning("%s has no digests (another version wrote it): it is loaded unverified", folder)
+    return found
 
 
 def unreadable(folder: Path, error: Exception) -> Exception:
@@ -190,6 +195,8 @@ def unreadable(folder: Path, error: Exception) -> Exception:
     if isinstance(error, MemoryError | jax.errors.JaxRuntimeError | UserError):
         return error
     why = reason(error)
+    if isinstance(error, AttributeError | TypeError | KeyError):  # orbax's, where a file of its own is gone
+        why = "its metadata cannot be read"
     if any(word in str(error).lower() for word in ("permission", "resource_exhausted", "too many open files")):
         return UserError(f"checkpoint {folder} could not be read: {why}")
     return DamagedCheckpoint(folder, why)
@@ -199,8 +206,9 @@ def compare(folder: Path, saved: Mapping[str, Any], found: Mapping[str, Any]) ->
     """Raises DamagedCheckpoint where arrays differ from their digests."""
     other = sorted(path for path in saved.keys() | found.keys() if saved.get(path) != found.get(path))
     if other:
-        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
-        raise DamagedCheckpoint(folder, f"{other[0]}{more} of {len(found)} arrays are not what was saved")
+        differ = f"{len(other)} of {counted(len(found), 'array')} {'differs' if len(other) == 1 else 'differ'}"
+        more = ", …" if len(other) > 1 else ""
+        raise DamagedCheckpoint(folder, f"{differ} from what was saved: {other[0]}{more}")
 
 
 def saved_in_newest(workdir: Path) -> dict[str, Any] | None:

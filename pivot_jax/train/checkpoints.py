@@ -103,8 +103,6 @@ class Checkpoints:
         """
         folder, wanted = self.folder / str(step), stacking.stacked(like)
         saved = checkpoint.read_digests(folder)
-        if saved is None:
-            log.warning("%s has no digests (another version wrote it): it is loaded unverified", folder)
         self._check_fits(folder, saved, wanted)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(wanted), progress=ocp.args.JsonRestore())
         try:

@@ -81,18 +81,31 @@ def read(step: Path) -> Digests | None:
     """The digests of a checkpoint's folder; None where an earlier version wrote none, or a later one other ones.
 
     Raises:
-      ValueError: they are there, but damaged.
+      ValueError: they are damaged, or gone although they were saved.
     """
     file = step / ITEM / "metadata"  # orbax's name for the JSON of an item
     if not file.is_file():
+        if ITEM in _items(step):
+            raise ValueError(f"{ITEM}/metadata is missing")
         return None
-    found = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
     if not isinstance(found, dict) or found.pop("own", None) != hash_of(found):
-        raise ValueError(f"{ITEM} do not fit their own hash")
+        raise ValueError(f"{ITEM}/metadata is not what was saved")
     if found["layout"] != LAYOUT:
         return None
     arrays = {path: (dtype, tuple(shape), digest) for path, (dtype, shape, digest) in found["arrays"].items()}
     return Digests(arrays, found["progress"])
+
+
+def _items(step: Path) -> list[str]:
+    """Names of the items that a checkpoint was saved with, by orbax's own note of them."""
+    try:
+        return list(json.loads((step / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))["item_handlers"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _sums(leaf: Any) -> Any:

@@ -32,6 +32,10 @@ from pivot_jax.words import counted
 RESULT = "result.json"  # in the workdir of a finished run
 # How the names begin of what a workdir may have before its config.json is complete.
 BEFORE_CONFIG = ("skipped", "index", "log", "config.", ".")
+RESTORE = (
+    "restore it from a backup, or write it again with the command that started the run: "
+    "pivot-jax train … --print-config > config.json"
+)
 Loop = Callable[..., tuple[Any, dict[str, float]]]  # as loop.train
 
 
@@ -136,10 +140,14 @@ def _check_ours(workdir: Path) -> None:
         try:
             configs.from_file(config)
         except UserError as error:  # another program's, such as that of a Hugging Face model
+            if checkpoint.complete(workdir):
+                raise UserError(f"{workdir}: its config.json is damaged ({error}); {RESTORE}") from None
             raise UserError(
-                f"{workdir}: its config.json is no run's ({error}); name a new or an empty folder"
+                f"{workdir}: its config.json does not belong to a run ({error}); name a new or an empty folder"
             ) from None
         return
+    if checkpoint.complete(workdir):
+        raise UserError(f"{workdir} has checkpoints, but its config.json is missing; {RESTORE}")
     foreign = [name for name in names if not name.startswith(BEFORE_CONFIG)]
     if foreign:
         shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")

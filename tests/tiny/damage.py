@@ -42,6 +42,7 @@ DAMAGE = {
     "progress missing": lambda step: shutil.rmtree(step / "progress"),
     "progress changed": other_progress,
     "progress truncated": lambda step: truncate(step / "progress" / "metadata"),
+    "digests missing": lambda step: shutil.rmtree(step / "digests"),
     "digests truncated": lambda step: truncate(step / "digests" / "metadata"),
     "bit of the digests flipped": lambda step: flip(step / "digests" / "metadata", 0.5, 0),
 }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pivot_jax.errors import UserError
+from pivot_jax.train import checkpoint
+from pivot_jax.train.metrics import last_step
 from pivot_jax.train.run import run as train
 from tests.tiny.damage import DAMAGE
 from tests.tiny.kills import ended_at_once, run_with_kills
@@ -36,27 +39,43 @@ def test_kills(config_of, note, tmp_path, kind):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals(config_of, note, tmp_path, number):
-    """At moments from 50 ms after the start to the middle of training."""
-    config = config_of("sft", train__steps=400, train__checkpoint_every=50)
-    whole, delays, codes = whole_of(config, tmp_path), [], set()
-    for moment in np.geomspace(0.05, 30.0, TIMES):
-        with subprocess.Popen(
-            command(config, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-        ) as process:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(moment)
-            if process.poll() is not None:
-                break  # it has reached its last step
-            process.send_signal(number)
-            sent = time.monotonic()
-            err = process.communicate(timeout=120)[1]
-        delays.append(time.monotonic() - sent)
-        codes.add(process.returncode)
-        assert ended_at_once(process, number, err, moment), err
+    """Half of them at moments of the start, from 50 ms on; half after a step, of a run that resumes each time."""
+    config, draw = config_of("sft", train__steps=2000, train__checkpoint_every=500), random.Random(number)
+    whole, run = whole_of(config, tmp_path), tmp_path / "run"
+    starting, training = [], []
+    for moment in np.geomspace(0.05, 5.0, TIMES // 2):
+        with started(config, tmp_path) as process:
+            time.sleep(moment)
+            delay, err = signalled(process, number)
+        assert ended_at_once(process, number, err, moment) and not checkpoint.complete(run), err
+        starting.append(delay)
+    for _ in range(TIMES - TIMES // 2):
+        at = (checkpoint.newest(run) if checkpoint.complete(run) else 0) + draw.randint(1, 15)
+        with started(config, tmp_path) as process:
+            while last_step(run / "metrics.jsonl") < at and process.poll() is None:
+                time.sleep(0.005)
+            delay, err = signalled(process, number)
+        assert process.returncode == 128 + number and "checkpoint saved" in err and "Traceback" not in err, err
+        assert checkpoint.newest(run) >= at
+        training.append(delay)
     subprocess.run(command(config, tmp_path), check=True, env=ENVIRONMENT, capture_output=True, timeout=600)
-    same(tmp_path / "run", whole)
-    outcome = "ended at once before the first step, saved after it; resumed to the same bits"
-    note(signal.Signals(number).name, "sft", len(delays), outcome, max(delays))
+    same(run, whole)
+    name = signal.Signals(number).name
+    note(f"{name} before the first step", "sft", len(starting), "ended at once", max(starting))
+    note(f"{name} after a step", "sft", len(training), "saved; resumed to the same bits", max(training))
+
+
+def started(config: Any, folder: Path) -> subprocess.Popen:
+    pipes: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command(config, folder), env=ENVIRONMENT, **pipes)
+
+
+def signalled(process: subprocess.Popen, number: int) -> tuple[float, str]:
+    """Seconds from the signal to the end of the process, and its stderr."""
+    process.send_signal(number)
+    sent = time.monotonic()
+    err = process.communicate(timeout=120)[1]
+    return time.monotonic() - sent, err
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["newest", "both"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from pivot_jax import files
 from pivot_jax.errors import RowError, UserError
+from pivot_jax.words import counted
 
 
 class SkipLog:
@@ -101,8 +102,9 @@ class SkipLog:
         """Raises UserError when the share of bad rows is above the limit."""
         if self.share > self.limit:
             last = next(reversed(self.entries.values()))
-            where = f"; all are in {self.path}" if self.path is not None else ""
+            where = f" ({self.path} lists them)" if self.path is not None else ""
             raise UserError(
-                f"{self.count} of {self.total} rows of {self.name} are bad, more than data.max_bad_share={self.limit}"
-                f"{where}; the last is row '{last['id']}': {last['reason']} (fix or remove them, or raise the limit)"
+                f"{self.count} of {counted(self.total, 'row')} of {self.name} {'is' if self.count == 1 else 'are'} bad"
+                f"{where}, more than data.max_bad_share={self.limit} allows; fix or remove them, or raise the limit. "
+                f"The last is row '{last['id']}': {last['reason']}"
             )

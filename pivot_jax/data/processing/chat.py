@@ -148,7 +148,8 @@ class Chat:
         placeholders = sum(text.count(IMAGE) for text in texts)
         if placeholders != len(example.images):
             raise RowError(
-                example.id, f"{placeholders} '{IMAGE}' placeholders but {counted(len(example.images), 'image')}"
+                example.id,
+                f"{counted(placeholders, 'placeholder')} {IMAGE} but {counted(len(example.images), 'image')}",
             )
         if placeholders > self.limits.images:
             raise RowError(

@@ -27,6 +27,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR
 _ROTATED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where a rotation may be stored
+NOT_REGULAR = "not a regular file"
 ROOT_RULE = "relative paths start at image_root, or else at the folder of the data file"
 # What Pillow's decoders raise on broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
@@ -191,7 +192,7 @@ def _regular(path: str | Path) -> Any:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "not a regular file")
+    raise OSError(errno.EINVAL, NOT_REGULAR)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

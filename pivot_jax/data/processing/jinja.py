@@ -45,8 +45,8 @@ from pivot_jax.errors import UserError
 from pivot_jax.words import counted
 
 FIX = (
-    "name the file of another template in tokenizer.chat_template (--config.tokenizer.chat_template=FILE; for "
-    "import-hf: --chat-template FILE)"
+    "correct it, or name the file of another one (--config.tokenizer.chat_template=FILE; for import-hf: "
+    "--chat-template FILE)"
 )
 PROBE = (
     Message("user", f"{IMAGE}\nWhich one is it?"), Message("assistant", "The red one."),
@@ -103,10 +103,23 @@ class JinjaTemplate(Tokens):
         self.end_id = -1  # that of the first answer below
         try:
             row = self._row(PROBE)
+            self._check_question()
         except UserError as error:
             raise UserError(f"tokenizer.chat_template: {error}; {FIX}") from None
         self._check_offsets(row)
         self.control = tuple(tokenizer.convert_ids_to_tokens(sorted(self._special.intersection(row.ids))))
+
+    def _check_question(self) -> None:
+        """Raises UserError where a question is asked without what comes before an answer in training."""
+        question, answered = (self._written(PROBE[:count]) for count in (1, 2))
+        plain, whole = self._render(question), self._render(answered)
+        ((start, _),) = answer_spans(PROBE[:2], whole, lambda marked: self._render(self._written(marked)))
+        header = whole[len(plain) : start].strip() if whole.startswith(plain) else ""
+        if header and self._render(question, ask=True) == plain:
+            raise UserError(
+                f"the chat template ignores add_generation_prompt: questions would end without {header!r}, after which "
+                "answers are trained"
+            )
 
     def _check_offsets(self, row: _Row) -> None:
         decoded = self.tokenizer.decode(row.ids[row.first : row.stop - 1])
@@ -156,7 +169,7 @@ class JinjaTemplate(Tokens):
                     "(--config.tokenizer.system=)"
                 )
             reasons = bare_reasons
-        raise UserError(f"tokenizer.chat_template: the tokenizer's chat template {reasons['string']}; {FIX}")
+        raise UserError(f"tokenizer.chat_template: the chat template {reasons['string']}; {FIX}")
 
     def _forms(self, system: str) -> tuple[str, dict[str, str]]:
         """The form that works, or "" and why each does not."""
@@ -173,7 +186,9 @@ class JinjaTemplate(Tokens):
             images = text.count(token) if token else 1
             if not lost and images == 1:
                 return form, reasons
-            reasons[form] = f"leaves out {lost[0]!r}" if lost else f"writes {images} image tokens for one image"
+            reasons[form] = f"writes {counted(images, 'image token')} for one image"
+            if lost:
+                reasons[form] = f"leaves out or changes the text {lost[0]!r} of a test conversation"
         return "", reasons
 
     def _contents(self, messages: Sequence[Message], form: str, system: str) -> list[dict[str, Any]]:

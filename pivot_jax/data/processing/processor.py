@@ -18,7 +18,7 @@ from pivot_jax.data.processing.batch import Batch, EncodedRow
 from pivot_jax.data.processing.chat import Chat, Kind, Limits
 from pivot_jax.data.processing.collate import Collation, TargetValues, contrastive_batch, prompt_batch, vlm_batch
 from pivot_jax.data.processing.geometry import Geometry, ImageArrays, Square
-from pivot_jax.data.processing.images import ROOT_RULE, load, patches, preset_of
+from pivot_jax.data.processing.images import NOT_REGULAR, ROOT_RULE, load, patches, preset_of
 from pivot_jax.data.processing.patches import patches_of
 from pivot_jax.data.processing.template import Format
 from pivot_jax.data.processing.tiles import tiles_of
@@ -35,7 +35,7 @@ class Processor:
       geometry: images to arrays.
       kind: kind of a row: a conversation (``sft``), a pair (``preference``), a ``prompt``, or an image and its caption
         (``contrastive``).
-      check_images: :meth:`encode` raises a RowError for an image file that does not exist.
+      check_images: :meth:`encode` raises a RowError for an image that is no file.
     """
 
     chat: Chat
@@ -51,13 +51,15 @@ class Processor:
         """The example as one row; its images are not read.
 
         Raises:
-          RowError: as :meth:`Chat.encode`, or an image file does not exist (``check_images``).
+          RowError: as :meth:`Chat.encode`, or an image is no file (``check_images``).
         """
         row = self.chat.encode(example, self.kind)
         if self.check_images:
             for image in row.images:
-                if isinstance(image, str) and not os.path.exists(image):
-                    raise RowError(row.id, f"image file {image} does not exist; {ROOT_RULE}")
+                if isinstance(image, str) and not os.path.isfile(image):
+                    if not os.path.exists(image):
+                        raise RowError(row.id, f"image file {image} does not exist; {ROOT_RULE}")
+                    raise RowError(row.id, f"image {image} cannot be read ({NOT_REGULAR})")
         return row
 
     @property

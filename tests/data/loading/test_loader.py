@@ -297,7 +297,7 @@ REASONS = {
     "bad.jsonl:1": "malformed JSON",
     "fieldless": "'conversations' is missing",
     "row2": "answer is empty",
-    "row3": "1 '<image>' placeholders but 2 images",
+    "row3": "1 placeholder <image> but 2 images",
     "row4": "gone.png does not exist",
     "long": "after the limit",
 }
@@ -339,7 +339,7 @@ def test_skip_log_survives_a_kill_while_writing(tmp_path, image_folder, tokenize
 
 def test_too_many_bad_rows_stop_the_run(tmp_path, image_folder, tokenizer):
     source = bad_source(tmp_path, image_folder)
-    with pytest.raises(UserError, match=r"6 of 36 rows .* more than data\.max_bad_share=0\.1.*skipped\.jsonl") as error:
+    with pytest.raises(UserError, match=r"6 of 36 rows .*skipped\.jsonl.* more than data\.max_bad_share=0\.1") as error:
         load(config(source, max_bad_share=0.1), tokenizer, workdir=tmp_path / "w")
     assert "\n" not in str(error.value)
     assert len((tmp_path / "w" / "skipped.jsonl").read_text().splitlines()) == 6  # all are listed, not only the last

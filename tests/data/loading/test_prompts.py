@@ -124,7 +124,10 @@ def test_bad_rows_are_skipped_and_counted(tmp_path, image_folder, tokenizer):
     reasons = {e["id"]: e["reason"] for e in map(json.loads, (tmp_path / "skipped.jsonl").read_text().splitlines())}
     assert "tokens, the limit is 128" in reasons["row0"] and "gone.png does not exist" in reasons["row1"]
     assert "both missing" in reasons["no answer"] and len(reasons) == 4
-    with pytest.raises(UserError, match="4 of 20 rows of rows.jsonl are bad, more than data.max_bad_share=0.1"):
+    with pytest.raises(
+        UserError,
+        match="4 of 20 rows of rows.jsonl are bad.*, more than data.max_bad_share=0.1 allows; fix or remove them",
+    ):
         load(settings(entry, max_bad_share=0.1), tokenizer)
 
 

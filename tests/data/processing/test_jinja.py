@@ -239,7 +239,7 @@ def test_markers_may_choose_among_the_answers(tokenizer):
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if loop.last and m.role == 'assistant' %}"
         "{% set parts = m.content.split('</think>') %}{{ parts[0] + '</think>' if parts | length > 1 else '' }}"
         "{% generation %}{{ parts[-1] }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}"
-        "{{ '<|im_end|>\n' }}{% endfor %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     turns = (("user", "Sure?"), ("assistant", "Yes."), ("user", "Sure?"), ("assistant", "<think>Hm.</think>\nYes."))
     made = chat(tokenizer, source)
@@ -364,7 +364,11 @@ UNUSABLE = {
     ),
     "no answers": (
         "{% for m in messages if m.role == 'user' %}{{ m.content }}<|im_end|>{% endfor %}",
-        "leaves out 'The red one.'",
+        "leaves out or changes the text 'The red one.' of a test conversation",
+    ),
+    "no generation prompt": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
+        r"ignores add_generation_prompt: questions would end without '<\|im_start\|>assistant', after which answers",
     ),
     "no image": (
         "{% for m in messages %}{{ m.content.split('>')[-1] }}<|im_end|>{% endfor %}",
@@ -394,7 +398,7 @@ def test_templates_that_cannot_be_used_are_an_error_at_once(tokenizer, name):
 @pytest.mark.parametrize(("source", "reason"), [
     (templates.GEMMA, r"fails \(the chat template says: System role not supported\)"),
     (templates.MISTRAL, "roles must alternate"),
-    ("{% for m in messages if m.role != 'system' %}{{ m.content }}<|im_end|>{% endfor %}", "leaves out 'Be brief.'"),
+    ("{% for m in messages if m.role != 'system' %}{{ m.content }}<|im_end|>{% endfor %}", "leaves out .*'Be brief.'"),
 ])  # fmt: skip
 def test_a_system_text_that_the_template_cannot_write(tokenizer, source, reason):
     """The config's is an error at once, that of a row one of the row."""
@@ -417,6 +421,7 @@ def test_the_configured_system_text_comes_first(tokenizer):
 
 DROPS = (  # all thinking, of the last answer too
     "{% for m in messages %}{{ m.role + ': ' + m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}"
+    "{{ 'assistant:' if add_generation_prompt }}"
 )
 
 

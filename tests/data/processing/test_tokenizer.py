@@ -76,3 +76,24 @@ def test_nothing_is_said_of_a_missing_pytorch(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+WITHOUT_TORCH = """
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name.split(".")[0] == "torch" else found(name, *rest)
+if sys.argv[1]:
+    from pivot_jax.data.processing.tokenizer import load_tokenizer
+    load_tokenizer(sys.argv[1])
+else:
+    from transformers import AutoTokenizer
+"""
+
+
+def test_nobody_is_told_that_pytorch_is_missing(tmp_path):
+    """transformers says so when it is imported, unless we import it."""
+    folder = train_bpe(["a b c"], 270, tmp_path / "tokenizer")
+    for argument, said in (("", True), (str(folder), False)):
+        command = [sys.executable, "-c", WITHOUT_TORCH, argument]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        assert ("PyTorch was not found" in done.stderr) == said, done.stderr
