@@ -39,7 +39,7 @@ class DamagedCheckpoint(UserError):
     def __init__(self, folder: Path, reason: str):
         super().__init__(
             f"checkpoint {folder} is damaged ({reason}); use an earlier one of its run (--step, or run:WORKDIR@STEP), "
-            "or resume the run, which goes on from the newest undamaged one"
+            "or resume the run, which continues from the newest undamaged one"
         )
         self.step, self.reason = int(folder.name), reason
 
