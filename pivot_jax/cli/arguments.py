@@ -10,6 +10,8 @@ from pivot_jax.cli import commands, configs, hardware, hub, inspection, probes
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
 MOST_TOKENS = 1 << 16  # of an answer; the limit of eval.max_new_tokens in config.check
 LARGEST = (1 << 32) - 1  # of any other number; the largest seed
+# as probe.alignment_metrics, which is imported only when the command runs
+ALIGNMENT = ("mutual_knn", "cycle_knn", "lcs_knn", "edit_distance_knn", "cka", "unbiased_cka", "cknna")
 EXPORTED = ("model", "encoder", "decoder", "adapter")
 CONFIG_HELP = """\
 Set keys of the config after the file: --config.optimizer.clip=0.5, --config.data.sources.0.path=FILE,
@@ -309,11 +311,23 @@ def _probe(subparsers) -> None:
         help="the map as an image; its numbers go into a .npy file beside it",
     )
     align = _command(
-        kinds, "align", probes.align, "measure mutual-kNN alignment with a language model's features of the captions"
-    )
+        kinds, "align", probes.align,
+        "measure how well an encoder's features of images agree with a language model's features of their captions",
+        "The score is that of the best pair of layers (Huh et al. 2024), beside what shuffled captions give.",
+    )  # fmt: skip
     _encoder(align, features=False)
-    align.add_argument("--text-features", metavar="FILE.npy", required=True, help="float32 [items, layers, width]")
+    words = align.add_mutually_exclusive_group(required=True)
+    words.add_argument("--text-model", metavar="SOURCE", help="language model to read the captions: run:DIR or hf:DIR")
+    words.add_argument(
+        "--text-features", metavar="FILE.npy", help="its features in place of a model: float32 [items, layers, width]"
+    )
+    align.add_argument("--pool", choices=("mean", "last"), default="mean", help="a caption's tokens (default mean)")
+    align.add_argument("--metric", choices=ALIGNMENT, default=ALIGNMENT[0], help=f"default {ALIGNMENT[0]}")
     align.add_argument("--k", type=_positive, default=10, metavar="N", help="neighbours (default 10)")
+    align.add_argument(
+        "--clamp", choices=("exact", "items", "none"), default="exact",
+        help="clamp activations at their 95 %% quantile (exact, default), at the mean of the items' quantiles, or not",
+    )  # fmt: skip
 
 
 def _encoder(parser: argparse.ArgumentParser, features: bool = True) -> None:

@@ -86,19 +86,30 @@ def _check_answers(answer: str, rejected: str | None) -> None:
 
 
 def align(args: argparse.Namespace, overrides: Overrides) -> None:
-    """Mutual-kNN alignment of every encoder block with every layer of a language model's text features."""
+    """Alignment of every encoder block with every layer of a language model, or of its stored features."""
     from pivot_jax import probe
-    from pivot_jax.train.open import open_encoder
+    from pivot_jax.train.open import open_encoder, open_language_model
 
     _check(args)
-    inputs.file("--text-features", args.text_features)
+    if args.text_features:
+        inputs.file("--text-features", args.text_features)
     inputs.file("--data", args.data)
-    found = probe.align(open_encoder(args.encoder), args.data, args.text_features, k=args.k)
-    print(f"{args.encoder} and {args.text_features}: k = {args.k}")
+    encoder = open_encoder(args.encoder)
+    text = args.text_features or open_language_model(args.text_model)
+    settings = {"metric": args.metric, "k": args.k, "pool": args.pool, "clamp": args.clamp}
+    found = probe.align(encoder, args.data, text, **settings)
+    read = args.text_features or f"{args.text_model} ({args.pool} of tokens)"
+    print(f"{args.encoder} and {read}: {args.metric}" + (f", k = {args.k}" if "knn" in args.metric else ""))
     block, layer = found.layers
     print(f"alignment {found.score:.4f} (block {block}, text layer {layer}; chance {found.chance:.4f})")
+    bounds = found.interval
+    if bounds:
+        print(f"95 % interval of these two layers [{bounds.low:.4f}, {bounds.high:.4f}], a jackknife over items")
+    else:
+        print("no interval: too few items for a jackknife")
     record = {"score": found.score, "layers": found.layers, "chance": found.chance, "table": found.table.tolist()}
-    _write(args, record)
+    ends = {"low": bounds.low, "high": bounds.high} if bounds else {}
+    _write(args, record | ends | settings | {"encoder": args.encoder, "text": args.text_features or args.text_model})
 
 
 def _show(values: dict[str, tuple[float, Interval | None]]) -> None:

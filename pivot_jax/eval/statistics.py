@@ -270,6 +270,30 @@ def _is_constant_share(values: np.ndarray) -> bool:
     return bool(values.size and values.flat[0] in (0.0, 1.0) and np.all(values == values.flat[0]))
 
 
+def jackknife(value: float, without: np.ndarray, *, level: float = LEVEL) -> Interval:
+    """Interval of any statistic of independent items, also one that is no function of sums over them.
+
+    ``value`` ± t(g − 1) √((g − 1)/g Σ (θᵢ − θ̄)²), with θᵢ the statistic without group i (Tukey 1958). The variance is
+    on average too large rather than too small, for every symmetric statistic (Efron and Stein 1981). Groups of more
+    than √n items make it hold for statistics that jump as neighbours change (Shao and Wu 1989).
+
+    Args:
+      value: the statistic of all items.
+      without: [g] its values without one of g groups of items of about the same size each.
+
+    Raises:
+      ValueError: fewer than two groups.
+    """
+    from scipy.stats import t
+
+    g = len(without)
+    if g < 2:
+        raise ValueError(f"a jackknife needs at least two groups, got {g}")
+    error = float(np.sqrt((g - 1) / g * ((without - without.mean()) ** 2).sum()))
+    half = float(t.ppf((1 + level) / 2, g - 1)) * error
+    return Interval(value, value - half, value + half, level, g, method="jackknife")
+
+
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """Exact two-sided p of McNemar's test (McNemar 1947): are the items that only one arm got right split evenly?
 

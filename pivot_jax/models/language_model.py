@@ -18,6 +18,7 @@ import numpy as np
 
 from pivot_jax.data.processing.batch import VLMBatch
 from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.shapes import round_up
 
 Array = jax.Array
 
@@ -82,17 +83,28 @@ class LanguageModel(nn.Module):
         Entry 0 is the embeddings, entry i the output of block i - 1, the last one after the closing norm: as
         ``hidden_states`` of transformers. Rows must not be packed (one row a sequence).
         """
-        states = self.decoder.layer_states(self.embed(batch), batch.positions, batch.segments)
         weights = (batch.segments > 0).astype(jnp.float32)
-        sums = jnp.einsum("lbnd,bn->bld", states.astype(jnp.float32), weights, precision=jax.lax.Precision.HIGHEST)
+        sums = jnp.einsum("lbnd,bn->bld", self._layers(batch), weights, precision=jax.lax.Precision.HIGHEST)
         return sums / jnp.maximum(weights.sum(axis=1), 1.0)[:, None, None]
 
+    def layer_last_tokens(self, batch: Any) -> Array:
+        """As :meth:`layer_means`, of each row's last token alone: float32 [b, l + 1, d]."""
+        last = jnp.maximum((batch.segments > 0).sum(axis=1) - 1, 0)
+        return jnp.take_along_axis(self._layers(batch), last[None, :, None, None], axis=2)[:, :, 0].swapaxes(0, 1)
 
-def text_batch(rows: Sequence[Sequence[int]], decoder: DecoderConfig, pad_id: int = 0) -> VLMBatch:
+    def _layers(self, batch: Any) -> Array:
+        states = self.decoder.layer_states(self.embed(batch), batch.positions, batch.segments)
+        return states.astype(jnp.float32)
+
+
+def text_batch(
+    rows: Sequence[Sequence[int]], decoder: DecoderConfig, pad_id: int = 0, multiple: int = 1
+) -> VLMBatch:
     """Token ids of plain texts, right padded; every token but the first of a row is a target of ``logprobs.score``.
 
     Args:
       rows: b rows of 1 to n ids.
+      multiple: n is rounded up to one of its multiples, so that few shapes are compiled.
 
     Raises:
       ValueError: no row, or a row without tokens.
@@ -100,7 +112,7 @@ def text_batch(rows: Sequence[Sequence[int]], decoder: DecoderConfig, pad_id: in
     lengths = np.array([len(row) for row in rows])
     if not len(lengths) or lengths.min() < 1:
         raise ValueError("a batch of texts needs at least one row, and every row a token")
-    b, n = len(rows), int(lengths.max())
+    b, n = len(rows), round_up(int(lengths.max()), multiple)
     tokens = np.full((b, n), pad_id, np.int32)
     for row, ids in enumerate(rows):
         tokens[row, : len(ids)] = ids

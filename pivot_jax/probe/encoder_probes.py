@@ -12,15 +12,17 @@ import numpy as np
 from pivot_jax.data import sources
 from pivot_jax.data.processing.images import preset_of
 from pivot_jax.errors import RowError, UserError
-from pivot_jax.probe import alignment, classification, features, folders, segmentation
+from pivot_jax.probe import alignment, classification, features, folders, segmentation, text_features
 from pivot_jax.probe.alignment import Alignment
+from pivot_jax.probe.alignment_metrics import METRICS
 from pivot_jax.probe.classification import ProbeResult
 from pivot_jax.probe.segmentation import SegmentResult
 from pivot_jax.probe.splits import Labelled, Splits
-from pivot_jax.train.open import OpenEncoder, OpenModel
+from pivot_jax.train.open import OpenEncoder, OpenLanguageModel, OpenModel
 from pivot_jax.words import counted
 
 FEATURES = {"vision": features.vit_encoder, "projector": features.projector_encoder}
+CLAMPS: dict[str, dict[str, Any]] = {"exact": {}, "items": {"exact": False}, "none": {"quantile": 1.0}}
 
 
 @dataclass(frozen=True)
@@ -106,30 +108,65 @@ def segment(
     return segmentation.probe(data_, classes=tuple(classes), head=head, seeds=tuple(range(seeds)), ignore=ignore)
 
 
-def align(encoder: OpenEncoder, data: str | Path, text_features: str | Path, *, k: int = 10) -> Alignment:
-    """Mutual-kNN alignment of every encoder block with every layer of a language model's text features.
+def align(
+    encoder: OpenEncoder | OpenModel,
+    data: str | Path,
+    text: str | Path | OpenLanguageModel | OpenModel,
+    *,
+    metric: str = "mutual_knn",
+    k: int = 10,
+    pool: str = "mean",
+    clamp: str = "exact",
+) -> Alignment:
+    """Alignment of every encoder block, averaged over patches, with every layer of a language model.
 
     Args:
-      data: LLaVA rows with an image each.
-      text_features: a .npy file, float32 [items, layers, width], in the order of ``data``.
+      data: LLaVA rows with an image each; the last answer of a row is its caption.
+      text: a language model, which reads the captions; or a .npy file of its features, float32 [items, layers, width],
+        in the order of ``data``.
+      metric: a key of ``alignment_metrics.METRICS``. k: neighbours, where it has them.
+      pool: ``mean`` over a caption's tokens, or the ``last`` token; of no effect on a .npy file.
+      clamp: how outliers are found, ``exact``, ``items`` or ``none`` (see ``alignment.clamp_outliers``).
 
     Raises:
-      UserError: rows without an image, features of another shape, or ``k`` not below the number of rows.
+      UserError: rows without an image or a caption, features of another shape or that are not finite, an unknown
+        setting, or ``k`` not below the number of rows.
     """
-    paths, text = _captioned(data), _text_features(text_features)
-    if len(text) != len(paths):
-        raise UserError(f"{text_features}: shape {text.shape}; [{len(paths)}, layers, width] is needed for {data}")
-    if not k < len(paths):
-        raise UserError(
-            f"k = {k}: {data} has {counted(len(paths), 'item')}; an item has at most {len(paths) - 1} others"
-        )
+    settings = (
+        ("metric", metric, METRICS), ("pool", pool, text_features.POOLS), ("clamp", clamp, CLAMPS),
+    )  # fmt: skip
+    for name, value, allowed in settings:
+        if value not in allowed:
+            raise UserError(f"{name} '{value}' is unknown; choose one of {', '.join(allowed)}")
+    paths, captions = _captioned(data)
+    _check_items(data, len(paths), metric, k)
+    if isinstance(text, (str, Path)):
+        words = _text_features(text)
+        if len(words) != len(paths):
+            raise UserError(f"{text}: shape {words.shape}; [{len(paths)}, layers, width] is needed for {data}")
+    else:
+        words = text_features.extract(text, captions, pool=pool)
     images = folders.ImageFiles(paths, encoder.geometry)
-    layers = features.extract(features.blocks_encoder(encoder.module), encoder.params, images, pool="none")
-    return alignment.align(layers, text, k=k)
+    blocks: Any = features.blocks_encoder(encoder.module)  # type: ignore[arg-type]  # an MLLM encodes as its encoder does
+    layers = features.extract(blocks, encoder.params, images, pool="none")
+    try:
+        return alignment.align(layers, words, metric=metric, k=k, **CLAMPS[clamp])
+    except ValueError as error:
+        raise UserError(f"{data}: {error}") from None
 
 
-def _captioned(data: str | Path) -> tuple[Path, ...]:
-    """Image paths of LLaVA rows."""
+def _check_items(data: str | Path, items: int, metric: str, k: int) -> None:
+    rule = METRICS[metric]
+    if rule.local and not k < items:
+        raise UserError(f"k = {k}: {data} has {counted(items, 'item')}; an item has at most {items - 1} others")
+    if metric == "cknna" and k < 2:
+        raise UserError(f"k = {k}: cknna compares neighbours with each other; use k of at least 2")
+    if items < rule.items:
+        raise UserError(f"{data} has {counted(items, 'item')}; {metric} needs at least {rule.items}")
+
+
+def _captioned(data: str | Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Image paths and captions of LLaVA rows."""
     source = sources.read({"format": "llava", "path": str(data)})
     try:
         examples = [source[index] for index in range(len(source))]
@@ -137,7 +174,8 @@ def _captioned(data: str | Path) -> tuple[Path, ...]:
         raise UserError(f"{data}: {error}; LLaVA rows with 'image' and 'conversations' are needed") from None
     if bare := [example.id for example in examples if not example.images]:
         raise UserError(f"{data}: row '{bare[0]}' has no image; every row needs one to compare with its text")
-    return tuple(Path(example.images[0]) for example in examples)
+    captions = tuple(example.messages[-1].content for example in examples)
+    return tuple(Path(example.images[0]) for example in examples), captions
 
 
 def _text_features(path: str | Path) -> np.ndarray:
