@@ -123,7 +123,14 @@ def test_align(world, trained, capsys):
     np.save(world / "text.npy", features)
     argv = ["probe", "align", "--encoder", f"run:{trained}", "--data", world / "data.json"]
     assert run(*argv, "--text-features", world / "text.npy", "--k", 3) == 0
-    assert "alignment 0." in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "alignment 0." in shown and "95 % interval of these two layers [" in shown and "mutual_knn, k = 3" in shown
+    out = world / "align.json"
+    for options in (["--pool", "last", "--clamp", "items"], ["--metric", "cka", "--clamp", "none"]):
+        assert run(*argv, "--text-model", f"run:{trained}", *options, "--k", 3, "--out", out) == 0
+        record = json.loads(out.read_text())
+        assert np.shape(record["table"]) == (2, 3) and record["low"] <= record["score"] <= record["high"]
+    assert "cka\n" in capsys.readouterr().out
     np.save(world / "text.npy", features[:5])
     assert run(*argv, "--text-features", world / "text.npy") == 1
     assert "[12, layers, width]" in capsys.readouterr().err

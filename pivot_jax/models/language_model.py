@@ -97,9 +97,7 @@ class LanguageModel(nn.Module):
         return states.astype(jnp.float32)
 
 
-def text_batch(
-    rows: Sequence[Sequence[int]], decoder: DecoderConfig, pad_id: int = 0, multiple: int = 1
-) -> VLMBatch:
+def text_batch(rows: Sequence[Sequence[int]], decoder: DecoderConfig, pad_id: int = 0, multiple: int = 1) -> VLMBatch:
     """Token ids of plain texts, right padded; every token but the first of a row is a target of ``logprobs.score``.
 
     Args:

@@ -1,7 +1,7 @@
 """Features of texts in every layer of a language model, for the alignment with an encoder.
 
-As platonic-rep takes them: a text by itself with the tokenizer's own special tokens, the embeddings as layer 0, the last
-layer after the closing norm. Letters: n texts, l layers (blocks + 1), d width.
+As platonic-rep takes them: a text by itself with the tokenizer's own special tokens, the embeddings as layer 0, the
+last layer after the closing norm. Letters: n texts, l layers (blocks + 1), d width.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ def extract(
     """
     if pool not in POOLS:
         raise ValueError(f"pool '{pool}' is unknown; choose one of {', '.join(POOLS)}")
-    if isinstance(model, OpenModel):
-        module, tokenizer, decoder = model.mllm, model.processor.chat.tokenizer, model.mllm.config.decoder
-    else:
-        module, tokenizer, decoder = model.module, model.tokenizer, model.module.config.decoder
+    tokenizer = model.processor.chat.tokenizer if isinstance(model, OpenModel) else model.tokenizer
+    module: LanguageModel = model.module
+    decoder = module.config.decoder
     if tokenizer is None:
         raise UserError(f"{model.name} has no tokenizer to read texts with; name the run or the Hugging Face folder")
     if not texts:
@@ -54,8 +53,8 @@ def extract(
         raise UserError(f"text {empty[0] + 1} of {len(texts)} is empty; every item needs a text")
     if (largest := max(max(ids) for ids in rows)) >= decoder.vocab_size:
         raise UserError(
-            f"{model.name}: its tokenizer gives token {largest}, its table has {decoder.vocab_size}; they do not belong "
-            "together"
+            f"{model.name}: its tokenizer gives token {largest}, but its table has {decoder.vocab_size}; they do not "
+            "belong together"
         )
     order = np.argsort([len(ids) for ids in rows], kind="stable")  # texts of a similar length share a batch
     found: dict[int, np.ndarray] = {}
