@@ -88,6 +88,18 @@ class Encoder(nn.Module):
         features = self._with_second(features, images_)
         return _per_row(features, images), {tap: _per_row(x, images) for tap, x in found.items()}
 
+    def encode_images_with_offsets(
+        self, images: Array, offsets: Array, coordinates: Array | None = None
+    ) -> tuple[Array, Array]:
+        """:meth:`encode_images`, and the first encoder's blocks: see ``ViT.features_with_offsets``; b counts images."""
+        images_, *coordinates_ = _flat(images, coordinates)
+        features, outputs = self.vision.features_with_offsets(images_, offsets, *coordinates_)
+        return _per_row(self._with_second(features, images_), images), outputs
+
+    def attention_weights(self, images: Array, coordinates: Array | None = None) -> Array:
+        """Of the first encoder: see ``ViT.attention_weights``; b counts images."""
+        return self.vision.attention_weights(*_flat(images, coordinates))
+
     def project(self, features: Array) -> Array:
         """Vision features [..., p, d_vision] → image tokens [..., p, d]; a merger's are fewer than p."""
         return self.projector(features)

@@ -89,6 +89,16 @@ class MLLM(LanguageModel):
         """See :meth:`Encoder.encode_images_with_taps`."""
         return self.encoder.encode_images_with_taps(images, taps, coordinates)
 
+    def encode_images_with_offsets(
+        self, images: Array, offsets: Array, coordinates: Array | None = None
+    ) -> tuple[Array, Array]:
+        """See :meth:`Encoder.encode_images_with_offsets`."""
+        return self.encoder.encode_images_with_offsets(images, offsets, coordinates)
+
+    def attention_weights(self, images: Array, coordinates: Array | None = None) -> Array:
+        """See :meth:`Encoder.attention_weights`."""
+        return self.encoder.attention_weights(images, coordinates)
+
     def project(self, features: Array) -> Array:
         """See :meth:`Encoder.project`."""
         return self.encoder.project(features)

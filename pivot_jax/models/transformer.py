@@ -1,14 +1,16 @@
 """The pre-norm transformer block that all vision families of this kind and SigLIP's text tower are made of.
 
-Letters: b images or rows, n tokens, d width.
+Letters: b images or rows, n and m tokens, d width, h heads, c head width.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from pivot_jax.kernels.attention import attention
 from pivot_jax.kernels.mask import Ids
@@ -63,6 +65,27 @@ class Block(nn.Module):
 
     def _scaled(self, x: Array, name: str) -> Array:
         return x * self.param(name, nn.initializers.ones, (x.shape[-1],)).astype(x.dtype) if self.layer_scale else x
+
+
+def attention_weights(params: Any, x: Array, heads: int, eps: float, segments: Array | None = None) -> Array:
+    """Shares [b, h, n, m] of each token m in what token n reads, in the block with these parameters: rows sum to 1.
+
+    The attention itself never has them in memory; this is for analyses.
+
+    Args:
+      x: the block's input [b, n, d].
+    """
+    b, n, _ = x.shape
+    normed = layers.layer_norm(x, params["ln1"]["scale"], params["ln1"]["bias"], eps)
+    q, k = (
+        layers.linear(normed, params["attn"][name]["kernel"], params["attn"][name]["bias"]).reshape(b, n, heads, -1)
+        for name in ("q", "k")
+    )
+    product = partial(jnp.einsum, preferred_element_type=jnp.float32, precision=jax.lax.Precision.HIGHEST)
+    scores = product("bnhc,bmhc->bhnm", q, k) * q.shape[-1] ** -0.5
+    if segments is not None:
+        scores = jnp.where(segments[:, None, None, :] > 0, scores, -jnp.inf)
+    return jax.nn.softmax(scores, axis=-1)
 
 
 def stack(

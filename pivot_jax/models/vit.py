@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from pivot_jax.data.processing.images import Preset
-from pivot_jax.models import layers, positions
+from pivot_jax.models import layers, positions, stacking
 from pivot_jax.models.flops import encoder_block
-from pivot_jax.models.transformer import Block, SelfAttention, stack
+from pivot_jax.models.transformer import Block, SelfAttention, attention_weights, stack
 from pivot_jax.models.vision import SquareVisionConfig, Traits
 
 Array = jax.Array
@@ -314,6 +314,36 @@ class ViT(nn.Module):
         x, hidden = self._blocks(x, coordinates, layers.Collect(bool(indices)))
         found.update({tap: hidden[index][:, prefix:] for tap, index in indices.items()})
         return self._features(x), found
+
+    def features_with_offsets(
+        self, images: Array, offsets: Array, coordinates: Array | None = None
+    ) -> tuple[Array, Array]:
+        """:meth:`features` with ``offsets`` added to the outputs of the blocks, and these outputs: [l, b, n, d] both.
+
+        The gradient in an offset of 0 is the gradient in that block's output, of all tokens. One backward pass gives
+        all layers; the blocks are unrolled.
+        """
+        x, outputs, segments = self.embed_patches(images, coordinates), [], segments_of(coordinates)
+        for index in range(self.config.blocks):
+            x = self._block(index, x, segments) + offsets[index]
+            outputs.append(x)
+        return self._features(x), jnp.stack(outputs)
+
+    def attention_weights(self, images: Array, coordinates: Array | None = None) -> Array:
+        """What each token reads in each block, averaged over heads: float32 [l, b, n, n], rows sum to 1."""
+        x, found, segments = self.embed_patches(images, coordinates), [], segments_of(coordinates)
+        for index in range(self.config.blocks):
+            params, cfg = stacking.layer(self.variables["params"]["blocks"], index), self.config
+            found.append(attention_weights(params, x, cfg.heads, cfg.eps, segments).mean(axis=1))
+            x = self._block(index, x, segments)
+        return jnp.stack(found)
+
+    def _block(self, index: int, x: Array, segments: Array | None) -> Array:
+        """Block ``index`` by itself."""
+        cfg = self.config
+        sizes = (cfg.heads, cfg.mlp_dim, cfg.eps, cfg.activation, cfg.gated, cfg.traits.layer_scale)
+        params = stacking.layer(self.variables["params"]["blocks"], index)
+        return Block(*sizes, parent=None).apply({"params": params}, x, layers.COLLECT_NOTHING, segments)[0]
 
     def _tap_index(self, tap: str) -> int:
         part, _, index = tap.partition("/")
