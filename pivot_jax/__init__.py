@@ -14,7 +14,7 @@ The public API, imported on first use::
 ``load``           opens a weight source (:func:`pivot_jax.train.open.load`)
 ``train``          trains a config in a workdir (:func:`pivot_jax.rl.run.run`)
 ``evaluate``       runs a benchmark (:func:`pivot_jax.train.evaluation.evaluate`)
-``probe``          ``classify``, ``segment``, ``align``, ``gradmap`` (:mod:`pivot_jax.probe`)
+``probe``          ``classify``, ``segment``, ``align``, ``gradmap``, ``gradients`` (:mod:`pivot_jax.probe`)
 ``config``         a config from a file and overrides (:func:`pivot_jax.config.load`)
 ``Example``        one row of data, with its ``Message`` turns (:mod:`pivot_jax.data.example`)
 ``read_data``      rows of a data source as examples (:func:`pivot_jax.data.sources.read`)

@@ -88,6 +88,7 @@ def test_wrong_usage_is_two(capsys):
         "probe segment --encoder pack:p --data d --classes a,b --seeds",
         "probe classify --encoder pack:p --data d --per-class",
         "probe align --encoder pack:p --data d --text-features t.npy --k",
+        "probe align --encoder pack:p --data d --text-model hf:m --k",
         "generate --workdir w --max-new-tokens",
         "eval --workdir w --benchmark mmvp --data d --limit",
         "plan --config c.py --topology h100-1 --rows",

@@ -145,6 +145,40 @@ def test_gradient_maps_of_both_losses_differ(world, trained):
     assert Image.open(world / "dpo.png").size == (384, 384)
 
 
+def test_maps_of_every_kind_are_scored_against_an_object(world, trained, capsys):
+    base = ["probe", "gradmap", "--workdir", trained, "--image", world / "0.png", "--prompt", "Which colour is it?"]
+    base += ["--answer", "It is red.", "--out", world / "map.png"]
+    mask = np.zeros((16, 16), np.uint8)
+    mask[:8, :8] = 255  # the first of four patches
+    Image.fromarray(mask).save(world / "mask.png")
+    records = {}
+    for name, options in {
+        "mask": ["--mask", world / "mask.png"],
+        "box": ["--box", "0,0,8,8"],
+        "gradcam": ["--method", "gradcam", "--layer", 0, "--box", "0,0,4,8", "--box", "4,0,8,8"],
+        "rollout": ["--method", "rollout", "--layer", "all"],
+        "pair": ["--rejected", "It is blue.", "--encoding", "separate", "--gradients", "--mask", world / "mask.png"],
+    }.items():
+        assert run(*base, *options) == 0
+        records[name] = json.loads((world / "map.json").read_text())
+        if name == "rollout":
+            assert np.load(world / "map.npy").shape == (2, 2, 2)
+            assert Image.open(world / "map.png").size == (768, 384)
+    assert records["mask"] == records["box"]
+    (score,) = records["mask"]["scores"]
+    (published,) = records["pair"]["scores"]
+    assert score["area"] == 0.25 and score["iou"] >= 0.25 and set(score) == {"hit", "energy", "iou", "area", "entropy"}
+    assert published == pytest.approx(score, rel=1e-4)  # one encoding for each answer: the map without the rejected one
+    (cam,), rolled = records["gradcam"]["scores"], records["rollout"]["scores"]
+    assert cam["area"] == 0.25 and cam != score and [set(one) for one in rolled] == [{"entropy"}] * 2
+    gradients = records["pair"]["gradients"]
+    assert set(gradients["cosine"]) == {"vision/embed", "vision/pos_embed", *(f"vision/blocks/{i}" for i in range(2)),
+                                        "encoder"}  # fmt: skip
+    assert all(-1 <= value <= 1 for value in gradients["cosine"].values()) and min(gradients["sft"].values()) > 0
+    shown = capsys.readouterr().out
+    assert "gradient in" in shown and "vision/blocks/1" in shown and "energy" in shown
+
+
 def test_export_and_import_give_the_same_weights(world, trained, capsys):
     folder, again = world / "hf", world / "imported"
     assert run("export-hf", "--workdir", trained, "--out", folder) == 0

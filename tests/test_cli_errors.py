@@ -28,11 +28,17 @@ ERRORS = [
     ([*GRADMAP, "--out", "g.png", "--image", "missing.png"], "--image missing.png: there is no such file"),
     ([*GRADMAP, "--out", "g.png", "--image", "{world}/tiny.py"], "tiny.py cannot be read (not a"),
     ([*GRADMAP, *IMAGE, "--out", "g.png", "--rejected", "A"], "the same as --answer"),
+    ([*GRADMAP, *IMAGE, "--out", "g.png", "--gradients"], "--gradients: compares two answers; add --rejected"),
+    ([*GRADMAP, *IMAGE, "--out", "g.png", "--encoding", "separate"], "--encoding separate: compares two answers"),
+    ([*GRADMAP, *IMAGE, "--out", "g.png", "--layer", "2"], "layer 2: {world}/run@3 computes blocks 0 to 1"),
+    ([*GRADMAP, *IMAGE, "--out", "g.png", "--box", "0,0,17,4"], "--box 0,0,17,4: not in the image of 16x16 pixels"),
+    ([*GRADMAP, *IMAGE, "--out", "g.png", "--mask", "{world}/tiny.py"], "--mask: image {world}/tiny.py cannot be read"),
     ([*SEGMENT, "--classes", "{world}/tiny.pi"], "did you mean '{world}/tiny.py'?"),
     ([*SEGMENT, "--classes", "{world}/0.png"], "not a text file"),
     ([*SEGMENT, "--classes", "red,green,red"], "'red' is repeated"),
     ([*SEGMENT, "--classes", "red,green", "--out", "{world}"], "is a folder; name a file"),
     ([*ALIGN, "--data", "{world}/data.json", "--k", "12"], "an item has at most 11 others"),
+    ([*ALIGN, "--data", "{world}/data.json", "--k", "1", "--metric", "cknna"], "use k of at least 2"),
     ([*ALIGN, "--data", "{world}/dat.json"], "did you mean '{world}/data.json'?"),
     ([*ALIGN, "--data", "{world}/questions.jsonl"], "'conversations' is missing"),
     (["probe", "classify", "--encoder", "{world}/run", "--data", "{world}/classes"], "did you mean 'run:{world}/run'?"),
@@ -149,6 +155,10 @@ def test_the_numbers_of_a_map_replace_no_array_of_the_user(world, trained, tmp_p
     assert run(*words, "--out", tmp_path / "x.png") == 1
     assert "its x.npy is there" in capsys.readouterr().err
     assert np.load(tmp_path / "x.npy").tolist() == [0, 1, 2]
+    (tmp_path / "x.npy").unlink()
+    (tmp_path / "x.json").write_text('{"mine": 1}')
+    assert run(*words, "--out", tmp_path / "x.png") == 1
+    assert "its x.json is there" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("suffix", inputs.IMAGE_SUFFIXES)

@@ -1,4 +1,7 @@
-"""Probes of an encoder: ``classify``, ``segment``, ``align``; of a whole model ``gradmap``, with its ``overlay``."""
+"""Probes of an encoder: ``classify``, ``segment``, ``align``; of a whole model ``gradmap`` and ``gradients``.
+
+``MapSettings`` are those of a ``gradmap``; ``overlay`` shows it, ``object_mask`` and ``localise`` score it.
+"""
 
 from importlib import import_module
 from typing import Any
@@ -6,7 +9,11 @@ from typing import Any
 _PUBLIC = {
     "align": ("encoder_probes", "align"),
     "classify": ("encoder_probes", "classify"),
+    "MapSettings": ("gradient_maps", "MapSettings"),
+    "gradients": ("encoder_gradients", "encoder_gradients"),
     "gradmap": ("gradient_maps", "question_map"),
+    "localise": ("localisation", "localise"),
+    "object_mask": ("localisation", "object_mask"),
     "overlay": ("gradient_maps", "overlay"),
     "segment": ("encoder_probes", "segment"),
 }

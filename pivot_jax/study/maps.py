@@ -13,7 +13,8 @@ import numpy as np
 
 from pivot_jax.data import scenes
 from pivot_jax.data.loading.loader import build_loader
-from pivot_jax.probe.gradient_maps import answer_maps, localise
+from pivot_jax.probe.gradient_maps import answer_maps
+from pivot_jax.probe.localisation import localise
 from pivot_jax.study.measure import save_arrays
 from pivot_jax.study.settings import Study
 from pivot_jax.train.open import OpenModel, open_run
@@ -43,6 +44,7 @@ def gradient_maps(study: Study, seed: int) -> dict[str, Any]:
             "hit": [float(one.hit) for one in found],
             "energy": [one.energy for one in found],
             "entropy": [one.entropy for one in found],
+            "iou": [one.iou for one in found],
         }
     numbers["area"] = [float(mask.mean()) for mask in masks]
     texts = np.array([text for _, _, text in chosen])

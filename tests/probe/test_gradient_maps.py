@@ -1,8 +1,7 @@
-"""Shape, border replacement, gamma; and the numbers that score a map against an object."""
+"""Shape, border replacement, gamma; Grad-CAM and rollout by hand."""
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,14 +9,12 @@ from pivot_jax.probe import gradient_maps
 
 
 def test_map_of_576_tokens_is_a_grid_of_24_by_24():
-    weights = np.random.default_rng(0).normal(size=(576, 8)).astype(np.float32)
-    ones = np.ones((2, 576, 8), np.float32)
-    grids = gradient_maps.gradient_maps(lambda a: (a[0] * weights).sum() - 2 * (a[1] * weights).sum(), ones)
+    weights = np.random.default_rng(0).normal(size=(2, 576, 8)).astype(np.float32)
+    grids = gradient_maps.on_grid(gradient_maps.sizes(weights))
     assert grids.shape == (2, 24, 24)
-    np.testing.assert_allclose(grids[0].reshape(-1), np.abs(weights).sum(1), rtol=1e-6)
-    np.testing.assert_allclose(grids[1], 2 * grids[0], rtol=1e-6)
-    (root,) = gradient_maps.gradient_maps(lambda a: (a * weights).sum(), ones[:1], norm="l2")
-    np.testing.assert_allclose(root.reshape(-1), np.linalg.norm(weights, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(grids[1, 3, 5], np.abs(weights[1, 3 * 24 + 5]).sum(), rtol=1e-6)
+    roots = gradient_maps.sizes(weights, "l2")
+    np.testing.assert_allclose(roots, np.sqrt((weights**2).sum(2)), rtol=1e-6)
 
 
 def test_border_replacement_touches_only_the_border():
@@ -42,12 +39,8 @@ def test_maps_are_scaled_by_min_max_and_gamma():
 def test_scale_of_the_loss_does_not_change_the_image():
     # This is why the published contrast of the chosen branch with SFT shows nothing: normalisation removes the factor.
     image = np.random.default_rng(2).integers(0, 255, (48, 48, 3), dtype=np.uint8)
-    weights = jnp.asarray(np.random.default_rng(3).normal(size=(36, 5)), jnp.float32)
-    ones = np.ones((1, 36, 5), np.float32)
-    (one,) = gradient_maps.gradient_maps(lambda a: (jnp.tanh(a) * weights).sum(), ones)
-    (two,) = gradient_maps.gradient_maps(lambda a: 0.037 * (jnp.tanh(a) * weights).sum(), ones)
-    np.testing.assert_allclose(gradient_maps.normalised(one), gradient_maps.normalised(two), atol=1e-5)
-    assert np.abs(gradient_maps.overlay(image, one).astype(int) - gradient_maps.overlay(image, two)).max() <= 1
+    one = np.abs(np.random.default_rng(3).normal(size=(6, 6))).astype(np.float32)
+    assert np.abs(gradient_maps.overlay(image, one).astype(int) - gradient_maps.overlay(image, 0.037 * one)).max() <= 1
 
 
 def test_overlay_is_jet_over_the_darkened_image():
@@ -63,43 +56,33 @@ def test_overlay_is_jet_over_the_darkened_image():
     np.testing.assert_allclose(whole[5, 5], cold, atol=1)
 
 
-def test_localisation_of_perfect_even_and_wrong_maps():
-    mask = np.zeros((16, 16), bool)
-    mask[4:8, 8:12] = True  # exactly patch (1, 2) of 4 x 4
-    point = np.zeros((4, 4), np.float32)
-    point[1, 2] = 3.0
-    perfect = gradient_maps.localise(point, mask)
-    assert (perfect.hit, perfect.energy, perfect.entropy) == (True, 1.0, 0.0)
-    assert perfect.area == 1 / 16 and perfect.lift == 16
-    even = gradient_maps.localise(np.ones((4, 4), np.float32), mask)
-    assert (
-        even.energy == pytest.approx(even.area) and even.entropy == pytest.approx(1.0) and even.lift == pytest.approx(1)
-    )
-    wrong = gradient_maps.localise(np.roll(point, 1, 0), mask)
-    assert not wrong.hit and wrong.energy == 0
-    nothing = gradient_maps.localise(np.zeros((4, 4), np.float32), mask)
-    assert nothing.energy == pytest.approx(1 / 16)
+def test_relevance_by_hand():
+    held = np.array([[[1.0, 2.0], [3.0, -1.0], [0.0, 1.0], [2.0, 2.0]]])
+    pulls = np.array([[[1.0, -4.0], [3.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])  # means 1 and -1
+    np.testing.assert_allclose(gradient_maps.grad_cam(held, pulls), [[0, 4, 0, 0]])
+    weights = np.array([[[[0.2, 0.8], [0.6, 0.4]]], [[[0.0, 1.0], [1.0, 0.0]]]])  # two blocks, two patches
+    first = [[0.6, 0.4], [0.3, 0.7]]
+    second = [[0.45, 0.55], [0.45, 0.55]]
+    found = gradient_maps.rollout(weights, 0, class_token=False)
+    np.testing.assert_allclose(found[:, 0], [np.mean(first, 0), np.mean(second, 0)], atol=1e-7)
+    np.testing.assert_allclose(gradient_maps.rollout(weights, 1, class_token=True)[:, 0, 0], [0.4, 0.55], atol=1e-7)
+    real = np.array([[True, False]])
+    np.testing.assert_allclose(gradient_maps.rollout(weights, 0, class_token=False, real=real)[0, 0], [0.6, 0.4])
 
 
-def test_small_objects_and_partial_cover():
-    mask = np.zeros((16, 16), bool)
-    mask[5, 9] = True  # one pixel of patch (1, 2)
-    point = np.zeros((4, 4), np.float32)
-    point[1, 2] = 1
-    found = gradient_maps.localise(point, mask)
-    assert found.hit and found.energy == pytest.approx(1 / 16)
-    half = np.zeros((16, 16), bool)
-    half[4:8, 8:14] = True  # patch (1, 2) whole, half of (1, 3)
-    assert gradient_maps.localise(np.roll(point, 1, 1), half).hit
-    assert gradient_maps.patch_cover(np.ones((384, 384), bool), (27, 27)).shape == (27, 27)
+def test_patches_of_a_variable_resolution_image_are_where_it_has_them():
+    positions = np.array([[[[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [-1, -1]]]])
+    values = np.arange(7, dtype=np.float32)[None]
+    np.testing.assert_array_equal(gradient_maps.on_grid(values, positions), [[[0, 1, 2], [3, 4, 5]]])
+    assert gradient_maps.on_grid(np.stack([values, values]), positions).shape == (2, 1, 2, 3)
+    other = np.concatenate([positions, positions[..., ::-1]])
+    with pytest.raises(ValueError, match="images of one grid in a batch"):
+        gradient_maps.on_grid(np.concatenate([values, values]), other)
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="mask is empty"):
-        gradient_maps.localise(np.ones((2, 2), np.float32), np.zeros((4, 4)))
-    with pytest.raises(ValueError, match="square number"):
-        gradient_maps.token_map(np.ones((5, 3)))
-    with pytest.raises(ValueError, match="norm 'max'"):
-        gradient_maps.token_map(np.ones((4, 3)), norm="max")
-    with pytest.raises(ValueError, match="resize it"):
-        gradient_maps.localise(np.ones((4, 4), np.float32), np.ones((3, 3)))
+    with pytest.raises(ValueError, match="square number of patches, got 5"):
+        gradient_maps.on_grid(np.ones((1, 5)))
+    for name, allowed in gradient_maps.ALLOWED.items():
+        with pytest.raises(ValueError, match=f"{name} 'max' is unknown; choose one of {allowed[0]}"):
+            gradient_maps.MapSettings(**{name: "max"})

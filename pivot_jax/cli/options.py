@@ -1,0 +1,50 @@
+"""Options that several commands have, and the numbers that they take."""
+
+from __future__ import annotations
+
+import argparse
+
+MOST_TOKENS = 1 << 16  # of an answer; the limit of eval.max_new_tokens in config.check
+LARGEST = (1 << 32) - 1  # of any other number; the largest seed
+
+
+def command(subparsers, name: str, run, summary: str, details: str = "") -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=details or None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def workdir(parser: argparse.ArgumentParser, what: str, default: str | None = None) -> None:
+    parser.add_argument("--workdir", metavar="DIR", required=default is None, default=default, help=what)
+
+
+def step(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--step", type=count, metavar="N", help="checkpoint (default: the newest)")
+
+
+def count(text: str) -> int:
+    return whole(text, 0)
+
+
+def positive(text: str) -> int:
+    return whole(text, 1)
+
+
+def tokens(text: str) -> int:
+    return whole(text, 1, MOST_TOKENS)
+
+
+def whole(text: str, least: int, most: int = LARGEST) -> int:
+    good = text.isascii() and text.isdigit()
+    if not good or int(text) < least or int(text) > most:
+        limit = f"of at least {least}" if most == LARGEST else f"between {least} and {most}"
+        large = f"; the largest is {most}" if good and int(text) > LARGEST else ""
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number {limit}{large}")
+    return int(text)

@@ -1,0 +1,116 @@
+"""The arguments of ``probe classify | segment | gradmap | align``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from pivot_jax.cli import probes
+from pivot_jax.cli.options import command, count, positive, step, whole, workdir
+
+# as probe.alignment_metrics, which is imported only when the command runs
+ALIGNMENT = ("mutual_knn", "cycle_knn", "lcs_knn", "edit_distance_knn", "cka", "unbiased_cka", "cknna")
+
+
+def add(subparsers) -> None:
+    parser = command(subparsers, "probe", None, "probe an encoder's features, or map a model's gradients onto an image")
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    classify = command(
+        kinds, "classify", probes.classify, "fit a logistic probe on mean patch features",
+        "Data: DIR/{train,val,test}/CLASS/*.jpg. Without val, C is chosen on a fifth of train.",
+    )  # fmt: skip
+    _encoder(classify)
+    classify.add_argument("--per-class", type=positive, default=0, metavar="N", help="training images per class")
+    segment = command(
+        kinds, "segment", probes.segment, "train a head on frozen patch features: mean IoU and macro recall",
+        "Data: DIR/{train,val,test}/NAME.jpg with class ids in DIR/{train,val,test}annot/NAME.png.",
+    )  # fmt: skip
+    _encoder(segment)
+    segment.add_argument("--classes", metavar="NAMES", required=True, help="a,b,c in id order, or a file of lines")
+    segment.add_argument("--ignore", type=count, metavar="ID", help="id of unlabelled pixels")
+    segment.add_argument("--head", choices=("mlp", "linear"), default="mlp")
+    segment.add_argument("--seeds", type=positive, default=3, metavar="N", help="heads to train (default 3)")
+    _gradmap(kinds)
+    align = command(
+        kinds, "align", probes.align,
+        "measure how well an encoder's features of images agree with a language model's features of their captions",
+        "The score is that of the best pair of layers (Huh et al. 2024), beside what shuffled captions give.",
+    )  # fmt: skip
+    _encoder(align, features=False)
+    words = align.add_mutually_exclusive_group(required=True)
+    words.add_argument("--text-model", metavar="SOURCE", help="language model to read the captions: run:DIR or hf:DIR")
+    words.add_argument(
+        "--text-features", metavar="FILE.npy", help="its features in place of a model: float32 [items, layers, width]"
+    )
+    align.add_argument("--pool", choices=("mean", "last"), default="mean", help="a caption's tokens (default mean)")
+    align.add_argument("--metric", choices=ALIGNMENT, default=ALIGNMENT[0], help=f"default {ALIGNMENT[0]}")
+    align.add_argument("--k", type=positive, default=10, metavar="N", help="neighbours (default 10)")
+    align.add_argument(
+        "--clamp", choices=("exact", "items", "none"), default="exact",
+        help="clamp activations at their 95 %% quantile (exact, default), at the mean of the items' quantiles, or not",
+    )  # fmt: skip
+
+
+def _gradmap(kinds) -> None:
+    parser = command(
+        kinds, "gradmap", probes.gradmap, "map an answer's loss gradient onto the image; or Grad-CAM, or attention",
+        "With --mask or --box the map is scored against the object: pointing game, energy inside, best IoU. At equal\n"
+        "parameters --encoding separate, as published, shows the map without --rejected; shared shows the difference.",
+    )  # fmt: skip
+    workdir(parser, "the run")
+    step(parser)
+    parser.add_argument("--image", metavar="FILE", required=True, help="an image")
+    parser.add_argument("--prompt", metavar="TEXT", required=True, help="the question about it")
+    parser.add_argument("--answer", metavar="TEXT", required=True, help="the answer, or the chosen one of two")
+    parser.add_argument("--rejected", metavar="TEXT", help="a rejected answer, for the map of the preference loss")
+    parser.add_argument(
+        "--method", choices=("gradient", "gradcam", "rollout"), default="gradient",
+        help="size of the gradient (default), Grad-CAM, or attention rollout, which does not depend on the answer",
+    )  # fmt: skip
+    parser.add_argument(
+        "--layer", type=_layer, metavar="N|all", help="output of this block, from 0 (default: what the projector reads)"
+    )
+    parser.add_argument("--norm", choices=("l1", "l2"), default="l1", help="norm of a patch's gradient (default l1)")
+    parser.add_argument(
+        "--encoding", choices=("shared", "separate"), default="shared",
+        help="with --rejected: one encoding of the image for both answers (default), or one for each",
+    )  # fmt: skip
+    parser.add_argument("--mask", metavar="FILE", help="image of the object: not black where it is")
+    parser.add_argument(
+        "--box", type=_box, metavar="X1,Y1,X2,Y2", action="append", default=[],
+        help="box around the object in pixels of the image; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gradients", action="store_true",
+        help="with --rejected: also the size of the SFT and the DPO loss's gradient in each layer, and their cosine",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="FILE.png", required=True,
+        help="the map as an image; the map goes into a .npy file beside it, and its scores into a .json file",
+    )  # fmt: skip
+
+
+def _encoder(parser: argparse.ArgumentParser, features: bool = True) -> None:
+    parser.add_argument(
+        "--encoder", metavar="SOURCE", required=True, help="run:DIR[@STEP], pack:DIR, hf:DIR or hf:ORG/NAME"
+    )
+    parser.add_argument("--data", metavar="PATH", required=True, help="see below" if features else "LLaVA JSON")
+    parser.add_argument("--out", metavar="FILE.json", help="also write the numbers to this file")
+    if features:
+        parser.add_argument("--features", choices=("vision", "projector"), default="vision", help="default vision")
+        parser.add_argument("--seed", type=count, default=0, metavar="N", help="random seed (default 0)")
+
+
+def _layer(text: str) -> int | str:
+    return text if text == "all" else whole(text, 0)
+
+
+def _box(text: str) -> tuple[float, ...]:
+    parts = text.split(",")
+    try:
+        box = tuple(float(part) for part in parts)
+    except ValueError:
+        box = ()
+    if len(box) != 4 or not all(math.isfinite(side) for side in box):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a box; write left,top,right,bottom in pixels: 10,20,110,90")
+    return box
