@@ -75,7 +75,7 @@ def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
     seen = _object(args, run)
     image, found = probe.question_map(run, args.image, args.prompt, args.answer, args.rejected, settings=settings)
     grids = found if found.ndim == 3 else found[None]
-    outputs.image(out, _command(args), np.concatenate([_shown(image, grid) for grid in grids], axis=1))
+    outputs.image(out, _command(args), np.concatenate([_shown(image, grid, args.method) for grid in grids], axis=1))
     with files.whole(numbers) as partial:
         np.save(partial, found)
     rows, columns = grids.shape[1:]
@@ -84,8 +84,8 @@ def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
     outputs.record(record, _command(args), scores | {"method": args.method, "encoding": args.encoding})
 
 
-def _shown(image: Any, grid: Any) -> Any:
-    """The overlay, uint8 RGB, with a longer side of 384 pixels."""
+def _shown(image: Any, grid: Any, method: str) -> Any:
+    """The overlay, uint8 RGB, with a longer side of 384 pixels. Only gradients have artefacts at the border."""
     import numpy as np
     from PIL import Image
 
@@ -94,7 +94,7 @@ def _shown(image: Any, grid: Any) -> Any:
     height, width = image.shape[:2]
     scale = 384 / max(height, width)
     size = (round(width * scale), round(height * scale))
-    return overlay(np.asarray(Image.fromarray(image).resize(size)), grid)
+    return overlay(np.asarray(Image.fromarray(image).resize(size)), grid, border=method == "gradient")
 
 
 def _object(args: argparse.Namespace, run: Any) -> Any:

@@ -256,10 +256,11 @@ def on_grid(values: np.ndarray, positions: Any = None) -> np.ndarray:
 def replace_border(grid: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Border rows and columns replaced by one of their two inner neighbours, drawn by ``seed``.
 
-    Encoders store global information in border patches (register artefacts), which would outshine everything else.
+    Encoders store global information in border patches (register artefacts), which would outshine everything else. In
+    a grid of fewer than 8 rows or columns, where the border is most of the map, it stays.
     """
-    if min(grid.shape) < 4:
-        return grid.copy()  # there are no inner rows
+    if min(grid.shape) < 8:
+        return grid.copy()
     generator = np.random.default_rng(seed)
     out = grid.copy()
     out[0], out[-1] = out[generator.integers(1, 3)], out[-generator.integers(2, 4)]

@@ -70,7 +70,7 @@ def entropy(grid: np.ndarray) -> float:
     """Entropy of a map ≥ 0 as a distribution over patches, 0 (one patch) to 1 (uniform): −Σ q ln q / ln s²."""
     share = _shares(grid)
     positive = share[share > 0]
-    return float(-(positive * np.log(positive)).sum() / np.log(grid.size)) if grid.size > 1 else 0.0
+    return float(-(positive * np.log(positive)).sum() / np.log(grid.size)) + 0.0 if grid.size > 1 else 0.0  # no -0.0
 
 
 def best_iou(grid: np.ndarray, cover: np.ndarray) -> float:

@@ -26,6 +26,7 @@ def test_border_replacement_touches_only_the_border():
     assert any(np.array_equal(out[1:-1, 0], grid[1:-1, column]) for column in (1, 2))
     assert any(np.array_equal(out[1:-1, -1], grid[1:-1, column]) for column in (-2, -3))
     assert np.array_equal(out, gradient_maps.replace_border(grid, seed=4))
+    assert np.array_equal(gradient_maps.replace_border(grid[:7]), grid[:7])  # of which the border is most
     assert {gradient_maps.replace_border(grid, seed=s)[0, 5] for s in range(20)} == {grid[1, 5], grid[2, 5]}
 
 
