@@ -64,6 +64,7 @@ class TokenStats:
     entropy: Array  # of the full distribution, nats
     correct: Array  # 1 where the target has the highest logit
     mean_logit: Array  # mean over the vocabulary
+    log_sum_sq: Array | None = None  # log Σ p² over the vocabulary, where asked for
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class _Method:
     chunk: int
     distribution: Distribution
     entropy_gradient: bool
+    squares: bool  # log Σ p² is a sixth output
+
+    @property
+    def outputs(self) -> int:
+        return 6 if self.squares else 5
 
 
 def token_logprobs(
@@ -97,6 +103,7 @@ def token_logprobs(
     distribution: Distribution = PLAIN,
     *,
     entropy_gradient: bool = False,
+    squares: bool = False,
 ) -> TokenStats:
     """Statistics of ``softmax(hidden @ head.T)`` at ``targets``.
 
@@ -105,6 +112,7 @@ def token_logprobs(
       chunk: vocabulary entries per step; temporaries are t * chunk float32. 0: the device's default.
       distribution: temperature and banned tokens.
       entropy_gradient: ``entropy`` carries gradients too (for an entropy bonus).
+      squares: ``log_sum_sq`` too (for the weights of WPO).
 
     Raises:
       ValueError: shapes that do not fit, or a banned token outside the vocabulary.
@@ -116,10 +124,10 @@ def token_logprobs(
     if banned and not 0 <= banned[0] <= banned[-1] < head.shape[0]:
         raise ValueError(f"token_logprobs: banned ids {banned} are not all in the vocabulary of {head.shape[0]}")
     chunk = chunk or _CHUNK.get(platform(), _CHUNK_DEFAULT)
-    method = _Method(_split(hidden, head), chunk, distribution, entropy_gradient)
-    logps, _, entropy, correct, mean_logit = _logprobs(method, hidden, head, targets)
+    method = _Method(_split(hidden, head), chunk, distribution, entropy_gradient, squares)
+    logps, _, entropy, *rest = _logprobs(method, hidden, head, targets)
     stop = jax.lax.stop_gradient
-    return TokenStats(logps, entropy if entropy_gradient else stop(entropy), stop(correct), stop(mean_logit))
+    return TokenStats(logps, entropy if entropy_gradient else stop(entropy), *map(stop, rest))
 
 
 def _split(hidden: Array, head: Array) -> _Split:
@@ -135,10 +143,10 @@ def _split(hidden: Array, head: Array) -> _Split:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _logprobs(method: _Method, hidden: Array, head: Array, targets: Array):
-    """logps, lse, entropy, correct, mean_logit; float32 [t] each."""
+    """logps, lse, entropy, correct, mean_logit and, where asked for, log Σ p²; float32 [t] each."""
     split, tokens = method.split, P(method.split.tokens or None)
     compute = functools.partial(_forward, method)
-    return _per_shard(split, compute, (tokens, split.head, tokens), (tokens,) * 5)(hidden, head, targets)
+    return _per_shard(split, compute, (tokens, split.head, tokens), (tokens,) * method.outputs)(hidden, head, targets)
 
 
 def _logprobs_fwd(method, hidden, head, targets):
@@ -170,7 +178,7 @@ def _forward(method: _Method, hidden: Array, head: Array, targets: Array):
     local = targets - chunks.first  # indices into this device's part of the vocabulary
 
     def step(carry, index):
-        top, total, weighted, picked, summed = carry
+        top, total, weighted, picked, summed, *squared = carry
         logits, start, live, _ = chunks.logits(hidden, index)
         new_top = jnp.maximum(top, jnp.max(logits, axis=1))
         scale = jnp.exp(top - new_top)
@@ -185,12 +193,13 @@ def _forward(method: _Method, hidden: Array, head: Array, targets: Array):
             weighted * scale + jnp.sum(exp * finite, axis=1),
             jnp.where(here, found, picked),
             summed + jnp.sum(finite, axis=1),
+            *(x * scale**2 + jnp.sum(exp**2, axis=1) for x in squared),
         ), None
 
     zero = jnp.zeros(hidden.shape[0], jnp.float32)
     lowest = jnp.finfo(jnp.float32).min  # not -inf: a chunk of banned tokens alone has no finite logit
-    first = (jnp.full_like(zero, lowest), zero, zero, zero, zero)
-    (top, total, weighted, picked, summed), _ = jax.lax.scan(step, first, jnp.arange(chunks.count))
+    first = (jnp.full_like(zero, lowest), *(zero,) * (method.outputs - 1))
+    (top, total, weighted, picked, summed, *squared), _ = jax.lax.scan(step, first, jnp.arange(chunks.count))
     vocabulary = head.shape[0]
     if split.vocabulary:
         everywhere = functools.partial(jax.lax.psum, axis_name=split.vocabulary)
@@ -198,11 +207,14 @@ def _forward(method: _Method, hidden: Array, head: Array, targets: Array):
         fade = jnp.exp(top - peak)
         mine = (local >= 0) & (local < vocabulary)
         total, weighted = everywhere(total * fade), everywhere(weighted * fade)
+        squared = [everywhere(x * fade**2) for x in squared]
         top, picked, summed = peak, everywhere(jnp.where(mine, picked, 0.0)), everywhere(summed)
         vocabulary *= jax.lax.axis_size(split.vocabulary)
     vocabulary -= len(method.distribution.banned_ids)
     lse = top + jnp.log(total)
-    return picked - lse, lse, lse - weighted / total, (picked >= top).astype(jnp.float32), summed / vocabulary
+    squares = (jnp.log(x) - 2 * jnp.log(total) for x in squared)
+    correct = (picked >= top).astype(jnp.float32)
+    return picked - lse, lse, lse - weighted / total, correct, summed / vocabulary, *squares
 
 
 def _backward(

@@ -19,6 +19,7 @@ def score(
     distribution: Distribution = PLAIN,
     *,
     entropy_gradient: bool = False,
+    squares: bool = False,
 ) -> TokenStats:
     """Statistics of ``batch.targets``, float32 [b, t]; the vocabulary projection runs over targets only.
 
@@ -29,9 +30,10 @@ def score(
       image_features: [b, k*m*p, d] to use instead of encoding the images (gradient maps differentiate in them).
       distribution: temperature and banned tokens, for responses that were sampled so.
       entropy_gradient: the entropies carry gradients too.
+      squares: ``log_sum_sq`` too.
     """
     states = target_states(model, params, batch, image_features)
-    return score_states(params, states, batch, distribution, entropy_gradient=entropy_gradient)
+    return score_states(params, states, batch, distribution, entropy_gradient=entropy_gradient, squares=squares)
 
 
 def target_states(model: LanguageModel, params: dict[str, Any], batch: Any, image_features: Any = None) -> Any:
@@ -64,6 +66,7 @@ def score_states(
     distribution: Distribution = PLAIN,
     *,
     entropy_gradient: bool = False,
+    squares: bool = False,
 ) -> TokenStats:
     """:func:`score` from states that are computed already, where something else reads them too (a value head).
 
@@ -77,10 +80,11 @@ def score_states(
         batch.targets.reshape(-1),
         distribution=distribution,
         entropy_gradient=entropy_gradient,
+        squares=squares,
     )
     # The targets of padding are no tokens: no caller should sum their log-probs by mistake.
     logps = jnp.where(batch.weights > 0, stats.logps.reshape(shape), 0.0)
-    return TokenStats(logps, *(getattr(stats, name).reshape(shape) for name in ("entropy", "correct", "mean_logit")))
+    return jax.tree.map(lambda values: values.reshape(shape), stats).replace(logps=logps)
 
 
 def answer_weights(batch: Any, answers: int = 2) -> Any:

@@ -132,3 +132,18 @@ def test_banned_ids_outside_the_vocabulary_and_temperature_0_raise_an_error():
         token_logprobs(hidden, head, targets, 64, Distribution(banned_ids=(1003, 3)))
     with pytest.raises(ValueError, match="temperature 0 is not above 0"):
         Distribution(temperature=0)
+
+
+@pytest.mark.parametrize(("chunk", "distribution"), [(3, Distribution()), (100, SAMPLED), (4096, Distribution())])
+def test_the_log_sum_of_squared_probabilities_equals_full_logits(chunk, distribution):
+    hidden, head, targets, _ = draw()
+    logits = sampled(hidden, head) if distribution is SAMPLED else hidden @ head.T
+    squares = np.asarray(jax.nn.log_softmax(logits), np.float64) * 2
+    found = token_logprobs(hidden, head, targets, chunk, distribution, squares=True)
+    np.testing.assert_allclose(found.log_sum_sq, np.log(np.exp(squares).sum(1)), atol=1e-5)
+    plain = token_logprobs(hidden, head, targets, chunk, distribution)
+    assert plain.log_sum_sq is None
+    np.testing.assert_array_equal(found.logps, plain.logps)
+    np.testing.assert_array_equal(found.entropy, plain.entropy)
+    grads = jax.grad(lambda h: token_logprobs(h, head, targets, chunk, squares=True).log_sum_sq.sum())(hidden)
+    np.testing.assert_array_equal(grads, 0)

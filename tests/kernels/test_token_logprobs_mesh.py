@@ -27,7 +27,8 @@ def test_values_and_gradients_on_a_mesh_equal_those_of_one_device(shape, tokens,
     mesh = Mesh(np.asarray(jax.devices()).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
 
     def loss(hidden, head):
-        stats = token_logprobs(hidden, head, targets, 100, distribution, entropy_gradient=distribution != PLAIN)
+        entropy = distribution != PLAIN
+        stats = token_logprobs(hidden, head, targets, 100, distribution, entropy_gradient=entropy, squares=True)
         return jnp.sum((stats.logps + stats.entropy) * cotangent), stats
 
     run = jax.value_and_grad(loss, (0, 1), has_aux=True)
