@@ -92,8 +92,9 @@ def build_objective(task: str, module: Any) -> Any:
         return build_sft(module)
     if task == "dpo":
         from pivot_jax.objectives.preference import build_preference
+        from pivot_jax.objectives.preference_losses import SETTINGS
 
-        section = SimpleNamespace(name="dpo", terms=(), beta=BETA, label_smoothing=0.0, reference="stored")
+        section = SimpleNamespace(**SETTINGS, name="dpo", terms=(), beta=BETA)
         return build_preference(module, section)
     from pivot_jax.objectives.algorithm import Algorithm
     from pivot_jax.objectives.policy import build_policy

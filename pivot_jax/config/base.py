@@ -228,15 +228,40 @@ def _data() -> dict[str, Any]:
 def _objective() -> dict[str, Any]:
     return {
         # What is trained for: contrastive (stage 0, SigLIP's loss) | sft (stages 1a, 1b, 2, 3) | preference pairs
-        # (stage 2): dpo | mpo, which are presets of terms, or preference, which is exactly the terms below | policy
-        # (online RL, see rl).
+        # (stage 2): dpo | mpo | simpo | cpo | orpo | kto, which are presets of terms, or preference, which is exactly
+        # the terms below | policy (online RL, see rl).
         "name": "sft",
         # Preference objectives: ((loss, weight), ...) in place of the preset's, such as
-        # (("sigmoid", 0.8), ("bco", 0.2), ("sft", 1.0)). The losses are objectives.preference_losses.LOSSES.
+        # (("sigmoid", 0.8), ("bco_pair", 0.2), ("sft", 1.0)). The losses are objectives.preference_losses.LOSSES:
+        # sigmoid | hinge | ipo | exo_pair | nca_pair | robust | bco_pair | sppo_hard | aot | aot_unpaired | apo_zero |
+        # apo_down | discopop | sigmoid_norm, which need a reference; simpo | cpo | orpo | margin | sft | unlikelihood,
+        # which do not; kto, for rows of one answer with a label, or pairs as two of them.
         "terms": (),
         "beta": 0.1,  # scale of the log-ratios, for the losses that read it
-        "label_smoothing": 0.0,  # share of pairs taken as mislabelled (cDPO), 0 to below 0.5; for losses that read it
-        "reference": "stored",  # stored (log-probs computed once before training) | step (frozen model in each step)
+        # Each of the following is read by some losses only; setting one that no term reads is an error.
+        # Share of pairs taken as mislabelled, 0 to below 0.5: sigmoid (cDPO), robust, exo_pair (there above 0), aot,
+        # aot_unpaired, simpo, cpo.
+        "label_smoothing": 0.0,
+        # f-DPO's divergence between policy and reference: reverse_kl (DPO) | forward_kl | js_divergence |
+        # alpha_divergence. For sigmoid, hinge, ipo, exo_pair, robust, discopop and sigmoid_norm.
+        "f_divergence_type": "reverse_kl",
+        "f_alpha_divergence_coef": 0.5,  # α of alpha_divergence
+        # LD-DPO: weight of the longer answer's tokens beyond the length of the shorter one, 0 to 1; 1: all count the
+        # same. For losses with a reference, except kto.
+        "ld_alpha": 1.0,
+        # WPO: weight pairs by how likely the policy is to sample them. For losses of pairs with a reference, except
+        # aot and aot_unpaired.
+        "use_weighting": False,
+        "discopop_tau": 0.05,  # discopop: temperature of the mixing coefficient
+        # bco_pair: running_mean (subtract the mean of all rewards so far: BCO, InternVL's MPO) | none (today's TRL)
+        "bco_shift": "running_mean",
+        "simpo_gamma": 0.5,  # simpo: margin, in rewards (β times nats per token)
+        "margin": 1.0,  # margin: nats per token by which the chosen answer should lead
+        "desirable_weight": 1.0,  # kto: weight of desirable answers
+        "undesirable_weight": 1.0,  # kto: weight of the others
+        # Of losses with a reference: stored (log-probs computed once before training) | step (frozen model in each
+        # step)
+        "reference": "stored",
     }
 
 

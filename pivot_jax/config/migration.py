@@ -37,6 +37,16 @@ RETIRED: dict[str, tuple[str, Callable[[Content], None]]] = {
 }
 
 
+def _renamed_losses(content: Content) -> None:
+    """The loss "bco" of ``objective.terms`` has TRL's name now."""
+    section = content.get("objective")
+    if isinstance(section, dict) and isinstance(section.get("terms"), list):
+        old = [isinstance(term, list) and term[:1] == ["bco"] for term in section["terms"]]
+        section["terms"] = [
+            ["bco_pair", *term[1:]] if renamed else term for term, renamed in zip(section["terms"], old, strict=True)
+        ]
+
+
 def translate(content: Content) -> Content:
     """``content`` of a run's config.json (nested, of any version) with the keys of this version; changed in place."""
     for key, (_, change) in RETIRED.items():
@@ -46,4 +56,5 @@ def translate(content: Content) -> Content:
             node = node.get(part) if isinstance(node, dict) else None
         if isinstance(node, dict) and last in node:
             change(content)
+    _renamed_losses(content)
     return content

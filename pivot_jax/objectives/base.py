@@ -17,7 +17,7 @@ from flax import struct
 
 Params = dict[str, Any]
 # The ``kind`` of ``build_loader``; "policy" are groups of sampled responses, which the online RL loop makes.
-BatchKind = Literal["contrastive", "sft", "preference", "policy"]
+BatchKind = Literal["contrastive", "sft", "preference", "unpaired", "policy"]
 
 
 @struct.dataclass

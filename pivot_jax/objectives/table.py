@@ -11,7 +11,7 @@ from pivot_jax.objectives.base import BatchKind, Objective
 from pivot_jax.objectives.contrastive import build_contrastive
 from pivot_jax.objectives.policy import build_policy
 from pivot_jax.objectives.preference import build_preference
-from pivot_jax.objectives.preference_losses import PRESETS
+from pivot_jax.objectives.preference_losses import PRESETS, takes_single_answers, terms_of
 from pivot_jax.objectives.presets import PRESETS as ALGORITHMS
 from pivot_jax.objectives.presets import algorithm_of
 from pivot_jax.objectives.sft import build_sft
@@ -35,12 +35,13 @@ OBJECTIVES = {
 
 
 def batch_kind(config: Any) -> BatchKind:
-    """The kind of batch that ``config.objective.name`` reads; ``contrastive`` trains a ``SigLIP``, others an ``MLLM``.
+    """The kind of batch that ``config.objective`` reads; ``contrastive`` trains a ``SigLIP``, others an ``MLLM``.
 
     Raises:
-      UserError: unknown name.
+      UserError: unknown name or, of a preference objective, as :func:`preference_losses.terms_of`.
     """
-    return _entry(config.objective.name).kind
+    kind = _entry(config.objective.name).kind
+    return "unpaired" if kind == "preference" and takes_single_answers(terms_of(config.objective)) else kind
 
 
 def has_value_head(config: Any) -> bool:

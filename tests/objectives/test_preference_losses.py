@@ -13,8 +13,9 @@ from pivot_jax.errors import UserError
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives import preference_losses
 from pivot_jax.objectives.contrastive import sigmoid_contrastive
+from pivot_jax.objectives.paired_losses import RewardMean, bco_pair, sigmoid
 from pivot_jax.objectives.pairs import PairStats
-from pivot_jax.objectives.preference_losses import PairLoss, RewardMean, bco, sigmoid, terms_of
+from pivot_jax.objectives.preference_losses import PairLoss, terms_of
 from pivot_jax.objectives.sft import nll
 from pivot_jax.objectives.table import build_objective
 from tests.tiny import pairs
@@ -69,24 +70,24 @@ def test_bco_equals_pytorch(torch):
     F, delta = torch.nn.functional, 0.7
     c, r = torch.tensor(0.1 * CHOSEN), torch.tensor(0.1 * REJECTED)
     expected = -F.logsigmoid(c - delta) - F.logsigmoid(-(r - delta))
-    found = bco(stats(CHOSEN, REJECTED), RewardMean(jnp.float32(delta), jnp.float32(1)))
+    found = bco_pair(stats(CHOSEN, REJECTED), RewardMean(jnp.float32(delta), jnp.float32(1)))
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-5)
 
 
 def test_stats_of_packed_pairs_with_prompt_targets():
-    """Prompt targets count in both sums, which then cancel, and in no length; masked pairs have neither."""
+    """Prompt targets count in no sum and in no length; masked pairs have neither."""
     batch = pairs.masked(pairs.pairs(8, images_per_row=(2, 0, 1), prompt_targets=True), (2, 7))
     logps = np.random.default_rng(0).normal(-3, 1, batch.targets.shape).astype(np.float32) * batch.weights
-    alone = PairStats(logps, batch.ref_logps, batch, None)
+    section = configs.base().objective
+    alone = PairStats(logps, batch.ref_logps, batch, section)
     packed_batch = pairs.packed(batch.replace(ref_logps=logps), 4)  # laid out as the log-probs of a packed batch
-    packed = PairStats(packed_batch.ref_logps, pairs.packed(batch, 4).ref_logps, packed_batch, None)
+    packed = PairStats(packed_batch.ref_logps, pairs.packed(batch, 4).ref_logps, packed_batch, section)
     for row in range(8):
         for answer in (0, 1):
             own = (batch.target_branches[row] == answer + 1) & (batch.weights[row] > 0)
-            summed = own | ((batch.target_branches[row] == 0) & (batch.weights[row] > 0))
             assert alone.lengths[row, 0, answer] == own.sum()
             assert np.array_equal(alone.masks[row, :, 0, answer], own)
-            np.testing.assert_allclose(alone.policy[row, 0, answer], logps[row, summed].sum(), rtol=1e-5)
+            np.testing.assert_allclose(alone.policy[row, 0, answer], logps[row, own].sum(), rtol=1e-5)
     for name in ("valid", "policy", "reference", "chosen", "rejected", "lengths"):
         a, b = (np.asarray(getattr(one, name)) for one in (alone, packed))
         np.testing.assert_allclose(b.reshape(a.shape), a, rtol=1e-5, atol=1e-5, err_msg=name)
@@ -96,11 +97,11 @@ def test_stats_of_packed_pairs_with_prompt_targets():
 def test_mpo_is_composed_of_08_02_10():
     section = configs.base().objective
     section.name = "mpo"
-    assert terms_of(section) == (("sigmoid", 0.8), ("bco", 0.2), ("sft", 1.0))
+    assert terms_of(section) == (("sigmoid", 0.8), ("bco_pair", 0.2), ("sft", 1.0))
     section.name = "dpo"
     assert terms_of(section) == (("sigmoid", 1.0),)
-    section.terms = (("bco", 2.0),)
-    assert terms_of(section) == (("bco", 2.0),)
+    section.terms = (("bco_pair", 2.0),)
+    assert terms_of(section) == (("bco_pair", 2.0),)
 
 
 def build(**changes):
@@ -114,14 +115,14 @@ def build(**changes):
     ("changes", "says"),
     [
         (dict(objective__name="dop"), r"objective.name: 'dop' is not allowed \(allowed: contrastive, sft, dpo, mpo, "
-         r"preference, policy\); did you mean 'dpo'"),
+         r"simpo, cpo, orpo, kto, preference, policy\); did you mean 'dpo'"),
         (dict(objective__name="preference"), r"objective.terms: empty, but objective.name='preference' .*\(losses: "),
         (dict(objective__name="dpo", objective__terms=(("sigmiod", 1.0),)), "no loss 'sigmiod' .* mean 'sigmoid'"),
         (dict(objective__name="dpo", objective__terms=(("sft", 1.0),) * 2), "objective.terms: 'sft' is listed 2 times"),
         (dict(objective__terms=(("sigmoid", 1.0),)), "objective.terms: .* but objective.name='sft' is not a pref"),
         (
-            dict(objective__name="preference", objective__terms=(("bco", 1.0),), objective__label_smoothing=0.1),
-            "objective.label_smoothing: 0.1, but no loss of bco reads it; set it to 0",
+            dict(objective__name="preference", objective__terms=(("hinge", 1.0),), objective__label_smoothing=0.1),
+            "objective.label_smoothing: 0.1, but no loss of hinge reads it; set it to 0",
         ),
         (dict(objective__name="contrastive", data__packing=2), "data.packing: 2, but .* objective.name='contrastive'"),
         (dict(objective__name="contrastive", train__accumulate=2), "train.accumulate: 2, but objective.name='contras"),
@@ -134,15 +135,17 @@ def test_objectives_that_cannot_be_built_name_the_key(changes, says):
 
 
 def test_preference_is_exactly_its_terms():
-    objective = build(objective__name="preference", objective__terms=(("bco", 0.5), ("sft", 2.0)))
+    objective = build(objective__name="preference", objective__terms=(("bco_pair", 0.5), ("sft", 2.0)))
     batch = pairs.pairs()
     totals = objective.totals(batch)
-    memory = {"bco": RewardMean(jnp.float32(0.4), jnp.float32(8))}
+    memory = {"bco_pair": RewardMean(jnp.float32(0.4), jnp.float32(8))}
     loss, metrics = objective.loss(pairs.params(), batch, totals, memory, None)
-    assert {name for name in metrics if name.startswith("losses/")} == {"losses/bco", "losses/sft"}
-    np.testing.assert_allclose(loss, 0.5 * metrics["losses/bco"].mean() + 2.0 * metrics["losses/sft"].mean(), rtol=1e-6)
+    assert {name for name in metrics if name.startswith("losses/")} == {"losses/bco_pair", "losses/sft"}
+    np.testing.assert_allclose(
+        loss, 0.5 * metrics["losses/bco_pair"].mean() + 2.0 * metrics["losses/sft"].mean(), rtol=1e-6
+    )
     assert (objective.kind, objective.reference) == ("preference", "stored")
-    assert objective.memory.keys() == {"bco"} and build(objective__name="dpo").memory is None
+    assert objective.memory.keys() == {"bco_pair"} and build(objective__name="dpo").memory is None
 
 
 def test_a_loss_is_one_function_and_its_entry(monkeypatch):

@@ -14,9 +14,9 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.models.logprobs import answer_logps, answer_sums, score
 from pivot_jax.models.mllm import MLLM
+from pivot_jax.objectives.paired_losses import RewardMean, bco_pair
 from pivot_jax.objectives.pairs import PairStats
 from pivot_jax.objectives.preference import build_preference
-from pivot_jax.objectives.preference_losses import RewardMean, bco
 from pivot_jax.objectives.sft import build_sft
 from pivot_jax.optim.update import build_step, init_state
 from pivot_jax.probe import gradient_maps
@@ -174,24 +174,24 @@ def test_bco_delta_runs_through_the_steps():
     state, seen = init_state(params, {}, tx.init(params), objective), []
     for seed in (0, 1):
         batch = pairs.pairs(seed=seed)
-        np.testing.assert_allclose(state.memory["bco"].mean, np.mean(seen) if seen else 0.0, rtol=1e-5)
+        np.testing.assert_allclose(state.memory["bco_pair"].mean, np.mean(seen) if seen else 0.0, rtol=1e-5)
         sums = answer_logps(scored(params, batch), batch) - answer_sums(batch.ref_logps, batch)
         seen += np.ravel(0.1 * sums).tolist()
         state, _ = step(state, batch, None)
-    np.testing.assert_allclose(state.memory["bco"].mean, np.mean(seen), rtol=1e-5)
-    assert float(state.memory["bco"].count) == len(seen) == 16
+    np.testing.assert_allclose(state.memory["bco_pair"].mean, np.mean(seen), rtol=1e-5)
+    assert float(state.memory["bco_pair"].count) == len(seen) == 16
 
 
 def test_mpo_on_the_model_is_its_weighted_terms():
     params, batch = pairs.params(), pairs.pairs()
     objective = dpo(name="mpo")
     memory = RewardMean(jnp.float32(0.4), jnp.float32(8))
-    loss, _, metrics = run(objective, params, batch, memory={"bco": memory})
+    loss, _, metrics = run(objective, params, batch, memory={"bco_pair": memory})
     alone, _, _ = plain()
     stats = PairStats(scored(params, batch).logps, batch.ref_logps, batch, section())
-    quality = jnp.mean(bco(stats, memory))
+    quality = jnp.mean(bco_pair(stats, memory))
     np.testing.assert_allclose(loss, 0.8 * alone + 0.2 * quality + metrics["nll_loss"], rtol=1e-5)
-    terms = {"losses/sigmoid": alone, "losses/bco": quality, "losses/sft": metrics["nll_loss"]}
+    terms = {"losses/sigmoid": alone, "losses/bco_pair": quality, "losses/sft": metrics["nll_loss"]}
     assert {name for name in metrics if name.startswith("losses/")} == terms.keys()
     for name, value in terms.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)

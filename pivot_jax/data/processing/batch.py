@@ -7,8 +7,9 @@ A sequence of a :class:`VLMBatch` holds k rows one after the other (``data.packi
 positions and branches of its own. Two integer arrays say which tokens attend to each other:
 
 * ``segments``: 0 is padding, 1 to k the rows; tokens with different segments never attend to each other.
-* ``branches``: 0 is the shared prompt, 1, 2, ... are alternative responses (1 = chosen, 2 = rejected).
-  A token attends to branch 0 and its own branch only; ``positions`` restart after the prompt in each branch.
+* ``branches``: 0 is the shared prompt, 1, 2, ... are alternative responses (of preference rows 1 = chosen,
+  2 = rejected, 3 = an answer to another prompt). A token attends to branch 0 and its own branch only; ``positions``
+  restart after the prompt in each branch.
 
 The targets are an explicit list, not a shifted mask: target ``targets[b, t]`` is predicted from the hidden
 state at token ``sources[b, t]``. So the first token of *each* branch is predicted from the prompt's last
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from flax import struct
 
-CHOSEN = 1
+CHOSEN, REJECTED, MISMATCHED = 1, 2, 3  # branches of a preference row
 
 
 @dataclass(frozen=True)
