@@ -100,6 +100,7 @@ LOSSES = {
     ),
 }
 
+RENAMED = {"bco": "bco_pair"}  # names of earlier versions (config/migration.py reads them in config.json)
 Terms = tuple[tuple[str, float], ...]
 PRESETS: dict[str, Terms] = {
     "dpo": (("sigmoid", 1.0),),  # PIVOT; with label smoothing, cDPO
@@ -128,6 +129,8 @@ def terms_of(section: Any) -> Terms:
         )
     names = [name for name, _ in terms]
     for name in names:
+        if name in RENAMED:
+            raise UserError(f"objective.terms: {name!r} is {RENAMED[name]!r} now; write that")
         if name not in LOSSES:
             raise UserError(f"objective.terms: no loss {name!r} (losses: {', '.join(LOSSES)}){suggest(name, LOSSES)}")
         if names.count(name) > 1:

@@ -22,7 +22,7 @@ _CERTAIN = -1e-6  # log-probs above count as this, where log(1 - p) of a token t
 def sft(stats: PairStats, state: None) -> Any:
     """Negative log-likelihood of the chosen answer: -log π(token). Per target of the chosen answer.
 
-    MPO's generation loss; PIVOT's optional NLL term, weight γ; RPO's (Pang et al. 2024) with its α as weight, by tokens.
+    MPO's generation loss; PIVOT's optional NLL term, weight γ; with its α as weight RPO's (Pang et al. 2024).
     """
     return -stats.logps
 

@@ -162,3 +162,30 @@ def packed(batch: VLMBatch, pack: int) -> VLMBatch:
         values["ref_logps"] = [None if row is None else batch.ref_logps[i, : sizes[i]] for i, row in enumerate(rows)]
     images, index = ImageArrays(batch.images), batch.row_index[:, 0]
     return vlm_batch(rows, images, index, bucket, Collation(0, 4), packing=pack, target_values=values)
+
+
+def targets_only(lengths: np.ndarray) -> VLMBatch:
+    """A batch of scored targets without a model: row i has ``lengths[i, j]`` targets in branch j + 1, in order.
+
+    For losses of given log-probs, whose ``logps`` [b, t] are laid out the same way; :func:`laid_out` does that.
+    """
+    b, width = len(lengths), int(lengths.sum(1).max())
+    branches, weights = np.zeros((b, width), np.int32), np.zeros((b, width), np.float32)
+    for row, sizes in enumerate(lengths):
+        branches[row, : sizes.sum()] = np.repeat(np.arange(1, len(sizes) + 1), sizes)
+        weights[row, : sizes.sum()] = 1
+    nothing = np.zeros((b, width), np.int32)
+    return VLMBatch(
+        images=None, tokens=nothing, image_slots=nothing, positions=nothing, segments=nothing, branches=nothing,
+        sources=nothing, targets=nothing, weights=weights, target_branches=branches, target_rows=nothing,
+        row_index=np.arange(b, dtype=np.int32)[:, None],
+    )  # fmt: skip
+
+
+def laid_out(batch: VLMBatch, *answers: np.ndarray) -> np.ndarray:
+    """Values of the answers' tokens, [b, longest] each and right padded, in the layout of the batch: [b, t]."""
+    out = np.zeros(batch.weights.shape, np.float32)
+    for branch, values in enumerate(answers, 1):
+        for row, own in enumerate(batch.target_branches == branch):
+            out[row, own] = values[row, : own.sum()]
+    return out
