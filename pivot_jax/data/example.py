@@ -19,7 +19,8 @@ class Example:
     """One source row in the common form, before tokenisation.
 
     Conversation rows end with an assistant turn. Preference rows end with a user turn, and ``chosen`` and
-    ``rejected`` are the two answers. Evaluation rows end with a user turn and have neither.
+    ``rejected`` are the two answers; a single answer with a label is one of them, and the other is None. Evaluation
+    rows end with a user turn and have neither. ``mismatched`` is an answer to the prompt of another row (KTO).
     ``images`` are file paths, encoded bytes, or uint8 arrays [height, width, 3].
     """
 
@@ -29,3 +30,4 @@ class Example:
     chosen: str | None = None
     rejected: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)  # answer, choices, category, mask, ...
+    mismatched: str | None = None

@@ -24,7 +24,8 @@ from pivot_jax.data.loading.schedule import Buckets, Schedule, assign, local_sli
 from pivot_jax.data.processing.batch import Batch
 from pivot_jax.data.processing.chat import Kind
 from pivot_jax.data.processing.processor import Processor
-from pivot_jax.data.sources import Source, open_source
+from pivot_jax.data.sources import Endless, Source, open_source
+from pivot_jax.data.sources.mismatched import Mismatched
 from pivot_jax.errors import UserError
 from pivot_jax.shapes import round_up
 from pivot_jax.words import counted
@@ -57,7 +58,10 @@ def build_loader(
       UserError: no usable source, too many bad rows, fewer rows than a batch, or a batch that does not divide.
     """
     source = open_source(cfg, sources)
-    packing = cfg.data.packing if batch_size is None and processor.kind in ("sft", "preference") else 1
+    if processor.kind == "unpaired" and not isinstance(source, Endless):  # which no loader takes
+        source = Mismatched(source, cfg.seed)
+    packed = batch_size is None and processor.kind in ("sft", "preference", "unpaired")
+    packing = cfg.data.packing if packed else 1
     size = cfg.data.batch_size if batch_size is None else batch_size
     part = local_slice(size, *process, packing)  # a batch that cannot be split is an error before the data are read
     rows = read_rows(cfg, source, processor, workdir=None if workdir is None else Path(workdir), process=process[0])

@@ -12,8 +12,10 @@ from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.patches import positions_after
 
 
-def group_row(prompt: EncodedRow, responses: Sequence[Sequence[int]]) -> EncodedRow:
-    """The prompt followed by the tokens of every response: response i is branch i + 1.
+def group_row(
+    prompt: EncodedRow, responses: Sequence[Sequence[int]], numbers: Sequence[int] | None = None
+) -> EncodedRow:
+    """The prompt followed by the tokens of every response: response i is branch i + 1, or ``numbers[i]``.
 
     Its positions continue from the prompt's. Image and prompt are computed once for all responses. Every response token
     is a target, after the prompt's own targets; the first one is predicted from the prompt's last token.
@@ -29,7 +31,8 @@ def group_row(prompt: EncodedRow, responses: Sequence[Sequence[int]]) -> Encoded
         raise ValueError(f"row '{prompt.id}': every response needs at least one token (got {list(responses)})")
     n, sizes = len(prompt.tokens), [len(response) for response in responses]
     added = np.concatenate([np.asarray(response, np.int32) for response in responses])
-    branches = np.repeat(np.arange(1, len(sizes) + 1, dtype=np.int32), sizes)
+    own = np.arange(1, len(sizes) + 1, dtype=np.int32) if numbers is None else np.asarray(numbers, np.int32)
+    branches = np.repeat(own, sizes)
     sources = n - 1 + np.arange(len(added), dtype=np.int32)
     sources[np.cumsum([0, *sizes[:-1]])] = n - 1
     return EncodedRow(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.processing.batch import EncodedRow
+from pivot_jax.data.processing.batch import CHOSEN, MISMATCHED, REJECTED, EncodedRow
 from pivot_jax.data.processing.branches import group_row
 from pivot_jax.data.processing.dialects import TEMPLATE
 from pivot_jax.data.processing.geometry import Geometry
@@ -23,7 +23,7 @@ from pivot_jax.data.sources.base import IMAGE
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.words import counted
 
-Kind = Literal["sft", "preference", "prompt", "contrastive"]
+Kind = Literal["sft", "preference", "unpaired", "prompt", "contrastive"]
 Grids = Sequence[tuple[int, int]]
 _VIDEO = "<|video_pad|>"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -107,6 +107,7 @@ class Chat:
 
         ``sft``: the whole conversation; of a preference example, prompt and chosen answer (for the SFT arm).
         ``preference``: prompt, chosen and rejected in one row of three branches.
+        ``unpaired``: prompt, the answers that there are, and the answer to another prompt, if it has one.
         ``prompt``: the conversation up to the last open assistant header; a final answer is left out.
         ``contrastive``: the first answer (caption) alone, truncated such that at least one pad follows it.
 
@@ -119,6 +120,8 @@ class Chat:
         self._check(example)
         if kind == "preference":
             return self._preference(example)
+        if kind == "unpaired":
+            return self._unpaired(example)
         if kind == "prompt":
             return self._prompt(example)
         if kind == "contrastive":
@@ -158,11 +161,13 @@ class Chat:
         answers = [("answer", message.content) for message in example.messages if message.role == "assistant"]
         answers += [("chosen answer", example.chosen or "")] if example.chosen is not None else []
         answers += [("rejected answer", example.rejected or "")] if example.rejected is not None else []
+        answers += [("answer to another prompt", example.mismatched)] if example.mismatched is not None else []
         for what, text in answers:
             if not text.strip():
                 raise RowError(example.id, f"the {what} is empty")
         asked = [(message.content, message.role != "assistant") for message in example.messages]
-        for text, question in (*asked, (example.chosen or "", False), (example.rejected or "", False)):
+        own = [(text or "", False) for text in (example.chosen, example.rejected, example.mismatched)]
+        for text, question in (*asked, *own):
             if found := (self._control_in_questions if question else self._control).search(text):
                 raise RowError(example.id, f"the text holds the control token '{found.group()}'; remove it")
             if found := _SURROGATE.search(text):  # JSON may hold half of a pair; no tokenizer takes it
@@ -220,10 +225,28 @@ class Chat:
     def _preference(self, example: Example) -> EncodedRow:
         if example.chosen is None or example.rejected is None:
             raise RowError(example.id, "a preference row needs 'chosen' and 'rejected'")
+        row, (chosen, rejected) = self._answered(example, [example.chosen, example.rejected])
+        if chosen == rejected:  # no preference: the loss would stay at log 2
+            cause = f" when truncated to {len(chosen)} tokens" if row.truncated else ""
+            raise RowError(example.id, f"chosen and rejected are the same{cause}")
+        return group_row(row, [chosen, rejected])
+
+    def _unpaired(self, example: Example) -> EncodedRow:
+        texts = {CHOSEN: example.chosen, REJECTED: example.rejected, MISMATCHED: example.mismatched}
+        given = {branch: text for branch, text in texts.items() if text is not None}
+        if not {CHOSEN, REJECTED} & given.keys():
+            raise RowError(example.id, "a row of answers with labels needs 'chosen' or 'rejected', or 'label'")
+        row, answers = self._answered(example, list(given.values()))
+        return group_row(row, answers, list(given))
+
+    def _answered(self, example: Example, texts: Sequence[str]) -> tuple[EncodedRow, list[list[int]]]:
+        """The row of the prompt, and the token ids of each answer, truncated where they do not fit together.
+
+        The row is marked as truncated where an answer is.
+        """
         grids = self._grids(example)
         with _row(example):
-            texts = example.chosen, example.rejected
-            prompt, (chosen, rejected) = self.template.answers(example.messages, _counts(grids), texts)
+            prompt, answers = self.template.answers(example.messages, _counts(grids), texts)
         p = len(prompt.ids)
         if not p:
             raise RowError(example.id, "a preference row needs a prompt")
@@ -231,18 +254,15 @@ class Chat:
         scored = np.flatnonzero(prompt.scored) if self.format.pivot_mask else np.zeros(0, np.int64)
         scored = scored[scored > 0]
         space = min(self.limits.length - p, self.max_targets - len(scored))
-        if space < 2:
+        if space < len(answers):
             size = self._size(example, p)
             raise RowError(
                 example.id, f"the prompt has {size} tokens, the limit is {self.limits.length}: no answer fits"
             )
-        cap = _fair_cap(len(chosen), len(rejected), space)
-        truncated = max(len(chosen), len(rejected)) > cap
-        if chosen[:cap] == rejected[:cap]:  # no preference: the loss would stay at log 2
-            cause = f" when truncated to {cap} tokens" if truncated else ""
-            raise RowError(example.id, f"chosen and rejected are the same{cause}")
+        cap = _fair_cap([len(answer) for answer in answers], space)
+        truncated = any(len(answer) > cap for answer in answers)
         row = self._single(example, np.asarray(prompt.ids, np.int32), grids, scored, truncated)
-        return group_row(row, [chosen[:cap], rejected[:cap]])
+        return row, [answer[:cap] for answer in answers]
 
     def _single(
         self,
@@ -330,8 +350,11 @@ def _asked(example: Example) -> Example:
     return replace(example, messages=messages, chosen=None, rejected=None)
 
 
-def _fair_cap(first: int, second: int, space: int) -> int:
-    """Largest cap with min(first, cap) + min(second, cap) ≤ space: the longer answer is truncated first."""
-    if first + second <= space:
-        return max(first, second)
-    return max(space // 2, space - min(first, second))
+def _fair_cap(sizes: Sequence[int], space: int) -> int:
+    """Largest cap whose Σ min(size, cap) ≤ space: the longest answers are truncated first."""
+    left = sorted(sizes)
+    if sum(left) <= space:
+        return left[-1]
+    while left[0] * len(left) <= space:  # the shortest stays whole, so the others share what it leaves
+        space -= left.pop(0)
+    return space // len(left)

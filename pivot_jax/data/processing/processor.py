@@ -33,8 +33,8 @@ class Processor:
     Attributes:
       chat: text to rows.
       geometry: images to arrays.
-      kind: kind of a row: a conversation (``sft``), a pair (``preference``), a ``prompt``, or an image and its caption
-        (``contrastive``).
+      kind: kind of a row: a conversation (``sft``), a pair (``preference``), an answer with a label (``unpaired``), a
+        ``prompt``, or an image and its caption (``contrastive``).
       check_images: :meth:`encode` raises a RowError for an image that is no file.
     """
 

@@ -1,4 +1,7 @@
-"""TRL's data set types: language modelling, prompt-completion, prompt-only and preference, text or conversational."""
+"""TRL's data set types: language modelling, prompt-only, prompt-completion, and preference, paired or not.
+
+Text or conversational.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,15 @@ from pivot_jax.data.sources.rows import need, open_rows
 from pivot_jax.errors import RowError
 
 Conversation = str | list[Any]
-_KNOWN = ("id", "messages", "prompt", "completion", "chosen", "rejected", "images", "image")
+_KNOWN = ("id", "messages", "prompt", "completion", "label", "chosen", "rejected", "images", "image")
 
 
 def trl(path: Any, image_root: str | ImageRoot | None = None, split: str = "") -> Source:
     """Rows as TRL's trainers take them; which type a row has is read from its fields.
 
     ``messages`` | ``prompt`` + ``completion`` | ``prompt`` | ``prompt`` + ``chosen`` + ``rejected`` | ``chosen`` +
-    ``rejected`` (implicit prompt: the longest common prefix). ``path`` is a file, a list of rows, or a folder
+    ``rejected`` (implicit prompt: the longest common prefix) | ``prompt`` + ``completion`` + ``label`` (an answer that
+    is desirable, True, or not). ``path`` is a file, a list of rows, or a folder
     (:func:`rows.open_rows`). Images: ``images`` or ``image``; paths, bytes, ``{"bytes", "path"}``, arrays or PIL
     images.
     """
@@ -29,24 +33,35 @@ def trl_example(row: dict[str, Any], row_id: str, image_root: ImageRoot) -> Exam
     """One TRL row → Example.
 
     Raises:
-      RowError: fields that fit none of the types, or a completion that is not one assistant turn.
+      RowError: fields that fit none of the types, an answer that is not one assistant turn, or a label that is not
+        true or false.
     """
-    if "label" in row and "completion" in row:
-        raise RowError(row_id, "unpaired preference rows (prompt, completion, label) are not supported; pair them")
     own = list(listed(row.get("images")) or listed(row.get("image")))
     chosen = rejected = None
     if "messages" in row:
         turns = need(row, "messages", (list, tuple), row_id)
     elif "chosen" in row or "rejected" in row:
         turns, chosen, rejected = _preference(row, row_id)
+    elif row.get("completion") is not None and row.get("label") is not None:
+        turns = _as_turns(need(row, "prompt", (str, list, tuple), row_id), "user")
+        answer = _answer(need(row, "completion", (str, list, tuple), row_id), "completion", row_id)
+        chosen, rejected = (answer, None) if _desirable(row, row_id) else (None, answer)
     else:
         turns = _as_turns(need(row, "prompt", (str, list, tuple), row_id), "user")
         if row.get("completion") is not None:
             turns = [*turns, *_as_turns(need(row, "completion", (str, list, tuple), row_id), "assistant")]
     messages, inline = _messages(turns, len(own), row_id)
     images = rooted(inline or own, image_root, row_id)
-    extra = {k: v for k, v in row.items() if k not in _KNOWN}
+    labelled = chosen is not None or rejected is not None
+    extra = {k: v for k, v in row.items() if k not in _KNOWN or (k == "label" and not labelled)}
     return Example(row_id, messages, images, chosen, rejected, extra)
+
+
+def _desirable(row: dict[str, Any], row_id: str) -> bool:
+    label = row["label"]
+    if label not in (0, 1):  # True and False too, of JSON, NumPy and parquet
+        raise RowError(row_id, f"label {label!r} is not true or false")
+    return bool(label)
 
 
 def _as_turns(value: Conversation, role: str) -> list[Any]:
