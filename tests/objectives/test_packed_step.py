@@ -12,8 +12,8 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.models.mllm import MLLM
+from pivot_jax.objectives.paired_losses import RewardMean
 from pivot_jax.objectives.preference import build_preference
-from pivot_jax.objectives.preference_losses import RewardMean
 from pivot_jax.objectives.sft import build_sft
 from tests.tiny import pairs
 
@@ -44,7 +44,7 @@ def run(objective, batch, reference=None):
     @jax.jit
     def compute(params, batch, reference):
         def loss(params):
-            memory = objective.memory and {"bco": RewardMean(0.4, 8.0)}
+            memory = objective.memory and {"bco_pair": RewardMean(0.4, 8.0)}
             return objective.loss(params, batch, objective.totals(batch), memory, reference)
 
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)

@@ -411,3 +411,39 @@ def test_golden_encodings_of_the_real_qwen_tokenizer(qwen, shared_data):
     assert qwen(special["text"], add_special_tokens=False)["input_ids"] == special["ids"]
     question = Example("x", (Message("user", "<|vision_start|><image><|vision_end|>What is $x$?"),), ("x.png",))
     assert processing.chat(qwen, image_tokens=1).encode(question, "prompt").tokens.tolist() == special["ids"]
+
+
+def answers_of(row):
+    """Branch → the token ids of its answer."""
+    return {int(branch): row.targets[row.target_branches == branch].tolist() for branch in set(row.target_branches)}
+
+
+def test_a_row_of_answers_with_labels_has_a_branch_for_each(qwen):
+    """The same prompt and answers as of a pair; a missing answer leaves its branch out."""
+    chat = processing.chat(qwen)
+    pair = chat.encode(PAIR, "preference")
+    both = replace(PAIR, mismatched="yes")
+    assert answers_of(chat.encode(both, "preference")) == answers_of(pair)
+    row = chat.encode(both, "unpaired")
+    assert answers_of(row) == answers_of(pair) | {3: [9693, E, NL]}
+    good, bad = (chat.encode(replace(both, **{name: None}), "unpaired") for name in ("rejected", "chosen"))
+    assert answers_of(good) == {1: answers_of(pair)[1], 3: [9693, E, NL]}
+    assert answers_of(bad) == {2: answers_of(pair)[2], 3: [9693, E, NL]}
+    n = int(np.sum(bad.branches == 0))
+    assert bad.tokens[:n].tolist() == pair.tokens[:n].tolist()
+    assert set(bad.sources[[0, len(answers_of(bad)[2])]]) == {n - 1}  # both begin after the prompt
+    with pytest.raises(RowError, match="needs 'chosen' or 'rejected'"):
+        chat.encode(replace(both, chosen=None, rejected=None), "unpaired")
+    with pytest.raises(RowError, match="the answer to another prompt is empty"):
+        chat.encode(replace(PAIR, mismatched=" "), "unpaired")
+
+
+def test_of_three_answers_the_longest_are_truncated_first(qwen):
+    long = replace(PAIR, chosen="red " * 30, rejected="blue " * 20, mismatched="yes")
+    whole = processing.chat(qwen).encode(long, "unpaired")
+    prompt = int(np.sum(whole.branches == 0))
+    row = processing.chat(qwen, max_length=prompt + 23).encode(long, "unpaired")
+    assert {branch: len(ids) for branch, ids in answers_of(row).items()} == {1: 10, 2: 10, 3: 3}
+    assert row.truncated and len(row.tokens) == prompt + 23
+    with pytest.raises(RowError, match="no answer fits"):
+        processing.chat(qwen, max_length=prompt + 2).encode(long, "unpaired")

@@ -372,10 +372,21 @@ def test_trl_prompt_types_and_extra_columns():
     assert turns(pair) == [("user", "Q"), ("assistant", "A")]
 
 
+@pytest.mark.parametrize("completion", ["A", [answer("A")]])
+def test_trl_answers_with_a_label(completion):
+    rows = [{"prompt": [USER], "completion": completion, "label": label, "images": ["a.png"]} for label in (True, 0)]
+    good, bad = read({"format": "trl", "path": rows})
+    assert (good.chosen, good.rejected, bad.chosen, bad.rejected) == ("A", None, None, "A")
+    assert turns(good) == [("user", "<image>\nWhat is it?")] and good.extra == {} and len(good.images) == 1
+    other = read({"format": "trl", "path": [{"prompt": "Q", "label": "cat"}]})[0]  # of a prompt for online RL
+    assert other.extra == {"label": "cat"} and other.chosen is None
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"prompt": "q", "completion": "a", "label": True}, "unpaired"),
+        ({"prompt": "q", "completion": "a", "label": "yes"}, "label 'yes' is not true or false"),
+        ({"prompt": "q", "completion": [USER, answer("a")], "label": True}, "'completion' must add exactly one"),
         ({"text": "q"}, "field 'prompt' is missing"),
         ({"prompt": "q", "chosen": "a"}, "field 'rejected' is missing"),
         ({"chosen": "a", "rejected": [answer("b")]}, "both be text or both be conversations"),
