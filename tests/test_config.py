@@ -228,7 +228,12 @@ def test_tiles_and_newline_come_together():
         ("preference", {"name": "dpo", "gamma": 0.0}, "dpo", ()),
         ("preference", {"name": "dpo", "gamma": 0.3}, "dpo", (("sigmoid", 1.0), ("sft", 0.3))),
         ("preference", {"name": "mpo", "gamma": 0.3}, "mpo", ()),  # which did not read gamma
-        ("preference", {"name": "dpo", "terms": [["bco", 2.0], ["sft", 1.0]]}, "dpo", (("bco_pair", 2.0), ("sft", 1.0))),
+        (
+            "preference",
+            {"name": "dpo", "terms": [["bco", 2.0], ["sft", 1.0]]},
+            "dpo",
+            (("bco_pair", 2.0), ("sft", 1.0)),
+        ),
     ],
 )
 def test_a_run_of_an_earlier_version_opens(tmp_path, stage, objective, name, terms):
