@@ -85,7 +85,7 @@ KEYS = [
     key("setting-of-no-loss", "objective.name=dpo objective.simpo_gamma=1.0", "simpo_gamma", "no loss of sigmoid"),
     key("exo-without-smoothing", "objective.name=dpo objective.terms=(('exo_pair',1.0),)", "label_smoothing: 0.0"),
     key("kto-and-pairs", "objective.name=dpo objective.terms=(('kto',1.0),('hinge',1.0))", "'kto' takes single"),
-    key("f-divergence", "objective.name=dpo objective.f_divergence_type=js", "f_divergence_type: 'js'", "mean"),
+    key("f-divergence", "objective.name=dpo objective.f_divergence_type=js", "f_divergence_type: 'js'", "allowed"),
     key("terms-of-sft", "objective.terms=(('sigmoid',1.0),)", "objective.terms", "'sft' is not a preference objective"),
     key("accumulate-not-dividing", "train.accumulate=3", "train.accumulate: 3 does not divide data.batch_size=8"),
     key("packing-not-dividing", "data.packing=3", "data.packing: 3 does not divide the 8 rows"),

@@ -21,6 +21,8 @@ class Example:
     Conversation rows end with an assistant turn. Preference rows end with a user turn, and ``chosen`` and
     ``rejected`` are the two answers; a single answer with a label is one of them, and the other is None. Evaluation
     rows end with a user turn and have neither. ``mismatched`` is an answer to the prompt of another row (KTO).
+    A visual pair has one answer, ``chosen``, that is compared under two images: the last ``images_rejected`` of
+    ``images`` are those that take the place of the others on the rejected side.
     ``images`` are file paths, encoded bytes, or uint8 arrays [height, width, 3].
     """
 
@@ -31,3 +33,4 @@ class Example:
     rejected: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)  # answer, choices, category, mask, ...
     mismatched: str | None = None
+    images_rejected: int = 0

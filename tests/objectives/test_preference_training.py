@@ -142,9 +142,11 @@ def test_losses_that_couple_rows_are_those_that_say_so():
     batch = pairs.targets_only(lengths)
     rng = np.random.default_rng(0)
     logps, ref = (-np.abs(rng.normal(2, 1, batch.weights.shape)).astype(np.float32) * batch.weights for _ in range(2))
-    changes = [logps.copy(), logps.copy()]
-    for branch, change in enumerate(changes, 1):  # up and down in the order of the rows, whatever is sorted
-        change[0, batch.target_branches[0] == branch] *= 10
+    changes = []
+    for branch in (1, 2):  # to the top and to the bottom of the batch, whatever is sorted
+        for factor in (0, 10):
+            changes.append(logps.copy())
+            changes[-1][0, batch.target_branches[0] == branch] *= factor
     for name in LOSSES:
         settings = CASES[name]
         terms = terms_of(settings)

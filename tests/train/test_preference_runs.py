@@ -28,6 +28,7 @@ def labelled(world, tmp_path_factory):
     return {"format": "trl", "path": str(path), "image_root": str(world)}
 
 
+@pytest.mark.heavy
 def test_kto_trains_on_answers_with_a_label(labelled, make_config, tmp_path):
     """Stored log-probs are those of the step, packed rows those of rows alone, and the loss falls."""
     base = dict(objective__name="kto", data__sources=(labelled,), train__steps=3, optimizer__rules=((".*", 5e-3),))

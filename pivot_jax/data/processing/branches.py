@@ -50,6 +50,37 @@ def group_row(
     )
 
 
+def side_by_side(rows: Sequence[EncodedRow], features: int) -> EncodedRow:
+    """Whole rows of one branch each as branches 1, 2, ... of one row: a visual pair, whose prompts differ in the image.
+
+    No token is shared, so none is in branch 0. Images follow each other; ``features`` are those of one image.
+    """
+    starts = np.cumsum([0, *(len(row.tokens) for row in rows[:-1])])
+    images = np.cumsum([0, *(len(row.images) for row in rows[:-1])])
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(row, name) for row in rows])
+
+    def numbered(name: str) -> np.ndarray:
+        return np.concatenate([np.full(len(getattr(row, name)), i, np.int32) for i, row in enumerate(rows, 1)])
+
+    slots = [
+        np.where(row.image_slots < 0, -1, row.image_slots + n * features) for row, n in zip(rows, images, strict=True)
+    ]
+    return EncodedRow(
+        id=rows[0].id,
+        tokens=joined("tokens"),
+        image_slots=np.concatenate(slots).astype(np.int32),
+        positions=joined("positions"),
+        branches=numbered("tokens"),
+        sources=np.concatenate([row.sources + n for row, n in zip(rows, starts, strict=True)]).astype(np.int32),
+        targets=joined("targets"),
+        target_branches=numbered("targets"),
+        images=tuple(image for row in rows for image in row.images),
+        truncated=any(row.truncated for row in rows),
+    )
+
+
 def as_text(row: EncodedRow) -> EncodedRow:
     """The row with the positions that its tokens would have as text: counted one by one, on all axes of M-RoPE.
 

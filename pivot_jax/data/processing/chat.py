@@ -12,7 +12,7 @@ import numpy as np
 
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.processing.batch import CHOSEN, MISMATCHED, REJECTED, EncodedRow
-from pivot_jax.data.processing.branches import group_row
+from pivot_jax.data.processing.branches import group_row, side_by_side
 from pivot_jax.data.processing.dialects import TEMPLATE
 from pivot_jax.data.processing.geometry import Geometry
 from pivot_jax.data.processing.jinja import JinjaTemplate
@@ -106,7 +106,8 @@ class Chat:
         """The example as one row.
 
         ``sft``: the whole conversation; of a preference example, prompt and chosen answer (for the SFT arm).
-        ``preference``: prompt, chosen and rejected in one row of three branches.
+        ``preference``: prompt, chosen and rejected in one row of three branches; of a visual pair the whole row twice,
+        with the one and with the other images. Rows of the other kinds leave the rejected images out.
         ``unpaired``: prompt, the answers that there are, and the answer to another prompt, if it has one.
         ``prompt``: the conversation up to the last open assistant header; a final answer is left out.
         ``contrastive``: the first answer (caption) alone, truncated such that at least one pad follows it.
@@ -117,9 +118,11 @@ class Chat:
         """
         if kind == "prompt":
             example = _asked(example)
+        if example.images_rejected and kind not in ("preference", "unpaired"):
+            example = replace(example, images=example.images[: -example.images_rejected], images_rejected=0)
         self._check(example)
         if kind == "preference":
-            return self._preference(example)
+            return self._visual(example) if example.images_rejected else self._preference(example)
         if kind == "unpaired":
             return self._unpaired(example)
         if kind == "prompt":
@@ -149,14 +152,19 @@ class Chat:
         """Checks that apply whatever a row is used for, so that both arms use the same rows of a preference set."""
         texts = [message.content for message in example.messages]
         placeholders = sum(text.count(IMAGE) for text in texts)
-        if placeholders != len(example.images):
+        images, rejected = len(example.images), example.images_rejected
+        if placeholders != images - rejected:
             raise RowError(
                 example.id,
-                f"{counted(placeholders, 'placeholder')} {IMAGE} but {counted(len(example.images), 'image')}",
+                f"{counted(placeholders, 'placeholder')} {IMAGE} but {counted(images - rejected, 'image')}",
             )
-        if placeholders > self.limits.images:
+        if rejected not in (0, placeholders):
             raise RowError(
-                example.id, f"{counted(placeholders, 'image')}, more than data.images_per_row={self.limits.images}"
+                example.id, f"{counted(rejected, 'rejected image')} in place of {counted(placeholders, 'image')}"
+            )
+        if images > self.limits.images:
+            raise RowError(
+                example.id, f"{counted(images, 'image')}, more than data.images_per_row={self.limits.images}"
             )
         answers = [("answer", message.content) for message in example.messages if message.role == "assistant"]
         answers += [("chosen answer", example.chosen or "")] if example.chosen is not None else []
@@ -231,7 +239,24 @@ class Chat:
             raise RowError(example.id, f"chosen and rejected are the same{cause}")
         return group_row(row, [chosen, rejected])
 
+    def _visual(self, example: Example) -> EncodedRow:
+        if example.chosen is None or example.rejected is not None:
+            raise RowError(example.id, "a visual pair (image_rejected) has one answer, 'chosen', and no 'rejected'")
+        if self.geometry.arrays > 1:
+            raise RowError(example.id, "visual pairs (image_rejected) of tiled images are not supported")
+        half = replace(self.limits, length=self.limits.length // 2, targets=self.max_targets // 2)
+        count, sides = example.images_rejected, []
+        for images in (example.images[:-count], example.images[-count:]):
+            one = replace(example, images=images, images_rejected=0)
+            row, answers = self._answered(one, [example.chosen], half)
+            sides.append(group_row(row, answers))
+        if len(sides[0].targets) != len(sides[1].targets):  # another number of image tokens left another space
+            raise RowError(example.id, f"the answer is truncated to different lengths by the limit {half.length}")
+        return side_by_side(sides, self.geometry.features)
+
     def _unpaired(self, example: Example) -> EncodedRow:
+        if example.images_rejected:
+            raise RowError(example.id, "a visual pair (image_rejected) is no answer with a label")
         texts = {CHOSEN: example.chosen, REJECTED: example.rejected, MISMATCHED: example.mismatched}
         given = {branch: text for branch, text in texts.items() if text is not None}
         if not {CHOSEN, REJECTED} & given.keys():
@@ -239,11 +264,15 @@ class Chat:
         row, answers = self._answered(example, list(given.values()))
         return group_row(row, answers, list(given))
 
-    def _answered(self, example: Example, texts: Sequence[str]) -> tuple[EncodedRow, list[list[int]]]:
+    def _answered(
+        self, example: Example, texts: Sequence[str], limits: Limits | None = None
+    ) -> tuple[EncodedRow, list[list[int]]]:
         """The row of the prompt, and the token ids of each answer, truncated where they do not fit together.
 
-        The row is marked as truncated where an answer is.
+        The row is marked as truncated where an answer is. ``limits``: in place of the chat's.
         """
+        longest = self.limits.length if limits is None else limits.length
+        most = self.max_targets if limits is None else limits.targets
         grids = self._grids(example)
         with _row(example):
             prompt, answers = self.template.answers(example.messages, _counts(grids), texts)
@@ -253,12 +282,10 @@ class Chat:
         # Without the paper's mask earlier answers in the prompt are not scored either: they are the same in both.
         scored = np.flatnonzero(prompt.scored) if self.format.pivot_mask else np.zeros(0, np.int64)
         scored = scored[scored > 0]
-        space = min(self.limits.length - p, self.max_targets - len(scored))
+        space = min(longest - p, most - len(scored))
         if space < len(answers):
             size = self._size(example, p)
-            raise RowError(
-                example.id, f"the prompt has {size} tokens, the limit is {self.limits.length}: no answer fits"
-            )
+            raise RowError(example.id, f"the prompt has {size} tokens, the limit is {longest}: no answer fits")
         cap = _fair_cap([len(answer) for answer in answers], space)
         truncated = any(len(answer) > cap for answer in answers)
         row = self._single(example, np.asarray(prompt.ids, np.int32), grids, scored, truncated)

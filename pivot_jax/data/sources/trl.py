@@ -13,7 +13,7 @@ from pivot_jax.data.sources.rows import need, open_rows
 from pivot_jax.errors import RowError
 
 Conversation = str | list[Any]
-_KNOWN = ("id", "messages", "prompt", "completion", "label", "chosen", "rejected", "images", "image")
+_KNOWN = ("id", "messages", "prompt", "completion", "label", "chosen", "rejected", "images", "image", "image_rejected")
 
 
 def trl(path: Any, image_root: str | ImageRoot | None = None, split: str = "") -> Source:
@@ -21,9 +21,10 @@ def trl(path: Any, image_root: str | ImageRoot | None = None, split: str = "") -
 
     ``messages`` | ``prompt`` + ``completion`` | ``prompt`` | ``prompt`` + ``chosen`` + ``rejected`` | ``chosen`` +
     ``rejected`` (implicit prompt: the longest common prefix) | ``prompt`` + ``completion`` + ``label`` (an answer that
-    is desirable, True, or not). ``path`` is a file, a list of rows, or a folder
-    (:func:`rows.open_rows`). Images: ``images`` or ``image``; paths, bytes, ``{"bytes", "path"}``, arrays or PIL
-    images.
+    is desirable, True, or not) | ``prompt`` + ``chosen`` + ``image_rejected`` (a visual pair as of mDPO, which TRL does
+    not have: the answer to the prompt with ``images``, and the same answer with other ones in their place). ``path`` is
+    a file, a list of rows, or a folder (:func:`rows.open_rows`). Images: ``images`` or ``image``; paths, bytes,
+    ``{"bytes", "path"}``, arrays or PIL images.
     """
     root = root_of(path, image_root)
     return Mapped(open_rows(path, split), lambda row, row_id: trl_example(row, row_id, root), f"trl|{root}")
@@ -37,9 +38,15 @@ def trl_example(row: dict[str, Any], row_id: str, image_root: ImageRoot) -> Exam
         true or false.
     """
     own = list(listed(row.get("images")) or listed(row.get("image")))
+    instead = listed(row.get("image_rejected"))
+    if instead and row.get("rejected") is not None:
+        raise RowError(row_id, "'rejected' and 'image_rejected' in one row; write the visual pair as a row of its own")
     chosen = rejected = None
     if "messages" in row:
         turns = need(row, "messages", (list, tuple), row_id)
+    elif instead:
+        turns = _as_turns(need(row, "prompt", (str, list, tuple), row_id), "user")
+        chosen = _answer(need(row, "chosen", (str, list, tuple), row_id), "chosen", row_id)
     elif "chosen" in row or "rejected" in row:
         turns, chosen, rejected = _preference(row, row_id)
     elif row.get("completion") is not None and row.get("label") is not None:
@@ -54,7 +61,8 @@ def trl_example(row: dict[str, Any], row_id: str, image_root: ImageRoot) -> Exam
     images = rooted(inline or own, image_root, row_id)
     labelled = chosen is not None or rejected is not None
     extra = {k: v for k, v in row.items() if k not in _KNOWN or (k == "label" and not labelled)}
-    return Example(row_id, messages, images, chosen, rejected, extra)
+    others = rooted(instead, image_root, row_id)
+    return Example(row_id, messages, (*images, *others), chosen, rejected, extra, images_rejected=len(others))
 
 
 def _desirable(row: dict[str, Any], row_id: str) -> bool:

@@ -447,3 +447,47 @@ def test_of_three_answers_the_longest_are_truncated_first(qwen):
     assert row.truncated and len(row.tokens) == prompt + 23
     with pytest.raises(RowError, match="no answer fits"):
         processing.chat(qwen, max_length=prompt + 2).encode(long, "unpaired")
+
+
+VISUAL = replace(PAIR, images=("a.png", "b.png"), rejected=None, images_rejected=1)
+
+
+def test_a_visual_pair_is_its_prompt_and_answer_with_either_image(tokenizer):
+    """Both sides whole, as branches without a shared prompt; the tokens are those of the row with one image."""
+    chat = processing.chat(tokenizer, max_images=2)
+    row, alone = chat.encode(VISUAL, "preference"), chat.encode(replace(PAIR, rejected="no"), "preference")
+    one = alone.branches < 2
+    n, scored = int(one.sum()), alone.target_branches == 1
+    assert row.tokens.tolist() == alone.tokens[one].tolist() * 2
+    assert row.positions.tolist() == alone.positions[one].tolist() * 2
+    assert row.branches.tolist() == [1] * n + [2] * n
+    assert row.targets.tolist() == alone.targets[scored].tolist() * 2
+    assert row.sources.tolist() == [*alone.sources[scored], *(alone.sources[scored] + n)]
+    assert row.target_branches.tolist() == [1] * scored.sum() + [2] * scored.sum()
+    slots = alone.image_slots[one]
+    assert row.image_slots.tolist() == [*slots, *np.where(slots < 0, -1, slots + 4)]
+    assert row.images == ("a.png", "b.png")
+    sft = chat.encode(VISUAL, "sft")  # the SFT arm reads the image that the answer belongs to
+    assert sft.images == ("a.png",) and sft.targets.tolist() == alone.targets[scored].tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "says"),
+    [
+        (dict(rejected="It is blue"), "preference", "a visual pair .* has one answer, 'chosen', and no 'rejected'"),
+        (dict(images=("a.png",) * 3, images_rejected=2), "preference", "2 rejected images in place of 1 image"),
+        (dict(images=("a.png",)), "preference", "1 '<image>' placeholders but 0 images"),
+        ({}, "unpaired", "a visual pair .* is no answer with a label"),
+    ],
+)
+def test_bad_visual_pairs(tokenizer, changes, kind, says):
+    with pytest.raises(RowError, match=says):
+        processing.chat(tokenizer, max_images=3).encode(replace(VISUAL, **changes), kind)
+    with pytest.raises(RowError, match="2 images, more than data.images_per_row=1"):
+        processing.chat(tokenizer).encode(VISUAL, "preference")
+
+
+def test_a_visual_pair_is_truncated_alike_on_both_sides(tokenizer):
+    long = replace(VISUAL, chosen="It is red. " * 30)
+    row = processing.chat(tokenizer, max_images=2, max_length=120).encode(long, "preference")
+    assert row.truncated and len(row.tokens) == 120 and len(set(np.bincount(row.target_branches)[1:])) == 1

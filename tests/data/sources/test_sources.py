@@ -382,9 +382,20 @@ def test_trl_answers_with_a_label(completion):
     assert other.extra == {"label": "cat"} and other.chosen is None
 
 
+def test_trl_visual_pairs():
+    row = {"prompt": [USER], "chosen": [answer("A")], "images": ["a.png"], "image_rejected": "b.png"}
+    pair = read({"format": "trl", "path": [row]})[0]
+    assert (pair.chosen, pair.rejected, pair.images_rejected, pair.extra) == ("A", None, 1, {})
+    assert turns(pair) == [("user", "<image>\nWhat is it?")] and pair.images == ("a.png", "b.png")
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
+        (
+            {"prompt": "q", "chosen": "a", "rejected": "b", "image_rejected": "c.png"},
+            "write the visual pair as a row of",
+        ),
         ({"prompt": "q", "completion": "a", "label": "yes"}, "label 'yes' is not true or false"),
         ({"prompt": "q", "completion": [USER, answer("a")], "label": True}, "'completion' must add exactly one"),
         ({"text": "q"}, "field 'prompt' is missing"),
