@@ -36,7 +36,7 @@ CASES = {
     "f-DPO, LD and WPO": section(
         name="dpo", f_divergence_type="js_divergence", ld_alpha=0.5, use_weighting=True, label_smoothing=0.1
     ),
-    **{name: section(name=name) for name in ("mpo", "cpo", "orpo")},
+    **{f"preset {name}": section(name=name) for name in ("mpo", "cpo", "orpo")},
 }
 
 
@@ -124,7 +124,7 @@ def test_without_a_reference_rewards_are_log_probs():
         np.testing.assert_allclose(metrics["rewards/accuracies"].mean(), accuracy)
 
 
-@pytest.mark.parametrize("name", ["f-DPO, LD and WPO", "mpo"])
+@pytest.mark.parametrize("name", ["f-DPO, LD and WPO", "preset mpo"])
 def test_micro_batches_change_no_loss_and_no_gradient(name):
     """Through the step of a run; the norm of the gradient stands for it."""
     params, batch = pairs.params(), pairs.pairs(4)
@@ -143,7 +143,7 @@ def test_losses_that_couple_rows_are_those_that_say_so():
     rng = np.random.default_rng(0)
     logps, ref = (-np.abs(rng.normal(2, 1, batch.weights.shape)).astype(np.float32) * batch.weights for _ in range(2))
     changes = []
-    for branch in (1, 2):  # to the top and to the bottom of the batch, whatever is sorted
+    for branch in (1, 2, 3):  # to the top and to the bottom of the batch, whatever is sorted or averaged
         for factor in (0, 10):
             changes.append(logps.copy())
             changes[-1][0, batch.target_branches[0] == branch] *= factor
