@@ -476,7 +476,7 @@ def test_a_visual_pair_is_its_prompt_and_answer_with_either_image(tokenizer):
     [
         (dict(rejected="It is blue"), "preference", "a visual pair .* has one answer, 'chosen', and no 'rejected'"),
         (dict(images=("a.png",) * 3, images_rejected=2), "preference", "2 rejected images in place of 1 image"),
-        (dict(images=("a.png",)), "preference", "1 '<image>' placeholders but 0 images"),
+        (dict(images=("a.png",)), "preference", "1 placeholder <image> but 0 images"),
         ({}, "unpaired", "a visual pair .* is no answer with a label"),
     ],
 )
