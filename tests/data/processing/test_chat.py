@@ -269,7 +269,11 @@ def test_several_images_take_consecutive_slots(tokenizer):
 @pytest.mark.parametrize(
     ("example", "kind", "words"),
     [
-        (Example("r1", (Message("user", "no place"), Message("assistant", "a")), ("a.png",)), "sft", "0 placeholders <image> but"),
+        (
+            Example("r1", (Message("user", "no place"), Message("assistant", "a")), ("a.png",)),
+            "sft",
+            "0 placeholders <image> but",
+        ),
         (Example("r2", (Message("user", "<image>\nq"), Message("assistant", "a"))), "sft", "but 0 images"),
         (Example("r3", (Message("user", "q"), Message("assistant", " \n "))), "sft", "the answer is empty"),
         (Example("r4", (Message("user", "q"),), (), "", "b"), "preference", "the chosen answer is empty"),
