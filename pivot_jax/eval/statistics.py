@@ -14,7 +14,8 @@ m_i = μ + a_i + mean(b) + mean(e_i), and the mean over seeds has the variance::
 
 The interval is ± sqrt(t² V_seeds + z² V_items), with the quantiles t of s - 1 degrees of freedom and z of the normal
 distribution (Banerjee 1960): for a sum of two such parts it covers at least its level. Satterthwaite's degrees of
-freedom, as mixed models have them, cover 90 to 93 % with two seeds. Two seeds make wide intervals: t is 12.7.
+freedom, as mixed models have them, cover 90 to 93 % with two seeds. Two seeds make wide intervals: t is 12.7. Where
+the seeds happen to agree, the interval still has a standard error of these models over the items on each side.
 
 Everything here is seeded, so that one seed gives one report. Resampling works on counts: a bootstrap draw of n units is
 a multinomial vector of n counts. A statistic of *sums* over units (a mean, a ratio, a mean intersection over union) is
@@ -238,7 +239,8 @@ def _over_seeds(scores: np.ndarray, covariance: np.ndarray, n: int, level: float
     of_items = max(0.0, float(covariance.sum() - np.trace(covariance)) / (s * (s - 1)))
     # quantiles of each part: for the interval, and with those of the power for the smallest difference that is found
     for_seeds, for_items = t.ppf([(1 + level) / 2, POWER], s - 1), norm.ppf([(1 + level) / 2, POWER])
-    half, detectable = np.sqrt(np.cumsum(for_seeds) ** 2 * of_seeds + np.cumsum(for_items) ** 2 * of_items).tolist()
+    variances = np.cumsum(for_seeds) ** 2 * of_seeds + np.cumsum(for_items) ** 2 * of_items
+    half, detectable = np.sqrt(np.maximum(variances, float(covariance.sum()) / s**2)).tolist()
     return Interval(point, point - half, point + half, level, n, "t over seeds", s, detectable)
 
 

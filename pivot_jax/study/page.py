@@ -102,15 +102,21 @@ def _summary(results: Results) -> str:
 
 
 def _compared(results: Results, arm: str) -> str:
+    gaps = _gaps(results, arm, "sft")
     lines = []
-    for what, gap in _gaps(results, arm, "sft").items():
-        word = "no clear difference"
+    for what, gap in gaps.items():
         if gap.excludes_zero:
-            word = f"{arm.upper()} is ahead" if gap.value > 0 else "SFT is ahead"
-        low, high = (text.number(end, unit="%", signed=True) for end in (gap.low, gap.high))
-        found = "" if gap.excludes_zero else f"; detectable: {text.number(gap.detectable, unit='%')}"
-        value = text.number(gap.value, unit="%", signed=True)
-        lines.append(f"{word} in “{what}” ({value} points, {low} to {high}{found})")
+            ahead = arm.upper() if gap.value > 0 else "SFT"
+            value, low, high = (text.number(x, unit="%", signed=True) for x in (gap.value, gap.low, gap.high))
+            lines.append(f"{ahead} is ahead in “{what}” ({value} points, {low} to {high})")
+    unclear = [gap.detectable for gap in gaps.values() if not gap.excludes_zero]
+    if unclear:
+        smallest, largest = (text.number(x, unit="%") for x in (min(unclear), max(unclear)))
+        which = "any" if len(unclear) == len(gaps) else f"{len(unclear)}"
+        lines.append(
+            f"no clear difference in {which} of the {len(gaps)} measurements (detectable, by measurement: "
+            f"{smallest} to {largest} points)"
+        )
     return f"{arm.upper()}'s encoder compared with SFT's, from the same stage 1b per seed: {'; '.join(lines)}."
 
 

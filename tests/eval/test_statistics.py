@@ -109,6 +109,13 @@ def test_seeds_alone_are_students_t():
     assert (found.seeds, found.n, found.method) == (3, 50, "t over seeds")
 
 
+def test_seeds_that_agree_by_chance_are_no_certainty():
+    """Two models that are right on 20 of 60 items each, but on others."""
+    values = np.array([[1.0] * 20 + [0.0] * 40, [1.0] * 10 + [0.0] * 40 + [1.0] * 10])
+    found = statistics.over_seeds(values)
+    assert found.value == pytest.approx(1 / 3) and found.low < 1 / 3 - 0.04 and found.high > 1 / 3 + 0.04
+
+
 def test_the_detectable_difference_is_found_in_four_of_five_experiments():
     """A true difference of that size, known from many experiments, is outside zero's interval in about 80 % of them."""
     generator = np.random.default_rng(0)
