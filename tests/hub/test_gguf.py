@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers.pre_tokenizers import ByteLevel
 
 from pivot_jax import hub
 from pivot_jax.data.processing.tokenizer import load_tokenizer
@@ -41,7 +42,7 @@ def write(path: Path, kind: str, stored: str = "F32", tied: bool = False, **chan
     writer.add_rope_freq_base(20000.0)
     for key, value in changes.items():
         writer.add_string(key.replace("__", "."), value)
-    pieces = [*transformers.convert_slow_tokenizer.bytes_to_unicode().values()]
+    pieces = sorted(ByteLevel.alphabet())
     pieces += ["ab", *(f"<|{number}|>" for number in range(1, VOCABULARY - len(pieces)))]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(pieces)
