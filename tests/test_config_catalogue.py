@@ -63,6 +63,14 @@ def test_the_list_has_a_line_for_each(here, capsys):
         assert entry.summary in line and entry.argument in line
 
 
+def test_the_list_of_a_folder(here, capsys):
+    assert cli.main(["configs", "trial"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:] if line.strip()]
+    assert names == [name for name in catalogue.names() if name.startswith("trial/")]
+    assert cli.main(["configs", "trail"]) == 1
+    assert "no config begins with 'trail'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", catalogue.names())
 def test_a_copy_is_the_same_config(here, name):
     """With the files that it includes and no other, in a folder without the package's."""

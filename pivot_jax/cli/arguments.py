@@ -103,6 +103,9 @@ def _configs(subparsers) -> None:
         "--config takes these names wherever no file has them. A copy comes with the files that it includes; "
         "no file of\nyours is replaced.",
     )  # fmt: skip
+    parser.add_argument(
+        "beginning", metavar="BEGINNING", nargs="?", default="", help="of the names to list, such as pivot"
+    )
     parser.add_argument("--copy", metavar="NAME", help="config to copy, pivot/stage1b.py, or folder of them, demo")
     parser.add_argument("--to", metavar="DIR", help="folder for the copy (default configs)")
 

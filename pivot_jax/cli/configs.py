@@ -20,6 +20,9 @@ def configs(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     table = tables.table("config", "what", "argument after a colon")
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "left", False
-    for entry in catalogue.entries():
+    shown = [entry for entry in catalogue.entries() if entry.name.startswith(args.beginning)]
+    if not shown:
+        raise UserError(f"no config begins with '{args.beginning}'; `pivot-jax configs` lists them all")
+    for entry in shown:
         table.add_row(entry.name, entry.summary, entry.argument)
     tables.console().print(table)
