@@ -69,10 +69,11 @@ def installed(wheel, tmp_path_factory):
         [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], capture_output=True, text=True
     )
     Path(here.stdout.strip(), "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True)
+    # pip, too, would take a checkout on PYTHONPATH for the wheel, which has the same version
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PIVOT_SHARED_DATA")}
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True, env=environment)
     empty = root / "empty"
     empty.mkdir()
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PIVOT_SHARED_DATA")}
 
     def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
