@@ -140,6 +140,7 @@ def test_the_head_is_in_the_run_and_in_nothing_that_leaves_it(ppo_config, tmp_pa
     assert set(load(f"pack:{tmp_path / 'pack'}").params) == {"vision", "projector"}
 
 
+@pytest.mark.heavy
 def test_a_head_is_taken_from_the_source_where_it_has_one_and_else_fresh(ppo_config, make_config, tmp_path):
     sft, first, again, back = (tmp_path / name for name in ("sft", "first", "again", "back"))
     training.run(make_config(train__steps=1), sft)
@@ -165,6 +166,7 @@ def test_a_hugging_face_folder_and_a_pack_start_a_fresh_head(ppo_config, make_co
     assert np.any(head_of(tmp_path / "run")["bias"])
 
 
+@pytest.mark.heavy
 def test_with_lora_the_head_is_trained_whole_and_the_base_is_the_reference(ppo_config, tmp_path):
     targets = (("decoder/blocks/attn/.*/kernel", 3), (".*/kernel", "none"), (".*", "none"))
     config = ppo_config(**LORA | {"lora__targets": targets}, train__steps=4, rl__kl_coefficient=0.1, rl__epochs=1)

@@ -64,7 +64,8 @@ def test_an_error_in_a_rollout_loses_no_step(rl_config, tmp_path, monkeypatch):
     same_bits(tmp_path / "failed", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("kills", [1, 10])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(rl_config, tmp_path, kills):
     """SIGKILL inside rollout, reward, update or save; with a filter, minibatches and a reference model."""
     draw = random.Random(3)
