@@ -108,11 +108,10 @@ def _config(file: Path, reader: Any) -> dict[str, Any]:
     config["rope_theta"] = value(f"{kind}.rope.freq_base") or 10000.0  # llama.cpp's default
     for key, name in _TOKENS.items():
         config[f"{name}_token_id"] = value(f"tokenizer.ggml.{key}_token_id")
-    names = {tensor.name for tensor in reader.tensors}
-    config["tie_word_embeddings"] = "output.weight" not in names
     sizes = {tensor.name: tuple(map(int, tensor.shape)) for tensor in reader.tensors}
     if "token_embd.weight" not in sizes:
         raise UserError(f"{file} has no token_embd.weight, so it holds no whole language model; fetch the whole file")
+    config["tie_word_embeddings"] = "output.weight" not in sizes
     config["vocab_size"] = sizes["token_embd.weight"][1]  # the fastest axis comes first
     return config
 

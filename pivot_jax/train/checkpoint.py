@@ -63,7 +63,8 @@ def load_run(workdir: Path, step: int | None = None, *, merge: bool = True) -> d
       UserError: no checkpoint in ``workdir``, or not that step.
     """
     folder = _folder(workdir, step)
-    state = _restore(folder, {key: tree for key, tree in _metadata(folder).items() if key in PARAMS}, verify=True)
+    wanted = {key: tree for key, tree in _metadata(folder).items() if key in PARAMS}
+    state = _verified(folder, wanted, read_digests(folder.parent))
     params = rules.unflatten(rules.flatten(state.get("trained", {})) | rules.flatten(state.get("frozen", {})))
     return lora.merged(params) if merge else params
 
@@ -71,7 +72,7 @@ def load_run(workdir: Path, step: int | None = None, *, merge: bool = True) -> d
 def lazy_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
     """As :func:`load_run`, with ``hub.tensors.Lazy`` leaves, which read and merge a parameter on demand."""
     folder = _folder(workdir, step)
-    tree = _metadata(folder)
+    tree, saved = _metadata(folder), read_digests(folder.parent)
     flat = {path: (part, leaf) for part in PARAMS for path, leaf in rules.flatten(tree[part]).items()}
 
     def lazy(path: str) -> Lazy:
@@ -85,7 +86,7 @@ def lazy_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
                 part, leaf = flat[name]
                 wanted.setdefault(part, {})[name] = leaf
             parts = {part: rules.unflatten(leaves) for part, leaves in wanted.items()}
-            found = _restore(folder, parts, verify=True)
+            found = _verified(folder, parts, saved)
             arrays = {name: leaf for part in found.values() for name, leaf in rules.flatten(part).items()}
             return arrays[path] if len(names) == 1 else lora.merge_kernel(*(arrays[name] for name in names))
 
@@ -126,7 +127,7 @@ def content_mark(workdir: Path, step: int) -> str:
 
 def load_tree(folder: Path) -> dict[str, Any]:
     """A saved tree as host arrays."""
-    return _restore(folder, metadata(folder), verify=False)
+    return _restore(folder, metadata(folder))
 
 
 def metadata(folder: Path) -> dict[str, Any]:
@@ -153,22 +154,21 @@ def _metadata(folder: Path) -> dict[str, Any]:
         raise unreadable(folder.parent, error) from None
 
 
-def _restore(folder: Path, wanted: Any, *, verify: bool) -> dict[str, Any]:
-    """The leaves that the metadata tree ``wanted`` names, as host arrays.
-
-    Args:
-      verify: ``folder`` is of a checkpoint; errors and values that differ from its digests are a DamagedCheckpoint.
-    """
+def _restore(folder: Path, wanted: Any) -> dict[str, Any]:
+    """The leaves that the metadata tree ``wanted`` names, as host arrays."""
     like = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     args = ocp.args.PyTreeRestore(item=wanted, restore_args=like, partial_restore=True)
+    with ocp.PyTreeCheckpointer() as reader:
+        return reader.restore(folder, args=args)
+
+
+def _verified(folder: Path, wanted: Any, saved: digests.Digests | None) -> dict[str, Any]:
+    """As :func:`_restore`, of a checkpoint with these digests, if it has any. Raises DamagedCheckpoint."""
     try:
-        with ocp.PyTreeCheckpointer() as reader:
-            found = reader.restore(folder, args=args)
+        found = _restore(folder, wanted)
     except Exception as error:
-        if not verify:
-            raise
         raise unreadable(folder.parent, error) from None
-    if verify and (saved := read_digests(folder.parent)) is not None:
+    if saved is not None:
         compare(
             folder.parent, {path: saved.arrays.get(path) for path, _ in digests.paths(found)}, digests.of_tree(found)
         )

@@ -104,6 +104,10 @@ def test_a_checkpoint_of_an_earlier_version_is_loaded_unverified(workdir, caplog
     caplog.clear()
     checkpoint.load_run(workdir)  # as evaluation and exports do
     assert "loaded unverified" in caplog.text
+    caplog.clear()
+    for leaf in jax.tree.leaves(checkpoint.lazy_run(workdir), is_leaf=lambda x: hasattr(x, "read")):
+        leaf.read()
+    assert caplog.text.count("loaded unverified") == 1  # not once a parameter
 
 
 def test_another_structure_is_no_damage(workdir):
