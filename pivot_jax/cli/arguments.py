@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from pivot_jax.cli import commands, configs, hardware, hub, inspection, probe_arguments
+from pivot_jax.cli import commands, configs, hardware, hub, inspection, preparation, probe_arguments
 from pivot_jax.cli.options import command, count, positive, step, tokens, workdir
 
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
@@ -30,6 +30,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
     for add in (
         _demo,
         _configs,
+        _prepare,
         _train,
         _report,
         _plan,
@@ -108,6 +109,17 @@ def _configs(subparsers) -> None:
     )
     parser.add_argument("--copy", metavar="NAME", help="config to copy, pivot/stage1b.py, or folder of them, demo")
     parser.add_argument("--to", metavar="DIR", help="folder for the copy (default configs)")
+
+
+def _prepare(subparsers) -> None:
+    parser = command(
+        subparsers, "prepare", preparation.prepare,
+        "write a data set from an installed Python package: training rows, pairs, validation and test questions",
+        "A folder that is there with the same seed is left as it is.",
+    )  # fmt: skip
+    parser.add_argument("data", choices=preparation.DATA, help="easy-vqa: pip install --no-deps easy-vqa==1.0")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for it; configs/real reads runs/real/data")
+    parser.add_argument("--seed", type=count, default=0, metavar="N", help="of every random choice (default 0)")
 
 
 def _train(subparsers) -> None:

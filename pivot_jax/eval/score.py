@@ -38,6 +38,7 @@ class Score:
     ids: tuple[str, ...] = field(default=(), repr=False)
     scores: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)  # [n] in order of ``ids``
     units: Units | None = field(default=None, repr=False)  # unit of each question, where questions count together
+    clusters: Units | None = field(default=None, repr=False)  # unit of each question, where units are drawn whole
 
     def per_unit(self) -> np.ndarray:
         """Scores of the independent units [u] (pairs: 1 where both are right), for paired comparisons of models."""
@@ -96,7 +97,8 @@ def score_file(path: str | Path, name: str = "", *, seed: int = 0, ids: Collecti
         found = ", ".join(sorted(names)) or "no answers"
         raise UserError(f"{path}: cannot tell the benchmark (it holds {found}); name it")
     name = names.pop()
-    _check(rows, f"{path}, question", needs_units=suite.find(name).by_unit)
+    benchmark = suite.find(name)
+    _check(rows, f"{path}, question", needs_units=benchmark.by_unit or benchmark.clustered)
     return score_rows(name, rows, seed=seed)
 
 
@@ -116,8 +118,8 @@ def _check(rows: Sequence[dict[str, Any]], where: str, needs_units: bool) -> Non
             raise UserError(f"{where} '{question_id}': 'gt_answer' is {row['gt_answer']!r}; write the correct answer")
         if needs_units and row.get("unit") is None:
             raise UserError(
-                f"{where} '{question_id}': field 'unit' is missing; this benchmark counts questions together (pairs), "
-                "and equal values of 'unit' say which"
+                f"{where} '{question_id}': field 'unit' is missing; this benchmark has questions that belong together "
+                "(pairs, or one image), and equal values of 'unit' say which"
             )
 
 
@@ -128,6 +130,7 @@ def score_rows(name: str, rows: Sequence[dict[str, Any]], *, seed: int = 0) -> S
     answers = [str(row["answer"]) for row in rows]
     scores = _scores(benchmark.scorer, answers, golds)
     units = tuple(row["unit"] for row in rows) if benchmark.by_unit else None
+    clusters = tuple(row["unit"] for row in rows) if benchmark.clustered else None
     categories = [gold.category for gold in golds]
     compliant = [
         parse.format_compliance(answer, benchmark.answer_format, gold.choices)
@@ -136,7 +139,7 @@ def score_rows(name: str, rows: Sequence[dict[str, Any]], *, seed: int = 0) -> S
 
     def interval(values: np.ndarray) -> Interval:
         if units is None:
-            return aggregate.accuracy(list(values), seed=seed)
+            return aggregate.accuracy(list(values), clusters, seed=seed)
         return aggregate.unit_accuracy(list(values), units, seed=seed)
 
     secondary = {"question_accuracy": aggregate.accuracy(list(scores), seed=seed)} if benchmark.by_unit else {}
@@ -148,11 +151,12 @@ def score_rows(name: str, rows: Sequence[dict[str, Any]], *, seed: int = 0) -> S
         compliance=float(np.mean(compliant)),
         truncated=float(np.mean([not row.get("finished", True) for row in rows])),
         total=max([n for row in rows if isinstance(n := row.get("questions"), int)], default=benchmark.questions),
-        by_category=aggregate.by_category(list(scores), categories) if len(set(categories)) > 1 else {},
+        by_category=aggregate.by_category(list(scores), categories, clusters) if len(set(categories)) > 1 else {},
         secondary=secondary | {kind: interval(values) for kind, values in others.items()},
         ids=tuple(str(row["question_id"]) for row in rows),
         scores=scores,
         units=units,
+        clusters=clusters,
     )
 
 

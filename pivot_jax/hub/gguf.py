@@ -58,7 +58,7 @@ def folder_of_gguf(file: Path) -> Path:
         a tokenizer that transformers cannot convert, no ``gguf`` library, or no space for the folder.
     """
     status = file.stat()
-    identity = json.dumps([str(file.resolve()), status.st_size, status.st_mtime_ns, 1])
+    identity = json.dumps([str(file.resolve()), status.st_size, status.st_mtime_ns, 2])
     folder = files.cache_folder() / "gguf" / f"{file.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not (folder / "config.json").is_file():
         reader = _open(file)
@@ -86,7 +86,8 @@ def _config(file: Path, reader: Any) -> dict[str, Any]:
 
     def value(key: str) -> Any:
         field = reader.get_field(key)
-        return None if field is None else field.contents()
+        found = None if field is None else field.contents()
+        return float(str(np.float32(found))) if isinstance(found, float) else found  # 1e-05, not 9.9999997e-06
 
     kind = value("general.architecture")
     if kind not in _CLASSES:

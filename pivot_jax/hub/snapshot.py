@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from pivot_jax.config.paths import nearest
+from pivot_jax.config.paths import located, nearest
 from pivot_jax.data.processing.tokenizer import GGUF
 from pivot_jax.errors import UserError
 from pivot_jax.hub import gguf
@@ -19,13 +19,14 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def folder_of(model: str | Path) -> Path:
     """The folder (or file) at a path; for a name ORG/NAME its snapshot, which is downloaded unless the cache has it.
 
-    A GGUF file is converted to a folder (:mod:`hub.gguf`). A path that exists is never taken for a name. With
-    ``HF_HUB_OFFLINE=1`` only the cache is used. Another path that does not exist is returned unchanged.
+    A GGUF file is converted to a folder (:mod:`hub.gguf`). ``package:NAME/FILE`` is a file of an installed Python
+    package. A path that exists is never taken for a name. With ``HF_HUB_OFFLINE=1`` only the cache is used. Another
+    path that does not exist is returned unchanged.
 
     Raises:
-      UserError: a name that cannot be downloaded, or a GGUF file that cannot be read.
+      UserError: a name that cannot be downloaded, a GGUF file that cannot be read, or a package that is not installed.
     """
-    path = Path(model)
+    path = located(model)
     if path.suffix == GGUF and path.is_file():
         return gguf.folder_of_gguf(path)
     if path.exists() or not _NAME.fullmatch(str(model)):

@@ -158,6 +158,8 @@ _LLAMA = {
     "Llama-3.2-1B Llama-3.2-1B-Instruct": (2048, 16, 32, 8, 8192, False, 32),
     "Llama-3.2-3B Llama-3.2-3B-Instruct": (3072, 28, 24, 8, 8192, False, 32),
 }
+# Llama's blocks, tied; the base of the rotary wavelengths is the last
+_SMOLLM2 = {"SmolLM2-135M SmolLM2-135M-Instruct": (576, 30, 9, 3, 1536, 1e5)}
 
 
 def _qwen2(name: str, width: int, depth: int, heads: int, kv: int, mlp: int, untied: bool) -> DecoderConfig:
@@ -187,6 +189,12 @@ def _llama(
     )  # fmt: skip
 
 
+def _smollm2(name: str, width: int, depth: int, heads: int, kv: int, mlp: int, theta: float) -> DecoderConfig:
+    return DecoderConfig(
+        49152, width, depth, heads, kv, mlp, max_positions=8192, rope_theta=theta, eps=1e-5, tied=True, qkv_bias=False
+    )
+
+
 DECODERS: dict[str, DecoderConfig] = {
     f"{owner}/{name}": make(name, *row)
     for owner, make, rows in (
@@ -194,6 +202,7 @@ DECODERS: dict[str, DecoderConfig] = {
         ("Qwen", _qwen_vl, _QWEN_VL),
         ("Qwen", _qwen3, _QWEN3),
         ("meta-llama", _llama, _LLAMA),
+        ("HuggingFaceTB", _smollm2, _SMOLLM2),
     )
     for names, row in rows.items()
     for name in names.split()

@@ -11,7 +11,6 @@ from jax.numpy import dtype as dtype_of
 from pivot_jax import config as configs
 from pivot_jax import hub, rules
 from pivot_jax.config import paths
-from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.hub import load
 from pivot_jax.objectives.table import batch_kind
@@ -19,7 +18,7 @@ from pivot_jax.optim import partition
 from pivot_jax.train import checkpoint, pack
 from pivot_jax.train.model import build_model
 from pivot_jax.train.setup import as_started, parameters
-from pivot_jax.train.source import run_config
+from pivot_jax.train.source import config_tokenizer, run_config
 
 
 class Leaf(NamedTuple):
@@ -100,7 +99,7 @@ def _of_folder(path: str) -> Contents:
 def _trained(config: Any, workdir: Path | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Flat shapes of a config's parameters, and the groups that it trains. A run in ``workdir`` may have fewer."""
     # an MLLM's shapes do not depend on the tokenizer, which may then be missing
-    vocabulary = len(load_tokenizer(config.tokenizer.path)) if batch_kind(config) == "contrastive" else 0
+    vocabulary = len(config_tokenizer(config.tokenizer)) if batch_kind(config) == "contrastive" else 0
     model = build_model(config, vocabulary)
     like, rates, _ = parameters(config, model if workdir is None else as_started(config, model, workdir))
     return rules.flatten(like), partition.table(like, rates)

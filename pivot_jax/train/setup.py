@@ -15,7 +15,6 @@ from pivot_jax import rules
 from pivot_jax.data import sources
 from pivot_jax.data.loading.loader import build_loader
 from pivot_jax.data.loading.prompts import build_prompts
-from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.models import lora, stacking, value_head
 from pivot_jax.objectives.base import Objective
@@ -28,7 +27,7 @@ from pivot_jax.train import checkpoint, compatibility
 from pivot_jax.train.initialization import OPTIONAL, initial_params, longest, read_adapter
 from pivot_jax.train.initialization import check as check_sources
 from pivot_jax.train.model import Model, build_model, processor_of, root_key, without
-from pivot_jax.train.source import run_tokenizer
+from pivot_jax.train.source import config_tokenizer, run_tokenizer
 from pivot_jax.words import counted
 
 
@@ -145,7 +144,7 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
     _check_batch(config, mesh)
     saved = None if check_init or workdir is None or not checkpoint.complete(workdir) else workdir
     words = config.tokenizer
-    tokenizer = run_tokenizer(saved) if saved else load_tokenizer(words.path, chat_template=words.chat_template)
+    tokenizer = run_tokenizer(saved) if saved else config_tokenizer(words)
     model = build_model(config, len(tokenizer))
     if check_init or saved:
         model = as_started(config, model, saved)

@@ -12,11 +12,12 @@ from pivot_jax import rules
 from pivot_jax.config import paths
 from pivot_jax.data.processing.geometry import Geometry
 from pivot_jax.data.processing.processor import build_geometry
-from pivot_jax.data.processing.tokenizer import load_tokenizer
+from pivot_jax.data.processing.tokenizer import GGUF, load_tokenizer
 from pivot_jax.errors import UserError
 from pivot_jax.hub import configs as hub_configs
 from pivot_jax.hub.load import Choose, headers
 from pivot_jax.hub.load import load_params as load_hub
+from pivot_jax.hub.snapshot import folder_of as hub_folder
 from pivot_jax.models import lora, zoo
 from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.encoder import EncoderConfig
@@ -24,14 +25,15 @@ from pivot_jax.models.mllm import MLLMConfig
 from pivot_jax.train import checkpoint, pack
 
 TOKENIZER = "tokenizer"  # folder in a run's workdir
-_SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<path>[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
+_SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<path>(package:)?[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
 
 
 @dataclass(frozen=True)
 class WeightSource:
     """``run:WORKDIR[@STEP]``, ``pack:DIR`` or ``hf:DIR``, each with ``[:PREFIX]``: a value of ``config.init``.
 
-    DIR of ``hf:`` may be the name of a model on the hub, or a file of a projector (see ``hub.load_params``).
+    DIR of ``hf:`` may be the name of a model on the hub, a GGUF file, or a file of a projector (see
+    ``hub.load_params``); ``hf:package:NAME/FILE`` is a file of an installed Python package (``config.paths.located``).
     Without a prefix, parameters have the same paths in the source as in the target.
     """
 
@@ -164,6 +166,16 @@ def run_config(workdir: Path) -> Any:
         lacks = "" if path.is_file() else " (config.json is missing)"
         raise UserError(f"{workdir} is not a run's workdir{lacks}{paths.instead(workdir, 'run')}")
     return configs.from_file(path)
+
+
+def config_tokenizer(words: Any) -> Any:
+    """The tokenizer that a config's section ``tokenizer`` names; of a GGUF file from the folder made of it, once.
+
+    Raises:
+      UserError: as ``tokenizer.load_tokenizer``.
+    """
+    folder = hub_folder(words.path) if words.path.endswith(GGUF) else words.path
+    return load_tokenizer(folder, chat_template=words.chat_template)
 
 
 def run_tokenizer(workdir: Path) -> Any:

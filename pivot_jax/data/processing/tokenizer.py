@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pivot_jax import files
 from pivot_jax.config import catalogue
-from pivot_jax.config.paths import unset
+from pivot_jax.config.paths import located, unset
 from pivot_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a folder (a trained one or a Hugging Face checkpoint's) or of a GGUF file.
 
-    Never from the network.
+    ``package:NAME/FILE`` is one of an installed Python package. Never from the network.
 
     Args:
       key: the config key or option that names the folder, for messages.
@@ -122,11 +122,11 @@ def load_tokenizer(
     Raises:
       UserError: the folder is missing or holds no tokenizer, or the file cannot be read.
     """
-    folder = Path(path)
+    folder = located(path)
     named = {"pretrained_model_name_or_path": str(folder)}
     if folder.suffix == GGUF and folder.is_file():
+        named = {"pretrained_model_name_or_path": str(folder.parent), "gguf_file": folder.name}
         folder = folder.parent
-        named = {"pretrained_model_name_or_path": str(folder), "gguf_file": Path(path).name}
     elif not str(path) or not folder.is_dir():
         if missing := unset(path):
             raise UserError(f"{key}: no folder at '{path}'{missing}")

@@ -45,6 +45,7 @@ class Benchmark:
     max_new_tokens: int
     option_form: str = ""  # "letter" | "text": form in which options are ranked by likelihood; "": there are no options
     by_unit: bool = False  # the score is the share of units (pairs) in which every answer is right
+    clustered: bool = False  # questions of one unit (an image) are not independent: intervals draw units whole
     strict_scorer: Scorer | None = None  # a second scorer, reported beside the first
     questions: int = 0  # how many it has, where every publication of it has the same; 0: not known
 
@@ -63,19 +64,19 @@ def existing_folder(path: str | Path, family: str) -> Path:
     return folder
 
 
-def question_file(path: str | Path, family: str) -> Path:
-    """The file of questions: ``path`` itself, or ``data.jsonl`` in it.
+def question_file(path: str | Path, family: str, name: str = "data.jsonl") -> Path:
+    """The file of questions: ``path`` itself, or the file ``name`` in it.
 
     Raises:
       UserError: there is none; the message lists the content of the folder, or names the nearest file.
     """
     path = Path(path)
-    file = path / "data.jsonl" if path.is_dir() else path
+    file = path / name if path.is_dir() else path
     if file.is_file():
         return file
     fix = "name the file of questions, or its folder"
     if path.is_dir():
-        raise UserError(f"{family}: {path} holds no data.jsonl{contents(path)}; {fix}")
+        raise UserError(f"{family}: {path} holds no {name}{contents(path)}; {fix}")
     raise UserError(f"{family}: {path} does not exist{paths.nearest(path, files=True) or f'; {fix}'}")
 
 

@@ -18,9 +18,9 @@ MME_PERCEPTION = (
 MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 
-def accuracy(scores: Sequence[float], *, seed: int = 0) -> Interval:
-    """Mean score."""
-    return statistics.mean(np.asarray(scores, float), seed=seed)
+def accuracy(scores: Sequence[float], units: Sequence[Hashable] | None = None, *, seed: int = 0) -> Interval:
+    """Mean score; ``units`` [n] are drawn whole, where scores of one unit are not independent."""
+    return statistics.mean(np.asarray(scores, float), units, seed=seed)
 
 
 def all_correct(scores: Sequence[float], units: Sequence[Hashable]) -> np.ndarray:
@@ -83,10 +83,17 @@ def pope(answers: Sequence[str], golds: Sequence[str]) -> dict[str, float]:
     }
 
 
-def by_category(scores: Sequence[float], categories: Sequence[str]) -> dict[str, Interval]:
-    """Mean score per category, in order of first appearance."""
-    values, names = np.asarray(scores, float), np.asarray(categories)
-    return {name: statistics.mean(values[names == name]) for name in dict.fromkeys(categories)}
+def by_category(
+    scores: Sequence[float], categories: Sequence[str], units: Sequence[Hashable] | None = None
+) -> dict[str, Interval]:
+    """:func:`accuracy` per category, in order of first appearance."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(categories):
+        rows.setdefault(name, []).append(row)
+    return {
+        name: accuracy([scores[row] for row in own], None if units is None else [units[row] for row in own])
+        for name, own in rows.items()
+    }
 
 
 def cambrian_average(results: Mapping[str, float], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:

@@ -1,0 +1,165 @@
+"""easy-VQA as a folder of training data, validation and test questions, made from the installed package.
+
+    DIR/images/{train,test}/N.png    64 × 64 pixels
+    DIR/captions.json                stages 0 and 1a: images of the training part with a caption, LLaVA's format
+    DIR/labels.json                  the same images with their class, "blue circle" (the supervised stage 0)
+    DIR/vqa.json                     stages 1b and 3: every training question, LLaVA's format, in random order
+    DIR/pairs.jsonl                  all arms: questions with the right and a wrong answer, TRL's format
+    DIR/val.jsonl, DIR/test.jsonl    questions of the benchmark easy-vqa
+    DIR/about.json                   seed, sizes, numbers of rows and images, SHA-256 of each file
+
+``pairs.jsonl`` are the rows of ``vqa.json`` that follow its first ``before_pairs``, so a stage 1b that stops there has
+not seen them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pivot_jax import files
+from pivot_jax.config.paths import INSTALL
+from pivot_jax.data.easy_vqa import questions as package
+from pivot_jax.data.easy_vqa import rows
+from pivot_jax.data.easy_vqa.questions import Question
+from pivot_jax.errors import UserError
+
+VERSION = 1  # of what is written; another one makes the folder again
+ABOUT = "about.json"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of it goes where."""
+
+    val_images: int = 200  # of the 4,000 training images, with all their questions
+    before_pairs: int = 16_000  # rows of vqa.json that come before those of the pairs
+    pairs: int = 4_000
+    test: int = 2_000  # of the 9,673 test questions
+
+
+def prepare(out: str | Path, seed: int = 0, sizes: Sizes | None = None) -> dict[str, Any]:
+    """Writes the folder unless it is there with the same seed and sizes; returns the content of its about.json.
+
+    The same seed gives the same bytes. Every choice is by a hash of seed and content.
+
+    Raises:
+      UserError: the package is not installed or is not version 1.0, sizes that it cannot fill, a folder that holds
+        anything else, or a test image that is also a training image.
+    """
+    folder, sizes = Path(out), sizes or Sizes()
+    wanted = {"data": "easy-vqa", "version": VERSION, "seed": seed, "sizes": asdict(sizes)}
+    if (folder / ABOUT).is_file():
+        about = _about(folder)
+        if all(about.get(key) == value for key, value in wanted.items()):
+            return about
+    files.check_folder(folder, overwrite=True)
+    parts = _parts(seed, sizes)
+    with files.whole_folder(folder, overwrite=True) as into:
+        pixels = {split: _copy_images(split, into) for split in ("train", "test")}
+        _check_apart(pixels["train"], pixels["test"])
+        contents = _contents(parts, seed)
+        for name, found in contents.items():
+            files.write_text(into / name, _text(name, found))
+        about = wanted | {
+            "images": {split: len(found) for split, found in pixels.items()},
+            "images_sha256": {split: _sha256("".join(found.values()).encode()) for split, found in pixels.items()},
+            "rows": {name: len(found) for name, found in contents.items()},
+            "kinds": {name: _kinds(found) for name, found in contents.items() if found and "kind" in found[0]},
+            "val_images": sorted({question.image for question in parts["val"]}),
+            "sha256": {name: _sha256((into / name).read_bytes()) for name in contents},
+        }
+        files.write_text(into / ABOUT, json.dumps(about, indent=1) + "\n")
+    return about
+
+
+def _parts(seed: int, sizes: Sizes) -> dict[str, list[Question]]:
+    """``train``, ``val`` and ``test`` questions in their order. Raises UserError where there are too few."""
+    if negative := [field.name for field in fields(sizes) if getattr(sizes, field.name) < 1]:
+        raise UserError(f"easy-VQA: {negative[0]} is {getattr(sizes, negative[0])}; it must be at least 1")
+    train, test = package.read("train"), rows.ordered(package.read("test"), seed)
+    images = sorted(package.by_image(train), key=lambda image: rows.draw(seed, "val", image))
+    held_out = set(images[: sizes.val_images])
+    ours = rows.ordered((one for one in train if one.image not in held_out), seed)
+    if sizes.before_pairs + sizes.pairs > len(ours) or sizes.test > len(test):
+        raise UserError(
+            f"easy-VQA: {sizes.before_pairs} + {sizes.pairs} training and {sizes.test} test questions are wanted; "
+            f"without {sizes.val_images} images it has {len(ours)} and {len(test)}"
+        )
+    val = rows.ordered((one for one in train if one.image in held_out), seed)
+    return {"train": ours, "val": val, "test": test[: sizes.test], "pairs": _pairs(ours, sizes)}
+
+
+def _pairs(train: Sequence[Question], sizes: Sizes) -> list[Question]:
+    return list(train[sizes.before_pairs : sizes.before_pairs + sizes.pairs])
+
+
+def _contents(parts: Mapping[str, list[Question]], seed: int) -> dict[str, list[dict[str, Any]]]:
+    """File → its rows."""
+    train = partial(_image, "train")
+    known = package.facts(parts["train"])
+    return {
+        "captions.json": rows.caption_rows(known, seed, train, labels=False),
+        "labels.json": rows.caption_rows(known, seed, train, labels=True),
+        "vqa.json": [rows.vqa_row(one, train(one.image)) for one in parts["train"]],
+        "pairs.jsonl": [rows.pair_row(one, train(one.image), seed) for one in parts["pairs"]],
+        "val.jsonl": [rows.test_row(one, train(one.image)) for one in parts["val"]],
+        "test.jsonl": [rows.test_row(one, _image("test", one.image)) for one in parts["test"]],
+    }
+
+
+def _image(split: str, number: int) -> str:
+    return f"images/{split}/{number}.png"
+
+
+def _copy_images(split: str, into: Path) -> dict[int, str]:
+    """Copies a split's images; image → SHA-256 of its pixels, ascending."""
+    found = {}
+    for number in sorted({one.image for one in package.read(split)}):
+        source, target = package.image_file(split, number), into / _image(split, number)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        with Image.open(target) as image:
+            found[number] = _sha256(np.asarray(image.convert("RGB")).tobytes())
+    return found
+
+
+def _check_apart(train: Mapping[int, str], test: Mapping[int, str]) -> None:
+    """Raises UserError for a test image with the pixels of a training image."""
+    seen = {pixels: number for number, pixels in train.items()}
+    if twice := [(number, seen[pixels]) for number, pixels in test.items() if pixels in seen]:
+        raise UserError(
+            f"easy-VQA: test image {twice[0][0]} is training image {twice[0][1]}; {INSTALL[package.PACKAGE]}"
+        )
+
+
+def _text(name: str, found: Sequence[Mapping[str, Any]]) -> str:
+    lines = [json.dumps(row) for row in found]
+    return "".join(f"{line}\n" for line in lines) if name.endswith("l") else "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def _kinds(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    count: Callable[[str], int] = Counter(row["kind"] for row in found).__getitem__
+    return {kind: count(kind) for kind in package.KINDS}
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,86 @@
+"""Questions and facts of easy-VQA as rows of the project's formats, in an order that only seed and content decide."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pivot_jax.data.easy_vqa.questions import Question
+
+# What a caption says of a blue circle. The text tower of stage 0 sees each of them.
+CAPTIONS = (
+    "a {color} {shape}",
+    "one {color} {shape}",
+    "a {color} {shape} on a light background",
+    "the shape is a {shape} and its color is {color}",
+    "an image of a {color} {shape}",
+)
+LABEL = "{color} {shape}"  # the class of an image, as the supervised stage 0 learns it
+
+
+def draw(seed: int, *content: object) -> int:
+    """A number from 0 to 2^64 that depends on the seed and the content alone, not on what else is drawn."""
+    text = "\x1f".join(map(str, (seed, *content)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def ordered(questions: Iterable[Question], seed: int) -> list[Question]:
+    """The questions in an order drawn from seed, image and text: a prefix of it is a random sample."""
+    return sorted(questions, key=lambda one: (draw(seed, "order", one.id, one.text), one.id))
+
+
+def vqa_row(question: Question, image: str) -> dict[str, Any]:
+    """A training row in LLaVA's format; ``kind`` is a field beside it."""
+    turns = [("human", f"<image>\n{question.text}"), ("gpt", question.answer)]
+    return {
+        "id": question.id,
+        "image": image,
+        "kind": question.kind,
+        "conversations": [{"from": speaker, "value": text} for speaker, text in turns],
+    }
+
+
+def pair_row(question: Question, image: str, seed: int) -> dict[str, Any]:
+    """A preference pair in TRL's format: the right answer and a wrong one of the same kind.
+
+    SFT reads its chosen answer, and online RL its question with ``chosen`` as the answer that is rewarded.
+    """
+    rejected = question.others[draw(seed, "rejected", question.id, question.text) % len(question.others)]
+    return {
+        "id": question.id,
+        "images": [image],
+        "kind": question.kind,
+        "prompt": question.text,
+        "chosen": question.answer,
+        "rejected": rejected,
+    }
+
+
+def test_row(question: Question, image: str) -> dict[str, Any]:
+    """A question of the benchmark ``easy-vqa``; questions of one unit are about one image."""
+    return {
+        "id": question.id,
+        "image": image,
+        "question": question.text,
+        "answer": question.answer,
+        "kind": question.kind,
+    }
+
+
+def caption_rows(
+    facts: Mapping[int, tuple[str, str]], seed: int, image: Callable[[int], str], labels: bool
+) -> list[dict[str, Any]]:
+    """A row of each image in LLaVA's format: one of :data:`CAPTIONS`, or with ``labels`` always :data:`LABEL`."""
+    found = []
+    for number, (color, shape) in facts.items():
+        form = LABEL if labels else CAPTIONS[draw(seed, "caption", number) % len(CAPTIONS)]
+        turns = [("human", "<image>"), ("gpt", form.format(color=color, shape=shape))]
+        found.append(
+            {
+                "id": f"train-image-{number}",
+                "image": image(number),
+                "conversations": [{"from": speaker, "value": text} for speaker, text in turns],
+            }
+        )
+    return found
