@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from pivot_jax.cli import commands, configs, hardware, hub, inspection, preparation, probe_arguments
+from pivot_jax.cli import commands, configs, hardware, hub, inspection, preparation, probe_arguments, text
 from pivot_jax.cli.options import command, count, positive, step, tokens, workdir
 
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
@@ -38,6 +38,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
         _extract,
         _eval,
         _score,
+        _text,
         probe_arguments.add,
         _generate,
         *checkpoints,
@@ -117,7 +118,7 @@ def _prepare(subparsers) -> None:
         "write a data set from an installed Python package: training rows, pairs, validation and test questions",
         "A folder that is there with the same seed is left as it is.",
     )  # fmt: skip
-    parser.add_argument("data", choices=preparation.DATA, help="easy-vqa: pip install --no-deps easy-vqa==1.0")
+    parser.add_argument("data", choices=preparation.DATA, help="easy-vqa: pip install easy-vqa==1.0")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for it; configs/real reads runs/real/data")
     parser.add_argument("--seed", type=count, default=0, metavar="N", help="of every random choice (default 0)")
 
@@ -213,6 +214,21 @@ def _score(subparsers) -> None:
         "--predictions", metavar="FILE", required=True, help="predictions, from eval or another program"
     )
     parser.add_argument("--benchmark", metavar="NAME", default="", help="whose scorer to use (default: as in the file)")
+
+
+def _text(subparsers) -> None:
+    parser = command(
+        subparsers, "text", text.text,
+        "text ability of a language model: perplexity on held-out passages, answers to twenty fixed questions",
+        "WEIGHTS is run:WORKDIR[@STEP], hf:FOLDER, hf:FILE.gguf or hf:package:NAME/FILE.gguf (a file of an installed "
+        "package).",
+    )  # fmt: skip
+    parser.add_argument("weights", metavar="WEIGHTS", help="the model; of a multimodal one its language model alone")
+    parser.add_argument(
+        "--before", metavar="WEIGHTS", action="append", default=[],
+        help="compare the perplexity with this model's, on the same passages; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="FILE.json", help="also write all figures and answers")
 
 
 def _generate(subparsers) -> None:

