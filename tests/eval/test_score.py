@@ -68,7 +68,7 @@ def predictions_file(tmp_path, *changes: dict) -> Path:
         ({"answer": None}, "question '1': 'answer' is null; ask it again"),
         ({"gt_answer": None}, "question '1': 'gt_answer' is None"),
         ({"gt_answer": []}, r"question '1': 'gt_answer' is \[\]"),
-        ({"unit": None}, r"question '1': field 'unit' is missing; .*\(pairs\)"),
+        ({"unit": None}, r"question '1': field 'unit' is missing; .*\(pairs, "),
         ({"benchmark": "scienceqa"}, "it holds mmvp, scienceqa"),
     ],
 )

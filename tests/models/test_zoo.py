@@ -32,6 +32,7 @@ COUNTS = {
     "meta-llama/Llama-3.1-70B-Instruct": 70_553_706_496,
     "meta-llama/Llama-3.2-1B": 1_235_814_400,
     "meta-llama/Llama-3.2-3B-Instruct": 3_212_749_824,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
 }
 
 
@@ -45,7 +46,7 @@ def test_parameter_counts(name):
 
 def test_families_by_name():
     for name, cfg in zoo.DECODERS.items():
-        family = "llama" if "llama" in name else "qwen3" if "Qwen3" in name else "qwen2"
+        family = "llama" if "llama" in name or "SmolLM2" in name else "qwen3" if "Qwen3" in name else "qwen2"
         assert text_of(cfg).model_type == family
         assert cfg.rope_scaling.rope_type == ("llama3" if "Llama-3.1" in name or "Llama-3.2" in name else "default")
     base, chat = zoo.DECODERS["Qwen/Qwen2.5-32B"], zoo.DECODERS["Qwen/Qwen2.5-32B-Instruct"]
