@@ -1,15 +1,13 @@
 """Common to all stages of the demo: a 32-pixel encoder and a decoder of a few layers, both new.
 
-Argument: FOLDER, of one seed's runs
+Argument: DATA, the folder of the images and the tokenizer
 
-It is runs/demo/seed0 by default. Images and tokenizer are beside it; ``pivot-jax demo`` makes them.
+It is runs/demo/data by default; ``pivot-jax demo`` makes it.
 """
-
-from pathlib import Path
 
 
 def get_config(arg=""):
-    root = Path(arg or "runs/demo/seed0").parent
+    data = arg or "runs/demo/data"
     return {
         "model.vision.image_size": 32,
         "model.vision.patch_size": 8,  # 16 image tokens
@@ -29,9 +27,9 @@ def get_config(arg=""):
         "model.text.heads": 4,
         "model.text.mlp_dim": 256,
         "model.text.max_length": 24,
-        "tokenizer.path": str(root / "tokenizer"),
+        "tokenizer.path": f"{data}/tokenizer",
         "tokenizer.system": "",  # a fixed text that would be a fifth of every row
-        "data.sources": ({"format": "tfds", "path": str(root / "scenes/demo/1.0.0"), "split": "vqa"},),
+        "data.sources": ({"format": "tfds", "path": f"{data}/scenes/study/1.0.0", "split": "vqa"},),
         "data.image.size": 32,
         "data.batch_size": 32,
         "data.workers": 1,

@@ -1,16 +1,15 @@
 """Stage 2, DPO arm: the same pairs with their rejected answers, five epochs from stage 1b, which is the reference.
 
-Argument: FOLDER, of one seed's runs
+Argument: DATA, see common.py
 """
 
 from pivot_jax.config import include
 
 
 def get_config(arg=""):
-    folder = arg or "runs/demo/seed0"
     return include(__file__, f"common.py:{arg}") | {
         "name": "dpo",
-        "init": {"": f"run:{folder}/stage1b"},
+        "init": {"": "run:runs/demo/cells/dpo,seed0/stage1b"},
         "data.sources.0.split": "preference",
         "objective.name": "dpo",
         "objective.beta": 0.1,

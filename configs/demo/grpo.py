@@ -1,16 +1,15 @@
 """Stage 2, GRPO arm: the prompts of the same pairs, answered by the model itself; a right answer is rewarded.
 
-Argument: FOLDER, of one seed's runs
+Argument: DATA, see common.py
 """
 
 from pivot_jax.config import include
 
 
 def get_config(arg=""):
-    folder = arg or "runs/demo/seed0"
     return include(__file__, f"common.py:{arg}") | {
         "name": "grpo",
-        "init": {"": f"run:{folder}/stage1b"},
+        "init": {"": "run:runs/demo/cells/grpo,seed0/stage1b"},
         "data.sources.0.split": "preference",
         "data.batch_size": 16,
         "objective.name": "policy",

@@ -1,6 +1,6 @@
 """Stage 0: the encoder from random weights, by SigLIP's sigmoid loss on images and their captions.
 
-Argument: FOLDER, of one seed's runs
+Argument: DATA, see common.py
 """
 
 from pivot_jax.config import include

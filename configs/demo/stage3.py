@@ -1,8 +1,8 @@
 """Stage 3, second half: projector and decoder on conversations, encoder and reused layers frozen.
 
-Argument: FOLDER,ARM,REUSE, see stage3_common.py
+Argument: DATA,REUSE, see stage3_common.py
 
-Starts from the first half, FOLDER/stage3_ARM_projector.
+Starts from the first half.
 """
 
 from pivot_jax.config import include
@@ -10,10 +10,9 @@ from pivot_jax.config import include
 
 def get_config(arg=""):
     common = include(__file__, f"stage3_common.py:{arg}")
-    folder, arm = (*arg.split(","), "", "")[:2]
     return common | {
         "name": "stage3",
-        "init": {"": f"run:{folder or 'runs/demo/seed0'}/stage3_{arm or 'dpo'}_projector"},
+        "init": {"": "run:runs/demo/cells/dpo,seed0/stage3_projector"},
         "data.sources.0.split": "stage3",
         "optimizer.rules": (*common["optimizer.rules"], (".*", 2e-3)),
         "train.steps": 450,

@@ -1,9 +1,9 @@
 """Common to both halves of stage 3: encoder and reused projector layers from an arm's pack, both frozen.
 
-Argument: FOLDER,ARM,REUSE: stage1, sft, dpo or grpo; 0, 1 or 2
+Argument: DATA,REUSE
 
-By default runs/demo/seed0,dpo,1. FOLDER has one seed's runs. REUSE is the number of frozen layers of the arm's
-projector before the new ones: 0, 1 ("1+1") or 2 ("2+2").
+DATA as in common.py. REUSE is the number of frozen layers of the arm's projector before the new ones: 0, 1 ("1+1", the
+default) or 2 ("2+2"). The study names the pack; by hand it is that of ``runs/demo/cells/dpo,seed0``.
 """
 
 from pivot_jax.config import include
@@ -13,13 +13,13 @@ NEW_LAYERS = {"0": 2, "1": 1, "2": 2}
 
 
 def get_config(arg=""):
-    folder, arm, reuse, *more = (*arg.split(","), "", "") if arg else ("", "", "")
-    folder, arm, reuse = folder or "runs/demo/seed0", arm or "dpo", reuse or "1"
-    if reuse not in NEW_LAYERS or any(more):
-        raise UserError(f"stage 3: '{arg}' is not FOLDER,ARM,REUSE with a reuse of 0, 1 or 2")
-    pack = f"pack:{folder}/pack_{arm}"
+    data, _, reuse = arg.partition(",")
+    reuse = reuse or "1"
+    if reuse not in NEW_LAYERS:
+        raise UserError(f"stage 3: '{arg}' is not DATA,REUSE with a reuse of 0, 1 or 2")
+    pack = "pack:runs/demo/cells/dpo,seed0/dpo/pack"
     layers = [f"projector/fc{number}" for number in range(1, int(reuse) + 1)]
-    return include(__file__, f"common.py:{folder}") | {
+    return include(__file__, f"common.py:{data}") | {
         "init": {"vision": f"{pack}:vision"} | {layer: f"{pack}:{layer}" for layer in layers},
         "model.projector.layers": NEW_LAYERS[reuse],
         "model.projector.reuse": int(reuse),

@@ -1,6 +1,6 @@
 """Stage 3, first half: a new decoder and projector after an extracted encoder; new projector layers on captions.
 
-Argument: FOLDER,ARM,REUSE, see stage3_common.py
+Argument: DATA,REUSE, see stage3_common.py
 """
 
 from pivot_jax.config import include

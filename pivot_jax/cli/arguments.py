@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from pivot_jax.cli import commands, configs, hardware, hub, inspection, preparation, probe_arguments, text
+from pivot_jax.cli import commands, configs, hardware, hub, inspection, preparation, probe_arguments, studies, text
 from pivot_jax.cli.options import command, count, positive, step, tokens, workdir
 
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
@@ -29,6 +29,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
     checkpoints = (_import_hf, _export_hf, _inspect)
     for add in (
         _demo,
+        _study,
         _configs,
         _prepare,
         _train,
@@ -87,7 +88,7 @@ def _config(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 def _demo(subparsers) -> None:
     parser = command(
-        subparsers, "demo", commands.demo,
+        subparsers, "demo", studies.demo,
         "the study in miniature: pretraining, stages 1a and 1b, SFT, DPO and GRPO arms, probes, stage 3, one report",
         "A stopped demo resumes when it is started again.",
     )  # fmt: skip
@@ -96,6 +97,37 @@ def _demo(subparsers) -> None:
         "--configs",
         metavar="DIR",
         help="folder with study.py and the configs (default configs/demo, or else the packaged demo)",
+    )
+
+
+def _study(subparsers) -> None:
+    parser = command(
+        subparsers, "study", studies.study,
+        "a declared matrix of arms, factors and seeds: trained, measured and compared in one report",
+        "STUDY is a Python file such as configs/demo/study.py, or the name of a packaged one. Cells share the runs "
+        "that they\nhave in common. A stopped study resumes when it is started again; what is finished is not done "
+        "twice.",
+    )  # fmt: skip
+    parser.add_argument("study", metavar="STUDY[:ARG]", help="the study's file")
+    workdir(parser, "folder for data, runs, results and report.html (default runs/NAME)", "")
+    parser.add_argument("--dry-run", action="store_true", help="print stages, runs, hours and FLOPs, and do nothing")
+    parser.add_argument(
+        "--report", action="store_true", help="write the report of what is finished, and do nothing else"
+    )
+    parser.add_argument("--until", metavar="STAGE", nargs="+", default=[], help="only these stages, and what they need")
+    parser.add_argument(
+        "--forcerun", metavar="STAGE", nargs="+", default=[],
+        help="do these stages and all that follow again; the earlier results are moved to replaced/",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cores", type=positive, default=0, metavar="N", help="cores of this machine to use (default all)"
+    )
+    parser.add_argument(
+        "--profile", metavar="DIR", default="",
+        help="Snakemake profile that runs the jobs elsewhere: launch/snakemake/slurm, launch/snakemake/kubernetes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--jobs", type=positive, default=0, metavar="N", help="jobs at a time with --profile (default 100)"
     )
 
 

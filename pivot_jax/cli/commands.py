@@ -22,13 +22,6 @@ if TYPE_CHECKING:
 Overrides = dict[str, str]
 
 
-def demo(args: argparse.Namespace, overrides: Overrides) -> int:
-    from pivot_jax.study import demo as study_demo
-
-    outputs.folder(args.workdir, "--workdir")
-    return stoppable(lambda: study_demo.run(args.workdir, Path(args.configs) if args.configs else None))
-
-
 def train(args: argparse.Namespace, overrides: Overrides) -> int:
     from pivot_jax import config as configs
 

@@ -304,19 +304,19 @@ def _read_json(text: str, where: str) -> Mapping[str, Any]:
     return translate(content)
 
 
-def _result_keys(config: ConfigDict) -> dict[str, Any]:
+def result_keys(config: ConfigDict) -> dict[str, Any]:
     return {k: v for k, v in flatten(config).items() if not any(re.fullmatch(p, k) for p in EXECUTION)}
 
 
 def fingerprint(config: ConfigDict) -> str:
     """16 hex digits that two configs share when they compute the same thing (keys of ``EXECUTION`` do not count)."""
-    text = json.dumps(_result_keys(config), sort_keys=True)
+    text = json.dumps(result_keys(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Lines ``key: old → new`` for the keys that make the fingerprints differ."""
-    a, b = _result_keys(old), _result_keys(new)
+    a, b = result_keys(old), result_keys(new)
     lines = []
     for key in [*a, *(k for k in b if k not in a)]:
         if a.get(key) != b.get(key):

@@ -47,6 +47,7 @@ class Interval:
     seeds: int = 1
     # The smallest true difference that an experiment like this one finds (zero outside the interval) in 80 % of cases.
     detectable: float = float("nan")
+    p: float = float("nan")  # two-sided, that the true value is zero; below 1 - level where the interval excludes zero
 
     @property
     def excludes_zero(self) -> bool:
@@ -240,8 +241,24 @@ def _over_seeds(scores: np.ndarray, covariance: np.ndarray, n: int, level: float
     # quantiles of each part: for the interval, and with those of the power for the smallest difference that is found
     for_seeds, for_items = t.ppf([(1 + level) / 2, POWER], s - 1), norm.ppf([(1 + level) / 2, POWER])
     variances = np.cumsum(for_seeds) ** 2 * of_seeds + np.cumsum(for_items) ** 2 * of_items
-    half, detectable = np.sqrt(np.maximum(variances, float(covariance.sum()) / s**2)).tolist()
-    return Interval(point, point - half, point + half, level, n, "t over seeds", s, detectable)
+    least = float(covariance.sum()) / s**2
+    half, detectable = np.sqrt(np.maximum(variances, least)).tolist()
+    p = 1.0 if point**2 <= least else _p_of(point**2, of_seeds, of_items, s - 1)
+    return Interval(point, point - half, point + half, level, n, "t over seeds", s, detectable, p)
+
+
+def _p_of(square: float, of_seeds: float, of_items: float, freedom: int) -> float:
+    """1 - the level of the interval that just reaches zero, from the squared estimate and both parts of its variance."""
+    from scipy.optimize import brentq
+    from scipy.stats import norm, t
+
+    def beyond(log_p: float) -> float:
+        half = np.exp(log_p) / 2
+        return float(t.isf(half, freedom) ** 2 * of_seeds + norm.isf(half) ** 2 * of_items - square)
+
+    if of_seeds + of_items == 0 or beyond(np.log(1e-12)) < 0:
+        return 1e-12
+    return float(np.exp(brentq(beyond, np.log(1e-12), 0.0)))
 
 
 def _ratio(sums: np.ndarray, sizes: np.ndarray, draws: int, level: float, seed: int) -> Interval:
@@ -264,7 +281,9 @@ def _percentiles(point: float, estimates: np.ndarray, n: int, level: float) -> I
 
     low, high = np.nanpercentile(estimates, [50 * (1 - level), 50 * (1 + level)])
     detectable = (1 + norm.ppf(POWER) / norm.ppf((1 + level) / 2)) * (high - low) / 2
-    return Interval(point, float(low), float(high), level, n, detectable=float(detectable))
+    known = estimates[np.isfinite(estimates)]
+    tail = (1 + min(int((known <= 0).sum()), int((known >= 0).sum()))) / (len(known) + 1)
+    return Interval(point, float(low), float(high), level, n, detectable=float(detectable), p=min(1.0, 2 * tail))
 
 
 def _is_constant_share(values: np.ndarray) -> bool:
@@ -335,6 +354,11 @@ def permutation(first: np.ndarray, second: np.ndarray, *, draws: int = 10_000, s
         flips = generator.choice([-1.0, 1.0], size=(min(1000, draws - start), len(gap)))
         extreme += int((np.abs(flips @ gap) >= observed).sum())
     return (extreme + 1) / (draws + 1)
+
+
+def cohen_h(first: float, second: float) -> float:
+    """Effect size of the difference of two shares (Cohen 1988, ch. 6): 0.2 is small, 0.5 medium, 0.8 large."""
+    return float(2 * np.arcsin(np.sqrt(first)) - 2 * np.arcsin(np.sqrt(second)))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

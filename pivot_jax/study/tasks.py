@@ -1,86 +1,158 @@
-"""The work of one seed as a list of tasks, each done once: training, extraction, evaluation, probes."""
+"""One job of a study in its own process: ``python -m pivot_jax.study.tasks ROOT JOB``, started by the workflow engine.
+
+What is done already is kept: a finished run, a finished measurement, the checkpoints of a run that was stopped.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import json
+import os
+import signal
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pivot_jax import files
-from pivot_jax.study.settings import ARMS, POST_TRAINED, RUN_OF_ARM, STAGES, Study
+from pivot_jax.errors import UserError
+from pivot_jax.study import store
+from pivot_jax.study.graph import PACK, is_finished, pack_of, result_file, run_folder
+from pivot_jax.study.store import Outcome
 
-# Seconds of each task on one core of an AMD EPYC. They weight the progress bar and the time that is left.
-COSTS = {
-    "stage0": 40, "stage1a": 16, "stage1b": 170, "sft": 30, "dpo": 52, "grpo": 140, "stage3": 70, "projector": 9,
-    "answers": 3, "pairs": 10, "extract": 1, "probe": 13, "maps": 31,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Task:
-    """``work()`` returns the task's result, which is stored in its marker."""
-
-    name: str
-    title: str
-    cost: float
-    work: Callable[[], dict[str, Any]]
-    run: Path | None = None  # workdir of a training task; its metrics.jsonl shows the progress
+FAILED = "error: "  # prefix of the log line with the reason of a failure
+STARTED = "PIVOT_JOB_STARTED"  # seconds since 1970 at which the engine started the process
+POINTS = 100  # of a training curve in a result
+_PARENT_DEATH_SIGNAL = 1  # of Linux' prctl
 
 
-def build(study: Study, seed: int) -> list[Task]:
-    """All tasks of a seed in order."""
-    from pivot_jax.study import maps, measure, training
+def main(arguments: list[str]) -> int:
+    root, job = Path(arguments[0]), arguments[1]
+    end_with_parent(signal.SIGTERM)
+    content = json.loads((root / "graph.json").read_text())
+    if content["platform"]:
+        os.environ["JAX_PLATFORMS"] = content["platform"]
+    from pivot_jax.parallel import hosts, runtime
 
-    folder = study.folder(seed)
+    runtime.keep_freed_memory()
+    hosts.start()
+    from pivot_jax.train.signals import Interrupted
 
-    def train(stage: str, cost: str) -> Task:
-        work = partial(training.train, study, stage, seed)
-        return Task(stage, f"train {stage}", COSTS[cost], work, folder / stage)
-
-    def answers(run: str, blank: bool = False) -> Task:
-        name = f"answers_{run}{'_blank' if blank else ''}"
-        return Task(name, name.replace("_", " "), COSTS["answers"], partial(measure.answers, study, seed, run, blank))
-
-    tasks = [train("stage0", "stage0"), train("stage1a", "stage1a"), train("stage1b", "stage1b")]
-    tasks += [answers("stage1b"), answers("stage1b", blank=True)]
-    tasks += [train(arm, arm) for arm in POST_TRAINED]
-    tasks += [answers(arm) for arm in POST_TRAINED]
-    tasks += [
-        Task(f"pairs_{arm}", f"rewards of {arm}", COSTS["pairs"], partial(measure.pairs, study, seed, arm))
-        for arm in POST_TRAINED
-    ]
-    for arm in ARMS:
-        run, pack = folder / RUN_OF_ARM[arm], folder / f"pack_{arm}"
-        tasks.append(Task(f"extract_{arm}", f"extract {arm}", COSTS["extract"], partial(training.extract, run, pack)))
-        tasks.append(Task(f"probe_{arm}", f"probe {arm}", COSTS["probe"], partial(measure.probes, study, seed, arm)))
-    tasks.append(Task("maps", "gradient maps", COSTS["maps"], partial(maps.gradient_maps, study, seed)))
-    for arm in ARMS:
-        tasks += [train(f"stage3_{arm}_projector", "projector"), train(f"stage3_{arm}", "stage3")]
-        tasks.append(answers(f"stage3_{arm}"))
-    assert {task.name for task in tasks} >= set(STAGES)
-    return tasks
+    try:
+        with _alone(root, job):
+            began = time.time()
+            for key in content["jobs"][job]["runs"]:
+                perform(root, content["runs"][key])
+            if hosts.is_first():
+                ended, started = time.time(), float(os.environ.get(STARTED, began))
+                spent = {"started": started, "startup_s": began - started, "work_s": ended - began, "ended": ended}
+                files.write_text(root / "jobs" / f"{job}.json", json.dumps(spent))
+    except UserError as error:
+        print(f"{FAILED}{error}", flush=True)
+        return 1
+    except Interrupted as stop:
+        print(f"stopped after step {stop.step}", flush=True)
+        return 128 + stop.signum
+    return 0
 
 
-def marker(study: Study, seed: int, name: str) -> Path:
-    return study.folder(seed) / "done" / f"{name}.json"
+def end_with_parent(number: int) -> None:
+    """Linux: this process gets the signal when the one that started it dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, int(number))
 
 
-def result(study: Study, seed: int, name: str) -> dict[str, Any]:
-    """The result of a finished task."""
-    return json.loads(marker(study, seed, name).read_text())
+@contextlib.contextmanager
+def _alone(root: Path, job: str) -> Iterator[None]:
+    """Waits for an earlier process of the same job, which is saving its state after the study was stopped."""
+    folder = root / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{job}.lock").open("a") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
-def perform(study: Study, seed: int) -> None:
-    """Does the tasks that are not done yet."""
-    for task in build(study, seed):
-        done = marker(study, seed, task.name)
-        if done.exists():
+def perform(root: Path, run: Mapping[str, Any]) -> None:
+    """Trains a run unless that is done, and takes the measurements that are missing."""
+    from pivot_jax.study import measures
+
+    key, folder = run["key"], run_folder(root, run["key"])
+    if not is_finished(root, key):
+        outcome = _choose(root, run) if run["trials"] else _train(folder, run)
+        _keep(result_file(root, key), outcome)
+        files.write_text(folder / "finished.json", "{}")
+    for one in run["measurements"]:
+        kept = result_file(root, one["result"])
+        if kept.is_file() and (one["kind"] != PACK or pack_of(root, key).is_dir()):
             continue
-        started = time.perf_counter()
-        kept = task.work()
-        kept.setdefault("seconds", time.perf_counter() - started)
-        files.write_text(done, json.dumps(kept, indent=1))
+        began = time.perf_counter()
+        print(f"{key}: {one['name']}", flush=True)
+        outcome = measures.KINDS[one["kind"]](measures.Task(folder, one["name"], one["settings"]))
+        seconds = round(time.perf_counter() - began, 2)
+        _keep(kept, Outcome({**outcome.numbers, "seconds": seconds}, outcome.items))
+
+
+def _keep(path: Path, outcome: Outcome) -> None:
+    """Saves a result. One that is there, of a run whose checkpoint is gone, stays: reports may have its numbers."""
+    if not path.is_file():
+        store.save(path, outcome)
+
+
+def _train(folder: Path, run: Mapping[str, Any]) -> Outcome:
+    """Trains a run, or resumes it after an interruption."""
+    from pivot_jax import config as configs
+    from pivot_jax.rl.run import run as train
+    from pivot_jax.train.metrics import read
+
+    config = configs.from_json(json.dumps(run["config"]), f"{run['key']} in graph.json")
+    print(f"{run['key']}: training", flush=True)
+    result = train(config, folder)
+    lines = read(folder / "metrics.jsonl")
+    # From all log lines: after a resume, this process has seen only the last ones.
+    spans = [line["step"] - before for line, before in zip(lines, [0, *(x["step"] for x in lines)], strict=False)]
+    seconds = [line["perf/step_time_s"] * span for line, span in zip(lines, spans, strict=True)]
+    flops = sum(line["perf/tflops_per_s"] * 1e12 * time for line, time in zip(lines, seconds, strict=True))
+    return Outcome(
+        {
+            "stage": run["stage"],
+            "levels": run["levels"],
+            "steps": result.step,
+            "samples": result.step * config.data.batch_size,
+            "metrics": result.metrics,
+            "seconds": round(sum(seconds), 2),
+            "flops": flops,
+            "trained": json.loads((folder / "trained_parameters.json").read_text()),
+            "config": configs.fingerprint(config),
+            "curves": _curves(lines),
+        }
+    )
+
+
+def _curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Logged metrics by name, at most :data:`POINTS` of each: for the report, where the run's folder is gone."""
+    kept = lines[:: -(-len(lines) // POINTS)] if lines else []
+    names = [name for name in lines[0] if all(isinstance(line.get(name), int | float) for line in kept)] if kept else []
+    return {n: [float(f"{line[n]:.6g}") for line in kept] for n in names if not n.startswith("perf/")}
+
+
+def _choose(root: Path, run: Mapping[str, Any]) -> Outcome:
+    """The best of several runs on validation data, which becomes this one's folder."""
+    measure, metric = run["chosen_by"]
+    scores = {}
+    for trial in run["trials"]:
+        (found,) = (root / "results").glob(f"{trial}.{measure}-*.json")
+        scores[trial] = float(store.load(found).numbers[metric])
+    best = max(scores, key=lambda trial: scores[trial])
+    folder = run_folder(root, run["key"])
+    if not folder.is_symlink():
+        folder.symlink_to(best, target_is_directory=True)
+    numbers = dict(store.load(result_file(root, best)).numbers)
+    return Outcome({**numbers, "stage": run["stage"], "chosen": best, "by": f"{measure}: {metric}", "scores": scores})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -22,11 +22,14 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, what: str = "a run is training") -> Iterator[None]:
     """The workdir, made where it is missing, with a lock that the kernel releases however the process ends.
 
     Process 0 holds it for all. The file stays: only the lock on it counts. A folder that this call made is removed
     where nothing was written to it.
+
+    Args:
+      what: begins the error's text.
 
     Raises:
       UserError: another process has the lock; names its host, its process id and when it began.
@@ -40,7 +43,7 @@ def locked(workdir: Path) -> Iterator[None]:
     # Not inherited by the processes that a run starts: they may outlive it.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        _take(descriptor, workdir)
+        _take(descriptor, workdir, what)
         yield
     finally:
         if made and workdir.is_dir() and [entry.name for entry in workdir.iterdir()] == [FILE]:
@@ -49,12 +52,12 @@ def locked(workdir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _take(descriptor: int, workdir: Path) -> None:
+def _take(descriptor: int, workdir: Path, what: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(
-            f"{workdir}: a run is training there already ({_holder(descriptor)}); wait for it, stop it, or name "
+            f"{workdir}: {what} there already ({_holder(descriptor)}); wait for it, stop it, or name "
             "another --workdir"
         ) from None
     except OSError as error:

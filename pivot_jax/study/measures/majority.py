@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
 from pivot_jax.data import scenes
 from pivot_jax.data.scenes.language import IN_A_SENTENCE
-from pivot_jax.study.settings import Study
+from pivot_jax.study.data import scenes_folder
 
 
-def majority_answers(study: Study) -> Callable[[str], str]:
-    """Question → most frequent short answer to it in stage 1b's data, or else to questions of its kind.
+def majority_answers(data: Path) -> Callable[[str], str]:
+    """Question → most frequent short answer to it in the split ``vqa`` of the study's data, or else to questions of its kind.
 
     A model without the image can do better only by generalising between questions.
     """
     exact: dict[str, Counter[str]] = defaultdict(Counter)
     similar: dict[str, Counter[str]] = defaultdict(Counter)
-    for record in scenes.open_split(study.data, "vqa", images=False):
+    for record in scenes.open_split(scenes_folder(data), "vqa", images=False):
         turns = json.loads(record["conversations"])
         for asked, given in zip(turns[::2], turns[1::2], strict=True):
             text = asked["value"].removeprefix("<image>\n")

@@ -1,0 +1,18 @@
+"""What a study measures on a finished run, by kind."""
+
+from collections.abc import Callable, Mapping
+
+from pivot_jax.study.measures import answers, encoder, gradients, pairs
+from pivot_jax.study.measures.task import Task
+from pivot_jax.study.store import Outcome
+
+KINDS: Mapping[str, Callable[[Task], Outcome]] = {
+    "answers": answers.answers,
+    "extract": encoder.extract,
+    "gradient_maps": gradients.gradient_maps,
+    "majority": answers.majority,
+    "pairs": pairs.pairs,
+    "scenes_probe": encoder.scenes_probe,
+}
+
+__all__ = ["KINDS", "Task"]

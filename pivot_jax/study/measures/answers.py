@@ -1,0 +1,62 @@
+"""Answers to a benchmark's questions, and the language prior that they are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pivot_jax.eval import predictions
+from pivot_jax.eval.benchmarks import suite
+from pivot_jax.eval.run import RunOptions, evaluate
+from pivot_jax.study.measures.majority import majority_answers
+from pivot_jax.study.measures.task import Task
+from pivot_jax.study.store import Outcome
+from pivot_jax.train.open import open_run
+
+
+def answers(task: Task) -> Outcome:
+    """The run's answers, in ``answers/NAME.jsonl``; ``blank`` replaces the images by grey ones.
+
+    Settings: ``benchmark``, ``path``; ``blank``, ``ranked`` (also rank the options), ``limit``, ``max_new_tokens``.
+
+    Items: ``accuracy`` [questions], with ``ranked`` also ``ranked``; ``category`` numbers the entries of ``categories``.
+    """
+    benchmark, path = str(task.get("benchmark")), Path(task.get("path"))
+    ranked = bool(task.get("ranked", False))
+    model = open_run(task.folder)
+    size = model.config.eval.batch_size
+    out = task.folder / "answers" / f"{task.name}.jsonl"
+    options = RunOptions(
+        model_id=f"{task.folder.name}, {task.name}",
+        limit=int(task.get("limit", 0)),
+        max_new_tokens=int(task.get("max_new_tokens", 0)),
+        ranked=ranked,
+        chunk=size,
+        show=False,
+    )
+    answerer = model.answerer(size, blank_images=bool(task.get("blank", False)))
+    found = evaluate(benchmark, path, answerer, out, options)
+    rows = predictions.read(out)
+    categories = list(dict.fromkeys(str(row.get("category", "")) for row in rows))
+    items = {
+        "accuracy": np.asarray(found.scores, np.float32),
+        "category": np.asarray([categories.index(str(row.get("category", ""))) for row in rows], np.uint8),
+    }
+    if ranked:
+        items["ranked"] = np.asarray([row["ranked"] == row["gt_answer"] for row in rows])
+    numbers = {name: float(items[name].mean()) for name in ("accuracy", "ranked") if name in items}
+    return Outcome(numbers | {"categories": categories, "benchmark": benchmark}, items)
+
+
+def majority(task: Task) -> Outcome:
+    """The language prior: the most frequent answer to the same question in the training data of scenes.
+
+    Settings: ``path``. Items: ``accuracy`` [questions].
+    """
+    path = Path(task.get("path"))
+    known = majority_answers(path)
+    questions = suite.find("scenes").read(path)
+    examples = [questions[index] for index in range(len(questions))]
+    right = np.asarray([known(one.messages[0].content) == one.extra["answer"] for one in examples], np.float32)
+    return Outcome({"accuracy": float(right.mean())}, {"accuracy": right})

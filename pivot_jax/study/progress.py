@@ -1,0 +1,80 @@
+"""Progress of a study's jobs, read from what they write: results, and the last step that a training run logged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pivot_jax import config as configs
+from pivot_jax.progress import Board
+from pivot_jax.study import budget
+from pivot_jax.study.graph import Graph, Job, result_file
+from pivot_jax.train import metrics
+
+TRAINING = 4.0  # how many measurements the training of a run counts as
+
+
+class Progress:
+    """One bar for the whole study, in expected minutes, with the jobs that run now."""
+
+    def __init__(self, graph: Graph, jobs: Sequence[Job]):
+        self._graph, self._jobs = graph, list(jobs)
+        self._minutes = {job.key: max(sum(budget.minutes(graph, key) for key in job.runs), 0.01) for job in jobs}
+        self._name, self._steps = graph.root.name, dict[str, int]()
+        self._board = Board({self._name: sum(self._minutes.values())}, {self._name: self._state()[0]}, 1)
+
+    def __enter__(self) -> Progress:
+        self._board.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.update(last=True)
+        self._board.__exit__(*error)
+
+    def update(self, last: bool = False) -> None:
+        """Reads the files again and shows the changes."""
+        self._board.update({self._name: self._state()}, last=last)
+
+    def _state(self) -> tuple[float, str]:
+        """(expected minutes of what is done, what runs now)."""
+        minutes, finished, running = 0.0, 0, []
+        for job in self._jobs:
+            done, text = self._job(job)
+            minutes += done * self._minutes[job.key]
+            finished += done >= 1
+            running += [text] if 0 < done < 1 and text else []
+        return minutes, f"{finished} of {len(self._jobs)} jobs; {', '.join(running)}"
+
+    def _job(self, job: Job) -> tuple[float, str]:
+        """(finished share, what it does) of a job."""
+        if (self._graph.root / "jobs" / f"{job.key}.json").is_file():
+            return 1.0, ""
+        whole = part = 0.0
+        text = ""
+        for key in job.runs:
+            run = self._graph.runs[key]
+            whole += TRAINING + len(run.measurements)
+            share, step = self._training(key)
+            done = sum(result_file(self._graph.root, one.result).is_file() for one in run.measurements)
+            part += TRAINING * share + done
+            if step and not text:
+                text = f"{key} {step}" if share < 1 else key if done < len(run.measurements) else ""
+        return min(part / whole, 0.99), text
+
+    def _training(self, key: str) -> tuple[float, str]:
+        """(finished share, "step/steps") of a training run; the text is empty before its first log line."""
+        log = self._graph.folder(key) / metrics.FILE
+        if self._graph.trained(key) and not log.exists():
+            return 1.0, "done"
+        if not log.exists():
+            return 0.0, ""
+        step, total = metrics.last_step(log), self._total(key)
+        return (min(step / total, 1.0), f"{step}/{total}") if total else (0.0, str(step))
+
+    def _total(self, key: str) -> int:
+        if key not in self._steps:
+            run = self._graph.runs[key]
+            config = configs.from_json(json.dumps(run.config), key)
+            self._steps[key] = budget.steps(config, self._graph.study.stage_of(run.stage))
+        return self._steps[key]

@@ -1,0 +1,350 @@
+"""The sections of a study's report, each from what its cells measured. A study without a measurement has no such section."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pivot_jax.data.processing.images import load
+from pivot_jax.eval import predictions, statistics
+from pivot_jax.eval.benchmarks import suite
+from pivot_jax.eval.statistics import Interval
+from pivot_jax.probe import gradient_maps
+from pivot_jax.report import format as text
+from pivot_jax.report import plots, tables
+from pivot_jax.report.content import Answer, Card, Cards, Column, Figure, Grid, Listing, Panel, Section, Table, Value
+from pivot_jax.study.matrix import ARM
+from pivot_jax.study.results import Condition, Endpoint, Results, title
+from pivot_jax.study.store import Outcome
+
+SHOWN = 8  # example questions, and gradient maps
+REWARDS, MAPS = "pairs", "gradient_maps"  # kinds of measurements with a section of their own
+CURVES = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "reward",
+          "completions/mean_length", "entropy", "grad_norm")  # fmt: skip
+
+
+def endpoints(results: Results, group: str) -> Section:
+    """Scores of the arms by a group of endpoints, and their differences with corrected p-values."""
+    blocks: list[Any] = []
+    for condition in results.conditions:
+        where = title(condition, results.conditions)
+        measured = scores(results, condition, results.study.endpoints[group])
+        gaps, adjusted = differences(results, condition, results.study.endpoints[group])
+        if not gaps:
+            continue
+        suffix = f": {where}" if where else ""
+        note = (
+            "In brackets: 95 % intervals with seed and item random. ▲ ▼: the interval excludes zero. p: for all "
+            f"{sum(map(len, gaps.values()))} differences of this table together (Holm)."
+        )
+        blocks += [
+            tables.scores(f"Scores{suffix}", measured, row_title="Arm"),
+            tables.differences(f"Differences on the same items{suffix}", gaps, p_values=adjusted, note=note),
+            _detectable(gaps, measured, suffix),
+            Figure(f"Differences in points{suffix}", plots.forest(gaps, zero=True)),
+        ]
+    blocks += _scaling(results, group)
+    about = "" if group != next(iter(results.study.endpoints)) else (
+        "The first column is the primary endpoint, by which the summary answers the question. All arms share items and "
+        "seeds, so every comparison is paired."
+    )  # fmt: skip
+    return Section(group, about, tuple(blocks))
+
+
+def scores(
+    results: Results, condition: Condition, chosen: Mapping[str, Endpoint]
+) -> dict[str, dict[str, Interval]]:
+    """Arm's title → endpoint → interval."""
+    out: dict[str, dict[str, Interval]] = {}
+    for arm in results.arms(condition):
+        found = {name: results.score(condition, arm, tuple(endpoint)) for name, endpoint in chosen.items()}
+        if row := {name: value for name, value in found.items() if value is not None}:
+            out[results.study.arms[arm].title] = row
+    return out
+
+
+def differences(
+    results: Results, condition: Condition, chosen: Mapping[str, Endpoint]
+) -> tuple[dict[str, dict[str, Interval]], dict[str, dict[str, float]]]:
+    """Comparison → endpoint → paired difference, and its p-value adjusted for all of them (Holm)."""
+    gaps: dict[str, dict[str, Interval]] = {}
+    for pair in results.comparisons(condition):
+        found = {name: results.gap(condition, *pair, tuple(endpoint)) for name, endpoint in chosen.items()}
+        if row := {name: gap for name, gap in found.items() if gap is not None}:
+            gaps[comparison(results, pair)] = row
+    flat = {(name, metric): gap.p for name, row in gaps.items() for metric, gap in row.items() if np.isfinite(gap.p)}
+    found_p = statistics.holm({json.dumps(key): p for key, p in flat.items()})
+    return gaps, {name: {m: found_p[json.dumps([name, m])] for m in row if (name, m) in flat} for name, row in gaps.items()}
+
+
+def comparison(results: Results, pair: tuple[str, str]) -> str:
+    return " − ".join(results.study.arms[arm].title.removeprefix("+ ") for arm in pair)
+
+
+def _detectable(
+    gaps: Mapping[str, Mapping[str, Interval]], measured: Mapping[str, Mapping[str, Interval]], suffix: str
+) -> Table:
+    """What each comparison could have found, and its size in units that do not depend on the level."""
+    metrics = list(dict.fromkeys(metric for row in gaps.values() for metric in row))
+    columns, rows = [], []
+    for metric in metrics:
+        columns += [
+            Column(metric, "%", signed=True, note="smallest true difference that 4 of 5 such studies would find"),
+            Column("h", digits=2, note=f"{metric}: Cohen's effect size of two shares; 0.2 is small, 0.5 medium"),
+        ]
+    means = {name.removeprefix("+ "): row for name, row in measured.items()}
+    for name, row in gaps.items():
+        first, second = name.split(" − ")
+        values: list[Value] = []
+        for metric in metrics:
+            gap = row.get(metric)
+            both = [means.get(arm, {}).get(metric) for arm in (first, second)]
+            size = None if None in both else statistics.cohen_h(*(one.value for one in both if one is not None))
+            values += [None if gap is None else gap.detectable, size]
+        rows.append((name, tuple(values)))
+    return Table(f"Detectable differences and effect sizes{suffix}", tuple(columns), tuple(rows), "", "Comparison")
+
+
+def _scaling(results: Results, group: str) -> list[Figure]:
+    """One figure for each factor with several levels: the primary endpoint of each arm against the levels."""
+    name, endpoint = next(iter(results.study.endpoints[group].items()))
+    found = []
+    for factor, levels in results.study.factors.items():
+        if len(levels) < 2:
+            continue
+        series: dict[str, tuple[list[float], list[float]]] = {}
+        for arm, about in results.study.arms.items():
+            for number, level in enumerate(levels):
+                values = [
+                    value.value
+                    for condition in results.conditions
+                    if (factor, level) in condition
+                    and (value := results.score(condition, arm, tuple(endpoint))) is not None
+                ]
+                if values:
+                    x, y = series.setdefault(about.title, ([], []))
+                    x.append(number)
+                    y.append(100 * float(np.mean(values)))
+        if any(len(x) > 1 for x, _ in series.values()):
+            label = f"{factor}: {', '.join(f'{i} {level}' for i, level in enumerate(levels))}"
+            found.append(Figure(f"{name} by {factor}", plots.lines(series, xlabel=label, ylabel=f"{name} (%)")))
+    return found
+
+
+def controls(results: Results) -> Section | None:
+    """Does the model use the image at all?"""
+    blocks: list[Any] = []
+    first = next(iter(results.study.arms))
+    for condition in results.conditions:
+        rows: dict[str, dict[str, Value]] = {}
+        for name, endpoint in results.study.controls.items():
+            value = results.score(condition, first, tuple(endpoint))
+            if value is not None:
+                rows[name] = {"accuracy": value, **_by_category(results, condition, tuple(endpoint))}
+        if rows:
+            where = title(condition, results.conditions)
+            blocks.append(tables.scores(f"Test questions{f': {where}' if where else ''}", rows, row_title="Model"))
+    if not blocks:
+        return None
+    about = (
+        "Arms are worth comparing only if the model uses the image at all: its accuracy on unseen questions beside "
+        "that of the same model without the image and of the most frequent answer in the training data."
+    )
+    stages = [name for name in results.study.stages if name in {one[0] for one in results.study.controls.values()}]
+    return Section("Controls", about, (*blocks, *_curves(results, stages)))
+
+
+def _by_category(results: Results, condition: Condition, endpoint: Endpoint) -> dict[str, Value]:
+    """Accuracy per kind of question, where the measurement has categories."""
+    cells = results.cells(condition, next(iter(results.study.arms)))
+    found = results.measured(cells[0], *endpoint[:2]) if cells else None
+    if found is None or "category" not in found.items:
+        return {}
+    items = results.items(condition, cells[0].levels[ARM], endpoint)
+    assert items is not None
+    names, of = found.numbers["categories"], found.items["category"]
+    return {name: statistics.over_seeds(items[:, of == i]) for i, name in enumerate(names) if (of == i).any()}
+
+
+def rewards(results: Results) -> Section | None:
+    """Implicit rewards of the arms on pairs."""
+    blocks: list[Any] = []
+    for condition in results.conditions:
+        rows, names = [], []
+        for arm in results.arms(condition):
+            outcomes = [_of_kind(results, cell, REWARDS) for cell in results.cells(condition, arm)]
+            if not outcomes or None in outcomes:
+                continue
+            values: list[Value] = []
+            names = [name for name in outcomes[0].items]  # type: ignore[union-attr]
+            for name in names:
+                margins = np.stack([one.items[name] for one in outcomes if one is not None]).astype(float)
+                values += [statistics.over_seeds((margins > 0).astype(float)), statistics.over_seeds(margins)]
+            rows.append((results.study.arms[arm].title, tuple(values)))
+        if rows:
+            columns = [c for n in names for c in (Column(f"accuracy, {n}", "%"), Column(f"margin, {n}", digits=2))]
+            where = title(condition, results.conditions)
+            suffix = f": {where}" if where else ""
+            blocks.append(Table(f"Implicit rewards{suffix}", tuple(columns), tuple(rows), row_title="Arm"))
+    if not blocks:
+        return None
+    stages = list(dict.fromkeys(arm.stage for arm in list(results.study.arms.values())[1:]))
+    return Section(
+        "Post-training",
+        "The implicit reward of an answer is β times its log-ratio to the run that post-training started from. A pair "
+        "counts as correct if the chosen answer has the larger reward. It is computed for every arm, whether or not "
+        "the arm was trained on pairs.",
+        (*blocks, *_curves(results, stages)),
+    )
+
+
+def _of_kind(results: Results, cell: Any, kind: str) -> Outcome | None:
+    names = [name for name, one in results.study.measures.items() if one.get("kind", name) == kind]
+    found = (results.measured(cell, ARM, name) for name in names)
+    return next((one for one in found if one is not None), None)
+
+
+def _curves(results: Results, stages: list[str]) -> list[Figure]:
+    """Training curves of stages, from the results, so that they do not need the checkpoints."""
+    runs = {stage: [one.numbers["curves"] for _, one in results.runs(stage) if one.numbers.get("curves")] for stage in stages}
+    runs = {stage: found for stage, found in runs.items() if found}
+    rows = {s: [[dict(zip(c, v, strict=True)) for v in zip(*c.values(), strict=True)] for c in r] for s, r in runs.items()}
+    shown = [m for m in CURVES if any(m in row for seeds in rows.values() for one in seeds for row in one[:1])]
+    return [Figure("Training", plots.training_curves(rows, shown))] if shown else []
+
+
+def maps(results: Results) -> Section | None:
+    """Gradient maps: how well they cover the object in question, and some of them."""
+    names = [name for name, one in results.study.measures.items() if one.get("kind", name) == MAPS]
+    rows: list[tuple[str, tuple[Value, ...]]] = []
+    shown: dict[str, tuple[Path, str]] = {}
+    area = 0.0
+    condition = results.conditions[0]
+    for arm in results.arms(condition):
+        cells = results.cells(condition, arm)
+        for name in names:
+            found = [results.measured(cell, ARM, name) for cell in cells]
+            if not found or None in found:
+                continue
+            outcomes = [one for one in found if one is not None]
+            area = float(outcomes[0].items["area"].mean())
+            for loss in dict.fromkeys(key.partition(": ")[0] for key in outcomes[0].items if ": " in key):
+                label = f"{loss.upper()} loss, {results.study.arms[arm].title}"
+                scored = (np.stack([one.items[f"{loss}: {m}"] for one in outcomes]) for m in ("hit", "energy", "entropy"))
+                rows.append((label, tuple(statistics.over_seeds(one) for one in scored)))
+                folder = results.graph.folder(cells[0].runs[results.study.arms[arm].stage])
+                shown[label] = (folder / f"{name}.npz", loss)
+    if not rows:
+        return None
+    rows.append(("uniform map (chance)", (area, area, 1.0)))
+    columns = (
+        Column("peak on the object", "%"),
+        Column("energy on the object", "%"),
+        Column("entropy", digits=2, note="1 is a uniform map"),
+    )
+    return Section(
+        "Gradient maps",
+        "The size of the loss's gradient with respect to each patch's features, for unseen pairs that ask about one "
+        "object. Maps at Stage 1 only use the same weights and differ only in the loss.",
+        (Table("Maps compared with the object in question", columns, tuple(rows), row_title="Map"), *_grid(shown)),
+    )
+
+
+def _grid(shown: Mapping[str, tuple[Path, str]]) -> list[Grid]:
+    """Some of the maps, where the runs' folders are there."""
+    kept = {}
+    for label, (path, loss) in shown.items():
+        if path.is_file():
+            with np.load(path) as file:
+                kept[label] = (file[loss], file["images"], file["texts"])
+    if not kept:
+        return []
+    _, images, texts = next(iter(kept.values()))
+    rows = tuple(
+        (
+            str(texts[i]),
+            (
+                Panel(images[i]),
+                *(Panel(gradient_maps.overlay(_enlarged(images[i]), m[i], border=False)) for m, _, _ in kept.values()),
+            ),
+        )
+        for i in range(min(SHOWN, len(images)))
+    )
+    return [Grid("Maps", ("image", *kept), rows, note="question, chosen / rejected answer")]
+
+
+def _enlarged(image: np.ndarray, factor: int = 6) -> np.ndarray:
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def examples(results: Results) -> Section | None:
+    """Answers of the arms to some test questions, where the runs' folders are there."""
+    group = next(iter(results.study.endpoints.values()))
+    asked = [(stage, measure) for stage, measure, _ in group.values() if _is_answers(results, measure)][:1]
+    condition = results.conditions[0]
+    answered: dict[str, list[dict[str, Any]]] = {}
+    for arm in results.arms(condition):
+        cell = results.cells(condition, arm)[0]
+        for stage, measure in [("arm", asked[0][1]), *asked] if asked else []:
+            key = cell.runs.get(results.study.arms[arm].stage if stage == ARM else stage)
+            path = results.graph.folder(key) / "answers" / f"{measure}.jsonl" if key else None
+            if path and path.is_file():
+                about = results.study.arms[arm].title
+                answered[about if stage == ARM else f"{stage}, {about}"] = predictions.read(path)
+    if not answered:
+        return None
+    rows = next(iter(answered.values()))
+    kinds = dict.fromkeys(row.get("category", "") for row in rows)
+    picked = [k for kind in kinds for k, row in enumerate(rows) if row.get("category", "") == kind]
+    questions = _questions(results, asked[0][1])
+    cards = []
+    for index in picked[:: max(1, len(picked) // SHOWN)][:SHOWN]:
+        answers = tuple(
+            Answer(name, found[index]["answer"], found[index]["answer"] == found[index]["gt_answer"])
+            for name, found in answered.items()
+        )
+        question = rows[index]["prompt"].removeprefix("<image>\n")
+        cards.append(Card(np.asarray(load(questions[index].images[0])), question, rows[index]["gt_answer"], answers))
+    about = f"From seed {results.study.seeds[0]}, with every kind of question."
+    return Section("Example answers", about, (Cards("Test questions", tuple(cards)),))
+
+
+def _is_answers(results: Results, measure: str) -> bool:
+    return results.study.measures[measure].get("kind", measure) == "answers"
+
+
+def _questions(results: Results, measure: str) -> Any:
+    """The examples of an ``answers`` measurement by index."""
+    declared = results.study.measures[measure]
+    return suite.find(declared["benchmark"]).read(str(declared["path"]).replace("{data}", str(results.graph.data)))
+
+
+def costs(results: Results, seconds: float, overhead: str) -> Section:
+    """Parameters, time and operations of the stages."""
+    spent, trained = [], []
+    for stage in results.study.stages:
+        found = [one.numbers for _, one in results.runs(stage)]
+        if not found:
+            continue
+        sums = {key: sum(one[key] for one in found) for key in ("steps", "samples", "seconds", "flops")}
+        spent.append(
+            tables.Cost(stage, len(found), int(sums["steps"]), sums["seconds"], sums["flops"], int(sums["samples"]))
+        )
+        for row in found[0]["trained"]:
+            rate = None if isinstance(row["rate"], str) else row["rate"]
+            trained.append(tables.Trained(stage, row["group"], row["parameters"], rate))
+    cells, runs = len(results.graph.cells), len(results.graph.runs)
+    return Section(
+        "Trained parameters and cost",
+        f"{cells} cells share {runs} training runs in {len(results.graph.jobs)} jobs. The whole study took "
+        f"{text.duration(seconds)} of wall time. {overhead}",
+        (
+            tables.costs("Training, summed over runs", spent),
+            tables.trained_parameters("Trained parameters and peak learning rates", trained),
+            Listing("The study's file", results.study.file.read_text()),
+        ),
+    )

@@ -1,0 +1,160 @@
+"""A study as a graph of runs and jobs, and what of it is left to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pivot_jax.errors import UserError
+from pivot_jax.study import budget, matrix, run, store
+from pivot_jax.study.graph import expand, result_file
+from pivot_jax.study.store import Outcome
+from tests.study import studies
+
+
+def graph_of(folder: Path, root: Path | None = None, **changes):
+    return expand(matrix.read(studies.write(folder, **changes)), root or folder / "work")
+
+
+def keys(graph, stage):
+    return [key for key, one in graph.runs.items() if one.stage == stage]
+
+
+def finish(graph, key, measurements=True):
+    """As a job leaves it."""
+    store.save(result_file(graph.root, key), Outcome({"x": 1}))
+    graph.folder(key).mkdir(parents=True, exist_ok=True)
+    (graph.folder(key) / "finished.json").write_text("{}")
+    for one in graph.runs[key].measurements if measurements else ():
+        store.save(result_file(graph.root, one.result), Outcome({"x": 1}))
+
+
+def test_arms_share_the_runs_before_them(tmp_path):
+    graph = graph_of(tmp_path)
+    assert {stage: len(keys(graph, stage)) for stage in studies.STUDY["stages"]} == {
+        "stage0": 2, "stage1": 2, "sft": 2, "dpo": 2, "stage3": 6,
+    }  # fmt: skip
+    order = list(graph.runs)
+    for key, one in graph.runs.items():
+        assert all(order.index(source) < order.index(key) for source in one.inputs)
+
+
+def test_jobs_join_a_run_to_the_only_one_that_needs_it(tmp_path):
+    graph = graph_of(tmp_path)
+    sizes = sorted(len(job.runs) for job in graph.jobs.values())
+    assert sizes == [1] * 10 + [2, 2]  # stage 0 with stage 1
+    third = graph.jobs[keys(graph, "stage3")[0]]
+    assert third.needs == (keys(graph, "stage1")[0],)
+
+
+def test_a_key_depends_on_what_a_run_computes_and_not_on_where(tmp_path):
+    first = graph_of(tmp_path / "a")
+    assert list(graph_of(tmp_path / "b", Path("elsewhere")).runs) == list(first.runs)
+    changed = graph_of(tmp_path / "c", stages=studies.stages(sft={"set": {"train.steps": 11}}))
+    assert keys(changed, "dpo") == keys(first, "dpo") and keys(changed, "stage1") == keys(first, "stage1")
+    assert not set(keys(changed, "sft")) & set(keys(first, "sft"))
+    assert len(set(keys(changed, "stage3")) & set(keys(first, "stage3"))) == 4  # those of the two other arms
+    logged = graph_of(tmp_path / "d", stages=studies.stages(sft={"set": {"train.log_every": 3}}))
+    assert list(logged.runs) == list(first.runs)  # changes no number
+
+
+def test_cells_without_a_stage(tmp_path):
+    graph = graph_of(tmp_path, stages=studies.stages(stage3={"only": {"arm": ("stage1", "dpo")}}))
+    assert len(keys(graph, "stage3")) == 4
+
+
+def test_finished_runs_and_measurements_are_not_needed_again(tmp_path):
+    graph = graph_of(tmp_path)
+    assert len(graph.needed()) == len(graph.jobs)
+    for key in graph.runs:
+        finish(graph, key)
+    assert graph.needed() == []
+    third = keys(graph, "stage3")[0]
+    result_file(graph.root, graph.runs[third].measurements[0].result).unlink()
+    assert [job.key for job in graph.needed()] == [third]
+
+
+def test_results_count_where_checkpoints_are_gone(tmp_path):
+    graph = graph_of(tmp_path)
+    for key in graph.runs:
+        store.save(result_file(graph.root, key), Outcome({"x": 1}))
+        for one in graph.runs[key].measurements:
+            store.save(result_file(graph.root, one.result), Outcome({"x": 1}))
+    assert graph.needed() == []
+    # A lost result of stage 3 needs the checkpoint of its arm, and that the ones before it.
+    lost = keys(graph, "stage3")[-1]
+    for one in graph.runs[lost].measurements:
+        result_file(graph.root, one.result).unlink()
+    assert [graph.runs[job.key].stage for job in graph.needed()] == ["stage1", "dpo", "stage3"]
+
+
+def test_until_takes_a_stage_and_what_it_needs(tmp_path):
+    graph = graph_of(tmp_path)
+    jobs = graph.needed(run.targets(graph, ("dpo",)))
+    assert {graph.runs[job.key].stage for job in jobs} == {"stage1", "dpo"} and len(jobs) == 4
+    with pytest.raises(UserError, match="--until: 'dopo' is no stage of this study; did you mean 'dpo'"):
+        run.targets(graph, ("dopo",))
+
+
+def test_forcerun_sets_aside_a_stage_and_what_follows(tmp_path, capsys):
+    graph = graph_of(tmp_path)
+    for key in graph.runs:
+        finish(graph, key)
+    again = run.force(graph, ("dpo",))
+    assert {graph.runs[key].stage for key in again} == {"dpo", "stage3"} and len(again) == 4
+    assert {job.key for job in graph.needed()} == set(again)
+    assert "4 runs moved to" in capsys.readouterr().out
+    kept = {path.name for path in graph.root.glob("replaced/*/*")}
+    assert set(again) <= kept  # nothing is deleted
+
+
+def test_a_wrong_config_names_the_stage(tmp_path):
+    with pytest.raises(UserError, match=r"study.py: stages.sft: train.stepss: unknown key; did you mean 'train.steps'"):
+        graph_of(tmp_path, stages=studies.stages(sft={"set": {"train.stepss": 1}}))
+
+
+def test_a_sweep_tries_every_setting_and_its_choice_is_the_stage(tmp_path):
+    swept = {"sweep": ({"train.steps": 5}, {"train.steps": 7}), "chosen_by": ("answers", "accuracy")}
+    graph = graph_of(tmp_path, stages=studies.stages(sft=swept))
+    trials, chosen = keys(graph, "sft_0") + keys(graph, "sft_1"), keys(graph, "sft")
+    assert len(trials) == 4 and len(chosen) == 2
+    assert [graph.runs[key].config["train"]["steps"] for key in trials] == [5, 5, 7, 7]
+    assert set(graph.runs[chosen[0]].trials) == {trials[0], trials[2]}
+    assert all(one.inputs == (key,) for key in chosen for one in [graph.runs[k] for k in keys(graph, "stage3")]
+               if key in one.inputs)  # fmt: skip
+
+
+@pytest.mark.parametrize(("unit", "ratio"), [("steps", 1), ("sequences", 2)])
+def test_equal_budgets(tmp_path, unit, ratio):
+    factors = {"budget": {"own": {}, "equal": {"sft": {"equal": (unit, "dpo")}}}}
+    graph = graph_of(tmp_path, factors=factors, stages=studies.stages(dpo={"set": {"train.steps": 30}}))
+    found = {graph.runs[key].config["train"]["steps"] for key in keys(graph, "sft")}
+    assert found == {10, 30 * ratio}
+
+
+def test_equal_flops_are_equal(tmp_path):
+    factors = {"budget": {"equal": {"sft": {"equal": ("flops", "dpo")}}}}
+    graph = graph_of(tmp_path, factors=factors, stages=studies.stages(dpo={"set": {"train.steps": 300}}))
+    sft, dpo = (budget.run_flops(graph, keys(graph, stage)[0]) for stage in ("sft", "dpo"))
+    assert sft == pytest.approx(dpo, rel=0.01) and sft > 0
+    with pytest.raises(UserError, match="stages.sft: equal: 'tokens' is unknown"):
+        graph_of(tmp_path / "b", factors={"budget": {"equal": {"sft": {"equal": ("tokens", "dpo")}}}})
+
+
+def test_cells_are_links_for_people(tmp_path):
+    graph = graph_of(tmp_path)
+    graph.link()
+    graph.link()
+    link = graph.root / "cells" / "dpo,seed1" / "dpo"
+    assert link.is_symlink() and link.resolve().name == keys(graph, "dpo")[1]
+
+
+def test_the_graph_file_tells_a_job_all_that_it_needs(tmp_path):
+    graph = graph_of(tmp_path)
+    jobs = graph.needed(run.targets(graph, ("sft",)))
+    graph.write(jobs)
+    content = json.loads((graph.root / "graph.json").read_text())
+    assert list(content["jobs"]) == [job.key for job in jobs]
+    assert all(key in content["runs"] for job in content["jobs"].values() for key in job["runs"])
