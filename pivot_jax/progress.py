@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 LOG_EVERY_S = 30.0
-FIRST_S = 45.0  # before several jobs say how long they will take
+FIRST_S = 45.0  # before a job says how long it will take
 FIRST_SHARE = 0.04  # of a job; before, most of the time was that of its start, and of compiling
 
 
@@ -86,24 +86,21 @@ def _lines(label: str, total: int, done: int, size: bool) -> Advance:
 
 
 class Board:
-    """Progress of several jobs: a bar for each on a terminal, one line for all in a log, and the time that is left.
+    """Progress of a long job whose work is counted elsewhere: a bar on a terminal, lines in a log, and the time left.
 
-    After :data:`FIRST_S` seconds it says once how long they will take, from what these seconds did. There is no
-    estimate before every job that runs has done :data:`FIRST_SHARE`.
+    After :data:`FIRST_S` seconds it says once how long it will take. There is no estimate before :data:`FIRST_SHARE`.
 
     Args:
-      totals: job → its size, in any unit that takes the same time everywhere.
-      done: job → the part finished before now. It does not count towards the speed.
-      parallel: jobs that run at a time.
+      total: size of the job, in any unit that takes the same time everywhere.
+      done: the part finished before now. It does not count towards the speed.
     """
 
-    def __init__(self, totals: Mapping[str, float], done: Mapping[str, float], parallel: int):
-        self._totals, self._at_start = dict(totals), dict(done)
-        self._parallel = min(parallel, sum(totals[job] > done[job] for job in totals))
+    def __init__(self, label: str, total: float, done: float):
+        self._label, self._total, self._at_start = label, total, done
         self._began = self._logged = time.monotonic()
         self._announced = False
         self._display: Any = None
-        self._bars: dict[str, Any] = {}
+        self._bar: Any = None
 
     def __enter__(self) -> Board:
         if sys.stderr.isatty():
@@ -111,18 +108,17 @@ class Board:
 
             self._display = _bars(TaskProgressColumn(), TextColumn("{task.fields[left]}"))
             self._display.start()
-            for job, total in self._totals.items():
-                self._bars[job] = self._display.add_task(job, total=total, completed=self._at_start[job], left="")
+            self._bar = self._display.add_task(self._label, total=self._total, completed=self._at_start, left="")
         return self
 
     def __exit__(self, *_: Any) -> None:
         if self._display is not None:
             self._display.stop()
 
-    def update(self, states: Mapping[str, tuple[float, str]], *, last: bool = False) -> None:
-        """Shows job → (part done, what it is doing). A log gets a line every :data:`LOG_EVERY_S`, and the ``last``."""
+    def update(self, done: float, text: str, *, last: bool = False) -> None:
+        """Shows what is done and what it does now. A log gets a line every :data:`LOG_EVERY_S`, and the ``last``."""
         now = time.monotonic()
-        left = self._left({job: done for job, (done, _) in states.items()}, now)
+        left = self._left(done, now)
         words = f"{left / 60:.1f} min left" if left else ""
         if left and not self._announced and now - self._began >= FIRST_S:
             self._announced = True
@@ -130,13 +126,10 @@ class Board:
                 f"about {left / 60:.0f} min left on this machine, as far as the first {now - self._began:.0f} s tell"
             )
         if self._display is not None:
-            for job, (done, text) in states.items():
-                shown = words if done < self._totals[job] else ""
-                self._display.update(self._bars[job], completed=done, description=f"{job}: {text:<26}", left=shown)
+            self._display.update(self._bar, completed=done, description=f"{self._label}: {text:<40}", left=words)
         elif last or now - self._logged >= LOG_EVERY_S:
             self._logged = now
-            parts = [f"{job}: {done / self._totals[job]:.0%} {text}" for job, (done, text) in states.items()]
-            self._say(" | ".join([*parts, *filter(None, [words])]))
+            self._say(" | ".join(filter(None, [f"{self._label}: {done / self._total:.0%} {text}", words])))
 
     def _say(self, line: str) -> None:
         if self._display is not None:
@@ -144,16 +137,9 @@ class Board:
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def _left(self, done: Mapping[str, float], now: float) -> float:
-        """Seconds left, as the work so far was done; 0: none, or not known yet.
-
-        It is the longer of two times: all work that is left at the speed so far, and that of the job with the most
-        left at its share of this speed.
-        """
-        gained = {job: done[job] - self._at_start[job] for job in done}
-        known = sum(part >= FIRST_SHARE * self._totals[job] for job, part in gained.items())
-        if known < max(self._parallel, 1):
+    def _left(self, done: float, now: float) -> float:
+        """Seconds left, as the work so far was done; 0: none, or not known yet."""
+        gained = done - self._at_start
+        if gained < FIRST_SHARE * (self._total - self._at_start):
             return 0.0
-        per_unit = (now - self._began) / sum(gained.values())
-        remaining = [self._totals[job] - part for job, part in done.items()]
-        return per_unit * max(sum(remaining), max(remaining) * self._parallel)
+        return (now - self._began) / gained * (self._total - done) if gained else 0.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pivot_jax import config
-from pivot_jax.cli import arguments, commands
+from pivot_jax.cli import arguments, commands, studies
 from pivot_jax.cli import main as cli
 from pivot_jax.errors import UserError
 from pivot_jax.eval.score import score_rows
@@ -139,7 +139,7 @@ def test_failures_are_one_line(monkeypatch, capsys, error, code, says):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(commands, "demo", fail)
+    monkeypatch.setattr(studies, "demo", fail)
     assert cli.main(["demo"]) == code
     assert capsys.readouterr().err == says
 
@@ -159,7 +159,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def fail(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(commands, "demo", fail)
+    monkeypatch.setattr(studies, "demo", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["demo"])
 

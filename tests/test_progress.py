@@ -15,41 +15,29 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_line_says_what_every_job_does_and_the_time_left(clock, capsys):
-    board = progress.Board({"a": 10.0, "b": 4.0}, {"a": 5.0, "b": 0.0}, 2)
-    with board:
+def test_a_log_gets_a_line_of_what_is_done_and_the_time_left(clock, capsys):
+    with progress.Board("study", 14.0, 5.0) as board:
         clock[0] += progress.LOG_EVERY_S - 1
-        board.update({"a": (6.0, "train"), "b": (1.0, "probe")})
+        board.update(7.0, "train")
         assert capsys.readouterr().err == ""
         clock[0] += 31
-        board.update({"a": (6.0, "train"), "b": (1.0, "probe")})
+        board.update(8.0, "train")
         assert capsys.readouterr().err.splitlines() == [
-            "about 4 min left on this machine, as far as the first 60 s tell",
-            "a: 60% train | b: 25% probe | 4.0 min left",
+            "about 2 min left on this machine, as far as the first 60 s tell",
+            "study: 57% train | 2.0 min left",  # 6 units at 20 s
         ]
-        board.update({"a": (6.0, "train"), "b": (0.0, "wait")}, last=True)
-        assert capsys.readouterr().err == "a: 60% train | b: 0% wait\n"
+        board.update(14.0, "", last=True)
+        assert capsys.readouterr().err == "study: 100% \n"
 
 
-def test_the_time_that_jobs_take_is_said_once(clock, capsys):
-    """Two jobs of 10 on one core: the second waits, and its time is counted. Nothing is said of the start alone."""
-    with progress.Board({"a": 10.0, "b": 10.0}, {"a": 0.0, "b": 0.0}, 1) as board:
+def test_the_time_that_a_job_takes_is_said_once(clock, capsys):
+    """Nothing is said of the start alone: most of its time is that of compiling."""
+    with progress.Board("study", 20.0, 0.0) as board:
         for seconds, done in ((-1, 1.0), (1, 0.3), (5, 2.0), (9, 2.2)):
             clock[0] = 100.0 + progress.FIRST_S + seconds
-            board.update({"a": (done, "train"), "b": (0.0, "wait")})
-        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("about ")]
-        assert said == ["about 8 min left on this machine, as far as the first 50 s tell"]  # 18 units at 25 s
-        clock[0] = 100.0 + 300
-        board.update({"a": (10.0, "done"), "b": (2.0, "train")})
-        assert capsys.readouterr().err.endswith("3.3 min left\n")  # 8 units at 25 s
-
-
-def test_a_finished_job_does_not_slow_the_others(clock, capsys):
-    """Of two jobs on two cores one was done before: the other has the speed of one core, not of half of one."""
-    with progress.Board({"a": 10.0, "b": 10.0}, {"a": 10.0, "b": 0.0}, 2) as board:
-        clock[0] += 60
-        board.update({"a": (10.0, "done"), "b": (5.0, "train")}, last=True)
-    assert capsys.readouterr().err.endswith("1.0 min left\n")
+            board.update(done, "train")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("about ")]
+    assert said == ["about 8 min left on this machine, as far as the first 50 s tell"]  # 18 units at 25 s
 
 
 def test_one_job_counts_only_what_was_done_now(clock, capsys):

@@ -21,7 +21,11 @@ ORDER = (
 # An engine is what samples rollouts (rollout/engine.py), as everywhere in the field; no other class is one.
 FORBIDDEN_NAMES = re.compile(r"manager|.engine|engine.|helper|utils?$|registry", re.IGNORECASE)
 SOURCES = sorted((ROOT / "pivot_jax").rglob("*.py"))
-CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if p.stem != "study" and "common" not in p.stem)
+CONFIGS = sorted(
+    p
+    for p in (ROOT / "configs").rglob("*.py")
+    if p.stem != "study" and p.parent.name != "study" and "common" not in p.stem
+)
 
 
 def package(path: Path) -> str:

@@ -103,8 +103,12 @@ def test_an_installed_wheel_lists_copies_and_runs_its_configs(installed, tmp_pat
     demo = installed("demo")  # runs/demo, with the edited copy
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert (installed.folder / "runs" / "demo" / "report.html").is_file()
-    spec = f"demo/stage1b.py:{installed.folder}/runs/demo/seed3"
-    steps = ["--config.train.steps=2", "--config.data.batch_size=8"]
+    spec = f"demo/stage1b.py:{installed.folder}/runs/demo/data"
+    steps = [
+        "--config.train.steps=2",
+        "--config.data.batch_size=8",
+        "--config.init.=run:runs/demo/cells/dpo,seed3/stage1a",
+    ]
     trained = installed("train", "--config", spec, "--workdir", "again", *steps)
     assert trained.returncode == 0 and (installed.folder / "again" / "result.json").is_file(), trained.stderr
 

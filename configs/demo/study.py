@@ -3,9 +3,9 @@
 Not a config of a run. Its keys: ``pivot_jax/study/matrix.py``.
 """
 
-# Chosen such that a model of 0.3M parameters learns it within minutes (trial on one core: 55 % of test answers after 900
-# steps of stage 1b, 20 % with a blank image). Always two things: in a world with single ones there are so few layouts
-# that a model learns which are missing. Fields: data.scenes.World.
+# Chosen such that a model of 0.3M parameters learns it within minutes (trial on one core: 55 % of test answers after
+# 900 steps of stage 1b, 20 % with a blank image). Always two things: in a world with single ones there are so few
+# layouts that a model learns which are missing. Fields: data.scenes.World.
 WORLD = {
     "image_size": 32,
     "grid": 2,

@@ -1,7 +1,8 @@
 """Two encoders, six arms, three seeds on rendered scenes: the study that two cores finish in an hour or two.
 
-Not a config of a run. It is `configs/demo/study.py` with arms that ask what is behind a difference between SFT and DPO:
-"SFT, unlikelihood" sees the rejected answers that plain SFT does not; MPO adds SFT's loss to DPO; SimPO has no reference.
+Not a config of a run. It is `configs/demo/study.py` with arms that ask what is behind a difference between SFT and
+DPO: "SFT, unlikelihood" sees the rejected answers that plain SFT does not; MPO adds SFT's loss to DPO; SimPO has no
+reference.
 """
 
 from pivot_jax.config import include

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pivot_jax import files
 from pivot_jax.errors import UserError, suggest
 
 ARGUMENT = re.compile(r"^Argument: (.+)$", re.MULTILINE)  # in the docstring of a config that takes one
+
+NAMED = re.compile(r"([\w./]+\.py)(?:$|:)")  # a config in a text of another one
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,14 @@ def copy(name: str, to: Path) -> list[tuple[Path, str]]:
 
 
 def _parts(path: Path) -> set[Path]:
-    """A config, and the files that it names in ``include(__file__, "FILE:ARG")``."""
+    """A config, and the configs beside it that its texts name: ``include(__file__, "FILE:ARG")``, a study's stages."""
     found = {path}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "include":
-            spec = node.args[1].values[0] if isinstance(node.args[1], ast.JoinedStr) else node.args[1]
-            found |= _parts(path.parent / ast.literal_eval(spec).partition(":")[0])
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = NAMED.match(node.value)
+            named = Path(os.path.normpath(path.parent / name[1])) if name else path
+            if named not in found and named.is_file():
+                found |= _parts(named)
     return found
 
 

@@ -248,7 +248,7 @@ def _over_seeds(scores: np.ndarray, covariance: np.ndarray, n: int, level: float
 
 
 def _p_of(square: float, of_seeds: float, of_items: float, freedom: int) -> float:
-    """1 - the level of the interval that just reaches zero, from the squared estimate and both parts of its variance."""
+    """1 - the level of the interval that just reaches zero, from the squared estimate and its variance's two parts."""
     from scipy.optimize import brentq
     from scipy.stats import norm, t
 

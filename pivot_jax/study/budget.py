@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pivot_jax import config as configs
 from pivot_jax import rules
@@ -16,14 +16,14 @@ from pivot_jax.parallel.chips import CHIPS
 from pivot_jax.study.matrix import Stage, Study
 from pivot_jax.train.model import build_model, step_flops
 
-if TYPE_CHECKING:
-    from pivot_jax.study.graph import Graph
-
 UNITS = ("steps", "sequences", "flops")
 # A parameter of each part that is trained if anything new in the part is: reused layers of a projector are its first.
-_PARTS = {"vision": "vision/blocks/mlp/fc1/kernel", "projector": "projector/new/kernel", "decoder": "decoder/norm/scale"}
+_PARTS = {
+    "vision": "vision/blocks/mlp/fc1/kernel",
+    "projector": "projector/new/kernel",
+    "decoder": "decoder/norm/scale",
+}
 _ANSWERS = {"preference": 2}  # sequences of a row by the kind of batch; 1 of the others
-_UNKNOWN_MIN = 1.0  # of a run about which the study says nothing
 
 
 def steps(config: Any, stage: Stage) -> int:
@@ -38,7 +38,7 @@ def flops(config: Any, stage: Stage) -> float:
     return _row_flops(json.dumps(config.to_dict()), tuple(stage.row)) * config.data.batch_size * steps(config, stage)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _row_flops(config_json: str, row: tuple[float, float]) -> float:
     config = configs.from_json(config_json)
     module = build_model(config, 0).module
@@ -59,7 +59,7 @@ def equal_steps(config: Any, stage: Stage, other: Any, other_stage: Stage, unit:
     if unit == "steps":
         return steps(other, other_stage)
     if unit == "sequences":
-        each, spent = _sequences(config), _sequences(other) * steps(other, other_stage)
+        each, spent = float(_sequences(config)), float(_sequences(other) * steps(other, other_stage))
     elif unit == "flops":
         each, spent = flops(config, stage) / max(steps(config, stage), 1), flops(other, other_stage)
         if not each or not spent:
@@ -71,30 +71,6 @@ def equal_steps(config: Any, stage: Stage, other: Any, other_stage: Stage, unit:
 
 def _sequences(config: Any) -> int:
     return config.data.batch_size * _ANSWERS.get(batch_kind(config), 1)
-
-
-def minutes(graph: Graph, key: str) -> float:
-    """Expected time of a run with its measurements: as its stage declares, else from its FLOPs and the machine."""
-    run = graph.runs[key]
-    if run.trials:
-        return 0.1
-    stage = graph.study.stage_of(run.stage)
-    if stage.minutes:
-        return stage.minutes
-    speed = rate(graph.study)
-    return flops(_config(graph, key), stage) / speed / 60 if speed else _UNKNOWN_MIN
-
-
-def run_steps(graph: Graph, key: str) -> int:
-    """Expected optimizer steps of a run."""
-    run = graph.runs[key]
-    return 0 if run.trials else steps(_config(graph, key), graph.study.stage_of(run.stage))
-
-
-def run_flops(graph: Graph, key: str) -> float:
-    """Expected FLOPs of a run. A choice among trials costs nothing: they are runs of their own."""
-    run = graph.runs[key]
-    return 0.0 if run.trials else flops(_config(graph, key), graph.study.stage_of(run.stage))
 
 
 def rate(study: Study) -> float:
@@ -109,7 +85,3 @@ def rate(study: Study) -> float:
     if machine["chip"] not in CHIPS:
         raise UserError(f"{study.file}: machine.chip: '{machine['chip']}' is unknown (allowed: {', '.join(CHIPS)})")
     return CHIPS[machine["chip"]].flops * machine["chips"] * machine["mfu"]
-
-
-def _config(graph: Graph, key: str) -> Any:
-    return configs.from_json(json.dumps(graph.runs[key].config), key)

@@ -12,7 +12,7 @@ from pivot_jax.errors import UserError
 
 
 def prepare(declared: Mapping[str, Any], folder: Path) -> None:
-    """Writes what ``data`` of a study declares into ``folder``, unless it is there. {}: the configs name their own data.
+    """Writes what ``data`` of a study declares into ``folder``, unless it is there. {}: the configs name data.
 
     Raises:
       UserError: unknown kind, or settings that are not those of the kind.

@@ -151,23 +151,20 @@ class Graph:
     def write(self, jobs: list[Job]) -> None:
         """``graph.json``: what a job's process, and the workflow engine, need to know of these jobs."""
         keys = {job.key for job in jobs}
-        runs = {key: _plain(self.runs[key]) for job in jobs for key in job.runs}
-        described = {
-            job.key: {
-                "runs": job.runs,
-                "needs": [need for need in job.needs if need in keys],
-                "stage": self.runs[job.key].stage,
-                "threads": self.study.threads,
-                "resources": dict(self.study.stages[self.runs[job.key].stage].resources),
-            }
-            for job in jobs
-        }
         content = {
             "folder": str(Path.cwd()),  # paths in configs are relative to it
             "root": str(self.root),
             "platform": self.study.platform,
-            "jobs": described,
-            "runs": runs,
+            "stages": {
+                name: {
+                    "threads": self.study.threads,
+                    "resources": dict(self.study.stage_of(name).resources),
+                    "launch": _launch(self.study.stage_of(name).resources),
+                }
+                for name in dict.fromkeys(self.runs[job.key].stage for job in jobs)
+            },
+            "jobs": {job.key: {"runs": job.runs, "needs": [one for one in job.needs if one in keys]} for job in jobs},
+            "runs": {key: _plain(self.runs[key]) for job in jobs for key in job.runs},
         }
         files.write_text(self.root / "graph.json", json.dumps(content, indent=1))
 
@@ -194,6 +191,14 @@ def result_file(root: Path, name: str) -> Path:
 
 def is_finished(root: Path, key: str) -> bool:
     return (run_folder(root, key) / "finished.json").is_file()
+
+
+def _launch(resources: Mapping[str, Any]) -> str:
+    """What starts the processes of a job over several nodes: Snakemake's resource ``mpi``, such as srun."""
+    if "mpi" not in resources:
+        return ""
+    tasks = resources.get("tasks", 1)
+    return f"env PIVOT_DISTRIBUTED=auto {resources['mpi']} --ntasks={tasks} --nodes={resources.get('nodes', tasks)}"
 
 
 def _plain(run: Run) -> dict[str, Any]:
@@ -331,9 +336,12 @@ def _map_texts(change: Callable[[str], str], content: Any) -> Any:
 
 
 def _texts(content: Any) -> list[str]:
-    found: list[str] = []
-    _map_texts(lambda text: found.append(text) or text, content)
-    return found
+    """All texts of a nested value."""
+    if isinstance(content, Mapping):
+        return [text for value in content.values() for text in _texts(value)]
+    if isinstance(content, list | tuple):
+        return [text for value in content for text in _texts(value)]
+    return [content] if isinstance(content, str) else []
 
 
 def _used(stage: Stage) -> set[str]:

@@ -47,7 +47,8 @@ class Stage:
       row: mean (tokens, targets) of a row, images included: for FLOPs before anything has run.
       rows: rows of its data, for the number of steps of ``train.epochs``.
       minutes: expected time on the study's machine; 0: from the FLOPs.
-      resources: of a job on a cluster: nodes, gpus, cpus, mem_gb, hours, partition, account, constraint.
+      resources: of its job on a cluster, by the names of Snakemake and its executor: mem_mb, runtime (minutes), nodes,
+        gpu, slurm_partition, …; ``mpi: srun`` with ``tasks`` for a job of several processes.
     """
 
     config: str
@@ -198,8 +199,8 @@ def _check(study: Study, where: str) -> None:
                 _known(used, known, f"{where}: stages.{name}")
         _chosen(study, stage.only, f"{where}: stages.{name}.only")
     for group in (*study.endpoints.values(), study.controls):
-        for title, (stage, measure, _) in group.items():
-            _known(stage, {*study.stages, ARM}, f"{where}: {title}")
+        for title, (used, measure, _) in group.items():
+            _known(used, {*study.stages, ARM}, f"{where}: {title}")
             _known(measure, study.measures, f"{where}: {title}")
     for title, table in study.tables.items():
         _chosen(study, table, f"{where}: tables.{title}")

@@ -10,6 +10,7 @@ from pivot_jax import config as configs
 from pivot_jax.progress import Board
 from pivot_jax.study import budget
 from pivot_jax.study.graph import Graph, Job, result_file
+from pivot_jax.study.overview import minutes
 from pivot_jax.train import metrics
 
 TRAINING = 4.0  # how many measurements the training of a run counts as
@@ -20,9 +21,9 @@ class Progress:
 
     def __init__(self, graph: Graph, jobs: Sequence[Job]):
         self._graph, self._jobs = graph, list(jobs)
-        self._minutes = {job.key: max(sum(budget.minutes(graph, key) for key in job.runs), 0.01) for job in jobs}
-        self._name, self._steps = graph.root.name, dict[str, int]()
-        self._board = Board({self._name: sum(self._minutes.values())}, {self._name: self._state()[0]}, 1)
+        self._minutes = {job.key: max(sum(minutes(graph, key) for key in job.runs), 0.01) for job in jobs}
+        self._steps: dict[str, int] = {}
+        self._board = Board(graph.root.name, sum(self._minutes.values()), self._state()[0])
 
     def __enter__(self) -> Progress:
         self._board.__enter__()
@@ -34,7 +35,7 @@ class Progress:
 
     def update(self, last: bool = False) -> None:
         """Reads the files again and shows the changes."""
-        self._board.update({self._name: self._state()}, last=last)
+        self._board.update(*self._state(), last=last)
 
     def _state(self) -> tuple[float, str]:
         """(expected minutes of what is done, what runs now)."""
@@ -44,7 +45,7 @@ class Progress:
             minutes += done * self._minutes[job.key]
             finished += done >= 1
             running += [text] if 0 < done < 1 and text else []
-        return minutes, f"{finished} of {len(self._jobs)} jobs; {', '.join(running)}"
+        return minutes, ", ".join([f"{finished} of {len(self._jobs)} jobs", *running])
 
     def _job(self, job: Job) -> tuple[float, str]:
         """(finished share, what it does) of a job."""

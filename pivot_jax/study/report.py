@@ -125,7 +125,7 @@ def _facts(results: Results) -> tuple[Fact, ...]:
             facts.append(Fact(f"{names[0]} over {names[1].lower()}", gap, "%", "accuracy", signed=True))
     name, endpoint = next(iter(next(iter(results.study.endpoints.values())).items()))
     for pair in results.comparisons(condition):
-        gap = results.gap(condition, *pair, tuple(endpoint))  # type: ignore[assignment, arg-type]
+        gap = results.gap(condition, *pair, endpoint)  # type: ignore[assignment]
         if gap is not None and pair[1] == results.study.baseline:
             facts.append(Fact(sections.comparison(results, pair), gap, "%", name, signed=True))
     facts.append(Fact("Wall time", text.duration(_seconds(results.graph.root))))
@@ -134,7 +134,9 @@ def _facts(results: Results) -> tuple[Fact, ...]:
 
 def overhead(graph: Graph) -> str:
     """What starting processes and the workflow engine cost, from the times of the jobs."""
-    times = [json.loads(path.read_text()) for key in graph.jobs if (path := graph.root / "jobs" / f"{key}.json").is_file()]
+    times = [
+        json.loads(path.read_text()) for key in graph.jobs if (path := graph.root / "jobs" / f"{key}.json").is_file()
+    ]
     if not times:
         return ""
     start, work = sum(one["startup_s"] for one in times), sum(one["work_s"] for one in times)
@@ -144,7 +146,9 @@ def overhead(graph: Graph) -> str:
         until = max(until, one["ended"])
     wall = _seconds(graph.root)
     engine = f"; {max(0.0, 1 - busy / wall):.1%} of the wall time had no job running" if wall >= busy else ""
-    return f"Starting Python and JAX took {start / (start + work):.1%} of the jobs' {text.duration(start + work)}{engine}."
+    return (
+        f"Starting Python and JAX took {start / (start + work):.1%} of the jobs' {text.duration(start + work)}{engine}."
+    )
 
 
 def _seconds(root: Path) -> float:

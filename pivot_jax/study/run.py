@@ -20,7 +20,7 @@ MARK = "study.json"  # says that a study wrote a folder
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a study to do: up to the stages ``until`` (none: all), those of ``forcerun`` and what follows them again."""
+    """What to do of a study: the stages ``until`` and what they need (none: all); those of ``forcerun`` again."""
 
     until: tuple[str, ...] = ()
     forcerun: tuple[str, ...] = ()
@@ -127,5 +127,3 @@ def _known(graph: Graph, name: str, option: str) -> None:
     stages = sorted({run.stage for run in graph.runs.values()})
     if name not in stages:
         raise UserError(f"{option}: '{name}' is no stage of this study{suggest(name, stages)} ({', '.join(stages)})")
-
-

@@ -1,4 +1,4 @@
-"""The sections of a study's report, each from what its cells measured. A study without a measurement has no such section."""
+"""The sections of a study's report, each from what its cells measured; without a measurement there is no section."""
 
 from __future__ import annotations
 
@@ -55,13 +55,11 @@ def endpoints(results: Results, group: str) -> Section:
     return Section(group, about, tuple(blocks))
 
 
-def scores(
-    results: Results, condition: Condition, chosen: Mapping[str, Endpoint]
-) -> dict[str, dict[str, Interval]]:
+def scores(results: Results, condition: Condition, chosen: Mapping[str, Endpoint]) -> dict[str, dict[str, Interval]]:
     """Arm's title → endpoint → interval."""
     out: dict[str, dict[str, Interval]] = {}
     for arm in results.arms(condition):
-        found = {name: results.score(condition, arm, tuple(endpoint)) for name, endpoint in chosen.items()}
+        found = {name: results.score(condition, arm, endpoint) for name, endpoint in chosen.items()}
         if row := {name: value for name, value in found.items() if value is not None}:
             out[results.study.arms[arm].title] = row
     return out
@@ -73,12 +71,14 @@ def differences(
     """Comparison → endpoint → paired difference, and its p-value adjusted for all of them (Holm)."""
     gaps: dict[str, dict[str, Interval]] = {}
     for pair in results.comparisons(condition):
-        found = {name: results.gap(condition, *pair, tuple(endpoint)) for name, endpoint in chosen.items()}
+        found = {name: results.gap(condition, *pair, endpoint) for name, endpoint in chosen.items()}
         if row := {name: gap for name, gap in found.items() if gap is not None}:
             gaps[comparison(results, pair)] = row
     flat = {(name, metric): gap.p for name, row in gaps.items() for metric, gap in row.items() if np.isfinite(gap.p)}
     found_p = statistics.holm({json.dumps(key): p for key, p in flat.items()})
-    return gaps, {name: {m: found_p[json.dumps([name, m])] for m in row if (name, m) in flat} for name, row in gaps.items()}
+    return gaps, {
+        name: {m: found_p[json.dumps([name, m])] for m in row if (name, m) in flat} for name, row in gaps.items()
+    }
 
 
 def comparison(results: Results, pair: tuple[str, str]) -> str:
@@ -122,8 +122,7 @@ def _scaling(results: Results, group: str) -> list[Figure]:
                 values = [
                     value.value
                     for condition in results.conditions
-                    if (factor, level) in condition
-                    and (value := results.score(condition, arm, tuple(endpoint))) is not None
+                    if (factor, level) in condition and (value := results.score(condition, arm, endpoint)) is not None
                 ]
                 if values:
                     x, y = series.setdefault(about.title, ([], []))
@@ -142,9 +141,9 @@ def controls(results: Results) -> Section | None:
     for condition in results.conditions:
         rows: dict[str, dict[str, Value]] = {}
         for name, endpoint in results.study.controls.items():
-            value = results.score(condition, first, tuple(endpoint))
+            value = results.score(condition, first, endpoint)
             if value is not None:
-                rows[name] = {"accuracy": value, **_by_category(results, condition, tuple(endpoint))}
+                rows[name] = {"accuracy": value, **_by_category(results, condition, endpoint)}
         if rows:
             where = title(condition, results.conditions)
             blocks.append(tables.scores(f"Test questions{f': {where}' if where else ''}", rows, row_title="Model"))
@@ -210,9 +209,14 @@ def _of_kind(results: Results, cell: Any, kind: str) -> Outcome | None:
 
 def _curves(results: Results, stages: list[str]) -> list[Figure]:
     """Training curves of stages, from the results, so that they do not need the checkpoints."""
-    runs = {stage: [one.numbers["curves"] for _, one in results.runs(stage) if one.numbers.get("curves")] for stage in stages}
+    runs = {
+        stage: [one.numbers["curves"] for _, one in results.runs(stage) if one.numbers.get("curves")]
+        for stage in stages
+    }
     runs = {stage: found for stage, found in runs.items() if found}
-    rows = {s: [[dict(zip(c, v, strict=True)) for v in zip(*c.values(), strict=True)] for c in r] for s, r in runs.items()}
+    rows = {
+        s: [[dict(zip(c, v, strict=True)) for v in zip(*c.values(), strict=True)] for c in r] for s, r in runs.items()
+    }
     shown = [m for m in CURVES if any(m in row for seeds in rows.values() for one in seeds for row in one[:1])]
     return [Figure("Training", plots.training_curves(rows, shown))] if shown else []
 
@@ -234,7 +238,9 @@ def maps(results: Results) -> Section | None:
             area = float(outcomes[0].items["area"].mean())
             for loss in dict.fromkeys(key.partition(": ")[0] for key in outcomes[0].items if ": " in key):
                 label = f"{loss.upper()} loss, {results.study.arms[arm].title}"
-                scored = (np.stack([one.items[f"{loss}: {m}"] for one in outcomes]) for m in ("hit", "energy", "entropy"))
+                scored = (
+                    np.stack([one.items[f"{loss}: {m}"] for one in outcomes]) for m in ("hit", "energy", "entropy")
+                )
                 rows.append((label, tuple(statistics.over_seeds(one) for one in scored)))
                 folder = results.graph.folder(cells[0].runs[results.study.arms[arm].stage])
                 shown[label] = (folder / f"{name}.npz", loss)

@@ -45,7 +45,9 @@ def load(path: Path) -> Outcome:
         content = json.loads(path.read_text(encoding="utf-8"))
         items = {name: _unpacked(one) for name, one in content.pop("items").items()}
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
-        raise UserError(f"{path}: not a result of a study ({error!r:.80}); delete it, and it is computed again") from None
+        raise UserError(
+            f"{path}: not a result of a study ({error!r:.80}); delete it, and it is computed again"
+        ) from None
     return Outcome(content, items)
 
 
@@ -59,7 +61,7 @@ def _packed(array: np.ndarray) -> dict[str, Any]:
 def _unpacked(packed: Mapping[str, Any]) -> np.ndarray:
     data = zlib.decompress(base64.b64decode(packed["data"]))
     shape, dtype = tuple(packed["shape"]), np.dtype(packed["dtype"])
-    if dtype == bool:
+    if dtype.kind == "b":
         bits = np.unpackbits(np.frombuffer(data, np.uint8), count=int(np.prod(shape)))
         return bits.astype(bool).reshape(shape)
     return np.frombuffer(data, dtype).reshape(shape)

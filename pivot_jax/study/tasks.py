@@ -78,13 +78,17 @@ def _alone(root: Path, job: str) -> Iterator[None]:
 
 def perform(root: Path, run: Mapping[str, Any]) -> None:
     """Trains a run unless that is done, and takes the measurements that are missing."""
+    from pivot_jax.parallel import hosts
     from pivot_jax.study import measures
 
     key, folder = run["key"], run_folder(root, run["key"])
     if not is_finished(root, key):
         outcome = _choose(root, run) if run["trials"] else _train(folder, run)
-        _keep(result_file(root, key), outcome)
-        files.write_text(folder / "finished.json", "{}")
+        if hosts.is_first():
+            _keep(result_file(root, key), outcome)
+            files.write_text(folder / "finished.json", "{}")
+    if not hosts.is_first():  # measurements are taken by one process
+        return
     for one in run["measurements"]:
         kept = result_file(root, one["result"])
         if kept.is_file() and (one["kind"] != PACK or pack_of(root, key).is_dir()):

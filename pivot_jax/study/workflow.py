@@ -28,7 +28,7 @@ JOBS = 100  # at a time on a cluster
 
 @dataclass(frozen=True)
 class Options:
-    """How jobs run: ``cores`` of this machine (0: all), or a Snakemake ``profile`` (a folder) and its ``jobs`` at a time."""
+    """How jobs run: ``cores`` of this machine (0: all), or a Snakemake ``profile``, ``jobs`` at a time."""
 
     cores: int = 0
     profile: str = ""

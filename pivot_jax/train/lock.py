@@ -57,8 +57,7 @@ def _take(descriptor: int, workdir: Path, what: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(
-            f"{workdir}: {what} there already ({_holder(descriptor)}); wait for it, stop it, or name "
-            "another --workdir"
+            f"{workdir}: {what} there already ({_holder(descriptor)}); wait for it, stop it, or name another --workdir"
         ) from None
     except OSError as error:
         if error.errno not in _UNSUPPORTED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-CONFIG = '''
+CONFIG = """
 def get_config(arg=""):
     return {
         "model.vision.width": 32, "model.vision.depth": 2, "model.vision.heads": 2, "model.vision.mlp_dim": 64,
@@ -14,7 +14,7 @@ def get_config(arg=""):
         "tokenizer.path": "tokenizer", "data.sources": ({"format": "llava", "path": "a.json"},),
         "data.batch_size": 4, "train.steps": 10, "objective.name": arg or "sft",
     }
-'''
+"""
 STUDY = {
     "title": "A study",
     "arms": {"stage1": ("stage1", "Stage 1 only"), "sft": ("sft", "+ SFT"), "dpo": ("dpo", "+ DPO")},

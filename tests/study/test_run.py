@@ -61,7 +61,7 @@ def test_the_benchmark_finds_the_data_in_the_study_s_folder(prepared, tmp_path):
     shutil.copytree(scenes_folder(prepared), tmp_path / "scenes" / "other" / "1.0.0")
     with pytest.raises(UserError, match="several prepared data sets .*other"):
         read(tmp_path)
-    with pytest.raises(UserError, match=r"WORKDIR/data-\.\.\.$"):
+    with pytest.raises(UserError, match="a study's WORKDIR/data$"):
         read(tmp_path / "scenes" / "other")
 
 
@@ -133,7 +133,9 @@ def test_a_stopped_study_resumes_and_writes_its_report(small, tmp_path):
 
 def _run(study: Path, root: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pivot_jax.cli", "study", str(study), "--workdir", str(root)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
 
 
 def _logs(root: Path) -> str:

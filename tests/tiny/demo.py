@@ -21,7 +21,7 @@ def reduce(folder: Path) -> None:
         text = re.sub(r'"eval.batch_size": \d+', '"eval.batch_size": 40', text)
         path.write_text(text)
     text = (folder / "study.py").read_text()
-    text = re.sub(r'^SIZES = \{.*?^\}', f'SIZES = {SIZES}', text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^SIZES = \{.*?^\}", f"SIZES = {SIZES}", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r'"seeds": \(.*?\)', '"seeds": (3,)', text)
     text = re.sub(r'"pairs": \d+', '"pairs": 4', text)
     (folder / "study.py").write_text(text)

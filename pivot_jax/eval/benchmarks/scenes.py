@@ -13,7 +13,7 @@ from pivot_jax.eval.scoring import scorers
 
 
 def read(path: str | Path) -> Questions:
-    """The split ``test`` of a prepared data set's folder, or of the one data set that was prepared in a study's folder.
+    """The split ``test`` of a prepared data set's folder, or of the one data set in a study's folder of data.
 
     Raises:
       UserError: the folder neither is a prepared data set nor holds exactly one.
@@ -25,7 +25,7 @@ def read(path: str | Path) -> Questions:
     if not prepared:
         raise UserError(
             f"scenes: {folder} holds no dataset_info.json{contents(folder)}; name the folder of a prepared data set, "
-            "such as the demo's WORKDIR/scenes/demo/1.0.0, or WORKDIR"
+            "such as a study's WORKDIR/data"
         )
     if len(prepared) > 1:
         raise UserError(

@@ -20,7 +20,7 @@ def answers(task: Task) -> Outcome:
 
     Settings: ``benchmark``, ``path``; ``blank``, ``ranked`` (also rank the options), ``limit``, ``max_new_tokens``.
 
-    Items: ``accuracy`` [questions], with ``ranked`` also ``ranked``; ``category`` numbers the entries of ``categories``.
+    Items [questions]: ``accuracy``, with ``ranked`` also ``ranked``, and ``category``, an index into ``categories``.
     """
     benchmark, path = str(task.get("benchmark")), Path(task.get("path"))
     ranked = bool(task.get("ranked", False))
@@ -39,7 +39,7 @@ def answers(task: Task) -> Outcome:
     found = evaluate(benchmark, path, answerer, out, options)
     rows = predictions.read(out)
     categories = list(dict.fromkeys(str(row.get("category", "")) for row in rows))
-    items = {
+    items: dict[str, np.ndarray] = {
         "accuracy": np.asarray(found.scores, np.float32),
         "category": np.asarray([categories.index(str(row.get("category", ""))) for row in rows], np.uint8),
     }

@@ -56,4 +56,3 @@ def scenes_probe(task: Task) -> Outcome:
             items["overlap"] = scored.overlap
             numbers["segment"] = {"miou": scored.miou, "recall": scored.recall, "classes": scored.per_class}
     return Outcome(numbers, items)
-

@@ -13,7 +13,7 @@ from pivot_jax.study.data import scenes_folder
 
 
 def majority_answers(data: Path) -> Callable[[str], str]:
-    """Question → most frequent short answer to it in the split ``vqa`` of the study's data, or else to questions of its kind.
+    """Question → most frequent short answer to it in the split ``vqa``, or else to questions of its kind.
 
     A model without the image can do better only by generalising between questions.
     """
