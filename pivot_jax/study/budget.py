@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pivot_jax import config as configs
@@ -13,7 +14,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.objectives.table import batch_kind
 from pivot_jax.optim.partition import FROZEN
 from pivot_jax.parallel.chips import CHIPS
-from pivot_jax.study.matrix import Stage, Study
+from pivot_jax.study.matrix import Study
 from pivot_jax.train.model import build_model, step_flops
 
 UNITS = ("steps", "sequences", "flops")
@@ -26,16 +27,26 @@ _PARTS = {
 _ANSWERS = {"preference": 2}  # sequences of a row by the kind of batch; 1 of the others
 
 
-def steps(config: Any, stage: Stage) -> int:
-    """Optimizer steps of a run: ``train.steps``, or those of its epochs over the ``rows`` that the stage declares."""
-    return int(config.train.steps or config.train.epochs * (stage.rows // config.data.batch_size))
+@dataclass(frozen=True)
+class Rows:
+    """A run's data, as its stage declares it: number of rows, mean tokens and targets of one; 0: not declared."""
+
+    count: int = 0
+    tokens: float = 0.0
+    targets: float = 0.0
 
 
-def flops(config: Any, stage: Stage) -> float:
-    """Training FLOPs of a run, without padding, recomputation and sampling; 0: the stage does not declare its rows."""
-    if not stage.row[0]:
+def steps(config: Any, rows: Rows) -> int:
+    """Optimizer steps of a run: ``train.steps``, or those of its epochs."""
+    return int(config.train.steps or config.train.epochs * (rows.count // config.data.batch_size))
+
+
+def flops(config: Any, rows: Rows) -> float:
+    """Training FLOPs of a run, without padding, recomputation and sampling; 0: its rows are not declared."""
+    if not rows.tokens:
         return 0.0
-    return _row_flops(json.dumps(config.to_dict()), tuple(stage.row)) * config.data.batch_size * steps(config, stage)
+    each = _row_flops(json.dumps(config.to_dict()), (rows.tokens, rows.targets))
+    return each * config.data.batch_size * steps(config, rows)
 
 
 @functools.cache
@@ -50,20 +61,20 @@ def _row_flops(config_json: str, row: tuple[float, float]) -> float:
     return step_flops(config, module, row, trained - adapted, adapted)
 
 
-def equal_steps(config: Any, stage: Stage, other: Any, other_stage: Stage, unit: str) -> int:
+def equal_steps(config: Any, rows: Rows, other: Any, other_rows: Rows, unit: str) -> int:
     """Steps with which a run spends what another one does, in ``unit``: steps, sequences (a pair is two) or FLOPs.
 
     Raises:
-      UserError: another unit, or FLOPs of a stage that does not declare its rows.
+      UserError: another unit, or FLOPs of a stage that does not declare its row.
     """
     if unit == "steps":
-        return steps(other, other_stage)
+        return steps(other, other_rows)
     if unit == "sequences":
-        each, spent = float(_sequences(config)), float(_sequences(other) * steps(other, other_stage))
+        each, spent = float(_sequences(config)), float(_sequences(other) * steps(other, other_rows))
     elif unit == "flops":
-        each, spent = flops(config, stage) / max(steps(config, stage), 1), flops(other, other_stage)
+        each, spent = flops(config, rows) / max(steps(config, rows), 1), flops(other, other_rows)
         if not each or not spent:
-            raise UserError("equal: FLOPs need 'row' and 'rows' of both stages")
+            raise UserError("equal: FLOPs need the 'row' of both stages")
     else:
         raise UserError(f"equal: '{unit}' is unknown (allowed: {', '.join(UNITS)})")
     return max(1, round(spent / each))

@@ -29,7 +29,7 @@ from pivot_jax.study import budget
 from pivot_jax.study.matrix import ARM, INPUT, SEED, Levels, Stage, Study
 
 PACK = "extract"  # the measurement that leaves a pack
-EQUAL = "equal"  # the setting that is no key of a config: the budget of another stage
+EQUAL, ROWS = "equal", "rows"  # settings that are no keys of a config: another stage's budget, rows of the data
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Run:
     config: Mapping[str, Any]
     inputs: tuple[str, ...]  # runs whose checkpoints it starts from
     measurements: tuple[Measurement, ...]
+    rows: budget.Rows = field(default_factory=budget.Rows)
     trials: tuple[str, ...] = ()
     chosen_by: tuple[str, str] = ("", "")
 
@@ -203,7 +204,7 @@ def _launch(resources: Mapping[str, Any]) -> str:
 
 def _plain(run: Run) -> dict[str, Any]:
     measurements = [{**vars(one), "settings": dict(one.settings)} for one in run.measurements]
-    return {**vars(run), "levels": dict(run.levels), "measurements": measurements}
+    return {**vars(run), "levels": dict(run.levels), "measurements": measurements, "rows": vars(run.rows)}
 
 
 def _hash(content: Any, root: Path | None = None) -> str:
@@ -256,23 +257,28 @@ class _Expansion:
         sources = {prefix: self._resolved(text) for prefix, text in stage.init.items()}
         inputs = self._inputs(_used(stage))
         settings = self._study.settings(name if not trial else name.rpartition("_")[0], self._levels) | dict(tried)
-        config = self._config(name, stage, sources, settings)
+        rows = budget.Rows(settings.pop(ROWS, stage.rows), *stage.row)
+        config = self._config(name, stage, sources, settings, rows)
         key = f"{name}-{_hash(result_keys(config), self._graph.root)}"
         if key not in self._graph.runs:
             taken = (stage.chosen_by[0],) if trial else stage.measures
             measured = tuple(self._measurement(one, key) for one in taken)
             content = json.loads(configs.to_json(config))
-            self._graph.runs[key] = Run(key, name, self._levels, content, inputs, measured)
+            self._graph.runs[key] = Run(key, name, self._levels, content, inputs, measured, rows)
         return key
 
     def _choice(self, name: str, stage: Stage, trials: tuple[str, ...]) -> str:
         key = f"{name}-{_hash([trials, stage.chosen_by])}"
         if key not in self._graph.runs:
             measured = tuple(self._measurement(one, key) for one in stage.measures)
-            self._graph.runs[key] = Run(key, name, self._levels, {}, (), measured, trials, stage.chosen_by)
+            self._graph.runs[key] = Run(
+                key, name, self._levels, {}, (), measured, trials=trials, chosen_by=stage.chosen_by
+            )
         return key
 
-    def _config(self, name: str, stage: Stage, sources: Mapping[str, str], settings: Mapping[str, Any]) -> Any:
+    def _config(
+        self, name: str, stage: Stage, sources: Mapping[str, str], settings: Mapping[str, Any], rows: budget.Rows
+    ) -> Any:
         file, _, argument = stage.config.partition(":")
         path, _ = find(str(self._study.file.parent / file))
         spec = f"{path}:{self._resolved(argument)}" if argument else str(path)
@@ -284,8 +290,8 @@ class _Expansion:
             config = configs.load(spec, overrides)
             if equal:
                 unit, other = equal
-                like = configs.from_json(json.dumps(self._graph.runs[self._key(other)].config))
-                count = budget.equal_steps(config, stage, like, self._study.stages[other], unit)
+                like = self._graph.runs[self._key(other)]
+                count = budget.equal_steps(config, rows, configs.from_json(json.dumps(like.config)), like.rows, unit)
                 config = configs.load(spec, overrides | {"train.steps": count})
             return config
         except UserError as error:

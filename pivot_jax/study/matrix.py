@@ -74,7 +74,8 @@ class Study:
       data: ``kind`` (a name of ``data.KINDS``) and its settings; {}: the configs name data of their own.
       arms: name → arm. The first is the one without post-training, ``baseline`` the one that others are compared with.
       factors: name → level → {pattern of stage names: keys of their configs}. Every cell has one level of each. Beside
-        config keys, ``equal: (unit, stage)`` gives as many steps as cost what that stage does (``budget.UNITS``).
+        config keys, ``equal: (unit, stage)`` gives as many steps as cost what that stage does (``budget.UNITS``), and
+        ``rows`` replaces the stage's.
       seeds: training seeds; all arms of a seed share what comes before them.
       stages: name → stage, each after those that it starts from.
       measures: name → ``kind`` (a name of ``measures.KINDS``) and its settings.

@@ -95,19 +95,19 @@ def minutes(graph: Graph, key: str) -> float:
     if stage.minutes:
         return stage.minutes
     speed = budget.rate(graph.study)
-    return budget.flops(_config(graph, key), stage) / speed / 60 if speed else UNKNOWN_MIN
+    return budget.flops(_config(graph, key), run.rows) / speed / 60 if speed else UNKNOWN_MIN
 
 
 def run_steps(graph: Graph, key: str) -> int:
     """Expected optimizer steps of a run."""
     run = graph.runs[key]
-    return 0 if run.trials else budget.steps(_config(graph, key), graph.study.stage_of(run.stage))
+    return 0 if run.trials else budget.steps(_config(graph, key), run.rows)
 
 
 def run_flops(graph: Graph, key: str) -> float:
     """Expected FLOPs of a run. A choice among trials costs nothing: they are runs of their own."""
     run = graph.runs[key]
-    return 0.0 if run.trials else budget.flops(_config(graph, key), graph.study.stage_of(run.stage))
+    return 0.0 if run.trials else budget.flops(_config(graph, key), run.rows)
 
 
 def _config(graph: Graph, key: str) -> Any:

@@ -77,5 +77,5 @@ class Progress:
         if key not in self._steps:
             run = self._graph.runs[key]
             config = configs.from_json(json.dumps(run.config), key)
-            self._steps[key] = budget.steps(config, self._graph.study.stage_of(run.stage))
+            self._steps[key] = budget.steps(config, run.rows)
         return self._steps[key]

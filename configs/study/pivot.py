@@ -1,0 +1,174 @@
+"""The paper's tables and figures at full size, by name, with the controls that they lack.
+
+Not a config of a run. `pivot-jax study study/pivot.py --dry-run` prints runs, FLOPs and hours of each table. Tables
+share what they have in common: one Stage 1b per encoder, language model and seed. Models are in checkpoints/, data in
+data/, as for configs/pivot. Not here yet: GRPO and PPO (Tables 1 and C), the paper's other benchmarks, text-only ones.
+"""
+
+RANDOM = "random:{}"
+MMPR = {"format": "mmpr", "path": "data/MMPR-v1.2/meta.json"}
+POST = "sft|dpo|mpo"
+RATES = ("8e-7", "1e-6", "2e-6", "3e-6", "5e-6", "1e-5")  # Figure A
+SIGLIP2 = ("siglip2-base-patch16-384", "siglip2-large-patch16-384", "siglip2-so400m-patch16-384",
+           "siglip2-giant-opt-patch16-384")  # fmt: skip
+SO, LARGE = SIGLIP2[2], SIGLIP2[1]
+# Table 2's other encoders: name on the hub, pixels, preprocessing
+OTHERS = {
+    "siglip-so400m-patch14-384": ("google/siglip-so400m-patch14-384", 384, "siglip"),
+    "clip-vit-large-patch14": ("openai/clip-vit-large-patch14", 224, "clip"),
+    "dinov2-giant": ("facebook/dinov2-giant@518", 518, "dinov2"),
+    "vit-mae-huge": ("facebook/vit-mae-huge", 224, "mae"),
+    "moco-v3-vit-b": ("nyu-visionx/moco-v3-vit-b", 224, "moco"),
+    "vit-huge-patch14-224-in21k": ("google/vit-huge-patch14-224-in21k", 224, "vit"),
+}
+QWEN = {size: f"Qwen2.5-{size}-Instruct" for size in ("0.5B", "1.5B", "3B", "7B")}
+
+
+def rows(count, **more):
+    """A level of the data: that many rows for every arm, the same ids; smaller sets are parts of larger ones."""
+    source = MMPR | {"sampling": RANDOM.format(count)} | more
+    return {POST: {"data.sources": (source,), "rows": count}}
+
+
+def encoder(name, pixels, preset):
+    return {".*": {"model.vision.name": name, "data.image.size": pixels, "data.image.preset": preset}}
+
+
+def post_training(config, **more):
+    return {
+        "config": f"../pivot/{config}",
+        "init": {"": "run:{stage1b}"},
+        "measures": ("mmvp", "mmvp_blank", "scienceqa", "extract"),
+        "rows": 20000,
+        "row": (576 + 330, 280),
+    } | more
+
+
+def get_config():
+    first, measured = QWEN["1.5B"], ("mmvp", "mmvp_blank", "scienceqa", "extract")
+    plain = {"encoder": (SO,), "language": (first,), "data": ("20K",), "rate": ("paper",), "reuse": ("1",),
+             "third": ("cambrian",)}  # fmt: skip
+    arms, three = ("stage1", "sft", "dpo"), {"language": (QWEN["3B"],)}
+    return {
+        "title": "RL makes MLLMs see better than SFT: the paper's tables",
+        "arms": {
+            # The original encoder with a projector of the same provenance as the arms': Stage 1a trains no encoder.
+            "base": ("stage1a", "Original encoder"),
+            "stage1": ("stage1b", "Stage 1 only"),
+            "sft": ("sft", "+ SFT"),
+            "dpo": ("dpo", "+ DPO"),
+            "mpo": ("mpo", "+ MPO"),
+        },
+        "baseline": "sft",
+        "seeds": (0, 1, 2),
+        "factors": {
+            "encoder": {name: encoder(f"google/{name}", 384, "siglip") for name in SIGLIP2}
+            | {name: encoder(*about) for name, about in OTHERS.items()},
+            "language": {
+                name: {".*": {"model.decoder.name": f"Qwen/{name}", "tokenizer.path": f"checkpoints/{name}"}}
+                for name in QWEN.values()
+            },
+            "data": {
+                "20K": rows(20000),
+                **{
+                    f"{count // 1000}K": rows(count)
+                    for count in (3000, 5000, 10000, 40000, 60000, 80000, 100000, 150000)
+                },
+                "shift0": rows(20000, variant="shift:0:20000"),
+                "shift50": rows(20000, variant="shift:50:20000"),
+                "shift80": rows(20000, variant="shift:80:20000"),
+                "nothink": rows(20000, variant="nothink"),
+                "under30": rows(20000, variant="under30"),
+            },
+            "rate": {"paper": {}, **{rate: {"sft|dpo": {"optimizer.rules": ((".*", float(rate)),)}} for rate in RATES}},
+            "reuse": ("0", "1", "2"),
+            "third": {
+                "cambrian": {},
+                "onevision": {
+                    "stage3": {
+                        "rows": 3_200_000,
+                        "data.sources": (
+                            {
+                                "format": "llava_yaml",
+                                "path": "data/onevision/single_image.yaml",
+                                "image_root": "data/onevision/images",
+                            },
+                        ),
+                    }
+                },
+                "whole": {"stage3": {"optimizer.rules": ((".*", 1e-5),)}},  # Table J: the encoder is trained too
+            },
+        },
+        "tables": {
+            "Table Q, Figure 2: size of the encoder": plain | three | {"encoder": SIGLIP2, "arm": arms},
+            "Table R, Figure 3: size of the language model": plain | {"language": tuple(QWEN.values()), "arm": arms},
+            "Table S, Figures 4 and C: amount of data": plain
+            | {"data": ("3K", "5K", "10K", "20K", "40K"), "arm": arms},
+            "Table L: much data": plain
+            | {"encoder": (LARGE,), "data": ("20K", "40K", "60K", "80K", "100K", "150K"), "arm": arms},
+            "Tables D and N: MPO": plain | {"encoder": (LARGE, SO), "arm": (*arms, "mpo")},
+            "Figure A: learning rates": plain | three | {"rate": RATES, "arm": ("sft", "dpo")},
+            "Figure B: distribution shift": plain | three | {"data": ("shift0", "shift50", "shift80"), "arm": arms},
+            "Tables E and O: short answers": plain
+            | {"language": (first, QWEN["3B"]), "data": ("20K", "nothink", "under30"), "arm": arms},
+            "Table 2: PIVOT on other encoders": plain | {"encoder": (SO, SIGLIP2[3], *OTHERS), "arm": ("base", *arms)},
+            "Table H: reuse of the projector": plain
+            | {"language": (QWEN["0.5B"], first), "reuse": ("0", "1", "2"), "arm": ("base", "dpo")},
+            "Table I: data of Stage 3": plain
+            | {"language": (QWEN["0.5B"], first), "third": ("cambrian", "onevision"), "arm": ("base", "dpo")},
+            "Table J: all trained in Stage 3": plain
+            | {"language": (QWEN["0.5B"], first), "third": ("cambrian", "whole"), "arm": ("base", "dpo")},
+        },
+        "stages": {
+            "stage1a": {
+                "config": "../pivot/stage1a.py",
+                "init": {"vision": "hf:checkpoints/{encoder}", "decoder": "hf:checkpoints/{language}"},
+                "measures": ("extract",),
+                "rows": 558_000,
+                "row": (576 + 20, 20),
+            },
+            "stage1b": {
+                "config": "../pivot/stage1b.py",
+                "init": {"": "run:{stage1a}"},
+                "measures": measured,
+                "rows": 3_200_000,
+                "row": (576 + 250, 150),
+            },
+            "sft": post_training("stage2_sft.py", row=(576 + 180, 140)),
+            "dpo": post_training("stage2_dpo.py"),
+            "mpo": post_training("stage2_dpo.py", set={"objective.name": "mpo"}),
+            "stage3_projector": {
+                "config": "../pivot/stage3_projector.py:{reuse},{arm}/pack",
+                "set": {},
+                "rows": 558_000,
+                "row": (576 + 20, 20),
+            },
+            "stage3": {
+                "config": "../pivot/stage3.py:{reuse}",
+                "init": {"": "run:{stage3_projector}"},
+                "measures": ("mmvp", "mmvp_blank", "scienceqa"),
+                "rows": 737_000,
+                "row": (576 + 200, 80),
+            },
+        },
+        "measures": {
+            "mmvp": {"kind": "answers", "benchmark": "mmvp", "path": "data/MMVP", "ranked": True},
+            "mmvp_blank": {"kind": "answers", "benchmark": "mmvp", "path": "data/MMVP", "blank": True},
+            "scienceqa": {"kind": "answers", "benchmark": "scienceqa", "path": "data/ScienceQA"},
+            "extract": {},
+        },
+        "endpoints": {
+            "Answers of the arms": {
+                "MMVP": ("arm", "mmvp", "accuracy"),
+                "MMVP, ranked": ("arm", "mmvp", "ranked"),
+                "ScienceQA": ("arm", "scienceqa", "accuracy"),
+            },
+            "Answers of a new model on the frozen encoder": {
+                "MMVP": ("stage3", "mmvp", "accuracy"),
+                "ScienceQA": ("stage3", "scienceqa", "accuracy"),
+            },
+        },
+        "controls": {"Stage 1b": ("stage1b", "mmvp", "accuracy"), "blank image": ("stage1b", "mmvp_blank", "accuracy")},
+        "machine": {"chip": "h100", "chips": 8, "mfu": 0.4},
+        "threads": 8,
+    }

@@ -1,0 +1,120 @@
+"""The report of results that are written here: what it says of differences that are there, and of ones that are not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pivot_jax.errors import UserError
+from pivot_jax.eval import statistics
+from pivot_jax.study import matrix, report, run, sections, store
+from pivot_jax.study.graph import expand, result_file
+from pivot_jax.study.results import Results
+from pivot_jax.study.store import Outcome
+from tests.study import studies
+
+ACCURACY = {"stage1": 0.5, "sft": 0.5, "dpo": 0.7}
+ITEMS, SEEDS = 800, (0, 1, 2, 3)
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """A study whose runs are all finished, with answers of stage 3 that are right as often as ACCURACY says."""
+    factors = {"size": ("small", "large")}
+    controls = {"Stage 1": ("stage1", "answers", "accuracy")}
+    spec = studies.write(tmp_path, factors=factors, seeds=SEEDS, controls=controls)
+    found = expand(matrix.read(spec), tmp_path / "work")
+    generator = np.random.default_rng(0)
+    for cell in found.cells:
+        for stage, key in cell.runs.items():
+            one = found.runs[key]
+            numbers = {
+                "stage": stage, "steps": 10, "samples": 40, "seconds": 2.0, "flops": 1e9, "trained": [],
+                "metrics": {"loss": 1.0, "perf/step_time_s": 1.0}, "curves": {"step": [1, 2], "loss": [2.0, 1.0]},
+            }  # fmt: skip
+            store.save(result_file(found.root, key), Outcome(numbers))
+            for measured in one.measurements:
+                share = ACCURACY[cell.levels["arm"]] if stage == "stage3" else 0.5
+                items = {"accuracy": generator.random(ITEMS) < share}
+                if measured.kind == "pairs":
+                    items = {"pairs": generator.normal(0.1, 1, ITEMS).astype(np.float32)}
+                store.save(result_file(found.root, measured.result), Outcome({"seconds": 1.0}, items))
+    return found
+
+
+def test_levels_without_an_effect_share_their_runs(graph):
+    assert len(graph.cells) == 2 * 3 * 4 and len(Results(graph).conditions) == 2
+    assert len([1 for one in graph.runs.values() if one.stage == "stage3"]) == 3 * 4
+
+
+def test_the_summary_answers_in_three_sentences(graph):
+    said = report.summary(Results(graph)).split("\n\n")
+    assert len(said) == 2 and said[0].startswith("Size small: ")
+    sentences = [one for one in said[0].split(". ") if one]
+    assert len(sentences) == 3, sentences
+    assert "Dpo" not in said[0] and "DPO is better than SFT by" in said[0]
+    assert "DPO is better than Stage 1 only by" in said[0] and "1 of 2 arms do not clearly differ" in said[0]
+    assert "four of five true differences of" in said[0]
+
+
+def test_the_summary_of_no_difference(graph, monkeypatch):
+    for path in (graph.root / "results").glob("stage3*.answers*.json"):
+        store.save(path, Outcome({}, {"accuracy": np.arange(ITEMS) % 2 == 0}))
+    said = report.summary(Results(graph))
+    assert "DPO does not clearly differ from SFT (the difference is 0.0 points)" in said
+    assert "no arm clearly differs from Stage 1 only (differences are 0.0 to 0.0 points)" in said
+
+
+def test_differences_are_paired_and_corrected_over_the_table(graph):
+    results = Results(graph)
+    condition = results.conditions[0]
+    endpoint = ("stage3", "answers", "accuracy")
+    gaps, adjusted = sections.differences(results, condition, {"stage 3": endpoint})
+    one, two = (results.items(condition, arm, endpoint) for arm in ("dpo", "sft"))
+    assert one.shape == (4, ITEMS)
+    assert gaps["DPO − SFT"]["stage 3"] == statistics.difference(one, two)
+    raw = {name: row["stage 3"].p for name, row in gaps.items()}
+    assert {name: row["stage 3"] for name, row in adjusted.items()} == pytest.approx(statistics.holm(raw))
+    assert adjusted["DPO − SFT"]["stage 3"] < 0.01 < adjusted["SFT − Stage 1 only"]["stage 3"]
+
+
+def test_the_page_holds_every_part_and_needs_results_only(graph):
+    page = report.write_report(graph)
+    text = page.read_text()
+    for word in ("Answers: ", "Differences on the same items", "Controls", "Implicit rewards", "Training", "size small",
+                 "Detectable differences and effect sizes", "stage 3 by size", "24 cells share"):  # fmt: skip
+        assert word in text.replace("<h2>Answers", "Answers: "), word
+    assert not (graph.root / "runs").exists()
+    numbers = json.loads((graph.root / "results.json").read_text())
+    assert not any("seconds" in one for one in numbers.values())
+    assert all("perf/step_time_s" not in one.get("metrics", {}) for one in numbers.values())
+
+
+def test_an_unknown_metric_is_named(graph):
+    with pytest.raises(UserError, match=r"measure 'answers' has no metric 'acc' \(it has: accuracy\)"):
+        Results(graph).items(Results(graph).conditions[0], "sft", ("stage3", "answers", "acc"))
+
+
+def test_a_report_of_nothing_says_so(tmp_path):
+    with pytest.raises(UserError, match="no run of .* is finished there"):
+        run.report(studies.write(tmp_path), tmp_path / "work")
+
+
+def test_cost_grows_with_distinct_runs_and_not_with_cells(graph):
+    from pivot_jax.study.overview import overview
+
+    found = overview(graph, graph.needed())
+    assert "24 cells need 28 training runs" in found.lines[0]
+
+
+@pytest.mark.parametrize("s", [2, 3, 5])
+def test_p_is_below_five_percent_exactly_where_the_interval_excludes_zero(s):
+    generator = np.random.default_rng(s)
+    agree = []
+    for _ in range(60):
+        gap = generator.normal(generator.choice([0, 0.05, 0.2]), 0.03, (s, 1)) + generator.normal(0, 0.4, (s, 200))
+        found = statistics.difference(gap, np.zeros_like(gap))
+        agree.append(found.excludes_zero == (found.p < 0.05))
+    assert np.mean(agree) > 0.98
