@@ -48,6 +48,7 @@ def get_config():
     first, measured = QWEN["1.5B"], ("mmvp", "mmvp_blank", "scienceqa", "extract")
     plain = {"encoder": (SO,), "language": (first,), "data": ("20K",), "rate": ("paper",), "reuse": ("1",),
              "third": ("cambrian",)}  # fmt: skip
+    own = plain | {"without": ("stage3_projector", "stage3")}  # tables of the arms' own answers
     arms, three = ("stage1", "sft", "dpo"), {"language": (QWEN["3B"],)}
     return {
         "title": "RL makes MLLMs see better than SFT: the paper's tables",
@@ -100,16 +101,15 @@ def get_config():
             },
         },
         "tables": {
-            "Table Q, Figure 2: size of the encoder": plain | three | {"encoder": SIGLIP2, "arm": arms},
-            "Table R, Figure 3: size of the language model": plain | {"language": tuple(QWEN.values()), "arm": arms},
-            "Table S, Figures 4 and C: amount of data": plain
-            | {"data": ("3K", "5K", "10K", "20K", "40K"), "arm": arms},
-            "Table L: much data": plain
+            "Table Q, Figure 2: size of the encoder": own | three | {"encoder": SIGLIP2, "arm": arms},
+            "Table R, Figure 3: size of the language model": own | {"language": tuple(QWEN.values()), "arm": arms},
+            "Table S, Figures 4 and C: amount of data": own | {"data": ("3K", "5K", "10K", "20K", "40K"), "arm": arms},
+            "Table L: much data": own
             | {"encoder": (LARGE,), "data": ("20K", "40K", "60K", "80K", "100K", "150K"), "arm": arms},
             "Tables D and N: MPO": plain | {"encoder": (LARGE, SO), "arm": (*arms, "mpo")},
-            "Figure A: learning rates": plain | three | {"rate": RATES, "arm": ("sft", "dpo")},
-            "Figure B: distribution shift": plain | three | {"data": ("shift0", "shift50", "shift80"), "arm": arms},
-            "Tables E and O: short answers": plain
+            "Figure A: learning rates": own | three | {"rate": RATES, "arm": ("sft", "dpo")},
+            "Figure B: distribution shift": own | three | {"data": ("shift0", "shift50", "shift80"), "arm": arms},
+            "Tables E and O: short answers": own
             | {"language": (first, QWEN["3B"]), "data": ("20K", "nothink", "under30"), "arm": arms},
             "Table 2: PIVOT on other encoders": plain | {"encoder": (SO, SIGLIP2[3], *OTHERS), "arm": ("base", *arms)},
             "Table H: reuse of the projector": plain

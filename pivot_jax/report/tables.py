@@ -134,7 +134,7 @@ def _cost_cells(stage: Cost) -> tuple[Value, ...]:
 
 def plain(table: Table) -> str:
     """The table as aligned text for a terminal."""
-    header = [table.row_title, *(_heading(column) for column in table.columns)]
+    header = [table.row_title, *(heading(column) for column in table.columns)]
     body = [[name, *(_joined(value, column) for value, column in zip(values, table.columns, strict=True))]
             for name, values in table.rows]  # fmt: skip
     widths = [max(len(row[index]) for row in [header, *body]) for index in range(len(header))]
@@ -146,7 +146,8 @@ def plain(table: Table) -> str:
     return "\n".join([table.title, lines[0], "-" * sum(widths, 2 * (len(widths) - 1)), *lines[1:]])
 
 
-def _heading(column: Column) -> str:
+def heading(column: Column) -> str:
+    """A column's title with its unit."""
     unit = text.shown_unit(column.unit, column.signed)
     return f"{column.title} ({unit})" if unit else column.title
 

@@ -18,6 +18,7 @@ from pivot_jax.config.load import find, read_file
 from pivot_jax.errors import UserError, suggest
 
 ARM, SEED = "arm", "seed"
+WITHOUT = "without"  # of a table: stages that it does not need
 INPUT = re.compile(r"\{(\w+)\}")  # {stage} in the text of a source: the folder of that stage's run in the same cell
 Levels = Mapping[str, str]  # factor → level
 
@@ -82,7 +83,8 @@ class Study:
       endpoints: group → title → (stage or ``arm``, measure, metric): what the arms are compared by. The first group is
         the study's question, its first entry the primary endpoint, by which the summary answers it.
       controls: title → (stage, measure, metric), shown first: whether the models use their images at all.
-      tables: title → {factor: levels}: the cells of each; {}: every combination is one table.
+      tables: title → {factor: levels}: the cells of each; ``without`` names stages that it does not need. {}: every
+        combination is one table.
       machine: chips, chip, mfu (full size) or flops_per_s (a CPU), for hours.
       threads: of a job on this machine; 1 makes numbers independent of the number of cores.
       platform: JAX's platform of a job, ``cpu``; "": the machine's own.
@@ -120,7 +122,7 @@ class Study:
     def conditions(self, chosen: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
         """Combinations of the chosen levels (of a factor that is not chosen, all), without the seed."""
         axes = {name: tuple(levels) for name, levels in self.factors.items()} | {ARM: tuple(self.arms)}
-        axes |= {name: tuple(levels) for name, levels in chosen.items()}
+        axes |= {name: tuple(levels) for name, levels in chosen.items() if name != WITHOUT}
         for levels in itertools.product(*axes.values()):
             yield dict(zip(axes, levels, strict=True))
 
@@ -138,7 +140,16 @@ class Study:
         return self.stages[name if name in self.stages else name.rpartition("_")[0]]
 
     def applies(self, stage: str, levels: Levels) -> bool:
-        return all(levels[factor] in allowed for factor, allowed in self.stages[stage].only.items())
+        """Whether the cell has this stage: its levels allow it, and a table that the cell is of needs it."""
+        if any(levels[factor] not in allowed for factor, allowed in self.stages[stage].only.items()):
+            return False
+        tables = [one for one in self.tables.values() if holds(one, levels)]
+        return not tables or any(stage not in one.get(WITHOUT, ()) for one in tables)
+
+
+def holds(table: Mapping[str, Sequence[str]], levels: Levels) -> bool:
+    """Whether a cell is one of the table's."""
+    return all(levels[factor] in allowed for factor, allowed in table.items() if factor != WITHOUT)
 
 
 def read(spec: str) -> Study:
@@ -204,7 +215,9 @@ def _check(study: Study, where: str) -> None:
             _known(used, {*study.stages, ARM}, f"{where}: {title}")
             _known(measure, study.measures, f"{where}: {title}")
     for title, table in study.tables.items():
-        _chosen(study, table, f"{where}: tables.{title}")
+        for stage in table.get(WITHOUT, ()):
+            _known(stage, study.stages, f"{where}: tables.{title}.{WITHOUT}")
+        _chosen(study, {k: v for k, v in table.items() if k != WITHOUT}, f"{where}: tables.{title}")
 
 
 def _chosen(study: Study, chosen: Mapping[str, Sequence[str]], where: str) -> None:

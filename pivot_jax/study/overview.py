@@ -11,6 +11,7 @@ from pivot_jax import config as configs
 from pivot_jax.report import format as text
 from pivot_jax.study import budget
 from pivot_jax.study.graph import Graph, Job
+from pivot_jax.study.matrix import WITHOUT, holds
 from pivot_jax.words import counted
 
 UNKNOWN_MIN = 1.0  # of a run about which the study says nothing
@@ -76,9 +77,9 @@ def _tables(graph: Graph) -> list[str]:
     """Cells and cost of each table of the study by itself: tables share runs."""
     lines = []
     for title, chosen in graph.study.tables.items():
-        wanted = [dict(levels) for levels in graph.study.conditions(chosen)]
-        cells = [c for c in graph.cells if {k: v for k, v in c.levels.items() if k != "seed"} in wanted]
-        keys = {key for cell in cells for key in cell.runs.values()}
+        cells = [cell for cell in graph.cells if holds(chosen, cell.levels)]
+        unused = chosen.get(WITHOUT, ())
+        keys = {key for cell in cells for stage, key in cell.runs.items() if stage not in unused}
         flops = sum(run_flops(graph, key) for key in keys)
         hours = sum(minutes(graph, key) for key in keys) / 60
         lines.append(f"  {title}: {counted(len(cells), 'cell')}, {counted(len(keys), 'run')}, "

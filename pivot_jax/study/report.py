@@ -12,8 +12,8 @@ from typing import Any
 from pivot_jax import files
 from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
+from pivot_jax.report import export, page
 from pivot_jax.report import format as text
-from pivot_jax.report import page
 from pivot_jax.report.content import Fact, Report
 from pivot_jax.study import sections
 from pivot_jax.study.graph import Graph
@@ -24,10 +24,12 @@ PACKAGES = ("pivot-jax", "jax", "flax", "optax", "transformers")
 
 
 def write_report(graph: Graph) -> Path:
-    """Writes ``report.html`` and, for machines, ``results.json``; returns the page's path."""
+    """Writes ``report.html``, its tables and charts in ``report/``, and ``results.json``; returns the page's path."""
     results = Results(graph)
+    report = build(results)
     files.write_text(graph.root / "results.json", json.dumps(results.numbers(), indent=1, sort_keys=True))
-    return page.write(build(results), graph.root / "report.html")
+    export.write(report, graph.root / "report")
+    return page.write(report, graph.root / "report.html")
 
 
 def build(results: Results) -> Report:

@@ -25,6 +25,14 @@ def test_tables_choose_cells_and_share_them(tmp_path):
     assert len({tuple(cell.items()) for cell in cells}) == len(cells)
 
 
+def test_a_stage_is_left_out_where_no_table_of_the_cell_needs_it(tmp_path):
+    tables = {"own": {"size": ("small", "large"), "without": ("stage3",)}, "new": {"size": ("large",)}}
+    study = matrix.read(studies.write(tmp_path, factors={"size": ("small", "large", "huge")}, tables=tables))
+    levels = {"arm": "sft", "seed": "0"}
+    assert not study.applies("stage3", levels | {"size": "small"}) and study.applies("sft", levels | {"size": "small"})
+    assert study.applies("stage3", levels | {"size": "large"})
+
+
 def test_levels_set_keys_of_the_stages_that_they_name(tmp_path):
     factors = {"rate": {"low": {"sft|dpo": {"optimizer.clip_norm": 0.5}}, "high": {}}}
     study = matrix.read(studies.write(tmp_path, factors=factors))
@@ -46,6 +54,7 @@ def test_levels_set_keys_of_the_stages_that_they_name(tmp_path):
         ({"arms": {"sft": "sft"}}, "positional argument"),
         ({"baseline": "base"}, "baseline: 'base' is not declared"),
         ({"seeds": ()}, "at least one arm and one seed"),
+        ({"tables": {"T": {"without": ("stage4",)}}}, "tables.T.without: 'stage4' is not declared; did you mean"),
         ({"tables": {"T": {"size": ("small",)}}}, "tables.T: 'size' is not declared"),
         ({"stages": studies.stages(sft={"sweep": ({},)})}, "'sweep' and 'chosen_by' are given together"),
     ],
