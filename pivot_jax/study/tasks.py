@@ -1,4 +1,6 @@
-"""One job of a study in its own process: ``python -m pivot_jax.study.tasks ROOT JOB``, started by the workflow engine.
+"""One job of a study in its own process, started by the workflow engine: ``… -m pivot_jax.study.tasks ROOT JOB DONE``.
+
+DONE is the file that says that nothing of the job is left to do.
 
 What is done already is kept: a finished run, a finished measurement, the checkpoints of a run that was stopped.
 """
@@ -30,7 +32,7 @@ _PARENT_DEATH_SIGNAL = 1  # of Linux' prctl
 
 
 def main(arguments: list[str]) -> int:
-    root, job = Path(arguments[0]), arguments[1]
+    root, job, done = Path(arguments[0]), arguments[1], Path(arguments[2])
     end_with_parent(signal.SIGTERM)
     content = json.loads((root / "graph.json").read_text())
     if content["platform"]:
@@ -49,7 +51,7 @@ def main(arguments: list[str]) -> int:
             if hosts.is_first():
                 ended, started = time.time(), float(os.environ.get(STARTED, began))
                 spent = {"started": started, "startup_s": began - started, "work_s": ended - began, "ended": ended}
-                files.write_text(root / "jobs" / f"{job}.json", json.dumps(spent))
+                files.write_text(done, json.dumps(spent))
     except UserError as error:
         print(f"{FAILED}{error}", flush=True)
         return 1

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from pivot_jax import files
 from pivot_jax.errors import UserError
 from pivot_jax.study.graph import Graph, Job
 from pivot_jax.study.progress import Progress
@@ -21,7 +24,7 @@ from pivot_jax.words import counted
 
 POLL_S = 0.5
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-LOG = "snakemake.txt"
+LOG, SNAKEFILE = "snakemake.txt", "Snakefile"
 PARENT = "PIVOT_STUDY_PROCESS"  # with whose death Snakemake ends, and with it the jobs, which save
 JOBS = 100  # at a time on a cluster
 
@@ -58,6 +61,8 @@ def run(graph: Graph, jobs: Sequence[Job], options: Options) -> list[Job]:
     for job in jobs:
         (graph.root / "jobs" / f"{job.key}.json").unlink(missing_ok=True)  # says that nothing is left to do
     graph.write(list(jobs))
+    # A copy in the study's folder: executors that send sources to other machines take only files below it.
+    files.write_text(graph.root / SNAKEFILE, Path(__file__).with_name(SNAKEFILE).read_text())
     began = time.time()
     log = graph.root / "logs" / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -81,14 +86,28 @@ def run(graph: Graph, jobs: Sequence[Job], options: Options) -> list[Job]:
 
 def command(root: Path, options: Options) -> list[str]:
     """Snakemake's command line."""
-    where = ["--profile", options.profile, "--jobs", str(options.jobs)] if options.profile else [
-        "--cores", str(options.cores or cores()), "--executor", "local",
-    ]  # fmt: skip
+    where = ["--cores", str(options.cores or cores()), "--executor", "local"]
+    if options.profile:
+        where = ["--profile", options.profile, "--jobs", str(options.jobs)]
+        if "default-storage-provider" in _profile(options.profile):
+            # Without a shared file system Snakemake keeps its files there; in the study's folder we see them too.
+            where += ["--default-storage-prefix", str(root.absolute())]
     return [
-        sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile")),
+        sys.executable, "-m", "snakemake", "--snakefile", str(root / SNAKEFILE),
         "--directory", str(root), "--scheduler", "greedy", "--keep-going", "--nolock", "--rerun-incomplete",
-        "--rerun-triggers", "mtime", "--nocolor", *where,
+        "--rerun-triggers", "mtime", "--nocolor", *where, "--config", f"root={root.absolute()}",
     ]  # fmt: skip
+
+
+def _profile(folder: str) -> dict[str, Any]:
+    """The settings of a Snakemake profile. Raises UserError: no such profile, or not YAML."""
+    path = Path(folder, "config.yaml")
+    if not path.is_file():
+        raise UserError(f"--profile: {folder} holds no config.yaml; see launch/snakemake for two to copy")
+    try:
+        return dict(yaml.safe_load(path.read_text()) or {})
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a Snakemake profile ({' '.join(str(error).split())[:120]})") from None
 
 
 def environment(graph: Graph) -> dict[str, str]:

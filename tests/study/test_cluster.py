@@ -126,6 +126,7 @@ class Api(BaseHTTPRequestHandler):
 
 
 @pytest.mark.heavy
+@pytest.mark.skipif(not shutil.which("rsync"), reason="rsync, which Snakemake's storage plugin calls, is not installed")
 def test_kubernetes_gets_valid_jobs(study, tmp_path):
     import kubernetes_validate
 
@@ -154,4 +155,4 @@ def test_kubernetes_gets_valid_jobs(study, tmp_path):
     assert {"name": "study", "mountPath": "/study"} in container["volumeMounts"]
     assert container["resources"]["requests"]["memory"].startswith("3000")
     assert "nvidia.com/gpu" in json.dumps(container["resources"])
-    assert "jobs/stage1b-" in container["args"][1]
+    assert "--target-jobs 'stage1b:job=stage1b-" in container["args"][1]
