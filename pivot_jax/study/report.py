@@ -160,8 +160,7 @@ def _seconds(root: Path) -> float:
 
 def _provenance(graph: Graph) -> dict[str, Any]:
     return {
-        "study": graph.study.file.name,
-        "folder": graph.root.name,
+        "command": f"pivot-jax study {graph.study.file.parent.name}/{graph.study.file.name}",
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "machine": f"{_processor()}, {os.cpu_count()} cores",

@@ -351,6 +351,17 @@ def costs(results: Results, seconds: float, overhead: str) -> Section:
         (
             tables.costs("Training, summed over runs", spent),
             tables.trained_parameters("Trained parameters and peak learning rates", trained),
+            Listing("Runs: folder, levels, steps, fingerprint of the config", _runs(results)),
             Listing("The study's file", results.study.file.read_text()),
         ),
     )
+
+
+def _runs(results: Results) -> str:
+    """A line for each finished run: what made the numbers of its cells."""
+    lines = []
+    for stage in results.study.stages:
+        for key, one in results.runs(stage):
+            levels = ", ".join(f"{factor} {level}" for factor, level in one.numbers.get("levels", {}).items())
+            lines.append(f"runs/{key}  {levels}  {one.numbers['steps']} steps  {one.numbers.get('config', '')}")
+    return "\n".join(lines)
