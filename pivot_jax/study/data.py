@@ -42,7 +42,14 @@ def _scenes(folder: Path, *, world: Mapping[str, Any], sizes: Mapping[str, int],
         train_bpe(_corpus(prepared), vocabulary, folder / "tokenizer")
 
 
-KINDS: Mapping[str, Callable[..., None]] = {"scenes": _scenes}
+def _easy_vqa(folder: Path, *, seed: int) -> None:
+    """Questions, pairs and captions of easy-VQA, in ``data/`` of the folder, as ``configs/real`` expects them."""
+    from pivot_jax.data.easy_vqa import prepare
+
+    prepare(folder / "data", seed)
+
+
+KINDS: Mapping[str, Callable[..., None]] = {"scenes": _scenes, "easy-vqa": _easy_vqa}
 NAME = "study"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from pivot_jax.study.measures import answers, encoder, gradients, pairs
+from pivot_jax.study.measures import answers, encoder, gradients, pairs, text
 from pivot_jax.study.measures.task import Task
 from pivot_jax.study.store import Outcome
 
@@ -13,6 +13,7 @@ KINDS: Mapping[str, Callable[[Task], Outcome]] = {
     "majority": answers.majority,
     "pairs": pairs.pairs,
     "scenes_probe": encoder.scenes_probe,
+    "text": text.text,
 }
 
 __all__ = ["KINDS", "Task"]
