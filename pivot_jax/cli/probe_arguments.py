@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from pivot_jax.cli import probes
+from pivot_jax.cli import probe_maps, probes
 from pivot_jax.cli.options import command, count, positive, step, whole, workdir
 
 # as probe.alignment_metrics, which is imported only when the command runs
@@ -16,20 +16,29 @@ def add(subparsers) -> None:
     parser = command(subparsers, "probe", None, "probe an encoder's features, or map a model's gradients onto an image")
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     classify = command(
-        kinds, "classify", probes.classify, "fit a logistic probe on mean patch features",
-        "Data: DIR/{train,val,test}/CLASS/*.jpg. Without val, C is chosen on a fifth of train.",
+        kinds, "classify", probes.classify, "fit a probe of image classes on an encoder's features",
+        "Data: DIR/{train,val,test}/CLASS/*.jpg; or the folder of a TFDS data set, or of Parquet files by split, with\n"
+        "columns image and label. Without val a fifth of train chooses; without test val is reported (ImageNet).",
     )  # fmt: skip
     _encoder(classify)
-    classify.add_argument("--per-class", type=positive, default=0, metavar="N", help="training images per class")
+    _classify(classify)
     segment = command(
         kinds, "segment", probes.segment, "train a head on frozen patch features: mean IoU and macro recall",
-        "Data: DIR/{train,val,test}/NAME.jpg with class ids in DIR/{train,val,test}annot/NAME.png.",
+        "Data: DIR/{train,val,test}/NAME.jpg with class ids in DIR/{train,val,test}annot/NAME.png (CamVid), or the\n"
+        "layout of ADE20K (images/training, annotations/training) or of VOC (JPEGImages, SegmentationClass).",
     )  # fmt: skip
     _encoder(segment)
-    segment.add_argument("--classes", metavar="NAMES", required=True, help="a,b,c in id order, or a file of lines")
-    segment.add_argument("--ignore", type=count, metavar="ID", help="id of unlabelled pixels")
-    segment.add_argument("--head", choices=("mlp", "linear"), default="mlp")
-    segment.add_argument("--seeds", type=positive, default=3, metavar="N", help="heads to train (default 3)")
+    segment.add_argument(
+        "--classes", metavar="NAMES", help="a,b,c in id order, or a file of lines (default: those of ADE20K or VOC)"
+    )
+    segment.add_argument("--ignore", type=count, metavar="ID", help="id of unlabelled pixels (default for VOC: 255)")
+    segment.add_argument(
+        "--protocol", choices=("sound", "patch-seg"), default="sound",
+        help="sound (default): standardised features, the epoch is chosen on val; patch-seg: the central square of "
+        "each image, features as they are, 6 heads, the epoch is chosen on the reported images, which is flagged",
+    )  # fmt: skip
+    segment.add_argument("--head", choices=("mlp", "linear"), help="default mlp: d, 1024, GELU, classes")
+    segment.add_argument("--seeds", type=positive, metavar="N", help="heads to train (default 3; patch-seg 6)")
     _gradmap(kinds)
     align = command(
         kinds, "align", probes.align,
@@ -51,9 +60,42 @@ def add(subparsers) -> None:
     )  # fmt: skip
 
 
+def _classify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--per-class", type=positive, default=0, metavar="N", help="training images per class")
+    parser.add_argument(
+        "--pool", choices=("mean", "class", "attention"), default="mean",
+        help="mean over patches (default); class: the class token after the closing norm (CLIP, DINOv2, ViT); "
+        "attention: SigLIP's pooling head",
+    )  # fmt: skip
+    parser.add_argument(
+        "--method", choices=("logistic", "knn", "sgd", "prototypes"), default="logistic",
+        help="logistic regression with scikit-learn's objective (default); weighted nearest neighbours as in DINO; "
+        "a linear probe in minibatches, for sets of ImageNet's size; class means",
+    )  # fmt: skip
+    parser.add_argument(
+        "--C", type=_grid, default="wide", metavar="wide|paper|C,C",
+        help="grid of logistic: 0.01 to 1e4 (wide, default), or to 3.16 (the paper's six)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--k", type=_counts, default=(10, 20, 100, 200), metavar="K,K", help="grid of knn: 10,20,100,200"
+    )
+    parser.add_argument(
+        "--learning-rates", type=_numbers, default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0), metavar="R,R",
+        help="grid of sgd, trained side by side: 0.003 to 1, for a batch of 256",
+    )  # fmt: skip
+    parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="of sgd (default sgd)")
+    parser.add_argument("--epochs", type=positive, default=30, metavar="N", help="of sgd (default 30)")
+    parser.add_argument("--batch-size", type=positive, default=1024, metavar="N", help="of sgd (default 1024)")
+    parser.add_argument("--weight-decay", type=_share, default=0.0, metavar="X", help="of sgd (default 0)")
+    parser.add_argument(
+        "--choose-on-test", action="store_true",
+        help="choose on the reported images, as the paper does (prototypes: built of them); the result flags it",
+    )  # fmt: skip
+
+
 def _gradmap(kinds) -> None:
     parser = command(
-        kinds, "gradmap", probes.gradmap, "map an answer's loss gradient onto the image; or Grad-CAM, or attention",
+        kinds, "gradmap", probe_maps.gradmap, "map an answer's loss gradient onto the image; or Grad-CAM, or attention",
         "With --mask or --box the map is scored against the object: pointing game, energy inside, best IoU. At equal\n"
         "parameters --encoding separate, as published, shows the map without --rejected; shared shows the difference.",
     )  # fmt: skip
@@ -96,9 +138,44 @@ def _encoder(parser: argparse.ArgumentParser, features: bool = True) -> None:
     )
     parser.add_argument("--data", metavar="PATH", required=True, help="see below" if features else "LLaVA JSON")
     parser.add_argument("--out", metavar="FILE.json", help="also write the numbers to this file")
+    parser.add_argument(
+        "--cache", metavar="DIR", help="folder that keeps the features: the next probe of them runs no encoder"
+    )
     if features:
-        parser.add_argument("--features", choices=("vision", "projector"), default="vision", help="default vision")
+        parser.add_argument(
+            "--features", choices=("vision", "projector"), default="vision",
+            help="vision: what the projector reads (default); projector: the image tokens that a decoder reads",
+        )  # fmt: skip
+        parser.add_argument("--layer", type=count, metavar="N", help="output of this block, from 0")
         parser.add_argument("--seed", type=count, default=0, metavar="N", help="random seed (default 0)")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(math.isfinite(number) and number > 0 for number in found):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of numbers above 0; write them as 0.1,1,10")
+    return found
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(positive(part) for part in text.split(","))
+
+
+def _grid(text: str) -> tuple[float, ...] | str:
+    return text if text in ("wide", "paper") else _numbers(text)
+
+
+def _share(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
+    return found
 
 
 def _layer(text: str) -> int | str:

@@ -1,13 +1,13 @@
-"""``probe classify | segment | gradmap | align``: what can be read from an encoder, and where its gradients fall."""
+"""``probe classify | segment | align``: what can be read from an encoder."""
 
 from __future__ import annotations
 
 import argparse
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pivot_jax import files
 from pivot_jax.cli import inputs, outputs, tables
-from pivot_jax.errors import UserError
 from pivot_jax.words import counted
 
 if TYPE_CHECKING:
@@ -21,16 +21,44 @@ def classify(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.train.open import open_encoder
 
     _check(args)
+    settings = _classifier(args)
     encoder = open_encoder(args.encoder)
-    found = probe.classify(encoder, args.data, kind=args.features, per_class=args.per_class, seed=args.seed)
+    found = probe.classify(
+        encoder, args.data, features=_features(args, args.pool), settings=settings, per_class=args.per_class,
+        seed=args.seed, cache=args.cache,
+    )  # fmt: skip
     result, images = found.result, found.images
     sizes = f"{counted(len(found.classes), 'class', 'classes')}, {counted(images['test'], 'test image')}"
-    print(f"{args.encoder}, {args.features} features: {sizes}")
+    print(f"{args.encoder}, {_named(args)}, {args.method}: {sizes}")
     _show({"accuracy": (result.accuracy, result.interval)})
-    print(f"C = {result.C:g}, chosen on {counted(images['val'], 'image')} that are not test images")
+    if result.chosen:
+        where = (
+            "the test images" if args.choose_on_test else f"{counted(images['val'], 'image')} that are no test images"
+        )
+        print(f"{result.chosen}, chosen on {where}")
     _flags(result.flags)
     record = {"accuracy": result.accuracy, "low": result.interval.low, "high": result.interval.high, "C": result.C}
-    _write(args, record | {"grid": result.grid, "flags": result.flags, "encoder": args.encoder})
+    record |= {"method": args.method, "chosen": result.chosen, "grid": result.grid, "flags": result.flags}
+    _write(args, record | {"C": None if math.isnan(result.C) else result.C, "encoder": args.encoder})
+
+
+def _classifier(args: argparse.Namespace) -> Any:
+    from pivot_jax.probe.classification import GRID, PAPER_GRID, ProbeSettings
+    from pivot_jax.probe.linear_probe import LinearTraining
+
+    grid = {"wide": GRID, "paper": PAPER_GRID}.get(args.C, args.C)
+    training = LinearTraining(args.epochs, args.batch_size, args.learning_rates, args.optimizer, args.weight_decay)
+    return ProbeSettings(args.method, grid, args.k, training, args.choose_on_test)
+
+
+def _features(args: argparse.Namespace, pool: str) -> Any:
+    from pivot_jax.probe.feature_settings import FeatureSettings
+
+    return FeatureSettings(args.features, args.layer, pool)
+
+
+def _named(args: argparse.Namespace) -> str:
+    return f"{args.features} features" + ("" if args.layer is None else f" of block {args.layer}")
 
 
 def segment(args: argparse.Namespace, overrides: Overrides) -> None:
@@ -38,12 +66,15 @@ def segment(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.train.open import open_encoder
 
     _check(args)
-    classes = inputs.class_names(args.classes)
+    classes = inputs.class_names(args.classes) if args.classes else ()
+    settings = _heads(args)
     encoder = open_encoder(args.encoder)
-    settings = {"kind": args.features, "head": args.head, "ignore": args.ignore, "seeds": args.seeds}
-    found = probe.segment(encoder, args.data, classes, seed=args.seed, **settings)
-    sizes = f"{counted(len(found.overlap[0]), 'test image')}, {counted(args.seeds, 'seed')}"
-    print(f"{args.encoder}, {args.features} features: {sizes}")
+    found = probe.segment(
+        encoder, args.data, classes, features=_features(args, "none"), settings=settings, ignore=args.ignore,
+        seed=args.seed, cache=args.cache,
+    )  # fmt: skip
+    sizes = f"{counted(len(found.overlap[0]), 'test image')}, {counted(len(settings.seeds), 'seed')}"
+    print(f"{args.encoder}, {_named(args)}: {sizes}")
     per_class = {f"IoU of {name}": (value, None) for name, value in found.per_class.items()}
     _show(
         {"mean IoU": (found.miou, found.interval), "macro recall": (found.recall, found.recall_interval), **per_class}
@@ -53,108 +84,13 @@ def segment(args: argparse.Namespace, overrides: Overrides) -> None:
     _write(args, record | {"per_class": found.per_class, "seeds": found.seeds, "encoder": args.encoder})
 
 
-def gradmap(args: argparse.Namespace, overrides: Overrides) -> None:
-    """Map of −log p(answer), or, with ``--rejected``, of −(log p(chosen) − log p(rejected))."""
-    import numpy as np
+def _heads(args: argparse.Namespace) -> Any:
+    """The settings of the protocol; options replace its parts."""
+    from pivot_jax.probe.segmentation import PATCH_SEG, SegmentSettings
 
-    from pivot_jax.probe import gradient_maps as probe
-    from pivot_jax.train.open import open_run
-
-    out = outputs.file(args.out, "--out", inputs.IMAGE_SUFFIXES, _command(args))
-    numbers, record = out.with_suffix(".npy"), out.with_suffix(".json")
-    for beside, ours in ((numbers, out.exists()), (record, record.exists() and outputs.wrote(_command(args), record))):
-        if beside.exists() and not ours:
-            raise outputs.not_ours(f"--out {args.out}: its {beside.name}", _command(args))
-    inputs.image("--image", args.image)
-    if args.mask:
-        inputs.image("--mask", args.mask)
-    inputs.question(args.prompt)
-    _check_answers(args)
-    settings = probe.MapSettings(args.method, args.layer, args.norm, args.encoding)
-    run = open_run(args.workdir, args.step)
-    seen = _object(args, run)
-    image, found = probe.question_map(run, args.image, args.prompt, args.answer, args.rejected, settings=settings)
-    grids = found if found.ndim == 3 else found[None]
-    outputs.image(out, _command(args), np.concatenate([_shown(image, grid, args.method) for grid in grids], axis=1))
-    with files.whole(numbers) as partial:
-        np.save(partial, found)
-    rows, columns = grids.shape[1:]
-    print(f"{out}: {rows} x {columns} patches; the numbers are in {numbers}")
-    scores = _scores(args, grids, seen) | (_gradients(args, run) if args.gradients else {})
-    outputs.record(record, _command(args), scores | {"method": args.method, "encoding": args.encoding})
-
-
-def _shown(image: Any, grid: Any, method: str) -> Any:
-    """The overlay, uint8 RGB, with a longer side of 384 pixels. Only gradients have artefacts at the border."""
-    import numpy as np
-    from PIL import Image
-
-    from pivot_jax.probe.gradient_maps import overlay
-
-    height, width = image.shape[:2]
-    scale = 384 / max(height, width)
-    size = (round(width * scale), round(height * scale))
-    return overlay(np.asarray(Image.fromarray(image).resize(size)), grid, border=method == "gradient")
-
-
-def _object(args: argparse.Namespace, run: Any) -> Any:
-    """Where the encoder sees the object of ``--mask`` and ``--box``, or None."""
-    from pivot_jax.probe.localisation import object_mask
-
-    if not args.mask and not args.box:
-        return None
-    try:
-        return object_mask(run.geometry, args.image, mask=args.mask, boxes=args.box)
-    except UserError as error:
-        raise UserError(f"--{error}" if str(error).startswith(("mask", "box")) else f"--mask, --box: {error}") from None
-
-
-def _scores(args: argparse.Namespace, grids: Any, seen: Any) -> dict[str, Any]:
-    """Prints and returns the scores of the maps, one or one per layer."""
-    from pivot_jax.probe.localisation import entropy, localise
-
-    if seen is None:
-        rows = [{"entropy": entropy(grid)} for grid in grids]
-    else:
-        found = [localise(grid, seen) for grid in grids]
-        rows = [
-            {"hit": float(one.hit), "energy": one.energy, "iou": one.iou, "area": one.area, "entropy": one.entropy}
-            for one in found
-        ]
-    table = tables.table("layer", *rows[0])
-    first = "features" if args.layer is None and args.method != "rollout" else "last" if args.layer is None else ""
-    for index, row in enumerate(rows):
-        name = first or str(index if args.layer == "all" else args.layer)
-        table.add_row(name, *(f"{value:.3f}" for value in row.values()))
-    tables.console().print(table)
-    return {"layer": args.layer, "scores": rows}
-
-
-def _gradients(args: argparse.Namespace, run: Any) -> dict[str, Any]:
-    """Prints and returns norms and cosines of this pair's gradients in the encoder's parameters."""
-    from pivot_jax.data.example import Example, Message
-    from pivot_jax.probe.encoder_gradients import encoder_gradients
-
-    question = (Message("user", f"<image>\n{args.prompt}"),)
-    found = encoder_gradients(run, [Example("gradmap", question, (args.image,), args.answer, args.rejected)])
-    table = tables.table("gradient in", "SFT", "DPO", "cosine")
-    for name, *values in zip(found.layers, found.sft[0], found.dpo[0], found.cosine[0], strict=True):
-        table.add_row(name, *(f"{value:.4g}" for value in values))
-    tables.console().print(table)
-    print("DPO: of log p(chosen) - log p(rejected); the loss itself has beta / 2 times that where DPO starts")
-    named = {"sft": found.sft, "dpo": found.dpo, "cosine": found.cosine}
-    return {"gradients": {name: dict(zip(found.layers, v[0].tolist(), strict=True)) for name, v in named.items()}}
-
-
-def _check_answers(args: argparse.Namespace) -> None:
-    for option, text in (("--answer", args.answer), ("--rejected", args.rejected)):
-        if text is not None and not text.strip():
-            raise UserError(f"{option}: empty; the map shows the loss of the answer's words")
-    if args.answer == args.rejected:
-        raise UserError("--rejected: the same as --answer; their preference loss has no gradient, so there is no map")
-    if args.rejected is None and (args.gradients or args.encoding == "separate"):
-        option = "--gradients" if args.gradients else "--encoding separate"
-        raise UserError(f"{option}: compares two answers; add --rejected")
+    settings = PATCH_SEG if args.protocol == "patch-seg" else SegmentSettings()
+    settings = replace(settings, head=args.head or settings.head)
+    return replace(settings, seeds=tuple(range(args.seeds))) if args.seeds else settings
 
 
 def align(args: argparse.Namespace, overrides: Overrides) -> None:
@@ -169,7 +105,7 @@ def align(args: argparse.Namespace, overrides: Overrides) -> None:
     encoder = open_encoder(args.encoder)
     text = args.text_features or open_language_model(args.text_model)
     settings = {"metric": args.metric, "k": args.k, "pool": args.pool, "clamp": args.clamp}
-    found = probe.align(encoder, args.data, text, **settings)
+    found = probe.align(encoder, args.data, text, **settings, cache=args.cache)
     read = args.text_features or f"{args.text_model} ({args.pool} of tokens)"
     print(f"{args.encoder} and {read}: {args.metric}" + (f", k = {args.k}" if "knn" in args.metric else ""))
     block, layer = found.layers

@@ -7,13 +7,16 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "align": ("encoder_probes", "align"),
+    "align": ("caption_alignment", "align"),
     "classify": ("encoder_probes", "classify"),
     "MapSettings": ("gradient_maps", "MapSettings"),
+    "FeatureSettings": ("feature_settings", "FeatureSettings"),
     "gradients": ("encoder_gradients", "encoder_gradients"),
     "gradmap": ("gradient_maps", "question_map"),
     "localise": ("localisation", "localise"),
     "object_mask": ("localisation", "object_mask"),
+    "ProbeSettings": ("classification", "ProbeSettings"),
+    "SegmentSettings": ("segmentation", "SegmentSettings"),
     "overlay": ("gradient_maps", "overlay"),
     "segment": ("encoder_probes", "segment"),
 }

@@ -1,4 +1,7 @@
-"""Probes of an opened encoder on folders of labelled images: from files to a result."""
+"""Probes of an opened encoder on labelled images: from files to a result.
+
+Square and variable-resolution encoders take the same path: features come with their places in each image's own grid.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from pivot_jax.data import sources
-from pivot_jax.data.processing.images import preset_of
-from pivot_jax.errors import RowError, UserError
-from pivot_jax.probe import alignment, classification, features, folders, segmentation, text_features
-from pivot_jax.probe.alignment import Alignment
-from pivot_jax.probe.alignment_metrics import METRICS
-from pivot_jax.probe.classification import ProbeResult
-from pivot_jax.probe.segmentation import SegmentResult
-from pivot_jax.probe.splits import Labelled, Splits
-from pivot_jax.train.open import OpenEncoder, OpenLanguageModel, OpenModel
-from pivot_jax.words import counted
+from pivot_jax.errors import UserError
+from pivot_jax.probe import class_sets, classification, mask_sets, segmentation
+from pivot_jax.probe.classification import ProbeResult, ProbeSettings
+from pivot_jax.probe.feature_cache import ImageFeatures, read_features
+from pivot_jax.probe.feature_settings import FeatureSettings
+from pivot_jax.probe.image_sets import Change, ImageSet
+from pivot_jax.probe.segmentation import SegmentResult, SegmentSettings
+from pivot_jax.probe.splits import Chosen, Labelled, LabelledImages, Splits
+from pivot_jax.train.open import OpenEncoder, OpenModel
 
-FEATURES = {"vision": features.vit_encoder, "projector": features.projector_encoder}
-CLAMPS: dict[str, dict[str, Any]] = {"exact": {}, "items": {"exact": False}, "none": {"quantile": 1.0}}
+VISION = FeatureSettings()
+LOGISTIC = ProbeSettings()
+HEADS = SegmentSettings()
 
 
 @dataclass(frozen=True)
@@ -36,175 +38,117 @@ class Classified:
 
 def classify(
     encoder: OpenEncoder | OpenModel,
-    data: str | Path | Mapping[str, tuple[np.ndarray, Sequence[Any]]],
+    data: str | Path | Mapping[str, tuple[Any, Sequence[Any]]],
     *,
-    kind: str = "vision",
+    features: FeatureSettings = VISION,
+    settings: ProbeSettings = LOGISTIC,
     per_class: int = 0,
     seed: int = 0,
+    cache: str | Path | None = None,
 ) -> Classified:
-    """Logistic probe of image classes.
+    """Probe of image classes.
 
     Args:
-      data: a folder ``{train,val,test}/CLASS/*`` (see ``folders.classification``); or for ``train``, ``val`` and
-        ``test`` images as the encoder takes them, uint8 [n, H, W, 3], and their labels.
-      kind: ``vision`` (patch features) or ``projector`` (image tokens that a decoder reads), averaged over patches.
-      per_class: training images per class; 0: all.
+      data: a folder (see ``class_sets``: class folders, TFDS, Parquet); or for ``train``, ``val`` and ``test`` images
+        and their labels: uint8 [n, H, W, 3] as an encoder of squares takes them, or any references of images.
+      features: of the encoder or after the projector, at which layer, and how they are pooled.
+      settings: logistic regression, kNN, a linear probe by SGD, or prototypes, and what is chosen where.
+      per_class: training images per class; 0: all. Those that a split of ``train`` chooses on are then as few.
       seed: of the split into train and val, the choice of images and the bootstrap.
+      cache: folder that keeps the features (see ``feature_cache``).
 
     Raises:
-      UserError: missing or unreadable images, fewer than two classes, or an encoder without a projector.
+      UserError: missing or unreadable images, fewer than two classes, or features that the encoder does not have.
     """
-    if isinstance(encoder, str):
-        raise UserError(f"encoder: '{encoder}' is a weight source; write pj.load({encoder!r})")
+    _check_encoder(encoder)
     if isinstance(data, Mapping):
-        arrays = {split: images for split, (images, _) in data.items()}
-        labels_of = {split: np.asarray(labels) for split, (_, labels) in data.items()}
-        names = tuple(str(name) for name in np.unique(labels_of["train"]))
-        found = classification.probe(_features(encoder, kind, arrays, labels_of, "mean"), seed=seed)
-        return Classified(found, names, {split: len(images) for split, images in arrays.items()})
-    splits, names = folders.classification(data, seed)
-    if per_class:
-        labels = np.asarray(names)[np.asarray(splits["train"].labels)]  # names, for the message
-        splits["train"] = splits["train"].take(classification.balanced(labels, per_class, seed=seed))
-    labels_of = {split: np.asarray(files.labels) for split, files in splits.items()}
-    found = classification.probe(_features(encoder, kind, _images(encoder, splits), labels_of, "mean"), seed=seed)
-    return Classified(found, names, {split: len(files) for split, files in splits.items()})
+        splits = {split: LabelledImages(images, tuple(labels)) for split, (images, labels) in data.items()}
+        names = tuple(str(name) for name in np.unique(np.asarray(splits["train"].labels)))
+    else:
+        splits, names = class_sets.classification(data, seed)
+        if per_class:
+            splits = _balanced(splits, names, per_class, seed)
+    found = _features(encoder, features, splits, cache)
+    parts = {name: _labelled(one, splits[name], np.asarray(splits[name].labels)) for name, one in found.items()}
+    result = classification.run(Splits(**parts), settings, seed=seed)
+    return Classified(result, names, {split: len(part) for split, part in splits.items()})
 
 
 def segment(
-    encoder: OpenEncoder,
-    data: str | Path,
-    classes: Sequence[str],
-    *,
-    kind: str = "vision",
-    head: str = "mlp",
-    ignore: int | None = None,
-    seeds: int = 3,
-    seed: int = 0,
-) -> SegmentResult:
-    """Segmentation probe on images and masks (see ``folders.segmentation``).
-
-    Args:
-      classes: names in the order of their ids in the masks.
-      kind: as for :func:`classify`, per patch.
-      head: ``linear`` or ``mlp``. ignore: id of pixels that do not count.
-      seeds: heads that are trained. seed: of the split into train and val.
-
-    Raises:
-      UserError: missing or unreadable files, or an encoder whose preset crops its images.
-    """
-    splits = folders.segmentation(data, seed)
-    geometry = encoder.geometry
-    if not preset_of(geometry.preset).squash:
-        raise UserError(
-            f"preset '{geometry.preset}' crops its images, so the masks would not fit; probe an encoder whose preset "
-            "squashes them, such as siglip"
-        )
-    masks: dict[str, Any] = {
-        split: folders.masks(files.labels, geometry.size)  # type: ignore[arg-type]
-        for split, files in splits.items()
-    }
-    data_ = _features(encoder, kind, _images(encoder, splits), masks, "none")
-    return segmentation.probe(data_, classes=tuple(classes), head=head, seeds=tuple(range(seeds)), ignore=ignore)
-
-
-def align(
     encoder: OpenEncoder | OpenModel,
     data: str | Path,
-    text: str | Path | OpenLanguageModel | OpenModel,
+    classes: Sequence[str] = (),
     *,
-    metric: str = "mutual_knn",
-    k: int = 10,
-    pool: str = "mean",
-    clamp: str = "exact",
-) -> Alignment:
-    """Alignment of every encoder block, averaged over patches, with every layer of a language model.
+    features: FeatureSettings = VISION,
+    settings: SegmentSettings = HEADS,
+    ignore: int | None = None,
+    seed: int = 0,
+    cache: str | Path | None = None,
+) -> SegmentResult:
+    """Segmentation probe on images and masks (see ``mask_sets``).
 
     Args:
-      data: LLaVA rows with an image each; the last answer of a row is its caption.
-      text: a language model, which reads the captions; or a .npy file of its features, float32 [items, layers, width],
-        in the order of ``data``.
-      metric: a key of ``alignment_metrics.METRICS``. k: neighbours, where it has them.
-      pool: ``mean`` over a caption's tokens, or the ``last`` token; of no effect on a .npy file.
-      clamp: how outliers are found, ``exact``, ``items`` or ``none`` (see ``alignment.clamp_outliers``).
+      classes: names in the order of their ids in the masks; (): those of the layout (ADE20K, VOC).
+      features: per patch; their pooling has no effect.
+      settings: the head, how it is trained, and how many.
+      ignore: id of pixels that do not count; None: that of the layout (VOC), or none.
+      seed: of the split into train and val.
+      cache: folder that keeps the features (see ``feature_cache``).
 
     Raises:
-      UserError: rows without an image or a caption, features of another shape or that are not finite, an unknown
-        setting, or ``k`` not below the number of rows.
+      UserError: missing or unreadable files, or no class names.
     """
-    settings = (
-        ("metric", metric, METRICS), ("pool", pool, text_features.POOLS), ("clamp", clamp, CLAMPS),
-    )  # fmt: skip
-    for name, value, allowed in settings:
-        if value not in allowed:
-            raise UserError(f"{name} '{value}' is unknown; choose one of {', '.join(allowed)}")
-    paths, captions = _captioned(data)
-    _check_items(data, len(paths), metric, k)
-    if isinstance(text, (str, Path)):
-        words = _text_features(text)
-        if len(words) != len(paths):
-            raise UserError(f"{text}: shape {words.shape}; [{len(paths)}, layers, width] is needed for {data}")
-    else:
-        words = text_features.extract(text, captions, pool=pool)
-    images = folders.ImageFiles(paths, encoder.geometry)
-    blocks: Any = features.blocks_encoder(encoder.module)  # type: ignore[arg-type]  # an MLLM encodes as its encoder does
-    layers = features.extract(blocks, encoder.params, images, pool="none")
-    try:
-        return alignment.align(layers, words, metric=metric, k=k, **CLAMPS[clamp])
-    except ValueError as error:
-        raise UserError(f"{data}: {error}") from None
+    _check_encoder(encoder)
+    found = mask_sets.segmentation(data, seed)
+    names = tuple(classes) or found.classes
+    if not names:
+        raise UserError(f"{data}: this layout names no classes; name them with --classes (classes=), in id order")
+    per_patch = FeatureSettings(features.where, features.layer, "none")
+    parts = {}
+    for name, one in _features(encoder, per_patch, found.splits, cache, settings.change).items():
+        split = found.splits[name]
+        parts[name] = _labelled(one, split, mask_sets.masks(split, encoder.geometry, settings.change))
+    unlabelled = found.ignore if ignore is None else ignore
+    return segmentation.run(Splits(**parts), settings, classes=names, ignore=unlabelled)
 
 
-def _check_items(data: str | Path, items: int, metric: str, k: int) -> None:
-    rule = METRICS[metric]
-    if rule.local and not k < items:
-        raise UserError(f"k = {k}: {data} has {counted(items, 'item')}; an item has at most {items - 1} others")
-    if metric == "cknna" and k < 2:
-        raise UserError(f"k = {k}: cknna compares neighbours with each other; use k of at least 2")
-    if items < rule.items:
-        raise UserError(f"{data} has {counted(items, 'item')}; {metric} needs at least {rule.items}")
+def _check_encoder(encoder: Any) -> None:
+    if isinstance(encoder, str):
+        raise UserError(f"encoder: '{encoder}' is a weight source; write pj.load({encoder!r})")
 
 
-def _captioned(data: str | Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Image paths and captions of LLaVA rows."""
-    source = sources.read({"format": "llava", "path": str(data)})
-    try:
-        examples = [source[index] for index in range(len(source))]
-    except RowError as error:
-        raise UserError(f"{data}: {error}; LLaVA rows with 'image' and 'conversations' are needed") from None
-    if bare := [example.id for example in examples if not example.images]:
-        raise UserError(f"{data}: row '{bare[0]}' has no image; every row needs one to compare with its text")
-    captions = tuple(example.messages[-1].content for example in examples)
-    return tuple(Path(example.images[0]) for example in examples), captions
+def _balanced(
+    splits: dict[str, LabelledImages], names: Sequence[str], per_class: int, seed: int
+) -> dict[str, LabelledImages]:
+    """``per_class`` training images of a class, as a set of their own; a val that is a part of train as small."""
 
+    def few(split: LabelledImages, most: bool) -> LabelledImages:
+        labels = np.asarray(names)[np.asarray(split.labels)]  # names, for the message
+        return split.take(classification.balanced(labels, per_class, seed=seed, at_most=most)).alone()
 
-def _text_features(path: str | Path) -> np.ndarray:
-    try:
-        text = np.load(path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a .npy file of numbers; write float32 [items, layers, width] with numpy.save"
-        ) from error
-    if text.ndim != 3:
-        raise UserError(f"{path}: shape {text.shape}; [items, layers, width] is needed")
-    return text
-
-
-def _images(encoder: OpenEncoder | OpenModel, splits: dict[str, folders.Files]) -> dict[str, Any]:
-    return {split: folders.ImageFiles(files.images, encoder.geometry) for split, files in splits.items()}
+    out = splits | {"train": few(splits["train"], False)}
+    return out | {"val": few(splits["val"], True)} if splits["val"].whole is not None else out
 
 
 def _features(
-    encoder: OpenEncoder | OpenModel, kind: str, images: dict[str, Any], labels: dict[str, np.ndarray], pool: str
-) -> Splits:
-    """Features of the splits' images, with their labels."""
-    if kind not in FEATURES:
-        raise UserError(f"features '{kind}' are unknown; choose one of {', '.join(FEATURES)}")
-    if kind == "projector" and "projector" not in encoder.params:
-        raise UserError(f"features projector: {encoder.name} has only the encoder; use vision")
-    module: Any = encoder.module  # an MLLM encodes images as its encoder does
-    encode, data = FEATURES[kind](module), {}
-    for split in ("train", "val", "test"):
-        found = features.extract(encode, encoder.params, images[split], pool=pool, label=split)
-        data[split] = Labelled(found, labels[split])
-    return Splits(**data)
+    encoder: OpenEncoder | OpenModel,
+    settings: FeatureSettings,
+    splits: dict[str, LabelledImages],
+    cache: str | Path | None,
+    change: Change | None = None,
+) -> dict[str, ImageFeatures]:
+    """Features of each split's images. Splits that are parts of one set share its features."""
+    whole: dict[int, ImageFeatures] = {}
+    for name in ("train", "val", "test"):
+        source = splits[name].whole or splits[name]
+        if id(source) not in whole:
+            images = ImageSet(source.images, encoder.geometry, source.fingerprint, change)
+            whole[id(source)] = read_features(encoder, images, settings, cache, label=name)
+    return {name: whole[id(splits[name].whole or splits[name])] for name in ("train", "val", "test")}
+
+
+def _labelled(found: ImageFeatures, split: LabelledImages, labels: Any) -> Labelled:
+    if split.rows is None:
+        return Labelled(found.values, labels, found.positions)
+    positions = None if found.positions is None else found.positions[split.rows]
+    return Labelled(Chosen(found.values, split.rows), labels, positions)

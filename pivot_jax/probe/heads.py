@@ -188,6 +188,7 @@ def _choose(better: np.ndarray, new: Any, old: Any) -> Any:
 
 
 def _standardised(data: Mapping[str, Split]) -> dict[str, Split]:
-    flat = data["train"][0].reshape(-1, data["train"][0].shape[-1])
+    features = data["train"][0]
+    flat = features[(features != 0).any(axis=-1)]  # padding is 0
     mean, scale = flat.mean(0), flat.std(0) + 1e-6
     return {name: ((x - mean) / scale, majority, union) for name, (x, majority, union) in data.items()}

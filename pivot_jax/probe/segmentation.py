@@ -11,7 +11,7 @@ Letters: n images, p patches, d width, c classes, r seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,9 +20,32 @@ from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import heads
 from pivot_jax.probe.heads import Training
-from pivot_jax.probe.splits import Splits
+from pivot_jax.probe.image_sets import CENTRAL_SQUARE, Change
+from pivot_jax.probe.splits import Labelled, Splits
 
 IGNORE = -1
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """Which heads read the patches, and how they are trained.
+
+    Attributes:
+      head: "mlp" (d → hidden, GELU, → c) or "linear".
+      seeds: of the heads that are trained.
+      choose_on_test: choose the epoch on the reported images, as patch-seg does; the result is flagged.
+      change: of images and masks before they are prepared.
+    """
+
+    head: str = "mlp"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    training: Training = field(default_factory=Training)
+    choose_on_test: bool = False
+    change: Change | None = None
+
+
+# Covert et al. 2025: the largest central square of an image, features as they are, six heads
+PATCH_SEG = SegmentSettings("mlp", tuple(range(6)), Training(standardise=False), True, CENTRAL_SQUARE)
 
 
 @dataclass(frozen=True)
@@ -41,6 +64,16 @@ class SegmentResult:
     flags: tuple[str, ...] = field(default=())
 
 
+def run(
+    splits: Splits, settings: SegmentSettings, *, classes: Sequence[str], ignore: int | None = None
+) -> SegmentResult:
+    """The probe of the settings. Raises as :func:`probe`."""
+    splits = replace(splits, val=splits.test) if settings.choose_on_test else splits
+    return probe(
+        splits, classes=classes, head=settings.head, seeds=settings.seeds, ignore=ignore, training=settings.training
+    )
+
+
 def probe(
     splits: Splits,
     *,
@@ -54,7 +87,8 @@ def probe(
     """Trains a head per seed on patch features and scores it on ``test``.
 
     Args:
-      splits: patch features [n, p, d] and masks, integer [n, H, W] of class ids in 0..c-1, at the encoder's input size.
+      splits: patch features [n, p, d] and masks, integer [n, H, W] of class ids in 0..c-1, where the encoder sees them;
+        or one mask [H, W] per image, and the positions of its patches.
       classes: class names in id order.
       ignore: an id that means "no label" (CamVid's 11).
       head: "mlp" (d → 1024, GELU, → c) or "linear".
@@ -64,7 +98,7 @@ def probe(
     """
     count = len(classes)
     parts = splits.named()
-    labels = {name: patch_labels(one.features, one.labels, count, ignore, name) for name, one in parts.items()}
+    labels = {name: patch_labels(one, count, ignore, name) for name, one in parts.items()}
     training = training or Training()
     same = splits.val.features is splits.test.features
     flags = ["CHOSEN ON TEST: the epoch was chosen on the reported images"] if same else []
@@ -102,48 +136,65 @@ def difference(first: SegmentResult, second: SegmentResult, metric: str = "miou"
 
 
 def patch_labels(
-    features: np.ndarray, masks: np.ndarray, classes: int, ignore: int | None = None, name: str = "a"
+    part: Labelled, classes: int, ignore: int | None = None, name: str = "a"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Majority and union labels of every patch.
 
     Returns:
-      int32 [n, p] majority class, ``IGNORE`` where no pixel is labelled; bool [n, p, c] union labels.
+      int32 [n, p] majority class, ``IGNORE`` where no pixel is labelled and at padding; bool [n, p, c] union labels.
 
     Raises:
       UserError: see :func:`probe`.
     """
-    masks = np.asarray(masks)
-    if features.ndim != 3 or masks.ndim != 3 or len(features) != len(masks) or len(features) == 0:
+    features, masks, positions = np.asarray(part.features), part.labels, part.positions
+    shape = features.shape
+    if len(shape) != 3 or len(masks) != shape[0] or shape[0] == 0 or any(np.ndim(mask) != 2 for mask in masks):
+        shown = masks.shape if isinstance(masks, np.ndarray) else f"{len(masks)} masks"
         raise UserError(
-            f"segmentation probe: {name} split has features {features.shape} and masks {masks.shape}; "
-            "need [n, p, d] and [n, H, W]"
+            f"segmentation probe: {name} split has features {shape} and masks {shown}; need [n, p, d] and [n, H, W]"
         )
     if not np.isfinite(features).all():
         raise UserError(f"segmentation probe: {name} features hold NaN or infinity; the encoder is broken")
-    known = masks if ignore is None else masks[masks != ignore]
+    counts = np.zeros((*shape[:2], classes), np.int32)
+    for index, mask in enumerate(masks):
+        _check_ids(np.asarray(mask), classes, ignore, name)
+        if positions is None:
+            side = round(shape[1] ** 0.5)
+            counts[index] = pixel_counts(mask, (side, shape[1] // side), classes).reshape(-1, classes)
+            continue
+        real = positions[index, :, 0] >= 0
+        rows, columns = positions[index, real].T
+        counts[index, real] = pixel_counts(mask, (rows.max() + 1, columns.max() + 1), classes)[rows, columns]
+    return majority_labels(counts), union_labels(counts)
+
+
+def _check_ids(mask: np.ndarray, classes: int, ignore: int | None, name: str) -> None:
+    known = mask if ignore is None else mask[mask != ignore]
     if known.size and (known.min() < 0 or known.max() >= classes):
         raise UserError(
             f"segmentation probe: {name} masks hold class {known.max() if known.max() >= classes else known.min()}, "
             f"but there are {classes} classes (0..{classes - 1}); name them all, or "
             "pass --ignore ID (ignore=ID) if it means unlabelled"
         )
-    counts = pixel_counts(masks, features.shape[1], classes)
-    return majority_labels(counts), union_labels(counts)
 
 
-def pixel_counts(masks: np.ndarray, patches: int, classes: int) -> np.ndarray:
-    """Pixels of each class in each patch: int32 [n, p, c]; ids outside 0..c-1 are not counted."""
-    side = round(patches**0.5)
-    n, height, width = masks.shape
-    tall, wide = height // side, width // side
-    if side * side != patches or not tall or not wide or height // tall != side or width // wide != side:
+def pixel_counts(mask: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:
+    """Pixels of each class in each patch: int32 [rows, columns, c]; ids outside 0..c-1 are not counted.
+
+    A remainder of the mask beyond whole patches is not seen by the encoder and not counted.
+    """
+    (height, width), (rows, columns) = mask.shape, grid
+    tall, wide = height // rows, width // columns
+    if not tall or not wide or height // tall != rows or width // wide != columns:
         raise UserError(
-            f"segmentation probe: masks of {height}x{width} do not divide into {patches} square patches; "
+            f"segmentation probe: masks of {height}x{width} do not divide into {rows}x{columns} patches; "
             "resize them (nearest) to the encoder's input"
         )
-    used = masks[:, : side * tall, : side * wide]
-    pixels = used.reshape(n, side, tall, side, wide).transpose(0, 1, 3, 2, 4).reshape(n, patches, tall * wide)
-    return np.stack([(pixels == label).sum(-1, dtype=np.int32) for label in range(classes)], axis=-1)
+    used = np.asarray(mask)[: rows * tall, : columns * wide].astype(np.int64)
+    patch = np.arange(rows * columns).reshape(rows, columns).repeat(tall, 0).repeat(wide, 1)
+    kept = (used >= 0) & (used < classes)
+    counts = np.bincount((patch * classes + used)[kept], minlength=rows * columns * classes)
+    return counts.reshape(rows, columns, classes).astype(np.int32)
 
 
 def majority_labels(counts: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +11,6 @@ from pivot_jax import config as configs
 from pivot_jax import files, hub
 from pivot_jax.data.processing.chat import build_template
 from pivot_jax.data.processing.dialects import TEMPLATE
-from pivot_jax.data.processing.images import preset_of
 from pivot_jax.data.processing.template import Format
 from pivot_jax.data.processing.tokenizer import load_tokenizer, save_tokenizer
 from pivot_jax.errors import UserError
@@ -22,10 +20,7 @@ from pivot_jax.optim import partition
 from pivot_jax.progress import progress
 from pivot_jax.train import pack
 from pivot_jax.train.checkpoints import Checkpoints
-from pivot_jax.train.source import TOKENIZER
-
-log = logging.getLogger(__name__)
-MOST_PATCHES = 4096  # of an image, in an imported run: 1,024 tokens
+from pivot_jax.train.source import TOKENIZER, image_section
 
 
 class Imported(NamedTuple):
@@ -81,7 +76,7 @@ def import_folder(
     if config is None:
         about = {"source": str(folder), "model_type": model.model_type, "model": _model_section(model)}
         if model.vision is not None:
-            about["image"] = _image_section(model.vision)
+            about["image"] = image_section(model.vision)
         pack.save(out, params, about)
         return Imported("pack", hub.summary(model))
     # further training with this config starts from these weights, not from random ones
@@ -115,7 +110,7 @@ def run_config(folder: Path, model: HubModel, chat_template: str | Path = "") ->
             **{"path": str(folder), "image_token": image_token, "chat": chat, "system": system},
             **{"image_around": around, "chat_template": str(chat_template)},
         },
-        "data": {"image": {**_image_section(model.vision), "max_tiles": model.max_tiles}},
+        "data": {"image": {**image_section(model.vision), "max_tiles": model.max_tiles}},
     }
     configs.merge(config, content, where=str(folder))
     configs.validate(config)
@@ -134,29 +129,6 @@ def _model_section(model: HubModel) -> dict[str, Any]:
         values = {"layers": model.projector.layers, "reuse": model.projector.reused}
         section["projector"] |= {**values, "newline": model.projector.newline}
     return section
-
-
-def _image_section(vision: Any) -> dict[str, Any]:
-    """``config.data.image`` of the folder's encoder."""
-    if not vision.traits.merges:
-        found = {"preset": vision.preset, "size": vision.image_size}
-        return {**found, "max_patches": vision.patches} if vision.traits.patch_input else found
-    preset = preset_of(vision.family)
-    if (vision.mean, vision.std) != (preset.mean, preset.std):
-        raise UserError(
-            f"the folder's image processor normalises with mean {vision.mean} and deviation {vision.std}, but a run "
-            f"with a {vision.family} encoder with {preset.mean} and {preset.std}; such a folder cannot be imported"
-        )
-    least, most = vision.min_pixels, vision.max_pixels
-    patches = min(MOST_PATCHES, most // vision.patch_size**2 // 4 * 4)
-    if patches * vision.patch_size**2 < most:
-        log.warning(
-            "images of more than %d patches are scaled down (data.image.max_patches); the checkpoint's processor "
-            "allows %d",
-            patches,
-            most // vision.patch_size**2,
-        )
-    return {"preset": vision.family, "max_patches": patches, "min_pixels": least, "max_pixels": most}
 
 
 def _check_tokenizer(folder: Path, tokenizer: Any, model: Any) -> None:

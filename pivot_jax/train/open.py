@@ -305,10 +305,10 @@ def open_encoder(text: str) -> OpenEncoder:
       UserError: no such source, or one without an encoder.
     """
     config, geometry = _whole(text, "an encoder").encoder()
-    if not geometry.fixed:
+    if geometry.arrays > 1:
         raise UserError(
-            f"{text} is a {config.vision.family} encoder, for variable-resolution images; probes need one of square "
-            "images"
+            f"{text} reads an image in tiles, and probes need one grid of features; write its encoder alone with "
+            "`pivot-jax export-hf --what encoder` and open that"
         )
     found = load_params(text)
     params = {part: found[part] for part in ENCODER_PARTS if part in found}

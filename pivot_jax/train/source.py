@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.config import paths
 from pivot_jax.data.processing.geometry import Geometry
+from pivot_jax.data.processing.images import preset_of
 from pivot_jax.data.processing.processor import build_geometry
 from pivot_jax.data.processing.tokenizer import GGUF, load_tokenizer
 from pivot_jax.errors import UserError
@@ -24,7 +26,9 @@ from pivot_jax.models.encoder import EncoderConfig
 from pivot_jax.models.mllm import MLLMConfig
 from pivot_jax.train import checkpoint, pack
 
+log = logging.getLogger(__name__)
 TOKENIZER = "tokenizer"  # folder in a run's workdir
+MOST_PATCHES = 4096  # of an image, of an imported model: 1,024 tokens
 _SOURCE = re.compile(r"(?P<kind>run|pack|hf):(?P<path>(package:)?[^@:]+)(@(?P<step>\d+))?(:(?P<prefix>.*))?")
 
 
@@ -110,7 +114,7 @@ class WeightSource:
             raise UserError(f"{self.path} is a '{found.model_type}' folder, which holds no vision encoder")
         whole = found.decoder is not None and found.projector is not None
         vision: Any = found.vision
-        images = configs.base().data.image.to_dict() | {"preset": vision.preset, "size": vision.image_size}
+        images = configs.base().data.image.to_dict() | image_section(vision)
         return found.mllm.encoder if whole else EncoderConfig(vision), build_geometry(images, vision.patch_size)
 
     def decoder(self) -> tuple[DecoderConfig, str]:
@@ -136,6 +140,33 @@ class WeightSource:
             content = {"model": about["model"], "data": {"image": about.get("image", {})}}
             configs.merge(config, content, where=f"{self.path}/pack.json")
         return zoo.build(config.model, config.data.image), config.data.image
+
+
+def image_section(vision: Any) -> dict[str, Any]:
+    """``config.data.image`` of a Hugging Face folder's encoder.
+
+    Raises:
+      UserError: a normalisation that no run has.
+    """
+    if not vision.traits.merges:
+        found = {"preset": vision.preset, "size": vision.image_size}
+        return {**found, "max_patches": vision.patches} if vision.traits.patch_input else found
+    preset = preset_of(vision.family)
+    if (vision.mean, vision.std) != (preset.mean, preset.std):
+        raise UserError(
+            f"the folder's image processor normalises with mean {vision.mean} and deviation {vision.std}, but a run "
+            f"with a {vision.family} encoder with {preset.mean} and {preset.std}; such a folder cannot be imported"
+        )
+    least, most = vision.min_pixels, vision.max_pixels
+    patches = min(MOST_PATCHES, most // vision.patch_size**2 // 4 * 4)
+    if patches * vision.patch_size**2 < most:
+        log.warning(
+            "images of more than %d patches are scaled down (data.image.max_patches); the checkpoint's processor "
+            "allows %d",
+            patches,
+            most // vision.patch_size**2,
+        )
+    return {"preset": vision.family, "max_patches": patches, "min_pixels": least, "max_pixels": most}
 
 
 def load_params(text: str) -> dict[str, Any]:

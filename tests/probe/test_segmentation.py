@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from pivot_jax.data.processing.patches import Patches
 from pivot_jax.errors import UserError
-from pivot_jax.probe import heads, segmentation
+from pivot_jax.probe import features, heads, segmentation
+from pivot_jax.probe.encoder_probes import segment
 from pivot_jax.probe.heads import Training
+from pivot_jax.probe.segmentation import SegmentSettings
 from pivot_jax.probe.splits import Labelled, Splits
+from tests.probe.conftest import tiny_encoder
 
 FAST = Training(epochs=12, batch_size=8, learning_rate=5e-3, final_learning_rate=5e-4, hidden=64)
 
@@ -21,10 +28,9 @@ def test_patch_labels_by_union_and_by_majority():
     mask[0, :2, 2:] = 0  # {0} -> {0}
     mask[0, 2:, :2] = [[2, 3], [3, 3]]  # {2, 3} -> {2, 3}
     mask[0, 2:, 2:] = [[1, 1], [0, 0]]  # tie in pixels: {1}, majority the smaller id
-    counts = segmentation.pixel_counts(mask, 4, 6)
-    union = segmentation.union_labels(counts)
+    majority, union = segmentation.patch_labels(Labelled(np.zeros((1, 4, 2)), mask), 6)
     assert [set(np.flatnonzero(row)) for row in union[0]] == [{5}, {0}, {2, 3}, {1}]
-    assert segmentation.majority_labels(counts).tolist() == [[0, 0, 3, 0]]
+    assert majority.tolist() == [[0, 0, 3, 0]]
 
 
 def test_macro_recall_ignores_absent_classes():
@@ -107,26 +113,84 @@ def test_seeded_and_linear():
 def test_bad_masks_are_named():
     x, masks = world(4, 1.0, 0)
     with pytest.raises(UserError, match="masks hold class 2, but there are 2 classes"):
-        segmentation.patch_labels(x, masks, 2)
-    majority, union = segmentation.patch_labels(x, masks, 2, ignore=2)
+        segmentation.patch_labels(Labelled(x, masks), 2)
+    majority, union = segmentation.patch_labels(Labelled(x, masks), 2, ignore=2)
     assert (majority == segmentation.IGNORE).any() and union.shape == (4, 16, 2)
-    with pytest.raises(UserError, match="do not divide into 16 square patches"):
-        segmentation.patch_labels(x, masks[:, :3, :3], 3)
+    with pytest.raises(UserError, match="masks of 3x3 do not divide into 4x4 patches"):
+        segmentation.patch_labels(Labelled(x, masks[:, :3, :3]), 3)
     with pytest.raises(UserError, match=r"need \[n, p, d\]"):
-        segmentation.patch_labels(x[0], masks, 3)
+        segmentation.patch_labels(Labelled(x[0], masks), 3)
     with pytest.raises(UserError, match="head 'big' is unknown"):
         heads.train({}, 3, "big", (0,), FAST)
 
 
 def test_odd_image_sizes_follow_the_encoder():
     # 384 pixels in patches of 14 are 27 x 27 patches of the first 378 pixels.
-    counts = segmentation.pixel_counts(np.zeros((1, 384, 384), np.uint8), 729, 2)
-    assert counts.shape == (1, 729, 2) and (counts[..., 0] == 14 * 14).all()
+    counts = segmentation.pixel_counts(np.zeros((384, 384), np.uint8), (27, 27), 2)
+    assert counts.shape == (27, 27, 2) and (counts[..., 0] == 14 * 14).all()
+
+
+def test_labels_follow_each_image_on_its_own_grid():
+    """Patches of variable-resolution images, in the order of a merging encoder's windows, with padding."""
+    generator = np.random.default_rng(0)
+    geometry = Patches("qwen2_5_vl", 4, 64, 0, 4096, 2)
+    masks, positions = [], np.full((3, 64, 2), -1, np.int32)
+    for index, (height, width) in enumerate(((24, 40), (16, 16), (60, 10))):
+        mask = Image.fromarray(generator.integers(0, 4, (height, width), dtype=np.uint8))
+        masks.append(geometry.resized_mask(mask))
+        positions[index] = geometry.convert(mask.convert("RGB")).positions[0]
+    part = Labelled(generator.normal(size=(3, 64, 5)), masks, positions)
+    majority, union = segmentation.patch_labels(part, 4)
+    for index, mask in enumerate(masks):
+        assert ((positions[index, :, 0] >= 0).sum(), 16) == (mask.size // 16, 16)
+        for patch, (row, column) in enumerate(positions[index]):
+            if row < 0:
+                assert majority[index, patch] == segmentation.IGNORE and not union[index, patch].any()
+                continue
+            inside = mask[4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            assert majority[index, patch] == np.bincount(inside.ravel()).argmax()
+            assert set(np.flatnonzero(union[index, patch])) == (set(inside.ravel()) - {0} or {0})
+    merged = features.token_positions(positions, 16)  # of the tokens after the projector
+    tokens, _ = segmentation.patch_labels(Labelled(part.features[:, :16], masks, merged), 4)
+    first = tokens[0, geometry.token_slots(3, 5)].reshape(3, 5)  # row by row
+    assert first[1, 2] == np.bincount(masks[0][8:16, 16:24].ravel()).argmax()
+
+
+def test_padding_changes_no_result():
+    """Squares, as lists of patches in another order with padding, train and score the same."""
+    whole, listed = [], []
+    order = np.random.default_rng(3).permutation(16)
+    grid = np.stack(np.divmod(np.arange(16), 4), axis=1)
+    for seed, n in ((0, 48), (1, 16), (2, 24)):
+        x, masks = world(n, 1.0, seed)
+        whole.append(Labelled(x[:, order], masks, np.broadcast_to(grid[order], (n, 16, 2))))
+        padded = np.zeros((n, 20, 10), np.float32)
+        padded[:, :16] = x[:, order]
+        positions = np.full((n, 20, 2), -1, np.int32)
+        positions[:, :16] = grid[order]
+        listed.append(Labelled(padded, list(masks), positions))
+    settings = SegmentSettings(seeds=(0,), training=FAST)
+    first, second = (segmentation.run(Splits(*parts), settings, classes="abc") for parts in (whole, listed))
+    assert first.miou == pytest.approx(second.miou, abs=0.01) and first.recall == pytest.approx(second.recall, abs=0.01)
+
+
+def test_patch_seg_chooses_on_the_reported_images_and_says_so():
+    splits = Splits(*(Labelled(*world(n, 1.0, seed)) for seed, n in ((0, 16), (1, 8), (2, 8))))
+    assert segmentation.PATCH_SEG.seeds == (0, 1, 2, 3, 4, 5) and not segmentation.PATCH_SEG.training.standardise
+    found = segmentation.run(splits, replace(segmentation.PATCH_SEG, seeds=(0, 1)), classes="abc")
+    assert found.flags[0].startswith("CHOSEN ON TEST") and len(found.seeds["recall"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["siglip", "siglip2_naflex"])
+def test_an_encoder_of_squares_and_one_of_patches_take_one_path(coloured, kind):
+    settings = SegmentSettings(seeds=(0,), training=replace(FAST, epochs=40))
+    found = segment(tiny_encoder(kind), coloured / "masks", "rgb", settings=settings)
+    assert found.miou > 0.75 and list(found.per_class) == ["r", "g", "b"]
+    with pytest.raises(UserError, match="this layout names no classes; name them with --classes"):
+        segment(tiny_encoder(kind), coloured / "masks", settings=settings)
 
 
 def test_camvid_patches_from_colour_alone(shared_data):
-    from PIL import Image
-
     def split(name, count, side=12, cell=8):
         folder = shared_data / "camvid_mini"
         paths = sorted((folder / name).glob("*.jpg"))[:count]

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from pivot_jax.models.decoder import DecoderConfig
+from pivot_jax.models.encoder import Encoder
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig, init_params
 from pivot_jax.models.vit import ViTConfig
 
@@ -28,7 +29,17 @@ def tiny_mllm(vocab_size: int, *, gain: float = 1.0, seed: int = 0) -> tuple[MLL
 
 def random_params(mllm: MLLM, *, gain: float, seed: int = 0) -> dict[str, Any]:
     """Weights of standard deviation ``gain`` / √inputs."""
-    shapes = jax.eval_shape(partial(init_params, mllm), jax.random.key(0))
+    return _filled(jax.eval_shape(partial(init_params, mllm), jax.random.key(0)), gain, seed)
+
+
+def random_encoder(encoder: Encoder, *, gain: float = 1.0, seed: int = 0) -> dict[str, Any]:
+    """As :func:`random_params`, of an encoder alone, with what its features do not need."""
+    inputs = encoder.config.vision.example_input()
+    shapes = jax.eval_shape(partial(encoder.init, method="whole"), jax.random.key(0), *inputs)
+    return _filled(shapes["params"], gain, seed)
+
+
+def _filled(shapes: Any, gain: float, seed: int) -> dict[str, Any]:
     generator = np.random.default_rng(seed)
 
     def fill(path: tuple, shape: Any) -> np.ndarray:

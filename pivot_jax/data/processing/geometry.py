@@ -96,6 +96,10 @@ class Geometry(Protocol):
         """The image for a program that prepares it in the same way again: where that is one resizing, after it."""
         ...
 
+    def resized_mask(self, mask: Image.Image) -> np.ndarray:
+        """A mask of ids, resized (nearest) and cropped as an image of its size is: [H, W]."""
+        ...
+
     def fits(self, slots: np.ndarray, positions: np.ndarray | None) -> bool:
         """Whether a row's ``image_slots`` [n] were made for images of these patch positions [a, p, 2]."""
         ...
@@ -139,6 +143,9 @@ class Square:
 
     def resized(self, image: Image.Image, alone: bool = True) -> Image.Image:
         return Image.fromarray(self.convert(image, alone).pixels[0])
+
+    def resized_mask(self, mask: Image.Image) -> np.ndarray:
+        return preprocess(mask, self.preset, self.size, Image.Resampling.NEAREST)
 
     def fits(self, slots: np.ndarray, positions: np.ndarray | None) -> bool:
         return True

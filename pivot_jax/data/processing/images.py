@@ -220,16 +220,22 @@ def _from_deep(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)).convert("RGB")
 
 
-def preprocess(image: Image.Image, preset: str = "siglip", size: int = 384) -> np.ndarray:
+def preprocess(
+    image: Image.Image, preset: str = "siglip", size: int = 384, interpolation: Image.Resampling | None = None
+) -> np.ndarray:
     """The image as the encoder's own processor would resize and crop it: uint8 [size, size, 3].
 
     Equal to Hugging Face's ``SiglipImageProcessorPil``, ``CLIPImageProcessorPil`` and (shortest edge = crop)
     ``BitImageProcessorPil`` before their normalisation, and to torchvision's evaluation transform for the others.
+
+    Args:
+      interpolation: in place of the preset's, for a mask; an image of one channel gives [size, size].
     """
     rule = preset_of(preset)
+    interpolation = rule.interpolation if interpolation is None else interpolation
     if rule.squash:
         if image.size != (size, size):
-            image = image.resize((size, size), rule.interpolation)
+            image = image.resize((size, size), interpolation)
         return np.asarray(image)
     short = rule.shorter_side(size)
     width, height = image.size
@@ -238,7 +244,7 @@ def preprocess(image: Image.Image, preset: str = "siglip", size: int = 384) -> n
     else:
         target = (int(short * width / height), short)
     if target != image.size:
-        image = image.resize(target, rule.interpolation)
+        image = image.resize(target, interpolation)
     left, top = ((side - size) / 2 for side in target)
     x, y = (round(left), round(top)) if rule.torchvision_crop else (math.floor(left), math.floor(top))
     return np.asarray(image)[y : y + size, x : x + size]

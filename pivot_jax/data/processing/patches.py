@@ -108,6 +108,10 @@ class Patches:
         size = (columns * self.patch, rows * self.patch)
         return image if image.size == size else image.resize(size, self.rule.interpolation)
 
+    def resized_mask(self, mask: Image.Image) -> np.ndarray:
+        rows, columns = self.grid(mask.height, mask.width)
+        return np.asarray(mask.resize((columns * self.patch, rows * self.patch), Image.Resampling.NEAREST))
+
     def fits(self, slots: np.ndarray, positions: np.ndarray | None) -> bool:
         assert positions is not None
         image_of_token = slots[slots >= 0] // self.features

@@ -73,6 +73,9 @@ class Tiles:
         """The image itself: its tiles follow from its own size."""
         return image
 
+    def resized_mask(self, mask: Image.Image) -> np.ndarray:
+        return np.asarray(mask)
+
     def fits(self, slots: np.ndarray, positions: np.ndarray | None) -> bool:
         return True
 
