@@ -55,6 +55,9 @@ USAGE = [
     usage("no-rollouts", "report --workdir {w}/run --rollouts 0", "--rollouts: '0' is not a whole number"),
     usage("negative-depth", "inspect {w}/run --depth -1", "--depth: '-1' is not a whole number"),
     usage("no-probe", "probe", "required: KIND"),
+    usage("no-number-C", "probe classify --encoder run:x --data y --C 0,1", "--C: '0,1' is no list of numbers above 0"),
+    usage("no-whole-k", "probe classify --encoder run:x --data y --k 1,a", "--k: 'a' is not a whole number"),
+    usage("negative-decay", "probe classify --encoder run:x --data y --weight-decay=-1", "'-1' is not a number of at"),
     usage("no-predictions", "score --benchmark mmvp", "required: --predictions"),
     usage("unknown-effort", "plan --config {w}/tiny.py --effort O9", "--effort: invalid choice: 'O9'"),
 ]

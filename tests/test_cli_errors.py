@@ -18,6 +18,7 @@ run = commands.run
 IMAGE = ["--image", "{world}/0.png"]
 GRADMAP = ["probe", "gradmap", "--workdir", "{world}/run", "--prompt", "Q", "--answer", "A"]
 SEGMENT = ["probe", "segment", "--encoder", "pack:nowhere", "--data", "{world}/masks"]
+CLASSIFY = ["probe", "classify", "--encoder", "run:{world}/run", "--data", "{world}/classes"]
 ALIGN = ["probe", "align", "--encoder", "run:{world}/run", "--text-features", "{world}/texts.npy"]
 GENERATE = ["generate", "--workdir", "{world}/run"]
 EVAL = ["eval", "--workdir", "{world}/run", "--benchmark"]
@@ -45,6 +46,14 @@ ERRORS = [
     (["probe", "classify", "--encoder", "run:{world}/run:x", "--data", "{world}/classes"], "leave out ':x'"),
     (["probe", "classify", "--encoder", "pack:{world}/run", "--data", "{world}/classes"], "it is a run"),
     (["probe", "classify", "--encoder", "hf:{world}/run", "--data", "{world}/classes"], "it is a run"),
+    ([*CLASSIFY, "--pool", "class"], "is a siglip encoder, which has no class token; use mean"),
+    ([*CLASSIFY, "--pool", "attention", "--layer", "0"], "leave out layer 0"),
+    ([*CLASSIFY, "--layer", "9"], "computes blocks 0 to 1; name one of them"),
+    ([*CLASSIFY, "--method", "knn", "--k", "99"], "k = 99: there are 10 training images; use a smaller k"),
+    ([*CLASSIFY, "--per-class", "9"], "class blue has 3 examples, not 9; ask for fewer"),
+    ([*CLASSIFY, "--cache", "{world}/0.png"], "0.png"),
+    ([*CLASSIFY[:-1], "{world}/masks"], "masks: 0 classes; a probe needs two or more"),
+    ([*SEGMENT[:2], *CLASSIFY[2:4], *SEGMENT[4:]], "names no classes; name them with --classes"),
     ([*GENERATE, "--image", "{world}/tiny.py"], "give an image, such as a PNG"),
     ([*GENERATE, *IMAGE, *IMAGE], "2 images, but this model was trained with at most 1 in a row"),
     ([*GENERATE, *IMAGE, "--prompt", "<image> Q"], "leave out '<image>'"),

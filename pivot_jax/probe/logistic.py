@@ -62,7 +62,7 @@ class _State(NamedTuple):
     gradient: Array  # [r + 1, c] of the mean objective
     steps: Array  # [m, r + 1, c] of the weights, oldest first; 0 where there is none yet
     changes: Array  # [m, r + 1, c] of the gradient
-    decrease: Array  # expected, of the mean objective
+    decrease: Array  # expected of the last step, as a share of the objective
     iterations: Array
 
 
@@ -73,8 +73,8 @@ def fit_grid(
 
     Args:
       x: features [n, d]. y: class numbers int [n], from 0, every one of them present.
-      tolerance: an iteration stops where −gᵀd / 2, the decrease that the quadratic model expects, is below this share
-        of the mean loss of a uniform guess, log c.
+      tolerance: a fit ends where −gᵀd / 2, the decrease of the objective that the quadratic model expects of a step, is
+        below this share of the objective.
 
     Raises:
       UserError: too many images and classes for logits in memory.
@@ -90,13 +90,12 @@ def fit_grid(
     found = []
     for C in sorted(grid):
         strength = 1.0 / (C * (0.5 if classes == 2 else 1.0) * len(y))
-        limits = jnp.float32(tolerance * np.log(classes)), max_iter
-        state = _solve(inputs, labels, weights, variances, jnp.float32(strength), *limits)
+        state = _solve(inputs, labels, weights, variances, jnp.float32(strength), jnp.float32(tolerance), max_iter)
         weights = state.weights
         kernel = axes @ np.asarray(weights[:-1], np.float64)
         bias = np.asarray(weights[-1], np.float64) - mean @ kernel
         parts = kernel.astype(np.float32), (bias - bias.mean()).astype(np.float32)
-        found.append(Fit(C, *parts, int(state.iterations), bool(state.decrease <= limits[0])))
+        found.append(Fit(C, *parts, int(state.iterations), bool(state.decrease <= tolerance)))
     return found
 
 
@@ -137,7 +136,7 @@ def _solve(
     # the best multiple of the warm start: its logits are known, and a line search costs no product
     scale, _ = _line_search(logits, logits, y, weights, weights, penalty, jnp.float32(0.0))
     weights, logits = (1 + scale) * weights, (1 + scale) * logits
-    gradient, curvature = _gradient(x, y, weights, logits, penalty)
+    gradient, curvature, _ = _gradient(x, y, weights, logits, penalty)
     inverse = 1.0 / (variances[:, None] * curvature + penalty)
     memory = jnp.zeros((MEMORY, *weights.shape))
     start = _State(weights, logits, gradient, memory, memory, jnp.float32(jnp.inf), jnp.int32(0))
@@ -148,20 +147,21 @@ def _solve(
         along = x @ direction
         size, _ = _line_search(state.logits, along, y, state.weights, direction, penalty, jnp.float32(1.0))
         weights, logits = state.weights + size * direction, state.logits + size * along
-        gradient, _ = _gradient(x, y, weights, logits, penalty)
+        gradient, _, objective = _gradient(x, y, weights, logits, penalty)
         steps = jnp.concatenate([state.steps[1:], (weights - state.weights)[None]])
         changes = jnp.concatenate([state.changes[1:], (gradient - state.gradient)[None]])
-        return _State(weights, logits, gradient, steps, changes, -0.5 * slope, state.iterations + 1)
+        return _State(weights, logits, gradient, steps, changes, -0.5 * slope / objective, state.iterations + 1)
 
     return jax.lax.while_loop(lambda s: (s.decrease > tolerance) & (s.iterations < max_iter), step, start)
 
 
-def _gradient(x: Array, y: Array, weights: Array, logits: Array, penalty: Array) -> tuple[Array, Array]:
-    """Gradient of the mean objective, and the mean of p (1 − p) per class [c]."""
-    shares = jax.nn.softmax(logits)
-    own = jnp.arange(logits.shape[1]) == y[:, None]
+def _gradient(x: Array, y: Array, weights: Array, logits: Array, penalty: Array) -> tuple[Array, Array, Array]:
+    """Gradient of the mean objective, the mean of p (1 − p) per class [c], and the objective."""
+    logs = jax.nn.log_softmax(logits)
+    shares, own = jnp.exp(logs), jnp.arange(logits.shape[1]) == y[:, None]
     gradient = x.T @ (shares - own) / len(y) + penalty * weights
-    return gradient, (shares * (1 - shares)).mean(axis=0)
+    objective = -jnp.where(own, logs, 0.0).sum() / len(y) + 0.5 * (penalty * weights**2).sum()
+    return gradient, (shares * (1 - shares)).mean(axis=0), objective
 
 
 def _direction(state: _State, inverse: Array) -> Array:
