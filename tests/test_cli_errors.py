@@ -105,6 +105,7 @@ COMMANDS = {
     "extract": (["extract", "--workdir", "{w}/run"], "--out"),
     "export": (["export-hf", "--workdir", "{w}/run"], "--out"),
     "classify": (["probe", "classify", "--encoder", "run:{w}/run", "--data", "{w}/classes"], "--out"),
+    "robustness": (["probe", "robustness", "--encoder", "run:{w}/run", "--data", "{w}/classes"], "--out"),
     "segment": (
         ["probe", "segment", "--encoder", "run:{w}/run", "--data", "{w}/masks", "--classes", "red,green,blue"], "--out"
     ),

@@ -1,4 +1,4 @@
-"""The arguments of ``probe classify | segment | gradmap | align``."""
+"""The arguments of ``probe classify | robustness | segment | gradmap | align``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def add(subparsers) -> None:
     )  # fmt: skip
     _encoder(classify)
     _classify(classify)
+    robust = command(
+        kinds, "robustness", probes.robustness,
+        "fit a probe of image classes on clean images and score it under noise, blur, occlusion and shift",
+        "Data and options are those of classify; each change has three levels.",
+    )  # fmt: skip
+    _encoder(robust)
+    _classify(robust)
     segment = command(
         kinds, "segment", probes.segment, "train a head on frozen patch features: mean IoU and macro recall",
         "Data: DIR/{train,val,test}/NAME.jpg with class ids in DIR/{train,val,test}annot/NAME.png (CamVid), or the\n"

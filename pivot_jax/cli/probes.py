@@ -1,4 +1,4 @@
-"""``probe classify | segment | align``: what can be read from an encoder."""
+"""``probe classify | robustness | segment | align``: what can be read from an encoder."""
 
 from __future__ import annotations
 
@@ -59,6 +59,34 @@ def _features(args: argparse.Namespace, pool: str) -> Any:
 
 def _named(args: argparse.Namespace) -> str:
     return f"{args.features} features" + ("" if args.layer is None else f" of block {args.layer}")
+
+
+def robustness(args: argparse.Namespace, overrides: Overrides) -> None:
+    """Accuracy of a probe of clean images on changed ones."""
+    from pivot_jax import probe
+    from pivot_jax.train.open import open_encoder
+
+    _check(args)
+    settings = _classifier(args)
+    encoder = open_encoder(args.encoder)
+    found = probe.robustness(
+        encoder, args.data, features=_features(args, args.pool), settings=settings, per_class=args.per_class,
+        seed=args.seed, cache=args.cache,
+    )  # fmt: skip
+    print(f"{args.encoder}, {_named(args)}, {args.method}: accuracy on changed images ({found.chosen})")
+    table = tables.table("", "accuracy %", "95 % interval", "minus clean", "95 % interval")
+    table.add_row("clean", f"{100 * found.clean.value:.2f}", tables.interval(found.clean.low, found.clean.high), "", "")
+    rows = []
+    for (kind, level), one in found.changed.items():
+        drop = found.drops[kind, level]
+        ends = tables.interval(one.low, one.high), f"{100 * drop.value:+.2f}", tables.interval(drop.low, drop.high)
+        table.add_row(f"{kind} {level:g}", f"{100 * one.value:.2f}", *ends)
+        rows.append({"kind": kind, "level": level, "accuracy": one.value, "low": one.low, "high": one.high,
+                     "drop": drop.value, "drop_low": drop.low, "drop_high": drop.high})  # fmt: skip
+    tables.console().print(table)
+    _flags(found.flags)
+    clean = {"accuracy": found.clean.value, "low": found.clean.low, "high": found.clean.high}
+    _write(args, clean | {"changed": rows, "chosen": found.chosen, "flags": found.flags, "encoder": args.encoder})
 
 
 def segment(args: argparse.Namespace, overrides: Overrides) -> None:

@@ -1,4 +1,4 @@
-"""Probes of an encoder: ``classify``, ``segment``, ``align``; of a whole model ``gradmap`` and ``gradients``.
+"""Probes of an encoder: ``classify``, ``robustness``, ``segment``, ``align``; of a model ``gradmap`` and ``gradients``.
 
 ``MapSettings`` are those of a ``gradmap``; ``overlay`` shows it, ``object_mask`` and ``localise`` score it.
 """
@@ -18,6 +18,7 @@ _PUBLIC = {
     "ProbeSettings": ("classification", "ProbeSettings"),
     "SegmentSettings": ("segmentation", "SegmentSettings"),
     "overlay": ("gradient_maps", "overlay"),
+    "robustness": ("robustness", "robustness"),
     "segment": ("encoder_probes", "segment"),
 }
 

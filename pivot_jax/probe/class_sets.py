@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pivot_jax.data.sources.base import Source
 from pivot_jax.data.sources.rows import Rows, need, open_rows
 from pivot_jax.data.sources.tfds import tfds
@@ -159,4 +157,3 @@ def _rows(folder: Path, words: tuple[str, ...]) -> tuple[Any, Any, Any] | None:
 def _value(row: dict[str, Any], keys: tuple[str, ...]) -> Any:
     key = next((key for key in keys if row.get(key) is not None), keys[0])
     return need(row, key, object, "a row")
-

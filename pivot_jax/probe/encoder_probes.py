@@ -65,12 +65,8 @@ def classify(
         splits = {split: LabelledImages(images, tuple(labels)) for split, (images, labels) in data.items()}
         names = tuple(str(name) for name in np.unique(np.asarray(splits["train"].labels)))
     else:
-        splits, names = class_sets.classification(data, seed)
-        if per_class:
-            splits = _balanced(splits, names, per_class, seed)
-    found = _features(encoder, features, splits, cache)
-    parts = {name: _labelled(one, splits[name], np.asarray(splits[name].labels)) for name, one in found.items()}
-    result = classification.run(Splits(**parts), settings, seed=seed)
+        splits, names = labelled_images(data, per_class, seed)
+    result = classification.run(Splits(**labelled_features(encoder, features, splits, cache)), settings, seed=seed)
     return Classified(result, names, {split: len(part) for split, part in splits.items()})
 
 
@@ -110,6 +106,26 @@ def segment(
         parts[name] = _labelled(one, split, mask_sets.masks(split, encoder.geometry, settings.change))
     unlabelled = found.ignore if ignore is None else ignore
     return segmentation.run(Splits(**parts), settings, classes=names, ignore=unlabelled)
+
+
+def labelled_images(
+    data: str | Path, per_class: int = 0, seed: int = 0
+) -> tuple[dict[str, LabelledImages], tuple[str, ...]]:
+    """Splits of a folder with ``per_class`` training images of a class (0: all), and the class names."""
+    splits, names = class_sets.classification(data, seed)
+    return (_balanced(splits, names, per_class, seed) if per_class else splits), names
+
+
+def labelled_features(
+    encoder: OpenEncoder | OpenModel,
+    settings: FeatureSettings,
+    splits: dict[str, LabelledImages],
+    cache: str | Path | None,
+) -> dict[str, Labelled]:
+    """Features and class numbers of the splits. Raises as :func:`classify`."""
+    _check_encoder(encoder)
+    found = _features(encoder, settings, splits, cache)
+    return {name: _labelled(one, splits[name], np.asarray(splits[name].labels)) for name, one in found.items()}
 
 
 def _check_encoder(encoder: Any) -> None:

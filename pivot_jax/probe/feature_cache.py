@@ -95,7 +95,7 @@ def _computed(
 
 
 def _on_disk(path: Path | None) -> Callable[[tuple[int, ...]], np.ndarray] | None:
-    """Makes an array in the file ``path``, whose room on the disk is taken at once: a full one is an error here."""
+    """Makes an array in the file ``path``, whose space on the disk is reserved at once: a full one is an error here."""
     if path is None:
         return None
 

@@ -139,7 +139,9 @@ def extract(
     Raises:
       ValueError: no images, or an unknown pooling.
     """
-    return extract_on_grids(encode, params, images, batch_size=batch_size, pool=pool, l2=l2, label=label, show=show)[0]
+    settings: dict[str, Any] = {"batch_size": batch_size, "pool": pool, "label": label, "show": show}
+    found, _ = extract_on_grids(encode, params, images, **settings)
+    return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12) if l2 else found
 
 
 def extract_on_grids(
@@ -149,7 +151,6 @@ def extract_on_grids(
     *,
     batch_size: int = 64,
     pool: str = "none",
-    l2: bool = False,
     label: str = "features",
     show: bool = True,
     allocate: Callable[[tuple[int, ...]], np.ndarray] | None = None,
@@ -171,7 +172,7 @@ def extract_on_grids(
     with progress(label, total, show=show) as advance:
         for count, batch in _batches(images, size):
             pixels, positions = _trimmed(batch)
-            found = np.asarray(_features(encode, pool, l2, params, pixels, positions))[:count]
+            found = np.asarray(_features(encode, pool, params, pixels, positions))[:count]
             if positions is not None and pool == "none":
                 lists.append((found, token_positions(positions[:count], found.shape[1])))
             else:
@@ -239,14 +240,12 @@ def _trimmed(batch: ImageArrays) -> tuple[np.ndarray, np.ndarray | None]:
     return batch.pixels[:, :length], batch.positions[:, :length]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _features(encode: Encode, pool: str, l2: bool, params: Any, images: Array, positions: Array | None) -> Array:
+@partial(jax.jit, static_argnums=(0, 1))
+def _features(encode: Encode, pool: str, params: Any, images: Array, positions: Array | None) -> Array:
     inputs = (images,) if positions is None else (images, positions)
     features = encode(params, *inputs).astype(jnp.float32)
     if pool == "mean":
         features = _mean(features, positions)
     elif pool == "none" and positions is not None:
         features = jnp.where(_real(features, positions), features, 0)
-    if l2:
-        features = features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
     return features
