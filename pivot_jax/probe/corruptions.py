@@ -67,7 +67,7 @@ def shift(image: Image.Image, level: float, generator: np.random.Generator) -> I
     """The image moved on a grey canvas of its size."""
     out = Image.new("RGB", image.size, GREY)
     signs = generator.choice((-1, 1), 2)
-    out.paste(image, tuple(int(sign * round(side * level)) for sign, side in zip(signs, image.size, strict=True)))
+    out.paste(image, (int(signs[0]) * round(image.size[0] * level), int(signs[1]) * round(image.size[1] * level)))
     return out
 
 
