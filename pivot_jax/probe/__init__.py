@@ -18,7 +18,7 @@ _PUBLIC = {
     "ProbeSettings": ("classification", "ProbeSettings"),
     "SegmentSettings": ("segmentation", "SegmentSettings"),
     "overlay": ("gradient_maps", "overlay"),
-    "robustness": ("robustness", "robustness"),
+    "robustness": ("robust_accuracy", "robustness"),
     "segment": ("encoder_probes", "segment"),
 }
 

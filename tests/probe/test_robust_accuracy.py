@@ -13,7 +13,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.probe.classification import ProbeSettings
 from pivot_jax.probe.corruptions import GREY, LEVELS, corruption
 from pivot_jax.probe.encoder_probes import classify
-from pivot_jax.probe.robustness import robustness
+from pivot_jax.probe.robust_accuracy import robustness
 from tests.probe.conftest import tiny_encoder
 
 PHOTO = np.random.default_rng(0).integers(60, 196, (40, 60, 3), dtype=np.uint8)
