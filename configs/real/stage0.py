@@ -1,8 +1,9 @@
-"""Stage 0: the encoder from random weights, on 3,367 captions (SigLIP's loss) or on classes (supervised).
+"""Stage 0: the encoder from random weights, on 13,468 captions (SigLIP's loss) or classes (supervised).
 
 Argument: FOLDER,supervised
 
-Supervised, the encoder and a decoder of one layer name the image's class, "blue circle". Later stages take either.
+A quarter are images of easy-VQA, the others their copies with the shape at another place. Supervised, the encoder and a
+decoder of one layer name the image's class, "blue circle". Later stages take either.
 """
 
 from pathlib import Path
@@ -25,7 +26,7 @@ SUPERVISED = {
 
 def get_config(arg=""):
     folder, words = folder_and_words(arg, "runs/real/seed0", ("supervised",), "stage0.py")
-    file = "labels.json" if words else "captions.json"
+    file = "labels.json" if words else "stage0.json"
     return (
         include(__file__, f"common.py:{folder}")
         | (SUPERVISED if words else CONTRASTIVE)
@@ -33,6 +34,6 @@ def get_config(arg=""):
             "data.sources.0.path": str(Path(folder).parent / "data" / file),
             "data.batch_size": 64,
             "optimizer.rules": ((".*", 1e-3),),
-            "train.epochs": 20.0,
+            "train.epochs": 5.0,
         }
     )

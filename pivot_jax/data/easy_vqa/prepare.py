@@ -1,8 +1,10 @@
 """easy-VQA as a folder of training data, validation and test questions, made from the installed package.
 
     DIR/images/{train,test}/N.png    64 × 64 pixels
-    DIR/captions.json                stages 0 and 1a: images of the training part with a caption, LLaVA's format
-    DIR/labels.json                  the same images with their class, "blue circle" (the supervised stage 0)
+    DIR/images/copies/N-K.png        training images with their shape at another place, for stage 0
+    DIR/captions.json                stage 1a: images of the training part with a caption, LLaVA's format
+    DIR/stage0.json                  stage 0: the same, and the copies with captions of their own
+    DIR/labels.json                  the images of stage0.json with their class, "blue circle" (supervised stage 0)
     DIR/vqa.json                     stages 1b and 3: every training question, LLaVA's format, in random order
     DIR/pairs.jsonl                  all arms: questions with the right and a wrong answer, TRL's format
     DIR/val.jsonl, DIR/test.jsonl    questions of the benchmark easy-vqa
@@ -29,12 +31,12 @@ from PIL import Image
 
 from pivot_jax import files
 from pivot_jax.config.paths import INSTALL
+from pivot_jax.data.easy_vqa import copies, rows
 from pivot_jax.data.easy_vqa import questions as package
-from pivot_jax.data.easy_vqa import rows
 from pivot_jax.data.easy_vqa.questions import Question
 from pivot_jax.errors import UserError
 
-VERSION = 1  # of what is written; another one makes the folder again
+VERSION = 2  # of what is written; another one makes the folder again
 ABOUT = "about.json"
 
 
@@ -43,6 +45,7 @@ class Sizes:
     """How much of it goes where."""
 
     val_images: int = 200  # of the 4,000 training images, with all their questions
+    copies: int = 3  # of each training image whose color and shape are known
     before_pairs: int = 16_000  # rows of vqa.json that come before those of the pairs
     pairs: int = 4_000
     test: int = 2_000  # of the 9,673 test questions
@@ -68,7 +71,8 @@ def prepare(out: str | Path, seed: int = 0, sizes: Sizes | None = None) -> dict[
     with files.whole_folder(folder, overwrite=True) as into:
         pixels = {split: _copy_images(split, into) for split in ("train", "test")}
         _check_apart(pixels["train"], pixels["test"])
-        contents = _contents(parts, seed)
+        contents = _contents(parts, seed, sizes.copies)
+        _write_copies(into, parts["train"], seed, sizes.copies)
         for name, found in contents.items():
             files.write_text(into / name, _text(name, found))
         about = wanted | {
@@ -85,8 +89,8 @@ def prepare(out: str | Path, seed: int = 0, sizes: Sizes | None = None) -> dict[
 
 def _parts(seed: int, sizes: Sizes) -> dict[str, list[Question]]:
     """``train``, ``val`` and ``test`` questions in their order. Raises UserError where there are too few."""
-    if negative := [field.name for field in fields(sizes) if getattr(sizes, field.name) < 1]:
-        raise UserError(f"easy-VQA: {negative[0]} is {getattr(sizes, negative[0])}; it must be at least 1")
+    if low := [field.name for field in fields(sizes) if getattr(sizes, field.name) < 1]:
+        raise UserError(f"easy-VQA: {low[0]} is {getattr(sizes, low[0])}; it must be at least 1")
     train, test = package.read("train"), rows.ordered(package.read("test"), seed)
     images = sorted(package.by_image(train), key=lambda image: rows.draw(seed, "val", image))
     held_out = set(images[: sizes.val_images])
@@ -104,13 +108,21 @@ def _pairs(train: Sequence[Question], sizes: Sizes) -> list[Question]:
     return list(train[sizes.before_pairs : sizes.before_pairs + sizes.pairs])
 
 
-def _contents(parts: Mapping[str, list[Question]], seed: int) -> dict[str, list[dict[str, Any]]]:
+def _contents(parts: Mapping[str, list[Question]], seed: int, count: int) -> dict[str, list[dict[str, Any]]]:
     """File → its rows."""
-    train = partial(_image, "train")
-    known = package.facts(parts["train"])
+    train, known = partial(_image, "train"), package.facts(parts["train"])
+
+    def captions(copied: int, label: bool) -> list[dict[str, Any]]:
+        shown = [(image, copy) for copy in range(copied + 1) for image in known]
+        return [
+            rows.caption_row(image, copy, known[image], _copy(image, copy) if copy else train(image), seed, label=label)
+            for image, copy in shown
+        ]
+
     return {
-        "captions.json": rows.caption_rows(known, seed, train, labels=False),
-        "labels.json": rows.caption_rows(known, seed, train, labels=True),
+        "captions.json": captions(0, label=False),
+        "stage0.json": captions(count, label=False),
+        "labels.json": captions(count, label=True),
         "vqa.json": [rows.vqa_row(one, train(one.image)) for one in parts["train"]],
         "pairs.jsonl": [rows.pair_row(one, train(one.image), seed) for one in parts["pairs"]],
         "val.jsonl": [rows.test_row(one, train(one.image)) for one in parts["val"]],
@@ -120,6 +132,17 @@ def _contents(parts: Mapping[str, list[Question]], seed: int) -> dict[str, list[
 
 def _image(split: str, number: int) -> str:
     return f"images/{split}/{number}.png"
+
+
+def _copy(image: int, copy: int) -> str:
+    return f"images/copies/{image}-{copy}.png"
+
+
+def _write_copies(into: Path, train: Sequence[Question], seed: int, count: int) -> None:
+    (into / "images/copies").mkdir(parents=True)
+    for image in package.facts(train):
+        for copy in range(1, count + 1):
+            copies.write(package.image_file("train", image), into / _copy(image, copy), seed, image, copy)
 
 
 def _copy_images(split: str, into: Path) -> dict[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from pivot_jax.data.easy_vqa.questions import Question
@@ -68,19 +68,15 @@ def test_row(question: Question, image: str) -> dict[str, Any]:
     }
 
 
-def caption_rows(
-    facts: Mapping[int, tuple[str, str]], seed: int, image: Callable[[int], str], labels: bool
-) -> list[dict[str, Any]]:
-    """A row of each image in LLaVA's format: one of :data:`CAPTIONS`, or with ``labels`` always :data:`LABEL`."""
-    found = []
-    for number, (color, shape) in facts.items():
-        form = LABEL if labels else CAPTIONS[draw(seed, "caption", number) % len(CAPTIONS)]
-        turns = [("human", "<image>"), ("gpt", form.format(color=color, shape=shape))]
-        found.append(
-            {
-                "id": f"train-image-{number}",
-                "image": image(number),
-                "conversations": [{"from": speaker, "value": text} for speaker, text in turns],
-            }
-        )
-    return found
+def caption_row(image: int, copy: int, fact: tuple[str, str], path: str, seed: int, *, label: bool) -> dict[str, Any]:
+    """A row in LLaVA's format of an image, or of its copy (0: the image itself), that shows ``fact`` = color, shape.
+
+    Its caption is one of :data:`CAPTIONS`, or with ``label`` always :data:`LABEL`.
+    """
+    form = LABEL if label else CAPTIONS[draw(seed, "caption", image, copy) % len(CAPTIONS)]
+    turns = [("human", "<image>"), ("gpt", form.format(color=fact[0], shape=fact[1]))]
+    return {
+        "id": f"train-image-{image}" + (f"-copy-{copy}" if copy else ""),
+        "image": path,
+        "conversations": [{"from": speaker, "value": text} for speaker, text in turns],
+    }

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from PIL import Image
 from pivot_jax.cli import main as cli
 from pivot_jax.data import easy_vqa, sources
 from pivot_jax.data.easy_vqa import COLORS, SHAPES, Sizes
+from pivot_jax.data.easy_vqa.copies import moved
 from pivot_jax.data.sources.prompts import prompts
 from pivot_jax.errors import UserError
-from tests.tiny.easy_vqa import RGB, write_package
+from tests.tiny.easy_vqa import RGB, draw, write_package
 
-SIZES = Sizes(val_images=8, before_pairs=100, pairs=50, test=30)
+SIZES = Sizes(val_images=8, copies=2, before_pairs=100, pairs=50, test=30)
 PUBLISHED = pytest.mark.skipif(importlib.util.find_spec("easy_vqa") is None, reason="easy-vqa is not installed")
 
 
@@ -52,10 +54,13 @@ def test_no_image_is_in_two_parts(package, tmp_path):
     easy_vqa.prepare(out, sizes=SIZES)
     images = {
         name: {row["image"] for row in read(out / name)}
-        for name in ("captions.json", "labels.json", "vqa.json", "val.jsonl", "test.jsonl")
+        for name in ("captions.json", "stage0.json", "labels.json", "vqa.json", "val.jsonl", "test.jsonl")
     }
     assert not images["vqa.json"] & images["val.jsonl"] and not images["captions.json"] & images["val.jsonl"]
-    assert images["captions.json"] == images["labels.json"] <= images["vqa.json"]
+    assert images["stage0.json"] == images["labels.json"]
+    assert images["captions.json"] == images["vqa.json"] & images["stage0.json"]
+    copied = {Path(image).stem.split("-")[0] for image in images["stage0.json"] - images["captions.json"]}
+    assert copied == {Path(image).stem for image in images["captions.json"]}  # none of a validation image
     assert all(image.startswith("images/test/") for image in images["test.jsonl"])
     assert len(images["val.jsonl"]) == 8 and len(read(out / "test.jsonl")) == 30
 
@@ -74,6 +79,18 @@ def test_all_arms_read_the_same_rows(package, tmp_path):
         assert any({pair.chosen, pair.rejected} <= set(group) for group in (COLORS, SHAPES, ("yes", "no")))
 
 
+def test_a_copy_has_the_whole_shape_at_another_place():
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        before = np.asarray(draw("teal", "triangle", rng))
+        after = moved(before, 0, number, 1)
+        assert after.shape == before.shape and after.dtype == np.uint8
+        assert Counter(map(tuple, after.reshape(-1, 3))) == Counter(map(tuple, before.reshape(-1, 3)))
+        assert (after != before).any() and (moved(before, 0, number, 1) == after).all()
+    with pytest.raises(UserError, match="image 7 shows nothing"):
+        moved(np.zeros((64, 64, 3), np.uint8), 0, 7)
+
+
 def check_pixels(folder, rows):
     """The color that a label says is that of most pixels that are not background."""
     for row in rows:
@@ -85,7 +102,8 @@ def check_pixels(folder, rows):
 
 def test_captions_say_what_is_drawn(package, tmp_path):
     easy_vqa.prepare(tmp_path / "out", sizes=SIZES)
-    labels, captions = (read(tmp_path / "out" / name) for name in ("labels.json", "captions.json"))
+    labels, captions = (read(tmp_path / "out" / name) for name in ("labels.json", "stage0.json"))
+    assert len(labels) == 3 * len(read(tmp_path / "out/captions.json")) == 3 * 32
     check_pixels(tmp_path / "out", labels)
     for label, caption in zip(labels, captions, strict=True):
         words = label["conversations"][1]["value"].split()
@@ -97,8 +115,8 @@ def test_the_published_package(tmp_path):
     about = easy_vqa.prepare(tmp_path / "out")
     assert about["images"] == {"train": 4000, "test": 1000}
     assert about["rows"] == {
-        "captions.json": 3367, "labels.json": 3367, "vqa.json": 36704, "pairs.jsonl": 4000, "val.jsonl": 1871,
-        "test.jsonl": 2000,
+        "captions.json": 3367, "stage0.json": 13468, "labels.json": 13468, "vqa.json": 36704, "pairs.jsonl": 4000,
+        "val.jsonl": 1871, "test.jsonl": 2000,
     }  # fmt: skip
     assert about["sha256"]["test.jsonl"] == "5d2c50131061d3654a4a9dcb1b5f38e49cfbd0b0863adf1cf00a1e7809387e88"
     assert about["sha256"]["pairs.jsonl"] == "861b60ebf0bd6c5c924451228dc2e7e1d4a3ed73d9f7b748613f1a91753b3288"
@@ -108,9 +126,9 @@ def test_the_published_package(tmp_path):
 def test_what_cannot_be_prepared_is_named(package, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"190 \+ 50 training and 30 test questions are wanted; .* it has 192 and 60"):
-        easy_vqa.prepare(out, sizes=Sizes(8, 190, 50, 30))
+        easy_vqa.prepare(out, sizes=Sizes(8, 1, 190, 50, 30))
     with pytest.raises(UserError, match="easy-VQA: pairs is 0; it must be at least 1"):
-        easy_vqa.prepare(out, sizes=Sizes(8, 100, 0, 30))
+        easy_vqa.prepare(out, sizes=Sizes(8, 1, 100, 0, 30))
     assert not out.exists()
     shutil.copy(package / "data/train/images/3.png", package / "data/test/images/1.png")
     with pytest.raises(UserError, match="test image 1 is training image 3; pip install easy-vqa"):
@@ -127,7 +145,7 @@ def test_what_cannot_be_prepared_is_named(package, tmp_path):
     rows = [["what color is the shape?", color, image] for image in range(3) for color in ("red", "blue")]
     questions.write_text(json.dumps(rows))
     with pytest.raises(UserError, match="about image [0-2] contradict each other"):
-        easy_vqa.prepare(out, sizes=Sizes(1, 1, 1, 1))
+        easy_vqa.prepare(out, sizes=Sizes(1, 1, 1, 1, 1))
     assert not out.exists()
 
 
