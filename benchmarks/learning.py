@@ -16,13 +16,14 @@ questions about new scenes of the same world, none of which comes twice.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ RUNS: dict[str, dict[str, Any]] = {
         "optimizer.rules": (("vision/.*", "frozen"), (".*", RATE)),
     },
 }
+DEMO = ROOT / "configs" / "demo"
 BASE = "stage1b"
+ANSWERS = "answers"  # of the demo's study: its greedy answers to the test questions
 PROMPTS = ("pairs", "fresh")
 BATCH = 16  # prompts of a rollout, as in configs/demo/grpo.py
 SAMPLES = 4  # answers to a test question at temperature 1
@@ -52,22 +55,44 @@ def folder_of(name: str, prompts: str = "pairs") -> str:
     return name.replace(", ", "-").replace(" ", "-") + ("-fresh" if prompts == "fresh" and name != BASE else "")
 
 
+@dataclass(frozen=True)
+class Place:
+    """The folder of the benchmark: the demo's data, and a folder of runs for each seed."""
+
+    root: Path
+
+    @cached_property
+    def graph(self) -> Any:
+        from pivot_jax.study.run import open_study
+
+        return open_study(str(DEMO / "study.py"), self.root)
+
+    def folder(self, seed: int) -> Path:
+        return self.root / f"seed{seed}"
+
+
 def job(root: Path, seed: int, name: str, steps: int, prompts: str) -> None:
     """One run, or the stages that all runs of a seed start from; and its greedy answers."""
     from pivot_jax.rl.run import run
-    from pivot_jax.study import measure as answers
-    from pivot_jax.study import training
-    from pivot_jax.study.settings import Study
+    from pivot_jax.study.measures import KINDS, Task
 
-    study = Study.open(root, ROOT / "configs" / "demo")
+    place, folder = Place(root), folder_of(name, prompts)
     if name == BASE:
         for stage in ("stage0", "stage1a", BASE):
-            training.train(study, stage, seed)
+            run(base_config(place, seed, stage), place.folder(seed) / stage)
     else:
-        run(config_of(study, seed, name, steps, prompts), study.folder(seed) / folder_of(name, prompts))
-    folder = folder_of(name, prompts)
-    answers.answers(study, seed, folder, blank=False)
-    np.save(study.folder(seed) / f"sampled-{folder}.npy", sample(study, seed, folder))
+        run(config_of(place, seed, name, steps, prompts), place.folder(seed) / folder)
+    settings = place.graph.study.measures["answers"] | {"path": str(place.graph.data)}
+    KINDS["answers"](Task(place.folder(seed) / folder, ANSWERS, settings))
+    np.save(place.folder(seed) / f"sampled-{folder}.npy", sample(place, seed, folder))
+
+
+def base_config(place: Place, seed: int, stage: str) -> Any:
+    from pivot_jax import config as configs
+
+    folder = place.folder(seed)
+    start = {"stage1a": {"init.vision": f"run:{folder}/stage0"}, BASE: {"init.": f"run:{folder}/stage1a"}}
+    return configs.load(f"{DEMO / stage}.py:{place.graph.data}", {"seed": seed} | start.get(stage, {}))
 
 
 def fresh_prompts(root: Path, steps: int) -> Path:
@@ -75,18 +100,19 @@ def fresh_prompts(root: Path, steps: int) -> Path:
     return root / "scenes" / f"fresh{steps}" / "1.0.0"
 
 
-def config_of(study: Any, seed: int, name: str, steps: int, prompts: str) -> Any:
+def config_of(place: Place, seed: int, name: str, steps: int, prompts: str) -> Any:
     from pivot_jax import config as configs
 
     changes = RUNS[name] | {"seed": seed, "name": f"{name}, seed {seed}", "train.steps": steps}
+    changes["init."] = f"run:{place.folder(seed)}/{BASE}"
     if prompts == "fresh":
-        path = fresh_prompts(study.root, steps)
+        path = fresh_prompts(place.root, steps)
         changes["data.sources"] = ({"format": "tfds", "path": str(path), "split": "vqa"},)
         changes["rl.rewards"] = ({"name": "text", "extract": "whole"},)
-    return configs.load(f"{study.configs}/grpo.py:{study.folder(seed)}", changes)
+    return configs.load(f"{DEMO}/grpo.py:{place.graph.data}", changes)
 
 
-def sample(study: Any, seed: int, folder: str) -> np.ndarray:
+def sample(place: Place, seed: int, folder: str) -> np.ndarray:
     """1 where a sampled answer to a test question is right: [questions, SAMPLES]."""
     from pivot_jax.data.sources.prompts import prompt_example
     from pivot_jax.eval.benchmarks.scenes import read
@@ -96,12 +122,12 @@ def sample(study: Any, seed: int, folder: str) -> np.ndarray:
     from pivot_jax.rollout.sampler import Sampler, Shape
     from pivot_jax.train.open import open_run
 
-    model, questions = open_run(study.folder(seed) / folder), read(study.data)
+    model, questions = open_run(place.folder(seed) / folder), read(place.graph.data)
     examples = [prompt_example(questions[i]) for i in range(len(questions))]
     prompts = [Prompt(example, model.processor.encode(example), i) for i, example in enumerate(examples)]
     sampler = Sampler(model.mllm, model.processor, Shape(slots=64))
     sampler.update(model.params, 0)
-    section = config_of(study, seed, next(iter(RUNS)), 1, "pairs").rl
+    section = config_of(place, seed, next(iter(RUNS)), 1, "pairs").rl
     found = sampler.generate(prompts, SAMPLES, sampling_of(section, model.processor), (seed, 0))
     sampler.close()
     right = [
@@ -117,7 +143,7 @@ def start(root: Path, seed: int, name: str, steps: int, prompts: str) -> None:
     Raises:
       RuntimeError: it failed.
     """
-    from pivot_jax.study.demo import ONE_THREAD
+    from pivot_jax.study.workflow import ONE_THREAD
 
     environment = os.environ | {
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip(),
@@ -139,7 +165,7 @@ def start(root: Path, seed: int, name: str, steps: int, prompts: str) -> None:
 def greedy(folder: Path, name: str) -> np.ndarray:
     from pivot_jax.eval.score import score_file
 
-    return np.asarray(score_file(folder / "answers" / f"{name}.jsonl", "scenes").scores, float)
+    return np.asarray(score_file(folder / name / "answers" / f"{ANSWERS}.jsonl", "scenes").scores, float)
 
 
 def compared(root: Path, seeds: list[int], name: str) -> dict[str, Any]:
@@ -185,8 +211,8 @@ def main() -> None:
         job(args.workdir, int(args.job[0]), args.job[1], args.steps, args.prompts)
         return
     from pivot_jax.data import scenes
-    from pivot_jax.study import demo
-    from pivot_jax.study.settings import Study
+    from pivot_jax.data.scenes import World
+    from pivot_jax.study import data
 
     record = Record(args.json or measure.RESULTS / f"learning_{args.prompts}.json", "cpu")
     record.content |= {
@@ -196,13 +222,12 @@ def main() -> None:
         "learning_rate": RATE,
         "samples": SAMPLES,
     }
-    study = Study.open(args.workdir, ROOT / "configs" / "demo")
-    demo.prepare(study)
+    place = Place(args.workdir)
+    data.prepare(place.graph.study.data, place.graph.data)
     if args.prompts == "fresh":
-        world = dataclasses.replace(study.settings.world, describe_share=0.0)  # one turn a row
-        scenes.prepare(
-            study.root, world, {"vqa": args.steps * BATCH}, 1, name=fresh_prompts(study.root, args.steps).parent.name
-        )
+        world = World(**place.graph.study.data["world"] | {"describe_share": 0.0})  # one turn a row
+        name = fresh_prompts(place.root, args.steps).parent.name
+        scenes.prepare(place.root, world, {"vqa": args.steps * BATCH}, 1, name=name)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda seed: start(args.workdir, seed, BASE, args.steps, args.prompts), args.seeds))
         jobs = [(name, seed) for name in args.only for seed in args.seeds]

@@ -215,8 +215,8 @@ def _check(study: Study, where: str) -> None:
             _known(used, {*study.stages, ARM}, f"{where}: {title}")
             _known(measure, study.measures, f"{where}: {title}")
     for title, table in study.tables.items():
-        for stage in table.get(WITHOUT, ()):
-            _known(stage, study.stages, f"{where}: tables.{title}.{WITHOUT}")
+        for unused in table.get(WITHOUT, ()):
+            _known(unused, study.stages, f"{where}: tables.{title}.{WITHOUT}")
         _chosen(study, {k: v for k, v in table.items() if k != WITHOUT}, f"{where}: tables.{title}")
 
 

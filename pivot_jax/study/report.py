@@ -70,7 +70,6 @@ def summary(results: Results) -> str:
         gaps, adjusted = sections.differences(results, condition, {name: endpoint})
         if not gaps:
             continue
-        first = next(iter(results.study.arms))
         pairs = {pair: sections.comparison(results, pair) for pair in results.comparisons(condition)}
         against = {reference: {} for reference in dict.fromkeys(pair[1] for pair in pairs)}  # type: ignore[var-annotated]
         for (arm, reference), label in pairs.items():
@@ -79,12 +78,11 @@ def summary(results: Results) -> str:
                 against[reference][arm] = (gap, adjusted[label].get(name, 1.0))
         begin = f"{where[0].upper()}{where[1:]}: " if where else ""
         said = [_against(results, name, reference, found) for reference, found in against.items() if found]
-        smallest = [gap.detectable for found in against.values() for gap, _ in found.values()]
-        said.append(
-            f"A study of this size finds four of five true differences of {_points(min(smallest))} to "
-            f"{_points(max(smallest))} points{' or more' if len(smallest) == 1 else ''}, depending on the arm"
-            f"{', so smaller ones remain open' if first else ''}."
+        needed = sorted({_points(gap.detectable) for found in against.values() for gap, _ in found.values()}, key=float)
+        which = (
+            f"{needed[0]} to {needed[-1]} points, depending on the arm," if len(needed) > 1 else f"{needed[0]} points"
         )
+        said.append(f"A true difference would have to be {which} to be found in four of five such studies.")
         lines.append(begin + " ".join(said))
     return "\n\n".join(lines)
 

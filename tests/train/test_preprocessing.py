@@ -14,7 +14,7 @@ from pivot_jax.data.processing.geometry import blank
 from pivot_jax.data.processing.images import preprocess
 from pivot_jax.probe import features
 from pivot_jax.rollout import program
-from pivot_jax.study import measure
+from pivot_jax.study.measures import Task, answers
 from pivot_jax.train.run import run
 
 SIZE = 16
@@ -53,14 +53,13 @@ def batches(monkeypatch):
 
 
 def study_answerer(workdir, monkeypatch, blank_images):
-    """The answerer that the study asks its questions with."""
-    study = SimpleNamespace(folder=lambda seed: workdir.parent, data=None, settings=SimpleNamespace(max_new_tokens=2))
+    """The answerer that a study asks its questions with."""
     made = []
-    score = SimpleNamespace(
-        by_category={}, value=SimpleNamespace(value=0.0), secondary={"ranked": SimpleNamespace(value=0)}
+    monkeypatch.setattr(
+        answers, "evaluate", lambda name, data, model, *_: made.append(model) or SimpleNamespace(scores=[])
     )
-    monkeypatch.setattr(measure, "evaluate", lambda name, data, model, *_: made.append(model) or score)
-    measure.answers(study, 0, workdir.name, blank_images)
+    monkeypatch.setattr(answers.predictions, "read", lambda path: [])
+    answers.answers(Task(workdir, "answers", {"benchmark": "scenes", "path": ".", "blank": blank_images}))
     return made[0]
 
 
