@@ -130,6 +130,9 @@ FILES = [
     file("json-not-utf-8", b'{"name": "caf\xe9"}', "{c}/bad.json: not a text in UTF-8", "byte 13", spec="bad.json"),
     case("missing-config", "train --config {w}/tinny.py --workdir {c}/out", "did you mean '{w}/tiny.py'?"),
     case("folder-for-a-config", "plan --config {c}/bad.py", "{c}/bad.py is a folder", files={"bad.py/x": ""}),
+    case("no-study", "study {w}/missing.py", "missing.py: no such config file"),
+    case("text-of-nothing", "text run:{c}/none", "{c}/none"),
+    case("prepare-into-a-file", "prepare easy-vqa --out {w}/0.png", "{w}/0.png"),
     case("no-config-file", "inspect --config {w}/0.png", "{w}/0.png: not a config"),
     case("config-of-a-model", "inspect --config {w}/hf/config.json", "{w}/hf/config.json", "unknown key"),
 ]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import UserError
-from pivot_jax.probe import encoder_probes, text_features
+from pivot_jax.probe import caption_alignment, text_features
 from pivot_jax.train.open import open_encoder, open_language_model
 from tests.tiny import hf
 
@@ -58,8 +58,8 @@ def test_a_language_model_in_place_of_stored_features(language, tmp_path):
     for pool in text_features.POOLS:
         np.save(stored, text_features.extract(model, TEXTS, pool=pool, show=False))
         for metric in ("mutual_knn", "cka"):
-            found = encoder_probes.align(encoder, data, model, pool=pool, metric=metric, k=2)
-            from_file = encoder_probes.align(encoder, data, stored, metric=metric, k=2)
+            found = caption_alignment.align(encoder, data, model, pool=pool, metric=metric, k=2)
+            from_file = caption_alignment.align(encoder, data, stored, metric=metric, k=2)
             assert found.table.shape == (2, 3)
             np.testing.assert_array_equal(found.table, from_file.table)
     np.save(stored, np.full((5, 2, 4), np.nan, np.float32))
@@ -73,8 +73,8 @@ def test_a_language_model_in_place_of_stored_features(language, tmp_path):
     ]
     for given, says in bad:
         with pytest.raises(UserError, match=says):
-            encoder_probes.align(encoder, data, **{"k": 2, **given})
+            caption_alignment.align(encoder, data, **{"k": 2, **given})
     rows[3]["conversations"][1]["value"] = ""
     data.write_text(json.dumps(rows))
     with pytest.raises(UserError, match="text 4 of 5 is empty"):
-        encoder_probes.align(encoder, data, model, k=2)
+        caption_alignment.align(encoder, data, model, k=2)
