@@ -265,21 +265,15 @@ def compare(task: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]
 
 
 def machine() -> dict[str, Any]:
-    cpu = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
-    )
+    from pivot_jax.parallel.chips import processor
+
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "torch", "transformers")}
     return {
-        "cpu": cpu,
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "versions": versions,
     }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def main() -> None:

@@ -151,14 +151,13 @@ def write_json(path: Path, content: Any) -> None:
 
 def machine(device: str) -> dict[str, Any]:
     """Device, processor, versions and commit."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    from pivot_jax.parallel.chips import processor  # here: the repository must be on the path
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {name: version(name) for name in PACKAGES}
     return {
         "device": device,
-        "cpu": cpu,
+        "cpu": processor(),
         "cores": cores,
         "load_at_start": os.getloadavg()[0],  # other processes distort times
         "python": platform.python_version(),

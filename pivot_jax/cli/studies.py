@@ -13,18 +13,19 @@ DEMO = "demo/study.py"
 
 def demo(args: argparse.Namespace, overrides: Overrides) -> int:
     """The packaged study in miniature, or the one in a folder of one's own."""
+    from pivot_jax.study import run
+
     own = Path(args.configs, "study.py") if args.configs else Path("configs", DEMO)
-    args.study = str(own) if args.configs or own.is_file() else DEMO
-    args.until, args.forcerun, args.dry_run, args.report = (), (), False, False
-    args.cores, args.profile, args.jobs = 0, "", 0
-    return study(args, overrides)
+    spec = str(own) if args.configs or own.is_file() else DEMO
+    workdir = _workdir(args, spec)
+    outputs.folder(workdir, "--workdir")
+    return stoppable(lambda: run.run(spec, workdir))
 
 
 def study(args: argparse.Namespace, overrides: Overrides) -> int:
     from pivot_jax.study import run, workflow
 
-    name = Path(args.study.partition(":")[0])
-    workdir = Path(args.workdir or Path("runs", name.parent.name if name.stem == "study" else name.stem))
+    workdir = _workdir(args, args.study)
     if args.dry_run:
         return _show(args.study, workdir, args.until)
     outputs.folder(workdir, "--workdir")
@@ -59,3 +60,9 @@ def _show(spec: str, workdir: Path, until: tuple[str, ...]) -> int:
     for line in found.lines:
         print(line)
     return 0
+
+
+def _workdir(args: argparse.Namespace, spec: str) -> Path:
+    """As the user says, else ``runs/`` and the name of the study."""
+    name = Path(spec.partition(":")[0])
+    return Path(args.workdir or Path("runs", name.parent.name if name.stem == "study" else name.stem))

@@ -26,10 +26,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 LEVEL, DRAWS, POWER = 0.95, 2000, 0.8
+Key = TypeVar("Key", bound=Hashable)  # of a comparison
 Units = Sequence[Hashable]  # cluster of each value; values of one cluster are drawn together
 _CHUNK_ELEMENTS = 4_000_000  # counts in memory at once: 32 MB of int64
 
@@ -361,9 +363,9 @@ def cohen_h(first: float, second: float) -> float:
     return float(2 * np.arcsin(np.sqrt(first)) - 2 * np.arcsin(np.sqrt(second)))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Holm-adjusted p per comparison (Holm 1979): compare with 0.05 to keep the chance of any false claim there."""
-    adjusted: dict[str, float] = {}
+    adjusted: dict[Key, float] = {}
     running = 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         running = max(running, min(1.0, (len(p_values) - rank) * p))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,11 @@ def peak_flops(kind: str) -> float | None:
     known = {chip.kind: chip.flops for chip in CHIPS.values()} | _OTHERS
     names = [name for name in known if kind.startswith(name)]
     return known[max(names, key=len)] if names else None
+
+
+def processor() -> str:
+    """Name of this machine's processor, where the system tells it: figures differ between kinds."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pivot_jax import config as configs
@@ -14,26 +13,19 @@ from pivot_jax.errors import UserError
 from pivot_jax.objectives.table import batch_kind
 from pivot_jax.optim.partition import FROZEN
 from pivot_jax.parallel.chips import CHIPS
+from pivot_jax.study.graph import Graph, Rows
 from pivot_jax.study.matrix import Study
 from pivot_jax.train.model import build_model, step_flops
 
+UNKNOWN_MIN = 1.0  # of a run about which the study says nothing
 UNITS = ("steps", "sequences", "flops")
-# A parameter of each part that is trained if anything new in the part is: reused layers of a projector are its first.
+# A kernel of each part that is trained if anything new in the part is: reused layers of a projector are its first.
 _PARTS = {
     "vision": "vision/blocks/mlp/fc1/kernel",
     "projector": "projector/new/kernel",
-    "decoder": "decoder/norm/scale",
+    "decoder": "decoder/blocks/mlp/down/kernel",
 }
 _ANSWERS = {"preference": 2}  # sequences of a row by the kind of batch; 1 of the others
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A run's data, as its stage declares it: number of rows, mean tokens and targets of one; 0: not declared."""
-
-    count: int = 0
-    tokens: float = 0.0
-    targets: float = 0.0
 
 
 def steps(config: Any, rows: Rows) -> int:
@@ -57,7 +49,7 @@ def _row_flops(config_json: str, row: tuple[float, float]) -> float:
         trained = {"vision", "text"}
     else:
         trained = {p for p, path in _PARTS.items() if rules.match(config.optimizer.rules, path) != FROZEN}
-    adapted = trained if config.lora.rank else set()
+    adapted = {p for p in trained if config.lora.rank and rules.match(config.lora.targets, _PARTS[p]) == "lora"}
     return step_flops(config, module, row, trained - adapted, adapted)
 
 
@@ -96,3 +88,30 @@ def rate(study: Study) -> float:
     if machine["chip"] not in CHIPS:
         raise UserError(f"{study.file}: machine.chip: '{machine['chip']}' is unknown (allowed: {', '.join(CHIPS)})")
     return CHIPS[machine["chip"]].flops * machine["chips"] * machine["mfu"]
+
+
+def minutes(graph: Graph, key: str) -> float:
+    """Expected time of a run with its measurements: as its stage declares, else from its FLOPs and the machine."""
+    run = graph.runs[key]
+    if run.trials:
+        return 0.1
+    if declared := graph.study.stages[run.stage].minutes:
+        return declared
+    speed = rate(graph.study)
+    return run_flops(graph, key) / speed / 60 if speed else UNKNOWN_MIN
+
+
+def run_steps(graph: Graph, key: str) -> int:
+    """Expected optimizer steps of a run. A choice among trials has none: they are runs of their own."""
+    run = graph.runs[key]
+    return 0 if run.trials else steps(_config(graph, key), run.rows)
+
+
+def run_flops(graph: Graph, key: str) -> float:
+    """Expected FLOPs of a run."""
+    run = graph.runs[key]
+    return 0.0 if run.trials else flops(_config(graph, key), run.rows)
+
+
+def _config(graph: Graph, key: str) -> Any:
+    return configs.from_json(json.dumps(graph.runs[key].config), key)

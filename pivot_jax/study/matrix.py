@@ -135,10 +135,6 @@ class Study:
                     keys |= content
         return keys | {"seed": int(levels[SEED])}
 
-    def stage_of(self, name: str) -> Stage:
-        """The stage of a run, which for a trial of a sweep has the trial's number behind its name."""
-        return self.stages[name if name in self.stages else name.rpartition("_")[0]]
-
     def applies(self, stage: str, levels: Levels) -> bool:
         """Whether the cell has this stage: its levels allow it, and a table that the cell is of needs it."""
         if any(levels[factor] not in allowed for factor, allowed in self.stages[stage].only.items()):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pivot_jax import config as configs
 from pivot_jax.report import format as text
 from pivot_jax.study import budget
 from pivot_jax.study.graph import Graph, Job
 from pivot_jax.study.matrix import WITHOUT, holds
 from pivot_jax.words import counted
-
-UNKNOWN_MIN = 1.0  # of a run about which the study says nothing
 
 
 @dataclass(frozen=True)
@@ -39,21 +34,21 @@ class Overview:
 def overview(graph: Graph, jobs: Sequence[Job]) -> Overview:
     """A row per stage, and sentences about cells, sharing, hours and each table."""
     chosen = [key for job in jobs for key in job.runs]
-    left = [key for key in chosen if not graph.available(key)]
+    trained = [key for key, run in graph.runs.items() if not run.trials]
     rows = []
     for stage in dict.fromkeys(run.stage for run in graph.runs.values()):
         keys = [key for key, run in graph.runs.items() if run.stage == stage]
-        mine = [key for key in keys if key in left]
+        mine = [key for key in keys if key in chosen and key in trained and not graph.available(key)]
         lacking = sum(len(graph.missing(key)) for key in keys if key in chosen)
-        steps = sum(run_steps(graph, key) for key in mine)
-        flops = sum(run_flops(graph, key) for key in mine)
-        hours = sum(minutes(graph, key) for key in mine) / 60
-        rows.append(Row(stage, len(keys), len(mine), lacking, steps, flops, hours))
+        steps = sum(budget.run_steps(graph, key) for key in mine)
+        flops = sum(budget.run_flops(graph, key) for key in mine)
+        hours = sum(budget.minutes(graph, key) for key in mine) / 60
+        rows.append(Row(stage, sum(key in trained for key in keys), len(mine), lacking, steps, flops, hours))
     hours, flops = sum(row.hours for row in rows), sum(row.flops for row in rows)
-    separate = sum(minutes(graph, key) for cell in graph.cells for key in cell.runs.values()) / 60
-    whole = sum(minutes(graph, key) for key in graph.runs) / 60
+    separate = sum(budget.minutes(graph, key) for cell in graph.cells for key in cell.runs.values()) / 60
+    whole = sum(budget.minutes(graph, key) for key in graph.runs) / 60
     lines = [
-        f"{counted(len(graph.cells), 'cell')} need {counted(len(graph.runs), 'training run')}; "
+        f"{counted(len(graph.cells), 'cell')} need {counted(len(trained), 'training run')}; "
         f"{counted(len(jobs), 'job')} to do, {len(graph.jobs) - len(jobs)} finished",
         f"{hours:,.1f} hours of jobs{f', {text.si(flops)} FLOPs' if flops else ''}; the whole study "
         f"{whole:,.1f} hours, {separate:,.1f} if cells shared nothing",
@@ -80,36 +75,8 @@ def _tables(graph: Graph) -> list[str]:
         cells = [cell for cell in graph.cells if holds(chosen, cell.levels)]
         unused = chosen.get(WITHOUT, ())
         keys = {key for cell in cells for stage, key in cell.runs.items() if stage not in unused}
-        flops = sum(run_flops(graph, key) for key in keys)
-        hours = sum(minutes(graph, key) for key in keys) / 60
+        flops = sum(budget.run_flops(graph, key) for key in keys)
+        hours = sum(budget.minutes(graph, key) for key in keys) / 60
         lines.append(f"  {title}: {counted(len(cells), 'cell')}, {counted(len(keys), 'run')}, "
                      f"{hours:,.1f} hours{f', {text.si(flops)} FLOPs' if flops else ''}")  # fmt: skip
     return lines
-
-
-def minutes(graph: Graph, key: str) -> float:
-    """Expected time of a run with its measurements: as its stage declares, else from its FLOPs and the machine."""
-    run = graph.runs[key]
-    if run.trials:
-        return 0.1
-    stage = graph.study.stage_of(run.stage)
-    if stage.minutes:
-        return stage.minutes
-    speed = budget.rate(graph.study)
-    return budget.flops(_config(graph, key), run.rows) / speed / 60 if speed else UNKNOWN_MIN
-
-
-def run_steps(graph: Graph, key: str) -> int:
-    """Expected optimizer steps of a run."""
-    run = graph.runs[key]
-    return 0 if run.trials else budget.steps(_config(graph, key), run.rows)
-
-
-def run_flops(graph: Graph, key: str) -> float:
-    """Expected FLOPs of a run. A choice among trials costs nothing: they are runs of their own."""
-    run = graph.runs[key]
-    return 0.0 if run.trials else budget.flops(_config(graph, key), run.rows)
-
-
-def _config(graph: Graph, key: str) -> Any:
-    return configs.from_json(json.dumps(graph.runs[key].config), key)

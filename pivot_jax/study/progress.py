@@ -10,7 +10,6 @@ from pivot_jax import config as configs
 from pivot_jax.progress import Board
 from pivot_jax.study import budget
 from pivot_jax.study.graph import Graph, Job, result_file
-from pivot_jax.study.overview import minutes
 from pivot_jax.train import metrics
 
 TRAINING = 4.0  # how many measurements the training of a run counts as
@@ -21,7 +20,7 @@ class Progress:
 
     def __init__(self, graph: Graph, jobs: Sequence[Job]):
         self._graph, self._jobs = graph, list(jobs)
-        self._minutes = {job.key: max(sum(minutes(graph, key) for key in job.runs), 0.01) for job in jobs}
+        self._minutes = {job.key: max(sum(budget.minutes(graph, key) for key in job.runs), 0.01) for job in jobs}
         self._steps: dict[str, int] = {}
         self._board = Board(graph.root.name, sum(self._minutes.values()), self._state()[0])
 

@@ -12,10 +12,11 @@ from typing import Any
 from pivot_jax import files
 from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
+from pivot_jax.parallel.chips import processor
 from pivot_jax.report import export, page
 from pivot_jax.report import format as text
 from pivot_jax.report.content import Fact, Report
-from pivot_jax.study import sections
+from pivot_jax.study import illustrations, sections
 from pivot_jax.study.graph import Graph
 from pivot_jax.study.results import Condition, Results, title
 from pivot_jax.words import counted
@@ -41,8 +42,8 @@ def build(results: Results) -> Report:
         sections.controls(results),
         sections.rewards(results),
         *(sections.endpoints(results, group) for group in others),
-        sections.examples(results),
-        sections.maps(results),
+        illustrations.examples(results),
+        illustrations.maps(results),
         sections.costs(results, _seconds(results.graph.root), overhead(results.graph)),
     )
     return Report(
@@ -70,18 +71,17 @@ def summary(results: Results) -> str:
         gaps, adjusted = sections.differences(results, condition, {name: endpoint})
         if not gaps:
             continue
-        pairs = {pair: sections.comparison(results, pair) for pair in results.comparisons(condition)}
-        against = {reference: {} for reference in dict.fromkeys(pair[1] for pair in pairs)}  # type: ignore[var-annotated]
-        for (arm, reference), label in pairs.items():
+        against: dict[str, dict[str, tuple[Interval, float]]] = {}
+        for arm, reference in results.comparisons(condition):
+            label = sections.comparison(results, (arm, reference))
             if label in gaps:
-                gap = gaps[label][name]
-                against[reference][arm] = (gap, adjusted[label].get(name, 1.0))
+                against.setdefault(reference, {})[arm] = gaps[label][name], adjusted[label].get(name, 1.0)
         begin = f"{where[0].upper()}{where[1:]}: " if where else ""
-        said = [_against(results, name, reference, found) for reference, found in against.items() if found]
-        needed = sorted({_points(gap.detectable) for found in against.values() for gap, _ in found.values()}, key=float)
-        which = (
-            f"{needed[0]} to {needed[-1]} points, depending on the arm," if len(needed) > 1 else f"{needed[0]} points"
-        )
+        said = [_against(results, name, reference, found) for reference, found in against.items()]
+        needed = sorted({_points(row[name].detectable) for row in gaps.values()}, key=float)
+        which = f"{needed[0]} points"
+        if len(needed) > 1:
+            which = f"{needed[0]} to {needed[-1]} points, depending on the arm,"
         said.append(f"A true difference would have to be {which} to be found in four of five such studies.")
         lines.append(begin + " ".join(said))
     return "\n\n".join(lines)
@@ -161,14 +161,6 @@ def _provenance(graph: Graph) -> dict[str, Any]:
         "command": f"pivot-jax study {graph.study.file.parent.name}/{graph.study.file.name}",
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "machine": f"{processor()}, {os.cpu_count()} cores",
         "training seeds": ", ".join(map(str, graph.study.seeds)),
     }
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it: figures differ between kinds."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -53,9 +53,6 @@ class Results:
 
     # Single results --------------------------------------------------------------------------------------------------
 
-    def run(self, key: str) -> Outcome | None:
-        return self._load(key)
-
     def measured(self, cell: Cell, stage: str, measure: str) -> Outcome | None:
         """A measurement of a cell's run; None where the cell has none."""
         key = cell.runs.get(self.study.arms[cell.levels[ARM]].stage if stage == ARM else stage)
@@ -119,7 +116,7 @@ class Results:
     def runs(self, stage: str) -> Iterator[tuple[str, Outcome]]:
         """Key and result of each finished run of a stage, trials of a sweep included."""
         for key, run in self.graph.runs.items():
-            if self.study.stage_of(run.stage) is self.study.stages[stage] and not run.trials:
+            if run.stage == stage and not run.trials:
                 outcome = self._load(key)
                 if outcome is not None:
                     yield key, outcome

@@ -11,7 +11,8 @@ from pathlib import Path
 from pivot_jax import files
 from pivot_jax.errors import UserError, suggest
 from pivot_jax.study import data, matrix, workflow
-from pivot_jax.study.graph import Graph, expand, result_file, run_folder
+from pivot_jax.study.expand import expand
+from pivot_jax.study.graph import Graph, result_file, run_folder
 from pivot_jax.train.lock import locked
 from pivot_jax.words import counted
 
@@ -108,8 +109,7 @@ def force(graph: Graph, stages: Sequence[str]) -> list[str]:
         _known(graph, name, "--forcerun")
     again: list[str] = []
     for key, run in graph.runs.items():
-        used = (*run.inputs, *run.trials, *(one for m in run.measurements for one in m.inputs))
-        if run.stage in stages or any(one in again for one in used):
+        if run.stage in stages or any(one in again for one in run.sources):
             again.append(key)
     aside = graph.root / "replaced" / time.strftime("%Y%m%d-%H%M%S")
     for key in again:

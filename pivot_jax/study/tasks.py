@@ -26,7 +26,8 @@ from pivot_jax.study.graph import PACK, is_finished, pack_of, result_file, run_f
 from pivot_jax.study.store import Outcome
 
 FAILED = "error: "  # prefix of the log line with the reason of a failure
-STARTED = "PIVOT_JOB_STARTED"  # seconds since 1970 at which the engine started the process
+STARTED = "PIVOT_JOB_STARTED"  # variable: seconds since 1970 at which the engine started the process
+STUDY_PROCESS = "PIVOT_STUDY_PROCESS"  # variable: with whose death Snakemake ends, and with it the jobs, which save
 POINTS = 100  # of a training curve in a result
 _PARENT_DEATH_SIGNAL = 1  # of Linux' prctl
 
@@ -148,16 +149,13 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 def _choose(root: Path, run: Mapping[str, Any]) -> Outcome:
     """The best of several runs on validation data, which becomes this one's folder."""
     measure, metric = run["chosen_by"]
-    scores = {}
-    for trial in run["trials"]:
-        (found,) = (root / "results").glob(f"{trial}.{measure}-*.json")
-        scores[trial] = float(store.load(found).numbers[metric])
-    best = max(scores, key=lambda trial: scores[trial])
+    scores = {key: float(store.load(result_file(root, name)).numbers[metric]) for key, name in run["trials"].items()}
+    best = max(scores, key=lambda key: scores[key])
     folder = run_folder(root, run["key"])
     if not folder.is_symlink():
         folder.symlink_to(best, target_is_directory=True)
-    numbers = dict(store.load(result_file(root, best)).numbers)
-    return Outcome({**numbers, "stage": run["stage"], "chosen": best, "by": f"{measure}: {metric}", "scores": scores})
+    numbers = store.load(result_file(root, best)).numbers
+    return Outcome({**numbers, "chosen": best, "by": f"{measure}: {metric}", "scores": scores})
 
 
 if __name__ == "__main__":

@@ -18,14 +18,13 @@ from pivot_jax import files
 from pivot_jax.errors import UserError
 from pivot_jax.study.graph import Graph, Job
 from pivot_jax.study.progress import Progress
-from pivot_jax.study.tasks import FAILED
+from pivot_jax.study.tasks import FAILED, STUDY_PROCESS
 from pivot_jax.train.signals import Interrupted, stopping
 from pivot_jax.words import counted
 
 POLL_S = 0.5
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 LOG, SNAKEFILE = "snakemake.txt", "Snakefile"
-PARENT = "PIVOT_STUDY_PROCESS"  # with whose death Snakemake ends, and with it the jobs, which save
 JOBS = 100  # at a time on a cluster
 
 
@@ -117,7 +116,7 @@ def environment(graph: Graph) -> dict[str, str]:
         **os.environ,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
         "TOKENIZERS_PARALLELISM": "false",
-        PARENT: str(os.getpid()),
+        STUDY_PROCESS: str(os.getpid()),
     }
     if graph.study.threads == 1:
         own |= {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip(), "OMP_NUM_THREADS": "1"}

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pivot_jax.errors import UserError
-from pivot_jax.study import matrix, overview, run, store
-from pivot_jax.study.graph import expand, result_file
+from pivot_jax.study import budget, matrix, run, store, tasks
+from pivot_jax.study.expand import expand
+from pivot_jax.study.graph import result_file
 from pivot_jax.study.store import Outcome
 from tests.study import studies
 
@@ -115,15 +116,55 @@ def test_a_wrong_config_names_the_stage(tmp_path):
         graph_of(tmp_path, stages=studies.stages(sft={"set": {"train.stepss": 1}}))
 
 
+SWEPT = {"sweep": ({"train.steps": 5}, {"train.steps": 7}), "chosen_by": ("answers", "accuracy")}
+
+
+def swept(folder):
+    """The graph of a study with a sweep of SFT, its trials and its choices, a list over seeds each."""
+    graph = graph_of(folder, stages=studies.stages(sft=SWEPT))
+    chosen = [key for key in keys(graph, "sft") if graph.runs[key].trials]
+    return graph, [key for key in keys(graph, "sft") if key not in chosen], chosen
+
+
 def test_a_sweep_tries_every_setting_and_its_choice_is_the_stage(tmp_path):
-    swept = {"sweep": ({"train.steps": 5}, {"train.steps": 7}), "chosen_by": ("answers", "accuracy")}
-    graph = graph_of(tmp_path, stages=studies.stages(sft=swept))
-    trials, chosen = keys(graph, "sft_0") + keys(graph, "sft_1"), keys(graph, "sft")
+    graph, trials, chosen = swept(tmp_path)
     assert len(trials) == 4 and len(chosen) == 2
-    assert [graph.runs[key].config["train"]["steps"] for key in trials] == [5, 5, 7, 7]
-    assert set(graph.runs[chosen[0]].trials) == {trials[0], trials[2]}
-    assert all(one.inputs == (key,) for key in chosen for one in [graph.runs[k] for k in keys(graph, "stage3")]
-               if key in one.inputs)  # fmt: skip
+    assert [graph.runs[key].config["train"]["steps"] for key in trials] == [5, 7, 5, 7]
+    assert graph.runs[chosen[0]].trials == tuple(trials[:2])
+    after = [graph.runs[key] for key in keys(graph, "stage3")]
+    assert {key for one in after for key in one.inputs} >= set(chosen)
+    assert not {key for one in after for key in one.inputs} & set(trials)
+
+
+def test_the_choice_is_the_trial_with_the_best_score(tmp_path):
+    graph, trials, chosen = swept(tmp_path)
+    for key, score in zip(trials, (0.4, 0.6, 0.9, 0.6), strict=True):
+        finish(graph, key)
+        store.save(result_file(graph.root, graph.runs[key].measurements[0].result), Outcome({"accuracy": score}))
+    graph.write(graph.needed())
+    content = json.loads((graph.root / "graph.json").read_text())
+    for key, best in zip(chosen, (trials[1], trials[2]), strict=True):
+        found = tasks._choose(graph.root, content["runs"][key])
+        assert found.numbers["chosen"] == best and graph.folder(key).resolve().name == best
+
+
+def test_forcing_a_swept_stage_repeats_its_trials(tmp_path):
+    graph, trials, chosen = swept(tmp_path)
+    for key in graph.runs:
+        finish(graph, key)
+    assert {*trials, *chosen} <= set(run.force(graph, ("sft",)))
+
+
+def test_a_job_does_only_the_runs_that_are_left(tmp_path):
+    """A measurement of stage 1 is missing; stage 0 of the same job is finished, and its checkpoint is gone."""
+    graph = graph_of(tmp_path)
+    for key in graph.runs:
+        finish(graph, key)
+    first, second = keys(graph, "stage0")[0], keys(graph, "stage1")[0]
+    (graph.folder(first) / "finished.json").unlink()
+    result_file(graph.root, graph.runs[second].measurements[0].result).unlink()
+    (job,) = graph.needed()
+    assert graph.jobs[second].runs == (first, second) and job.runs == (second,)
 
 
 @pytest.mark.parametrize(("unit", "ratio"), [("steps", 1), ("sequences", 2)])
@@ -137,7 +178,7 @@ def test_equal_budgets(tmp_path, unit, ratio):
 def test_equal_flops_are_equal(tmp_path):
     factors = {"budget": {"equal": {"sft": {"equal": ("flops", "dpo")}}}}
     graph = graph_of(tmp_path, factors=factors, stages=studies.stages(dpo={"set": {"train.steps": 300}}))
-    sft, dpo = (overview.run_flops(graph, keys(graph, stage)[0]) for stage in ("sft", "dpo"))
+    sft, dpo = (budget.run_flops(graph, keys(graph, stage)[0]) for stage in ("sft", "dpo"))
     assert sft == pytest.approx(dpo, rel=0.01) and sft > 0
     with pytest.raises(UserError, match="stages.sft: equal: 'tokens' is unknown"):
         graph_of(tmp_path / "b", factors={"budget": {"equal": {"sft": {"equal": ("tokens", "dpo")}}}})

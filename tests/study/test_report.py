@@ -10,7 +10,8 @@ import pytest
 from pivot_jax.errors import UserError
 from pivot_jax.eval import statistics
 from pivot_jax.study import matrix, report, run, sections, store
-from pivot_jax.study.graph import expand, result_file
+from pivot_jax.study.expand import expand
+from pivot_jax.study.graph import result_file
 from pivot_jax.study.results import Results
 from pivot_jax.study.store import Outcome
 from tests.study import studies

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from pathlib import Path
+
+from pivot_jax.parallel.chips import processor
 
 HEAD = """# Runs under torture
 
@@ -24,13 +25,6 @@ def main(source: str, target: str) -> None:
         delay = "" if row["delay"] is None else f"{row['delay']:.1f} s"
         lines.append(f"| {row['what']} | {row['kind']} | {row['times']} | {row['outcome']} | {delay} |")
     Path(target).write_text(f"{HEAD}\nOn {processor()}.\n\n" + "\n".join(lines) + "\n")
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def test_a_misspelt_source_is_found_before_the_model_is_built(make_config, monke
     def built(*_):
         raise AssertionError("the model is built first")
 
-    for name in ("load_tokenizer", "build_model"):
+    for name in ("config_tokenizer", "build_model"):
         monkeypatch.setattr(setup, name, built)
     with pytest.raises(UserError, match=says):
         setup.build_setup(make_config(**{key: (entry,)}), None)

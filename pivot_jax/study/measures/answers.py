@@ -28,7 +28,7 @@ def answers(task: Task) -> Outcome:
     size = model.config.eval.batch_size
     out = task.folder / "answers" / f"{task.name}.jsonl"
     options = RunOptions(
-        model_id=f"{task.folder.name}, {task.name}",
+        model_id=f"{task.folder.resolve().name}, {task.name}",  # a choice among trials is a link to one
         limit=int(task.get("limit", 0)),
         max_new_tokens=int(task.get("max_new_tokens", 0)),
         ranked=ranked,
