@@ -75,11 +75,11 @@ def get_config():
                     f"{count // 1000}K": rows(count)
                     for count in (3000, 5000, 10000, 40000, 60000, 80000, 100000, 150000)
                 },
-                "shift0": rows(20000, variant="shift:0:20000"),
-                "shift50": rows(20000, variant="shift:50:20000"),
-                "shift80": rows(20000, variant="shift:80:20000"),
-                "nothink": rows(20000, variant="nothink"),
-                "under30": rows(20000, variant="under30"),
+                "shift0": rows(20000, filter="shift:0:20000"),
+                "shift50": rows(20000, filter="shift:50:20000"),
+                "shift80": rows(20000, filter="shift:80:20000"),
+                "nothink": rows(20000, filter="nothink"),
+                "under30": rows(20000, filter="under30"),
             },
             "rate": {"paper": {}, **{rate: {"sft|dpo": {"optimizer.rules": ((".*", float(rate)),)}} for rate in RATES}},
             "reuse": ("0", "1", "2"),

@@ -145,14 +145,27 @@ def _configs(subparsers) -> None:
 
 
 def _prepare(subparsers) -> None:
-    parser = command(
-        subparsers, "prepare", preparation.prepare,
-        "write a data set from an installed Python package: training rows, pairs, validation and test questions",
+    parser = command(subparsers, "prepare", None, "write a data set as a folder that configs and benchmarks read")
+    kinds = parser.add_subparsers(dest="data", metavar="DATA", required=True)
+    easy = command(
+        kinds, "easy-vqa", preparation.easy_vqa,
+        "training rows, pairs, validation and test questions of the installed package easy-vqa 1.0",
         "A folder that is there with the same seed is left as it is.",
     )  # fmt: skip
-    parser.add_argument("data", choices=preparation.DATA, help="easy-vqa: pip install easy-vqa==1.0")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder for it; configs/real reads runs/real/data")
-    parser.add_argument("--seed", type=count, default=0, metavar="N", help="of every random choice (default 0)")
+    easy.add_argument("--out", metavar="DIR", required=True, help="folder for it; configs/real reads runs/real/data")
+    easy.add_argument("--seed", type=count, default=0, metavar="N", help="of every random choice (default 0)")
+    pairs = command(
+        kinds, "mmpr", preparation.mmpr, "a random subset of MMPR: the same rows for every arm, with a content hash",
+        "Rows are in random order, so the first 3,000 of 20,000 are the subset of 3,000. Images stay where they are.",
+    )  # fmt: skip
+    pairs.add_argument("--source", metavar="FILE", required=True, help="meta.json of MMPR, or one annotation file")
+    pairs.add_argument("--out", metavar="DIR", required=True, help="folder for pairs.jsonl and about.json")
+    pairs.add_argument("--rows", type=positive, default=20_000, metavar="N", help="default 20000")
+    pairs.add_argument("--seed", type=count, default=0, metavar="N", help="of the choice (default 0)")
+    pairs.add_argument("--filter", metavar="RULE", help="under30, nothink, shifted, shift:R:N or shift_only:R:N")
+    pairs.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier subset, never a folder that holds anything else"
+    )
 
 
 def _train(subparsers) -> None:

@@ -1,4 +1,4 @@
-"""``prepare``: data sets from installed Python packages, as folders that configs and benchmarks read."""
+"""``prepare``: data sets from installed Python packages and from published ones, as folders that configs read."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import argparse
 
 from pivot_jax.cli import outputs, tables
 
-DATA = ("easy-vqa",)
 
-
-def prepare(args: argparse.Namespace, overrides: dict[str, str]) -> None:
-    from pivot_jax.data import easy_vqa
+def easy_vqa(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    from pivot_jax.data import easy_vqa as data
 
     out = outputs.folder(args.out, "--out")
-    about = easy_vqa.prepare(out, args.seed)
-    print(f"{out}: {args.data}, seed {args.seed}, {about['images']['train']} + {about['images']['test']} images")
+    about = data.prepare(out, args.seed)
+    print(f"{out}: easy-vqa, seed {args.seed}, {about['images']['train']} + {about['images']['test']} images")
     table = tables.table("file", "rows", "SHA-256")
     for name, rows in about["rows"].items():
         table.add_row(name, f"{rows:,}", about["sha256"][name][:16])
     tables.console().print(table)
+
+
+def mmpr(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    from pivot_jax.data import subset
+
+    out = outputs.folder(args.out, "--out")
+    about = subset.write_subset(args.source, out, args.rows, args.seed, args.filter or "", overwrite=args.overwrite)
+    print(f"{out / subset.ROWS}: {about['rows']:,} pairs, seed {args.seed}, content {about['content'][:16]}")
+    print(f"in a config: {{'format': 'mmpr', 'path': '{out / subset.ROWS}', 'image_root': '{about['image_root']}'}}")

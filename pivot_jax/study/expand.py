@@ -9,6 +9,7 @@ from typing import Any
 
 from pivot_jax import config as configs
 from pivot_jax.config.load import find, result_keys
+from pivot_jax.data.sources import check as check_source
 from pivot_jax.errors import UserError
 from pivot_jax.study import budget
 from pivot_jax.study.graph import Cell, Graph, Job, Measurement, Rows, Run, content_hash
@@ -98,6 +99,8 @@ class _Expansion:
                 like = self._graph.runs[self._key(other)]
                 count = budget.equal_steps(config, rows, configs.from_json(json.dumps(like.config)), like.rows, unit)
                 config = configs.load(spec, overrides | {"train.steps": count})
+            for source in config.data.sources:
+                check_source(source)
             return config
         except UserError as error:
             raise UserError(f"{self._study.file}: stages.{name}: {error}") from None

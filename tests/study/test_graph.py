@@ -114,6 +114,9 @@ def test_forcerun_sets_aside_a_stage_and_what_follows(tmp_path, capsys):
 def test_a_wrong_config_names_the_stage(tmp_path):
     with pytest.raises(UserError, match=r"study.py: stages.sft: train.stepss: unknown key; did you mean 'train.steps'"):
         graph_of(tmp_path, stages=studies.stages(sft={"set": {"train.stepss": 1}}))
+    sources = ({"format": "llava", "path": "a.json", "variant": "under30"},)
+    with pytest.raises(UserError, match=r"study.py: stages.sft: data.sources: format 'llava' has no key 'variant'"):
+        graph_of(tmp_path, stages=studies.stages(sft={"set": {"data.sources": sources}}))
 
 
 SWEPT = {"sweep": ({"train.steps": 5}, {"train.steps": 7}), "chosen_by": ("answers", "accuracy")}
