@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from pivot_jax.data.processing.corruptions import LEVELS, Corruption
 from pivot_jax.errors import UserError
 from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe import classification
 from pivot_jax.probe.classification import ProbeSettings
-from pivot_jax.probe.corruptions import LEVELS, corruption
 from pivot_jax.probe.encoder_probes import LOGISTIC, VISION, labelled_features, labelled_images
 from pivot_jax.probe.feature_cache import read_features
 from pivot_jax.probe.feature_settings import FeatureSettings
-from pivot_jax.probe.image_sets import ImageSet
+from pivot_jax.probe.image_sets import Change, ImageSet
 from pivot_jax.probe.splits import Labelled, Splits
 from pivot_jax.train.open import OpenEncoder, OpenModel
 
@@ -69,7 +69,8 @@ def robustness(
     test = splits["test"].whole or splits["test"]
     found = {("clean", 0.0): np.asarray(parts["test"].features)}
     for kind, level in ((kind, level) for kind, own in levels.items() for level in own):
-        images = ImageSet(test.images, encoder.geometry, test.fingerprint, corruption(kind, level, seed))
+        corruption = Corruption(kind, level, seed)
+        images = ImageSet(test.images, encoder.geometry, test.fingerprint, Change(str(corruption), corruption))
         values = read_features(encoder, images, features, cache, label=f"{kind} {level:g}").values
         found[kind, level] = np.asarray(values if splits["test"].rows is None else values[splits["test"].rows])
     # one test set of all conditions: the probe is fitted once

@@ -62,7 +62,7 @@ class _Expansion:
         """The key of a run; ``tried``: the settings of a trial, which takes only the measurement that decides."""
         sources = {prefix: self._resolved(text) for prefix, text in stage.init.items()}
         inputs = self._inputs(_used(stage))
-        settings = self._study.settings(name, self._levels) | dict(tried or {})
+        settings = _map_texts(self._resolved, self._study.settings(name, self._levels) | dict(tried or {}))
         rows = Rows(settings.pop(ROWS, stage.rows), *stage.row)
         config = self._config(name, stage, sources, settings, rows)
         key = f"{name}-{content_hash(result_keys(config), self._graph.root)}"

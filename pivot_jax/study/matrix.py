@@ -39,7 +39,7 @@ class Stage:
       config: FILE[:argument] of its config, relative to the study's file; ``{data}`` is the folder of the data.
       init: replaces the config's ``init``; ``run:{stage1b}`` is the run of that stage in the same cell, ``pack:{arm}``
         the pack of the arm's run.
-      set: other keys of the config.
+      set: other keys of the config; ``{data}`` in a text is the folder of the data, as in a factor's keys.
       measures: names of ``Study.measures``, taken on the finished run.
       only: factor → levels; cells with another level do without this stage.
       joins: the stage whose job this one is part of, where only one run of that stage starts from it.

@@ -61,6 +61,13 @@ def test_a_key_depends_on_what_a_run_computes_and_not_on_where(tmp_path):
     assert list(logged.runs) == list(first.runs)  # changes no number
 
 
+def test_the_keys_of_a_level_name_the_data(tmp_path):
+    entry = {"format": "llava", "path": "{data}/{part}.json"}
+    graph = graph_of(tmp_path, factors={"part": {name: {"sft": {"data.sources": (entry,)}} for name in ("a", "b")}})
+    found = [graph.runs[key].config["data"]["sources"][0]["path"] for key in keys(graph, "sft")]
+    assert found == [f"{graph.data}/{part}.json" for part in ("a", "a", "b", "b")]
+
+
 def test_cells_without_a_stage(tmp_path):
     graph = graph_of(tmp_path, stages=studies.stages(stage3={"only": {"arm": ("stage1", "dpo")}}))
     assert len(keys(graph, "stage3")) == 4

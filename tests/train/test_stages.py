@@ -23,6 +23,7 @@ from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.run import run
 from pivot_jax.train.source import WeightSource, load_params
 from tests.tiny import pairs
+from tests.train.conftest import source
 
 FINAL = "vision/final/"
 
@@ -255,3 +256,15 @@ def test_compiling_the_same_shapes_again_is_a_warning(caplog):
         ("INFO", "step 4: compiled for 2 rows of 24 tokens"),
         ("WARNING", "step 6: compiled again for 2 rows of 24 tokens"),
     ]
+
+
+def test_pairs_and_visual_pairs_train_together(chain, make_config, world, tmp_path):
+    """mDPO's two terms: rows of the same file with another answer, and with a part of the image in its place."""
+    entry = source(world, "next_dpo")
+    config = make_config(
+        init={"": f"run:{chain['1b']}"}, objective__name="dpo", data__images_per_row=2, train__steps=15,
+        optimizer__rules=((".*", 1e-3),), data__sources=(entry, entry | {"image_negatives": "crop:0.8"}),
+    )  # fmt: skip
+    result = run(config, tmp_path / "run")
+    assert np.isfinite(result.metrics["loss"]) and result.metrics["loss"] < np.log(2)
+    assert not (tmp_path / "run" / "skipped.jsonl").exists()

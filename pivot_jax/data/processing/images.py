@@ -91,8 +91,18 @@ def patches(size: int, patch_size: int) -> int:
     return (size // patch_size) ** 2
 
 
+@dataclass(frozen=True)
+class Changed:
+    """A reference to an image that is changed when it is loaded; the change keeps its size."""
+
+    reference: Any
+    change: Callable[[Image.Image], Image.Image]
+
+
 def describe(reference: Any) -> str:
     """Words for an image reference in a message."""
+    if isinstance(reference, Changed):
+        return f"{describe(reference.reference)}, changed"
     if isinstance(reference, (str, Path)):
         return str(reference)
     if isinstance(reference, (bytes, bytearray)):
@@ -101,7 +111,7 @@ def describe(reference: Any) -> str:
 
 
 def load(reference: Any) -> Image.Image:
-    """RGB image of a path, encoded bytes, ``{"bytes", "path"}``, uint8 array [h, w(, c)] or PIL image.
+    """RGB image of a path, bytes, ``{"bytes", "path"}``, uint8 array [h, w(, c)], PIL image or :class:`Changed`.
 
     Camera rotation (EXIF) is applied. Transparent images are composited on white; without their alpha channel they
     would show the hidden colour, often black on black. 16-bit grey is scaled to 8.
@@ -109,6 +119,8 @@ def load(reference: Any) -> Image.Image:
     Raises:
       UserError: missing, truncated, or not an image; the message names the file.
     """
+    if isinstance(reference, Changed):
+        return reference.change(load(reference.reference))
     return _read(reference, lambda source: _as_rgb(_open(source)))
 
 
@@ -129,7 +141,7 @@ def size_of(reference: Any) -> tuple[int, int]:
     Raises:
       UserError: as :func:`load`, as far as a header shows it.
     """
-    return _read(reference, _upright)
+    return _read(reference.reference if isinstance(reference, Changed) else reference, _upright)
 
 
 def _upright(reference: Any) -> tuple[int, int]:

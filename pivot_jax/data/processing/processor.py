@@ -18,7 +18,7 @@ from pivot_jax.data.processing.batch import Batch, EncodedRow
 from pivot_jax.data.processing.chat import Chat, Kind, Limits
 from pivot_jax.data.processing.collate import Collation, TargetValues, contrastive_batch, prompt_batch, vlm_batch
 from pivot_jax.data.processing.geometry import Geometry, ImageArrays, Square
-from pivot_jax.data.processing.images import NOT_REGULAR, ROOT_RULE, load, patches, preset_of
+from pivot_jax.data.processing.images import NOT_REGULAR, ROOT_RULE, Changed, load, patches, preset_of
 from pivot_jax.data.processing.patches import patches_of
 from pivot_jax.data.processing.template import Format
 from pivot_jax.data.processing.tiles import tiles_of
@@ -55,7 +55,7 @@ class Processor:
         """
         row = self.chat.encode(example, self.kind)
         if self.check_images:
-            for image in row.images:
+            for image in (one.reference if isinstance(one, Changed) else one for one in row.images):
                 if isinstance(image, str) and not os.path.isfile(image):
                     if not os.path.exists(image):
                         raise RowError(row.id, f"image file {image} does not exist; {ROOT_RULE}")

@@ -84,7 +84,18 @@ def _conversation(world: World, scene: Scene, balance: Balance, rng: random.Rand
 
 
 def _preference(world: World, scene: Scene, balance: Balance, rng: random.Random) -> dict[str, Any]:
-    """A third descriptions, a third sentences, a third short answers: two thirds share a prefix with their rival."""
+    """A third descriptions, a third sentences, a third short answers: two thirds share a prefix with their rival.
+
+    ``world.reasoning_share`` of them are reasoned, with thoughts that describe the image.
+    """
+    row = _pair(world, scene, balance, rng)
+    if world.reasoning_share and rng.random() < world.reasoning_share:
+        thoughts = {"chosen": caption(scene), "rejected": wrong_caption(world, scene, rng)}
+        row |= {side: f"<think> {thought} </think> {row[side]}" for side, thought in thoughts.items()}
+    return row
+
+
+def _pair(world: World, scene: Scene, balance: Balance, rng: random.Random) -> dict[str, Any]:
     style = rng.choice(("description", "sentence", "short"))
     q = None if style == "description" else balance.pick(scene, rng)
     if q is None:

@@ -76,6 +76,7 @@ class World:
     turns: int = 1
     sentence_share: float = 0.2  # of the questions that are answered in a sentence
     describe_share: float = 0.5  # of the conversations that end with a description: many scored words per image
+    reasoning_share: float = 0.0  # of the pairs whose answers come after a description in <think> tags
     questions: tuple[tuple[str, float], ...] = QUESTIONS
 
     def __post_init__(self) -> None:

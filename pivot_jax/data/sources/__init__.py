@@ -1,7 +1,8 @@
 """Random-access sources of examples: one reader per format, and the choice of rows.
 
 A source in the config is a dict: ``format`` (a key of :data:`FORMATS`), the reader's own arguments (see its
-docstring), and for every format ``sampling`` (:func:`choose.sample`), ``filter`` (:func:`choose.keep`), ``seed``.
+docstring), and for every format ``sampling`` (:func:`choose.sample`), ``filter`` (:func:`choose.keep`), ``seed`` and
+``image_negatives`` (:class:`image_negatives.ImageNegatives`).
 Formats of prompts for online RL (``maye``, ``easyr1``, ``verl``, ``vlm_r1``, ``scenes_tasks``, and ``trl``'s
 prompt-only rows) end with a question; :mod:`prompts` makes prompts of the others. ``scenes_tasks`` has no end
 (:class:`base.Endless`).
@@ -19,6 +20,7 @@ from typing import Any, cast
 
 from pivot_jax.data.sources import choose
 from pivot_jax.data.sources.base import Endless, ImageRoot, Joined, Source
+from pivot_jax.data.sources.image_negatives import ImageNegatives, corruption
 from pivot_jax.data.sources.llava import llava, llava_yaml, next_dpo
 from pivot_jax.data.sources.maye import maye
 from pivot_jax.data.sources.mmpr import mmpr
@@ -46,11 +48,12 @@ FORMATS: dict[str, Callable[..., Source]] = {
     "vlm_r1": vlm_r1,
     "scenes_tasks": scenes_tasks,
 }
-COMMON = ("format", "sampling", "filter", "seed")
+COMMON = ("format", "sampling", "filter", "seed", "image_negatives")
 KINDS: dict[str, tuple[Any, str]] = {
     "seed": (int, "a whole number"),
     "filter": (str, "text"),
     "sampling": (str, "text"),
+    "image_negatives": (str, "text"),
     "image_root": ((str, Path), "a folder's path"),
 }
 
@@ -77,7 +80,8 @@ def read(source: Mapping[str, Any], *, allow_outside_root: bool = False) -> Sour
         raise UserError(f"data.sources: format '{name}': {error}") from None
     if rule := options.get("filter"):
         out = choose.keep(out, rule, seed)
-    return choose.sample(out, options.get("sampling") or "all", seed, f"data.sources, format '{name}'")
+    out = choose.sample(out, options.get("sampling") or "all", seed, f"data.sources, format '{name}'")
+    return ImageNegatives(out, rule, seed) if (rule := options.get("image_negatives")) else out
 
 
 def check(source: Mapping[str, Any]) -> None:
@@ -102,6 +106,8 @@ def check(source: Mapping[str, Any]) -> None:
     for key, (kind, words) in KINDS.items():
         if options.get(key) is not None and not isinstance(options[key], kind):
             raise UserError(f"data.sources: format '{name}': {key} is {options[key]!r}, not {words}")
+    if rule := options.get("image_negatives"):
+        corruption(rule)
 
 
 def open_source(config: Any, sources: Iterable[Mapping[str, Any]] | Source | None = None) -> Source:

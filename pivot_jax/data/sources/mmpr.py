@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def mmpr(
       path: ``meta.json`` (subset → {root, annotation, data_augment, repeat_time, length}) or an annotation file.
       root: folder that the paths inside ``meta.json`` are relative to. Default: the folder of ``meta.json``, or the
         one above it, whichever has the file.
-      subsets: names to take, in this order; () takes all.
+      subsets: names to take, in this order, or patterns such as "*correctness_rules*"; () takes all.
 
     ``repeat_time`` is honoured: 2 uses every row twice, 0.5 the first half of the rows, 1.5 all and then the first
     half. ``data_augment`` (image augmentation of InternVL's tiling) has no counterpart here and is ignored.
@@ -45,11 +46,16 @@ def mmpr(
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(meta, dict) or not meta:
         raise UserError(f"{path}: not an object of subset → {{root, annotation, ...}}")
-    missing = [name for name in subsets if name not in meta]
-    if missing:
-        raise UserError(f"{path}: no subset {missing[0]!r} (there are: {', '.join(meta)})")
     anywhere = ImageRoot.of(image_root).anywhere
-    return Joined([_subset(where, name, meta[name], root, anywhere) for name in (subsets or meta)])
+    names = dict.fromkeys(name for one in subsets for name in _named(one, meta, path)) or meta
+    return Joined([_subset(where, name, meta[name], root, anywhere) for name in names])
+
+
+def _named(pattern: str, meta: Mapping[str, Any], path: str) -> list[str]:
+    names = [pattern] if pattern in meta else fnmatch.filter(meta, pattern)
+    if not names:
+        raise UserError(f"{path}: no subset {pattern!r} (there are: {', '.join(meta)})")
+    return names
 
 
 def _subset(meta_path: Path, name: str, entry: Any, root: str | None, anywhere: bool) -> Source:

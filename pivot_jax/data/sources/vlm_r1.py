@@ -1,4 +1,4 @@
-"""VLM-R1's prompts for online RL: JSON Lines of ``{id, image, conversations}`` with an answer or boxes."""
+"""VLM-R1: JSON Lines of ``{id, image, conversations}`` with an answer or boxes, as prompts for online RL or for SFT."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _ANSWER_TAG = re.compile(r"</?answer>")
 _FENCED = re.compile(r"```(?:json)?(.*?)```", re.DOTALL)
 
 
-def vlm_r1(path: Any, image_root: str | ImageRoot | None = None, suffix: str = "") -> Source:
-    """VLM-R1's rows as prompts; ``suffix`` is added to every question.
+def vlm_r1(path: Any, image_root: str | ImageRoot | None = None, suffix: str = "", answered: bool = False) -> Source:
+    """VLM-R1's rows as prompts, or ``answered`` with the answer as a turn; ``suffix`` is added to every question.
 
     The first turn is the question, the second the answer: text, a number, a box ``[x1, y1, x2, y2]``, or a list of
     ``{"bbox_2d", "label"}``. Images come before the text, wherever the question has ``<image>``. ``extra["answer"]``
@@ -29,12 +29,14 @@ def vlm_r1(path: Any, image_root: str | ImageRoot | None = None, suffix: str = "
     root = root_of(path, image_root)
 
     def convert(row: dict[str, Any], row_id: str) -> Example:
-        return vlm_r1_example(row, row_id, root, suffix)
+        return vlm_r1_example(row, row_id, root, suffix, answered)
 
-    return Mapped(open_rows(path), convert, f"vlm_r1|{root}|{suffix}")
+    return Mapped(open_rows(path), convert, f"vlm_r1|{root}|{suffix}|{answered}")
 
 
-def vlm_r1_example(row: dict[str, Any], row_id: str, image_root: ImageRoot, suffix: str = "") -> Example:
+def vlm_r1_example(
+    row: dict[str, Any], row_id: str, image_root: ImageRoot, suffix: str = "", answered: bool = False
+) -> Example:
     """One row of VLM-R1 → Example.
 
     Raises:
@@ -54,7 +56,8 @@ def vlm_r1_example(row: dict[str, Any], row_id: str, image_root: ImageRoot, suff
     extra = {key: item for key, item in row.items() if key not in _KNOWN} | {"answer": answer, "solution": answer}
     if boxes := boxes_of(value if not isinstance(value, str) else answer):
         extra["boxes"] = boxes
-    return Example(row_id, (Message("user", text),), images, extra=extra)
+    reply = (Message("assistant", answer),) if answered else ()
+    return Example(row_id, (Message("user", text), *reply), images, extra=extra)
 
 
 def boxes_of(value: Any) -> list[list[float]]:

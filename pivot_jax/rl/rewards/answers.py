@@ -81,18 +81,20 @@ def text(
     *,
     column: str = "answer",
     extract: Extract = "final",
+    gold: Extract = "whole",
     normalise: Literal["plain", "words", "evalai"] = "words",
 ) -> float | None:
     """As :func:`exact`, with both normalised.
 
     Args:
+      gold: how the column is read; ``final`` where it has worked solutions, such as MMPR's chosen answers.
       normalise: ``plain``: lower case, without blanks and full stops at the end. ``words``: lower case, without any
         punctuation. ``evalai``: VQA's normalisation (punctuation, number words, articles, contractions).
     """
     if normalise not in NORMALISED:
         raise ValueError(f"normalise '{normalise}' is unknown; there are {', '.join(NORMALISED)}")
     clean = NORMALISED[normalise]
-    golds = [clean(gold) for gold in _texts(gold_of(item, column))]
+    golds = [clean(answer_of(value, gold)) for value in _texts(gold_of(item, column))]
     answer = clean(answer_of(item.text, extract))
     return float(answer != "" and answer in golds) if golds else None
 

@@ -232,6 +232,12 @@ def test_vlm_r1_detection(tmp_path):
     assert boxes_of([True, 0, 2, 2]) == [] and boxes_of([0, 0, float("inf"), 2]) == []
 
 
+def test_vlm_r1_answered(tmp_path):
+    example = one(tmp_path, {"format": "vlm_r1", "answered": True}, vlm_r1_row([1, 2, 30, 40]))
+    assert [turn.role for turn in example.messages] == ["user", "assistant"]
+    assert example.messages[1].content == "[1, 2, 30, 40]" and example.extra["boxes"] == [[1, 2, 30, 40]]
+
+
 def test_vlm_r1_bad_rows(tmp_path):
     for row, words in (
         ({"id": "1", "conversations": [{"from": "human", "value": "?"}]}, "it holds 1 turn$"),

@@ -258,6 +258,12 @@ def test_mmpr_repeat_time(tmp_path, repeat, want):
     assert [source[i].id for i in range(len(source))] == [f"row{i}" for i in want]
 
 
+def test_mmpr_subsets_by_pattern(tmp_path):
+    path = mmpr_folder(tmp_path)
+    assert len(read({"format": "mmpr", "path": path, "subsets": ("[ab]",)})) == 7
+    assert len(read({"format": "mmpr", "path": path, "subsets": ("a*", "a")})) == 5  # each once
+
+
 def test_mmpr_mistakes(tmp_path):
     path = mmpr_folder(tmp_path, repeat_time=0)
     for options, words in (

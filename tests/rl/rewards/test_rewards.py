@@ -73,6 +73,9 @@ def test_exact_and_text():
     assert text(item("a red ball", answer="red ball"), normalise="evalai") == 1
     assert text(item("a red ball", answer="red ball"), normalise="words") == 0
     assert text(item("!", answer="?")) == 0  # nothing is left of the answer
+    worked = {"chosen": "The bars show 4 and 3.\nFinal answer: 7."}
+    found = [text(item(x, **worked), column="chosen", gold="final") for x in ("So it is 7\n\n7", "Answer: 8")]
+    assert found == [1, 0]
 
 
 def test_box_overlap_by_counting_pixels():
