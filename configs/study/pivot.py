@@ -2,12 +2,14 @@
 
 Not a config of a run. `pivot-jax study study/pivot.py --dry-run` prints runs, FLOPs and hours of each table. Tables
 share what they have in common: one Stage 1b per encoder, language model and seed. Models are in checkpoints/, data in
-data/, as for configs/pivot. Not here yet: GRPO and PPO (Tables 1 and C), the paper's other benchmarks, text-only ones.
+data/, as for configs/pivot. Table C's PPO is here our own (see stage2_ppo.py), beside GRPO on the same questions.
+Sampling of online RL is not in the FLOPs. Not here yet: the paper's other benchmarks, text-only ones.
 """
 
 RANDOM = "random:{}"
 MMPR = {"format": "mmpr", "path": "data/MMPR-v1.2/meta.json"}
 POST = "sft|dpo|mpo"
+RESPONSES = 8  # of online RL to a prompt, of some 200 tokens each
 RATES = ("8e-7", "1e-6", "2e-6", "3e-6", "5e-6", "1e-5")  # Figure A
 SIGLIP2 = ("siglip2-base-patch16-384", "siglip2-large-patch16-384", "siglip2-so400m-patch16-384",
            "siglip2-giant-opt-patch16-384")  # fmt: skip
@@ -45,7 +47,7 @@ def post_training(config, **more):
 
 
 def get_config():
-    first, measured = QWEN["1.5B"], ("mmvp", "mmvp_blank", "scienceqa", "extract")
+    first, answers = QWEN["1.5B"], ("mmvp", "mmvp_blank", "scienceqa")
     plain = {"encoder": (SO,), "language": (first,), "data": ("20K",), "rate": ("paper",), "reuse": ("1",),
              "third": ("cambrian",)}  # fmt: skip
     own = plain | {"without": ("stage3_projector", "stage3")}  # tables of the arms' own answers
@@ -59,6 +61,10 @@ def get_config():
             "sft": ("sft", "+ SFT"),
             "dpo": ("dpo", "+ DPO"),
             "mpo": ("mpo", "+ MPO"),
+            "grpo": ("grpo", "+ GRPO"),
+            "ppo": ("ppo", "+ PPO"),
+            "vlm_r1_sft": ("vlm_r1_sft", "Qwen2.5-VL-3B + SFT"),
+            "vlm_r1_grpo": ("vlm_r1_grpo", "Qwen2.5-VL-3B + GRPO"),
         },
         "baseline": "sft",
         "seeds": (0, 1, 2),
@@ -107,6 +113,8 @@ def get_config():
             "Table L: much data": own
             | {"encoder": (LARGE,), "data": ("20K", "40K", "60K", "80K", "100K", "150K"), "arm": arms},
             "Tables D and N: MPO": plain | {"encoder": (LARGE, SO), "arm": (*arms, "mpo")},
+            "Table 1: GRPO and SFT of Qwen2.5-VL": own | {"arm": ("vlm_r1_sft", "vlm_r1_grpo")},
+            "Table C: online RL": own | {"arm": (*arms, "grpo", "ppo")},
             "Figure A: learning rates": own | three | {"rate": RATES, "arm": ("sft", "dpo")},
             "Figure B: distribution shift": own | three | {"data": ("shift0", "shift50", "shift80"), "arm": arms},
             "Tables E and O: short answers": own
@@ -130,13 +138,19 @@ def get_config():
             "stage1b": {
                 "config": "../pivot/stage1b.py",
                 "init": {"": "run:{stage1a}"},
-                "measures": measured,
+                "measures": (*answers, "extract"),
                 "rows": 3_200_000,
                 "row": (576 + 250, 150),
             },
             "sft": post_training("stage2_sft.py", row=(576 + 180, 140)),
             "dpo": post_training("stage2_dpo.py"),
-            "mpo": post_training("stage2_dpo.py", set={"objective.name": "mpo"}),
+            "mpo": post_training("stage2_mpo.py"),
+            "grpo": post_training("stage2_grpo.py", rows=15000, row=(576 + 80 + 200 * RESPONSES, 200 * RESPONSES)),
+            "ppo": post_training("stage2_ppo.py", rows=120_000, row=(576 + 280, 200)),
+            "vlm_r1_sft": post_training("vlm_r1_sft.py", init={}, measures=answers, rows=0, row=(391 + 60, 25)),
+            "vlm_r1_grpo": post_training(
+                "vlm_r1_grpo.py", init={}, measures=answers, rows=0, row=(391 + 100 + 200 * RESPONSES, 200 * RESPONSES)
+            ),
             "stage3_projector": {
                 "config": "../pivot/stage3_projector.py:{reuse},{arm}/pack",
                 "set": {},
@@ -146,7 +160,7 @@ def get_config():
             "stage3": {
                 "config": "../pivot/stage3.py:{reuse}",
                 "init": {"": "run:{stage3_projector}"},
-                "measures": ("mmvp", "mmvp_blank", "scienceqa"),
+                "measures": answers,
                 "rows": 737_000,
                 "row": (576 + 200, 80),
             },

@@ -40,6 +40,7 @@ EXECUTION = (
     r"train\.(accumulate|log_every|checkpoint_every|keep|best_metric)",
     r"eval\..*",
 )
+_EXECUTION = re.compile("|".join(EXECUTION))
 
 
 def load(spec: str = "", overrides: Mapping[str, Any] | None = None) -> ConfigDict:
@@ -305,7 +306,7 @@ def _read_json(text: str, where: str) -> Mapping[str, Any]:
 
 
 def result_keys(config: ConfigDict) -> dict[str, Any]:
-    return {k: v for k, v in flatten(config).items() if not any(re.fullmatch(p, k) for p in EXECUTION)}
+    return {k: v for k, v in flatten(config).items() if not _EXECUTION.fullmatch(k)}
 
 
 def fingerprint(config: ConfigDict) -> str:

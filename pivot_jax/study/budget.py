@@ -37,7 +37,11 @@ def flops(config: Any, rows: Rows) -> float:
     """Training FLOPs of a run, without padding, recomputation and sampling; 0: its rows are not declared."""
     if not rows.tokens:
         return 0.0
-    each = _row_flops(json.dumps(config.to_dict()), (rows.tokens, rows.targets))
+    # Equal for all runs but those of another architecture, objective or shape of a row.
+    without = {"name": "", "seed": 0, "init": {}, "tokenizer": {}, "train": {}}
+    content = config.to_dict() | without
+    content["data"] = content["data"] | {"sources": ()}
+    each = _row_flops(json.dumps(content), (rows.tokens, rows.targets))
     return each * config.data.batch_size * steps(config, rows)
 
 
@@ -98,20 +102,4 @@ def minutes(graph: Graph, key: str) -> float:
     if declared := graph.study.stages[run.stage].minutes:
         return declared
     speed = rate(graph.study)
-    return run_flops(graph, key) / speed / 60 if speed else UNKNOWN_MIN
-
-
-def run_steps(graph: Graph, key: str) -> int:
-    """Expected optimizer steps of a run. A choice among trials has none: they are runs of their own."""
-    run = graph.runs[key]
-    return 0 if run.trials else steps(_config(graph, key), run.rows)
-
-
-def run_flops(graph: Graph, key: str) -> float:
-    """Expected FLOPs of a run."""
-    run = graph.runs[key]
-    return 0.0 if run.trials else flops(_config(graph, key), run.rows)
-
-
-def _config(graph: Graph, key: str) -> Any:
-    return configs.from_json(json.dumps(graph.runs[key].config), key)
+    return run.flops / speed / 60 if speed else UNKNOWN_MIN

@@ -58,6 +58,8 @@ class Run:
     inputs: tuple[str, ...]  # runs whose checkpoints it starts from
     measurements: tuple[Measurement, ...]
     rows: Rows = field(default_factory=Rows)
+    steps: int = 0  # expected
+    flops: float = 0.0  # expected, of training; 0: not known
     trials: tuple[str, ...] = ()
     chosen_by: tuple[str, str] = ("", "")  # measure and metric
 

@@ -40,8 +40,8 @@ def overview(graph: Graph, jobs: Sequence[Job]) -> Overview:
         keys = [key for key, run in graph.runs.items() if run.stage == stage]
         mine = [key for key in keys if key in chosen and key in trained and not graph.available(key)]
         lacking = sum(len(graph.missing(key)) for key in keys if key in chosen)
-        steps = sum(budget.run_steps(graph, key) for key in mine)
-        flops = sum(budget.run_flops(graph, key) for key in mine)
+        steps = sum(graph.runs[key].steps for key in mine)
+        flops = sum(graph.runs[key].flops for key in mine)
         hours = sum(budget.minutes(graph, key) for key in mine) / 60
         rows.append(Row(stage, sum(key in trained for key in keys), len(mine), lacking, steps, flops, hours))
     hours, flops = sum(row.hours for row in rows), sum(row.flops for row in rows)
@@ -75,7 +75,7 @@ def _tables(graph: Graph) -> list[str]:
         cells = [cell for cell in graph.cells if holds(chosen, cell.levels)]
         unused = chosen.get(WITHOUT, ())
         keys = {key for cell in cells for stage, key in cell.runs.items() if stage not in unused}
-        flops = sum(budget.run_flops(graph, key) for key in keys)
+        flops = sum(graph.runs[key].flops for key in keys)
         hours = sum(budget.minutes(graph, key) for key in keys) / 60
         lines.append(f"  {title}: {counted(len(cells), 'cell')}, {counted(len(keys), 'run')}, "
                      f"{hours:,.1f} hours{f', {text.si(flops)} FLOPs' if flops else ''}")  # fmt: skip

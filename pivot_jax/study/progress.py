@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from pivot_jax import config as configs
 from pivot_jax.progress import Board
 from pivot_jax.study import budget
 from pivot_jax.study.graph import Graph, Job, result_file
@@ -21,7 +19,6 @@ class Progress:
     def __init__(self, graph: Graph, jobs: Sequence[Job]):
         self._graph, self._jobs = graph, list(jobs)
         self._minutes = {job.key: max(sum(budget.minutes(graph, key) for key in job.runs), 0.01) for job in jobs}
-        self._steps: dict[str, int] = {}
         self._board = Board(graph.root.name, sum(self._minutes.values()), self._state()[0])
 
     def __enter__(self) -> Progress:
@@ -69,12 +66,5 @@ class Progress:
             return 1.0, "done"
         if not log.exists():
             return 0.0, ""
-        step, total = metrics.last_step(log), self._total(key)
+        step, total = metrics.last_step(log), self._graph.runs[key].steps
         return (min(step / total, 1.0), f"{step}/{total}") if total else (0.0, str(step))
-
-    def _total(self, key: str) -> int:
-        if key not in self._steps:
-            run = self._graph.runs[key]
-            config = configs.from_json(json.dumps(run.config), key)
-            self._steps[key] = budget.steps(config, run.rows)
-        return self._steps[key]

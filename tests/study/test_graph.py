@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pivot_jax.errors import UserError
-from pivot_jax.study import budget, matrix, run, store, tasks
+from pivot_jax.study import matrix, run, store, tasks
 from pivot_jax.study.expand import expand
 from pivot_jax.study.graph import result_file
 from pivot_jax.study.store import Outcome
@@ -188,7 +188,7 @@ def test_equal_budgets(tmp_path, unit, ratio):
 def test_equal_flops_are_equal(tmp_path):
     factors = {"budget": {"equal": {"sft": {"equal": ("flops", "dpo")}}}}
     graph = graph_of(tmp_path, factors=factors, stages=studies.stages(dpo={"set": {"train.steps": 300}}))
-    sft, dpo = (budget.run_flops(graph, keys(graph, stage)[0]) for stage in ("sft", "dpo"))
+    sft, dpo = (graph.runs[keys(graph, stage)[0]].flops for stage in ("sft", "dpo"))
     assert sft == pytest.approx(dpo, rel=0.01) and sft > 0
     with pytest.raises(UserError, match="stages.sft: equal: 'tokens' is unknown"):
         graph_of(tmp_path / "b", factors={"budget": {"equal": {"sft": {"equal": ("tokens", "dpo")}}}})
