@@ -9,6 +9,7 @@ import gc
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -55,7 +56,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    cases: Counter[tuple[Path, str]] = Counter()
+    for item in items:
+        mark, test = item.get_closest_marker("heavy_after"), (item.path, getattr(item, "originalname", item.name))
+        if mark is not None and cases[test] >= mark.args[0]:
+            item.add_marker(pytest.mark.heavy)
+        cases[test] += 1
+
     def place(item: pytest.Item) -> int:
         path = item.path.relative_to(ROOT / "tests").as_posix()
         return LONG_FIRST.index(path) if path in LONG_FIRST else len(LONG_FIRST)

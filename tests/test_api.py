@@ -141,6 +141,7 @@ def test_wrong_use_is_one_line(sources, model):
         pj.load(f"hf:{sources / 'encoder'}").encode_images([image()], projected=True)
 
 
+@pytest.mark.heavy
 def test_a_run_opens_from_any_directory_without_the_tokenizer_it_was_trained_with(tmp_path):
     """``tokenizer.path`` is relative to where training was started; the run carries its tokenizer."""
     start, elsewhere = tmp_path / "start", tmp_path / "elsewhere"

@@ -145,6 +145,7 @@ def test_gradient_maps_of_both_losses_differ(world, trained):
     assert Image.open(world / "dpo.png").size == (384, 384)
 
 
+@pytest.mark.heavy
 def test_maps_of_every_kind_are_scored_against_an_object(world, trained, capsys):
     base = ["probe", "gradmap", "--workdir", trained, "--image", world / "0.png", "--prompt", "Which colour is it?"]
     base += ["--answer", "It is red.", "--out", world / "map.png"]
@@ -272,6 +273,7 @@ def _env() -> dict[str, str]:
     return dict(os.environ, XLA_FLAGS="", PYTHONPATH=str(Path(__file__).resolve().parents[1]))
 
 
+@pytest.mark.heavy
 def test_the_python_of_the_readme(world, trained, tmp_path):
     """In a process of its own, in another directory than the checkout; with an existing run, image and questions."""
     readme = (Path(__file__).parents[1] / "README.md").read_text()

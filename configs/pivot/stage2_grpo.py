@@ -21,7 +21,9 @@ def get_config():
                 "sampling": "random:15000",
             },
         ),
-        "data.max_length": 2048,
+        # For `pivot-jax plan`: a row of training has image, question and all eight responses.
+        "data.max_length": 5120,
+        "data.buckets": ((2560, 1792), (5120, 4096)),
         "data.batch_size": 64,
         "objective.name": "policy",
         "rl.algorithm": "trl-grpo",

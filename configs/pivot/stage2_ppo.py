@@ -14,5 +14,7 @@ def get_config():
         "rl.responses": 1,  # no group is needed: as many prompts as GRPO has responses
         "data.sources.0.sampling": "random:120000",
         "data.batch_size": 512,
+        "data.max_length": 1536,
+        "data.buckets": ((1536, 512),),
         "optimizer.rules": (("value/.*", 1e-5), (".*", 1e-6)),  # the head starts at zero, so it learns faster
     }

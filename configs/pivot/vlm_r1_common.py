@@ -21,7 +21,6 @@ def get_config():
         ),
         "data.image.preset": "qwen2_5_vl",
         "data.image.max_patches": 2116,  # 46 x 46 patches of 14 pixels: a COCO image of 640 x 480 in its own size
-        "data.max_length": 3072,
         "data.workers": 8,
         "train.steps": 1500,
         "train.log_every": 1,

@@ -17,9 +17,13 @@ def get_config():
         "name": "vlm_r1_grpo",
         "data.sources": tuple(source | {"suffix": QUESTION} for source in common["data.sources"]),
         "data.batch_size": 16,  # prompts: 128 completions
+        # For `pivot-jax plan`: a row of training has image, question and four responses.
+        "data.max_length": 9216,
+        "data.buckets": ((3072, 2048), (9216, 8192)),
         "objective.name": "policy",
         "rl.algorithm": "trl-grpo",
         "rl.responses": 8,
+        "rl.responses_per_row": 4,
         "rl.kl_coefficient": 0.04,
         "rl.max_tokens": 2048,
         "rl.rewards": (

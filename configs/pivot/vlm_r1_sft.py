@@ -13,6 +13,7 @@ def get_config():
         "data.sources": tuple(source | {"answered": True} for source in common["data.sources"]),
         "data.batch_size": 64,
         "data.max_length": 1024,
+        "data.buckets": ((1024, 128),),
         "optimizer.rules": ((".*", 2e-5),),
         "optimizer.warmup_ratio": 0.1,
         "train.accumulate": 2,

@@ -81,6 +81,7 @@ def test_the_table_gets_the_backend_with_the_least_time_over_all_cases_of_a_kind
 
 
 @pytest.mark.parametrize("task", ["dpo", pytest.param("sft", marks=pytest.mark.heavy)])
+@pytest.mark.heavy_after(1)
 def test_our_side_of_the_step_runs_on_the_batches_made_for_it(script, task):
     """With the log-probs of a uniform model as the reference, DPO's loss is near ln 2."""
     side = script("step_sides").JaxSide("tiny", "dots")

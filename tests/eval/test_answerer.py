@@ -75,6 +75,7 @@ def test_questions_that_cannot_be_asked_stop_the_evaluation(parts):
         Answerer(*parts).answer([long], 2)
 
 
+@pytest.mark.heavy
 def test_tiled_images_are_answered_and_blanked(parts):
     """LLaVA-OneVision's tiles are squares of the encoder's size, several to an image; an evaluation keeps none."""
     module, _, square = parts

@@ -66,6 +66,7 @@ def test_paired_difference_is_narrower_than_two_intervals():
 
 @pytest.mark.parametrize("deviation", [0.0, 0.02, 0.04])
 @pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.heavy_after(3)
 def test_the_difference_of_two_arms_is_covered(seeds, deviation, capsys):
     """600 questions that both arms and all seeds answer; each training moves its arm's accuracy by ``deviation``."""
     generator, inside, widths, found = np.random.default_rng(1), 0, [], []

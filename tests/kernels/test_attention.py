@@ -153,6 +153,7 @@ def lowered_for(kind, platform, function, static, *args):
 
 
 @pytest.mark.parametrize("backend", [*FAST, "reference"])
+@pytest.mark.heavy_after(2)
 def test_a_fully_masked_query_returns_zeros_and_zero_gradients(backend):
     q, k, v, *_ = draw(1, 5, 2, 2, 4)
     segments = jnp.asarray([[1, 1, 0, 0, 2]])

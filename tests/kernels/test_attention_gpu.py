@@ -39,6 +39,7 @@ def compare_gpu(n, heads, c, causal, masks, *, b=1, seed=0, dtype=jnp.bfloat16):
         pytest.param(128, (1, 1), 128, False, "segments", jnp.bfloat16, marks=[] if NEW else pytest.mark.heavy),
     ],
 )
+@pytest.mark.heavy_after(1)
 def test_kernels_equal_the_reference(n, heads, c, causal, masks, dtype):
     compare_gpu(n, heads, c, causal, masks, dtype=dtype)
 

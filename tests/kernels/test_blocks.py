@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ def pairs(ids, causal, n, q_block, k_block, padded_n, padded_m):
     kind=st.sampled_from(["none", "segments", "branches"]),
     seed=st.integers(0, 999),
 )
+@pytest.mark.heavy
 def test_no_visible_pair_is_skipped_and_no_hidden_one_is_whole(n, q_block, k_block, causal, kind, seed):
     rng = np.random.default_rng(seed)
     segments = jnp.asarray(np.sort(rng.integers(0, 4, (2, n)), axis=1)[:, ::-1].copy())

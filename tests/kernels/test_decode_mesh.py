@@ -14,6 +14,7 @@ from tests.kernels.test_decode import FAST, draw, expected, run
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 2, 4), (1, 1, 8)])
 @pytest.mark.parametrize("backend", FAST)
+@pytest.mark.heavy_after(3)
 def test_decode_on_a_mesh_equals_the_reference(backend, shape):
     """8 prompts, which all row shards divide with their responses; 2 key heads, which 4 and 8 tensor shards do not."""
     arguments = draw(8, 2, (8, 2), 8, (9, 17))

@@ -20,6 +20,7 @@ from tests.kernels.test_token_logprobs import draw
 @pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2)])
 @pytest.mark.parametrize("tokens", [16, 13])  # 13: a number of rows that no mesh axis divides
 @pytest.mark.parametrize("distribution", [PLAIN, Distribution(1.7, (3, 5, 1007))])
+@pytest.mark.heavy_after(6)
 def test_values_and_gradients_on_a_mesh_equal_those_of_one_device(shape, tokens, distribution):
     """With 1,008 rows of the head over tensor 2 and 8, the last chunk of 100 overlaps the one before."""
     hidden, head, targets, cotangent = draw(tokens, vocabulary=1008)

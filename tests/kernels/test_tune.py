@@ -49,6 +49,7 @@ def test_candidates_of_a_short_row_are_no_longer_than_the_row_needs(n):
 
 
 @pytest.mark.parametrize("mask", ["segments", "branches"])
+@pytest.mark.heavy_after(1)
 def test_the_timed_step_runs(mask):
     shape = tune.parse(f"1x40x2/1x16:causal:{mask}")
     assert tune.seconds(TRITON, shape, Tiles(*[Tile(32, 32, 4, 1)] * 3)) > 0

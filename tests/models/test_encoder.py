@@ -26,6 +26,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
+@pytest.mark.heavy_after(1)
 def test_an_encoder_is_the_model_without_its_decoder(config):
     """Initial parameters by seed, features and image tokens are bit-equal."""
     mllm, encoder = MLLM(config), Encoder(config.encoder)

@@ -241,6 +241,7 @@ def test_sections_that_do_not_fill_a_head_are_an_error():
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.heavy_after(1)
 def test_the_gradient_of_a_padding_token_in_a_text(tmp_path, tied):
     """As nn.Embedding(padding_idx): none from where it occurs, and of a tied row that of the head; without it, more."""
     model = hf.text_model(tie_word_embeddings=tied, pad_token_id=3)

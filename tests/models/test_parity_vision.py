@@ -147,6 +147,7 @@ REST = ["siglip_vision_model", *(kind for kind in SHAPES if kind not in BF16)]
 
 
 @pytest.mark.parametrize("kind", [*BF16, *(pytest.param(kind, marks=LATER) for kind in REST)])
+@pytest.mark.heavy_after(2)
 def test_bfloat16_checkpoint_and_computation(tmp_path, kind):
     """A bfloat16 file computed in bfloat16, compared with transformers in float32 with the same weights."""
     model = hf.encoder(kind).to(torch.bfloat16)

@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
@@ -53,6 +54,7 @@ def batches():
     return group, alone
 
 
+@pytest.mark.heavy
 def test_a_group_in_one_row_equals_a_sequence_per_response():
     """Log-probs of every token, and the gradients of a sum that weighs each response by an advantage."""
     module, params, (group, alone) = MLLM(pairs.CONFIG), pairs.params(), batches()

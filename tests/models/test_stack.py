@@ -26,6 +26,7 @@ def scanned():
 
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.heavy_after(1)
 def test_unrolled_layers_give_the_scans_loss_and_gradients(scanned, remat):
     found = value_and_gradients(MLLM(pairs.config(scan_layers=False, remat=remat)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, scanned)
@@ -60,6 +61,7 @@ def test_unrolled_layers_have_no_loop_and_the_same_parameters():
     assert "scan" in program(MLLM(pairs.CONFIG)) and "scan" not in program(mllm)
 
 
+@pytest.mark.heavy
 def test_intermediates_of_unrolled_layers():
     batch = pairs.pairs(2)
     found = []

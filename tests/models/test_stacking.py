@@ -78,6 +78,7 @@ def adapted():
 
 @pytest.mark.parametrize("remat", ["none", "dots"])
 @pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.heavy_after(1)
 def test_loss_and_gradients_are_those_of_the_unrolled_stack(remat, scan_layers):
     """With adapters. Parameters with a leaf per layer are unrolled also where a config scans."""
     batch, params = pairs.pairs(2), adapted()
@@ -104,6 +105,7 @@ def test_a_program_of_separate_layers_copies_nothing_out_of_a_stack():
     assert whole.count("squeeze") > separate.count("squeeze") and "scan" not in separate
 
 
+@pytest.mark.heavy
 def test_intermediates_and_the_samplers_cache():
     batch, found = pairs.pairs(2), []
     module = MLLM(pairs.config(scan_layers=False))
@@ -121,6 +123,7 @@ CONVNEXT = ConvNeXtConfig(image_size=16, widths=(8, 16), depths=(2, 3), patch_si
 
 
 @pytest.mark.parametrize("kind", ["convnext", "qwen"])
+@pytest.mark.heavy
 def test_towers_with_several_stacks_and_with_inputs_per_layer(kind):
     """The stages of a ConvNeXt; the blocks of Qwen's tower, some of which attend over the whole image."""
     rng = np.random.default_rng(0)

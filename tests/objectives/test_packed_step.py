@@ -71,10 +71,12 @@ def check(alone, packed):
 @pytest.mark.parametrize(
     ("name", "pack"), [("sft", 4), ("dpo", 2), ("dpo", 8), pytest.param("mpo", 4, marks=pytest.mark.heavy)]
 )
+@pytest.mark.heavy_after(1)
 def test_a_packed_batch_is_its_rows_alone(name, pack):
     check(alone(name), run(OBJECTIVES[name], pairs.packed(rows(), pack)))
 
 
+@pytest.mark.heavy
 def test_the_reference_may_run_in_the_step():
     batch, reference = rows(ref=False), pairs.params(1)
     check(run(OBJECTIVES["dpo"], batch, reference), run(OBJECTIVES["dpo"], pairs.packed(batch, 4), reference))

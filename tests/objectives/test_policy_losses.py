@@ -109,6 +109,7 @@ def test_at_ratio_1_the_gradients_of_all_clip_forms_are_equal(aggregation):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.heavy_after(3)
 def test_micro_batches_padding_and_layout_change_no_loss(preset):
     """Rows of one, two and four responses, packed, padded, with masked rows, in micro-batches: one result."""
     algorithm = Algorithm(**PRESETS[preset])
@@ -131,6 +132,7 @@ def test_micro_batches_padding_and_layout_change_no_loss(preset):
             np.testing.assert_allclose(got[3][name], value, atol=1e-5, err_msg=f"{name} {layout}")
 
 
+@pytest.mark.heavy
 def test_the_token_mean_of_micro_batches_depends_on_their_number_by_definition():
     logps, old, a = draw(5)
     algorithm = Algorithm(aggregation="microbatch_token_mean")

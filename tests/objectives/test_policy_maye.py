@@ -247,6 +247,7 @@ class Bigram:
 
 
 @pytest.mark.parametrize("name", ["paper_hparams_ga1", "script_hparams_ga2", "kl_reward_gamma", "no_penalty_sched"])
+@pytest.mark.heavy_after(1)
 def test_golden_steps_three_and_four(golden, name):
     """Log-probs, rewards, advantages, updates and the table after AdamW, on a bigram policy of 12 tokens."""
     inputs, out = golden[f"pipe/{name}"]["inputs"], golden[f"pipe/{name}"]["outputs"]

@@ -120,6 +120,7 @@ def test_recomputed_old_log_probs_give_the_same_first_update():
 
 
 @pytest.mark.parametrize("algorithm", ["dapo", "gspo"])
+@pytest.mark.heavy_after(1)
 def test_accumulation_changes_no_loss_or_gradient(algorithm):
     config = section(**{"rl.algorithm": algorithm, "rl.importance": ""})
     old = [x - 0.1 * RNG.normal(size=len(x)).astype(np.float32) for x in rows_of(scored(config).logps)]
@@ -130,6 +131,7 @@ def test_accumulation_changes_no_loss_or_gradient(algorithm):
         np.testing.assert_allclose(parts[2][name], value, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.heavy
 def test_an_entropy_bonus_has_the_gradient_of_the_mean_entropy():
     """The loss minus c times the mean entropy; a step along its gradient raises the entropy."""
     zero = [np.zeros_like(x) for x in ADVANTAGES]

@@ -185,6 +185,7 @@ def test_losses_gradients_and_metrics_equal_those_of_grpo_trainer(loss_type, lev
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.heavy_after(1)
 def test_micro_batches_and_groups_in_a_row_equal_grpo_trainer(loss_type):
     """Accumulation over 2 and 4 micro-batches; the same responses as rows of 4."""
     algorithm = Algorithm(**LOSSES[loss_type], **({"clip_high": 1.15} if loss_type == "cispo" else {}))

@@ -98,6 +98,7 @@ def test_value_loss_and_its_gradient_equal_pytorchs():
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.heavy_after(1)
 def test_the_whole_losss_gradients_equal_those_of_a_pytorch_twin(accumulate):
     """On the states (where the trunk's gradient begins), the language model's head, and the value head."""
     layout, width, vocabulary, temperature = Layout(LENGTHS, n=2, padding=1), 8, 13, 0.8

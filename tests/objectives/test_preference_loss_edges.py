@@ -55,6 +55,7 @@ def assert_finite(found):
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
+@pytest.mark.heavy_after(30)
 def test_extremes_have_a_finite_loss_and_gradient(name, settings):
     """Log-ratios of ±500 in every combination, answers of one token, certain tokens, and policy = reference."""
     signs = np.asarray([(0, 0), (500, -500), (-500, 500), (500, 500), (-500, -500), (500, 0), (0, -500)], np.float32)
@@ -70,6 +71,7 @@ def test_extremes_have_a_finite_loss_and_gradient(name, settings):
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=IDS)
+@pytest.mark.heavy_after(20)
 def test_masked_pairs_and_prompt_targets_change_nothing(name, settings):
     """Beside finite numbers: the same loss and gradients as without the masked rows and the targets in the prompt."""
     rng = np.random.default_rng(0)

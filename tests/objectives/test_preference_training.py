@@ -80,6 +80,7 @@ def shared_step():
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.heavy_after(12)
 def test_20_steps_lower_the_loss(name):
     params = pairs.params()
     batch = batch_of(params)
@@ -96,6 +97,7 @@ def objective_of(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.heavy_after(3)
 def test_a_loss_needs_a_reference_if_it_reads_log_ratios(name, monkeypatch):
     """Of the others, the step runs one model, whether reference parameters and stored log-probs are there or not."""
     objective, models = objective_of(name), []
@@ -125,6 +127,7 @@ def test_without_a_reference_rewards_are_log_probs():
 
 
 @pytest.mark.parametrize("name", ["f-DPO, LD and WPO", "preset mpo"])
+@pytest.mark.heavy_after(1)
 def test_micro_batches_change_no_loss_and_no_gradient(name):
     """Through the step of a run; the norm of the gradient stands for it."""
     params, batch = pairs.params(), pairs.pairs(4)
@@ -136,6 +139,7 @@ def test_micro_batches_change_no_loss_and_no_gradient(name):
         np.testing.assert_allclose(found[1][key], found[0][key], rtol=2e-5, atol=1e-6, err_msg=key)
 
 
+@pytest.mark.heavy
 def test_losses_that_couple_rows_are_those_that_say_so():
     """A change of one row's log-probs changes the gradient of another row's in these alone."""
     lengths = np.asarray([[3, 2, 2], [1, 4, 3], [2, 2, 1]])

@@ -159,6 +159,7 @@ def assert_same_end(ours, model, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.heavy_after(1)
 def test_sft(folder, tokenizer, rows, tmp_path, accumulate):
     """In one batch, and in micro-batches of one row on both sides."""
     model = transformers.LlavaForConditionalGeneration.from_pretrained(folder)

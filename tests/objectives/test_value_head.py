@@ -81,6 +81,7 @@ def gradients(config, data, accumulate=1):
 
 
 @pytest.mark.parametrize("part", ["value", "decoder", "vision", "projector"])
+@pytest.mark.heavy_after(2)
 def test_gradients_on_head_and_trunk_are_those_of_finite_differences(part):
     """Along a random direction of the part's parameters, and along its gradient; the value loss weighs most."""
     config = ppo(**{"rl.value_coefficient": 5.0})
@@ -108,6 +109,7 @@ def test_gradients_on_head_and_trunk_are_those_of_finite_differences(part):
         np.testing.assert_allclose(numeric, analytic, rtol=2e-2, atol=2e-3 * norm)
 
 
+@pytest.mark.heavy
 def test_the_value_loss_alone_trains_the_trunk_and_accumulation_changes_nothing():
     config = ppo()
     values = stored(config)

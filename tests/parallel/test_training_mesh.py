@@ -90,16 +90,19 @@ ALL = [*itertools.product(MESHES, (1, 4), ("none", "full")), ((1, 1, 1), 1, "dot
 
 
 @pytest.mark.parametrize(("mesh", "accumulate", "remat"), CHOSEN)
+@pytest.mark.heavy_after(2)
 def test_mesh_accumulation_and_remat_do_not_change_training(alone, mesh, accumulate, remat):
     check(alone, train(mesh=mesh, accumulate=accumulate, remat=remat))
 
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (1, 4, 2), pytest.param((2, 2, 2), marks=pytest.mark.heavy)])
+@pytest.mark.heavy
 def test_a_leaf_per_layer_does_not_change_training_on_any_mesh(alone, mesh):
     check(alone, train(mesh=mesh, accumulate=2, scan_layers=False))
 
 
 @pytest.mark.parametrize(("mesh", "accumulate"), [((1, 1, 1), 1), pytest.param((2, 2, 2), 2, marks=pytest.mark.heavy)])
+@pytest.mark.heavy
 def test_packing_does_not_change_training_on_any_mesh(alone, mesh, accumulate):
     check(alone, train(pack=4, mesh=mesh, accumulate=accumulate))
 

@@ -101,6 +101,7 @@ def test_packed_rows_are_planned_as_sequences():
 @pytest.mark.parametrize(
     ("reference", "limit"), [("stored", 8.5e12), pytest.param("step", 11e12, marks=pytest.mark.heavy)]
 )
+@pytest.mark.heavy
 def test_flops_of_a_pair_of_the_papers_size_by_hand_and_by_xla(reference, limit, monkeypatch):
     """XLA counts the dense program without loops. By hand, only the visible half of causal attention counts."""
     monkeypatch.setitem(attention.AUTO, "cpu", "reference")
@@ -119,6 +120,7 @@ def test_flops_of_a_pair_of_the_papers_size_by_hand_and_by_xla(reference, limit,
     assert abs(by_hand / by_xla - 1) <= 0.1
 
 
+@pytest.mark.heavy
 def test_the_estimate_grows_with_rows_and_shrinks_with_devices():
     config = configs.load(DPO, {"data.buckets": "((3520, 2944),)"})
     few, many = (first(config, without_compiler("v5e-16"), rows=n).program for n in (32, 128))
@@ -210,6 +212,7 @@ def test_a_step_that_does_not_fit_reports_the_excess_and_the_fix():
     assert first(config, where, rows=found.largest_rows).fits
 
 
+@pytest.mark.heavy
 def test_micro_batches_need_less_memory_and_the_same_flops():
     where = without_compiler("v5e-16")
     one, four = (

@@ -80,6 +80,7 @@ def maps(model, pair, preference=True, **settings):
 
 
 @pytest.mark.parametrize("margin", [0.0, -40.0])
+@pytest.mark.heavy_after(1)
 def test_the_published_dpo_map_is_the_sft_map_and_the_shared_encoding_is_not(model, margin):
     pair = PAIRS[0]
     published, sft = paper_dpo_map(model, pair, margin), maps(model, pair, preference=False)
@@ -90,6 +91,7 @@ def test_the_published_dpo_map_is_the_sft_map_and_the_shared_encoding_is_not(mod
     assert np.abs(normalised(shared, gamma=1) - normalised(sft, gamma=1)).max() > 0.1
 
 
+@pytest.mark.heavy
 def test_it_holds_at_every_layer_and_the_last_block_gives_the_features(model):
     sft = maps(model, PAIRS[1], preference=False, layer="all")
     separate, shared = (maps(model, PAIRS[1], encoding=name, layer="all") for name in ("separate", "shared"))
@@ -128,6 +130,7 @@ def test_grad_cam_and_rollout_need_what_they_say(model):
     np.testing.assert_array_equal(maps(model, PAIRS[0], preference=False, method="rollout"), rolled[-1])
 
 
+@pytest.mark.heavy
 def test_variable_resolution_images_have_a_grid_of_their_own(model):
     """A tall image of SigLIP2 NaFlex: every method at a block, and padding holds nothing of the map."""
     geometry = Patches("siglip2_naflex", 4, 31, 0, 0)
@@ -156,6 +159,7 @@ def test_encoders_without_one_grid_are_an_error(model):
         question_map(run, IMAGES[0], "What is it?", "seven")
 
 
+@pytest.mark.heavy
 def test_encoder_gradients_by_layer(model):
     """Norms and cosines of the real losses' gradients, cut up by hand."""
     found = encoder_gradients(model, PAIRS)

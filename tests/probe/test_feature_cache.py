@@ -38,6 +38,7 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["siglip", "siglip2_naflex"])
+@pytest.mark.heavy_after(1)
 def test_every_probe_after_the_first_runs_no_encoder(coloured, tmp_path, counted, kind):
     encoder = tiny_encoder(kind)
     first = classify(encoder, coloured / "classes", cache=tmp_path)

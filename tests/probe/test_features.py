@@ -53,6 +53,7 @@ def test_encoders_of_a_model():
 
 
 @pytest.mark.parametrize("batch_size", [2, 5])
+@pytest.mark.heavy_after(1)
 def test_each_image_is_read_on_its_own_grid(batch_size):
     """Padded and trimmed lists of patches give what the encoder gives for the image alone, without padding."""
     generator, encoder = np.random.default_rng(1), tiny_encoder("siglip2_naflex")

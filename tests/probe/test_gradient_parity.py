@@ -25,6 +25,7 @@ def torch_grad_cam(held: torch.Tensor, pulls: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.heavy_after(1)
 def test_grad_cam_and_rollout_of_an_encoder_at_every_layer(tmp_path, kind):
     model = hf.encoder(kind, num_hidden_layers=4)
     model.save_pretrained(tmp_path)

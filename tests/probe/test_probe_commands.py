@@ -44,6 +44,7 @@ def test_choosing_on_the_reported_images_is_asked_for_and_flagged(world, trained
         assert run(*argv, "--method", "prototypes") == 0
 
 
+@pytest.mark.heavy
 def test_segment_by_the_protocol_of_patch_seg(world, trained, capsys):
     out = world / "segment.json"
     argv = ["probe", "segment", "--encoder", f"run:{trained}", "--data", world / "masks"]

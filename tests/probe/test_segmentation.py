@@ -156,6 +156,7 @@ def test_labels_follow_each_image_on_its_own_grid():
     assert first[1, 2] == np.bincount(masks[0][8:16, 16:24].ravel()).argmax()
 
 
+@pytest.mark.heavy
 def test_padding_changes_no_result():
     """Squares, as lists of patches in another order with padding, train and score the same."""
     whole, listed = [], []

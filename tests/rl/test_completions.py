@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pivot_jax.report import run as report
@@ -42,6 +43,7 @@ def test_every_line_has_rewards_advantage_logprob_and_version(rl_config, world, 
     np.testing.assert_allclose([row["logp"] for row in rollouts[1]], sums, rtol=1e-9)
 
 
+@pytest.mark.heavy
 def test_groups_without_part_in_the_update_have_no_advantage(rl_config, tmp_path):
     """A filter drops some, and its surplus is in the file of the update that trains with it too."""
     config = rl_config(rl__algorithm="dapo", rl__filter="varied", rl__responses=2, rl__max_tokens=3, train__steps=4)
@@ -76,6 +78,7 @@ def test_tables_go_to_tensorboard_with_the_metrics(rl_config, tmp_path):
     assert cells[1:, 5].tolist() == [f"{row['advantage']:.4g}".replace("-", r"\-").replace(".", r"\.") for row in rows]
 
 
+@pytest.mark.heavy
 def test_a_page_of_a_run_on_images_that_are_no_files(rl_config, tmp_path):
     """Scenes are arrays; those of every second rollout, and of held-out prompts, are kept and shown."""
     scenes = {"format": "scenes_tasks", "seed": 3}

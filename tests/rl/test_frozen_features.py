@@ -34,6 +34,7 @@ def encoded(monkeypatch):
 
 
 @pytest.mark.parametrize("encoder", [{}, QWEN], ids=["square", "patches"])
+@pytest.mark.heavy_after(1)
 def test_each_image_is_encoded_once_with_the_same_numbers(rl_config, tmp_path, monkeypatch, encoded, encoder):
     config = rl_config(train__steps=8, **ALL, **encoder)
     run(config, tmp_path / "kept")
@@ -49,6 +50,7 @@ def test_each_image_is_encoded_once_with_the_same_numbers(rl_config, tmp_path, m
             np.testing.assert_allclose(leaf, ends[1][path], atol=1e-4, err_msg=path)
 
 
+@pytest.mark.heavy
 def test_rounds_of_prompts_that_a_filter_asks_for_are_encoded_once_too(rl_config, tmp_path, encoded):
     drops = dict(rl__algorithm="dapo", rl__filter="varied", rl__responses=2, rl__max_tokens=3)
     run(rl_config(train__steps=1, **drops, **FROZEN), tmp_path / "run")
@@ -56,6 +58,7 @@ def test_rounds_of_prompts_that_a_filter_asks_for_are_encoded_once_too(rl_config
     assert rounds > 1 and sum(encoded) == 4 * rounds
 
 
+@pytest.mark.heavy
 def test_a_run_stopped_inside_an_update_resumes_with_the_same_bits(rl_config, tmp_path):
     config = rl_config(train__steps=8, eval__every=1, **ALL)
     run(config, tmp_path / "whole", [stop_at()])
@@ -69,6 +72,7 @@ def test_a_run_stopped_inside_an_update_resumes_with_the_same_bits(rl_config, tm
 @pytest.mark.parametrize(
     "changes", [{}, dict(optimizer__rules=(("decoder/.*", "frozen"), (".*", 1e-3)))], ids=["all", "encoder"]
 )
+@pytest.mark.heavy_after(1)
 def test_a_trained_encoder_is_encoded_with_its_own_weights(rl_config, tmp_path, monkeypatch, changes):
     made = []
     monkeypatch.setattr(parts, "_features", lambda *a, f=parts._features: made.append(f(*a)) or made[-1])

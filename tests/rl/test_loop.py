@@ -31,6 +31,7 @@ def test_metrics_and_completions(rl_config, tmp_path):
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.heavy_after(1)
 def test_a_stopped_run_resumes_with_the_same_numbers(rl_config, tmp_path, at):
     """Stopped inside an update (after 1 and 3 of its 2 steps each) and between two rollouts."""
     config = rl_config(rl__minibatches=2, train__steps=6, eval__every=1, train__log_every=1)
@@ -67,6 +68,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
+@pytest.mark.heavy_after(2)
 def test_every_part_runs_in_the_loop(rl_config, tmp_path, part):
     """Views with masked or noised images, a reference model, split groups: two updates that learn something."""
     run(rl_config(train__steps=2, **PARTS[part]), tmp_path / "run")
@@ -108,6 +110,7 @@ def test_held_out_prompts_are_answered_before_training_and_while_it_runs(rl_conf
         assert lines[step]["eval/heldout/rewards/count"] == lines[step]["eval/heldout/reward"]
 
 
+@pytest.mark.heavy
 def test_a_run_may_end_inside_an_update(rl_config, tmp_path):
     assert run(rl_config(rl__minibatches=4, train__steps=5), tmp_path / "run").step == 5
     assert [line["step"] for line in trace(tmp_path / "run")] == [1, 2, 3, 4, 5]
@@ -123,6 +126,7 @@ def test_a_filter_samples_on_until_the_update_is_full(rl_config, tmp_path):
     assert {row["trained"] for row in kept} == {True, False}
 
 
+@pytest.mark.heavy
 def test_reinforce_learns_to_write_the_rewarded_letter(rl_config, tmp_path):
     config = rl_config(
         rl__algorithm="reinforce++-baseline", train__steps=30, rl__responses=8, optimizer__rules=((".*", 1e-2),)
@@ -177,6 +181,7 @@ def test_a_function_that_a_file_imports_or_assigns_is_found(tmp_path):
         read_rewards(({"name": f"{path}:broken"},), 5.0)
 
 
+@pytest.mark.heavy
 def test_rollouts_that_teach_nothing_are_named_once(rl_config, tmp_path, caplog):
     """Five rollouts with one reward for all; the default rewards of :func:`rl_config` vary, and give no warning."""
     path = tmp_path / "same.py"

@@ -35,6 +35,7 @@ def test_positions_of_a_text_count_on_in_every_response():
 
 
 @pytest.mark.parametrize("text_positions", [False, True])
+@pytest.mark.heavy
 def test_log_probs_are_the_samplers_but_with_mayes_positions(rl_config, tmp_path, text_positions):
     """The dossier's test I.33, which MAYE fails by construction."""
     config = rl_config(rl__importance="token_truncate", rl__text_positions=text_positions, train__steps=1, **QWEN)

@@ -21,6 +21,7 @@ OURS = {"policy_loss", "ppo_kl", "entropy", "grad_norm", "reward", "completions/
 KEPT = {"rewards/count/mean", "reward_std", "frac_reward_zero_std", "approx_kl", "perf/tokens_per_s", "num_tokens"}
 
 
+@pytest.mark.heavy
 def test_verls_names_change_the_log_and_nothing_else(rl_config, tmp_path):
     """Also resumed with the other setting, and with the best checkpoint chosen by one of verl's names."""
     verl = {"rl__metric_names": "verl", "train__best_metric": "critic/rewards/mean"}

@@ -39,6 +39,7 @@ def head_of(workdir, step=None):
     return checkpoint.load_run(workdir, step)["value"]
 
 
+@pytest.mark.heavy
 def test_the_head_learns_the_returns(ppo_config, tmp_path):
     """Values start at 0; they rise to the mean return, and their loss falls."""
     config = ppo_config(train__steps=40, optimizer__rules=FAST, rl__responses=8, rl__value_clip=0.0)
@@ -56,6 +57,7 @@ def test_the_head_learns_the_returns(ppo_config, tmp_path):
     np.testing.assert_allclose(lines[0]["loss"], lines[0]["policy_loss"] + 0.1 * losses[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.heavy
 def test_values_tell_prompts_apart(ppo_config, reward_file, tmp_path):
     """The reward is 1 for red images, whatever the answer is; with λ = 1 it is the return at every token."""
     reward_file.write_text(
@@ -83,6 +85,7 @@ def test_the_first_step_of_an_update_is_on_policy_in_values_too(ppo_config, tmp_
 
 
 @pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.heavy_after(1)
 def test_a_stopped_run_resumes_with_the_same_bits(ppo_config, tmp_path, at):
     """Stopped inside an update (after 1 of its 2 steps) and between two rollouts."""
     config = ppo_config(train__steps=5, eval__every=1, optimizer__rules=FAST)
@@ -108,6 +111,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
+@pytest.mark.heavy_after(1)
 def test_ppo_composes_with_other_parts(ppo_config, reward_file, tmp_path, part):
     if part == "rewards that do not apply":
         reward_file.write_text(
@@ -119,6 +123,7 @@ def test_ppo_composes_with_other_parts(ppo_config, reward_file, tmp_path, part):
     assert all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 and line["value/loss"] > 0 for line in lines)
 
 
+@pytest.mark.heavy
 def test_the_head_is_in_the_run_and_in_nothing_that_leaves_it(ppo_config, tmp_path):
     workdir = tmp_path / "run"
     run(ppo_config(train__steps=2), workdir)
@@ -156,6 +161,7 @@ def test_a_head_is_taken_from_the_source_where_it_has_one_and_else_fresh(ppo_con
     run(ppo_config(train__steps=1, init={"": f"run:{sft}", "value": f"run:{first}"}), tmp_path / "mixed")
 
 
+@pytest.mark.heavy
 def test_a_hugging_face_folder_and_a_pack_start_a_fresh_head(ppo_config, make_config, tmp_path):
     sft, folder, pack = (tmp_path / name for name in ("sft", "folder", "pack"))
     training.run(make_config(train__steps=1), sft)

@@ -41,6 +41,7 @@ def test_a_signal_stops_a_rollout_at_once(rl_config, tmp_path, monkeypatch):
     same_bits(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.heavy
 def test_an_error_in_a_rollout_loses_no_step(rl_config, tmp_path, monkeypatch):
     """Such as a vLLM server that is gone: no checkpoint was due, and the run resumes at the rollout that failed."""
     config = rl_config()

@@ -63,6 +63,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.heavy_after(2)
 def test_20000_draws_match_the_distribution(logits, name):
     """Chi-square; and both log-probs of every token."""
     sampling = CASES[name]

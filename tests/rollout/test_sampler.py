@@ -192,6 +192,7 @@ def test_parameters_are_used_without_a_copy_and_in_both_layouts(model):
     assert other.version == 6 and not all(map(equal, other.responses, theirs.responses))
 
 
+@pytest.mark.heavy
 def test_half_precision(model):
     module, params = mllm.tiny_mllm(VOCAB, gain=2.0)
     module = type(module)(dataclasses.replace(module.config, dtype="bfloat16"))

@@ -85,6 +85,7 @@ def sampling_of(made, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7, 0.0])
+@pytest.mark.heavy_after(4)
 def test_log_probs_are_the_trainer_s(style, temperature):
     module, params, made, prompts, sampler = style
     sampling = sampling_of(made, temperature)
@@ -133,6 +134,7 @@ def left_padded_logps(module, params, made, prompts, responses, sampling):
     ]
 
 
+@pytest.mark.heavy_after(1)
 def test_truncation_changes_only_the_other_log_prob(style):
     """Tokens are in the kept set; their ``logps`` are those of the whole distribution."""
     module, params, made, prompts, sampler = style

@@ -27,6 +27,7 @@ def mesh_of(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.heavy_after(1)
 def test_samples_of_a_mesh_equal_those_of_one_device(shape):
     """Rows and heads are split; 2 key/value heads over tensor 4 are not."""
     module, params = model = mllm.tiny_mllm(VOCAB, gain=2.0)

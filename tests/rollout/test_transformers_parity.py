@@ -70,6 +70,7 @@ def theirs(model, prompts, preset: str = "siglip") -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.heavy_after(1)
 def test_64_greedy_tokens(tmp_path, name):
     has_images, settings = MODELS[name]
     settings = {**settings, "tie_word_embeddings": False}  # with random weights a tied model repeats its last token

@@ -107,6 +107,7 @@ def test_a_failed_job_is_named_and_the_others_are_done(small, prepared, tmp_path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.heavy
 def test_a_stopped_study_resumes_and_writes_its_report(small, tmp_path):
     root = tmp_path / "demo"
     command = [sys.executable, "-m", "pivot_jax.cli", "demo", "--configs", str(small.parent), "--workdir", str(root)]

@@ -90,6 +90,7 @@ def test_encoders_pass_through_the_stages(folder, world, make_config, tmp_path, 
     hf.ENCODERS[kind].from_pretrained(exported)
 
 
+@pytest.mark.heavy
 def test_an_encoder_without_its_last_layers_trains_and_resumes(make_config, tmp_path):
     """The encoders of LLaVA-OneVision and exports with ``drop_last`` end with the block that features come from."""
     whole = run(make_config(train__steps=1), tmp_path / "whole").workdir

@@ -95,6 +95,7 @@ def train(setup, separate: bool):
     ],
     ids=["sft", "dpo", "clipped", "lora"],
 )
+@pytest.mark.heavy_after(1)
 def test_training_gives_the_bits_of_stacked_parameters(changes):
     """With rates and freezing by path, and weight decay.
 
@@ -140,6 +141,7 @@ def both(make_config, tmp_path_factory):
     return folder
 
 
+@pytest.mark.heavy
 def test_a_checkpoint_is_the_same_tree_of_stacked_arrays(both):
     states = [checkpoint.metadata(both / name / "checkpoints" / "3" / "state") for name in ("scanned", "unscanned")]
     shapes = [jax.tree.map(lambda leaf: (tuple(leaf.shape), str(leaf.dtype)), state) for state in states]
@@ -190,6 +192,7 @@ def test_a_checkpoint_of_a_stacked_state_continues_to_the_same_bits(both, make_c
     same_bits(tmp_path, both / "unscanned")
 
 
+@pytest.mark.heavy
 def test_a_hook_gets_parameters_that_export_to_the_same_bytes(make_config, tmp_path):
     config = make_config(train__steps=1, eval__every=1, **UNSCANNED)
     setup = build_setup(config, tmp_path / "run")
@@ -211,6 +214,7 @@ def test_a_hook_gets_parameters_that_export_to_the_same_bytes(make_config, tmp_p
     assert about["sha256"]["vision"] == weights_hash(params["vision"])
 
 
+@pytest.mark.heavy
 def test_adapters_are_trained_per_layer_and_saved_stacked(lora_runs, world, make_config, tmp_path):
     """SFT as with scanned layers; DPO against the frozen base, which is the state's."""
     start = {"": f"run:{lora_runs / 'base'}"}
@@ -226,6 +230,7 @@ def test_adapters_are_trained_per_layer_and_saved_stacked(lora_runs, world, make
 
 
 @pytest.mark.parametrize("reference", [pytest.param("stored", marks=pytest.mark.heavy), "step"])
+@pytest.mark.heavy
 def test_dpo_has_the_reference_of_scanned_layers(world, make_config, tmp_path, reference):
     dpo = dict(objective__name="dpo", data__sources=(source(world, "next_dpo"),), objective__reference=reference)
     for name, changes in (("scanned", {}), ("unscanned", UNSCANNED)):

@@ -29,6 +29,7 @@ def all_equal(function, *trees) -> bool:
 
 
 @pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.heavy_after(1)
 def test_layers_are_split_as_their_stack_without_its_first_axis(shape):
     mesh = make_mesh(dict(zip(AXES, shape, strict=True)))
     params = placed(mesh)
@@ -50,6 +51,7 @@ def test_splitting_and_stacking_move_nothing_between_devices():
         assert not any(name in text for name in ("all-gather", "all-to-all", "all-reduce", "collective-permute"))
 
 
+@pytest.mark.heavy
 def test_a_state_is_saved_stacked_and_restored_in_any_layout_and_mesh(make_config, tmp_path):
     """With adapters, which are sharded as their kernels."""
 

@@ -69,6 +69,7 @@ def test_a_stopped_run_resumes_with_the_same_bits(lora_runs, make_config, tmp_pa
     assert trace(tmp_path / "stopped") == trace(lora_runs / "adapted")
 
 
+@pytest.mark.heavy
 def test_dpo_starts_at_the_base_and_needs_no_copy_of_it(lora_runs, world, make_config, tmp_path):
     """The reference is the model without its adapters: stored or in the step it is the same, and rewards start at 0."""
     pairs = dict(objective__name="dpo", data__sources=(source(world, "next_dpo"),))

@@ -14,6 +14,7 @@ from tests.train.conftest import LORA
 from tests.train.test_resume import trace
 
 
+@pytest.mark.heavy
 def test_an_adapter_is_sharded_as_its_kernel(lora_runs, make_config):
     """A like the inputs of the kernel, B like its outputs; the rank is never sharded."""
     raw = checkpoint.load_run(lora_runs / "adapted", merge=False)

@@ -44,6 +44,7 @@ def runs(request, world, make_config, tmp_path_factory):
     return packed, folder / "packed", folder / "alone"
 
 
+@pytest.mark.heavy
 def test_a_packed_run_ends_with_the_unpacked_runs_parameters_and_metrics(runs):
     _, packed, alone = runs
     got, want = parameters(packed), parameters(alone)
@@ -55,6 +56,7 @@ def test_a_packed_run_ends_with_the_unpacked_runs_parameters_and_metrics(runs):
             np.testing.assert_allclose(b[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.heavy
 def test_a_stopped_packed_run_resumes_with_the_same_bits(runs, tmp_path):
     config, whole, _ = runs
     config = configs.from_json(configs.to_json(config))

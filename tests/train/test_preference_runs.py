@@ -74,6 +74,7 @@ def test_dpo_on_answers_with_a_label_names_the_row_and_what_it_lacks(labelled, m
         run(config, tmp_path / "run")
 
 
+@pytest.mark.heavy
 def test_simpo_neither_loads_nor_scores_a_reference(world, make_config, tmp_path, monkeypatch):
     """Not when it starts, and not when it resumes; a reference setting is then an error."""
     made = []

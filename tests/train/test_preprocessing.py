@@ -63,6 +63,7 @@ def study_answerer(workdir, monkeypatch, blank_images):
     return made[0]
 
 
+@pytest.mark.heavy_after(1)
 def test_every_way_to_ask_prepares_images_as_in_training(trained, photo, batches, monkeypatch):
     preset, workdir = trained
     wanted = preprocess(Image.open(photo), preset, SIZE)
@@ -90,6 +91,7 @@ def test_blank_images_have_the_preset_s_mean_colour(trained, photo, batches, mon
         np.testing.assert_array_equal(images[0, 0], wanted)
 
 
+@pytest.mark.heavy_after(1)
 def test_probes_prepare_images_as_in_training(trained, photo):
     preset, workdir = trained
     model = pj.load(f"run:{workdir}")

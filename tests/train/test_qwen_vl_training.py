@@ -18,6 +18,7 @@ from tests.tiny import pairs
 from tests.train.conftest import QWEN, losses
 
 
+@pytest.mark.heavy
 def test_a_pair_in_one_row_equals_two_sequences(qwen_sources, make_config, world):
     """Log-probs and gradients of a pair in one row, with M-RoPE and images of several sizes."""
     config = make_config(**QWEN, objective__name="dpo", data__sources=(qwen_sources["pairs"],), data__batch_size=4)

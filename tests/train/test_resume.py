@@ -41,6 +41,7 @@ def test_a_stopped_run_resumes_with_the_same_metrics_and_parameters(make_config,
 
 
 @pytest.mark.parametrize("wanted", [1, pytest.param(5, marks=pytest.mark.heavy)])
+@pytest.mark.heavy
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(make_config, tmp_path, wanted):
     """SIGKILL. An epoch of 24 rows in batches of 8 ends every third step, so kills are on both sides of its end."""
     total, last, draw = 60, 37, random.Random(7)  # far enough from the end to be in time on a busy machine
@@ -100,6 +101,7 @@ def test_a_killed_reference_pass_resumes(make_config, world, tmp_path, monkeypat
     assert len(seen) == 3
 
 
+@pytest.mark.heavy
 def test_stored_sums_of_an_earlier_version_are_computed_again(chain, tmp_path):
     """They held one sum per answer. A resumed run recognises them as its own and replaces them; no number moves."""
     shutil.copytree(chain["dpo"], tmp_path / "run")

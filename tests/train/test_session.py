@@ -42,6 +42,7 @@ def whole(make_config, tmp_path_factory):
     return folder
 
 
+@pytest.mark.heavy
 def test_evaluations_are_of_the_parameters_after_their_step(whole):
     found = evaluated(whole)
     assert list(found) == [2, 4, 5] and len(set(found.values())) == 3
@@ -57,6 +58,7 @@ def test_evaluations_do_not_change_the_training(whole, make_config, tmp_path):
 
 
 @pytest.mark.parametrize("bad", [2, 5])
+@pytest.mark.heavy_after(1)
 def test_a_failing_evaluation_ends_the_run_and_is_repeated_after_resuming(whole, make_config, tmp_path, bad):
     """Also after the last step: the run counts as finished only once the evaluation is done."""
 
@@ -77,6 +79,7 @@ def test_a_failing_evaluation_ends_the_run_and_is_repeated_after_resuming(whole,
     assert again.seconds == 0
 
 
+@pytest.mark.heavy
 def test_a_signal_postpones_an_evaluation(make_config, tmp_path):
     """Step 3 stops and would evaluate too; the resumed run does that first."""
     config = make_config(train__steps=5, eval__every=1)
@@ -88,6 +91,7 @@ def test_a_signal_postpones_an_evaluation(make_config, tmp_path):
     assert trace(tmp_path / "stopped") == trace(tmp_path / "whole")
 
 
+@pytest.mark.heavy
 def test_the_best_checkpoint_by_an_evaluation_is_kept(make_config, tmp_path):
     scores = {1: 0.2, 2: 0.9, 3: 0.4, 4: 0.3}
     changes = dict(train__steps=4, train__checkpoint_every=1, train__keep=1, eval__every=1)

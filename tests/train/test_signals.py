@@ -25,6 +25,7 @@ from tests.tiny.kills import ONE_DEVICE, ended_at_once, same_bits, trace
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.heavy_after(1)
 def test_a_signal_stops_a_run_that_waits_for_data(make_config, tmp_path, monkeypatch, number):
     """The state is saved, and the batch that never came is the next one of the resumed run."""
     config = make_config(train__steps=4)

@@ -109,6 +109,7 @@ def test_the_stored_reference_is_of_the_starting_weights(chain):
     assert first["rewards/accuracies"] == 0.0
 
 
+@pytest.mark.heavy
 def test_the_reference_model_does_not_change_during_training(chain, make_config, tmp_path):
     """Where each step computes the reference: a step donates its state, so the reference must be a copy."""
     hashes = []

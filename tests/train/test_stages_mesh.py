@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pivot_jax import rules
 from pivot_jax.train import checkpoint, pack
@@ -12,6 +13,7 @@ from tests.train.conftest import source
 from tests.train.test_resume import trace
 
 
+@pytest.mark.heavy
 def test_the_stored_reference_is_that_of_the_step_and_the_encoder_is_extracted(world, make_config, tmp_path):
     """One row a device."""
     pairs = dict(objective__name="dpo", data__sources=(source(world, "next_dpo"),), train__steps=2)

@@ -111,6 +111,7 @@ def test_captions_say_what_is_drawn(package, tmp_path):
 
 
 @PUBLISHED
+@pytest.mark.heavy
 def test_the_published_package(tmp_path):
     about = easy_vqa.prepare(tmp_path / "out")
     assert about["images"] == {"train": 4000, "test": 1000}

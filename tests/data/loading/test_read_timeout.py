@@ -52,6 +52,7 @@ def rows(tmp_path):
 
 @pytest.mark.parametrize(("kind", "workers"), [("thread", 1), ("thread", 2), ("process", 1)])
 @pytest.mark.parametrize("step", ["read", "encode"])
+@pytest.mark.heavy_after(2)
 def test_a_row_that_hangs_ends_the_run(rows, image_folder, tokenizer, kind, step, workers):
     """While it is read for a batch and in the pass over all rows; every batch after it says the same at once."""
     says = rf"row 'row7' \(image {image_folder}/7.png\) was not read in data.read_timeout_s=0.5 seconds; check the disk"
@@ -101,6 +102,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("thread", "0.5"), ("thread", "0"), ("process", "0")])
+@pytest.mark.heavy_after(1)
 def test_a_hanging_row_does_not_keep_the_process(tmp_path, rows, image_folder, tokenizer, kind, limit):
     """Neither after the error nor where the main thread ends for another reason."""
     tokenizer.save_pretrained(tmp_path / "tokenizer")

@@ -43,6 +43,7 @@ def source(tmp_path, image_folder, make=llava_row, extra=()):
 
 
 @pytest.mark.parametrize("make", [llava_row, preference_row])
+@pytest.mark.heavy_after(1)
 def test_processes_change_nothing(tmp_path, image_folder, tokenizer, make):
     """The first pass and both epochs, with rows kept and not, and bad rows of both kinds among them."""
     (image_folder / "7.png").write_text("this is no image")  # found when it is read
@@ -102,6 +103,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("end", ["finished", "killed"])
+@pytest.mark.heavy_after(1)
 def test_workers_end_with_the_main_process(tmp_path, image_folder, tokenizer, end):
     """However it ends, and though they take no notice of signals."""
     where = source(tmp_path, image_folder)

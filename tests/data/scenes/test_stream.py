@@ -101,6 +101,7 @@ def test_shares_of_tasks_and_answers():
     assert 0.35 < np.mean(first) < 0.65
 
 
+@pytest.mark.heavy
 def test_held_out_streams_share_no_layout_and_no_handwriting():
     """By construction: other folds of layouts and other samples of digits, whatever the seeds. And so it is."""
     folds = [set(part.folds) for part in SPLITS.values()]
