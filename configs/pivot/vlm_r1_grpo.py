@@ -32,5 +32,5 @@ def get_config():
             {"name": "format", "style": "think_answer"},
         ),
         "optimizer.rules": ((".*", 1e-6),),
-        "train.accumulate": 8,
+        "train.accumulate": 2,
     }

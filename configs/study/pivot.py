@@ -25,6 +25,62 @@ OTHERS = {
 }
 QWEN = {size: f"Qwen2.5-{size}-Instruct" for size in ("0.5B", "1.5B", "3B", "7B")}
 
+# The paper's scores of MMVP and ScienceQA, SFT and DPO (Tables Q, R, S, D, O and N).
+SIZES = {  # Qwen2.5-3B
+    SIGLIP2[0]: ((42.7, 83.6), (45.3, 83.7)),
+    SIGLIP2[1]: ((43.3, 85.5), (48.7, 85.6)),
+    SIGLIP2[2]: ((47.5, 86.8), (52.0, 87.0)),
+    SIGLIP2[3]: ((48.0, 86.9), (52.0, 87.9)),
+}
+LANGUAGES = {
+    "0.5B": ((25.3, 75.1), (28.0, 76.2)),
+    "1.5B": ((44.0, 86.6), (50.0, 86.7)),
+    "7B": ((46.0, 91.8), (59.3, 92.4)),
+}
+AMOUNTS = {
+    "3K": ((40.7, 86.8), (46.7, 86.2)),
+    "5K": ((38.7, 86.6), (47.3, 86.0)),
+    "10K": ((44.6, 86.0), (49.0, 86.1)),
+    "40K": ((45.3, 85.9), (51.9, 86.4)),
+    "nothink": ((46.7, 85.5), (47.3, 86.1)),
+    "under30": ((45.3, 85.9), (47.3, 86.2)),
+}
+LARGE_ARMS = {"sft": (44.6, 86.0), "dpo": (51.3, 86.2), "mpo": (53.3, 87.0)}
+SHORT_3B = {"nothink": ((49.3, 87.4), (52.7, 88.7)), "under30": ((50.0, 88.3), (53.3, 87.6))}
+FROZEN = {"base": (36.0, 72.9), "sft": (36.3, 73.3), "dpo": (38.3, 73.9), "mpo": (39.0, 72.3)}
+TABLE_1 = {"vlm_r1_sft": (44.0, 78.0), "vlm_r1_grpo": (43.0, 79.3)}
+
+
+def published():
+    """The paper's numbers by endpoint, for the cells with the same setting."""
+    plain = {"data": "20K", "rate": "paper"}
+    found = []
+    for encoder, by_arm in SIZES.items():
+        found.append((plain | {"encoder": encoder, "language": QWEN["3B"]}, by_arm))
+    for size, by_arm in LANGUAGES.items():
+        found.append((plain | {"encoder": SO, "language": QWEN[size]}, by_arm))
+    for data, by_arm in AMOUNTS.items():
+        found.append((plain | {"encoder": SO, "language": QWEN["1.5B"], "data": data}, by_arm))
+    for data, by_arm in SHORT_3B.items():
+        found.append((plain | {"encoder": SO, "language": QWEN["3B"], "data": data}, by_arm))
+    cells = [
+        (levels | {"arm": arm}, scores)
+        for levels, by_arm in found
+        for arm, scores in zip(("sft", "dpo"), by_arm, strict=True)
+    ]
+    large = plain | {"encoder": LARGE, "language": QWEN["1.5B"]}
+    cells += [(large | {"arm": arm}, scores) for arm, scores in LARGE_ARMS.items()]
+    cells += [({"arm": arm}, scores) for arm, scores in TABLE_1.items()]
+    frozen = plain | {"encoder": SO, "language": QWEN["1.5B"], "reuse": "1", "third": "cambrian"}
+    after = [(frozen | {"arm": arm}, scores) for arm, scores in FROZEN.items()]
+    own, new = "Answers of the arms", "Answers of a new model on the frozen encoder"
+    return {
+        group: {
+            name: tuple((levels, scores[i]) for levels, scores in rows) for i, name in enumerate(("MMVP", "ScienceQA"))
+        }
+        for group, rows in ((own, cells), (new, after))
+    }
+
 
 def rows(count, **more):
     """A level of the data: that many rows for every arm, the same ids; smaller sets are parts of larger ones."""
@@ -182,6 +238,7 @@ def get_config():
                 "ScienceQA": ("stage3", "scienceqa", "accuracy"),
             },
         },
+        "published": published(),
         "controls": {"Stage 1b": ("stage1b", "mmvp", "accuracy"), "blank image": ("stage1b", "mmvp_blank", "accuracy")},
         "machine": {"chip": "h100", "chips": 8, "mfu": 0.4},
         "threads": 8,

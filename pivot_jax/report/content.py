@@ -29,11 +29,16 @@ class Column:
     digits: int = 1
     signed: bool = False
     note: str = ""  # tooltip
+    link: str = ""  # address of a value that is text, with {} in its place; relative to the page
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a name and values; ``columns`` describe the values."""
+    """Rows of a name and values; ``columns`` describe the values.
+
+    ``sources`` are, by row, the name in ``anchors`` of what the numbers of that row come from: each links there.
+    ``anchors`` name the first of several rows. ``closed`` tables are shown on demand.
+    """
 
     title: str
     columns: tuple[Column, ...]
@@ -41,6 +46,9 @@ class Table:
     note: str = ""
     row_title: str = ""
     total: bool = False  # the last row is a sum
+    sources: Mapping[str, str] = field(default_factory=dict)
+    anchors: Mapping[str, str] = field(default_factory=dict)
+    closed: bool = False
 
     def __post_init__(self) -> None:
         for name, values in self.rows:

@@ -62,6 +62,8 @@ def _block(block: Block, name: str, folder: Path) -> list[str]:
     if isinstance(block, Table):
         files.write_text(folder / "tables" / f"{name}.csv", csv_of(block))
         files.write_text(folder / "tables" / f"{name}.tex", latex_of(block))
+        if block.closed:
+            return [f"{block.title}: [table](tables/{name}.csv)", ""]
         return [f"### {block.title}", "", *markdown_of(block), "", *_paragraphs(block.note)]
     if isinstance(block, Figure):
         standalone = _standalone(block.svg)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a :class:`~pivot_jax.report.content.Report`: no script, no outside resource."""
+"""One self-contained HTML page of a :class:`~pivot_jax.report.content.Report`, readable without its script."""
 
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ def _template() -> Any:
         "data_uri": lambda image: data_uri(image, least=THUMBNAIL),
         "svg": Markup,  # from plots, which escapes its text
         "tone": _tone,
+        "address": _address,
+        "tables": lambda sections: sum(isinstance(block, Table) for one in sections for block in one.blocks),
     }
     return environment.from_string((resources.files("pivot_jax.report") / "page.html.jinja").read_text("utf-8"))
 
@@ -64,6 +66,15 @@ def _template() -> Any:
 def _cell(value: Value, like: Column | Fact) -> dict[str, str]:
     main, below = text.cell(value, unit=like.unit, digits=like.digits, signed=like.signed)
     return {"main": main, "below": below}
+
+
+def _address(table: Table, row: str, value: Value, column: Column) -> str:
+    """Where a cell links to, or ""."""
+    if value is None:
+        return ""
+    if column.link:
+        return column.link.format(value)
+    return f"#{table.sources[row]}" if row in table.sources else ""
 
 
 def _tone(value: Value, column: Column) -> str:

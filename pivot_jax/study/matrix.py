@@ -83,6 +83,8 @@ class Study:
       endpoints: group → title → (stage or ``arm``, measure, metric): what the arms are compared by. The first group is
         the study's question, its first entry the primary endpoint, by which the summary answers it.
       controls: title → (stage, measure, metric), shown first: whether the models use their images at all.
+      published: group → title of an endpoint → (levels and arm, percent): numbers of a paper with the same setting,
+        which the report shows beside ours.
       tables: title → {factor: levels}: the cells of each; ``without`` names stages that it does not need. {}: every
         combination is one table.
       machine: chips, chip, mfu (full size) or flops_per_s (a CPU), for hours.
@@ -103,6 +105,7 @@ class Study:
     data: Mapping[str, Any] = field(default_factory=dict)
     factors: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     controls: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, Sequence[tuple[Mapping[str, str], float]]]] = field(default_factory=dict)
     tables: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
@@ -146,6 +149,11 @@ class Study:
 def holds(table: Mapping[str, Sequence[str]], levels: Levels) -> bool:
     """Whether a cell is one of the table's."""
     return all(levels[factor] in allowed for factor, allowed in table.items() if factor != WITHOUT)
+
+
+def study_name(file: Path) -> str:
+    """``demo/study.py``: how a packaged study is named on the command line."""
+    return f"{file.parent.name}/{file.name}"
 
 
 def read(spec: str) -> Study:
@@ -206,10 +214,16 @@ def _check(study: Study, where: str) -> None:
             for used in INPUT.findall(text):
                 _known(used, known, f"{where}: stages.{name}")
         _chosen(study, stage.only, f"{where}: stages.{name}.only")
-    for group in (*study.endpoints.values(), study.controls):
-        for title, (used, measure, _) in group.items():
+    for named in (*study.endpoints.values(), study.controls):
+        for title, (used, measure, _) in named.items():
             _known(used, {*study.stages, ARM}, f"{where}: {title}")
             _known(measure, study.measures, f"{where}: {title}")
+    for group, by_title in study.published.items():
+        _known(group, study.endpoints, f"{where}: published")
+        for title, numbers in by_title.items():
+            _known(title, study.endpoints[group], f"{where}: published.{group}")
+            for levels, _ in numbers:
+                _chosen(study, {k: (level,) for k, level in levels.items()}, f"{where}: published.{group}.{title}")
     for title, table in study.tables.items():
         for unused in table.get(WITHOUT, ()):
             _known(unused, study.stages, f"{where}: tables.{title}.{WITHOUT}")

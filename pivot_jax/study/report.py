@@ -18,6 +18,7 @@ from pivot_jax.report import format as text
 from pivot_jax.report.content import Fact, Report
 from pivot_jax.study import illustrations, sections
 from pivot_jax.study.graph import Graph
+from pivot_jax.study.matrix import study_name
 from pivot_jax.study.results import Condition, Results, title
 from pivot_jax.words import counted
 
@@ -128,7 +129,8 @@ def _facts(results: Results) -> tuple[Fact, ...]:
         gap = results.gap(condition, *pair, endpoint)  # type: ignore[assignment]
         if gap is not None and pair[1] == results.study.baseline:
             facts.append(Fact(sections.comparison(results, pair), gap, "%", name, signed=True))
-    facts.append(Fact("Wall time", text.duration(_seconds(results.graph.root))))
+    if seconds := _seconds(results.graph.root):  # 0 where only the results are there
+        facts.append(Fact("Wall time", text.duration(seconds)))
     return tuple(facts)
 
 
@@ -158,7 +160,7 @@ def _seconds(root: Path) -> float:
 
 def _provenance(graph: Graph) -> dict[str, Any]:
     return {
-        "command": f"pivot-jax study {graph.study.file.parent.name}/{graph.study.file.name}",
+        "command": f"pivot-jax study {study_name(graph.study.file)}",
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "machine": f"{processor()}, {os.cpu_count()} cores",

@@ -53,6 +53,10 @@ class Results:
 
     # Single results --------------------------------------------------------------------------------------------------
 
+    def run(self, key: str) -> Outcome | None:
+        """What a run did; None where it is not finished."""
+        return self._load(key)
+
     def measured(self, cell: Cell, stage: str, measure: str) -> Outcome | None:
         """A measurement of a cell's run; None where the cell has none."""
         key = cell.runs.get(self.study.arms[cell.levels[ARM]].stage if stage == ARM else stage)
@@ -83,6 +87,20 @@ class Results:
             have = ", ".join(found[0].items) if found[0] else ""
             raise UserError(f"endpoint: measure '{measure}' has no metric '{metric}' (it has: {have})") from None
 
+    def units(self, condition: Condition, arm: str, endpoint: Endpoint) -> list[int] | None:
+        """The unit of each item, such as its image, where items are not independent; None where they are."""
+        cells = self.cells(condition, arm)
+        found = self.measured(cells[0], *endpoint[:2]) if cells else None
+        return found.items["unit"].tolist() if found is not None and "unit" in found.items else None
+
+    def published(self, condition: Condition, arm: str, group: str, name: str) -> float | None:
+        """A paper's number for this condition and arm, as a share; None where there is none."""
+        here = {**dict(condition), ARM: arm}
+        for levels, percent in self.study.published.get(group, {}).get(name, ()):
+            if all(here[factor] == level for factor, level in levels.items()):
+                return percent / 100
+        return None
+
     # Intervals -------------------------------------------------------------------------------------------------------
 
     def score(self, condition: Condition, arm: str, endpoint: Endpoint) -> Interval | None:
@@ -91,7 +109,7 @@ class Results:
             return None
         if endpoint[2] in METRICS:
             return statistics.crossed(items, METRICS[endpoint[2]][2])
-        return statistics.over_seeds(items)
+        return statistics.over_seeds(items, self.units(condition, arm, endpoint))
 
     def gap(self, condition: Condition, first: str, second: str, endpoint: Endpoint) -> Interval | None:
         """First arm minus second, on the same items and seeds."""
@@ -102,7 +120,7 @@ class Results:
             statistic = METRICS[endpoint[2]][2]
             both = np.stack([one, two], axis=2)  # [seeds, items, arms, ...]
             return statistics.crossed(both, lambda sums: -np.diff(statistic(sums))[..., 0])
-        return statistics.difference(one, two)
+        return statistics.difference(one, two, self.units(condition, first, endpoint))
 
     def comparisons(self, condition: Condition) -> list[tuple[str, str]]:
         """Every arm with the baseline, and with the first arm, the one without post-training."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pivot_jax.eval.statistics import Interval
 from pivot_jax.report import format as text
 from pivot_jax.report import plots, tables
 from pivot_jax.report.content import Column, Figure, Listing, Section, Table, Value
-from pivot_jax.study.matrix import ARM
+from pivot_jax.study.matrix import ARM, SEED, study_name
 from pivot_jax.study.results import Condition, Endpoint, Results, title
 from pivot_jax.study.store import Outcome
 
@@ -35,9 +36,15 @@ def endpoints(results: Results, group: str) -> Section:
             "In brackets: 95 % intervals with seed and item random. ▲ ▼: the interval excludes zero. p: for all "
             f"{sum(map(len, gaps.values()))} differences of this table together (Holm)."
         )
+        beside = _beside_published(results, condition, group, measured)
+        shown = tables.scores(f"Scores{suffix}", beside, row_title="Arm")
+        compared = tables.differences(f"Differences on the same items{suffix}", gaps, p_values=adjusted, note=note)
+        runs = {arm: anchor(results, condition, arm) for arm in results.arms(condition)}
+        sources = {results.study.arms[arm].title: name for arm, name in runs.items()}
+        pairs = {comparison(results, pair): runs[pair[0]] for pair in results.comparisons(condition)}
         blocks += [
-            tables.scores(f"Scores{suffix}", measured, row_title="Arm"),
-            tables.differences(f"Differences on the same items{suffix}", gaps, p_values=adjusted, note=note),
+            replace(shown, sources=sources),
+            replace(compared, sources=pairs),
             _detectable(gaps, measured, suffix),
             Figure(f"Differences in points{suffix}", plots.forest(gaps, zero=True)),
         ]
@@ -57,6 +64,29 @@ def scores(results: Results, condition: Condition, chosen: Mapping[str, Endpoint
         if row := {name: value for name, value in found.items() if value is not None}:
             out[results.study.arms[arm].title] = row
     return out
+
+
+def _beside_published(
+    results: Results, condition: Condition, group: str, measured: Mapping[str, Mapping[str, Interval]]
+) -> dict[str, dict[str, Value]]:
+    """Scores with a paper's numbers in columns of their own, where it has the same setting."""
+    out: dict[str, dict[str, Value]] = {}
+    for arm in results.arms(condition):
+        row = measured.get(results.study.arms[arm].title, {})
+        beside: dict[str, Value] = {}
+        for name, value in row.items():
+            beside[name] = value
+            found = results.published(condition, arm, group, name)
+            if found is not None:
+                beside[f"{name}, published"] = found
+        if beside:
+            out[results.study.arms[arm].title] = beside
+    return out
+
+
+def anchor(results: Results, condition: Condition, arm: str) -> str:
+    """Where the page lists the runs behind an arm's numbers."""
+    return f"runs-{results.conditions.index(condition)}-{arm}"
 
 
 def differences(
@@ -228,24 +258,45 @@ def costs(results: Results, seconds: float, overhead: str) -> Section:
             rate = None if isinstance(row["rate"], str) else row["rate"]
             trained.append(tables.Trained(stage, row["group"], row["parameters"], rate))
     cells, runs = len(results.graph.cells), len(results.graph.runs)
+    wall = f" The whole study took {text.duration(seconds)} of wall time. {overhead}" if seconds else ""
     return Section(
         "Trained parameters and cost",
-        f"{cells} cells share {runs} training runs in {len(results.graph.jobs)} jobs. The whole study took "
-        f"{text.duration(seconds)} of wall time. {overhead}",
+        f"{cells} cells share {runs} training runs in {len(results.graph.jobs)} jobs.{wall}",
         (
             tables.costs("Training, summed over runs", spent),
             tables.trained_parameters("Trained parameters and peak learning rates", trained),
-            Listing("Runs: folder, levels, steps, fingerprint of the config", _runs(results)),
+            *_runs(results),
             Listing("The study's file", results.study.file.read_text()),
         ),
     )
 
 
-def _runs(results: Results) -> str:
-    """A line for each finished run: what made the numbers of its cells."""
-    lines = []
-    for stage in results.study.stages:
-        for key, one in results.runs(stage):
-            levels = ", ".join(f"{factor} {level}" for factor, level in one.numbers.get("levels", {}).items())
-            lines.append(f"runs/{key}  {levels}  {one.numbers['steps']} steps  {one.numbers.get('config', '')}")
-    return "\n".join(lines)
+def _runs(results: Results) -> list[Table]:
+    """What made the numbers: for each condition, the finished runs of every arm, with their configs and results."""
+    columns = (
+        Column("Config", link="runs/{}/config.json", note="of the run; in the study's folder"),
+        Column("Result", link="results/{}.json"),
+        Column("Steps"),
+        Column("Hash of the config"),
+        Column("Command"),
+    )
+    found = []
+    for condition in results.conditions:
+        rows: list[tuple[str, tuple[Value, ...]]] = []
+        anchors: dict[str, str] = {}
+        for arm in results.arms(condition):
+            for cell in results.cells(condition, arm):
+                for stage, key in cell.runs.items():
+                    one = results.run(key)
+                    if one is None:
+                        continue
+                    name = f"{results.study.arms[arm].title}, seed {cell.levels[SEED]}, {stage}"
+                    anchors.setdefault(anchor(results, condition, arm), name)
+                    key = one.numbers.get("chosen", key)
+                    command = f"pivot-jax study {study_name(results.study.file)} --until {stage}"
+                    rows.append((name, (key, key, one.numbers["steps"], one.numbers.get("config", ""), command)))
+        where = title(condition, results.conditions)
+        heading = f"Runs behind the numbers{f': {where}' if where else ''}"
+        names = {row: name for name, row in anchors.items()}
+        found.append(Table(heading, columns, tuple(rows), "", "Arm, seed, stage", anchors=names, closed=True))
+    return [table for table in found if table.rows]

@@ -8,7 +8,7 @@ import html.parser
 class Reader(html.parser.HTMLParser):
     """Checks nesting, and collects ids, links and image sources."""
 
-    VOID = ("meta", "img", "br", "link", "path", "use", "rect", "line")
+    VOID = ("meta", "img", "br", "link", "path", "use", "rect", "line", "input")
 
     def __init__(self):
         super().__init__()

@@ -25,7 +25,8 @@ def rendered():
 
 def test_self_contained_and_well_formed(rendered):
     reader = read(rendered)
-    assert "<script" not in rendered and "@import" not in rendered and not re.findall(r"url\((?!#)", rendered)
+    assert "@import" not in rendered and not re.findall(r"url\((?!#)", rendered)
+    assert rendered.count("<script") == 1 and rendered.rindex("<script>") > rendered.rindex("</main>")  # ours alone
     assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
     assert all(link.startswith("#") for link in reader.links)
     assert len(reader.ids) == len(set(reader.ids))

@@ -25,7 +25,8 @@ def graph(tmp_path):
     """A study whose runs are all finished, with answers of stage 3 that are right as often as ACCURACY says."""
     factors = {"size": ("small", "large")}
     controls = {"Stage 1": ("stage1", "answers", "accuracy")}
-    spec = studies.write(tmp_path, factors=factors, seeds=SEEDS, controls=controls)
+    published = {"Answers": {"stage 3": (({"size": "small", "arm": "dpo"}, 61.5),)}}
+    spec = studies.write(tmp_path, factors=factors, seeds=SEEDS, controls=controls, published=published)
     found = expand(matrix.read(spec), tmp_path / "work")
     generator = np.random.default_rng(0)
     for cell in found.cells:
@@ -91,6 +92,25 @@ def test_the_page_holds_every_part_and_needs_results_only(graph):
     numbers = json.loads((graph.root / "results.json").read_text())
     assert not any("seconds" in one for one in numbers.values())
     assert all("perf/step_time_s" not in one.get("metrics", {}) for one in numbers.values())
+
+
+def test_every_score_links_to_the_runs_behind_it_and_stands_beside_the_published_one(graph):
+    built = report.build(Results(graph))
+    table = next(block for one in built.sections for block in one.blocks if block.title.startswith("Scores"))
+    assert [column.title for column in table.columns] == ["stage 3", "stage 3, published"]
+    values = dict(table.rows)
+    assert values["+ DPO"][1] == 0.615 and values["+ SFT"][1] is None
+    runs = {block.title: block for block in built.sections[-1].blocks if getattr(block, "anchors", None)}
+    assert len(runs) == 2
+    behind = runs["Runs behind the numbers: size small"]
+    assert set(table.sources.values()) == set(behind.anchors.values())
+    names = [name for name, _ in behind.rows if name.startswith("+ DPO, seed 2")]
+    assert names == [f"+ DPO, seed 2, {stage}" for stage in ("stage0", "stage1", "dpo", "stage3")]
+    text = report.write_report(graph).read_text()
+    for name in table.sources.values():
+        assert f'href="#{name}"' in text and f'id="{name}"' in text
+    key = dict(behind.rows)["+ DPO, seed 2, dpo"][0]
+    assert f'href="runs/{key}/config.json"' in text
 
 
 def test_an_unknown_metric_is_named(graph):

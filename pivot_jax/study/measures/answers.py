@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ def answers(task: Task) -> Outcome:
 
     Settings: ``benchmark``, ``path``; ``blank``, ``ranked`` (also rank the options), ``limit``, ``max_new_tokens``.
 
-    Items [questions]: ``accuracy``, with ``ranked`` also ``ranked``, and ``category``, an index into ``categories``.
+    Items [questions]: ``accuracy``, with ``ranked`` also ``ranked``; ``category``, an index into ``categories``; and
+    ``unit``, where several questions are about one image. Of a benchmark that scores pairs, items are the pairs.
     """
     benchmark, path = str(task.get("benchmark")), Path(task.get("path"))
     ranked = bool(task.get("ranked", False))
@@ -39,12 +41,14 @@ def answers(task: Task) -> Outcome:
     found = evaluate(benchmark, path, answerer, out, options)
     rows = predictions.read(out)
     categories = list(dict.fromkeys(str(row.get("category", "")) for row in rows))
-    items: dict[str, np.ndarray] = {
-        "accuracy": np.asarray(found.scores, np.float32),
-        "category": np.asarray([categories.index(str(row.get("category", ""))) for row in rows], np.uint8),
-    }
+    items: dict[str, np.ndarray] = {"accuracy": np.asarray(found.per_unit(), np.float32)}
     if ranked:
-        items["ranked"] = np.asarray([row["ranked"] == row["gt_answer"] for row in rows])
+        right = np.asarray([row["ranked"] == row["gt_answer"] for row in rows], float)
+        items["ranked"] = replace(found, scores=right).per_unit() > 0
+    if found.units is None:
+        items["category"] = np.asarray([categories.index(str(row.get("category", ""))) for row in rows], np.uint8)
+    if found.clusters is not None:
+        items["unit"] = np.unique([str(unit) for unit in found.clusters], return_inverse=True)[1].astype(np.uint32)
     numbers = {name: float(items[name].mean()) for name in ("accuracy", "ranked") if name in items}
     return Outcome(numbers | {"categories": categories, "benchmark": benchmark}, items)
 
