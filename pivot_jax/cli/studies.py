@@ -8,42 +8,44 @@ from pathlib import Path
 from pivot_jax.cli import outputs, tables
 from pivot_jax.cli.commands import Overrides, stoppable
 
-DEMO = "demo/study.py"
+DEMO, REAL = "demo/study.py", "real/study.py"
 
 
 def demo(args: argparse.Namespace, overrides: Overrides) -> int:
-    """The packaged study in miniature, or the one in a folder of one's own."""
+    """The packaged study in miniature, the one of a folder of one's own, or one seed of the one with real parts."""
     from pivot_jax.study import run
 
-    own = Path(args.configs, "study.py") if args.configs else Path("configs", DEMO)
-    spec = str(own) if args.configs or own.is_file() else DEMO
-    workdir = _workdir(args, spec)
+    packaged = REAL if args.real else DEMO
+    own = Path(args.configs, "study.py") if args.configs else Path("configs", packaged)
+    spec = str(own) if args.configs or own.is_file() else packaged
+    workdir = Path(args.workdir or ("runs/demo_real" if args.real else "runs/demo"))
     outputs.folder(workdir, "--workdir")
-    return stoppable(lambda: run.run(spec, workdir))
+    return stoppable(lambda: run.run(spec, workdir, run.Choice(seeds=(0,) if args.real else ())))
 
 
 def study(args: argparse.Namespace, overrides: Overrides) -> int:
     from pivot_jax.study import run, workflow
 
-    workdir = _workdir(args, args.study)
+    name = Path(args.study.partition(":")[0])
+    workdir = Path(args.workdir or Path("runs", name.parent.name if name.stem == "study" else name.stem))
     if args.dry_run:
-        return _show(args.study, workdir, args.until)
+        return _show(args, workdir)
     outputs.folder(workdir, "--workdir")
     if args.report:
-        print(f"report: {run.report(args.study, workdir)}")
+        print(f"report: {run.report(args.study, workdir, args.seeds)}")
         return 0
     options = workflow.Options(args.cores, args.profile, args.jobs or workflow.JOBS)
-    choice = run.Choice(tuple(args.until), tuple(args.forcerun))
+    choice = run.Choice(tuple(args.seeds), tuple(args.until), tuple(args.forcerun))
     return stoppable(lambda: run.run(args.study, workdir, choice, options))
 
 
-def _show(spec: str, workdir: Path, until: tuple[str, ...]) -> int:
+def _show(args: argparse.Namespace, workdir: Path) -> int:
     """What there is to do, and what it will cost."""
     from pivot_jax.report import format as text
     from pivot_jax.study import overview, run
 
-    graph = run.open_study(spec, workdir)
-    found = overview.overview(graph, graph.needed(run.targets(graph, until)))
+    graph = run.open_study(args.study, workdir, args.seeds)
+    found = overview.overview(graph, graph.needed(run.targets(graph, args.until)))
     table = tables.table("stage", "runs", "to do", "measurements", "steps", "FLOPs", "hours")
     for row in found.rows:
         flops = text.si(row.flops) if row.flops else "–"
@@ -60,9 +62,3 @@ def _show(spec: str, workdir: Path, until: tuple[str, ...]) -> int:
     for line in found.lines:
         print(line)
     return 0
-
-
-def _workdir(args: argparse.Namespace, spec: str) -> Path:
-    """As the user says, else ``runs/`` and the name of the study."""
-    name = Path(spec.partition(":")[0])
-    return Path(args.workdir or Path("runs", name.parent.name if name.stem == "study" else name.stem))

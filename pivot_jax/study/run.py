@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pivot_jax import files
@@ -21,15 +21,27 @@ MARK = "study.json"  # says that a study wrote a folder
 
 @dataclass(frozen=True)
 class Choice:
-    """What to do of a study: the stages ``until`` and what they need (none: all); those of ``forcerun`` again."""
+    """What to do of a study: only these ``seeds``; the stages ``until`` and what they need; ``forcerun`` ones again.
 
+    Of none, all are done.
+    """
+
+    seeds: tuple[int, ...] = ()
     until: tuple[str, ...] = ()
     forcerun: tuple[str, ...] = ()
 
 
-def open_study(spec: str, root: Path) -> Graph:
-    """The graph of a study file, to be done in ``root``. Raises UserError: no study, or a stage's config is wrong."""
-    return expand(matrix.read(spec), root)
+def open_study(spec: str, root: Path, seeds: Sequence[int] = ()) -> Graph:
+    """The graph of a study file, to be done in ``root``, with all of its seeds or with some.
+
+    Raises:
+      UserError: no study, a seed that it does not declare, or a stage's config is wrong.
+    """
+    study = matrix.read(spec)
+    if unknown := [seed for seed in seeds if seed not in study.seeds]:
+        known = ", ".join(map(str, study.seeds))
+        raise UserError(f"--seeds: {unknown[0]} is no seed of {study.file} (there are: {known})")
+    return expand(replace(study, seeds=tuple(seeds)) if seeds else study, root)
 
 
 def run(spec: str, workdir: str | Path, choice: Choice | None = None, options: workflow.Options | None = None) -> Path:
@@ -41,7 +53,7 @@ def run(spec: str, workdir: str | Path, choice: Choice | None = None, options: w
       workflow.Stopped: stopped by a signal, after saving.
     """
     choice, options = choice or Choice(), options or workflow.Options()
-    graph = open_study(spec, Path(workdir))
+    graph = open_study(spec, Path(workdir), choice.seeds)
     claim(graph.root)
     with locked(graph.root, "a study is running"):
         files.write_text(graph.root / MARK, f'{{"study": "{graph.study.file.name}"}}\n')
@@ -66,15 +78,15 @@ def run(spec: str, workdir: str | Path, choice: Choice | None = None, options: w
     return page
 
 
-def report(spec: str, workdir: str | Path) -> Path:
-    """Writes the report of what is finished, and returns its path.
+def report(spec: str, workdir: str | Path, seeds: Sequence[int] = ()) -> Path:
+    """Writes the report of what is finished, with all seeds or some, and returns its path.
 
     Raises:
       UserError: nothing is finished.
     """
     from pivot_jax.study.report import write_report
 
-    graph = open_study(spec, Path(workdir))
+    graph = open_study(spec, Path(workdir), seeds)
     if not any(graph.trained(key) for key in graph.runs):
         raise UserError(f"{workdir}: no run of {spec} is finished there; run `pivot-jax study {spec}` first")
     return write_report(graph)

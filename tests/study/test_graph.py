@@ -106,6 +106,15 @@ def test_until_takes_a_stage_and_what_it_needs(tmp_path):
         run.targets(graph, ("dopo",))
 
 
+def test_some_seeds_have_the_runs_of_all(tmp_path):
+    graph = graph_of(tmp_path)
+    spec = str(graph.study.file)
+    one = run.open_study(spec, graph.root, (1,))
+    assert set(one.runs) < set(graph.runs) and len(one.cells) == len(graph.cells) // 2
+    with pytest.raises(UserError, match=r"--seeds: 7 is no seed of .*study.py \(there are: 0, 1\)"):
+        run.open_study(spec, graph.root, (7,))
+
+
 def test_forcerun_sets_aside_a_stage_and_what_follows(tmp_path, capsys):
     graph = graph_of(tmp_path)
     for key in graph.runs:
