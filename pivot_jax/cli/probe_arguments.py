@@ -1,4 +1,4 @@
-"""The arguments of ``probe classify | robustness | segment | gradmap | align``."""
+"""The arguments of ``probe classify | robustness | segment | gradmap | align | forgetting``."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def add(subparsers) -> None:
     segment.add_argument("--head", choices=("mlp", "linear"), help="default mlp: d, 1024, GELU, classes")
     segment.add_argument("--seeds", type=positive, metavar="N", help="heads to train (default 3; patch-seg 6)")
     _gradmap(kinds)
+    _forgetting(kinds)
     align = command(
         kinds, "align", probes.align,
         "measure how well an encoder's features of images agree with a language model's features of their captions",
@@ -98,6 +99,30 @@ def _classify(parser: argparse.ArgumentParser) -> None:
         "--choose-on-test", action="store_true",
         help="choose on the reported images, as the paper does (prototypes: built of them); the result flags it",
     )  # fmt: skip
+
+
+def _forgetting(kinds) -> None:
+    parser = command(
+        kinds, "forgetting", probes.forgetting,
+        "measure what training has left of zero-shot classes and retrieval with the encoder's original text tower",
+        "Encoders between the original and the trained one are scored as well (WiSE-FT).",
+    )  # fmt: skip
+    parser.add_argument("--encoder", metavar="SOURCE", required=True, help="run:DIR, pack:DIR or hf:DIR")
+    parser.add_argument(
+        "--original", metavar="SOURCE", required=True, help="what it started from, with its text tower: a whole SigLIP "
+        "as hf:DIR, or a stage 0 as run:DIR",
+    )  # fmt: skip
+    parser.add_argument("--classes", metavar="DIR", help="images of classes, as for classify, for zero-shot accuracy")
+    parser.add_argument("--captions", metavar="FILE", help="LLaVA rows of an image and its caption, for retrieval")
+    parser.add_argument(
+        "--template", default="This is a photo of {}.", metavar="TEXT", help="of a class name (default %(default)r)"
+    )
+    parser.add_argument(
+        "--weights", type=_shares, default=(0, 0.25, 0.5, 0.75, 1), metavar="W,…",
+        help="of the trained encoder, between 0 and 1 (default 0,0.25,0.5,0.75,1)",
+    )  # fmt: skip
+    parser.add_argument("--k", type=positive, default=1, help="right if among the K nearest (default 1)")
+    parser.add_argument("--out", metavar="FILE.json", help="also write the numbers")
 
 
 def _gradmap(kinds) -> None:
@@ -198,3 +223,14 @@ def _box(text: str) -> tuple[float, ...]:
     if len(box) != 4 or not all(math.isfinite(side) for side in box):
         raise argparse.ArgumentTypeError(f"'{text}' is not a box; write left,top,right,bottom in pixels: 10,20,110,90")
     return box
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Numbers from 0 to 1, separated by commas."""
+    try:
+        found = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 <= share <= 1 for share in found):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of numbers from 0 to 1, such as 0,0.5,1")
+    return found

@@ -1,4 +1,4 @@
-"""``probe classify | robustness | segment | align``: what can be read from an encoder."""
+"""``probe classify | robustness | segment | align | forgetting``: what can be read from an encoder."""
 
 from __future__ import annotations
 
@@ -87,6 +87,30 @@ def robustness(args: argparse.Namespace, overrides: Overrides) -> None:
     _flags(found.flags)
     clean = {"accuracy": found.clean.value, "low": found.clean.low, "high": found.clean.high}
     _write(args, clean | {"changed": rows, "chosen": found.chosen, "flags": found.flags, "encoder": args.encoder})
+
+
+def forgetting(args: argparse.Namespace, overrides: Overrides) -> None:
+    """Zero-shot accuracy and retrieval of the encoders between the original and the trained one."""
+    from pivot_jax import probe
+    from pivot_jax.train.open import open_encoder
+
+    _check(args)
+    found = probe.forgetting(
+        open_encoder(args.encoder), open_encoder(args.original), probe.open_text_encoder(args.original),
+        classes=args.classes, captions=args.captions, template=args.template, weights=args.weights, k=args.k,
+    )  # fmt: skip
+    print(f"{args.encoder} with the text tower of {args.original}")
+    table = tables.table("", "weight", "share %", "95 % interval", "minus original", "95 % interval")
+    rows = []
+    for name, by_weight in found.scores.items():
+        for weight, one in by_weight.items():
+            change = found.changes[name][weight]
+            ends = tables.interval(one.low, one.high), tables.interval(change.low, change.high)
+            table.add_row(name, f"{weight:g}", f"{100 * one.value:.2f}", ends[0], f"{100 * change.value:+.2f}", ends[1])
+            rows.append({"score": name, "weight": weight, "value": one.value, "low": one.low, "high": one.high,
+                         "change": change.value, "change_low": change.low, "change_high": change.high})  # fmt: skip
+    tables.console().print(table)
+    _write(args, {"scores": rows, "encoder": args.encoder, "original": args.original, "k": args.k})
 
 
 def segment(args: argparse.Namespace, overrides: Overrides) -> None:

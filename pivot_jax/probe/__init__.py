@@ -1,4 +1,5 @@
-"""Probes of an encoder: ``classify``, ``robustness``, ``segment``, ``align``; of a model ``gradmap`` and ``gradients``.
+"""Probes of an encoder: ``classify``, ``robustness``, ``segment``, ``align``, ``forgetting`` (with the text tower of
+``open_text_encoder``); of a model ``gradmap`` and ``gradients``.
 
 ``MapSettings`` are those of a ``gradmap``; ``overlay`` shows it, ``object_mask`` and ``localise`` score it.
 """
@@ -11,12 +12,14 @@ _PUBLIC = {
     "classify": ("encoder_probes", "classify"),
     "MapSettings": ("gradient_maps", "MapSettings"),
     "FeatureSettings": ("feature_settings", "FeatureSettings"),
+    "forgetting": ("retention", "forgetting"),
     "gradients": ("encoder_gradients", "encoder_gradients"),
     "gradmap": ("gradient_maps", "question_map"),
     "localise": ("localisation", "localise"),
     "object_mask": ("localisation", "object_mask"),
     "ProbeSettings": ("classification", "ProbeSettings"),
     "SegmentSettings": ("segmentation", "SegmentSettings"),
+    "open_text_encoder": ("zero_shot", "open_text_encoder"),
     "overlay": ("gradient_maps", "overlay"),
     "robustness": ("robust_accuracy", "robustness"),
     "segment": ("encoder_probes", "segment"),

@@ -53,7 +53,7 @@ def align(
     for name, value, allowed in settings:
         if value not in allowed:
             raise UserError(f"{name} '{value}' is unknown; choose one of {', '.join(allowed)}")
-    paths, captions = _captioned(data)
+    paths, captions = captioned(data)
     _check_items(data, len(paths), metric, k)
     if isinstance(text, (str, Path)):
         words = _text_features(text)
@@ -78,7 +78,7 @@ def _check_items(data: str | Path, items: int, metric: str, k: int) -> None:
         raise UserError(f"{data} has {counted(items, 'item')}; {metric} needs at least {rule.items}")
 
 
-def _captioned(data: str | Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def captioned(data: str | Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Image paths and captions of LLaVA rows."""
     source = sources.read({"format": "llava", "path": str(data)})
     try:
