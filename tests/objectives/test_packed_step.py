@@ -71,7 +71,7 @@ def check(alone, packed):
 @pytest.mark.parametrize(
     ("name", "pack"), [("sft", 4), ("dpo", 2), ("dpo", 8), pytest.param("mpo", 4, marks=pytest.mark.heavy)]
 )
-@pytest.mark.heavy_after(1)
+@pytest.mark.heavy
 def test_a_packed_batch_is_its_rows_alone(name, pack):
     check(alone(name), run(OBJECTIVES[name], pairs.packed(rows(), pack)))
 

@@ -28,6 +28,7 @@ def graph(tmp_path_factory):
     return run.open_study(str(folder / "study" / "shift.py"), tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.heavy
 def test_the_shares_of_reasoned_pairs_are_exact_and_both_arms_have_the_same_rows(graph):
     data.prepare(graph.study.data, graph.data)
     shares = {}

@@ -151,6 +151,7 @@ def test_a_checkpoint_is_the_same_tree_of_stacked_arrays(both):
 
 
 @pytest.mark.parametrize(("first", "then"), [("scanned", UNSCANNED), ("unscanned", {})], ids=["unrolled", "scanned"])
+@pytest.mark.heavy_after(1)
 def test_a_run_resumes_with_the_other_layout(both, make_config, tmp_path, first, then):
     """The restored numbers are those of the checkpoint; the rest of the run differs by rounding."""
     (tmp_path / "checkpoints").mkdir()

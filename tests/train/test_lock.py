@@ -80,6 +80,7 @@ def test_a_config_that_is_refused_leaves_no_folder(make_config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.heavy
 def test_a_closed_terminal_saves(make_config, tmp_path):
     """SIGHUP; under nohup it is ignored, and the run goes on."""
     config = make_config(train__steps=4, eval__every=1)

@@ -80,6 +80,7 @@ def test_every_way_to_ask_prepares_images_as_in_training(trained, photo, batches
         np.testing.assert_array_equal(images[0, 0], wanted)
 
 
+@pytest.mark.heavy_after(1)
 def test_blank_images_have_the_preset_s_mean_colour(trained, photo, batches, monkeypatch):
     preset, workdir = trained
     question = pj.Example("1", (pj.Message("user", "<image>\nWhat colour?"),), (str(photo),))

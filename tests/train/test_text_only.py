@@ -14,7 +14,7 @@ from tests.train.conftest import losses
 
 
 @pytest.mark.parametrize(("objective", "packing"), [("sft", 1), ("dpo", 2)])
-@pytest.mark.heavy_after(1)
+@pytest.mark.heavy
 def test_texts_train_with_and_without_image_slots(make_config, tmp_path, objective, packing):
     colours = ("red", "green", "blue")
     rows = [{"id": str(i), "prompt": f"What colour is image {i % 5}?", "chosen": f"It is {colours[i % 3]}.",

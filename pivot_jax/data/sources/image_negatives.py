@@ -50,8 +50,9 @@ class ImageNegatives:
 
 def corruption(rule: str, seed: int = 0) -> Corruption:
     """Raises UserError: not ``KIND:LEVEL``."""
-    kind, _, level = rule.partition(":")
+    kind, _, text = rule.partition(":")
     try:
-        return Corruption(kind, float(level), seed)
+        level = float(text)
     except ValueError:
         raise UserError(f"image_negatives: '{rule}' is not KIND:LEVEL, such as crop:0.8 or noise:0.3") from None
+    return Corruption(kind, level, seed)

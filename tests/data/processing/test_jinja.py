@@ -502,6 +502,7 @@ def test_special_tokens_may_take_the_space_around_them(tokenizer):
 
 @pytest.mark.parametrize("name", ["gemma", "generation markers"])
 @pytest.mark.parametrize("kind", ["sft", "preference", "prompt"])
+@pytest.mark.heavy_after(2)
 def test_long_conversations_are_tokenised_as_far_as_their_rows(tokenizer, monkeypatch, name, kind):
     """The rows, and which are bad, are the same as if everything was tokenised."""
     examples = []
