@@ -1,4 +1,4 @@
-"""The arguments of ``probe classify | robustness | segment | gradmap | align | forgetting``."""
+"""The arguments of ``probe classify | robustness | segment | gradmap | align | forgetting | geometry``."""
 
 from __future__ import annotations
 
@@ -48,6 +48,22 @@ def add(subparsers) -> None:
     segment.add_argument("--seeds", type=positive, metavar="N", help="heads to train (default 3; patch-seg 6)")
     _gradmap(kinds)
     _forgetting(kinds)
+    geometry = command(
+        kinds, "geometry", probes.geometry,
+        "measure depth and correspondence of patches on rendered views, where the truth is known at every pixel",
+        "Beside them: what the place of a patch in the image alone gives, and chance.",
+    )  # fmt: skip
+    geometry.add_argument("--encoder", metavar="SOURCE", required=True, help="run:DIR, pack:DIR or hf:DIR")
+    geometry.add_argument("--features", choices=("vision", "projector"), default="vision", help="default vision")
+    geometry.add_argument("--layer", type=count, metavar="N", help="output of this block (default: --features)")
+    geometry.add_argument(
+        "--side", type=positive, metavar="PIXELS", help="of the views (default: the encoder's images)"
+    )
+    geometry.add_argument(
+        "--images", type=positive, metavar="N", help="test images (default 150; twice as many to train)"
+    )
+    geometry.add_argument("--seed", type=count, default=0, metavar="N", help="of the views (default 0)")
+    geometry.add_argument("--out", metavar="FILE.json", help="also write the numbers")
     align = command(
         kinds, "align", probes.align,
         "measure how well an encoder's features of images agree with a language model's features of their captions",

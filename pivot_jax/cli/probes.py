@@ -1,4 +1,4 @@
-"""``probe classify | robustness | segment | align | forgetting``: what can be read from an encoder."""
+"""``probe classify | robustness | segment | align | forgetting | geometry``: what can be read from an encoder."""
 
 from __future__ import annotations
 
@@ -111,6 +111,37 @@ def forgetting(args: argparse.Namespace, overrides: Overrides) -> None:
                          "change": change.value, "change_low": change.low, "change_high": change.high})  # fmt: skip
     tables.console().print(table)
     _write(args, {"scores": rows, "encoder": args.encoder, "original": args.original, "k": args.k})
+
+
+def geometry(args: argparse.Namespace, overrides: Overrides) -> None:
+    """Depth and correspondence on rendered views."""
+    from pivot_jax import probe
+    from pivot_jax.train.open import open_encoder
+
+    _check(args)
+    encoder = open_encoder(args.encoder)
+    side = args.side or getattr(encoder.module.config.vision, "image_size", 0)
+    sizes = {"train": 2 * args.images, "val": max(1, args.images // 3), "test": args.images} if args.images else None
+    views = probe.scene_views(side, args.seed, sizes)
+    settings = probe.FeatureSettings(args.features, args.layer, "none")
+    depth, match = probe.depth(encoder, views, settings), probe.correspondence(encoder, views["test"], settings)
+    print(f"{args.encoder}, {_named(args)}: {counted(len(views['test'].images), 'pair')} of views of {side} pixels")
+    table = tables.table("", "value %", "95 % interval", "without features %")
+    rows = (
+        ("distance within a factor of 1.25", depth.within, depth.position_within),
+        ("the same, on things", depth.things, depth.position_things),
+        ("relative error of the distance", depth.error, None),
+        ("most similar patch is on the same thing", match.value, match.same_place),
+    )
+    for name, one, without in rows:
+        other = "–" if without is None else f"{100 * without:.1f}"
+        table.add_row(name, f"{100 * one.value:.1f}", tables.interval(one.low, one.high), other)
+    tables.console().print(table)
+    print(f"a random patch is on the same thing in {100 * match.chance:.1f} %")
+    record = {
+        name: {"value": one.value, "low": one.low, "high": one.high, "without": other} for name, one, other in rows
+    }
+    _write(args, {"scores": record, "chance": match.chance, "penalty": depth.penalty, "encoder": args.encoder})
 
 
 def segment(args: argparse.Namespace, overrides: Overrides) -> None:

@@ -1,5 +1,5 @@
 """Probes of an encoder: ``classify``, ``robustness``, ``segment``, ``align``, ``forgetting`` (with the text tower of
-``open_text_encoder``); of a model ``gradmap`` and ``gradients``.
+``open_text_encoder``), ``depth`` and ``correspondence`` (on ``scene_views``); of a model ``gradmap`` and ``gradients``.
 
 ``MapSettings`` are those of a ``gradmap``; ``overlay`` shows it, ``object_mask`` and ``localise`` score it.
 """
@@ -9,6 +9,8 @@ from typing import Any
 
 _PUBLIC = {
     "align": ("caption_alignment", "align"),
+    "correspondence": ("scene_geometry", "correspondence"),
+    "depth": ("scene_geometry", "depth"),
     "classify": ("encoder_probes", "classify"),
     "MapSettings": ("gradient_maps", "MapSettings"),
     "FeatureSettings": ("feature_settings", "FeatureSettings"),
@@ -22,6 +24,7 @@ _PUBLIC = {
     "open_text_encoder": ("zero_shot", "open_text_encoder"),
     "overlay": ("gradient_maps", "overlay"),
     "robustness": ("robust_accuracy", "robustness"),
+    "scene_views": ("scene_geometry", "scene_views"),
     "segment": ("encoder_probes", "segment"),
 }
 
