@@ -19,7 +19,6 @@ from pivot_jax.objectives.pairs import PairStats
 from pivot_jax.objectives.preference import build_preference
 from pivot_jax.objectives.sft import build_sft
 from pivot_jax.optim.update import build_step, init_state
-from pivot_jax.probe import gradient_maps
 from tests.tiny import pairs
 
 MODEL = MLLM(pairs.CONFIG)
@@ -225,31 +224,3 @@ def test_encoding_the_image_once_equals_twice(layout):
         got, got_grads = jax.jit(jax.value_and_grad(once))(params)
     np.testing.assert_allclose(got, want, rtol=1e-6)
     close(got_grads, want_grads, 1e-6)
-
-
-@pytest.mark.heavy
-def test_gradient_map_of_dpos_chosen_copy_is_sfts():
-    """The paper's map uses the chosen copy of the image only, so it equals SFT's; the shared image's does not."""
-    params, batch = pairs.params(), pairs.pairs(1)
-    chosen, rejected = pairs.single(batch, 1), pairs.single(batch, 2)
-    features = MODEL.apply({"params": params}, batch.images, method="encode_images")
-
-    def logp(sequence, features):
-        return jnp.sum(score(MODEL, params, sequence, features).logps * sequence.weights)
-
-    def dpo_loss(chosen_features, rejected_features):
-        ratios = logp(chosen, chosen_features) - logp(rejected, rejected_features)
-        ref = answer_sums(batch.ref_logps, batch)[0, 0]
-        return -jax.nn.log_sigmoid(0.1 * (ratios - (ref[0] - ref[1])))
-
-    def sft_loss(features):
-        return -logp(chosen, features) / jnp.sum(chosen.weights)
-
-    def scores(gradient):
-        return gradient_maps.normalised(gradient_maps.token_map(np.asarray(gradient)[0]), gamma=1.0)
-
-    sft_map = scores(jax.grad(sft_loss)(features))
-    copy_map = scores(jax.grad(dpo_loss, 0)(features, features))
-    shared_map = scores(jax.grad(lambda f: dpo_loss(f, f))(features))
-    np.testing.assert_allclose(copy_map, sft_map, atol=1e-5)
-    assert np.abs(shared_map - sft_map).max() > 1e-2
