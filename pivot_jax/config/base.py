@@ -300,6 +300,10 @@ def _train() -> dict[str, Any]:
     return {
         "epochs": 1.0,  # passes over the data, may be a fraction
         "steps": 0,  # optimizer steps; 0: from epochs
+        # Relative standard deviation of noise on the parameters before step 0. 1e-6 is a few roundings of float32: runs
+        # that differ in the seed of this noise alone show how far rounding moves a result, as another processor would.
+        "rounding_noise": 0.0,
+        "rounding_seed": 0,
         "accumulate": 1,  # micro-batches per optimizer step; divides data.batch_size
         "log_every": 10,  # steps between lines of metrics.jsonl
         "checkpoint_every": 500,  # steps between checkpoints; the last step is always saved

@@ -78,7 +78,8 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"optimizer\.b[12]", lambda x: 0 <= x < 1, "at least 0 and below 1"),
     (r"parallel\..*", lambda x: x == -1 or x >= 1, "at least 1, or -1 for the devices that are left"),
     (r"train\.epochs", lambda x: x > 0, "above 0"),
-    (r"train\.steps|eval\.every|data\.cache_(rows|images)_mib", lambda x: x >= 0, "at least 0"),
+    (r"train\.(steps|rounding_noise|rounding_seed)|eval\.every|data\.cache_(rows|images)_mib", lambda x: x >= 0,
+     "at least 0"),
     (r"seed", lambda x: 0 <= x < 1 << 32, "at least 0 and below 2^32"),
     (r"eval\.max_new_tokens", lambda x: x <= 1 << 16, "at most 65536"),
     (r"rl\.(std_eps|clip_low|clip_high|clip_cap|kl_coefficient|importance_(low|high)|filter_(low|high)|"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -74,7 +75,7 @@ class _Expansion:
         if declared in self._known:
             return self._known[declared]
         config = self._config(name, stage, sources, settings, rows)
-        key = self._known[declared] = f"{name}-{content_hash(result_keys(config), self._graph.root)}"
+        key = self._known[declared] = f"{name}-{content_hash(_own_keys(config), self._graph.root)}"
         if key not in self._graph.runs:
             taken = stage.chosen_by[:1] if tried is not None else stage.measures
             measured = tuple(self._measurement(one, key) for one in taken)
@@ -148,6 +149,20 @@ class _Expansion:
             return str(folder / "pack") if text.startswith("pack:") else str(folder)
 
         return INPUT.sub(one, text)
+
+
+def _own_keys(config: Any) -> dict[str, Any]:
+    """The keys of a config that differ from the defaults.
+
+    A result then still belongs to its run when a later version has a new key. The study of docs/study is the test that
+    no change of a default takes a result for that of another run.
+    """
+    return {key: value for key, value in result_keys(config).items() if value != _defaults().get(key)}
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return result_keys(configs.base())
 
 
 def _map_texts(change: Callable[[str], str], content: Any) -> Any:

@@ -258,6 +258,8 @@ def starting_params(setup: Setup) -> dict[str, Any]:
     """
     key = jax.random.fold_in(root_key(setup.config), 0)
     params = initial_params(dict(setup.config.init), setup.model.create, key, setup.shardings)
+    if noise := setup.config.train.rounding_noise:
+        params = _with_noise(params, noise, jax.random.key(setup.config.train.rounding_seed), setup.shardings)
     if not setup.ranks:
         return setup.per_layer(params)
     shardings = lora.adapter(setup.shardings)
@@ -270,6 +272,20 @@ def starting_params(setup: Setup) -> dict[str, Any]:
         create = _adapters(setup.config, setup.like, setup.ranks)
         adapters = jax.jit(create, out_shardings=shardings)(jax.random.fold_in(key, 1))
     return setup.per_layer(partition.merge(params, adapters))
+
+
+def _with_noise(params: Any, deviation: float, key: Any, shardings: Any) -> Any:
+    """Parameters times ``1 + deviation * N(0, 1)``."""
+
+    def noisy(params: Any) -> Any:
+        leaves, tree = jax.tree.flatten(params)
+        keys = jax.random.split(key, len(leaves))
+        moved = [
+            x * (1 + deviation * jax.random.normal(k, x.shape, x.dtype)) for x, k in zip(leaves, keys, strict=True)
+        ]
+        return jax.tree.unflatten(tree, moved)
+
+    return jax.jit(noisy, out_shardings=shardings, donate_argnums=0)(params)
 
 
 def _adapters(config: Any, like: Any, ranks: lora.Ranks) -> Callable[[Any], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from pivot_jax.study.expand import expand
 from pivot_jax.study.graph import result_file
 from pivot_jax.study.store import Outcome
 from tests.study import studies
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def graph_of(folder: Path, root: Path | None = None, **changes):
@@ -66,6 +69,13 @@ def test_the_keys_of_a_level_name_the_data(tmp_path):
     graph = graph_of(tmp_path, factors={"part": {name: {"sft": {"data.sources": (entry,)}} for name in ("a", "b")}})
     found = [graph.runs[key].config["data"]["sources"][0]["path"] for key in keys(graph, "sft")]
     assert found == [f"{graph.data}/{part}.json" for part in ("a", "a", "b", "b")]
+
+
+def test_the_results_of_the_committed_study_are_those_of_its_runs(tmp_path):
+    """A change of a default would take results for those of other runs; one of what a key is, lose them."""
+    shutil.copytree(ROOT / "docs" / "study" / "results", tmp_path / "results")
+    graph = run.open_study("study/mini.py", tmp_path)
+    assert graph.needed() == [] and len(graph.runs) == 84
 
 
 def test_cells_without_a_stage(tmp_path):

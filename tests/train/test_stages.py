@@ -21,6 +21,7 @@ from pivot_jax.train.model import build_model
 from pivot_jax.train.program import Program
 from pivot_jax.train.reference import weights_hash
 from pivot_jax.train.run import run
+from pivot_jax.train.setup import build_setup, starting_params
 from pivot_jax.train.source import WeightSource, load_params
 from tests.tiny import pairs
 from tests.train.conftest import source
@@ -269,3 +270,18 @@ def test_pairs_and_visual_pairs_train_together(chain, make_config, world, tmp_pa
     result = run(config, tmp_path / "run")
     assert np.isfinite(result.metrics["loss"]) and result.metrics["loss"] < np.log(2)
     assert not (tmp_path / "run" / "skipped.jsonl").exists()
+
+
+def test_rounding_noise_is_small_random_and_of_its_own_seed(make_config):
+    clean, one, again, other = (
+        starting_params(build_setup(make_config(train__rounding_noise=noise, train__rounding_seed=seed), None))
+        for noise, seed in ((0.0, 0), (1e-6, 0), (1e-6, 0), (1e-6, 1))
+    )
+    flat = [rules.flatten(jax.tree.map(np.asarray, tree)) for tree in (clean, one, again, other)]
+    for path, leaf in flat[0].items():
+        np.testing.assert_array_equal(flat[1][path], flat[2][path])
+        np.testing.assert_allclose(flat[1][path], leaf, rtol=6e-6)
+    moved = [
+        any(not np.array_equal(a[path], b[path]) for path in a) for a, b in ((flat[0], flat[1]), (flat[1], flat[3]))
+    ]
+    assert all(moved)
