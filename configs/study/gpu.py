@@ -52,7 +52,12 @@ def get_config():
             }
         },
         "measures": measures,
-        "stages": {name: stage | {"minutes": 0.0, "resources": {"gpu": 1}} for name, stage in mini["stages"].items()},
+        "stages": {
+            name: stage
+            | {"minutes": 0.0, "resources": {"gpu": 1}}
+            | ({"rows": SIZES["preference"]} if stage.get("rows") else {})
+            for name, stage in mini["stages"].items()
+        },
         "machine": {"chip": "h200", "chips": 1, "mfu": 0.1},
         "threads": 8,
         "platform": "",
