@@ -16,7 +16,7 @@ from pivot_jax.parallel.chips import processor
 from pivot_jax.report import export, page
 from pivot_jax.report import format as text
 from pivot_jax.report.content import Fact, Report
-from pivot_jax.study import illustrations, sections
+from pivot_jax.study import across, illustrations, sections
 from pivot_jax.study.graph import Graph
 from pivot_jax.study.matrix import study_name
 from pivot_jax.study.results import Condition, Results, title
@@ -39,6 +39,7 @@ def build(results: Results) -> Report:
     study = results.study
     first, *others = study.endpoints
     found = (
+        across.declared(results),
         sections.endpoints(results, first),
         sections.controls(results),
         sections.rewards(results),

@@ -13,10 +13,12 @@ from pivot_jax.eval.statistics import Interval
 from pivot_jax.report import format as text
 from pivot_jax.report import plots, tables
 from pivot_jax.report.content import Column, Figure, Listing, Section, Table, Value
+from pivot_jax.study import across
 from pivot_jax.study.matrix import ARM, SEED, study_name
 from pivot_jax.study.results import Condition, Endpoint, Results, title
 from pivot_jax.study.store import Outcome
 
+OPEN = 6  # conditions, from which on their tables are shown on demand
 REWARDS = "pairs"  # the kind of measurements with a section of its own
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "reward",
           "completions/mean_length", "entropy", "grad_norm")  # fmt: skip
@@ -25,6 +27,7 @@ CURVES = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logp
 def endpoints(results: Results, group: str) -> Section:
     """Scores of the arms by a group of endpoints, and their differences with corrected p-values."""
     blocks: list[Any] = []
+    many = len(results.conditions) > OPEN
     for condition in results.conditions:
         where = title(condition, results.conditions)
         measured = scores(results, condition, results.study.endpoints[group])
@@ -43,12 +46,12 @@ def endpoints(results: Results, group: str) -> Section:
         sources = {results.study.arms[arm].title: name for arm, name in runs.items()}
         pairs = {comparison(results, pair): runs[pair[0]] for pair in results.comparisons(condition)}
         blocks += [
-            replace(shown, sources=sources),
-            replace(compared, sources=pairs),
+            replace(shown, sources=sources, closed=many),
+            replace(compared, sources=pairs, closed=many),
             _detectable(gaps, measured, suffix),
             Figure(f"Differences in points{suffix}", plots.forest(gaps, zero=True)),
         ]
-    blocks += _scaling(results, group)
+    blocks += across.curves(results, group)
     about = "" if group != next(iter(results.study.endpoints)) else (
         "The first column is the primary endpoint, by which the summary answers the question. All arms share items and "
         "seeds, so every comparison is paired."
@@ -129,31 +132,6 @@ def _detectable(
             values += [None if gap is None else gap.detectable, size]
         rows.append((name, tuple(values)))
     return Table(f"Detectable differences and effect sizes{suffix}", tuple(columns), tuple(rows), "", "Comparison")
-
-
-def _scaling(results: Results, group: str) -> list[Figure]:
-    """One figure for each factor with several levels: the primary endpoint of each arm against the levels."""
-    name, endpoint = next(iter(results.study.endpoints[group].items()))
-    found = []
-    for factor, levels in results.study.factors.items():
-        if len(levels) < 2:
-            continue
-        series: dict[str, tuple[list[float], list[float]]] = {}
-        for arm, about in results.study.arms.items():
-            for number, level in enumerate(levels):
-                values = [
-                    value.value
-                    for condition in results.conditions
-                    if (factor, level) in condition and (value := results.score(condition, arm, endpoint)) is not None
-                ]
-                if values:
-                    x, y = series.setdefault(about.title, ([], []))
-                    x.append(number)
-                    y.append(100 * float(np.mean(values)))
-        if any(len(x) > 1 for x, _ in series.values()):
-            label = f"{factor}: {', '.join(f'{i} {level}' for i, level in enumerate(levels))}"
-            found.append(Figure(f"{name} by {factor}", plots.lines(series, xlabel=label, ylabel=f"{name} (%)")))
-    return found
 
 
 def controls(results: Results) -> Section | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pivot_jax.errors import UserError
 from pivot_jax.eval import statistics
-from pivot_jax.study import matrix, report, run, sections, store
+from pivot_jax.study import across, matrix, report, run, sections, store
 from pivot_jax.study.expand import expand
 from pivot_jax.study.graph import result_file
 from pivot_jax.study.results import Results
@@ -111,6 +112,35 @@ def test_every_score_links_to_the_runs_behind_it_and_stands_beside_the_published
         assert f'href="#{name}"' in text and f'id="{name}"' in text
     key = dict(behind.rows)["+ DPO, seed 2, dpo"][0]
     assert f'href="runs/{key}/config.json"' in text
+
+
+def test_a_declared_table_has_a_row_for_each_arm_and_condition(graph):
+    results = Results(graph)
+    assert across.declared(results) is None
+    tables = {"Table 1: size": {"arm": ("sft", "dpo")}, "Table 2: small ones": {"size": ("small",)}}
+    results.study = replace(results.study, tables=tables)
+    first, second = across.declared(results).blocks
+    assert [name for name, _ in first.rows] == ["size small: + SFT", "size small: + DPO",
+                                                "size large: + SFT", "size large: + DPO"]  # fmt: skip
+    assert [name for name, _ in second.rows] == ["Stage 1 only", "+ SFT", "+ DPO"]
+    assert dict(first.rows)["size small: + DPO"][1] == 0.615  # the published one
+    condition = results.conditions[1]
+    assert dict(first.rows)["size large: + DPO"][0] == results.score(
+        condition, "dpo", ("stage3", "answers", "accuracy")
+    )
+
+
+def test_a_curve_is_over_one_factor_with_the_others_fixed(tmp_path):
+    factors = {"size": ("small", "large"), "data": ("few", "many")}
+    graph = expand(matrix.read(studies.write(tmp_path, factors=factors)), tmp_path / "work")
+    rng = np.random.default_rng(0)
+    for one in graph.runs.values():
+        for measured in one.measurements:
+            items = {"accuracy": rng.random(50) < 0.5, "pairs": rng.normal(size=50).astype(np.float32)}
+            store.save(result_file(graph.root, measured.result), Outcome({}, items))
+    titles = [figure.title for figure in across.curves(Results(graph), "Answers")]
+    assert titles == ["stage 3 by size: data few", "stage 3 by size: data many",
+                      "stage 3 by data: size small", "stage 3 by data: size large"]  # fmt: skip
 
 
 def test_an_unknown_metric_is_named(graph):
