@@ -1,8 +1,8 @@
-"""Stage 0: the encoder from random weights, on 13,468 captions (SigLIP's loss) or classes (supervised).
+"""Stage 0: the encoder from random weights, on 43,771 captions (SigLIP's loss) or classes (supervised).
 
 Argument: FOLDER,supervised
 
-A quarter are images of easy-VQA, the others their copies with the shape at another place. Supervised, the encoder and a
+One in 13 is an image of easy-VQA, the others are its copies with the shape at another place. Supervised, the encoder and a
 decoder of one layer name the image's class, "blue circle". Later stages take either.
 """
 
@@ -34,6 +34,6 @@ def get_config(arg=""):
             "data.sources.0.path": str(Path(folder).parent / "data" / file),
             "data.batch_size": 64,
             "optimizer.rules": ((".*", 1e-3),),
-            "train.epochs": 5.0,
+            "train.epochs": 1.5,
         }
     )

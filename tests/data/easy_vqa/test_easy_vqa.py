@@ -116,7 +116,7 @@ def test_the_published_package(tmp_path):
     about = easy_vqa.prepare(tmp_path / "out")
     assert about["images"] == {"train": 4000, "test": 1000}
     assert about["rows"] == {
-        "captions.json": 3367, "stage0.json": 13468, "labels.json": 13468, "vqa.json": 36704, "pairs.jsonl": 4000,
+        "captions.json": 3367, "stage0.json": 43771, "labels.json": 43771, "vqa.json": 36704, "pairs.jsonl": 4000,
         "val.jsonl": 1871, "test.jsonl": 2000,
     }  # fmt: skip
     assert about["sha256"]["test.jsonl"] == "5d2c50131061d3654a4a9dcb1b5f38e49cfbd0b0863adf1cf00a1e7809387e88"
