@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pivot_jax.eval.statistics import Interval
 
 Overrides = dict[str, str]
+PIXELS = 224  # of rendered views for an encoder that reads images of any size
 
 
 def classify(args: argparse.Namespace, overrides: Overrides) -> None:
@@ -120,7 +121,7 @@ def geometry(args: argparse.Namespace, overrides: Overrides) -> None:
 
     _check(args)
     encoder = open_encoder(args.encoder)
-    side = args.side or getattr(encoder.module.config.vision, "image_size", 0)
+    side = args.side or getattr(encoder.module.config.vision, "image_size", 0) or PIXELS
     sizes = {"train": 2 * args.images, "val": max(1, args.images // 3), "test": args.images} if args.images else None
     views = probe.scene_views(side, args.seed, sizes)
     settings = probe.FeatureSettings(args.features, args.layer, "none")
