@@ -28,12 +28,16 @@ BATCH = 64
 
 @dataclass(frozen=True, repr=False)
 class TextEncoder:
-    """A text tower on the device, with its tokenizer."""
+    """A text tower on the device, with its tokenizer.
+
+    ``ends``: whether a text ends with a token of its own before the padding, as SigLIP's do; those of stage 0 do not.
+    """
 
     name: str
     config: TextConfig
     params: Any
     tokenizer: Any
+    ends: bool = True
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors of texts: float32 [n, d]. A text that is too long is cut, as in training."""
@@ -51,15 +55,10 @@ class TextEncoder:
         return 0 if pad is None else int(pad)
 
     def _ids(self, text: str) -> list[int]:
-        ids = self.tokenizer(text.strip(), add_special_tokens=self._ends)["input_ids"]
+        ids = self.tokenizer(text.strip(), add_special_tokens=self.ends)["input_ids"]
         if len(ids) < self.config.max_length:
             return ids
-        return [*ids[: self.config.max_length - 1], ids[-1]] if self._ends else ids[: self.config.max_length - 1]
-
-    @property
-    def _ends(self) -> bool:
-        """SigLIP's texts end with a token of their own; those of stage 0 with the padding."""
-        return self.name.startswith("hf:")
+        return [*ids[: self.config.max_length - 1], ids[-1]] if self.ends else ids[: self.config.max_length - 1]
 
 
 def open_text_encoder(text: str) -> TextEncoder:
@@ -77,7 +76,7 @@ def open_text_encoder(text: str) -> TextEncoder:
         raise UserError(f"{text}: has no text tower; name a stage 0 as run:WORKDIR, or a whole SigLIP as hf:FOLDER")
     config, tokenizer = run_config(source.path), run_tokenizer(source.path)
     towers = build_model(config, len(tokenizer)).module
-    return TextEncoder(text, towers.text_config, jax.device_put(load_params(text)["text"]), tokenizer)
+    return TextEncoder(text, towers.text_config, jax.device_put(load_params(text)["text"]), tokenizer, ends=False)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
