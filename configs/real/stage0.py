@@ -2,8 +2,8 @@
 
 Argument: FOLDER,supervised
 
-One in 13 is an image of easy-VQA, the others are its copies with the shape at another place. Supervised, the encoder and a
-decoder of one layer name the image's class, "blue circle". Later stages take either.
+One in 13 is an image of easy-VQA, the others are its copies with the shape at another place. Supervised, the encoder
+and a decoder of one layer name the image's class, "blue circle". Later stages take either.
 """
 
 from pathlib import Path

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.cli import main as cli
 from pivot_jax.data.processing.tokenizer import train_bpe
@@ -17,6 +18,8 @@ from pivot_jax.errors import UserError
 from pivot_jax.probe.retention import between, forgetting
 from pivot_jax.probe.zero_shot import classified, open_text_encoder, retrieved, unit
 from pivot_jax.train.open import open_encoder
+from pivot_jax.train.run import run
+from pivot_jax.train.setup import build_setup
 from tests.probe.conftest import tiny_encoder
 
 NAMES = ("b", "g", "r")  # in the order of the folders
@@ -78,10 +81,7 @@ def test_zero_shot_is_that_of_transformers(siglip):
 
     root, model = siglip
     text, encoder = open_text_encoder(f"hf:{root / 'siglip'}"), open_encoder(f"hf:{root / 'siglip'}")
-    tokens = np.full((3, 16), text._pad)
-    for row, name in zip(tokens, NAMES, strict=True):
-        ids = text.tokenizer(f"This is a photo of {name}.")["input_ids"]
-        row[: len(ids)] = ids
+    tokens = text.tokens([f"This is a photo of {name}." for name in NAMES])
     paths = sorted((root / "classes" / "test").glob("*/*.png"))
     pixels = np.stack([np.asarray(Image.open(path)) for path in paths]).transpose(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
@@ -124,3 +124,20 @@ def test_bad_requests_are_one_clear_line(siglip):
             forgetting(encoder, encoder, text, **options)
     with pytest.raises(UserError, match="has no text tower; name a stage 0"):
         open_text_encoder(f"pack:{root}")
+
+
+def test_texts_of_stage_0_are_tokenised_as_in_training(siglip, tmp_path):
+    root, _ = siglip
+    config = configs.load("", {
+        "objective.name": "contrastive", "tokenizer.path": str(root / "siglip"), "data.batch_size": 12,
+        "data.sources": ({"format": "llava", "path": str(root / "captions.json")},), "train.steps": 1,
+        "model.vision.image_size": 16, "data.image.size": 16, "model.vision.patch_size": 4, "model.vision.width": 24,
+        "model.vision.depth": 2, "model.vision.heads": 2, "model.vision.mlp_dim": 32, "model.text.width": 16,
+        "model.text.depth": 1, "model.text.heads": 2, "model.text.mlp_dim": 32, "model.text.max_length": 12,
+    })  # fmt: skip
+    run(config, tmp_path / "stage0")
+    text = open_text_encoder(f"run:{tmp_path / 'stage0'}")
+    (batch,) = build_setup(config, None).loader.ordered()
+    captions = [row["conversations"][-1]["value"] for row in json.loads((root / "captions.json").read_text())]
+    np.testing.assert_array_equal(text.tokens(captions)[np.asarray(batch.row_index)], np.asarray(batch.tokens))
+    assert text.encode(captions[:2]).shape == (2, 24)
