@@ -44,9 +44,9 @@ def test_the_shares_of_reasoned_pairs_are_exact_and_both_arms_have_the_same_rows
 
 @pytest.mark.heavy
 @pytest.mark.timeout(3600)
-def test_sft_on_reasoned_pairs_loses_the_format(graph):
-    run.run(str(graph.study.file), graph.root)
-    results = Results(graph)
+def test_sft_on_reasoned_pairs_loses_the_format(graph, tmp_path):
+    run.run(str(graph.study.file), tmp_path)
+    results = Results(run.open_study(str(graph.study.file), tmp_path))
     scores = {
         (dict(condition)["reasoned"], arm, way): float(
             np.mean(results.items(condition, arm, ("arm", "answers", metric)))
