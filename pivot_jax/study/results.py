@@ -140,13 +140,13 @@ class Results:
                     yield key, outcome
 
     def numbers(self) -> dict[str, Any]:
-        """All numbers that do not depend on time, by the names of runs and measurements, for comparing two studies."""
+        """All numbers that do not depend on time or place, by the names of runs and measurements: to compare studies."""
         out: dict[str, Any] = {}
         for key, run in self.graph.runs.items():
             for name in (key, *(one.result for one in run.measurements)):
                 outcome = self._load(name)
                 if outcome is not None:
-                    out[name] = _without_time(outcome.numbers)
+                    out[name] = _comparable(outcome.numbers)
         return out
 
 
@@ -154,8 +154,8 @@ def _condition(cell: Cell) -> Condition:
     return tuple((factor, level) for factor, level in cell.levels.items() if factor not in (ARM, SEED))
 
 
-def _without_time(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {k: v for k, v in numbers.items() if k not in ("seconds", "flops", "curves")}
+def _comparable(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {k: v for k, v in numbers.items() if k not in ("seconds", "flops", "curves", "config")}
     if "metrics" in kept:
         kept["metrics"] = {k: v for k, v in kept["metrics"].items() if not k.startswith("perf/")}
     return kept
