@@ -140,7 +140,7 @@ class Results:
                     yield key, outcome
 
     def numbers(self) -> dict[str, Any]:
-        """All numbers that do not depend on time or place, by the names of runs and measurements: to compare studies."""
+        """By runs and measurements, the numbers that depend on neither time nor folder: to compare two studies."""
         out: dict[str, Any] = {}
         for key, run in self.graph.runs.items():
             for name in (key, *(one.result for one in run.measurements)):
