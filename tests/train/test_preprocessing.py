@@ -55,9 +55,8 @@ def batches(monkeypatch):
 def study_answerer(workdir, monkeypatch, blank_images):
     """The answerer that a study asks its questions with."""
     made = []
-    monkeypatch.setattr(
-        answers, "evaluate", lambda name, data, model, *_: made.append(model) or SimpleNamespace(scores=[])
-    )
+    found = SimpleNamespace(per_unit=lambda: [], units=None, clusters=None)
+    monkeypatch.setattr(answers, "evaluate", lambda name, data, model, *_: made.append(model) or found)
     monkeypatch.setattr(answers.predictions, "read", lambda path: [])
     answers.answers(Task(workdir, "answers", {"benchmark": "scenes", "path": ".", "blank": blank_images}))
     return made[0]
