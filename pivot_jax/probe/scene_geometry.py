@@ -19,6 +19,7 @@ from pivot_jax.eval.statistics import Interval
 from pivot_jax.probe.feature_cache import read_features
 from pivot_jax.probe.feature_settings import FeatureSettings
 from pivot_jax.probe.image_sets import ImageSet
+from pivot_jax.probe.zero_shot import unit
 from pivot_jax.train.open import OpenEncoder, OpenModel
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -118,7 +119,7 @@ def correspondence(
         asked = np.flatnonzero((here > 0) & np.isin(here, there))
         if not len(asked):
             continue
-        nearest = (_unit(one[asked]) @ _unit(two).T).argmax(1)
+        nearest = (unit(one[asked]) @ unit(two).T).argmax(1)
         right.append((there[nearest] == here[asked]).mean())
         same_place.append((there[np.minimum(asked, len(there) - 1)] == here[asked]).mean())
         chance.append(np.mean([(there == thing).mean() for thing in here[asked]]))
@@ -173,10 +174,6 @@ def _place(grid: Grid) -> np.ndarray:
     return np.stack([y**i * x**j for i in range(3) for j in range(3)], 1)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
 def _regression(
     parts: dict[str, list[np.ndarray]], truth: dict[str, list[np.ndarray]]
 ) -> tuple[list[np.ndarray], float]:
@@ -192,11 +189,8 @@ def _regression(
     best: tuple[float, float, np.ndarray] | None = None
     for penalty in PENALTIES:
         weights = np.linalg.solve(gram + penalty * np.eye(len(gram)), right)
-        loss = float(
-            np.mean(
-                [np.square(np.log(f / t)).mean() for f, t in zip(predict(weights, "val"), truth["val"], strict=True)]
-            )
-        )
+        errors = (np.log(f / t) for f, t in zip(predict(weights, "val"), truth["val"], strict=True))
+        loss = float(np.mean([np.square(error).mean() for error in errors]))
         if best is None or loss < best[0]:
             best = loss, penalty, weights
     assert best is not None
