@@ -4,7 +4,7 @@ Not a config of a run. What to install: configs/real/common.py. The data and all
 """
 
 QUESTIONS = {"kind": "answers", "benchmark": "easy-vqa", "path": "{data}/data", "max_new_tokens": 8}
-MEASURED = ("validation", "answers", "blank", "text", "extract")
+MEASURED = ("validation", "answers", "blank", "text", "extract", "probe")
 ARM = "{data}/runs"  # configs/real read data/ beside this folder
 
 
@@ -55,6 +55,16 @@ def get_config():
                 "row": (40, 4),
                 "minutes": 80,
             },
+            # How far supervised training goes, for one seed: the arms start from the early stage 1b.
+            "stage1b_full": {
+                "config": f"stage1b.py:{ARM},full",
+                "init": {"": "run:{stage1a}"},
+                "measures": MEASURED,
+                "only": {"seed": ("0",)},
+                "rows": 36704,
+                "row": (40, 4),
+                "minutes": 65,
+            },
             "sft": arm("sft", minutes=20),
             "dpo": arm("dpo", minutes=30, row=(44, 8)),
             "grpo": arm("grpo", minutes=40, row=(60, 16)),
@@ -82,9 +92,14 @@ def get_config():
             "blank": QUESTIONS | {"blank": True},
             "text": {},
             "extract": {},
+            "probe": {"kind": "class_probe", "path": "{data}/data/classes"},
         },
         "endpoints": {
-            "Which encoder is better?": {"stage 3 answers": ("stage3", "answers", "accuracy")},
+            "Which encoder is better?": {
+                "stage 3 answers": ("stage3", "answers", "accuracy"),
+                "class, encoder": ("arm", "probe", "class, encoder"),
+                "class, projector": ("arm", "probe", "class, projector"),
+            },
             "The arms' own answers and texts": {
                 "answers": ("arm", "answers", "accuracy"),
                 "text questions": ("arm", "text", "correct"),
@@ -93,6 +108,8 @@ def get_config():
         "controls": {
             "Stage 1b": ("stage1b", "answers", "accuracy"),
             "Stage 1b, blank image": ("stage1b", "blank", "accuracy"),
+            "Full stage 1b": ("stage1b_full", "answers", "accuracy"),
+            "Full stage 1b, blank image": ("stage1b_full", "blank", "accuracy"),
         },
         "threads": 2,
         "platform": "cpu",

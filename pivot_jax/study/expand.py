@@ -46,7 +46,8 @@ class _Expansion:
 
     def cell(self) -> Cell:
         arm = self._study.arms[self._levels[ARM]].stage
-        for name in (arm, *(s for s in self._study.stages if self._follows_arm(s))):
+        controls = {stage for stage, _, _ in self._study.controls.values()}
+        for name in (arm, *(s for s in self._study.stages if self._follows_arm(s) or s in controls)):
             if self._study.applies(name, self._levels):
                 self._key(name)
         return Cell(self._levels, dict(self._keys))

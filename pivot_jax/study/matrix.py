@@ -41,7 +41,7 @@ class Stage:
         the pack of the arm's run.
       set: other keys of the config; ``{data}`` in a text is the folder of the data, as in a factor's keys.
       measures: names of ``Study.measures``, taken on the finished run.
-      only: factor → levels; cells with another level do without this stage.
+      only: factor → levels, also ``arm`` and ``seed``; cells with another level do without this stage.
       joins: the stage whose job this one is part of, where only one run of that stage starts from it.
       sweep: settings that are tried, each a dict as ``set``; the run with the best ``chosen_by`` is the stage's.
       chosen_by: (measure, metric) on validation data.
@@ -213,7 +213,7 @@ def _check(study: Study, where: str) -> None:
         for text in (stage.config, *stage.init.values()):
             for used in INPUT.findall(text):
                 _known(used, known, f"{where}: stages.{name}")
-        _chosen(study, stage.only, f"{where}: stages.{name}.only")
+        _chosen(study, stage.only, f"{where}: stages.{name}.only", {SEED: tuple(map(str, study.seeds))})
     for named in (*study.endpoints.values(), study.controls):
         for title, (used, measure, _) in named.items():
             _known(used, {*study.stages, ARM}, f"{where}: {title}")
@@ -230,8 +230,10 @@ def _check(study: Study, where: str) -> None:
         _chosen(study, {k: v for k, v in table.items() if k != WITHOUT}, f"{where}: tables.{title}")
 
 
-def _chosen(study: Study, chosen: Mapping[str, Sequence[str]], where: str) -> None:
-    axes: dict[str, Any] = {**study.factors, ARM: study.arms}
+def _chosen(
+    study: Study, chosen: Mapping[str, Sequence[str]], where: str, more: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    axes: dict[str, Any] = {**study.factors, ARM: study.arms, **(more or {})}
     for factor, levels in chosen.items():
         _known(factor, axes, where)
         for level in levels:

@@ -83,6 +83,15 @@ def test_cells_without_a_stage(tmp_path):
     assert len(keys(graph, "stage3")) == 4
 
 
+def test_a_stage_that_only_a_control_names_and_one_seed_has(tmp_path):
+    long = studies.STUDY["stages"]["stage1"] | {"set": {"train.steps": 20}, "only": {"seed": ("1",)}}
+    control = {"Long": ("long", "answers", "accuracy")}
+    graph = graph_of(tmp_path, stages=studies.stages(long=long), controls=control)
+    assert len(keys(graph, "long")) == 1 and graph.runs[keys(graph, "long")[0]].config["seed"] == 1
+    without = graph_of(tmp_path / "b", stages=studies.stages(long=long))
+    assert not keys(without, "long")  # nothing is compared by it
+
+
 def test_finished_runs_and_measurements_are_not_needed_again(tmp_path):
     graph = graph_of(tmp_path)
     assert len(graph.needed()) == len(graph.jobs)

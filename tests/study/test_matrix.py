@@ -50,6 +50,7 @@ def test_levels_set_keys_of_the_stages_that_they_name(tmp_path):
         ({"stages": studies.stages(sft={"measures": ("answer",)})}, "stages.sft: 'answer' is not declared"),
         ({"stages": studies.stages(sft={"init": {"": "run:{stage2}"}})}, "stages.sft: 'stage2' is not declared"),
         ({"stages": studies.stages(stage3={"only": {"arm": ("dop",)}})}, "'dop' is not declared; did you mean 'dpo'"),
+        ({"stages": studies.stages(stage3={"only": {"seed": ("2",)}})}, r"only: seed: '2' is not declared .*0, 1"),
         ({"arms": {"sft": ("sfft", "SFT")}}, "arms.sft: 'sfft' is not declared"),
         ({"arms": {"sft": "sft"}}, "positional argument"),
         ({"baseline": "base"}, "baseline: 'base' is not declared"),

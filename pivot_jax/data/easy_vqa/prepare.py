@@ -2,6 +2,7 @@
 
     DIR/images/{train,test}/N.png    64 × 64 pixels
     DIR/images/copies/N-K.png        training images with their shape at another place, for stage 0
+    DIR/classes/SPLIT/CLASS/N.png    train, val and test images by color and shape, as `pivot-jax probe classify` reads
     DIR/captions.json                stage 1a: images of the training part with a caption, LLaVA's format
     DIR/stage0.json                  stage 0: the same, and the copies with captions of their own
     DIR/labels.json                  the images of stage0.json with their class, "blue circle" (supervised stage 0)
@@ -36,7 +37,7 @@ from pivot_jax.data.easy_vqa import questions as package
 from pivot_jax.data.easy_vqa.questions import Question
 from pivot_jax.errors import UserError
 
-VERSION = 2  # of what is written; another one makes the folder again
+VERSION = 3  # of what is written; another one makes the folder again
 ABOUT = "about.json"
 
 
@@ -73,6 +74,9 @@ def prepare(out: str | Path, seed: int = 0, sizes: Sizes | None = None) -> dict[
         _check_apart(pixels["train"], pixels["test"])
         contents = _contents(parts, seed, sizes.copies)
         _write_copies(into, parts["train"], seed, sizes.copies)
+        for split in ("train", "val"):
+            _write_classes(into, split, "train", parts[split])
+        _write_classes(into, "test", "test", package.read("test"))
         for name, found in contents.items():
             files.write_text(into / name, _text(name, found))
         about = wanted | {
@@ -143,6 +147,14 @@ def _write_copies(into: Path, train: Sequence[Question], seed: int, count: int) 
     for image in package.facts(train):
         for copy in range(1, count + 1):
             copies.write(package.image_file("train", image), into / _copy(image, copy), seed, image, copy)
+
+
+def _write_classes(into: Path, split: str, source: str, questions: Sequence[Question]) -> None:
+    """Class folders of the images whose questions tell what they show."""
+    for image, fact in package.facts(questions).items():
+        target = into / "classes" / split / rows.class_name(fact) / f"{image}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(into / _image(source, image), target)
 
 
 def _copy_images(split: str, into: Path) -> dict[int, str]:

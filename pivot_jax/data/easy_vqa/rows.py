@@ -16,7 +16,11 @@ CAPTIONS = (
     "the shape is a {shape} and its color is {color}",
     "an image of a {color} {shape}",
 )
-LABEL = "{color} {shape}"  # the class of an image, as the supervised stage 0 learns it
+
+
+def class_name(fact: tuple[str, str]) -> str:
+    """The class of an image that shows ``fact`` = color, shape: "blue circle"."""
+    return " ".join(fact)
 
 
 def draw(seed: int, *content: object) -> int:
@@ -71,10 +75,11 @@ def test_row(question: Question, image: str) -> dict[str, Any]:
 def caption_row(image: int, copy: int, fact: tuple[str, str], path: str, seed: int, *, label: bool) -> dict[str, Any]:
     """A row in LLaVA's format of an image, or of its copy (0: the image itself), that shows ``fact`` = color, shape.
 
-    Its caption is one of :data:`CAPTIONS`, or with ``label`` always :data:`LABEL`.
+    Its caption is one of :data:`CAPTIONS`, or with ``label`` its :func:`class_name`, which the supervised stage 0 learns.
     """
-    form = LABEL if label else CAPTIONS[draw(seed, "caption", image, copy) % len(CAPTIONS)]
-    turns = [("human", "<image>"), ("gpt", form.format(color=fact[0], shape=fact[1]))]
+    form = CAPTIONS[draw(seed, "caption", image, copy) % len(CAPTIONS)]
+    text = class_name(fact) if label else form.format(color=fact[0], shape=fact[1])
+    turns = [("human", "<image>"), ("gpt", text)]
     return {
         "id": f"train-image-{image}" + (f"-copy-{copy}" if copy else ""),
         "image": path,

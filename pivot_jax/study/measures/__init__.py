@@ -8,6 +8,7 @@ from pivot_jax.study.store import Outcome
 
 KINDS: Mapping[str, Callable[[Task], Outcome]] = {
     "answers": answers.answers,
+    "class_probe": encoder.class_probe,
     "extract": encoder.extract,
     "gradient_maps": gradients.gradient_maps,
     "majority": answers.majority,

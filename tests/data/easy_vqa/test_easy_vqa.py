@@ -18,6 +18,7 @@ from pivot_jax.data.easy_vqa import COLORS, SHAPES, Sizes
 from pivot_jax.data.easy_vqa.copies import moved
 from pivot_jax.data.sources.prompts import prompts
 from pivot_jax.errors import UserError
+from pivot_jax.probe.class_sets import classification
 from tests.tiny.easy_vqa import RGB, draw, write_package
 
 SIZES = Sizes(val_images=8, copies=2, before_pairs=100, pairs=50, test=30)
@@ -108,6 +109,22 @@ def test_captions_say_what_is_drawn(package, tmp_path):
     for label, caption in zip(labels, captions, strict=True):
         words = label["conversations"][1]["value"].split()
         assert all(word in caption["conversations"][1]["value"] for word in words)
+
+
+def test_class_folders_hold_what_the_questions_say(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    write_package(tmp_path / "site", train=300)  # so many that every class is in the training part
+    out = tmp_path / "out"
+    easy_vqa.prepare(out, sizes=SIZES)
+    splits, names = classification(out / "classes")
+    assert {split: len(part) for split, part in splits.items()} == {"train": 292, "val": 8, "test": 10}
+    assert all(len(name.split()) == 2 for name in names)
+    labels = {row["image"]: row["conversations"][1]["value"] for row in read(out / "labels.json")}
+    for path, label in zip(splits["train"].images, splits["train"].labels, strict=True):
+        assert labels[f"images/train/{path.name}"] == names[label]
+        assert path.read_bytes() == (out / "images/train" / path.name).read_bytes()
+    held_out = {Path(row["image"]).name for row in read(out / "val.jsonl")}
+    assert {path.name for path in splits["val"].images} == held_out
 
 
 @PUBLISHED
