@@ -75,7 +75,7 @@ def test_row(question: Question, image: str) -> dict[str, Any]:
 def caption_row(image: int, copy: int, fact: tuple[str, str], path: str, seed: int, *, label: bool) -> dict[str, Any]:
     """A row in LLaVA's format of an image, or of its copy (0: the image itself), that shows ``fact`` = color, shape.
 
-    Its caption is one of :data:`CAPTIONS`, or with ``label`` its :func:`class_name`, which the supervised stage 0 learns.
+    Its caption is one of :data:`CAPTIONS`, or with ``label`` its :func:`class_name` (the supervised stage 0).
     """
     form = CAPTIONS[draw(seed, "caption", image, copy) % len(CAPTIONS)]
     text = class_name(fact) if label else form.format(color=fact[0], shape=fact[1])
