@@ -1,8 +1,8 @@
-"""Stage 1b: everything on questions. The arms start from this early one, of 16,000 rows; full has all 36,704.
+"""Stage 1b: everything on questions. The arms start from this early one, of 8,000 rows; full has all 36,704.
 
 Argument: FOLDER,full,lora
 
-The rows that follow the first 16,000 are those of the arms.
+The rows that follow the first 8,000 are those of the arms.
 """
 
 from pivot_jax.config import folder_and_words, include
@@ -14,7 +14,7 @@ def get_config(arg=""):
     return include(__file__, f"common.py:{folder}{lora}") | {
         "name": "stage1b_full" if "full" in words else "stage1b",
         "init": {"": f"run:{folder}/stage1a"},
-        "data.sources.0.sampling": "all" if "full" in words else "first:16000",
+        "data.sources.0.sampling": "all" if "full" in words else "first:8000",
         "optimizer.rules": (("vision/.*", 2e-4), ("projector/.*", 5e-4), (".*", 1e-4)),
         "train.epochs": 1.0,
     }

@@ -4,7 +4,7 @@ Not a config of a run. What to install: configs/real/common.py. The data and all
 """
 
 QUESTIONS = {"kind": "answers", "benchmark": "easy-vqa", "path": "{data}/data", "max_new_tokens": 8}
-MEASURED = ("validation", "answers", "blank", "text", "extract", "probe")
+MEASURED = ("answers", "text", "extract", "probe")
 ARM = "{data}/runs"  # configs/real read data/ beside this folder
 
 
@@ -50,16 +50,16 @@ def get_config():
             "stage1b": {
                 "config": f"stage1b.py:{ARM}",
                 "init": {"": "run:{stage1a}"},
-                "measures": MEASURED,
-                "rows": 16000,
+                "measures": (*MEASURED, "blank"),
+                "rows": 8000,
                 "row": (40, 4),
-                "minutes": 80,
+                "minutes": 20,
             },
             # How far supervised training goes, for one seed: the arms start from the early stage 1b.
             "stage1b_full": {
                 "config": f"stage1b.py:{ARM},full",
                 "init": {"": "run:{stage1a}"},
-                "measures": MEASURED,
+                "measures": (*MEASURED, "blank"),
                 "only": {"seed": ("0",)},
                 "rows": 36704,
                 "row": (40, 4),
@@ -80,14 +80,13 @@ def get_config():
             "stage3": {
                 "config": f"stage3.py:{ARM}",
                 "init": {"": "run:{stage3_projector}"},
-                "measures": ("validation", "answers"),
+                "measures": ("answers",),
                 "rows": 4000,
                 "row": (40, 4),
                 "minutes": 20,
             },
         },
         "measures": {
-            "validation": QUESTIONS | {"path": "{data}/data/val.jsonl", "limit": 500},
             "answers": QUESTIONS,
             "blank": QUESTIONS | {"blank": True},
             "text": {},

@@ -12,18 +12,23 @@ import sys
 import jax
 
 from pivot_jax import files
+from pivot_jax.parallel import pages
 
 # mallopt(3) of glibc: parameter, value
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
+_LARGE = 32 << 20  # bytes; glibc takes no larger threshold
 _CACHE = "jax_compilation_cache_dir"
 
 
 def keep_freed_memory() -> bool:
-    """Makes the C library keep memory that a step frees, for the next step. Call before JAX starts its threads.
+    """Makes the C library hand out memory for a step without the kernel clearing 4 KiB pages one by one.
 
     XLA's CPU client allocates its temporaries again in every step. glibc returns blocks of that size to the kernel,
-    which then clears the pages that the next step requests: a fifth of a small model's step. This does not affect the
-    memory of a GPU or TPU.
+    which then clears the pages that the next step requests: a fifth of a small model's step. With huge pages
+    (:mod:`pivot_jax.parallel.pages`) clearing costs nearly nothing, so large blocks go back to the kernel and only small
+    ones are kept. Without them everything is kept, which is as fast but can hold a step's temporaries up to four times:
+    a freed block rarely fits the next request, which glibc widens for its alignment. This does not affect the memory of
+    a GPU or TPU. Call before JAX starts its threads.
 
     Returns:
       False where the C library is not glibc; nothing changes then.
@@ -34,7 +39,8 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return False
-    wanted = {_MMAP_MAX: 0, _ARENA_MAX: 1, _TRIM_THRESHOLD: -1}
+    large = {_MMAP_THRESHOLD: _LARGE} if pages.huge() else {_MMAP_MAX: 0}
+    wanted = large | {_ARENA_MAX: 1, _TRIM_THRESHOLD: -1}
     return all(mallopt(parameter, value) for parameter, value in wanted.items())
 
 

@@ -47,7 +47,7 @@ class Sizes:
 
     val_images: int = 200  # of the 4,000 training images, with all their questions
     copies: int = 12  # of each training image whose color and shape are known
-    before_pairs: int = 16_000  # rows of vqa.json that come before those of the pairs
+    before_pairs: int = 8_000  # rows of vqa.json that come before those of the pairs
     pairs: int = 4_000
     test: int = 2_000  # of the 9,673 test questions
 
