@@ -1,4 +1,4 @@
-"""The process of ``pivot-jax`` (also ``python -m pivot_jax.cli``): its signals, and its end."""
+"""The process of ``pivot-jax`` (also ``python -m pivot_jax.cli``): its signals, its memory, and its end."""
 
 import os
 import signal
@@ -13,6 +13,9 @@ STOPPED = (129, 130, 143)  # exit codes after a signal
 
 def start() -> None:
     """Runs the command of ``sys.argv`` and ends the process with its exit code."""
+    from pivot_jax.parallel import pages
+
+    pages.start_again()
     from pivot_jax.cli.main import main
 
     code = main()

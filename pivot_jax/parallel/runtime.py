@@ -21,14 +21,14 @@ _CACHE = "jax_compilation_cache_dir"
 
 
 def keep_freed_memory() -> bool:
-    """Makes the C library hand out memory for a step without the kernel clearing 4 KiB pages one by one.
+    """Makes the C library reuse memory or take it in huge pages, so that the kernel need not clear it page by page.
 
     XLA's CPU client allocates its temporaries again in every step. glibc returns blocks of that size to the kernel,
-    which then clears the pages that the next step requests: a fifth of a small model's step. With huge pages
-    (:mod:`pivot_jax.parallel.pages`) clearing costs nearly nothing, so large blocks go back to the kernel and only small
-    ones are kept. Without them everything is kept, which is as fast but can hold a step's temporaries up to four times:
-    a freed block rarely fits the next request, which glibc widens for its alignment. This does not affect the memory of
-    a GPU or TPU. Call before JAX starts its threads.
+    which then clears the pages of 4 KiB that the next step requests: a fifth of a small model's step. In huge pages
+    (:mod:`pivot_jax.parallel.pages`) that costs almost nothing, so large blocks go back to the kernel and only small ones
+    are kept. Without huge pages everything is kept. That is as fast, but may hold a step's temporaries up to four times:
+    glibc widens an aligned request, so a freed block rarely fits the next one. The memory of a GPU or TPU is not
+    affected. Call before JAX starts its threads.
 
     Returns:
       False where the C library is not glibc; nothing changes then.
