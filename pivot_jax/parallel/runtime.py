@@ -25,8 +25,8 @@ def keep_freed_memory() -> bool:
 
     XLA's CPU client allocates its temporaries again in every step. glibc returns blocks of that size to the kernel,
     which then clears the pages of 4 KiB that the next step requests: a fifth of a small model's step. In huge pages
-    (:mod:`pivot_jax.parallel.pages`) that costs almost nothing, so large blocks go back to the kernel and only small ones
-    are kept. Without huge pages everything is kept. That is as fast, but may hold a step's temporaries up to four times:
+    (:mod:`pivot_jax.parallel.pages`) that costs 1 to 5 %, so large blocks go back to the kernel and only small ones are
+    kept. Without huge pages everything is kept. That costs no time, but may hold a step's temporaries up to four times:
     glibc widens an aligned request, so a freed block rarely fits the next one. The memory of a GPU or TPU is not
     affected. Call before JAX starts its threads.
 

@@ -137,7 +137,7 @@ def test_the_published_package(tmp_path):
         "val.jsonl": 1871, "test.jsonl": 2000,
     }  # fmt: skip
     assert about["sha256"]["test.jsonl"] == "5d2c50131061d3654a4a9dcb1b5f38e49cfbd0b0863adf1cf00a1e7809387e88"
-    assert about["sha256"]["pairs.jsonl"] == "861b60ebf0bd6c5c924451228dc2e7e1d4a3ed73d9f7b748613f1a91753b3288"
+    assert about["sha256"]["pairs.jsonl"] == "2085901d5408d6d4a9bc1504a2aff3ec0205d7c1711a24fb10bcf1cd6f6be9a4"
     check_pixels(tmp_path / "out", read(tmp_path / "out/labels.json")[:300])
 
 
