@@ -20,6 +20,7 @@ The public API, imported on first use::
 ``read_data``      rows of a data source as examples (:func:`pivot_jax.data.sources.read`)
 ``read_metrics``   lines of a ``metrics.jsonl`` (:func:`pivot_jax.train.metrics.read`)
 ``scenes``         the built-in data set (:mod:`pivot_jax.data.scenes`)
+``scheme``         the evaluation scheme of online RL on logs of responses (:mod:`pivot_jax.rl.scheme`)
 ``train_bpe``      trains a small tokenizer (:func:`pivot_jax.data.processing.tokenizer.train_bpe`)
 ``Hook``           an evaluation during training (:class:`pivot_jax.train.session.Hook`)
 ``Interrupted``    raised by ``train`` after a signal, with the state saved
@@ -52,6 +53,7 @@ _PUBLIC = {  # name → its module and its name there; the module itself where t
     "read_data": ("data.sources", "read"),
     "read_metrics": ("train.metrics", "read"),
     "scenes": ("data.scenes", ""),
+    "scheme": ("rl.scheme", ""),
     "train": ("train", ""),
     "train_bpe": ("data.processing.tokenizer", "train_bpe"),
 }

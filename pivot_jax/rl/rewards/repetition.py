@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 from pivot_jax.rl.rewards.completion import Completion
@@ -17,6 +18,13 @@ def repetition(
     """
     if unit not in ("tokens", "words"):
         raise ValueError(f"unit '{unit}' is unknown; there are tokens, words")
-    parts = item.tokens.tolist() if unit == "tokens" else item.text.lower().split()
-    grams = list(zip(*(parts[start:] for start in range(n)), strict=False))
-    return penalty * (1 - len(set(grams)) / len(grams)) if grams else 0.0
+    parts: Sequence[Hashable] = item.tokens.tolist() if unit == "tokens" else item.text.lower().split()
+    return penalty * repeated_share(parts, n)
+
+
+def repeated_share(parts: Sequence[Hashable], n: int) -> float:
+    """Share of the n-grams of ``parts`` that occurred before, 1 - distinct / all; 0 for fewer than ``n`` parts."""
+    count = len(parts) - n + 1
+    if count < 1:
+        return 0.0
+    return 1 - len(set(zip(*(parts[start:] for start in range(n)), strict=False))) / count

@@ -1,0 +1,41 @@
+"""``scheme``: the evaluation scheme of online RL on logs of responses."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pivot_jax import files
+from pivot_jax.cli import outputs
+from pivot_jax.errors import UserError
+
+
+def scheme(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    from pivot_jax.report import scheme as report
+    from pivot_jax.report.content import Table
+    from pivot_jax.report.tables import plain
+    from pivot_jax.rl.scheme.logs import LogSettings
+    from pivot_jax.rl.scheme.reading import Settings, read_arms
+    from pivot_jax.rl.scheme.responses import Scoring
+
+    if args.out:
+        files.check_folder(outputs.folder(args.out, "--out"), overwrite=True)
+    columns = dict(pair.split("=", 1) for one in args.columns for pair in one.split(",") if _is_pair(pair))
+    log = LogSettings(args.format, columns, args.split, args.setting)
+    arms = read_arms(args.logs, Settings(log, Scoring(args.judge, args.above), args.steps_per_epoch), show=True)
+    found = report.build(arms)
+    for block in (block for section in found.sections for block in section.blocks):
+        if isinstance(block, str):
+            print(block)
+        elif isinstance(block, Table) and not block.closed:
+            print(f"\n{plain(block)}")
+    judging = sum(run.judging_s for arm in arms for run in arm.runs)
+    print(f"\njudging took {judging:.1f} s")
+    if args.out:
+        print(f"report: {report.write(found, Path(args.out))}")
+
+
+def _is_pair(text: str) -> bool:
+    if "=" not in text:
+        raise UserError(f"--columns {text}: write FIELD=COLUMN, such as text=completion")
+    return True
