@@ -13,7 +13,15 @@ from pivot_jax.rl.scheme.arms import Arm, Group, Pooled
 from pivot_jax.rl.scheme.associations import association, correlation
 
 Rows = list[tuple[str, tuple[Value, ...]]]
-RATIOS = tuple(Column(name.replace("_", " "), "%") for name in reflection.Ratios.__annotations__)
+# The paper's names are the notes.
+RATIOS = tuple(
+    Column(title, "%", note=name)
+    for title, name in zip(
+        ("Reflect", "Of correct", "Of incorrect", "Correct, if they do", "Correct, if not"),
+        reflection.Ratios.__annotations__,
+        strict=True,
+    )
+)
 WORDS = (
     Column("Substrings", digits=2, note="per 100 responses, as the paper counts"),
     Column("Whole words", digits=2, note="per 100 responses"),

@@ -89,10 +89,9 @@ def _flags(arms: Sequence[Arm], summaries: dict[tuple[str, Group], Summary]) -> 
     several = any(one.steps > 1 for one in summaries.values())
     if single := [arm.name for arm in arms if len(arm.runs) == 1]:
         said.append(f"Single run: {', '.join(single)}. How much another seed would change is not known.")
-    for (name, group), one in summaries.items():
-        if 0 < one.questions < FEW:
-            points = f"{100 / one.questions:.2g} points"
-            said.append(f"{name}, {title(group)}: {one.questions} questions, so one question is {points}.")
+    for group, count in dict.fromkeys((group, one.questions) for (_, group), one in summaries.items()):
+        if 0 < count < FEW:
+            said.append(f"{title(group)}: {count} questions, so one question is {100 / count:.1f} points.")
     if any(one.steps > 1 for one in summaries.values()):
         said.append(
             "“Max over steps” chooses the step on the questions that it reports. It is shown because papers do."

@@ -111,7 +111,7 @@ def test_the_command_writes_a_report(logs, tmp_path, capsys):
     command = ["scheme", *logs, "--columns", *columns, "--judge", "math", "--out", str(out)]
     assert cli.main(command) == 0 and cli.main(command) == 0  # what it wrote before, it replaces
     said = capsys.readouterr().out
-    assert "12 questions, so one question is 8.3 points" in said and "Single run" not in said
+    assert "test: 12 questions, so one question is 8.3 points." in said and "Single run" not in said
     assert "Max over steps (%)" in said and "wrong to right" in said and "grpo − sft" in said
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
     assert "Majority vote" in page and "Same question, equal length" in text and page.count("<svg") >= 2
