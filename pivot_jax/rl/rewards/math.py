@@ -23,6 +23,9 @@ _DECIMAL = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _PLACES = 6  # math-verify compares decimals at this many places
 _PERCENT = re.compile(r"(?:\\[ ,;!]|~|\s)*\\text\s*\{\s*(?:\\?%|percent)\s*\}")
+# Roots as they are typed: √{3}, √3, √(x+1), sqrt(3).
+_TYPED_ROOT = re.compile(r"(?:√|(?<![\\A-Za-z])sqrt)\s*(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+(?:\.\d+)?|(?<=√)[A-Za-z]))")
+_TYPED_PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
 _LEADING = re.compile(r"^\s*(?:\\approx|≈|=)\s*")
 
 
@@ -117,8 +120,9 @@ def _readable(gold: str) -> bool:
 
 
 def _clean(text: str) -> str:
-    r"""Without ``≈`` in front, percent as ``\%``, and ``{sqrt}``, which is in MM_Math's solutions, as ``\sqrt``."""
-    return _LEADING.sub("", _PERCENT.sub(r"\\%", text.replace("{sqrt}", r"\sqrt")))
+    r"""Without ``≈`` in front, percent as ``\%``; typed roots and π (and MM_Math's ``{sqrt}``) as LaTeX has them."""
+    text = _TYPED_ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2] or root[3]}}}", text.replace("{sqrt}", r"\sqrt"))
+    return _LEADING.sub("", _PERCENT.sub(r"\\%", _TYPED_PI.sub("π", text)))
 
 
 def _number(text: str) -> Fraction | None:

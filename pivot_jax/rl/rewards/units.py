@@ -20,6 +20,7 @@ _ALIASES = {
     "ft": "ft foot feet",
     "yd": "yd yard yards",
     "mi": "mi mile miles",
+    "nmi": "nmi 海里",
     "mg": "mg milligram milligrams",
     "g": "g gram grams",
     "kg": "kg kilogram kilograms 千克",
@@ -45,7 +46,7 @@ _GROUP = re.compile(
     r"(?:\\[ ,;!]|~|\s)*\\(?:text|textrm|textbf|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}" + _EXPONENT + "$"
 )
 _LETTERS = re.compile(
-    r"(?<=[\d}])((?:\\[ ,;!]|~|\s)*)([A-Za-z]+(?:[ /][A-Za-z]+)?|[厘分千]?[米克]|公里)" + _EXPONENT + "$"
+    r"(?<=[\d}π])((?:\\[ ,;!]|~|\s)*)([A-Za-z]+(?:[ /][A-Za-z]+)?|[厘分千]?[米克]|公里|海里)" + _EXPONENT + "$"
 )
 _INNER = re.compile(r"([^\W\d_]+|°)(?:\s*\^?\s*\{?([23²³])\}?)?")
 _VALUE = re.compile(r"[\d}\])!]$|\\pi$|π$")
@@ -67,7 +68,7 @@ def split(answer: str) -> tuple[str, str]:
             return value, unit
     if found := _LETTERS.search(text):
         known = all(word in _CANONICAL or word in _WORDS for word in re.split("[ /]", found[2]))
-        if known and (found[1] or len(found[2]) > 1):
+        if known and (found[1] or len(found[2]) > 1 or not found[2].isascii()):
             return _without_blanks(text[: found.start()]), _name(found[2], found[3] or found[4] or found[5] or "")
     return text, ""
 

@@ -22,6 +22,12 @@ from pivot_jax.rl.rewards.math import equal, math
         ("13.4", "13.400001", False),
         ("13.4", "13.4000001", True),
         (r"\frac{\sqrt{5}}{\frac{1}{2}}", r"2\sqrt{5}", True),
+        ("2√3", r"2\sqrt{3}", True),  # as people type it
+        ("2sqrt(3)", "2√{3}", True),
+        ("sqrt(1/3)", r"\frac{1}{3}", False),
+        ("9pi", "9πcm^{2}", True),
+        ("4 * pi", r"4\pi", True),
+        ("10", "10√{2}", False),
         (r"3\sqrt{5}", r"2\sqrt{5}", False),
         (r"\frac{x^2-1}{x-1}", "x+1", True),
         ("x+2", "x+1", False),
@@ -81,6 +87,9 @@ def test_values_still_count_with_units():
         (r"\text{Yes}", (r"\text{Yes}", "")),
         (r"50\text{%}", (r"50\text{%}", "")),
         ("5 厘米", ("5", "cm")),
+        ("58米", ("58", "m")),
+        ("40海里", ("40", "nmi")),
+        ("9πcm^{2}", ("9π", "cm^2")),
     ],
 )
 def test_split(text, wanted):
