@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import pivot_jax
 from pivot_jax import files
 from pivot_jax.cli import outputs
 from pivot_jax.errors import UserError
@@ -23,7 +24,12 @@ def scheme(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     columns = dict(pair.split("=", 1) for one in args.columns for pair in one.split(",") if _is_pair(pair))
     log = LogSettings(args.format, columns, args.split, args.setting)
     arms = read_arms(args.logs, Settings(log, Scoring(args.judge, args.above), args.steps_per_epoch), show=True)
-    found = report.build(arms)
+    logs = ", ".join(
+        f"{name}{equals}{Path(path or name).name}" if equals else Path(name).name
+        for name, equals, path in (one.partition("=") for one in args.logs)
+    )
+    judged = f"{args.judge}, above {args.above:g}"
+    found = report.build(arms, {"Logs": logs, "Judge": judged, "PIVOT-JAX": pivot_jax.__version__})
     for block in (block for section in found.sections for block in section.blocks):
         if isinstance(block, str):
             print(block)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +12,22 @@ from pivot_jax.data.processing.images import load
 from pivot_jax.errors import UserError
 from pivot_jax.eval import statistics
 from pivot_jax.report import content, export, page, plots, reflections, tables
+from pivot_jax.report import format as text
 from pivot_jax.report.content import Block, Column, Fact, Figure, Prompt, Report, Section, Table, Value
 from pivot_jax.rl.completions import THUMBNAIL
 from pivot_jax.rl.scheme import arms as scheme
 from pivot_jax.rl.scheme import reflection
-from pivot_jax.rl.scheme.arms import Arm, Group, Summary
+from pivot_jax.rl.scheme.arms import Arm, Estimate, Group, Summary
 from pivot_jax.rl.scheme.logs import Response as Logged
 from pivot_jax.words import counted
 
 EXAMPLES, LONGEST = 6, 2000  # responses of a kind that are shown, characters of one
 FEW = 200  # questions, below which one of them is a large share of a point
 VALIDATION = ("val", "valid", "validation", "dev")
+SCOPE = (
+    "Whether reflection makes an answer right: responses differ in more than their reflection words.",
+    "Anything about another judge of the answers than the one named below.",
+)
 OVER_STEPS = (
     Column("First step", "%", note="the model before training only where that is step 0"),
     Column("Last step", "%"),
@@ -37,8 +42,11 @@ SIZES = (
 )
 
 
-def build(arms: Sequence[Arm]) -> Report:
+def build(arms: Sequence[Arm], provenance: Mapping[str, str] | None = None) -> Report:
     """The report of some arms.
+
+    Args:
+      provenance: what the numbers come from, by name, for the end of the page.
 
     Raises:
       UserError: runs of an arm that have no split, setting or step in common.
@@ -57,7 +65,37 @@ def build(arms: Sequence[Arm]) -> Report:
         blocks = [*_accuracy(having, group, own), *reflections.tables_of(having, group)]
         sections.append(Section(title(group), "", tuple(blocks)))
     sections.append(_examples(arms))
-    return Report("Responses of online RL", ", ".join(arm.name for arm in arms), facts, sections=tuple(sections))
+    names = ", ".join(arm.name for arm in arms)
+    return Report(
+        "Responses of online RL",
+        names,
+        facts,
+        _answer(arms, groups, summaries),
+        tuple(sections),
+        SCOPE,
+        provenance or {},
+    )
+
+
+def _answer(arms: Sequence[Arm], groups: Sequence[Group], summaries: dict[tuple[str, Group], Summary]) -> str:
+    """One sentence per arm on the test split, or on the first where there is none."""
+    group = next((one for one in groups if one[0] == "test"), groups[0])
+    gaps = scheme.differences([arm for arm in arms if group in arm.groups()], group)
+    said = []
+    for arm in arms:
+        one = summaries.get((arm.name, group))
+        if one is None:
+            continue
+        over = " (mean over steps)" if one.steps > 1 else ""
+        line = f"{arm.name}: {_percent(one.mean)} of the answers are right{over}"
+        gap = gaps.get(arm.name)
+        said.append(line + (f", {_percent(gap, signed=True)} against {arms[0].name}." if gap else "."))
+    return "\n\n".join((f"On {title(group)}:", *said))
+
+
+def _percent(value: Estimate, signed: bool = False) -> str:
+    shown, interval = text.cell(value, unit="%", signed=signed)
+    return f"{shown}{' points' if signed else ' %'} {interval}".strip()
 
 
 def write(report: Report, folder: Path) -> Path:
@@ -178,15 +216,16 @@ def _examples(arms: Sequence[Arm]) -> Section:
 
 
 def _prompt(one: Logged, right: bool) -> Prompt:
-    text = one.text if len(one.text) <= LONGEST else f"{one.text[: LONGEST // 2]}\n[…]\n{one.text[-LONGEST // 2 :]}"
+    half = LONGEST // 2
+    said = one.text if len(one.text) <= LONGEST else f"{one.text[:half]}\n[…]\n{one.text[-half:]}"
     values: tuple[Value, ...] = ("yes" if right else "no", float(one.step), "" if one.gold is None else str(one.gold))
-    return Prompt(one.prompt or one.question, tuple(map(_image, one.images)), (content.Response(text, values),))
+    return Prompt(one.prompt or one.question, tuple(map(_image, one.images)), (content.Response(said, values),))
 
 
 def _image(path: str) -> np.ndarray | str:
     try:
         image = load(path)
     except UserError:
-        return f"image {path} is not on this machine"
+        return f"image {Path(path).name} is not on this machine"
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.asarray(image)
