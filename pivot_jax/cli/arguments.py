@@ -187,6 +187,16 @@ def _prepare(subparsers) -> None:
     pairs.add_argument(
         "--overwrite", action="store_true", help="replace an earlier subset, never a folder that holds anything else"
     )
+    sets = command(
+        kinds, "maye", preparation.maye,
+        "MAYE's mm_math5k and geometry3k, from MM_Math, MathVerse and hiyouga/geometry3k as the hub has them",
+        "SOURCE holds the folders MM_Math, MathVerse and geometry3k, or some of them. The paper does not say which\n"
+        "problems it took of the first two: they are drawn by seed from those whose answer is a number.",
+    )  # fmt: skip
+    sets.add_argument("--source", metavar="SOURCE", required=True, help="folder with the published data sets")
+    sets.add_argument("--out", metavar="DIR", required=True, help="folder for NAME_v0.jsonl, images/ and about.json")
+    sets.add_argument("--seed", type=count, default=0, metavar="N", help="of the choice (default 0)")
+    sets.add_argument("--overwrite", action="store_true", help="replace what this command wrote there before")
 
 
 def _train(subparsers) -> None:

@@ -26,3 +26,15 @@ def mmpr(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     about = subset.write_subset(args.source, out, args.rows, args.seed, args.filter or "", overwrite=args.overwrite)
     print(f"{out / subset.ROWS}: {about['rows']:,} pairs, seed {args.seed}, content {about['content'][:16]}")
     print(f"in a config: {{'format': 'mmpr', 'path': '{out / subset.ROWS}', 'image_root': '{about['image_root']}'}}")
+
+
+def maye(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    from pivot_jax.rl import maye_sets
+
+    about = maye_sets.prepare(args.source, outputs.folder(args.out, "--out"), args.seed, overwrite=args.overwrite)
+    table = tables.table("file", "problems", "in the paper", "images also in training", "SHA-256")
+    for name, rows in about["rows"].items():
+        shared = about["test_images_in_training"].get(name)
+        cells = (f"{rows:,}", f"{about['paper'][name]:,}", "–" if shared is None else str(shared))
+        table.add_row(f"{name}_v0.jsonl", *cells, about["sha256"][name][:16])
+    tables.console().print(table)

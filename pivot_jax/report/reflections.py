@@ -89,11 +89,13 @@ def _lengths(unit: str, pooled: Mapping[str, Pooled]) -> Table:
 
 
 def _ratios(name: str, own: Pooled) -> Rows:
-    whole, paper = own.reflects, own.substrings.any(axis=1)
+    paper = np.asarray(own.substrings.any(axis=1))
     if not paper.any():
         return []
-    shown = ((name, whole), (f"{name}, substrings", paper))
-    return [(title, tuple(vars(reflection.ratios(reflects, own.correct)).values())) for title, reflects in shown]
+    shown = {name: own.reflects, f"{name}, substrings": paper}
+    return [
+        (title, tuple(vars(reflection.ratios(reflects, own.correct)).values())) for title, reflects in shown.items()
+    ]
 
 
 def _words(name: str, own: Pooled) -> Rows:

@@ -153,7 +153,8 @@ def _accuracy(arms: Sequence[Arm], group: Group, found: dict[str, Summary]) -> l
         columns = tuple(Column(name, "%") for name in ("avg@k", "pass@k, unbiased", "Majority vote"))
         votes = []
         for arm in arms:
-            if k := several.get(arm.name):
+            if arm.name in several:
+                k = several[arm.name]
                 last = (scheme.curves(arm, group, "accuracy"), scheme.pass_curves(arm, group, k))
                 values = (*last, scheme.curves(arm, group, "majority vote"))
                 votes.append((f"{arm.name}, k = {k}", tuple(float(one.values[:, -1].mean()) for one in values)))

@@ -125,7 +125,8 @@ def trl(file: Path) -> Rows:
         rewards = [name for name in row if name not in _NOT_REWARDS and isinstance(row[name], int | float)]
         named = [name for name in rewards if re.search("acc|correct", name)]
         chosen = named if len(named) == 1 else rewards
-        yield where, row | ({"correct": row[chosen[0]]} if len(chosen) == 1 and "correct" not in row else {})
+        known = {"correct": row[chosen[0]]} if len(chosen) == 1 and "correct" not in row else {}
+        yield where, {**row, **known}
 
 
 def easyr1(file: Path) -> Rows:

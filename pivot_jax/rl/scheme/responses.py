@@ -150,8 +150,9 @@ def collect(responses: Iterable[Response], scoring: Scoring) -> Responses:
             del examples[:EXAMPLES]
     if not rows:
         raise UserError("no responses")
-    question, group, step, right, tokens, split, truncated, substrings, whole, position, repeated, change, answer = zip(
-        *rows, strict=True
+    columns = list(zip(*rows, strict=True))
+    question, group, step, right, tokens, split, truncated, substrings, whole, position, repeated, changes, answer = (
+        columns
     )
     return Responses(
         questions=codes.names("question"),
@@ -167,7 +168,7 @@ def collect(responses: Iterable[Response], scoring: Scoring) -> Responses:
         whole=np.asarray(whole, np.uint16).reshape(-1, len(WORDS)),
         position=np.asarray(position, np.float32),
         repetition=np.asarray(repeated, np.float32),
-        change=np.asarray(change, np.int8),
+        change=np.asarray(changes, np.int8),
         answer=np.asarray(answer, np.int32),
         examples=tuple(examples[-EXAMPLES:]),
         judging_s=judging,
