@@ -175,10 +175,6 @@ def validate(config: ConfigDict) -> None:
     _check_sources(config)
     _check_evaluations(config)
     _check_rewards(config.rl.rewards)
-    if config.rl.text_positions and not config.model.decoder.mrope_section:
-        raise UserError(
-            "rl.text_positions: True, but without model.decoder.mrope_section positions are a text's anyway; remove it"
-        )
     _check_rules("optimizer.rules", config.optimizer.rules, _is_rate, "a learning rate of at least 0, or 'frozen'")
     _check_lora(config.lora)
     _check_best_metric(config)

@@ -74,9 +74,16 @@ def processor_of(config: Any, module: Any, tokenizer: Any, kind: Kind, **changes
     Args:
       kind: of the rows that it encodes.
       changes: ``template`` and ``max_length``, as for ``processor.build_processor``.
+
+    Raises:
+      UserError: positions of a text are asked for, and the decoder has no others.
     """
     vision, decoder = module.parts["vision"], module.parts.get("decoder")
     mrope = decoder is not None and bool(decoder.mrope_section)
+    if config.rl.text_positions and not mrope:
+        raise UserError(
+            "rl.text_positions: True, but the decoder has no M-RoPE, so positions are a text's anyway; remove it"
+        )
     return build_processor(config, tokenizer, kind, patch_size=vision.patch_size, mrope=mrope, **changes)
 
 

@@ -44,9 +44,9 @@ def test_log_probs_are_the_samplers_but_with_mayes_positions(rl_config, tmp_path
     assert gap > 1e-2 if text_positions else gap < 1e-4
 
 
-def test_without_mrope_there_is_nothing_to_switch(rl_config):
-    with pytest.raises(UserError, match="rl.text_positions: True, but without model.decoder.mrope_section"):
-        configs.validate(rl_config(rl__text_positions=True))
+def test_without_mrope_there_is_nothing_to_switch(rl_config, tmp_path):
+    with pytest.raises(UserError, match=r"rl\.text_positions: True, but the decoder has no M-RoPE"):
+        run(rl_config(rl__text_positions=True), tmp_path / "run")
 
 
 def test_the_parity_config_sets_every_quirk(tmp_path):
