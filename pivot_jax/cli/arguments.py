@@ -187,6 +187,17 @@ def _prepare(subparsers) -> None:
     pairs.add_argument(
         "--overwrite", action="store_true", help="replace an earlier subset, never a folder that holds anything else"
     )
+    own = command(
+        kinds, "responses", preparation.responses,
+        "training data from a model's own responses: the right ones for SFT, and pairs of right and wrong for DPO",
+        "LOG is any log that `pivot-jax scheme` reads, such as a workdir of online RL.",
+    )  # fmt: skip
+    own.add_argument("--log", metavar="LOG", required=True, help="file or folder with the responses")
+    own.add_argument("--out", metavar="DIR", required=True, help="folder for right.jsonl, pairs.jsonl and about.json")
+    own.add_argument("--per-question", type=positive, default=1, metavar="N", help="rows of a question, at most (1)")
+    own.add_argument("--seed", type=count, default=0, metavar="N", help="of the choice of responses (default 0)")
+    own.add_argument("--overwrite", action="store_true", help="replace what this command wrote there before")
+    _log_options(own)
     sets = command(
         kinds, "maye", preparation.maye,
         "MAYE's mm_math5k and geometry3k, from MM_Math, MathVerse and hiyouga/geometry3k as the hub has them",
@@ -220,14 +231,8 @@ def _report(subparsers) -> None:
     parser.add_argument("--rollouts", type=positive, default=5, metavar="N", help="rollouts to show (default 5)")
 
 
-def _scheme(subparsers) -> None:
-    parser = command(
-        subparsers, "scheme", scheme.scheme,
-        "accuracy, length and reflection of sampled responses, from the logs of this project or another",
-        "A LOG is a file or folder: a workdir of online RL, TRL's completions/, verl's validation dumps, EasyR1's\n"
-        "generations.log, VLM-R1's JSON, or rows with columns of your own. Logs of one ARM are its seeds.",
-    )  # fmt: skip
-    parser.add_argument("logs", metavar="[ARM=]LOG", nargs="+", help="logs, each of one run")
+def _log_options(parser: argparse.ArgumentParser) -> None:
+    """How logs of responses are read and judged."""
     parser.add_argument("--format", default="", help="pivot, trl, verl, easyr1, vlm-r1, columns (default: as it looks)")
     parser.add_argument(
         "--columns", metavar="FIELD=COLUMN", nargs="+", default=[],
@@ -244,6 +249,17 @@ def _scheme(subparsers) -> None:
     parser.add_argument(
         "--above", type=float, default=0.5, metavar="X", help="a score above it is correct (default 0.5)"
     )
+
+
+def _scheme(subparsers) -> None:
+    parser = command(
+        subparsers, "scheme", scheme.scheme,
+        "accuracy, length and reflection of sampled responses, from the logs of this project or another",
+        "A LOG is a file or folder: a workdir of online RL, TRL's completions/, verl's validation dumps, EasyR1's\n"
+        "generations.log, VLM-R1's JSON, or rows with columns of your own. Logs of one ARM are its seeds.",
+    )  # fmt: skip
+    parser.add_argument("logs", metavar="[ARM=]LOG", nargs="+", help="logs, each of one run")
+    _log_options(parser)
     parser.add_argument("--steps-per-epoch", type=positive, default=0, metavar="N", help="show epochs instead of steps")
     parser.add_argument("--out", metavar="DIR", help="also write report.html, report.md, tables and figures there")
 

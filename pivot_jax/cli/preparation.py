@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pivot_jax.cli import outputs, tables
+from pivot_jax.cli import outputs, scheme, tables
 
 
 def easy_vqa(args: argparse.Namespace, overrides: dict[str, str]) -> None:
@@ -26,6 +26,21 @@ def mmpr(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     about = subset.write_subset(args.source, out, args.rows, args.seed, args.filter or "", overwrite=args.overwrite)
     print(f"{out / subset.ROWS}: {about['rows']:,} pairs, seed {args.seed}, content {about['content'][:16]}")
     print(f"in a config: {{'format': 'mmpr', 'path': '{out / subset.ROWS}', 'image_root': '{about['image_root']}'}}")
+
+
+def responses(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    from pivot_jax.rl import self_made
+
+    out = outputs.folder(args.out, "--out")
+    about = self_made.write(
+        args.log, out, scheme.settings(args), most=args.per_question, seed=args.seed, overwrite=args.overwrite
+    )
+    print(
+        f"{out}: of {about['questions']:,} questions {about['questions with a right response']:,} have a right "
+        f"response, {about['questions with both']:,} a wrong one too"
+    )
+    for name, rows in about["rows"].items():
+        print(f"{name}: {rows:,} rows, {about['sha256'][name][:16]}")
 
 
 def maye(args: argparse.Namespace, overrides: dict[str, str]) -> None:

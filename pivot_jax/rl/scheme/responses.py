@@ -60,6 +60,26 @@ class Scoring:
         item = Completion("", "", text, columns=dict.fromkeys(_GOLD_COLUMNS, gold))
         return JUDGES[self.judge](item)
 
+    def is_right(self, one: Response) -> bool:
+        """Whether a response is correct.
+
+        Raises:
+          UserError: there is nothing to judge it by; the message says how to name it.
+        """
+        score = self.score(one.text, one.gold, one.correct)
+        if score is not None:
+            return score > self.above
+        where = f"question '{one.question:.60}'"
+        if self.judge == RECORDED:
+            raise UserError(
+                f"{where}: the log does not say whether its response is correct; judge it with --judge math (or "
+                "another reward), or name the column with --columns correct=COLUMN"
+            )
+        raise UserError(
+            f"{where}: there is no right answer that --judge {self.judge} can read; name its column with "
+            "--columns gold=COLUMN"
+        )
+
 
 AS_RECORDED = Scoring()
 
@@ -127,11 +147,8 @@ def collect(responses: Iterable[Response], scoring: Scoring) -> Responses:
     judging, words = 0.0, True
     for one in responses:
         began = time.perf_counter()
-        score = scoring.score(one.text, one.gold, one.correct)
+        correct = scoring.is_right(one)
         judging += time.perf_counter() - began
-        if score is None:
-            raise UserError(_not_judged(one, scoring))
-        correct = score > scoring.above
         found = reflection.words(one.text)
         change = reflection.UNKNOWN
         if found.position == found.position and one.gold is not None:
@@ -183,18 +200,6 @@ def _is_right(scoring: Scoring, gold: Any) -> Callable[[str], bool]:
         return (judge.score(rf"\boxed{{{answer}}}", gold) or 0.0) > judge.above
 
     return is_right
-
-
-def _not_judged(one: Response, scoring: Scoring) -> str:
-    if scoring.judge == RECORDED:
-        return (
-            f"question '{one.question:.60}': the log does not say whether its response is correct; judge it with "
-            "--judge math (or another reward), or name the column with --columns correct=COLUMN"
-        )
-    return (
-        f"question '{one.question:.60}': there is no right answer that --judge {scoring.judge} can read; name its "
-        "column with --columns gold=COLUMN"
-    )
 
 
 class _Codes:
