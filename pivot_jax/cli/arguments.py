@@ -11,9 +11,9 @@ from pivot_jax.cli import (
     hardware,
     hub,
     inspection,
-    preparation,
+    preparation_arguments,
     probe_arguments,
-    scheme,
+    scheme_arguments,
     studies,
     text,
 )
@@ -42,10 +42,10 @@ def build_parser(version: str) -> argparse.ArgumentParser:
         _demo,
         _study,
         _configs,
-        _prepare,
+        preparation_arguments.add,
         _train,
         _report,
-        _scheme,
+        scheme_arguments.add,
         _plan,
         _tune,
         _extract,
@@ -165,51 +165,6 @@ def _configs(subparsers) -> None:
     parser.add_argument("--to", metavar="DIR", help="folder for the copy (default configs)")
 
 
-def _prepare(subparsers) -> None:
-    parser = command(subparsers, "prepare", None, "write a data set as a folder that configs and benchmarks read")
-    kinds = parser.add_subparsers(dest="data", metavar="DATA", required=True)
-    easy = command(
-        kinds, "easy-vqa", preparation.easy_vqa,
-        "training rows, pairs, validation and test questions of the installed package easy-vqa 1.0",
-        "A folder that is there with the same seed is left as it is.",
-    )  # fmt: skip
-    easy.add_argument("--out", metavar="DIR", required=True, help="folder for it; configs/real reads runs/real/data")
-    easy.add_argument("--seed", type=count, default=0, metavar="N", help="of every random choice (default 0)")
-    pairs = command(
-        kinds, "mmpr", preparation.mmpr, "a random subset of MMPR: the same rows for every arm, with a content hash",
-        "Rows are in random order, so the first 3,000 of 20,000 are the subset of 3,000. Images stay where they are.",
-    )  # fmt: skip
-    pairs.add_argument("--source", metavar="FILE", required=True, help="meta.json of MMPR, or one annotation file")
-    pairs.add_argument("--out", metavar="DIR", required=True, help="folder for pairs.jsonl and about.json")
-    pairs.add_argument("--rows", type=positive, default=20_000, metavar="N", help="default 20000")
-    pairs.add_argument("--seed", type=count, default=0, metavar="N", help="of the choice (default 0)")
-    pairs.add_argument("--filter", metavar="RULE", help="under30, nothink, shifted, shift:R:N or shift_only:R:N")
-    pairs.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier subset, never a folder that holds anything else"
-    )
-    own = command(
-        kinds, "responses", preparation.responses,
-        "training data from a model's own responses: the right ones for SFT, and pairs of right and wrong for DPO",
-        "LOG is any log that `pivot-jax scheme` reads, such as a workdir of online RL.",
-    )  # fmt: skip
-    own.add_argument("--log", metavar="LOG", required=True, help="file or folder with the responses")
-    own.add_argument("--out", metavar="DIR", required=True, help="folder for right.jsonl, pairs.jsonl and about.json")
-    own.add_argument("--per-question", type=positive, default=1, metavar="N", help="rows of a question, at most (1)")
-    own.add_argument("--seed", type=count, default=0, metavar="N", help="of the choice of responses (default 0)")
-    own.add_argument("--overwrite", action="store_true", help="replace what this command wrote there before")
-    _log_options(own)
-    sets = command(
-        kinds, "maye", preparation.maye,
-        "MAYE's mm_math5k and geometry3k, from MM_Math, MathVerse and hiyouga/geometry3k as the hub has them",
-        "SOURCE holds the folders MM_Math, MathVerse and geometry3k, or some of them. The paper does not say which\n"
-        "problems it took of the first two: they are drawn by seed from those whose answer is a number.",
-    )  # fmt: skip
-    sets.add_argument("--source", metavar="SOURCE", required=True, help="folder with the published data sets")
-    sets.add_argument("--out", metavar="DIR", required=True, help="folder for NAME_v0.jsonl, images/ and about.json")
-    sets.add_argument("--seed", type=count, default=0, metavar="N", help="of the choice (default 0)")
-    sets.add_argument("--overwrite", action="store_true", help="replace what this command wrote there before")
-
-
 def _train(subparsers) -> None:
     parser = command(
         subparsers, "train", commands.train,
@@ -229,39 +184,6 @@ def _report(subparsers) -> None:
     workdir(parser, "the run")
     parser.add_argument("--out", metavar="FILE.html", help="the page (default WORKDIR/report.html)")
     parser.add_argument("--rollouts", type=positive, default=5, metavar="N", help="rollouts to show (default 5)")
-
-
-def _log_options(parser: argparse.ArgumentParser) -> None:
-    """How logs of responses are read and judged."""
-    parser.add_argument("--format", default="", help="pivot, trl, verl, easyr1, vlm-r1, columns (default: as it looks)")
-    parser.add_argument(
-        "--columns", metavar="FIELD=COLUMN", nargs="+", default=[],
-        help="the log's columns for question, text, step, correct, gold, split, setting, tokens, truncated, prompt, "
-        "images",
-    )  # fmt: skip
-    parser.add_argument("--split", default="", help="train, val or test, where the log does not say")
-    parser.add_argument("--setting", default="", help="how responses were sampled, such as T=1")
-    parser.add_argument(
-        "--judge", default="recorded",
-        help="what is correct: the recorded score, or a reward that compares text and right answer: math, maye_math, "
-        "choice, number, exact, text, box (default recorded)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--above", type=float, default=0.5, metavar="X", help="a score above it is correct (default 0.5)"
-    )
-
-
-def _scheme(subparsers) -> None:
-    parser = command(
-        subparsers, "scheme", scheme.scheme,
-        "accuracy, length and reflection of sampled responses, from the logs of this project or another",
-        "A LOG is a file or folder: a workdir of online RL, TRL's completions/, verl's validation dumps, EasyR1's\n"
-        "generations.log, VLM-R1's JSON, or rows with columns of your own. Logs of one ARM are its seeds.",
-    )  # fmt: skip
-    parser.add_argument("logs", metavar="[ARM=]LOG", nargs="+", help="logs, each of one run")
-    _log_options(parser)
-    parser.add_argument("--steps-per-epoch", type=positive, default=0, metavar="N", help="show epochs instead of steps")
-    parser.add_argument("--out", metavar="DIR", help="also write report.html, report.md, tables and figures there")
 
 
 def _plan(subparsers) -> None:
