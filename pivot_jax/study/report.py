@@ -20,7 +20,6 @@ from pivot_jax.study import across, illustrations, sections
 from pivot_jax.study.graph import Graph
 from pivot_jax.study.matrix import study_name
 from pivot_jax.study.results import Condition, Results, title
-from pivot_jax.words import counted
 
 PACKAGES = ("pivot-jax", "jax", "flax", "optax", "transformers")
 
@@ -54,12 +53,19 @@ def build(results: Results) -> Report:
         facts=_facts(results),
         summary=summary(results),
         sections=tuple(section for section in found if section is not None and section.blocks),
-        scope=(
-            f"Intervals take {counted(len(study.seeds), 'training seed')} and the items as random: they are about the "
-            f"method, not about these models{', and so few seeds make them wide' if len(study.seeds) < 4 else ''}.",
-            *study.scope,
-        ),
+        scope=(_of_seeds(len(study.seeds)), *study.scope),
         provenance=_provenance(results.graph),
+    )
+
+
+def _of_seeds(count: int) -> str:
+    """What the intervals are about."""
+    if count == 1:
+        return "One training seed: intervals are of these models over the items. Another seed may differ by more."
+    few = ", and so few seeds make them wide" if count < 4 else ""
+    return (
+        f"Intervals take {count} training seeds and the items as random: they are about the method, not about these "
+        f"models{few}."
     )
 
 
@@ -85,6 +91,8 @@ def summary(results: Results) -> str:
         if len(needed) > 1:
             which = f"{needed[0]} to {needed[-1]} points, depending on the arm,"
         said.append(f"A true difference would have to be {which} to be found in four of five such studies.")
+        if len(results.study.seeds) == 1:
+            said.append("All of this is about one training seed.")
         lines.append(begin + " ".join(said))
     return "\n\n".join(lines)
 

@@ -35,8 +35,9 @@ def endpoints(results: Results, group: str) -> Section:
         if not gaps:
             continue
         suffix = f": {where}" if where else ""
+        random = "seed and item random" if len(results.study.seeds) > 1 else "items random, of one seed"
         note = (
-            "In brackets: 95 % intervals with seed and item random. ▲ ▼: the interval excludes zero. p: for all "
+            f"In brackets: 95 % intervals with {random}. ▲ ▼: the interval excludes zero. p: for all "
             f"{sum(map(len, gaps.values()))} differences of this table together (Holm)."
         )
         beside = _beside_published(results, condition, group, measured)

@@ -83,6 +83,13 @@ def test_differences_are_paired_and_corrected_over_the_table(graph):
     assert adjusted["DPO − SFT"]["stage 3"] < 0.01 < adjusted["SFT − Stage 1 only"]["stage 3"]
 
 
+def test_one_seed_is_said_to_be_one(graph):
+    alone = run.open_study(str(graph.study.file), graph.root, seeds=(0,))
+    several, one = (report.build(Results(which)) for which in (graph, alone))
+    assert "All of this is about one training seed." in one.summary and "one training seed" not in several.summary
+    assert "One training seed" in one.scope[0] and "4 training seeds" in several.scope[0]
+
+
 def test_the_page_holds_every_part_and_needs_results_only(graph):
     page = report.write_report(graph)
     text = page.read_text()
