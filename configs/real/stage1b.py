@@ -2,7 +2,9 @@
 
 Argument: FOLDER,full,lora
 
-The rows that follow the first 8,000 are those of the arms.
+The rows that follow the first 8,000 are those of the arms. One run each, of seed 0: after 8,000 rows 84.0 % of the test
+questions are right, after 16,000 rows 91.7 %, which leaves the arms too little to learn. The best answers without the
+image are right for 68.6 %.
 """
 
 from pivot_jax.config import folder_and_words, include

