@@ -1,6 +1,7 @@
 """Stage 1 only, SFT, DPO and GRPO with real parts: SmolLM2-135M-Instruct and easy-VQA, two hours a seed on two cores.
 
-Minutes are of two cores of an AMD EPYC (family 26), a job's measurements included. Not a config of a run. What to install: configs/real/common.py. The data and all runs are in the study's folder.
+Minutes are of two cores of an AMD EPYC (family 26), a job's measurements included. Not a config of a run. What to
+install: configs/real/common.py. The data and all runs are in the study's folder.
 """
 
 QUESTIONS = {"kind": "answers", "benchmark": "easy-vqa", "path": "{data}/data", "max_new_tokens": 8}
