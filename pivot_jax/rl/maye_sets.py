@@ -177,7 +177,7 @@ def _encoded(image: Any) -> Any:
 
 def _overlaps(pixels: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Held-out part → how many of its images are in the training part too."""
-    found = {}
+    found: dict[str, int] = {}
     for train, *held_out in PARTS:
         seen = set(pixels.get(train, ()))
         found |= {name: sum(one in seen for one in pixels[name]) for name in held_out if seen and name in pixels}
