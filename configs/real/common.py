@@ -9,7 +9,7 @@ has adapters of rank 16 and the rest is trained as without. What to install, and
     pivot-jax prepare easy-vqa --out runs/real/data
 
 On two free cores of an AMD EPYC (family 26) a row of stage 1b takes 0.10 s with all of SmolLM2 trained, with 6.2 GiB
-of memory, and a question of the benchmark 0.055 s. Older processors take up to three times as long.
+of memory, and a question of the benchmark 0.06 s. An earlier machine took 0.3 s a row.
 """
 
 from pathlib import Path

@@ -36,8 +36,8 @@ def responses(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         args.log, out, scheme.settings(args), most=args.per_question, seed=args.seed, overwrite=args.overwrite
     )
     print(
-        f"{out}: of {about['questions']:,} questions {about['questions with a right response']:,} have a right "
-        f"response, {about['questions with both']:,} a wrong one too"
+        f"{out}: of {about['questions']:,} questions {about['answered_right']:,} have a right "
+        f"response, {about['answered_both_ways']:,} a wrong one too"
     )
     for name, rows in about["rows"].items():
         print(f"{name}: {rows:,} rows, {about['sha256'][name][:16]}")

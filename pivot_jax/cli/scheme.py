@@ -30,7 +30,7 @@ def scheme(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         for name, equals, path in (one.partition("=") for one in args.logs)
     )
     judged = f"{args.judge}, above {args.above:g}"
-    found = report.build(arms, {"Logs": logs, "Judge": judged, "PIVOT-JAX": pivot_jax.__version__})
+    found = report.build(arms, {"Logs": logs, "Judge": judged, "PIVOT-JAX": pivot_jax.__version__}, args.ranks)
     for block in (block for section in found.sections for block in section.blocks):
         if isinstance(block, str):
             print(block)

@@ -18,6 +18,10 @@ def add(subparsers) -> None:
     parser.add_argument("logs", metavar="[ARM=]LOG", nargs="+", help="logs, each of one run")
     log_options(parser)
     parser.add_argument("--steps-per-epoch", type=positive, default=0, metavar="N", help="show epochs instead of steps")
+    parser.add_argument(
+        "--ranks", type=positive, default=0, metavar="N",
+        help="show the reflection ratios as MAYE logs them too: means over the N processes that sampled",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="also write report.html, report.md, tables and figures there")
 
 

@@ -13,7 +13,7 @@ _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 def huge() -> bool:
     """Whether this process's memory is in huge pages: asked for when it started, and the kernel has them."""
-    return f"{_TUNABLE}=1" in os.environ.get(_VARIABLE, "").split(":") and _available()
+    return f"{_TUNABLE}=1" in os.environ.get(_VARIABLE, "").split(":") and available()
 
 
 def start_again() -> None:
@@ -23,13 +23,14 @@ def start_again() -> None:
     imported that takes long.
     """
     before = os.environ.get(_VARIABLE, "")
-    if _TUNABLE in before or not _available():
+    if _TUNABLE in before or not available():
         return
     tunables = ":".join(filter(None, (before, f"{_TUNABLE}=1")))
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {_VARIABLE: tunables})
 
 
-def _available() -> bool:
+def available() -> bool:
+    """Whether C library and kernel have huge pages to give."""
     try:
         library, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
         known = library == "glibc" and tuple(map(int, version.split("."))) >= (2, 35)

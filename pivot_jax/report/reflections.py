@@ -17,7 +17,7 @@ Rows = list[tuple[str, tuple[Value, ...]]]
 RATIOS = tuple(
     Column(title, "%", note=name)
     for title, name in zip(
-        ("Reflect", "Of correct", "Of incorrect", "Correct, if they do", "Correct, if not"),
+        ("Reflect", "Reflect, of correct", "Reflect, of incorrect", "Correct, of reflecting", "Correct, of others"),
         reflection.Ratios.__annotations__,
         strict=True,
     )
@@ -49,12 +49,17 @@ TOGETHER_NOTE = (
 )
 
 
-def tables_of(arms: Sequence[Arm], group: Group) -> list[Table]:
-    """Length, reflection ratios, words, changes and associations of one split and setting, over all steps."""
+def tables_of(arms: Sequence[Arm], group: Group, ranks: int = 0) -> list[Table]:
+    """Length, reflection ratios, words, changes and associations of one split and setting, over all steps.
+
+    Args:
+      ranks: show the ratios as MAYE logs them too, as means over so many processes; 0: not.
+    """
     pooled = {arm.name: scheme.pooled(arm, group) for arm in arms}
     found = [_lengths(arms[0].runs[0].unit, pooled)]
+    if rows := [row for arm in arms for row in _ratios(arm, group, pooled[arm.name], ranks)]:
+        found.append(Table("Reflection", RATIOS, tuple(rows), RATIOS_NOTE, "Arm"))
     wanted: tuple[tuple[str, tuple[Column, ...], Callable[[str, Pooled], Rows], str], ...] = (
-        ("Reflection", RATIOS, _ratios, RATIOS_NOTE),
         ("Reflection words", WORDS, _words, ""),
         ("What reflection changes", CHANGES, _changes, CHANGES_NOTE),
     )
@@ -88,14 +93,17 @@ def _lengths(unit: str, pooled: Mapping[str, Pooled]) -> Table:
     return Table(f"Response length in {unit}", columns, tuple(rows), note, "Arm")
 
 
-def _ratios(name: str, own: Pooled) -> Rows:
+def _ratios(arm: Arm, group: Group, own: Pooled, ranks: int) -> Rows:
     paper = np.asarray(own.substrings.any(axis=1))
     if not paper.any():
         return []
-    shown = {name: own.reflects, f"{name}, substrings": paper}
-    return [
-        (title, tuple(vars(reflection.ratios(reflects, own.correct)).values())) for title, reflects in shown.items()
-    ]
+    shown = {
+        arm.name: reflection.ratios(own.reflects, own.correct),
+        f"{arm.name}, substrings": reflection.ratios(paper, own.correct),
+    }
+    if ranks:
+        shown[f"{arm.name}, substrings, mean over {ranks} ranks"] = scheme.ratios_over_ranks(arm, group, ranks)
+    return [(title, tuple(vars(found).values())) for title, found in shown.items()]
 
 
 def _words(name: str, own: Pooled) -> Rows:

@@ -42,11 +42,12 @@ SIZES = (
 )
 
 
-def build(arms: Sequence[Arm], provenance: Mapping[str, str] | None = None) -> Report:
+def build(arms: Sequence[Arm], provenance: Mapping[str, str] | None = None, ranks: int = 0) -> Report:
     """The report of some arms.
 
     Args:
       provenance: what the numbers come from, by name, for the end of the page.
+      ranks: show the reflection ratios as MAYE logs them too, as means over so many processes; 0: not.
 
     Raises:
       UserError: runs of an arm that have no split, setting or step in common.
@@ -62,7 +63,7 @@ def build(arms: Sequence[Arm], provenance: Mapping[str, str] | None = None) -> R
     for group in groups:
         having = [arm for arm in arms if group in arm.groups()]
         own = {arm.name: summaries[arm.name, group] for arm in having}
-        blocks = [*_accuracy(having, group, own), *reflections.tables_of(having, group)]
+        blocks = [*_accuracy(having, group, own), *reflections.tables_of(having, group, ranks)]
         sections.append(Section(title(group), "", tuple(blocks)))
     sections.append(_examples(arms))
     names = ", ".join(arm.name for arm in arms)
@@ -169,7 +170,9 @@ def _accuracy(arms: Sequence[Arm], group: Group, found: dict[str, Summary]) -> l
                 p_values={f"{one} − {name}": {"accuracy": adjusted[one]} for one in gaps},
             )
         )
-    blocks += _charts("Over steps", arms, group, ("accuracy", "length", "reflection_ratio"))
+    blocks += _charts("Over steps", arms, group, ("accuracy", "reflection_ratio"))
+    kinds = ("length", "length, correct", "length, incorrect", "truncated", "repetition loops")
+    blocks += _charts("Responses over steps", arms, group, kinds)
     return blocks
 
 
@@ -180,7 +183,7 @@ def _line(one: Summary, several_steps: bool) -> tuple[Value, ...]:
     return (one.first, one.last, one.mean, one.chosen, one.maximum, one.steps, *sizes)
 
 
-def _charts(name: str, arms: Sequence[Arm], group: Group, metrics: Sequence[str]) -> list[Block]:
+def _charts(heading: str, arms: Sequence[Arm], group: Group, metrics: Sequence[str]) -> list[Block]:
     """Curves of the metrics over steps, where there are several steps."""
     runs: dict[str, list[list[dict[str, float]]]] = {}
     for arm in arms:
@@ -189,7 +192,8 @@ def _charts(name: str, arms: Sequence[Arm], group: Group, metrics: Sequence[str]
         if len(steps) > 1:
             runs[arm.name] = [
                 [
-                    {"step": float(step)} | {metric: float(one.values[run, at]) for metric, one in found.items()}
+                    {"step": float(step)}
+                    | {name: float(one.values[run, at]) for name, one in found.items() if np.isfinite(one.values).any()}
                     for at, step in enumerate(steps)
                 ]
                 for run in range(len(arm.runs))
@@ -198,7 +202,7 @@ def _charts(name: str, arms: Sequence[Arm], group: Group, metrics: Sequence[str]
         return []
     drawn = plots.training_curves(runs, metrics, order=[arm.name for arm in arms], smooth=0.0)
     note = "Thin lines are runs, the thick one is their mean." if any(len(arm.runs) > 1 for arm in arms) else ""
-    return [Figure(f"{name}: {title(group)}", drawn, note)]
+    return [Figure(f"{heading}: {title(group)}", drawn, note)]
 
 
 def _examples(arms: Sequence[Arm]) -> Section:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,13 @@ from typing import Any
 import numpy as np
 
 from pivot_jax import files
+from pivot_jax.data.draws import draw
 from pivot_jax.data.processing.images import load
 from pivot_jax.data.sources.rows import need, open_rows, row_id_of
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.progress import progress
 from pivot_jax.rl.rewards import math, units
+from pivot_jax.words import counted
 
 ABOUT = "about.json"
 MATHVERSE_VERSION = "Text Dominant"  # of a problem's six, the one nearest to MM_Math, whose text says most
@@ -45,10 +48,12 @@ PARTS = (  # training, then what is held out
     ("geometry3k_rl", "geometry3k_validation", "geometry3k_test"),
 )
 
+_NUMERIC = re.compile(r"\\d?frac|\\sqrt|\\pi|π")  # letters that a number may have
+
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem before it is written; ``image`` is a path, or encoded bytes."""
+    """A problem before it is written; ``image`` is any reference that ``images.load`` takes."""
 
     id: str
     question: str
@@ -130,9 +135,10 @@ def _geometry3k(folder: Path) -> dict[str, list[Problem]]:
         for index in range(len(rows)):
             row, where = rows[index], f"{folder}, {split}, row {index}"
             answer = need(row, "answer", str, where)
-            (image, *_) = need(row, "images", list, where)
-            text = need(row, "problem", str, where)
-            problems.append(Problem(f"{split}_{index}", text, answer, rf"\boxed{{{answer}}}", image))
+            images, text = need(row, "images", list, where), need(row, "problem", str, where)
+            if len(images) != 1:
+                raise RowError(where, f"{counted(len(images), 'image')}; a problem of geometry3k has one")
+            problems.append(Problem(f"{split}_{index}", text, answer, rf"\boxed{{{answer}}}", images[0]))
         found[f"geometry3k_{name}"] = problems
     return found
 
@@ -140,7 +146,7 @@ def _geometry3k(folder: Path) -> dict[str, list[Problem]]:
 def _is_number(answer: str) -> bool:
     """Whether an answer has digits and no unknown: a number, a root, a fraction, with a unit or without."""
     value, _ = units.split(answer)
-    letters = value.replace(r"\frac", "").replace(r"\dfrac", "").replace(r"\sqrt", "").replace(r"\pi", "")
+    letters = _NUMERIC.sub("", value)
     return any(one.isdigit() for one in value) and not any(one.isalpha() for one in letters)
 
 
@@ -148,7 +154,7 @@ def _drawn(problems: Sequence[Problem], count: int, seed: int, what: str) -> lis
     """``count`` of the problems in an order that depends on seed and content alone."""
     if len(problems) < count:
         raise UserError(f"{what}: {len(problems):,} problems have a number for an answer, and {count:,} are needed")
-    return sorted(problems, key=lambda one: (_sha256(f"{seed}|{one.id}|{one.question}".encode()), one.id))[:count]
+    return sorted(problems, key=lambda one: (draw(seed, one.id, one.question), one.id))[:count]
 
 
 def _write(into: Path, name: str, problems: Sequence[Problem]) -> list[str]:
@@ -158,7 +164,7 @@ def _write(into: Path, name: str, problems: Sequence[Problem]) -> list[str]:
     pixels, lines = [], []
     with progress(f"writing {name}", len(problems)) as advance:
         for one in problems:
-            image = load(_encoded(one.image))
+            image = load(one.image)
             pixels.append(_sha256(np.asarray(image).tobytes()))
             path = folder / f"{Path(one.id).stem}.png"
             packed = io.BytesIO()
@@ -169,10 +175,6 @@ def _write(into: Path, name: str, problems: Sequence[Problem]) -> list[str]:
             advance()
     files.write_text(into / f"{name}_v0.jsonl", "".join(lines))
     return pixels
-
-
-def _encoded(image: Any) -> Any:
-    return image.get("bytes") or image.get("path") if isinstance(image, dict) else image
 
 
 def _overlaps(pixels: Mapping[str, Sequence[str]]) -> dict[str, int]:

@@ -2,22 +2,23 @@
 
     DIR/right.jsonl   SFT: question and a right response, TRL's prompt and completion
     DIR/pairs.jsonl   DPO: questions that have both, with chosen and rejected
-    DIR/about.json    numbers of questions and rows, accuracy, hashes
+    DIR/about.json    numbers of questions and rows, hashes
 
 Questions that were never answered right are in neither file, so data made like this are easier than the prompts that
-they come from; about.json says by how much.
+they come from; about.json says how many are left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pivot_jax import files
+from pivot_jax.data.draws import draw
 from pivot_jax.errors import UserError
 from pivot_jax.rl.scheme.logs import Response, read
 from pivot_jax.rl.scheme.reading import DEFAULT, Settings
@@ -62,8 +63,8 @@ def write(
         "seed": seed,
         "questions": len(questions),
         "responses": responses,
-        "questions with a right response": sum(bool(one.right) for one in questions),
-        "questions with both": sum(bool(one.right and one.wrong) for one in questions),
+        "answered_right": sum(bool(one.right) for one in questions),
+        "answered_both_ways": sum(bool(one.right and one.wrong) for one in questions),
         "rows": {RIGHT: len(right), PAIRS: len(pairs)},
         "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
     }
@@ -88,13 +89,9 @@ def _by_question(log: str | Path, settings: Settings) -> tuple[list[_Question], 
 
 
 def _rows(one: _Question, most: int, seed: int, *, pairs: bool) -> Iterable[dict[str, Any]]:
-    right, wrong = (_drawn(texts, f"{seed}|{one.asked.question}") for texts in (one.right, one.wrong))
-    asked = {"images": list(one.asked.images), "prompt": one.asked.prompt or one.asked.question}
+    asked_for = one.asked.question
+    right, wrong = (sorted(texts, key=lambda text: draw(seed, asked_for, text)) for texts in (one.right, one.wrong))
+    asked = {"images": list(one.asked.images), "prompt": one.asked.prompt or asked_for}
     for index in range(min(most, len(right), len(wrong) if pairs else most)):
         own = {"chosen": right[index], "rejected": wrong[index]} if pairs else {"completion": right[index]}
-        yield {"id": one.asked.question + (f"#{index}" if most > 1 else "")} | asked | own
-
-
-def _drawn(texts: Sequence[str], seed: str) -> list[str]:
-    """The texts in an order that depends on seed and text alone."""
-    return sorted(texts, key=lambda text: hashlib.sha256(f"{seed}|{text}".encode()).digest())
+        yield {"id": asked_for + (f"#{index}" if most > 1 else "")} | asked | own

@@ -30,7 +30,8 @@ from pivot_jax.shapes import bucket
 
 log = logging.getLogger(__name__)
 IN_A_ROW = 3  # rollouts without an advantage, before a warning
-TOKEN_STEP, TARGET_STEP = 32, 16  # sequences of an update are padded to these, or twice, four times, ... as many
+# Sequences of an update are padded to these, or twice, four times, ... as many: so small for answers of one word.
+TOKEN_STEP, TARGET_STEP = 32, 16
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ def _against(results: Results, name: str, reference: str, found: dict[str, tuple
     if not clear:
         low, high = (_points(f(gap.value for gap, _ in found.values()), signed=True) for f in (min, max))
         spread = f"the difference is {low} points" if len(found) == 1 else f"differences are {low} to {high} points"
+        spread = f"each difference is {low} points" if len(found) > 1 and low == high else spread
         who = arms[next(iter(found))].title.removeprefix("+ ") if len(found) == 1 else "no arm"
         verb = "does not clearly differ" if len(found) == 1 else "clearly differs"
         return f"In “{name}”, {who} {verb} from {base} ({spread})."

@@ -26,7 +26,7 @@ del held
 print(used() - before)
 """
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator of glibc is on Linux only")
-HUGE = pytest.mark.skipif(not pages._available(), reason="no huge pages: an older glibc, or the kernel's are off")
+HUGE = pytest.mark.skipif(not pages.available(), reason="no huge pages: an older glibc, or the kernel's are off")
 TUNABLE = "glibc.malloc.hugetlb=1"
 
 

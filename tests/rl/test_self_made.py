@@ -40,7 +40,7 @@ def read(path):
 def test_right_responses_and_pairs(log, tmp_path):
     about = self_made.write(log, tmp_path / "out")
     assert (about["questions"], about["responses"]) == (3, 9)
-    assert (about["questions with a right response"], about["questions with both"]) == (2, 1)
+    assert (about["answered_right"], about["answered_both_ways"]) == (2, 1)
     right = read(tmp_path / "out/right.jsonl")
     assert len(right) == 2 and {right[i].messages[-1].content.strip() for i in range(2)} == {"5"}
     (pair,) = [read(tmp_path / "out/pairs.jsonl")[0]]

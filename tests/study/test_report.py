@@ -67,7 +67,7 @@ def test_the_summary_of_no_difference(graph, monkeypatch):
         store.save(path, Outcome({}, {"accuracy": np.arange(ITEMS) % 2 == 0}))
     said = report.summary(Results(graph))
     assert "DPO does not clearly differ from SFT (the difference is 0.0 points)" in said
-    assert "no arm clearly differs from Stage 1 only (differences are 0.0 to 0.0 points)" in said
+    assert "no arm clearly differs from Stage 1 only (each difference is 0.0 points)" in said
 
 
 def test_differences_are_paired_and_corrected_over_the_table(graph):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pivot_jax.data.easy_vqa.rows import draw
+from pivot_jax.data.draws import draw
 from pivot_jax.errors import UserError
 
 

@@ -32,6 +32,7 @@ from PIL import Image
 
 from pivot_jax import files
 from pivot_jax.config.paths import INSTALL
+from pivot_jax.data.draws import draw
 from pivot_jax.data.easy_vqa import copies, rows
 from pivot_jax.data.easy_vqa import questions as package
 from pivot_jax.data.easy_vqa.questions import Question
@@ -96,7 +97,7 @@ def _parts(seed: int, sizes: Sizes) -> dict[str, list[Question]]:
     if low := [field.name for field in fields(sizes) if getattr(sizes, field.name) < 1]:
         raise UserError(f"easy-VQA: {low[0]} is {getattr(sizes, low[0])}; it must be at least 1")
     train, test = package.read("train"), rows.ordered(package.read("test"), seed)
-    images = sorted(package.by_image(train), key=lambda image: rows.draw(seed, "val", image))
+    images = sorted(package.by_image(train), key=lambda image: draw(seed, "val", image))
     held_out = set(images[: sizes.val_images])
     ours = rows.ordered((one for one in train if one.image not in held_out), seed)
     if sizes.before_pairs + sizes.pairs > len(ours) or sizes.test > len(test):

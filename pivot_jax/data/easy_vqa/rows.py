@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import Any
 
+from pivot_jax.data.draws import draw
 from pivot_jax.data.easy_vqa.questions import Question
 
 # What a caption says of a blue circle. The text tower of stage 0 sees each of them.
@@ -21,12 +21,6 @@ CAPTIONS = (
 def class_name(fact: tuple[str, str]) -> str:
     """The class of an image that shows ``fact`` = color, shape: "blue circle"."""
     return " ".join(fact)
-
-
-def draw(seed: int, *content: object) -> int:
-    """A number from 0 to 2^64 that depends on the seed and the content alone, not on what else is drawn."""
-    text = "\x1f".join(map(str, (seed, *content)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def ordered(questions: Iterable[Question], seed: int) -> list[Question]:

@@ -14,6 +14,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.eval import statistics
 from pivot_jax.eval.statistics import Interval
 from pivot_jax.rl.scheme import accuracy, reflection
+from pivot_jax.rl.scheme.reflection import Ratios
 from pivot_jax.rl.scheme.responses import Responses
 
 Group = tuple[str, str]  # split, setting
@@ -56,10 +57,6 @@ def _ratio(name: str) -> Callable[[Responses, np.ndarray], float]:
     return of
 
 
-def _paper_ratio(run: Responses, rows: np.ndarray) -> float:
-    return float(run.substrings[rows].any(axis=1).mean())
-
-
 def _majority(run: Responses, rows: np.ndarray) -> float:
     return float(accuracy.majority(run.question[rows], run.answer[rows].tolist(), run.correct[rows]).mean())
 
@@ -73,8 +70,7 @@ METRICS: Mapping[str, Callable[[Responses, np.ndarray], float]] = {
     "length, incorrect": lambda run, rows: _mean(run.length[rows][~run.correct[rows]]),
     "truncated": lambda run, rows: _mean(run.truncated[rows]),
     "repetition loops": lambda run, rows: _mean(run.loops[rows]),
-    "reflection_ratio, as the paper counts": _paper_ratio,
-} | {name: _ratio(name) for name in reflection.Ratios.__annotations__}
+} | {name: _ratio(name) for name in Ratios.__annotations__}
 
 
 def curves(arm: Arm, group: Group, metric: str) -> Curves:
@@ -203,22 +199,40 @@ def _estimate(values: np.ndarray) -> Estimate:
 def differences(arms: Sequence[Arm], group: Group) -> dict[str, Interval]:
     """Each arm's mean over steps minus the first arm's, on the same questions and seeds paired by their order.
 
-    Arms that were asked other questions, or have another number of runs or steps, are left out.
+    Arms with other questions, steps or another number of runs are left out.
     """
-    reference = scores(arms[0], group) if group in arms[0].groups() else None
+    having = [arm for arm in arms if group in arm.groups()]
+    if arms[0] not in having:
+        return {}
+    reference, design = scores(arms[0], group), _design(arms[0], group)
     found = {}
-    for arm in arms[1:]:
-        own = scores(arm, group) if group in arm.groups() else None
-        if reference is None or own is None or (own.shape[0], own.shape[2]) != (reference.shape[0], reference.shape[2]):
-            continue
-        if _asked(arm, group) == _asked(arms[0], group):
+    for arm in having[1:]:
+        own = scores(arm, group)
+        if reference is not None and own is not None and _design(arm, group) == design:
             found[arm.name] = statistics.difference(own.mean(axis=1), reference.mean(axis=1))
     return found
 
 
-def _asked(arm: Arm, group: Group) -> list[str]:
+def _design(arm: Arm, group: Group) -> tuple[int, list[float], list[str]]:
+    """Number of runs, steps and questions: what a comparison needs to be the same."""
     run = arm.runs[0]
-    return sorted({run.questions[one] for one in run.question[run.group == run.groups.index(group)]})
+    asked = {run.questions[one] for one in run.question[run.group == run.groups.index(group)]}
+    return len(arm.runs), curves(arm, group, "accuracy").steps.tolist(), sorted(asked)
+
+
+def ratios_over_ranks(arm: Arm, group: Group, ranks: int) -> Ratios:
+    """The reflection ratios as MAYE logs them, of substrings, averaged over steps and runs.
+
+    Args:
+      ranks: processes that sampled the responses of a step, as many consecutive ones each.
+    """
+    found = []
+    for run in arm.runs:
+        for rows in _by_step(run, group).values():
+            of_rank = np.arange(len(rows)) * ranks // len(rows)
+            reflects = run.substrings[rows].any(axis=1)
+            found.append(reflection.ratios_over_ranks(reflects, run.correct[rows], of_rank))
+    return Ratios(*np.mean([list(vars(one).values()) for one in found], axis=0).tolist())
 
 
 @dataclass(frozen=True)

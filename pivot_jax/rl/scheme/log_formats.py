@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ Row = Mapping[str, Any]
 Rows = Iterator[tuple[str, Row]]  # (place of the row, the row)
 _NUMBERED = re.compile(r"(?:[A-Za-z]+[_-])*(\d+)(?:-\d+)?")  # a second number: of the process
 _BLOCK = re.compile(r"\[(prompt|output|ground_truth|score)\] ?")
-_STEP = re.compile(r"step\s+(\d+)", re.IGNORECASE)
 _NOT_REWARDS = ("step", "mode", "prompt", "completion", "advantage", "image", "images")
 
 
@@ -28,43 +27,41 @@ class Format:
     Attributes:
       files: the files of a log, in the order of training. rows: of a file.
       columns: field of a response → its column, or several of which the first that a row has is taken.
-      splits: pattern of a file's path → its split.
+      marks: columns that every row has, by which the format is recognised; none: it never is.
+      splits: part of a file's path → its split.
     """
 
     files: Callable[[Path], list[Path]]
     rows: Callable[[Path], Rows]
     columns: Mapping[str, str | tuple[str, ...]]
-    splits: Mapping[str, str]
+    marks: frozenset[str] = frozenset()
+    splits: Mapping[str, str] = field(default_factory=dict)
 
 
 def recognised(path: Path) -> str:
-    """The format that a log looks like.
+    """The format that a log looks like: the first whose marks its first row has.
 
     Raises:
-      UserError: it does not exist, or looks like none.
+      UserError: it does not exist, cannot be read, or looks like none.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist")
+    unreadable: UserError | None = None
     for name, form in FORMATS.items():
         files = form.files(path)
-        if files and name != "columns" and _looks_like(name, files[0]):
+        if not files or not form.marks:
+            continue
+        try:
+            _, first = next(form.rows(files[0]), ("", {}))
+        except UserError as error:
+            unreadable = unreadable or error
+            continue
+        if form.marks <= set(first):
             return name
-    raise UserError(
+    raise unreadable or UserError(
         f"{path}: the format of this log is not recognised; name it with --format ({', '.join(FORMATS)}), or its "
         "columns with --columns question=…,text=…,correct=…"
     )
-
-
-def _looks_like(name: str, file: Path) -> bool:
-    """Whether the first row of a file has what the format always has."""
-    if name == "easyr1":
-        return file.suffix == ".log"
-    try:
-        _, first = next(FORMATS[name].rows(file), ("", {}))
-    except UserError:
-        return name == "trl" and file.suffix == ".parquet"  # of no other format
-    always = {"pivot": ("completion", "version"), "trl": ("prompt", "completion"), "verl": ("input", "output")}
-    return all(column in first for column in always.get(name, ("model_output",)))
 
 
 def _files(*patterns: str) -> Callable[[Path], list[Path]]:
@@ -137,9 +134,7 @@ def easyr1(file: Path) -> Rows:
         for number, line in enumerate(lines, 1):
             found = _BLOCK.match(line)
             if found is None:
-                if current == "score":  # between two blocks; some versions write the step there
-                    step = int(told[1]) if (told := _STEP.match(line)) else step
-                elif current:
+                if current and current != "score":  # after a score comes the next block
                     block[current] += line
                 continue
             current = found[1]
@@ -167,13 +162,14 @@ FORMATS: Mapping[str, Format] = {
             "question": "id", "text": "completion", "step": "version", "correct": "reward", "gold": "answer",
             "tokens": "tokens", "truncated": "finish", "prompt": "prompt", "images": "images",
         },
+        frozenset({"completion", "version"}),
         {"completions": "train", "heldout": "val"},
     ),
     "trl": Format(
         _files("completions/*.parquet", "*.parquet"),
         trl,
         {"question": "prompt", "text": "completion", "step": "step", "correct": "correct", "prompt": "prompt"},
-        {},
+        frozenset({"prompt", "completion"}),
     ),
     "verl": Format(
         _files("*.jsonl"),
@@ -182,7 +178,7 @@ FORMATS: Mapping[str, Format] = {
             "question": "input", "text": "output", "step": "step", "correct": ("acc", "score"),
             "gold": ("gts", "ground_truth"), "prompt": "input",
         },
-        {},
+        frozenset({"input", "output"}),
     ),
     "easyr1": Format(
         _files("generations.log", "*.log"),
@@ -191,7 +187,7 @@ FORMATS: Mapping[str, Format] = {
             "question": "prompt", "text": "output", "step": "step", "correct": "score", "gold": "ground_truth",
             "prompt": "prompt",
         },
-        {},
+        frozenset({"prompt", "output"}),
     ),
     "vlm-r1": Format(
         _files("*.json|*.json.gz"),
@@ -200,7 +196,7 @@ FORMATS: Mapping[str, Format] = {
             "question": "question", "text": "model_output", "correct": ("is_correct", "correct"),
             "gold": "ground_truth", "prompt": ("prompt", "question"), "images": "image",
         },
-        {},
+        frozenset({"model_output"}),
     ),
-    "columns": Format(_files("*.jsonl|*.jsonl.gz", "*.json|*.json.gz", "*.parquet"), table, {}, {}),
+    "columns": Format(_files("*.jsonl|*.jsonl.gz", "*.json|*.json.gz", "*.parquet"), table, {}),
 }  # fmt: skip

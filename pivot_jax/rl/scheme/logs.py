@@ -83,10 +83,10 @@ class LogSettings:
                 raise UserError(f"columns: no field '{name}'{suggest(name, Response._fields)} (there are: {known})")
 
 
-AS_IT_LOOKS = LogSettings()
+DEFAULT = LogSettings()
 
 
-def read(path: str | Path, settings: LogSettings = AS_IT_LOOKS) -> Iterator[Response]:
+def read(path: str | Path, settings: LogSettings = DEFAULT) -> Iterator[Response]:
     """The responses of a log, in the order of its files.
 
     Raises:
@@ -101,12 +101,10 @@ def read(path: str | Path, settings: LogSettings = AS_IT_LOOKS) -> Iterator[Resp
     form, found = FORMATS[name], False
     columns = {**form.columns, **settings.columns}
     for file in form.files(path):
-        split = _split(form, file) or settings.split
+        unsaid = {"step": number_of(file), "split": _split(form, file) or settings.split, "setting": settings.setting}
         for where, row in form.rows(file):
             found = True
-            one = _response(row, columns, where)
-            step = one.step if one.step is not None else number_of(file)
-            yield one._replace(step=step, split=one.split or split, setting=one.setting or settings.setting)
+            yield _response(row, columns, unsaid, where)
     if not found:
         raise UserError(f"{path}: no responses in format '{name}'; --format names another ({', '.join(FORMATS)})")
 
@@ -115,8 +113,11 @@ def _split(form: Format, file: Path) -> str:
     return next((split for part, split in form.splits.items() if part in f"{file.parent.name}/{file.name}"), "")
 
 
-def _response(row: Row, columns: Mapping[str, str | tuple[str, ...]], where: str) -> Response:
-    values: dict[str, Any] = {"step": None}
+def _response(
+    row: Row, columns: Mapping[str, str | tuple[str, ...]], unsaid: Mapping[str, Any], where: str
+) -> Response:
+    """The response of a row; ``unsaid`` are values of fields that the row does not have."""
+    values = dict(unsaid)
     for name, column in columns.items():
         names = (column,) if isinstance(column, str) else column
         used = next((one for one in names if _value(row, one) is not None), "")

@@ -14,9 +14,11 @@ import numpy as np
 
 from pivot_jax.errors import UserError
 from pivot_jax.progress import progress
+from pivot_jax.rl.scheme import logs as log_readers
+from pivot_jax.rl.scheme import responses
 from pivot_jax.rl.scheme.arms import Arm
-from pivot_jax.rl.scheme.logs import AS_IT_LOOKS, LogSettings, read
-from pivot_jax.rl.scheme.responses import AS_RECORDED, Responses, Scoring, collect
+from pivot_jax.rl.scheme.logs import LogSettings
+from pivot_jax.rl.scheme.responses import Responses, Scoring, collect
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Settings:
         own steps.
     """
 
-    log: LogSettings = AS_IT_LOOKS
-    scoring: Scoring = AS_RECORDED
+    log: LogSettings = log_readers.DEFAULT
+    scoring: Scoring = responses.DEFAULT
     epoch: float = 0.0
 
 
@@ -38,28 +40,32 @@ DEFAULT = Settings()
 
 
 def read_arms(logs: Sequence[str | Path], settings: Settings = DEFAULT, *, show: bool = False) -> list[Arm]:
-    """Reads ``[ARM=]PATH`` each; the logs of one arm are its seeds, in this order. Without a name all are of one arm.
+    """Reads ``[ARM=]PATH`` each; the logs of one arm are its seeds, in this order. Without names all are of one arm.
 
-    Several logs are read by as many processes as there are cores.
+    Several logs are read by as many processes as there are cores. Lengths are in tokens where every log has them.
 
     Raises:
       UserError: a log that is missing, malformed, or does not say what is correct; the message names it.
     """
-    named = [_named(str(log)) for log in logs]
+    named = [_named(str(log), len(logs) == 1) for log in logs]
     if not named:
         raise UserError("no logs; name one or more")
     paths = [path for _, path in named]
     if twice := [path for path in paths if paths.count(path) > 1]:
         raise UserError(f"{twice[0]} is named twice; a run counts once")
     runs = _read_all(paths, settings, show)
+    if len({run.unit for run in runs}) > 1:
+        runs = [replace(run, unit="words") for run in runs]
     arms = list(dict.fromkeys(arm for arm, _ in named))
     return [Arm(arm, tuple(run for (name, _), run in zip(named, runs, strict=True) if name == arm)) for arm in arms]
 
 
-def _named(log: str) -> tuple[str, Path]:
-    """Arm and path. A path that exists may have "=" in it."""
+def _named(log: str, alone: bool) -> tuple[str, Path]:
+    """Arm and path; a log that is ``alone`` names its arm itself. A path that exists may have "=" in it."""
     name, equals, path = log.partition("=")
-    return (name, Path(path)) if equals and "/" not in name and not Path(log).exists() else ("runs", Path(log))
+    if equals and "/" not in name and not Path(log).exists():
+        return name, Path(path)
+    return Path(log).resolve().name if alone else "runs", Path(log)
 
 
 def _read_all(paths: Sequence[Path], settings: Settings, show: bool) -> list[Responses]:
@@ -83,7 +89,7 @@ def _read_all(paths: Sequence[Path], settings: Settings, show: bool) -> list[Res
 def read_run(path: Path, settings: Settings) -> Responses:
     """The responses of one log. Errors as of :func:`read_arms`."""
     try:
-        run = collect(read(path, settings.log), settings.scoring)
+        run = collect(log_readers.read(path, settings.log), settings.scoring)
     except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     return replace(run, step=np.ceil(run.step / settings.epoch)) if settings.epoch else run

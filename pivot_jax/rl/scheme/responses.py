@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -60,6 +60,11 @@ class Scoring:
         item = Completion("", "", text, columns=dict.fromkeys(_GOLD_COLUMNS, gold))
         return JUDGES[self.judge](item)
 
+    def accepts(self, answer: str, gold: Any) -> bool:
+        """Whether the bare text of an answer is right, by mathematics where the log's own scores are taken."""
+        judge = self if self.judge != RECORDED else replace(self, judge="math")
+        return (judge.score(rf"\boxed{{{answer}}}", gold) or 0.0) > self.above
+
     def is_right(self, one: Response) -> bool:
         """Whether a response is correct.
 
@@ -81,7 +86,7 @@ class Scoring:
         )
 
 
-AS_RECORDED = Scoring()
+DEFAULT = Scoring()
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Responses:
       questions: texts that tell the questions apart. question: int [n], indices into them.
       groups: (split, setting) that occur. group: int [n], indices into them.
       step: float [n]. correct: bool [n].
-      length: int [n], in ``unit``: tokens where the log has their number, else words.
+      tokens: int [n], 0: unknown. words: int [n]. unit: ``tokens`` or ``words``, of ``length``.
       truncated: float [n], 0 or 1; NaN: unknown.
       substrings, whole: int [n, w], reflection words as the paper counts them, and as whole words.
       position: float [n], of the first whole word in the text, 0..1; NaN: none.
@@ -109,7 +114,8 @@ class Responses:
     group: np.ndarray
     step: np.ndarray
     correct: np.ndarray
-    length: np.ndarray
+    tokens: np.ndarray
+    words: np.ndarray
     unit: str
     truncated: np.ndarray
     substrings: np.ndarray
@@ -123,6 +129,11 @@ class Responses:
 
     def __len__(self) -> int:
         return len(self.question)
+
+    @property
+    def length(self) -> np.ndarray:
+        """Length of each response in ``unit``: int [n]."""
+        return self.tokens if self.unit == "tokens" else self.words
 
     @property
     def reflects(self) -> np.ndarray:
@@ -144,7 +155,7 @@ def collect(responses: Iterable[Response], scoring: Scoring) -> Responses:
     codes = _Codes()
     rows: list[tuple[Any, ...]] = []
     examples: list[tuple[Response, bool]] = []
-    judging, words = 0.0, True
+    judging = 0.0
     for one in responses:
         began = time.perf_counter()
         correct = scoring.is_right(one)
@@ -152,8 +163,7 @@ def collect(responses: Iterable[Response], scoring: Scoring) -> Responses:
         found = reflection.words(one.text)
         change = reflection.UNKNOWN
         if found.position == found.position and one.gold is not None:
-            change = reflection.change(one.text, found.position, correct, _is_right(scoring, one.gold))
-        words = words and one.tokens == 0
+            change = reflection.change(one.text, found.position, correct, partial(scoring.accepts, gold=one.gold))
         rows.append(
             (
                 codes("question", one.question), codes("group", (one.split, one.setting)), one.step, correct,
@@ -168,7 +178,7 @@ def collect(responses: Iterable[Response], scoring: Scoring) -> Responses:
     if not rows:
         raise UserError("no responses")
     columns = list(zip(*rows, strict=True))
-    question, group, step, right, tokens, split, truncated, substrings, whole, position, repeated, changes, answer = (
+    question, group, step, right, tokens, words, truncated, substrings, whole, position, repeated, changes, answer = (
         columns
     )
     return Responses(
@@ -178,8 +188,9 @@ def collect(responses: Iterable[Response], scoring: Scoring) -> Responses:
         group=np.asarray(group, np.int16),
         step=np.asarray(step, np.float64),
         correct=np.asarray(right, bool),
-        length=np.asarray(split if words else tokens, np.int32),
-        unit="words" if words else "tokens",
+        tokens=np.asarray(tokens, np.int32),
+        words=np.asarray(words, np.int32),
+        unit="tokens" if all(tokens) else "words",
         truncated=np.asarray(truncated, np.float32),
         substrings=np.asarray(substrings, np.uint16).reshape(-1, len(WORDS)),
         whole=np.asarray(whole, np.uint16).reshape(-1, len(WORDS)),
@@ -190,16 +201,6 @@ def collect(responses: Iterable[Response], scoring: Scoring) -> Responses:
         examples=tuple(examples[-EXAMPLES:]),
         judging_s=judging,
     )
-
-
-def _is_right(scoring: Scoring, gold: Any) -> Callable[[str], bool]:
-    """Judges the bare text of an answer, by mathematics where the log's own score is taken."""
-    judge = scoring if scoring.judge != RECORDED else Scoring("math", scoring.above)
-
-    def is_right(answer: str) -> bool:
-        return (judge.score(rf"\boxed{{{answer}}}", gold) or 0.0) > judge.above
-
-    return is_right
 
 
 class _Codes:

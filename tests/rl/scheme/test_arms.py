@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,38 @@ def test_arms_are_compared_on_the_same_questions(arms, tmp_path):
     assert pj.scheme.differences([arms[0], *pj.scheme.read_arms(other, settings)], ("test", "")) == {}
 
 
+def test_ratios_over_ranks_are_those_of_parts_of_a_step(arms):
+    """MAYE's: consecutive responses are a process's; the mean over processes, then over steps and runs."""
+    group, run = ("val", ""), arms[0].runs[0]
+    alone = scheme.Arm("one", (run,))
+    found = []
+    for step in range(EPOCHS + 1):
+        rows = np.flatnonzero((run.group == run.groups.index(group)) & (run.step == step))
+        for part in np.array_split(rows, 4):
+            reflects = run.substrings[part].any(axis=1)
+            found.append(run.correct[part][reflects].mean() if reflects.any() else 0.0)
+    ratios = scheme.ratios_over_ranks(alone, group, 4)
+    assert ratios.correct_ratio_in_reflection_texts == pytest.approx(np.mean(found))
+
+
+def test_arms_with_other_steps_are_not_compared(arms):
+    run = arms[1].runs[0]
+    later = scheme.Arm("later", tuple(replace(one, step=one.step + 1) for one in arms[1].runs))
+    assert run.step.min() == 0 and pj.scheme.differences([arms[0], later], ("test", "")) == {}
+
+
+def test_lengths_are_in_tokens_where_every_log_has_them(tmp_path):
+    for name, tokens in (("a", 7), ("b", 0)):
+        row = {"q": "x", "out": "three words here", "ok": 1, "n": tokens}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    columns = {"question": "q", "text": "out", "correct": "ok", "tokens": "n"}
+    settings = pj.scheme.Settings(pj.scheme.LogSettings(columns=columns))
+    (alone,) = pj.scheme.read_arms([tmp_path / "a.jsonl"], settings)
+    assert (alone.name, alone.runs[0].unit, alone.runs[0].length.tolist()) == ("a.jsonl", "tokens", [7])
+    (both,) = pj.scheme.read_arms([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], settings)
+    assert [(run.unit, run.length.tolist()) for run in both.runs] == [("words", [3])] * 2
+
+
 def test_training_prompts_leave_only_the_seeds_random(tmp_path):
     """Other questions at every step: intervals over seeds; of one run a number alone."""
     for seed in range(2):
@@ -108,12 +141,13 @@ def test_training_prompts_leave_only_the_seeds_random(tmp_path):
 def test_the_command_writes_a_report(logs, tmp_path, capsys):
     columns = [f"{field}={column}" for field, column in COLUMNS.items()]
     out = tmp_path / "report"
-    command = ["scheme", *logs, "--columns", *columns, "--judge", "math", "--out", str(out)]
+    command = ["scheme", *logs, "--columns", *columns, "--judge", "math", "--ranks", "7", "--out", str(out)]
     assert cli.main(command) == 0 and cli.main(command) == 0  # what it wrote before, it replaces
     said = capsys.readouterr().out
     assert "test: 12 questions, so one question is 8.3 points." in said and "Single run" not in said
     assert "Max over steps (%)" in said and "wrong to right" in said and "grpo − sft" in said
     page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
+    assert "grpo, substrings, mean over 7 ranks" in text
     assert "Majority vote" in page and "Same question, equal length" in text and page.count("<svg") >= 2
     (out / "mine.txt").write_text("kept")
     assert cli.main(command) == 1 and (out / "mine.txt").read_text() == "kept"
