@@ -59,6 +59,7 @@ USAGE = [
     usage("no-whole-k", "probe classify --encoder run:x --data y --k 1,a", "--k: 'a' is not a whole number"),
     usage("negative-decay", "probe classify --encoder run:x --data y --weight-decay=-1", "'-1' is not a number of at"),
     usage("no-predictions", "score --benchmark mmvp", "required: --predictions"),
+    usage("no-logs", "scheme", "required: [ARM=]LOG"),
     usage("unknown-effort", "plan --config {w}/tiny.py --effort O9", "--effort: invalid choice: 'O9'"),
 ]
 
@@ -203,6 +204,25 @@ QUESTIONS = [
          files={"q.jsonl": lines(CHOICE)}),
 ]  # fmt: skip
 
+SAMPLED = {"input": "What is 1+1?", "output": "2", "gts": "2", "step": 1, "acc": 1.0}
+LOG_READ = "scheme {c}/log.jsonl --out {c}/out"
+LOGS = [
+    case("missing-log", LOG_READ, "{c}/log.jsonl does not exist"),
+    case("log-without-format", LOG_READ, "{c}/log.jsonl: the format of this log is not recognised",
+         files={"log.jsonl": lines({"a": 1})}),
+    case("broken-log", LOG_READ, "{c}/log.jsonl:2", "malformed JSON line", "column 11",
+         files={"log.jsonl": lines(SAMPLED) + '{"input": }\n'}),
+    case("response-without-score", LOG_READ, "{c}/log.jsonl: question 'What is 1+1?'", "does not say whether its",
+         files={"log.jsonl": lines(SAMPLED, {**SAMPLED, "acc": None})}),
+    case("score-is-text", LOG_READ, "{c}/log.jsonl:1: acc: 'high' is no number",
+         files={"log.jsonl": lines({**SAMPLED, "acc": "high"})}),
+    case("log-named-twice", "scheme {c}/log.jsonl {c}/log.jsonl", "{c}/log.jsonl is named twice",
+         files={"log.jsonl": lines(SAMPLED)}),
+    case("unknown-field-of-a-log", LOG_READ + " --columns texts=output", "columns: no field 'texts'; did you mean",
+         files={"log.jsonl": lines(SAMPLED)}),
+    case("unknown-judge", LOG_READ + " --judge maths", "judge 'maths' is unknown", files={"log.jsonl": lines(SAMPLED)}),
+]  # fmt: skip
+
 CHAT = "tokenizer.chat=template tokenizer.chat_template={c}/x.jinja"
 ALL = "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] | upper }}<|im_end|>{% endfor %}"
 TOKENIZERS = [
@@ -221,7 +241,7 @@ TOKENIZERS = [
          "'{c}/x.jinja' cannot be read"),
 ]  # fmt: skip
 
-CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *TOKENIZERS, *bad_folders.CASES]
+CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *TOKENIZERS, *bad_folders.CASES]
 # As processes of their own; those of HEAVY take more than two seconds each.
 PROCESSES = ("unknown-option", "misspelt-key", "syntax-error", "plan-over-a-file", "no-packaged-config", "null-answer")
 HEAVY = ("image-missing", "generate-no-step", "heads-0", "inspect-nothing")
