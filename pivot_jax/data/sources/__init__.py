@@ -1,13 +1,12 @@
 """Random-access sources of examples: one reader per format, and the choice of rows.
 
 A source in the config is a dict: ``format`` (a key of :data:`FORMATS`), the reader's own arguments (see its
-docstring), and for every format ``sampling`` (:func:`choose.sample`), ``filter`` (:func:`choose.keep`), ``seed`` and
-``image_negatives`` (:class:`image_negatives.ImageNegatives`).
-Formats of prompts for online RL (``maye``, ``easyr1``, ``verl``, ``vlm_r1``, ``scenes_tasks``, and ``trl``'s
-prompt-only rows) end with a question; :mod:`prompts` makes prompts of the others. ``scenes_tasks`` has no end
-(:class:`base.Endless`).
-
-The filter comes first, so ``{"filter": "under30", "sampling": "random:20000"}`` draws 20,000 of the short rows.
+docstring), and for every format ``responses`` (:class:`responses.Responses`), ``filter`` (:func:`choose.keep`),
+``sampling`` (:func:`choose.sample`) and ``image_negatives`` (:class:`image_negatives.ImageNegatives`), which apply in
+this order, and their ``seed``. So ``{"filter": "under30", "sampling": "random:20000"}`` draws 20,000 of the short rows.
+Formats of prompts for online RL (``maye``, ``easyr1``, ``verl``, ``vlm_r1``, ``scenes_tasks``, ``geometry_tasks``, and
+``trl``'s prompt-only rows) end with a question; :mod:`prompts` makes prompts of the others. ``scenes_tasks`` and
+``geometry_tasks`` have no end (:class:`base.Endless`).
 """
 
 from __future__ import annotations
@@ -20,11 +19,13 @@ from typing import Any, cast
 
 from pivot_jax.data.sources import choose
 from pivot_jax.data.sources.base import Endless, ImageRoot, Joined, Source
+from pivot_jax.data.sources.geometry_tasks import geometry_tasks
 from pivot_jax.data.sources.image_negatives import ImageNegatives, corruption
 from pivot_jax.data.sources.llava import llava, llava_yaml, next_dpo
 from pivot_jax.data.sources.maye import maye
 from pivot_jax.data.sources.mmpr import mmpr
 from pivot_jax.data.sources.qa import preference_pairs, qa, scienceqa
+from pivot_jax.data.sources.responses import Responses
 from pivot_jax.data.sources.scenes_tasks import scenes_tasks
 from pivot_jax.data.sources.tfds import tfds
 from pivot_jax.data.sources.trl import trl
@@ -47,13 +48,15 @@ FORMATS: dict[str, Callable[..., Source]] = {
     "verl": verl,
     "vlm_r1": vlm_r1,
     "scenes_tasks": scenes_tasks,
+    "geometry_tasks": geometry_tasks,
 }
-COMMON = ("format", "sampling", "filter", "seed", "image_negatives")
+COMMON = ("format", "responses", "filter", "sampling", "image_negatives", "seed")
 KINDS: dict[str, tuple[Any, str]] = {
     "seed": (int, "a whole number"),
     "filter": (str, "text"),
     "sampling": (str, "text"),
     "image_negatives": (str, "text"),
+    "responses": ((str, Path), "a file's path"),
     "image_root": ((str, Path), "a folder's path"),
 }
 
@@ -78,6 +81,8 @@ def read(source: Mapping[str, Any], *, allow_outside_root: bool = False) -> Sour
         out = FORMATS[name](**arguments)
     except TypeError as error:
         raise UserError(f"data.sources: format '{name}': {error}") from None
+    if path := options.get("responses"):
+        out = Responses(out, path)
     if rule := options.get("filter"):
         out = choose.keep(out, rule, seed)
     out = choose.sample(out, options.get("sampling") or "all", seed, f"data.sources, format '{name}'")
