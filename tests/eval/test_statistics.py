@@ -89,6 +89,24 @@ def test_the_difference_of_two_arms_is_covered(seeds, deviation, capsys):
     assert inside <= 970 or seeds < 3 or not deviation
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5, 8])
+def test_the_bound_covers_whatever_the_shares_of_seeds_and_items(seeds):
+    """Neither of the two approximations that it is the mean of does."""
+    generator, n, tail = np.random.default_rng(0), 100_000, 0.025
+    found = []
+    for items in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 1.0):
+        error = generator.normal(size=n)
+        of_seeds = (1 - items) * generator.chisquare(seeds - 1, n) / (seeds - 1)
+        bound = statistics.error_bound(tail, of_seeds, items, seeds - 1)
+        banerjee = np.hypot(
+            scipy.stats.t.isf(tail, seeds - 1) * np.sqrt(of_seeds), scipy.stats.norm.isf(tail) * items**0.5
+        )
+        found.append([(np.abs(error) <= one).mean() for one in (bound, banerjee, 2 * bound - banerjee)])
+    ours, wide, narrow = np.transpose(found)
+    assert ours.min() > 0.94 and ours.max() < (0.985 if seeds == 2 else 0.97)
+    assert wide.max() > ours.max() and narrow.min() < ours.min()
+
+
 def test_items_alone_say_too_little():
     """An interval over items holds the method's mean much less often than it says, one over seeds as often."""
     hits = alone = 0
