@@ -1,7 +1,7 @@
 """MAYE as its code was released, quirks included, for a config of Qwen2-VL or Qwen2.5-VL that includes this file.
 
 Each key can be set otherwise; without it the run does what the comment calls correct. Batch sizes are of its 7 training
-GPUs. Its parameters are bfloat16 throughout, ours float32 (``model.dtype`` is the type of computation).
+GPUs.
 """
 
 
@@ -35,4 +35,5 @@ def get_config():
         "optimizer.eps": 1e-5,
         "optimizer.weight_decay": 0.01,
         "optimizer.clip": 1.0,
+        "optimizer.master_dtype": "bfloat16",  # at this learning rate most updates are lost. Correct: float32
     }

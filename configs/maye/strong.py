@@ -1,6 +1,6 @@
 """A recipe of today on geometry3k: eight responses to a prompt, DAPO's losses and filter, with MAYE's data.
 
-Argument: MODEL, see common.py
+Argument: MODEL, see model.py
 
 It aims at what EasyR1 reports for Qwen2.5-VL-7B (0.50 to 0.54 of the 601 test problems), and takes EasyR1's numbers
 where DAPO has none of its own: 512 prompts a rollout, mini-batches of 128, learning rate 1e-6, 2,048 tokens.
@@ -8,26 +8,26 @@ where DAPO has none of its own: 512 prompts a rollout, mini-batches of 128, lear
 
 from pivot_jax.config import include
 
+DATA = "data/maye"
+
 
 def get_config(arg=""):
-    return include(__file__, f"geometry3k.py:{arg}") | {
+    return include(__file__, f"model.py:{arg}") | {
         "name": "maye_strong",
+        "data.sources": ({"format": "maye", "path": f"{DATA}/geometry3k_rl_v0.jsonl"},),
         "data.batch_size": 512,
+        "objective.name": "policy",
         "rl.algorithm": "dapo",
-        "rl.kl": "",
-        "rl.kl_in": "",
-        "rl.kl_coefficient": -1.0,  # the preset's: none
-        "rl.gamma": -1.0,
-        "rl.clip_low": -1.0,
-        "rl.clip_high": -1.0,
         "rl.responses": 8,
         "rl.minibatches": 4,
+        "rl.max_tokens": 2048,
         "rl.filter_reward": "math",
         "rl.rewards": (
             {"name": "math", "column": "solution"},
             {"name": "soft_overlong", "max_length": 2048, "buffer": 512},
         ),
+        "rl.heldout.sources": ({"format": "maye", "path": f"{DATA}/geometry3k_validation_v0.jsonl"},),
+        "eval.every": 16,
         "optimizer.rules": (("(vision|second|projector)/.*", "frozen"), (".*", 1e-6)),
         "train.epochs": 15.0,
-        "eval.every": 16,
     }

@@ -33,6 +33,7 @@ CHOICES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"objective\.bco_shift", ("running_mean", "none")),
     (r"rl\.reward_failure", ("zero", "skip", "stop")),
     (r"optimizer\.schedule", ("cosine", "constant")),
+    (r"optimizer\.master_dtype", ("float32", "bfloat16")),
     (r"rl\.engine", ("jax", "vllm")),
     (r"rl\.metric_names", ("trl", "verl")),
     (r"rl\.singleton", ("", "zero", "raw")),

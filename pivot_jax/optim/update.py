@@ -50,8 +50,21 @@ def global_norm(tree: Any) -> jax.Array:
     return jnp.sqrt(sum(x.sum() for x in jax.lax.optimization_barrier(squares)))
 
 
+def kept_in(tree: Any, dtype: str) -> Any:
+    """The values that are left of a tree's float32 values where they are kept in another type: float32."""
+    if dtype == "float32":
+        return tree
+    return jax.tree.map(lambda x: x.astype(dtype).astype(x.dtype) if x.dtype == jnp.float32 else x, tree)
+
+
 def build_step(
-    objective: Objective, tx: optax.GradientTransformation, *, clip: float, accumulate: int, keeps_base: bool = False
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    *,
+    clip: float,
+    accumulate: int,
+    keeps_base: bool = False,
+    master_dtype: str = "float32",
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
     """(state, batch, reference parameters or None) → (state, scalar metrics).
 
@@ -59,6 +72,7 @@ def build_step(
     that is not finite changes no parameters, and neither does any step after it: the loop stops and nothing is lost.
 
     Args:
+      master_dtype: type that the trained parameters and the optimizer's moments are rounded to after every step.
       keeps_base: only LoRA adapters are trained; the frozen parameters are then also those of the reference.
     """
 
@@ -74,7 +88,8 @@ def build_step(
             factor = jnp.minimum(1.0, clip / (norm + 1e-6))
             grads = jax.tree.map(lambda g: g * factor, grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.trained)
-        trained = optax.apply_updates(state.trained, updates)
+        trained = kept_in(optax.apply_updates(state.trained, updates), master_dtype)
+        opt_state = kept_in(opt_state, master_dtype)
         memory = objective.remember(state.memory, metrics)
         kept = jax.tree.map(
             lambda new, old: jnp.where(healthy, new, old),

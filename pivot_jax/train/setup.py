@@ -119,6 +119,7 @@ class Setup:
             clip=config.optimizer.clip,
             accumulate=config.train.accumulate,
             keeps_base=self.keeps_base,
+            master_dtype=config.optimizer.master_dtype,
         )
         whole = replicated(self.mesh)
         return jax.jit(step, donate_argnums=0, out_shardings=(self.state_shardings(), whole))

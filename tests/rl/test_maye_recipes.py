@@ -36,6 +36,7 @@ def test_what_the_variants_change():
     assert [reward["name"] for reward in script.rl.rewards] == ["math", "language", "format"]
     assert algorithm_of(script.rl).whitened_mean == "removed"
     assert parity.data.batch_size == 7 * 128 and parity.rl.text_positions
+    assert (parity.optimizer.master_dtype, paper.optimizer.master_dtype) == ("bfloat16", "float32")
     assert algorithm_of(parity.rl).whitened_mean == "kept"
 
 
@@ -48,7 +49,18 @@ def test_other_arms():
     assert algorithm.kl_coefficient == 0 and strong.rl.filter_reward == "math"
 
 
+def test_sft_on_the_models_own_right_responses():
+    rejection = pj.config("maye/sft.py:qwen2-vl-7b,rejection")
+    assert rejection.data.sources[0]["responses"].endswith("right.jsonl")
+    assert rejection.model.vision.name == "Qwen/Qwen2-VL-7B-Instruct" and rejection.name == "maye_sft_rejection"
+
+
 def test_words_that_exclude_each_other():
+    for name in ("sft", "strong"):
+        with pytest.raises(UserError, match="unknown word 'paper'"):
+            pj.config(f"maye/{name}.py:paper")
+    with pytest.raises(UserError, match="qwen2-vl-2b and qwen2-vl-7b exclude each other"):
+        pj.config("maye/strong.py:qwen2-vl-7b,qwen2-vl-2b")
     with pytest.raises(UserError, match="paper and script exclude each other"):
         pj.config("maye/mm_math5k.py:paper,script")
     with pytest.raises(UserError, match=r"unknown word 'qwen2-vl-72b'"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -43,16 +43,10 @@ def geometry_tasks(
     Raises:
       UserError: an unknown question, split or form of answer, or a size that is no lattice.
     """
-    for name, value, known in (("split", split, geometry.SPLITS), ("answers", answers, ANSWERS)):
-        if value not in known:
-            raise UserError(
-                f"geometry_tasks: no {name} '{value}' (there are: {', '.join(known)}){suggest(value, known)}"
-            )
-    if unknown := [one for one in questions if one not in geometry.QUESTIONS]:
-        known = geometry.QUESTIONS
-        raise UserError(
-            f"geometry_tasks: no question '{unknown[0]}' (there are: {', '.join(known)}){suggest(unknown[0], known)}"
-        )
+    _known("split", split, geometry.SPLITS)
+    _known("answers", answers, ANSWERS)
+    for one in questions:
+        _known("question", one, geometry.QUESTIONS)
     if not questions or grid < 2 or size < 4 * grid:
         raise UserError(
             f"geometry_tasks: {len(questions)} questions, grid {grid}, size {size}; it takes at least one question, a "
@@ -61,6 +55,11 @@ def geometry_tasks(
     tasks = _Tasks(tuple(questions), split, seed, grid, size, answers, suffix)
     settings = json.dumps([list(questions), split, seed, grid, size, answers, suffix])
     return Endless(tasks.example, f"geometry_tasks/{split}", f"geometry_tasks|{settings}", COLUMNS)
+
+
+def _known(name: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
+        raise UserError(f"geometry_tasks: no {name} '{value}' (there are: {', '.join(known)}){suggest(value, known)}")
 
 
 class _Tasks:
