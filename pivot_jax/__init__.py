@@ -19,6 +19,7 @@ The public API, imported on first use::
 ``Example``        one row of data, with its ``Message`` turns (:mod:`pivot_jax.data.example`)
 ``read_data``      rows of a data source as examples (:func:`pivot_jax.data.sources.read`)
 ``read_metrics``   lines of a ``metrics.jsonl`` (:func:`pivot_jax.train.metrics.read`)
+``sample``         samples and scores responses (:func:`pivot_jax.rl.samples.sample`)
 ``scenes``         the built-in data set (:mod:`pivot_jax.data.scenes`)
 ``scheme``         the evaluation scheme of online RL on logs of responses (:mod:`pivot_jax.rl.scheme`)
 ``train_bpe``      trains a small tokenizer (:func:`pivot_jax.data.processing.tokenizer.train_bpe`)
@@ -52,6 +53,7 @@ _PUBLIC = {  # name → its module and its name there; the module itself where t
     "probe": ("probe", ""),
     "read_data": ("data.sources", "read"),
     "read_metrics": ("train.metrics", "read"),
+    "sample": ("rl.samples", "sample"),
     "scenes": ("data.scenes", ""),
     "scheme": ("rl.scheme", ""),
     "train": ("train", ""),

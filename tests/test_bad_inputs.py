@@ -241,7 +241,16 @@ TOKENIZERS = [
          "'{c}/x.jinja' cannot be read"),
 ]  # fmt: skip
 
-CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *TOKENIZERS, *bad_folders.CASES]
+SAMPLE = "sample --workdir {w}/run --out {c}/out"
+SAMPLES = [
+    case("sample-without-rewards", SAMPLE, "rl.rewards: empty"),
+    case("sample-another-model", f"{SAMPLE} --config.train.steps=9", "train.steps: a trained run's config cannot"),
+    case("sample-into-a-folder", f"{SAMPLE} --config.rl.rewards=({{'name':'exact'}},)",
+         "{c}/out holds files that no sample wrote", files={"out/x": "mine"}),
+    case("sample-without-the-answer", f"{SAMPLE} --config.rl.rewards=({{'name':'exact','column':'truth'}},)",
+         "'exact' reads the column 'truth', which no row has"),
+]  # fmt: skip
+CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *SAMPLES, *TOKENIZERS, *bad_folders.CASES]
 # As processes of their own; those of HEAVY take more than two seconds each.
 PROCESSES = ("unknown-option", "misspelt-key", "syntax-error", "plan-over-a-file", "no-packaged-config", "null-answer")
 HEAVY = ("image-missing", "generate-no-step", "heads-0", "inspect-nothing")

@@ -54,6 +54,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
         _text,
         probe_arguments.add,
         _generate,
+        _sample,
         *checkpoints,
     ):
         add(subparsers)
@@ -280,6 +281,20 @@ def _generate(subparsers) -> None:
     parser.add_argument("--image", metavar="FILE", action="append", default=[], help="an image; repeatable")
     parser.add_argument("--prompt", metavar="TEXT", default="", help="the question (default: describe the image)")
     parser.add_argument("--max-new-tokens", type=tokens, default=0, metavar="N", help="default: eval.max_new_tokens")
+    parser.set_defaults(takes_overrides=True)
+
+
+def _sample(subparsers) -> None:
+    parser = command(
+        subparsers, "sample", commands.sample,
+        "sample and score responses of a run to many prompts, as online RL does, without training",
+        "The prompts are data.sources of the run's config, and its section rl says how they are answered and scored;\n"
+        "--config.data.sources=… and --config.rl.KEY=… set both. `pivot-jax scheme DIR` and `prepare responses --log\n"
+        "DIR` read what it writes. A stopped sample resumes when it is started again.",
+    )  # fmt: skip
+    workdir(parser, "the run, of any kind that has a language model")
+    step(parser)
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for samples/NUMBER.jsonl and about.json")
     parser.set_defaults(takes_overrides=True)
 
 

@@ -10,16 +10,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pivot_jax.cli import inputs, outputs, tables
-from pivot_jax.errors import UserError
 from pivot_jax.words import counted
 
 if TYPE_CHECKING:
     from pivot_jax.eval.score import Score
 
 Overrides = dict[str, str]
+EVALUATION = ("eval.", "seed")  # keys that a trained run may be asked with other values of
 
 
 def train(args: argparse.Namespace, overrides: Overrides) -> int:
@@ -83,6 +83,7 @@ def extract(args: argparse.Namespace, overrides: Overrides) -> None:
 
 
 def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
+    from pivot_jax import config as configs
     from pivot_jax.eval.benchmarks import suite
     from pivot_jax.eval.score import score_path
     from pivot_jax.train import evaluation
@@ -96,7 +97,7 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     out = outputs.file(args.out or evaluation.predictions_of(args.workdir, args.benchmark, args.blank_images), "--out")
     score_path(out)
     run = open_run(args.workdir, args.step)
-    model = replace(run, config=configured(run.config, overrides))
+    model = replace(run, config=configs.with_keys(run.config, overrides, EVALUATION))
     found = evaluation.evaluate(
         model, args.benchmark, args.data, out, limit=args.limit, ranked=args.ranked,
         max_new_tokens=args.max_new_tokens, blank_images=args.blank_images,
@@ -130,27 +131,28 @@ def show_score(found: Score, predictions: Path) -> None:
 
 
 def generate(args: argparse.Namespace, overrides: Overrides) -> None:
+    from pivot_jax import config as configs
     from pivot_jax.train.open import open_run
 
     for path in args.image:
         inputs.image("--image", path)
     inputs.question(args.prompt)
     run = open_run(args.workdir, args.step, template="chat" if args.prompt else "")
-    model = replace(run, config=configured(run.config, overrides))
+    model = replace(run, config=configs.with_keys(run.config, overrides, EVALUATION))
     print(model.chat(args.prompt, args.image, max_new_tokens=args.max_new_tokens))
 
 
-def configured(config: Any, overrides: Overrides) -> Any:
-    """A run's config with the command line's ``--config.key=value``. Keys that would change the model are errors.
-
-    Raises:
-      UserError: unknown key, or any but ``eval.*`` and ``seed``.
-    """
+def sample(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax import config as configs
+    from pivot_jax.rl import samples
+    from pivot_jax.train.open import open_run
+    from pivot_jax.train.source import run_config
 
-    changed = configs.from_json(configs.to_json(config))
-    for key, value in overrides.items():
-        configs.set_key(changed, key, value)
-        if not (key.startswith("eval.") or key == "seed"):
-            raise UserError(f"{key}: a trained run's config cannot be changed; only eval.* and seed can be set")
-    return changed
+    config = configs.with_keys(run_config(Path(args.workdir)), overrides, samples.KEYS)
+    out = outputs.folder(args.out, "--out")
+    about = samples.sample(replace(open_run(args.workdir, args.step), config=config), out)
+    mean = "–" if about["mean_reward"] is None else f"{about['mean_reward']:.3f}"
+    print(
+        f"{out}: {counted(about['prompts'], 'prompt')}, {counted(about['responses'], 'response')}, mean reward {mean}, "
+        f"{100 * about['truncated']:.1f} % truncated"
+    )

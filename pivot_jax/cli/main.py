@@ -27,7 +27,8 @@ INTERRUPTED, TERMINATED = 130, 143
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 DISK_ERRORS |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 # What an interrupted command leaves. Training says itself what it saved (train.signals), once there is something.
-KEPT = {"eval": "; the answers written so far are kept, and the same command continues with the others"}
+_KEPT = "; the answers written so far are kept, and the same command continues with the others"
+KEPT = {"eval": _KEPT, "sample": _KEPT}
 IN_THE_WAY = "a file is where a folder is needed; choose another path"
 
 

@@ -14,6 +14,7 @@ from pivot_jax.config.load import (
     merge,
     set_key,
     to_json,
+    with_keys,
 )
 from pivot_jax.config.paths import from_environment
 from pivot_jax.packages import make_callable
@@ -33,6 +34,7 @@ __all__ = [
     "set_key",
     "to_json",
     "validate",
+    "with_keys",
 ]
 
 make_callable(__name__, "pivot_jax.config.load", "load")  # pivot_jax.config("FILE.py:arg", {"train.steps": 100})

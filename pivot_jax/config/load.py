@@ -16,7 +16,7 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +286,25 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
 def from_file(path: Path) -> ConfigDict:
     """Config of a run's ``config.json``. Raises UserError as :func:`load`."""
     return from_json(_text(path), str(path))
+
+
+def with_keys(config: ConfigDict, overrides: Mapping[str, Any], allowed: Sequence[str]) -> ConfigDict:
+    """A copy of a trained run's config with other values of keys that do not change what was trained.
+
+    Args:
+      allowed: such keys; ``rl.`` allows all of a section.
+
+    Raises:
+      UserError: another key, one that there is not, or a value that is not allowed.
+    """
+    changed = from_json(to_json(config))
+    for key, value in overrides.items():
+        set_key(changed, key, value)
+        if not any(f"{key}.".startswith(one if one.endswith(".") else f"{one}.") for one in allowed):
+            *names, last = [f"{one}*" if one.endswith(".") else one for one in allowed]
+            can = f"only {', '.join(names)} and {last} can be set"
+            raise UserError(f"{key}: a trained run's config cannot be changed; {can}")
+    return changed
 
 
 def _text(path: Path) -> str:

@@ -10,12 +10,13 @@ import numpy as np
 
 from pivot_jax.data.loading.prompts import PromptRows
 from pivot_jax.data.processing.images import load
+from pivot_jax.data.processing.processor import Processor
 from pivot_jax.objectives import perception
 from pivot_jax.objectives.filters import kept
 from pivot_jax.rl.groups import Group, Selection
 from pivot_jax.rl.parts import Parts
 from pivot_jax.rl.rewards.completion import Completion
-from pivot_jax.rl.rewards.composition import Scores
+from pivot_jax.rl.rewards.composition import Rewards, Scores
 from pivot_jax.rollout.engine import Prompt, Rollouts
 
 NOISY = 1 << 29  # added to the rollout's number: responses to noised images draw random numbers of their own
@@ -62,16 +63,16 @@ def _with_noise(prompt: Prompt, level: int, rng: np.random.Generator) -> Prompt:
     return replace(prompt, example=replace(prompt.example, images=images), row=replace(prompt.row, images=images))
 
 
-def texts_of(parts: Parts, rollouts: Rollouts) -> list[list[str]]:
+def texts_of(processor: Processor, rollouts: Rollouts) -> list[list[str]]:
     """Text of every response, without control tokens, by prompt."""
-    decode = parts.processor.chat.decode
+    decode = processor.chat.decode
     return [[decode(one.tokens) for one in own] for own in rollouts.responses]
 
 
 def score_responses(
-    parts: Parts, prompts: PromptRows, rollouts: Rollouts, texts: Sequence[Sequence[str]]
-) -> tuple[Selection, Scores]:
-    """Rewards of the responses, as many to each prompt, and the groups that the algorithm's filter keeps.
+    rewards: Rewards, prompts: PromptRows, rollouts: Rollouts, texts: Sequence[Sequence[str]]
+) -> tuple[list[Group], Scores]:
+    """Rewards of the responses, as many to each prompt: a group of each prompt, and the scores of all.
 
     Raises:
       UserError: a reward failed and ``rl.reward_failure`` is ``stop``.
@@ -88,7 +89,7 @@ def score_responses(
         for example, own, responses in zip(prompts.examples, texts, rollouts.responses, strict=True)
         for text, response in zip(own, responses, strict=True)
     ]
-    scores = parts.rewards.score(items)
+    scores = rewards.score(items)
     n = len(items) // max(len(prompts), 1)
     groups = [
         Group(
@@ -102,7 +103,13 @@ def score_responses(
         )
         for i in range(len(prompts))
     ]
+    return groups, scores
+
+
+def selection_of(parts: Parts, groups: Sequence[Group], scores: Scores) -> Selection:
+    """The groups, and which of them the algorithm's filter keeps."""
+    n = len(scores.total) // max(len(groups), 1)
     label = parts.setup.config.rl.filter_reward
     judged = scores.rewards[label] if label else scores.total
     keep = kept(parts.algorithm, judged, np.repeat(np.arange(len(groups)), n))
-    return Selection(groups, keep[:: max(n, 1)]), scores
+    return Selection(groups, keep[:: max(n, 1)])

@@ -47,15 +47,15 @@ def _evaluate(parts: Parts, loader: PromptLoader, step: int, params: Any) -> dic
     for prompts in loader.ordered():
         seed = (parts.setup.config.seed, SEED)
         rollouts = parts.engine.generate(asked_prompts(prompts), section.responses, sampling, seed)
-        texts = texts_of(parts, rollouts)
-        selection, scores = score_responses(parts, prompts, rollouts, texts)
+        texts = texts_of(parts.processor, rollouts)
+        groups, scores = score_responses(parts.rewards, prompts, rollouts, texts)
         totals.append(scores.total)
         for label, values in scores.rewards.items():
             rewards[label].append(values)
         responses = [one for own in rollouts.responses for one in own]
         lengths += [len(one.tokens) for one in responses]
         truncated += [one.finish == "length" for one in responses]
-        answered += [Answered(*pair) for pair in zip(selection.groups, texts, strict=True)]
+        answered += [Answered(*pair) for pair in zip(groups, texts, strict=True)]
     if not lengths:
         raise UserError("rl.heldout.sources: no prompts; name a source that has some, or remove it")
     parts.records.write_heldout(step, answered)

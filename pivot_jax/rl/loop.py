@@ -11,7 +11,7 @@ import jax
 from pivot_jax.models import lora
 from pivot_jax.optim import partition
 from pivot_jax.parallel.mesh import place_batch
-from pivot_jax.rl.collection import collect_responses, score_responses, texts_of
+from pivot_jax.rl.collection import collect_responses, score_responses, selection_of, texts_of
 from pivot_jax.rl.groups import Collected
 from pivot_jax.rl.heldout import heldout_hooks
 from pivot_jax.rl.parts import build_parts
@@ -50,8 +50,9 @@ def train(
                         rollouts = collect_responses(parts, params, session.step, prompts, phase.round, phase.progress)
                     # Step III: trajectory generation. First the rewards, and the groups that a filter keeps ...
                     with phase.timed("reward"):
-                        texts = texts_of(parts, rollouts)
-                        selection, scores = score_responses(parts, prompts, rollouts, texts)
+                        texts = texts_of(parts.processor, rollouts)
+                        groups, scores = score_responses(parts.rewards, prompts, rollouts, texts)
+                        selection = selection_of(parts, groups, scores)
                     collected.add(selection)
                     phase.note(selection, scores, texts)
                 # ... then log-probs of policy and reference, and advantages.

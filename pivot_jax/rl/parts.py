@@ -144,9 +144,9 @@ def updates_per_rollout(section: Any) -> int:
     return section.epochs * section.minibatches
 
 
-def sampler_shape(config: Any, mesh: Any) -> Shape:
-    """Static sizes of the embedded sampler: numbers that the mesh divides."""
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+def sampler_shape(config: Any, mesh: Any = None) -> Shape:
+    """Static sizes of the embedded sampler: numbers that the mesh (None: one device) divides."""
+    rows = mesh.shape["data"] * mesh.shape["fsdp"] if mesh is not None else 1
     together = config.rl.slots or min(config.data.batch_size * config.rl.responses, SLOTS)
     return Shape(slots=round_up(together, rows), prompts=round_up(TOGETHER, rows), steps=config.rl.block)
 

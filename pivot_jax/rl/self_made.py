@@ -4,6 +4,9 @@
     DIR/pairs.jsonl   DPO: questions that have both, with chosen and rejected
     DIR/about.json    numbers of questions and rows, hashes
 
+A row has the images that the log names. Where these are thumbnails, or none, ``responses`` of a data source gives the
+same texts with the images of the prompts' own source (:class:`pivot_jax.data.sources.responses.Responses`).
+
 Questions that were never answered right are in neither file, so data made like this are easier than the prompts that
 they come from; about.json says how many are left out.
 """
@@ -19,6 +22,7 @@ from typing import Any
 
 from pivot_jax import files
 from pivot_jax.data.draws import draw
+from pivot_jax.data.sources.responses import ROW
 from pivot_jax.errors import UserError
 from pivot_jax.rl.scheme.logs import Response, read
 from pivot_jax.rl.scheme.reading import DEFAULT, Settings
@@ -94,4 +98,4 @@ def _rows(one: _Question, most: int, seed: int, *, pairs: bool) -> Iterable[dict
     asked = {"images": list(one.asked.images), "prompt": one.asked.prompt or asked_for}
     for index in range(min(most, len(right), len(wrong) if pairs else most)):
         own = {"chosen": right[index], "rejected": wrong[index]} if pairs else {"completion": right[index]}
-        yield {"id": asked_for + (f"#{index}" if most > 1 else "")} | asked | own
+        yield {"id": asked_for + (f"#{index}" if most > 1 else ""), ROW: asked_for} | asked | own

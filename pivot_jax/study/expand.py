@@ -14,7 +14,7 @@ from pivot_jax.data.sources import check as check_source
 from pivot_jax.errors import UserError
 from pivot_jax.study import budget
 from pivot_jax.study.graph import Cell, Graph, Job, Measurement, Rows, Run, content_hash
-from pivot_jax.study.matrix import ARM, INPUT, Levels, Stage, Study
+from pivot_jax.study.matrix import ARM, INPUT, Levels, Stage, Study, inputs_of
 
 EQUAL, ROWS = "equal", "rows"  # settings that are no keys of a config: another stage's budget, rows of the data
 
@@ -68,8 +68,9 @@ class _Expansion:
     def _add(self, name: str, stage: Stage, tried: Mapping[str, Any] | None = None) -> str:
         """The key of a run; ``tried``: the settings of a trial, which takes only the measurement that decides."""
         sources = {prefix: self._resolved(text) for prefix, text in stage.init.items()}
-        inputs = self._inputs(_used(stage))
-        settings = _map_texts(self._resolved, self._study.settings(name, self._levels) | dict(tried or {}))
+        own = self._study.settings(name, self._levels) | dict(tried or {})
+        inputs = self._inputs(_used(stage) | inputs_of(own))
+        settings = _map_texts(self._resolved, own)
         rows = Rows(settings.pop(ROWS, stage.rows), *stage.row)
         like = self._key(settings[EQUAL][1]) if EQUAL in settings else ""
         declared = json.dumps([name, self._resolved(stage.config), sources, settings, rows.count, like], default=str)
@@ -123,9 +124,8 @@ class _Expansion:
     def _measurement(self, name: str, key: str) -> Measurement:
         declared = dict(self._study.measures[name])
         kind = declared.pop("kind", name)
-        used = {one for text in _texts(declared) for one in INPUT.findall(text)}
         settings = _map_texts(self._resolved, declared)
-        inputs = tuple(one for one in self._inputs(used) if one != key)
+        inputs = tuple(one for one in self._inputs(inputs_of(declared)) if one != key)
         mark = content_hash([key, kind, settings], self._graph.root)
         return Measurement(name, kind, settings, f"{key}.{name}-{mark}", inputs)
 
@@ -175,17 +175,9 @@ def _map_texts(change: Callable[[str], str], content: Any) -> Any:
     return change(content) if isinstance(content, str) else content
 
 
-def _texts(content: Any) -> list[str]:
-    """All texts of a nested value."""
-    if isinstance(content, Mapping):
-        return [text for value in content.values() for text in _texts(value)]
-    if isinstance(content, list | tuple):
-        return [text for value in content for text in _texts(value)]
-    return [content] if isinstance(content, str) else []
-
-
 def _used(stage: Stage) -> set[str]:
-    return {name for text in (stage.config, *stage.init.values()) for name in INPUT.findall(text)}
+    """Names in braces of what a stage declares, the levels' keys left out."""
+    return inputs_of([stage.config, stage.init, stage.set])
 
 
 def _group(graph: Graph) -> None:

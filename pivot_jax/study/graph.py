@@ -24,7 +24,8 @@ from typing import Any
 from pivot_jax import files
 from pivot_jax.study.matrix import SEED, Levels, Study
 
-PACK = "extract"  # the measurement that leaves a pack
+# Kinds of measurements that leave what other runs start from, and where in the run's folder.
+LEFT = {"extract": "pack", "responses": "responses/{name}"}
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,11 @@ class Graph:
         return result_file(self.root, key).is_file()
 
     def available(self, key: str) -> bool:
-        """Whether a run's checkpoint is there, and its pack where it has one."""
-        packed = any(one.kind == PACK for one in self.runs[key].measurements)
-        return is_finished(self.root, key) and (not packed or pack_of(self.root, key).is_dir())
+        """Whether a run's checkpoint is there, with what its measurements leave for other runs."""
+        folder = self.folder(key)
+        return is_finished(self.root, key) and all(
+            left_there(folder, one.kind, one.name) for one in self.runs[key].measurements
+        )
 
     def missing(self, key: str) -> list[Measurement]:
         """Measurements of a run without a result."""
@@ -202,8 +205,9 @@ def run_folder(root: Path, key: str) -> Path:
     return root / "runs" / key
 
 
-def pack_of(root: Path, key: str) -> Path:
-    return run_folder(root, key) / "pack"
+def left_there(folder: Path, kind: str, name: str) -> bool:
+    """Whether a run's folder has what a measurement leaves for other runs."""
+    return kind not in LEFT or (folder / LEFT[kind].format(name=name)).is_dir()
 
 
 def result_file(root: Path, name: str) -> Path:

@@ -39,7 +39,8 @@ class Stage:
       config: FILE[:argument] of its config, relative to the study's file; ``{data}`` is the folder of the data.
       init: replaces the config's ``init``; ``run:{stage1b}`` is the run of that stage in the same cell, ``pack:{arm}``
         the pack of the arm's run.
-      set: other keys of the config; ``{data}`` in a text is the folder of the data, as in a factor's keys.
+      set: other keys of the config; ``{data}`` in a text is the folder of the data, ``{stage}`` that of a stage's run
+        in the same cell, as in a factor's keys.
       measures: names of ``Study.measures``, taken on the finished run.
       only: factor → levels, also ``arm`` and ``seed``; cells with another level do without this stage.
       joins: the stage whose job this one is part of, where only one run of that stage starts from it.
@@ -151,6 +152,15 @@ def holds(table: Mapping[str, Sequence[str]], levels: Levels) -> bool:
     return all(levels[factor] in allowed for factor, allowed in table.items() if factor != WITHOUT)
 
 
+def inputs_of(content: Any) -> set[str]:
+    """Names in braces in all texts of a nested value: stages, ``arm``, ``data``, factors."""
+    if isinstance(content, Mapping):
+        return set().union(*map(inputs_of, content.values()))
+    if isinstance(content, list | tuple):
+        return set().union(*map(inputs_of, content))
+    return set(INPUT.findall(content)) if isinstance(content, str) else set()
+
+
 def study_name(file: Path) -> str:
     """``demo/study.py``: how a packaged study is named on the command line."""
     return f"{file.parent.name}/{file.name}"
@@ -210,9 +220,8 @@ def _check(study: Study, where: str) -> None:
             raise UserError(f"{where}: stages.{name}: 'sweep' and 'chosen_by' are given together or not at all")
         for measure in (*stage.measures, *filter(None, stage.chosen_by[:1])):
             _known(measure, study.measures, f"{where}: stages.{name}")
-        for text in (stage.config, *stage.init.values()):
-            for used in INPUT.findall(text):
-                _known(used, known, f"{where}: stages.{name}")
+        for used in inputs_of([stage.config, stage.init, stage.set]):
+            _known(used, known, f"{where}: stages.{name}")
         _chosen(study, stage.only, f"{where}: stages.{name}.only", {SEED: tuple(map(str, study.seeds))})
     for named in (*study.endpoints.values(), study.controls):
         for title, (used, measure, _) in named.items():

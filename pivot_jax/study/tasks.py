@@ -22,7 +22,7 @@ from typing import Any
 from pivot_jax import files
 from pivot_jax.errors import UserError
 from pivot_jax.study import store
-from pivot_jax.study.graph import PACK, is_finished, pack_of, result_file, run_folder
+from pivot_jax.study.graph import is_finished, left_there, result_file, run_folder
 from pivot_jax.study.store import Outcome
 
 FAILED = "error: "  # prefix of the log line with the reason of a failure
@@ -94,7 +94,7 @@ def perform(root: Path, run: Mapping[str, Any]) -> None:
         return
     for one in run["measurements"]:
         kept = result_file(root, one["result"])
-        if kept.is_file() and (one["kind"] != PACK or pack_of(root, key).is_dir()):
+        if kept.is_file() and left_there(folder, one["kind"], one["name"]):
             continue
         began = time.perf_counter()
         print(f"{key}: {one['name']}", flush=True)

@@ -79,6 +79,7 @@ class OpenModel(_Opened):
       name: weight source, or WORKDIR@STEP.
       identity: identifies the weights wherever they are stored; predictions files keep it.
       workdir: of a run; None for a Hugging Face folder.
+      step: optimizer steps that made the weights.
     """
 
     name: str
@@ -88,6 +89,7 @@ class OpenModel(_Opened):
     processor: Processor
     identity: str
     workdir: Path | None = None
+    step: int = 0
 
     @property
     def module(self) -> MLLM:
@@ -285,7 +287,7 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
     tokenizer = run_tokenizer(workdir)
     processor = processor_of(config, mllm, tokenizer, "prompt", template=template, max_length=LONGEST_PROMPT)
     identity = f"{config.name}@{step}-{configs.fingerprint(config)}-{checkpoint.content_mark(workdir, step)}"
-    return OpenModel(f"{workdir}@{step}", config, mllm, params, processor, identity, workdir)
+    return OpenModel(f"{workdir}@{step}", config, mllm, params, processor, identity, workdir, step)
 
 
 def _open_folder(text: str, source: WeightSource) -> OpenModel:

@@ -245,3 +245,30 @@ def test_the_graph_file_tells_a_job_all_that_it_needs(tmp_path):
     content = json.loads((graph.root / "graph.json").read_text())
     assert list(content["jobs"]) == [job.key for job in jobs]
     assert all(key in content["runs"] for job in content["jobs"].values() for key in job["runs"])
+
+
+def test_a_stage_may_train_on_what_another_run_answered(tmp_path):
+    """Its data are those that a measurement leaves; without them the run before is needed again."""
+    own = {
+        "data.sources": ({"format": "llava", "path": "a.json", "responses": "{stage1}/responses/own/data/right.jsonl"},)
+    }
+    stages = studies.stages(
+        stage1={"measures": ("answers", "own")},
+        rejection={"config": "stage.py", "init": {"": "run:{stage0}"}, "set": own, "row": (20, 5)},
+    )
+    measures = studies.STUDY["measures"] | {"own": {"kind": "responses", "set": {}}}
+    arms = {"stage1": ("stage1", "Stage 1 only"), "sft": ("rejection", "+ SFT, own right responses")}
+    graph = graph_of(tmp_path, stages=stages, measures=measures, arms=arms, seeds=(0,))
+    (first,), (key,) = keys(graph, "stage1"), keys(graph, "rejection")
+    assert first in graph.runs[key].inputs
+    (source,) = graph.runs[key].config["data"]["sources"]
+    assert source["responses"] == str(graph.folder(first) / "responses/own/data/right.jsonl")
+    for one in graph.runs:
+        if one != key:
+            finish(graph, one)
+    assert {one for job in graph.needed([key]) for one in job.runs} >= {first, key}
+    (graph.folder(first) / "responses/own").mkdir(parents=True)
+    assert [job.runs for job in graph.needed([key])] == [(key,)]
+    with pytest.raises(UserError, match="stages.rejection: 'stage7' is not declared"):
+        stages["rejection"] |= {"set": {"data.sources": ({"format": "llava", "path": "{stage7}/x"},)}}
+        graph_of(tmp_path, stages=stages, measures=measures, arms=arms)

@@ -179,8 +179,11 @@ class PromptLoader:
         self.check_trainable()
         return LoaderIterator(sys.maxsize, self.rows_at, self._prefetch, self.fingerprint())
 
-    def ordered(self) -> Iterator[PromptRows]:
+    def ordered(self, start: int = 0) -> Iterator[PromptRows]:
         """All usable prompts once, in order, for evaluation; a process's part of the last batch may be empty.
+
+        Args:
+          start: batches to leave out.
 
         Raises:
           UserError: there is no end.
@@ -189,10 +192,11 @@ class PromptLoader:
             raise _no_end(self.data.source)
 
         def load(batch: int) -> PromptRows:
-            first = batch * self.batch_size
+            first = (start + batch) * self.batch_size
             return self._load(np.arange(first, min(first + self.batch_size, self.rows), dtype=np.int64), 0)
 
-        return read_ahead(math.ceil(self.rows / self.batch_size), load, self._prefetch)
+        count = math.ceil(self.rows / self.batch_size) - start
+        return read_ahead(count, load, self._prefetch) if count > 0 else iter(())
 
     def fingerprint(self) -> str:
         """Changes whenever the sequence of prompts does."""

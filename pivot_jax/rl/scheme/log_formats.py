@@ -156,7 +156,7 @@ def easyr1(file: Path) -> Rows:
 
 FORMATS: Mapping[str, Format] = {
     "pivot": Format(
-        _files("completions/*.jsonl|eval/heldout-*.jsonl", "*.jsonl"),
+        _files("completions/*.jsonl|eval/heldout-*.jsonl", "samples/*.jsonl", "*.jsonl"),
         table,
         {
             "question": "id", "text": "completion", "step": "version", "correct": "reward", "gold": "answer",

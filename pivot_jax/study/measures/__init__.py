@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from pivot_jax.study.measures import answers, encoder, gradients, pairs, text
+from pivot_jax.study.measures import answers, encoder, gradients, heldout, pairs, responses, text
 from pivot_jax.study.measures.task import Task
 from pivot_jax.study.store import Outcome
 
@@ -11,8 +11,10 @@ KINDS: Mapping[str, Callable[[Task], Outcome]] = {
     "class_probe": encoder.class_probe,
     "extract": encoder.extract,
     "gradient_maps": gradients.gradient_maps,
+    "heldout": heldout.heldout,
     "majority": answers.majority,
     "pairs": pairs.pairs,
+    "responses": responses.responses,
     "scenes_probe": encoder.scenes_probe,
     "text": text.text,
 }
