@@ -59,10 +59,11 @@ def test_a_stopped_sample_resumes_with_the_same_responses(trained, tmp_path):
         samples.sample(model, tmp_path / "thesis", show=False)
 
 
-def test_training_data_of_a_model_s_own_responses(trained, world, tmp_path, capsys):
+def test_training_data_of_a_model_s_own_responses(trained, make_config, world, tmp_path, capsys):
     """From the command line, to rows with the images of the prompts' source."""
     out = tmp_path / "out"
-    assert cli.main(["sample", "--workdir", str(trained), "--out", str(out), "--config.rl.max_tokens=6"]) == 0
+    ends = ["--config.rl.max_tokens=24", '--config.rl.stop=("e", "a")']  # right and wrong; a cut one is neither
+    assert cli.main(["sample", "--workdir", str(trained), "--out", str(out), *ends]) == 0
     assert "mean reward" in capsys.readouterr().out
     assert cli.main(["sample", "--workdir", str(trained), "--out", str(out), "--config.train.steps=3"]) == 1
     assert "only data.sources, data.batch_size, rl.* and seed can be set" in capsys.readouterr().err
@@ -78,18 +79,8 @@ def test_training_data_of_a_model_s_own_responses(trained, world, tmp_path, caps
             assert own[index].images == known[line["row"]].images
             said = own[index].messages[-1].content if name == self_made.RIGHT else own[index].chosen
             assert said == line.get("completion", line.get("chosen"))
-    config = rl_free(trained, tmp_path, asked)
-    assert cli.main(["train", "--config", str(config), "--workdir", str(tmp_path / "sft")]) == 0
-
-
-def rl_free(trained, tmp_path, asked):
-    """A config of SFT on the right responses, from the run's own."""
-    config = json.loads((trained / "config.json").read_text())
-    config["objective"]["name"] = "sft"
-    config["data"]["sources"] = [asked | {"responses": str(tmp_path / "made" / self_made.RIGHT)}]
-    config["init"] = {"": f"run:{trained}"}
-    (tmp_path / "sft.json").write_text(json.dumps(config))
-    return tmp_path / "sft.json"
+    own = asked | {"responses": str(tmp_path / "made" / self_made.RIGHT)}
+    assert run(make_config(data__sources=(own,), data__batch_size=2, train__steps=2), tmp_path / "sft").step == 2
 
 
 @pytest.mark.parametrize(
