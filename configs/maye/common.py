@@ -1,6 +1,6 @@
 """Common to MAYE's recipes: Reinforce++ on the language model of a Qwen-VL.
 
-Argument: MODEL,VARIANT; MODEL as in model.py
+Argument: MODEL,VARIANT; MODEL as in model_common.py
 
 Paper, released script and released defaults disagree; a comment says so at each key. Without a VARIANT: the paper's
 numbers, computed correctly.
@@ -35,7 +35,7 @@ def get_config(arg=""):
     if len(variants) > 1:
         raise UserError(f"MAYE's recipe: {variants[0]} and {variants[1]} exclude each other; name one")
     model = ",".join(word for word in words if word not in variants)
-    config = include(__file__, f"model.py:{model}") | {
+    config = include(__file__, f"model_common.py:{model}") | {
         "data.batch_size": 1024,
         "objective.name": "policy",
         "rl.algorithm": "reinforce++",  # whitened over the whole batch, the mean removed

@@ -1,6 +1,6 @@
 r"""MAYE's SFT arm on mm_math5k: as many epochs as RL, batches of 16.
 
-Argument: MODEL,rejection; MODEL as in model.py
+Argument: MODEL,rejection; MODEL as in model_common.py
 
 The answers are the golden solutions; with rejection, right responses of the model that training starts from, which is
 the control that the paper lacks. It has one run of SFT, and none on geometry3k, which has no solutions. The responses:
@@ -24,7 +24,7 @@ def get_config(arg=""):
     words = arg.split(",")
     rejection = "rejection" in words
     model = ",".join(word for word in words if word != "rejection")
-    return include(__file__, f"model.py:{model}") | {
+    return include(__file__, f"model_common.py:{model}") | {
         "name": "maye_sft_rejection" if rejection else "maye_sft",
         "data.sources": (OWN if rejection else SOLUTIONS,),
         "data.batch_size": 16,

@@ -1,6 +1,6 @@
 """A recipe of today on geometry3k: eight responses to a prompt, DAPO's losses and filter, with MAYE's data.
 
-Argument: MODEL, see model.py
+Argument: MODEL, see model_common.py
 
 It aims at what EasyR1 reports for Qwen2.5-VL-7B (0.50 to 0.54 of the 601 test problems), and takes EasyR1's numbers
 where DAPO has none of its own: 512 prompts a rollout, mini-batches of 128, learning rate 1e-6, 2,048 tokens.
@@ -12,7 +12,7 @@ DATA = "data/maye"
 
 
 def get_config(arg=""):
-    return include(__file__, f"model.py:{arg}") | {
+    return include(__file__, f"model_common.py:{arg}") | {
         "name": "maye_strong",
         "data.sources": ({"format": "maye", "path": f"{DATA}/geometry3k_rl_v0.jsonl"},),
         "data.batch_size": 512,

@@ -1,6 +1,8 @@
-"""Common to the tiny Qwen2.5-VL of the ablation: its encoder with windows, its merger, M-RoPE; 1M parameters, new.
+"""Common to the tiny Qwen2.5-VL of the ablation: 1M new parameters, windows, merger and M-RoPE.
 
-Argument: DATA, the folder of the study's images and tokenizer, runs/maye_ablation/data by default
+Argument: DATA, the folder of the study's images and tokenizer
+
+It is runs/maye_ablation/data by default; the study configs/study/maye_ablation.py makes it.
 """
 
 
