@@ -13,14 +13,14 @@ from pivot_jax.optim.update import kept_in
 WEIGHTS = np.linspace(0.05, 2.0, 64).astype(np.float32)
 
 
-def ours(gradients, rate):
+def ours(gradients, rate, dtype="bfloat16"):
     """Weights after AdamW's updates, as ``build_step`` makes them."""
     tx = optax.adamw(rate, b1=0.9, b2=0.95, eps=1e-5, weight_decay=0.01)
     weights = kept_in(jnp.asarray(WEIGHTS), "bfloat16")
     state = tx.init(weights)
     for gradient in gradients:
         updates, state = tx.update(jnp.asarray(gradient), state, weights)
-        weights, state = kept_in(optax.apply_updates(weights, updates), "bfloat16"), kept_in(state, "bfloat16")
+        weights, state = kept_in(optax.apply_updates(weights, updates), dtype), kept_in(state, dtype)
     return np.asarray(weights)
 
 
@@ -42,6 +42,7 @@ def test_the_same_weights_move_as_in_pytorch(rate):
     own, other = ours(gradients, rate), theirs(gradients, rate)
     if rate < 1e-4:
         assert (own == before).all() and (other == before).all()
+        assert (ours(gradients[:1], rate, "float32") != before).mean() > 0.99
     else:
         moved = np.abs(other - before)
         assert (own != before).mean() > 0.9
