@@ -43,9 +43,13 @@ class Results:
         """Combinations of levels in which arms are compared, in order of first appearance."""
         return list(dict.fromkeys(_condition(cell) for cell in self.graph.cells))
 
-    def cells(self, condition: Condition, arm: str) -> list[Cell]:
-        """One per seed."""
-        return [c for c in self.graph.cells if _condition(c) == condition and c.levels[ARM] == arm]
+    def cells(self, condition: Condition, arm: str, stage: str = "") -> list[Cell]:
+        """One per seed; of a stage (or ``arm``) those that have it, which may be some seeds only."""
+        found = [c for c in self.graph.cells if _condition(c) == condition and c.levels[ARM] == arm]
+        return [c for c in found if not stage or self._stage(arm, stage) in c.runs]
+
+    def _stage(self, arm: str, stage: str) -> str:
+        return self.study.arms[arm].stage if stage == ARM else stage
 
     def arms(self, condition: Condition) -> list[str]:
         there = {cell.levels[ARM] for cell in self.graph.cells if _condition(cell) == condition}
@@ -59,7 +63,7 @@ class Results:
 
     def measured(self, cell: Cell, stage: str, measure: str) -> Outcome | None:
         """A measurement of a cell's run; None where the cell has none."""
-        key = cell.runs.get(self.study.arms[cell.levels[ARM]].stage if stage == ARM else stage)
+        key = cell.runs.get(self._stage(cell.levels[ARM], stage))
         run = self.graph.runs[key] if key else None
         for one in run.measurements if run else ():
             if one.name == measure:
@@ -78,7 +82,7 @@ class Results:
         """Scores of single items [seeds, n, ...]; None where a seed has none."""
         stage, measure, metric = endpoint
         name, prepare, _ = METRICS.get(metric, (metric, lambda items: items.astype(float), None))
-        found = [self.measured(cell, stage, measure) for cell in self.cells(condition, arm)]
+        found = [self.measured(cell, stage, measure) for cell in self.cells(condition, arm, stage)]
         if not found or any(one is None for one in found):
             return None
         try:
@@ -89,7 +93,7 @@ class Results:
 
     def units(self, condition: Condition, arm: str, endpoint: Endpoint) -> list[int] | None:
         """The unit of each item, such as its image, where items are not independent; None where they are."""
-        cells = self.cells(condition, arm)
+        cells = self.cells(condition, arm, endpoint[0])
         found = self.measured(cells[0], *endpoint[:2]) if cells else None
         return found.items["unit"].tolist() if found is not None and "unit" in found.items else None
 
@@ -114,7 +118,8 @@ class Results:
     def gap(self, condition: Condition, first: str, second: str, endpoint: Endpoint) -> Interval | None:
         """First arm minus second, on the same items and seeds."""
         one, two = (self.items(condition, arm, endpoint) for arm in (first, second))
-        if one is None or two is None or one.shape != two.shape:
+        seeds = [[c.levels[SEED] for c in self.cells(condition, arm, endpoint[0])] for arm in (first, second)]
+        if one is None or two is None or one.shape != two.shape or seeds[0] != seeds[1]:
             return None
         if endpoint[2] in METRICS:
             statistic = METRICS[endpoint[2]][2]

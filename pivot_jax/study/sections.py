@@ -160,7 +160,7 @@ def controls(results: Results) -> Section | None:
 
 def _by_category(results: Results, condition: Condition, endpoint: Endpoint) -> dict[str, Value]:
     """Accuracy per kind of question, where the measurement has categories."""
-    cells = results.cells(condition, next(iter(results.study.arms)))
+    cells = results.cells(condition, next(iter(results.study.arms)), endpoint[0])
     found = results.measured(cells[0], *endpoint[:2]) if cells else None
     if found is None or "category" not in found.items:
         return {}

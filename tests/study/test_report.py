@@ -18,6 +18,7 @@ from pivot_jax.study.store import Outcome
 from tests.study import studies
 
 ACCURACY = {"stage1": 0.5, "sft": 0.5, "dpo": 0.7}
+AT_ARM = ("arm", "answers", "accuracy")
 ITEMS, SEEDS = 800, (0, 1, 2, 3)
 
 
@@ -88,6 +89,31 @@ def test_one_seed_is_said_to_be_one(graph):
     several, one = (report.build(Results(which)) for which in (graph, alone))
     assert "All of this is about one training seed." in one.summary and "one training seed" not in several.summary
     assert "One training seed" in one.scope[0] and "4 training seeds" in several.scope[0]
+
+
+def test_what_some_seeds_have_is_a_mean_over_these(tmp_path):
+    """The control of a stage that one seed has; arms with other seeds are not compared."""
+    declared = studies.stages(
+        stage1={"only": {"seed": ("1",)}}, dpo={"only": {"seed": ("0",)}, "measures": ("answers",)}
+    )
+    del declared["stage3"]  # it would need every seed's arm
+    declared["sft"] |= {"init": {"": "run:{stage0}"}}
+    declared["dpo"] |= {"init": {"": "run:{stage0}"}}
+    arms = {"sft": ("sft", "+ SFT"), "dpo": ("dpo", "+ DPO")}
+    controls = {"Stage 1": ("stage1", "answers", "accuracy")}
+    spec = studies.write(tmp_path, stages=declared, arms=arms, controls=controls, endpoints={"A": {"a": AT_ARM}})
+    found = expand(matrix.read(spec), tmp_path / "work")
+    for one in found.runs.values():
+        for measured in one.measurements:
+            right = np.arange(10) < (3 if one.stage == "stage1" else 6)
+            store.save(result_file(found.root, measured.result), Outcome({}, {"accuracy": right}))
+    results = Results(found)
+    (condition,) = results.conditions
+    control = results.score(condition, "sft", controls["Stage 1"])
+    assert (control.value, control.seeds) == (pytest.approx(0.3), 1)
+    assert results.score(condition, "sft", AT_ARM).seeds == 2 and results.score(condition, "dpo", AT_ARM).seeds == 1
+    assert results.gap(condition, "dpo", "sft", AT_ARM) is None
+    assert "Stage 1" in str(sections.controls(results))
 
 
 def test_the_page_holds_every_part_and_needs_results_only(graph):

@@ -37,7 +37,7 @@ CELLS = [(runs, n, deviation) for runs in (2, 3, 5) for n in (100, 600) for devi
 
 
 @pytest.mark.parametrize(("runs", "questions", "deviation"), CELLS)
-@pytest.mark.heavy_after(2)
+@pytest.mark.heavy_after(1)
 def test_the_accuracy_of_an_arm_is_covered(runs, questions, deviation, capsys):
     """Mean over epochs, and the last epoch; a bootstrap over questions alone covers less once runs differ."""
     truth, rng = 0.35, np.random.default_rng([runs, questions, round(1000 * deviation)])
@@ -62,7 +62,7 @@ def test_the_accuracy_of_an_arm_is_covered(runs, questions, deviation, capsys):
 
 
 @pytest.mark.parametrize(("runs", "questions", "deviation"), CELLS)
-@pytest.mark.heavy_after(2)
+@pytest.mark.heavy_after(1)
 def test_two_arms_without_a_difference_are_rarely_told_apart(runs, questions, deviation, capsys):
     """5 % at most, within what 2,000 draws can tell; and how often 5 points are found."""
     rng = np.random.default_rng([7, runs, questions, round(1000 * deviation)])
