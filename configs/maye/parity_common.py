@@ -26,6 +26,7 @@ def get_config():
         "rl.temperature": 1.0,
         "rl.max_tokens": 2048,
         "rl.minibatches": 32,
+        "hardware": ("h100-7",),  # its 7 training GPUs
         "data.batch_size": 896,
         "train.accumulate": 2,
         "optimizer.rules": (("(vision|second|projector)/.*", "frozen"), (".*", 5e-6)),

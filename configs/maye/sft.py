@@ -31,4 +31,5 @@ def get_config(arg=""):
         "objective.name": "sft",
         "optimizer.rules": (("(vision|second|projector)/.*", "frozen"), (".*", 1e-5)),
         "train.epochs": 30.0,
+        "hardware": ("h100-8", "v5p-16"),  # 16 rows
     }

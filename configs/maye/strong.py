@@ -19,6 +19,10 @@ def get_config(arg=""):
         "objective.name": "policy",
         "rl.algorithm": "dapo",
         "rl.responses": 8,
+        "rl.responses_per_row": 2,  # of 2,048 tokens each, after one prompt
+        "train.accumulate": 16,  # micro-batches of 32 rows, of 64 responses
+        "data.max_length": 5120,
+        "data.buckets": ((5120, 4352),),
         "rl.minibatches": 4,
         "rl.max_tokens": 2048,
         "rl.filter_reward": "math",
