@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from pivot_jax.data import geometry
+from pivot_jax.data import figures
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import Endless, Source
 from pivot_jax.errors import UserError, suggest
@@ -19,7 +19,7 @@ COLUMNS = ("task", "answer", "working")
 
 
 def geometry_tasks(
-    questions: Sequence[str] = tuple(geometry.QUESTIONS),
+    questions: Sequence[str] = tuple(figures.QUESTIONS),
     split: str = "train",
     seed: int = 0,
     grid: int = 5,
@@ -43,10 +43,10 @@ def geometry_tasks(
     Raises:
       UserError: an unknown question, split or form of answer, or a size that is no lattice.
     """
-    _known("split", split, geometry.SPLITS)
+    _known("split", split, figures.SPLITS)
     _known("answers", answers, ANSWERS)
     for one in questions:
-        _known("question", one, geometry.QUESTIONS)
+        _known("question", one, figures.QUESTIONS)
     if not questions or grid < 2 or size < 4 * grid:
         raise UserError(
             f"geometry_tasks: {len(questions)} questions, grid {grid}, size {size}; it takes at least one question, a "
@@ -74,9 +74,9 @@ class _Tasks:
             answers,
             suffix,
         )
-        self.pools: dict[str, dict[int, list[geometry.Problem]]] = {name: {} for name in questions}
-        for layout in geometry.layouts(grid, split):
-            for one in geometry.problems(layout):
+        self.pools: dict[str, dict[int, list[figures.Problem]]] = {name: {} for name in questions}
+        for layout in figures.layouts(grid, split):
+            for one in figures.problems(layout):
                 if one.kind in self.pools:
                     self.pools[one.kind].setdefault(one.answer, []).append(one)
 
@@ -87,7 +87,7 @@ class _Tasks:
         by_answer = self.pools[rng.choice(tuple(self.pools))]
         problem = rng.choice(by_answer[rng.choice(sorted(by_answer))])
         pixels = np.random.default_rng(zlib.crc32(name.encode()))
-        image = geometry.render(problem.layout, self.grid, self.size, rng, pixels)
+        image = figures.render(problem.layout, self.grid, self.size, rng, pixels)
         messages = [Message("user", f"<image>\n{problem.text}{self.suffix}")]
         if self.answers != "none":
             worked = self.answers == "worked" or (self.answers == "mixed" and rng.random() < 0.5)

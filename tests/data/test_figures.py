@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pivot_jax.data import geometry, sources
+from pivot_jax.data import figures, sources
 from pivot_jax.errors import UserError
 
 GRID = 5
@@ -26,11 +26,11 @@ def around(corners):
 
 def test_answers_are_those_of_the_outline():
     kinds = Counter()
-    for layout in geometry.layouts(GRID, "test"):
-        corners = geometry.outline(layout)
+    for layout in figures.layouts(GRID, "test"):
+        corners = figures.outline(layout)
         assert all(0 <= x <= GRID and 0 <= y <= GRID for x, y in corners)
         truth = {"area": shoelace(corners), "perimeter": around(corners), "sides": len(corners)}
-        for one in geometry.problems(layout):
+        for one in figures.problems(layout):
             assert one.answer == pytest.approx(truth[one.kind]), layout
             assert "=" not in one.working or one.working.endswith(f"= {one.answer}")
             kinds[one.kind, layout.figure] += 1
@@ -38,17 +38,17 @@ def test_answers_are_those_of_the_outline():
 
 
 def test_the_image_shows_the_figure():
-    for layout in list(geometry.layouts(GRID, "validation"))[::40]:
-        image = geometry.render(layout, GRID, 80, random.Random(0), np.random.default_rng(0)).astype(int)
+    for layout in list(figures.layouts(GRID, "validation"))[::40]:
+        image = figures.render(layout, GRID, 80, random.Random(0), np.random.default_rng(0)).astype(int)
         filled = (image.max(-1) - image.min(-1)) > 25  # colour, which neither paper nor lattice has
-        assert filled.mean() * GRID**2 == pytest.approx(shoelace(geometry.outline(layout)), abs=0.9), layout
+        assert filled.mean() * GRID**2 == pytest.approx(shoelace(figures.outline(layout)), abs=0.9), layout
 
 
 def test_splits_share_no_layout_and_every_turn_occurs():
-    of = {split: set(geometry.layouts(GRID, split)) for split in geometry.SPLITS}
+    of = {split: set(figures.layouts(GRID, split)) for split in figures.SPLITS}
     everything = set().union(*of.values())
     assert sum(map(len, of.values())) == len(everything) == 225 + 900 + 1600
-    assert len({tuple(geometry.outline(one)) for one in everything}) == len(everything)
+    assert len({tuple(figures.outline(one)) for one in everything}) == len(everything)
     assert all({one.turn for one in layouts} == {0, 1, 2, 3} for layouts in of.values())
 
 
