@@ -179,6 +179,8 @@ def difference(
 ) -> Interval:
     """Mean of ``first`` − ``second`` on the same items: [n] or [s, n] each (seed i is paired with seed i).
 
+    The ends are those of a difference of shares where all values are from 0 to 1.
+
     Args:
       units: cluster of each item (both questions of a pair), where items are not independent.
 
@@ -190,7 +192,10 @@ def difference(
         raise ValueError(
             f"a paired difference needs the same seeds and items, got {first.shape} and {second.shape} scores"
         )
-    return _crossed_mean(np.atleast_2d(first - second), units, draws, level, seed)
+    found = _crossed_mean(np.atleast_2d(first - second), units, draws, level, seed)
+    if min(first.min(), second.min()) >= 0 and max(first.max(), second.max()) <= 1:
+        found = replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
+    return found
 
 
 def crossed(

@@ -128,6 +128,12 @@ def test_seeds_alone_are_students_t():
     assert (found.seeds, found.n, found.method) == (3, 50, "t over seeds")
 
 
+def test_a_difference_of_shares_is_at_most_one():
+    first, second = np.repeat([[0.0], [1.0]], 40, axis=1), np.zeros((2, 40))
+    found = statistics.difference(first, second)
+    assert (found.value, found.low, found.high) == (0.5, -1.0, 1.0)
+
+
 def test_seeds_that_agree_by_chance_are_no_certainty():
     """Two models that are right on 20 of 60 items each, but on others."""
     values = np.array([[1.0] * 20 + [0.0] * 40, [1.0] * 10 + [0.0] * 40 + [1.0] * 10])
