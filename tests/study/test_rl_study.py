@@ -20,6 +20,8 @@ def test_rl_mini_in_miniature(tmp_path):
     folder = tmp_path / "configs"
     shutil.copytree(catalogue.folder() / "demo", folder / "demo", ignore=shutil.ignore_patterns("__pycache__"))
     reduce(folder / "demo")
+    common = folder / "demo/common.py"  # the few right responses have to fill a batch
+    common.write_text(common.read_text().replace('"data.batch_size": 16', '"data.batch_size": 2'))
     (folder / "study").mkdir()
     (folder / "even.py").write_text(REWARD)  # an untrained model gives no right answers to learn from
     text = (catalogue.folder() / "study/rl_mini.py").read_text()
