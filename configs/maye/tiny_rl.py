@@ -23,7 +23,7 @@ def get_config(arg=""):
         "rl.kl_clamp": "none",
         "rl.kl_coefficient": 0.001,
         "rl.responses": 1,
-        "rl.max_tokens": 24,
+        "rl.max_tokens": 48,  # an answer with its working has some 35
         "rl.block": 8,
         "rl.minibatches": 4,
         "rl.rewards": ({"name": "math", "column": "answer"},),

@@ -29,7 +29,7 @@ def asked(temperature):
             "data.sources": (TEST,),
             "data.batch_size": 200,
             "rl.responses": 1,
-            "rl.max_tokens": 24,
+            "rl.max_tokens": 48,
             "rl.block": 8,
             "rl.temperature": temperature,
             "rl.rewards": ({"name": "math", "column": "answer"},),
@@ -46,14 +46,14 @@ def get_config():
         "config": "../maye/tiny_rl.py:{data}",
         "init": {"": "run:{stage1b}"},
         "measures": ("greedy", "sampled", "training"),
-        "row": (70, 14),
+        "row": (80, 24),
         "minutes": 3.0,
     }
     return {
         "title": "Which of MAYE's mistakes matter? Reinforce++ with each, with all and with none",
         "subtitle": "A tiny Qwen2.5-VL of 1M parameters on rendered geometry, five seeds",
         "scope": (
-            "The model is tiny, its answers have at most 24 tokens, and one learning rate was used; a mistake that "
+            "The model is tiny, its answers have at most 48 tokens, and one learning rate was used; a mistake that "
             "does nothing here may matter at the paper's size, above all bfloat16 at its learning rate of 5e-6.",
         ),
         "data": demo["data"],
