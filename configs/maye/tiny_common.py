@@ -1,4 +1,4 @@
-"""Common to the tiny Qwen2.5-VL of the ablation: 1M new parameters, windows, merger and M-RoPE.
+"""Common to the tiny Qwen2.5-VL of the ablation: 0.6M new parameters, windows, merger and M-RoPE.
 
 Argument: DATA, the folder of the study's images and tokenizer
 

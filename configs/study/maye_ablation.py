@@ -51,7 +51,7 @@ def get_config():
     }
     return {
         "title": "Which of MAYE's mistakes matter? Reinforce++ with each, with all and with none",
-        "subtitle": "A tiny Qwen2.5-VL of 1M parameters on rendered geometry, five seeds",
+        "subtitle": "A tiny Qwen2.5-VL of 0.6M parameters on rendered geometry, five seeds",
         "scope": (
             "The model is tiny, its answers have at most 48 tokens, and one learning rate was used; a mistake that "
             "does nothing here may matter at the paper's size, above all bfloat16 at its learning rate of 5e-6.",

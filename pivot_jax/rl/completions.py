@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,11 @@ def completion_lines(answered: Sequence[Answered], images: Path | None = None) -
                 }
             )
     return lines
+
+
+def as_text(lines: Sequence[Mapping[str, Any]]) -> str:
+    """JSON lines."""
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,6 @@ update, so every checkpoint of that update finds it.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import numpy as np
 
 from pivot_jax import files
 from pivot_jax.errors import UserError
-from pivot_jax.rl.completions import COMPLETIONS, Answered, completion_lines
+from pivot_jax.rl.completions import COMPLETIONS, Answered, as_text, completion_lines
 from pivot_jax.rl.groups import Group
 from pivot_jax.rollout.engine import Response
 
@@ -107,9 +106,8 @@ class Records:
         self._write_lines(self.workdir / "eval" / f"heldout-{step}", lines)
 
     def _write_lines(self, name: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         ending = f"-{self.process}" if self.process else ""
-        files.write_text(name.with_name(f"{name.name}{ending}.jsonl"), text)
+        files.write_text(name.with_name(f"{name.name}{ending}.jsonl"), as_text(lines))
 
     @property
     def _images(self) -> Path:

@@ -22,9 +22,10 @@ from pivot_jax.data.loading.reader import ImageReader
 from pivot_jax.errors import UserError
 from pivot_jax.progress import progress
 from pivot_jax.rl.collection import asked_prompts, score_responses, texts_of
-from pivot_jax.rl.completions import Answered, completion_lines
+from pivot_jax.rl.completions import Answered, as_text, completion_lines
 from pivot_jax.rl.parts import sampler_shape, sampling_of
 from pivot_jax.rl.rewards.composition import Rewards, build_rewards
+from pivot_jax.rl.scheme.log_formats import table
 from pivot_jax.rollout.sampler import Sampler
 from pivot_jax.train.open import OpenModel
 
@@ -107,15 +108,14 @@ def _sample(model: OpenModel, loader: PromptLoader, rewards: Rewards, out: Path,
             groups, _ = score_responses(rewards, prompts, rollouts, texts)
             answered = [Answered(*pair) for pair in zip(groups, texts, strict=True)]
             lines = completion_lines(answered, out / SAMPLES / "images")
-            files.write_text(_file(out, number), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            files.write_text(_file(out, number), as_text(lines))
 
 
 def _summary(out: Path) -> dict[str, Any]:
     rewards: list[float] = []
     truncated = responses = 0
     for file in sorted((out / SAMPLES).glob("*.jsonl")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for _, row in table(file):
             responses += 1
             truncated += row["finish"] == "length"
             if row["reward"] is not None:

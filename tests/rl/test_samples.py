@@ -12,6 +12,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.rl import samples, self_made
 from pivot_jax.rl.run import run
 from pivot_jax.rl.scheme.reading import DEFAULT, read_run
+from pivot_jax.study import measures
 from pivot_jax.train.open import open_run
 from tests.train.conftest import source
 
@@ -96,3 +97,19 @@ def test_a_file_that_is_not_of_this_source(world, tmp_path, line, message):
     (tmp_path / "responses.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(UserError, match=message):
         sources.read(source(world, "llava") | {"responses": str(tmp_path / "responses.jsonl")})
+
+
+def test_a_study_measures_the_evaluations_of_a_run(rl_config, world, tmp_path):
+    """Accuracy after training, and what was lost since the best evaluation."""
+    heldout = {**source(world, "llava"), "sampling": "first:6"}
+    run(rl_config(rl__heldout__sources=(heldout,), eval__every=2, train__steps=4), tmp_path / "run")
+    curve = []
+    for step in (2, 4):
+        rows = [json.loads(line) for line in (tmp_path / f"run/eval/heldout-{step}.jsonl").read_text().splitlines()]
+        curve.append(sum(row["completion"].count("e") > 0 for row in rows) / len(rows))
+    found = measures.KINDS["heldout"](measures.Task(tmp_path / "run", "training", {"reward": "count"}))
+    assert found.numbers["steps"] == [2, 4] and found.numbers["accuracy"] == pytest.approx(curve, abs=1e-4)
+    assert found.items["last"].mean() == pytest.approx(curve[-1])
+    assert found.items["fall"].mean() == pytest.approx(max(curve) - curve[-1], abs=1e-6)
+    with pytest.raises(UserError, match="no reward 'math' .there are: count"):
+        measures.KINDS["heldout"](measures.Task(tmp_path / "run", "training", {"reward": "math"}))

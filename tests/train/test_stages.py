@@ -285,3 +285,11 @@ def test_rounding_noise_is_small_random_and_of_its_own_seed(make_config):
         any(not np.array_equal(a[path], b[path]) for path in a) for a, b in ((flat[0], flat[1]), (flat[1], flat[3]))
     ]
     assert all(moved)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_keeps_its_weights_in_the_type_of_its_config(make_config, tmp_path, dtype):
+    run(make_config(optimizer__master_dtype=dtype, train__steps=2), tmp_path / "run")
+    flat = rules.flatten(checkpoint.load_run(tmp_path / "run", 2)["decoder"])  # parts of the encoder are frozen
+    kept = [np.array_equal(leaf, np.asarray(jnp.asarray(leaf, jnp.bfloat16), np.float32)) for leaf in flat.values()]
+    assert len(kept) > 5 and all(kept) == (dtype == "bfloat16")

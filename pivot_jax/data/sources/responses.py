@@ -42,7 +42,7 @@ class Responses:
 
     def __init__(self, source: Source, path: str | Path):
         if isinstance(source, Endless):
-            raise UserError(f"responses: {source.name} has no end; add 'sampling': 'first:N' to it")
+            raise UserError(f"responses: {source.name} has no end, so its rows cannot be found; name a source with one")
         self.source, self.name = source, source.name
         rows = open_rows(path)
         self._lines = [_line(rows[index], f"{path}:{index + 1}") for index in range(len(rows))]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from pivot_jax.errors import UserError
-from pivot_jax.rl.scheme.log_formats import number_of
+from pivot_jax.rl.scheme.log_formats import number_of, table
 from pivot_jax.study.measures.task import Task
 from pivot_jax.study.store import Outcome
 
@@ -37,8 +36,7 @@ def heldout(task: Task) -> Outcome:
 def _right(path: Path, label: str) -> np.ndarray:
     """Share of right responses to each prompt, in the order of their ids: float64 [prompts]."""
     by_prompt: dict[str, list[float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for _, row in table(path):
         if label not in row["rewards"]:
             raise UserError(f"{path}: no reward '{label}' (there are: {', '.join(row['rewards'])})")
         by_prompt.setdefault(row["id"], []).append(float((row["rewards"][label] or 0.0) > 0.5))
