@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pivot_jax import config
-from pivot_jax.cli import arguments, commands, studies
+from pivot_jax.cli import arguments, commands, evaluation, studies
 from pivot_jax.cli import main as cli
 from pivot_jax.errors import UserError
 from pivot_jax.eval.score import score_rows
@@ -150,7 +150,7 @@ def test_an_interrupted_evaluation_says_what_is_kept(monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "evaluate", interrupt)
+    monkeypatch.setattr(evaluation, "evaluate", interrupt)
     assert cli.main(["eval", "--workdir", "w", "--benchmark", "mmvp", "--data", "d"]) == 130
     assert "the answers written so far are kept" in capsys.readouterr().err
 
@@ -172,14 +172,16 @@ def test_a_score_is_printed_as_a_table(tmp_path, capsys):
             [("red", "[b]colour"), ("blue", "[b]colour"), ("red", "count"), ("red", "count")]
         )
     ]
-    commands.show_score(score_rows("scenes", rows), tmp_path / "p.jsonl")
-    title, head, *lines = (" ".join(line.split()) for line in capsys.readouterr().out.splitlines())
+    evaluation.show_score(score_rows("scenes", rows), tmp_path / "p.jsonl")
+    title, toolkit, head, *lines = (" ".join(line.split()) for line in capsys.readouterr().out.splitlines())
     assert title == f"scenes: 4 questions, answers in {tmp_path}/p.jsonl" and head == "% 95 % interval"
+    assert toolkit.startswith("toolkit ours (") and toolkit.endswith("), scorer exact")
     assert [line for line in lines if line] == [
         "accuracy 75.00 [25.00, 100.00]",
         "[b]colour 50.00 [0.00, 100.00]",
         "count 100.00 [34.24, 100.00]",
         "in the requested format 100.00",
+        "nothing read by the scorer 0.00",
         "truncated at the token limit 25.00",
     ]
     assert (tmp_path / "p.score.json").is_file()

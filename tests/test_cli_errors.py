@@ -59,7 +59,7 @@ ERRORS = [
     ([*GENERATE, *IMAGE, "--prompt", "<image> Q"], "leave out '<image>'"),
     (["generate", "--workdir", "{world}/runn"], "did you mean '{world}/run'?"),
     ([*EVAL, "scienceqa", "--data", "{world}/classes"], "holds no data.jsonl (it holds: test, train)"),
-    ([*EVAL, "mathvision", "--data", "{world}/questions.jsonl", "--ranked"], "--ranked (ranked=True): mathvision"),
+    ([*EVAL, "mathvision", "--data", "{world}/questions.jsonl", "--ranked"], "--ranked (ranked=…): mathvision"),
     (["score", "--predictions", "{world}/tiny.py"], "not a predictions file"),
     (["score", "--predictions", "{world}"], "this is a folder"),
     ([*TRAIN, "{world}/0.png"], "is a file; name a folder"),

@@ -8,6 +8,7 @@ import re
 from pivot_jax.cli import (
     commands,
     configs,
+    evaluation_arguments,
     hardware,
     hub,
     inspection,
@@ -49,8 +50,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
         _plan,
         _tune,
         _extract,
-        _eval,
-        _score,
+        evaluation_arguments.add,
         _text,
         probe_arguments.add,
         _generate,
@@ -230,33 +230,6 @@ def _extract(subparsers) -> None:
     workdir(parser, "the run")
     step(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for the pack")
-
-
-def _eval(subparsers) -> None:
-    parser = command(
-        subparsers, "eval", commands.evaluate, "answer a benchmark's questions with a run, and score the answers",
-        "A stopped evaluation resumes. --config.eval.KEY and --config.seed change its settings; no other key of a\n"
-        "trained run's config can be changed. Answers made under other settings are not reused; they are kept in\n"
-        "NAME.others.jsonl.",
-    )  # fmt: skip
-    workdir(parser, "the run")
-    step(parser)
-    parser.add_argument("--benchmark", metavar="NAME", required=True, help="such as mmvp; a wrong name lists all")
-    parser.add_argument("--data", metavar="PATH", required=True, help="the benchmark's file or folder")
-    parser.add_argument("--out", metavar="FILE", help="predictions file (default WORKDIR/eval/NAME.jsonl)")
-    parser.add_argument("--limit", type=positive, default=0, metavar="N", help="only the first N questions")
-    parser.add_argument("--max-new-tokens", type=tokens, default=0, metavar="N", help="default: the benchmark's")
-    parser.add_argument("--ranked", action="store_true", help="also rank the options by likelihood")
-    parser.add_argument("--blank-images", action="store_true", help="the control: replace every image by a grey one")
-    parser.set_defaults(takes_overrides=True)
-
-
-def _score(subparsers) -> None:
-    parser = command(subparsers, "score", commands.score, "score a file of predictions again")
-    parser.add_argument(
-        "--predictions", metavar="FILE", required=True, help="predictions, from eval or another program"
-    )
-    parser.add_argument("--benchmark", metavar="NAME", default="", help="whose scorer to use (default: as in the file)")
 
 
 def _text(subparsers) -> None:

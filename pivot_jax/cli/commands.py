@@ -16,7 +16,7 @@ from pivot_jax.cli import inputs, outputs, tables
 from pivot_jax.words import counted
 
 if TYPE_CHECKING:
-    from pivot_jax.eval.score import Score
+    pass
 
 Overrides = dict[str, str]
 EVALUATION = ("eval.", "seed")  # keys that a trained run may be asked with other values of
@@ -80,54 +80,6 @@ def extract(args: argparse.Namespace, overrides: Overrides) -> None:
     outputs.folder(args.out, "--out")
     about = write_pack(Path(args.workdir), Path(args.out), args.step)
     print(f"{args.out}: {' and '.join(about['sha256'])} of {args.workdir} (use it as pack:{args.out})")
-
-
-def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
-    from pivot_jax import config as configs
-    from pivot_jax.eval.benchmarks import suite
-    from pivot_jax.eval.score import score_path
-    from pivot_jax.train import evaluation
-    from pivot_jax.train.open import open_run
-    from pivot_jax.train.source import run_config
-
-    if args.ranked:
-        evaluation.check_ranked(args.benchmark)
-    suite.find(args.benchmark)
-    run_config(Path(args.workdir))
-    out = outputs.file(args.out or evaluation.predictions_of(args.workdir, args.benchmark, args.blank_images), "--out")
-    score_path(out)
-    run = open_run(args.workdir, args.step)
-    model = replace(run, config=configs.with_keys(run.config, overrides, EVALUATION))
-    found = evaluation.evaluate(
-        model, args.benchmark, args.data, out, limit=args.limit, ranked=args.ranked,
-        max_new_tokens=args.max_new_tokens, blank_images=args.blank_images,
-    )  # fmt: skip
-    show_score(found, out)
-
-
-def score(args: argparse.Namespace, overrides: Overrides) -> None:
-    from pivot_jax.eval.score import score_file
-
-    file = inputs.predictions(args.predictions)
-    show_score(score_file(file, args.benchmark), file)
-
-
-def show_score(found: Score, predictions: Path) -> None:
-    """Prints a score as a table, and writes it beside its predictions as ``.score.json``."""
-    from rich.text import Text
-
-    found.write(predictions)
-    number = counted(found.total or len(found.ids), "question")
-    part = f"{len(found.ids):,} of {number}" if found.total > len(found.ids) else number
-    print(f"{found.benchmark}: {part}, answers in {predictions}")
-    table = tables.table("", "%", "95 % interval")
-    for name, one in found.intervals().items():
-        indent = "  " if name in found.by_category else ""
-        table.add_row(Text(indent + name), f"{100 * one.value:.2f}", tables.interval(one.low, one.high))
-    table.add_section()
-    table.add_row("in the requested format", f"{100 * found.compliance:.2f}")
-    table.add_row("truncated at the token limit", f"{100 * found.truncated:.2f}")
-    tables.console().print(table)
 
 
 def generate(args: argparse.Namespace, overrides: Overrides) -> None:

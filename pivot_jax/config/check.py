@@ -278,12 +278,16 @@ def _check_sources(config: ConfigDict) -> None:
             )
 
 
+_OF_EVALUATION = {"name", "path", "limit", "toolkit", "scorer"}
+
+
 def _check_evaluations(config: ConfigDict) -> None:
     section = config.eval
     for i, one in enumerate(section.benchmarks):
-        if not isinstance(one, Mapping) or not {"name", "path"} <= set(one) <= {"name", "path", "limit"}:
+        if not isinstance(one, Mapping) or not {"name", "path"} <= set(one) <= _OF_EVALUATION:
             raise UserError(
-                f"eval.benchmarks.{i}: {one!r} is not a dict with 'name' and 'path' (and perhaps 'limit'), such as "
+                f"eval.benchmarks.{i}: {one!r} is not a dict with 'name' and 'path' (and perhaps "
+                f"{', '.join(sorted(_OF_EVALUATION - {'name', 'path'}))}), such as "
                 "{'name': 'mmvp', 'path': 'data/MMVP'}"
             )
     if section.benchmarks and not section.every:

@@ -84,9 +84,16 @@ class Answerer:
         return found | ({"seed": self.seed} if self.temperature > 0 else {})
 
     def answer(
-        self, examples: Sequence[Example], max_new_tokens: int, done: Callable[[int], Any] = lambda count: None
+        self,
+        examples: Sequence[Example],
+        max_new_tokens: int,
+        done: Callable[[int], Any] = lambda count: None,
+        stop: Sequence[str] = (),
     ) -> list[Reply]:
         """An answer to each example, in order; ``done(count)`` is called as they are finished.
+
+        Args:
+          stop: an answer ends before the first of these strings in it.
 
         Raises:
           UserError: an example that cannot be asked (image missing, prompt too long); the message names it. A benchmark
@@ -94,25 +101,29 @@ class Answerer:
         """
         rows = [self._prompts.encode(example) for example in examples]
         prompts = [Prompt(*parts) for parts in zip(examples, rows, _numbers(examples), strict=True)]
-        sampling = Sampling(max_new_tokens, self.temperature, stop_ids=(self.chat.end_id,))
+        sampling = Sampling(max_new_tokens, self.temperature, stop_ids=(self.chat.end_id,), stop=tuple(stop))
         try:
             rollouts = self._sampling_engine().generate(prompts, 1, sampling, (self.seed, 0), done)
         except RowError as error:
             raise _not_asked(error) from None
         replies = [response for (response,) in rollouts.responses]
-        return [Reply(self.chat.decode(reply.tokens), reply.finish == "stop") for reply in replies]
+        texts = [_before(self.chat.decode(reply.tokens), stop) for reply in replies]
+        return [Reply(text, reply.finish == "stop") for text, reply in zip(texts, replies, strict=True)]
 
     def option_logps(
-        self, examples: Sequence[Example], options: Sequence[Sequence[str]]
+        self, examples: Sequence[Example], options: Sequence[Sequence[str]], *, blank: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Log-probability of every option, the end of the turn included, and its token count.
+
+        Args:
+          blank: with blank images, whatever ``blank_images`` says.
 
         Returns:
           float32 [n, o] sums (-inf where an example has fewer than o options), int32 [n, o] counts.
         """
         widest = max(len(texts) for texts in options)
         sums, counts = [], []
-        for rows, images, count in self._batches(examples, options):
+        for rows, images, count in self._batches(examples, options, blank or self.blank_images):
             targets = max(len(row.targets) for row in rows if row is not None)
             batch = self._options.batch(rows, images, (_length(rows), round_up(targets, LENGTH_STEP // 4)))
             found = ranking.option_logps(self.mllm, self.params, batch, widest)
@@ -125,7 +136,8 @@ class Answerer:
     ) -> list[int]:
         """Index of each example's most likely option (see ``ranking.rank``)."""
         sums, counts = self.option_logps(examples, options)
-        return [int(best) for best in ranking.rank(sums, counts, normalisation)]
+        prior = self.option_logps(examples, options, blank=True)[0] if normalisation == "prior" else None
+        return [int(best) for best in ranking.rank(sums, counts, normalisation, prior)]
 
     def _sampling_engine(self) -> Sampler:
         """The sampler, which is made for the first answer: ranking needs none."""
@@ -144,7 +156,7 @@ class Answerer:
         return found._replace(pixels=blank(found.pixels.shape, self.geometry.preset))
 
     def _batches(
-        self, examples: Sequence[Example], options: Sequence[Sequence[str]]
+        self, examples: Sequence[Example], options: Sequence[Sequence[str]], blank_images: bool
     ) -> Iterator[tuple[list[EncodedRow | None], ImageArrays, int]]:
         """Questions with their options (None: fills the batch up), their images, and how many rows are real."""
         for start in range(0, len(examples), self.batch_size):
@@ -152,11 +164,11 @@ class Answerer:
             texts = options[start : start + self.batch_size]
             rows: list[EncodedRow | None] = [self.chat.options(*both) for both in zip(chunk, texts, strict=True)]
             masked = self.batch_size - len(chunk)
-            yield [*rows, *[None] * masked], self._images(chunk, masked), len(chunk)
+            yield [*rows, *[None] * masked], self._images(chunk, masked, blank_images), len(chunk)
 
-    def _images(self, chunk: Sequence[Example], masked: int) -> ImageArrays:
+    def _images(self, chunk: Sequence[Example], masked: int, blank_images: bool) -> ImageArrays:
         """Images of a batch. Blank ones keep their sizes where these say how many tokens an image takes."""
-        if self.blank_images and self.geometry.fixed:
+        if blank_images and self.geometry.fixed:
             empty = self.geometry.empty(len(chunk) + masked, self._prompts.arrays_per_row)
             return ImageArrays(blank(empty.pixels.shape, self.geometry.preset))
         rows = np.asarray([*range(len(chunk)), *[-1] * masked])
@@ -165,13 +177,19 @@ class Answerer:
         images, errors = self._images_of.batch(rows, lambda _: (one.images for one in done))
         if bad := next((error for error in errors if error is not None), None):
             raise _not_asked(bad)
-        if self.blank_images:
+        if blank_images:
             return images._replace(pixels=blank(images.pixels.shape, self.geometry.preset))
         return images
 
 
 def _not_asked(error: Exception) -> UserError:
     return UserError(f"{error}; fix the file: every question of a benchmark has to be asked")
+
+
+def _before(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of these strings in it."""
+    ends = [at for string in stop if (at := text.find(string)) >= 0]
+    return text[: min(ends)] if ends else text
 
 
 def _numbers(examples: Sequence[Example]) -> list[int]:

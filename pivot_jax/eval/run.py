@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +11,10 @@ from pivot_jax.data.example import Example
 from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions
 from pivot_jax.eval.answerer import Reply
-from pivot_jax.eval.benchmarks import suite
-from pivot_jax.eval.score import Score, score_file
+from pivot_jax.eval.benchmarks import controls, suite
+from pivot_jax.eval.benchmarks.base import Variant, Worded
+from pivot_jax.eval.benchmarks.toolkits import DEFAULT
+from pivot_jax.eval.score import Rules, Score, score_file
 from pivot_jax.eval.scoring import parse
 from pivot_jax.progress import progress
 
@@ -24,7 +26,11 @@ class Answers(Protocol):
     def settings(self) -> Mapping[str, Any]: ...
 
     def answer(
-        self, examples: Sequence[Example], max_new_tokens: int, done: Callable[[int], Any] = ...
+        self,
+        examples: Sequence[Example],
+        max_new_tokens: int,
+        done: Callable[[int], Any] = ...,
+        stop: Sequence[str] = ...,
     ) -> list[Reply]: ...
 
     def choose(
@@ -34,14 +40,47 @@ class Answers(Protocol):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a benchmark is run."""
+    """How a benchmark is run.
 
-    model_id: str = ""  # identity of the answering model; a file of another model's answers is rejected
-    limit: int = 0  # only the first questions; 0: all
-    max_new_tokens: int = 0  # 0: the benchmark's own number
-    ranked: bool = False  # also rank the options by likelihood, where there are options
-    chunk: int = 64  # questions between two writes
-    show: bool = True  # progress
+    Attributes:
+      model_id: identity of the answering model; a file of another model's answers is rejected.
+      limit: only the first questions, with all that count together with one of them; 0: all.
+      max_new_tokens: 0: the toolkit's own number.
+      ranked: also rank the options by likelihood, where there are options: "mean", "sum" or "prior" (see
+        ``ranking.rank``); "": do not.
+      chunk: questions between two writes.
+      show: progress.
+      toolkit: asks and scores; ``prompt`` is one that asks in its place.
+      scorer, aggregate: as in ``score.Rules``.
+      control: a change to all questions, of ``controls.CONTROLS``; "": none.
+    """
+
+    model_id: str = ""
+    limit: int = 0
+    max_new_tokens: int = 0
+    ranked: str = ""
+    chunk: int = 64
+    show: bool = True
+    toolkit: str = DEFAULT
+    prompt: str = ""
+    scorer: str = ""
+    aggregate: str = ""
+    control: str = ""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The chosen questions: their examples by position, and position and prompt by id."""
+
+    name: str
+    variant: Variant
+    examples: Worded
+    positions: dict[str, int]
+    prompts: dict[str, str]
+    total: int  # questions that the benchmark has
+
+    def of(self, ids: Sequence[str]) -> list[Example]:
+        return [self.examples[self.positions[one]] for one in ids]
 
 
 def run_benchmark(
@@ -49,8 +88,9 @@ def run_benchmark(
 ) -> Path:
     """Asks the questions that ``out`` does not hold yet, and appends the answers as they come.
 
-    Existing answers are used again if they were made under the same settings (the answerer's, and the number of new
-    tokens); see :func:`predictions.resume`. For those without a ranking of their options, only the ranking is computed.
+    Existing answers are used again if they were made under the same settings (the answerer's, the toolkit, and the
+    number of new tokens); see :func:`predictions.resume`. For those without a ranking of their options, only the
+    ranking is computed.
 
     Args:
       path: the benchmark's files.
@@ -60,11 +100,10 @@ def run_benchmark(
       ``out``.
 
     Raises:
-      UserError: unknown benchmark, unreadable questions, or a file of another evaluation.
+      UserError: unknown benchmark or toolkit, unreadable questions, or a file of another evaluation.
     """
     options = options or RunOptions()
-    questions, total = _questions(name, path, options.limit)
-    return _run(name, questions, total, answerer, Path(out), options)
+    return _run(_asked(name, path, options), answerer, Path(out), options)
 
 
 def evaluate(
@@ -84,72 +123,97 @@ def evaluate(
       seed: of the resampling.
     """
     options = options or RunOptions()
-    questions, total = _questions(name, path, options.limit)
-    file = _run(name, questions, total, answerer, Path(out), options)
-    return score_file(file, name, seed=seed, ids=set(questions))
+    asked = _asked(name, path, options)
+    file = _run(asked, answerer, Path(out), options)
+    rules = Rules(options.toolkit, options.scorer, options.aggregate)
+    return score_file(file, name, rules, seed=seed, ids=set(asked.positions))
 
 
-def _run(
-    name: str, questions: dict[str, Example], total: int, answerer: Answers, file: Path, options: RunOptions
-) -> Path:
-    """:func:`run_benchmark` for questions by id, of ``total`` in the benchmark."""
-    benchmark = suite.find(name)
-    settings = {"max_new_tokens": options.max_new_tokens or benchmark.max_new_tokens, **answerer.settings}
-    form = benchmark.option_form if options.ranked else ""
+def _run(asked: _Asked, answerer: Answers, file: Path, options: RunOptions) -> Path:
+    settings = _settings(asked, answerer, options)
+    form = suite.find(asked.name).option_form if options.ranked else ""
     file.parent.mkdir(parents=True, exist_ok=True)
-    prompts = {key: _prompt(example) for key, example in questions.items()}
-    answered = predictions.resume(file, prompts, options.model_id, settings, name)
-    pending = [example for key, example in questions.items() if key not in answered]
-    unranked = [questions[key] for key, row in answered.items() if form and key in questions and not row.get("ranked")]
-    done = len(questions) - len(pending) - len(unranked)
-    with progress(name, len(questions), done=done, show=options.show) as advance:
+    answered = predictions.resume(file, asked.prompts, options.model_id, settings, asked.name)
+    pending = [one for one in asked.positions if one not in answered]
+    unranked = [one for one, row in answered.items() if form and one in asked.positions and not row.get("ranked")]
+    done = len(asked.positions) - len(pending) - len(unranked)
+    with progress(asked.name, len(asked.positions), done=done, show=options.show) as advance:
         for part in _chunks(unranked, options.chunk):
-            for example, best in zip(part, _rankings(form, answerer, part), strict=True):
-                answered[example.id] |= best
+            for one, best in zip(part, _rankings(form, answerer, asked.of(part), options.ranked), strict=True):
+                answered[one] |= best
             predictions.write(file, answered.values())
             advance(len(part))
         for part in _chunks(pending, options.chunk):
-            replies = answerer.answer(part, settings["max_new_tokens"], advance)
-            rankings = _rankings(form, answerer, part)
-            common = {"benchmark": name, "questions": total, "model_id": options.model_id}
+            examples = asked.of(part)
+            replies = answerer.answer(examples, settings["max_new_tokens"], advance, asked.variant.stop)
+            rankings = _rankings(form, answerer, examples, options.ranked)
+            common = {"benchmark": asked.name, "questions": asked.total, "model_id": options.model_id}
+            common |= {"toolkit": options.toolkit} | ({"control": options.control} if options.control else {})
             rows = [
                 _row(example, reply, common) | best | {"settings": settings}
-                for example, reply, best in zip(part, replies, rankings, strict=True)
+                for example, reply, best in zip(examples, replies, rankings, strict=True)
             ]
             predictions.append(file, rows)
     return file
 
 
-def _questions(name: str, path: str | Path, limit: int) -> tuple[dict[str, Example], int]:
-    """The first ``limit`` questions (0: all) by id, and how many the benchmark has."""
-    examples = suite.find(name).read(path)
-    total = min(limit or len(examples), len(examples))
-    questions: dict[str, Example] = {}
-    for example in (examples[index] for index in range(total)):
-        if example.id in questions:
+def _settings(asked: _Asked, answerer: Answers, options: RunOptions) -> dict[str, Any]:
+    """Everything that an answer depends on besides the model and the question."""
+    found = {"max_new_tokens": options.max_new_tokens or asked.variant.max_new_tokens, **answerer.settings}
+    wording = options.prompt or options.toolkit
+    found |= {"toolkit": wording} if wording != DEFAULT else {}
+    return found | ({"control": options.control} if options.control else {})
+
+
+def _asked(name: str, path: str | Path, options: RunOptions) -> _Asked:
+    """The first ``limit`` questions (0: all), with all questions of a group of which one is among them."""
+    benchmark = suite.find(name)
+    variant = benchmark.variant(
+        options.toolkit, prompt=options.prompt, scorer=options.scorer, aggregate=options.aggregate
+    )
+    items = benchmark.read(path)
+    total = len(items)
+    if options.control:
+        control = controls.find(options.control)
+        items, variant = control.items(items), replace(variant, aggregate=control.aggregate or variant.aggregate)
+    examples, grouped = Worded(items, variant.prompt), variant.aggregate.units == "group"
+    positions: dict[str, int] = {}
+    prompts: dict[str, str] = {}
+    units: set[str] = set()
+    for index in range(len(examples)):
+        within = not options.limit or len(positions) < options.limit
+        if not within and not grouped:
+            break
+        example = examples[index]
+        unit = repr(example.extra.get("unit"))
+        if not within and unit not in units:
+            continue
+        if example.id in positions:
             raise UserError(f"benchmark {name}: {path} has two questions '{example.id}'; give each an id of its own")
-        questions[example.id] = example
-    return questions, len(examples)
+        positions[example.id], prompts[example.id] = index, _prompt(example)
+        units.add(unit)
+    return _Asked(name, variant, examples, positions, prompts, total)
 
 
-def _chunks(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
-    return (examples[start : start + size] for start in range(0, len(examples), size))
+def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
-def _rankings(form: str, answerer: Answers, examples: Sequence[Example]) -> Sequence[dict[str, str]]:
+def _rankings(
+    form: str, answerer: Answers, examples: Sequence[Example], normalisation: str
+) -> Sequence[dict[str, str]]:
     """Field ``ranked`` of each example: its most likely option as a letter or a text; no field where ``form`` is ""."""
     if not form:
         return [{} for _ in examples]
     texts = [[str(choice) for choice in example.extra["choices"]] for example in examples]
     options = [list(parse.LETTERS[: len(choices)]) for choices in texts] if form == "letter" else texts
-    best = answerer.choose(examples, options)
-    return [{"ranked": options[index][choice]} for index, choice in enumerate(best)]
+    best = answerer.choose(examples, options, normalisation)
+    return [{"ranked": options[index][choice], "ranking": normalisation} for index, choice in enumerate(best)]
 
 
 def _prompt(example: Example) -> str:
-    """The user's text that is asked, without an answer after it."""
-    messages = example.messages[:-1] if example.messages[-1].role == "assistant" else example.messages
-    return messages[-1].content
+    """The user's text that is asked."""
+    return example.messages[-1].content
 
 
 def _row(example: Example, reply: Reply, common: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,4 +229,4 @@ def _row(example: Example, reply: Reply, common: Mapping[str, Any]) -> dict[str,
         "finished": reply.finished,
         **common,
     }
-    return row | ({"unit": extra["unit"]} if "unit" in extra else {})
+    return row | {name: extra[name] for name in ("unit", "fields") if name in extra}

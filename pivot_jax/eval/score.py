@@ -14,13 +14,30 @@ import numpy as np
 from pivot_jax import files
 from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions
-from pivot_jax.eval.benchmarks import suite
-from pivot_jax.eval.benchmarks.base import Benchmark
-from pivot_jax.eval.scoring import aggregate, parse, scorers
-from pivot_jax.eval.scoring.scorers import Gold, Scorer
+from pivot_jax.eval.benchmarks import controls, suite
+from pivot_jax.eval.benchmarks.base import Variant
+from pivot_jax.eval.benchmarks.toolkits import DEFAULT
+from pivot_jax.eval.scoring import aggregate, parse, scorers, table
+from pivot_jax.eval.scoring.aggregate import Scored, Summary
+from pivot_jax.eval.scoring.scorers import Verdict
 from pivot_jax.eval.statistics import Interval
 
 Units = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """By which rules answers are scored.
+
+    Attributes:
+      toolkit: "" takes the one whose prompt the rows name.
+      scorer: name of another scorer than the toolkit's.
+      aggregate: toolkit whose aggregate is taken instead.
+    """
+
+    toolkit: str = ""
+    scorer: str = ""
+    aggregate: str = ""
 
 
 @dataclass(frozen=True)
@@ -28,13 +45,18 @@ class Score:
     """Result of one benchmark. Shares are 0..1."""
 
     benchmark: str
-    metric: str  # "accuracy" | "pair_accuracy"
+    metric: str  # "accuracy" | "pair_accuracy" | …
     value: Interval
     compliance: float  # share of answers in the requested format, right or wrong
     truncated: float  # share of answers that end at the token limit
+    toolkit: str = DEFAULT
+    scorer: str = ""
+    percent: bool = True  # False: ``value``, ``by_category`` and ``secondary`` are points
+    unread: float = 0.0  # share of answers in which the scorer found nothing
+    guessed: float = 0.0  # share of answers that the scorer's rule guessed; they are in ``value``
     total: int = 0  # questions of the benchmark, where it is known; ``ids`` may be a part of them
     by_category: dict[str, Interval] = field(default_factory=dict)
-    secondary: dict[str, Interval] = field(default_factory=dict)  # "question_accuracy", "strict", "ranked"
+    secondary: dict[str, Interval] = field(default_factory=dict)  # "question_accuracy", "ranked", …
     ids: tuple[str, ...] = field(default=(), repr=False)
     scores: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)  # [n] in order of ``ids``
     units: Units | None = field(default=None, repr=False)  # unit of each question, where questions count together
@@ -55,7 +77,8 @@ class Score:
           UserError: the file could not be written.
         """
         record: dict[str, Any] = {name: dataclasses.asdict(one) for name, one in self.intervals().items()}
-        record |= {"benchmark": self.benchmark, "compliance": self.compliance, "truncated": self.truncated}
+        names = ("benchmark", "toolkit", "scorer", "percent", "compliance", "truncated", "unread", "guessed")
+        record |= {name: getattr(self, name) for name in names}
         record |= {"questions": len(self.ids), "of": self.total or None}
         path = score_path(predictions_file)
         files.write_text(path, json.dumps(record, indent=1))
@@ -75,7 +98,9 @@ def score_path(predictions_file: Path) -> Path:
     return path
 
 
-def score_file(path: str | Path, name: str = "", *, seed: int = 0, ids: Collection[str] | None = None) -> Score:
+def score_file(
+    path: str | Path, name: str = "", rules: Rules | None = None, *, seed: int = 0, ids: Collection[str] | None = None
+) -> Score:
     """Scores a predictions file.
 
     Args:
@@ -85,7 +110,8 @@ def score_file(path: str | Path, name: str = "", *, seed: int = 0, ids: Collecti
 
     Raises:
       UserError: no answers, rows of several benchmarks, or of another one than ``name``; a question that is answered
-        twice; an answer or a correct answer that is null; or no units where the score is one of units.
+        twice; an answer or a correct answer that is null; no units where the score is one of units; or a toolkit or
+        scorer that is not there.
     """
     rows = [row for row in predictions.read(Path(path)) if ids is None or str(row["question_id"]) in ids]
     names = {str(row["benchmark"]) for row in rows if row.get("benchmark")} or {name}
@@ -97,9 +123,18 @@ def score_file(path: str | Path, name: str = "", *, seed: int = 0, ids: Collecti
         found = ", ".join(sorted(names)) or "no answers"
         raise UserError(f"{path}: cannot tell the benchmark (it holds {found}); name it")
     name = names.pop()
-    benchmark = suite.find(name)
-    _check(rows, f"{path}, question", needs_units=benchmark.by_unit or benchmark.clustered)
-    return score_rows(name, rows, seed=seed)
+    _, variant = _chosen(name, rows, rules or Rules())
+    _check(rows, f"{path}, question", needs_units=variant.aggregate.units != "")
+    return score_rows(name, rows, rules, seed=seed)
+
+
+def _chosen(name: str, rows: Sequence[dict[str, Any]], rules: Rules) -> tuple[str, Variant]:
+    toolkit = rules.toolkit or next((str(row["toolkit"]) for row in rows if row.get("toolkit")), DEFAULT)
+    variant = suite.find(name).variant(toolkit, scorer=rules.scorer, aggregate=rules.aggregate)
+    control = next((controls.find(str(row["control"])) for row in rows if row.get("control")), None)
+    if control is not None and control.aggregate is not None:
+        variant = dataclasses.replace(variant, aggregate=control.aggregate)
+    return toolkit, variant
 
 
 def _check(rows: Sequence[dict[str, Any]], where: str, needs_units: bool) -> None:
@@ -123,54 +158,60 @@ def _check(rows: Sequence[dict[str, Any]], where: str, needs_units: bool) -> Non
             )
 
 
-def score_rows(name: str, rows: Sequence[dict[str, Any]], *, seed: int = 0) -> Score:
+def score_rows(name: str, rows: Sequence[dict[str, Any]], rules: Rules | None = None, *, seed: int = 0) -> Score:
     """Score of the rows of a predictions file (see :func:`score_file`)."""
     benchmark = suite.find(name)
-    golds = [scorers.gold_of(row) for row in rows]
-    answers = [str(row["answer"]) for row in rows]
-    scores = _scores(benchmark.scorer, answers, golds)
-    units = tuple(row["unit"] for row in rows) if benchmark.by_unit else None
-    clusters = tuple(row["unit"] for row in rows) if benchmark.clustered else None
-    categories = [gold.category for gold in golds]
-    compliant = [
-        parse.format_compliance(answer, benchmark.answer_format, gold.choices)
-        for answer, gold in zip(answers, golds, strict=True)
-    ]
-
-    def interval(values: np.ndarray) -> Interval:
-        if units is None:
-            return aggregate.accuracy(list(values), clusters, seed=seed)
-        return aggregate.unit_accuracy(list(values), units, seed=seed)
-
-    secondary = {"question_accuracy": aggregate.accuracy(list(scores), seed=seed)} if benchmark.by_unit else {}
-    others = _secondary_scores(benchmark, rows, answers, golds)
+    toolkit, variant = _chosen(name, rows, rules or Rules())
+    scored = verdicts(rows, variant.scorer)
+    found = variant.aggregate.summarise(scored, seed)
+    if all(row.get("ranked") for row in rows) and variant.scorer != "ranked":
+        found.others["ranked"] = variant.aggregate.summarise(verdicts(rows, "ranked"), seed).value
+    categories = [one.gold.category for one in scored]
+    units = tuple(aggregate.units_of(scored))
+    clusters = units if variant.aggregate.units == "cluster" else None
+    scores = aggregate.scores_of(scored)
     return Score(
         benchmark=name,
-        metric="pair_accuracy" if benchmark.by_unit else "accuracy",
-        value=interval(scores),
-        compliance=float(np.mean(compliant)),
+        metric=found.metric,
+        value=found.value,
+        compliance=float(
+            np.mean(
+                [
+                    parse.format_compliance(str(row["answer"]), benchmark.answer_format, one.gold.choices)
+                    for row, one in zip(rows, scored, strict=True)
+                ]
+            )
+        ),
         truncated=float(np.mean([not row.get("finished", True) for row in rows])),
+        toolkit=toolkit,
+        scorer=variant.scorer,
+        percent=found.percent,
+        unread=float(np.mean([one.verdict.read == "" for one in scored])),
+        guessed=float(np.mean([one.verdict.guessed for one in scored])),
         total=max([n for row in rows if isinstance(n := row.get("questions"), int)], default=benchmark.questions),
-        by_category=aggregate.by_category(list(scores), categories, clusters) if len(set(categories)) > 1 else {},
-        secondary=secondary | {kind: interval(values) for kind, values in others.items()},
-        ids=tuple(str(row["question_id"]) for row in rows),
-        scores=scores,
-        units=units,
+        by_category=_by_category(found, scores, categories, clusters),
+        secondary=found.others,
+        ids=tuple(one.id for one in scored),
+        scores=np.asarray(scores, float),
+        units=units if variant.aggregate.units == "group" else None,
         clusters=clusters,
     )
 
 
-def _scores(scorer: Scorer, answers: Sequence[str], golds: Sequence[Gold]) -> np.ndarray:
-    return np.asarray([scorer(answer, gold) for answer, gold in zip(answers, golds, strict=True)], float)
+def verdicts(rows: Sequence[dict[str, Any]], scorer: str) -> list[Scored]:
+    """The verdict of a scorer on each row of a predictions file."""
+    judge = table.find(scorer)
+    scored = []
+    for row in rows:
+        gold = scorers.gold_of(row)
+        verdict: Verdict = judge(str(row["answer"]), gold)
+        scored.append(Scored(gold.id, verdict, gold, row.get("unit")))
+    return scored
 
 
-def _secondary_scores(
-    benchmark: Benchmark, rows: Sequence[dict[str, Any]], answers: Sequence[str], golds: Sequence[Gold]
-) -> dict[str, np.ndarray]:
-    """Further scores of each question [n]: by the strict scorer, and of the most likely option."""
-    found = {}
-    if benchmark.strict_scorer is not None:
-        found["strict"] = _scores(benchmark.strict_scorer, answers, golds)
-    if all(row.get("ranked") for row in rows):
-        found["ranked"] = _scores(scorers.exact, [str(row["ranked"]) for row in rows], golds)
-    return found
+def _by_category(
+    found: Summary, scores: list[float], categories: list[str], clusters: Units | None
+) -> dict[str, Interval]:
+    """Accuracy per category, where there are several and the aggregate gives no numbers of its own for them."""
+    several = len(set(categories)) > 1 and not set(categories) & set(found.others)
+    return aggregate.by_category(scores, categories, clusters) if several and found.percent else {}

@@ -125,4 +125,5 @@ def _is_answers(results: Results, measure: str) -> bool:
 def _questions(results: Results, measure: str) -> Any:
     """The examples of an ``answers`` measurement by index."""
     declared = results.study.measures[measure]
-    return suite.find(declared["benchmark"]).read(str(declared["path"]).replace("{data}", str(results.graph.data)))
+    path = str(declared["path"]).replace("{data}", str(results.graph.data))
+    return suite.examples(declared["benchmark"], path)

@@ -12,6 +12,7 @@ from pivot_jax import config as configs
 from pivot_jax.errors import UserError
 from pivot_jax.eval import run as benchmark_run
 from pivot_jax.eval.benchmarks import suite
+from pivot_jax.eval.benchmarks.toolkits import DEFAULT
 from pivot_jax.eval.run import RunOptions
 from pivot_jax.eval.score import Score
 from pivot_jax.train.model import processor_of
@@ -26,35 +27,31 @@ def evaluate(
     data: str | Path,
     out: str | Path = "",
     *,
-    limit: int = 0,
-    ranked: bool = False,
-    max_new_tokens: int = 0,
     blank_images: bool = False,
+    **options: Any,
 ) -> Score:
     """Asks a benchmark's questions and scores the answers.
 
     Answers are appended to a predictions file as they come. A second call asks only the questions that the file lacks.
 
     Args:
-      benchmark: a name of ``eval.benchmarks.suite.BENCHMARKS``.
+      benchmark: a name of ``eval.benchmarks.suite.BENCHMARKS``, or a Python file with a dict of that name.
       data: the benchmark's files.
       out: predictions file; default: ``eval/BENCHMARK.jsonl`` in a run's workdir, which only a run has.
       blank_images: the control without images: their mean colour is shown.
-      limit: only the first questions; 0: all.
-      ranked: also rank the options by likelihood, where there are options.
-      max_new_tokens: of an answer; 0: the benchmark's own number.
+      options: of ``eval.run.RunOptions``: ``toolkit``, ``scorer``, ``limit``, ``ranked``, ``max_new_tokens``, ….
 
     Raises:
       UserError: unknown benchmark, unreadable data, ranking of a benchmark without options, or no ``out``.
     """
-    if ranked:
+    chosen = RunOptions(model_id=model.identity, **options)
+    if chosen.ranked:
         check_ranked(benchmark)
     if not out and model.workdir is None:
         raise UserError(f"out: {model.name} is not a run, so there is no default; name a predictions file (.jsonl)")
-    file = Path(out) if out else predictions_of(model.workdir or "", benchmark, blank_images)
-    options = RunOptions(model.identity, limit, max_new_tokens, ranked)
+    file = Path(out) if out else predictions_of(model.workdir or "", benchmark, blank_images, chosen)
     answerer = model.answerer(temperature=model.config.eval.temperature, blank_images=blank_images)
-    return benchmark_run.evaluate(benchmark, data, answerer, file, options)
+    return benchmark_run.evaluate(benchmark, data, answerer, file, chosen)
 
 
 def training_hooks(setup: Setup, workdir: Path) -> tuple[Hook, ...]:
@@ -68,7 +65,8 @@ def training_hooks(setup: Setup, workdir: Path) -> tuple[Hook, ...]:
     """
     config = setup.config
     for one in config.eval.benchmarks:
-        suite.find(one["name"]).read(one["path"])  # a wrong path is an error now and not after the first hours
+        # A wrong path or toolkit is an error now and not after the first hours.
+        suite.examples(one["name"], one["path"], one.get("toolkit", DEFAULT))
     if config.eval.benchmarks and setup.objective.kind == "contrastive":
         raise UserError("eval.benchmarks: stage 0 trains no language model, so it cannot answer; leave it empty")
     if config.eval.benchmarks and jax.process_count() > 1:
@@ -85,17 +83,25 @@ def _evaluate_step(setup: Setup, workdir: Path, benchmark: dict[str, Any], step:
     identity = f"{config.name}@{step}-{configs.fingerprint(config)}"
     model = OpenModel(f"{workdir}@{step}", config, module, params, processor, identity, workdir)
     out = workdir / "eval" / f"{benchmark['name']}-{step}.jsonl"
-    found = evaluate(model, benchmark["name"], benchmark["path"], out, limit=benchmark.get("limit", 0))
+    options = {name: value for name, value in benchmark.items() if name not in ("name", "path")}
+    found = evaluate(model, benchmark["name"], benchmark["path"], out, **options)
     return {found.metric: found.value.value, "compliance": found.compliance, "truncated": found.truncated}
 
 
-def predictions_of(workdir: str | Path, benchmark: str, blank_images: bool) -> Path:
-    """Where a run's answers are stored."""
-    return Path(workdir) / "eval" / f"{benchmark}{'-blank' if blank_images else ''}.jsonl"
+def predictions_of(
+    workdir: str | Path, benchmark: str, blank_images: bool = False, options: RunOptions | None = None
+) -> Path:
+    """Where a run's answers are stored: by benchmark, toolkit (unless ours) and control."""
+    options = options or RunOptions()
+    wording = options.prompt or options.toolkit
+    parts = [Path(benchmark.partition(":")[0]).stem if ".py" in benchmark else benchmark]
+    parts += [wording] if wording != DEFAULT else []
+    parts += [options.control] if options.control else []
+    return Path(workdir) / "eval" / f"{'-'.join([*parts, 'blank'] if blank_images else parts)}.jsonl"
 
 
 def check_ranked(benchmark: str) -> None:
     """Raises UserError for a benchmark whose questions have no options to rank."""
     if not suite.find(benchmark).option_form:
         names = ", ".join(name for name, one in suite.BENCHMARKS.items() if one.option_form)
-        raise UserError(f"--ranked (ranked=True): {benchmark} asks for free answers; ranking works for {names}")
+        raise UserError(f"--ranked (ranked=…): {benchmark} asks for free answers; ranking works for {names}")

@@ -6,19 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from pivot_jax.data.example import Example, Message
 from pivot_jax.eval.benchmarks import suite
+from pivot_jax.eval.benchmarks.base import Item
 
 
 def pairs(count=6):
-    choices = ("Open", "Closed")
     return [
-        Example(
-            str(i + 1),
-            (Message("user", f"<image>\nQuestion {i}?"),),
-            ("none.png",),
-            extra={"answer": "AB"[i % 2], "choices": choices, "unit": i // 2},
-        )
+        Item(str(i + 1), f"Question {i}?", ("none.png",), ("Open", "Closed"), ("AB"[i % 2],), unit=i // 2)
         for i in range(count)
     ]
 

@@ -82,11 +82,11 @@ def test_missing_rankings_are_computed_without_asking_again(toy, tmp_path):
     file = tmp_path / "p.jsonl"
     run_benchmark("mmvp", ".", scripted.Scripted(lambda e: "A"), file, RunOptions(limit=4))
     again = scripted.Scripted(lambda e: "A", option=1)
-    found = evaluate("mmvp", ".", again, file, RunOptions(ranked=True, chunk=3))
+    found = evaluate("mmvp", ".", again, file, RunOptions(ranked="mean", chunk=3))
     assert again.asked == [*"56"] and again.ranked == [*"123456"]
     assert found.secondary["ranked"].n == 3 and [row["ranked"] for row in predictions.read(file)] == ["B"] * 6
     third = scripted.Scripted(lambda e: "A")
-    assert "ranked" in evaluate("mmvp", ".", third, file, RunOptions(ranked=True)).secondary
+    assert "ranked" in evaluate("mmvp", ".", third, file, RunOptions(ranked="mean")).secondary
     assert third.asked == third.ranked == []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pivot_jax.cli.commands import show_score
+from pivot_jax.cli.evaluation import show_score
 from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions
 from pivot_jax.eval.run import RunOptions, evaluate, run_benchmark
@@ -28,7 +28,7 @@ def test_pair_accuracy_and_its_units(toy, tmp_path):
 
 def test_ranked_options_are_scored_beside_the_text(toy, tmp_path):
     chatty = scripted.Scripted(lambda e: "Well, that is hard to say.", option=0)
-    found = evaluate("mmvp", ".", chatty, tmp_path / "p.jsonl", RunOptions(ranked=True))
+    found = evaluate("mmvp", ".", chatty, tmp_path / "p.jsonl", RunOptions(ranked="mean"))
     assert found.value.value == 0 and found.compliance == 0
     assert found.secondary["ranked"].value == 0  # always A: one of each pair
     assert score_file(tmp_path / "p.jsonl").secondary["ranked"] == found.secondary["ranked"]
@@ -116,7 +116,8 @@ def test_record_of_a_score(tmp_path):
     record = json.loads(path.read_text())
     assert list(tmp_path.iterdir()) == [path] and path.name == "p.score.json"
     assert (record.pop("benchmark"), record.pop("questions"), record.pop("of")) == ("scenes", 4, None)
-    assert (record.pop("compliance"), record.pop("truncated")) == (1.0, 0.25)
+    assert [record.pop(name) for name in ("compliance", "truncated", "unread", "guessed")] == [1.0, 0.25, 0.0, 0.0]
+    assert [record.pop(name) for name in ("toolkit", "scorer", "percent")] == ["ours", "exact", True]
     assert {name: one["value"] for name, one in record.items()} == {"accuracy": 0.75, "colour": 0.5, "count": 1.0}
     assert record["accuracy"] == vars(found.value) and record["count"]["method"] == "wilson"
 

@@ -12,7 +12,7 @@ class Scripted:
         self.reply, self.option, self.fail_after, self.asked = reply, option, fail_after, []
         self.settings, self.ranked = settings, []
 
-    def answer(self, examples, max_new_tokens, done=lambda count: None):
+    def answer(self, examples, max_new_tokens, done=lambda count: None, stop=()):
         if self.fail_after is not None and len(self.asked) >= self.fail_after:
             raise KeyboardInterrupt
         self.asked += [example.id for example in examples]

@@ -1,58 +1,163 @@
-"""The type of a benchmark, and the readers that several families of benchmarks share.
+"""The type of a benchmark: how its published files become questions, and how each toolkit asks and scores them.
 
-A family's file holds everything about it: how its published files become questions with the benchmark's prompt, how an
-answer is scored, which questions count together, and the requested format of an answer.
+A family's file holds everything about its benchmarks. Rows are read once into :class:`Item`, which no toolkit has
+worded yet; a :class:`Variant` is one toolkit's prompt, limits, scorer and aggregate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from pivot_jax.config import paths
-from pivot_jax.data.example import Example
-from pivot_jax.data.sources.rows import open_rows, row_id_of
+from pivot_jax.data.example import Example, Message
+from pivot_jax.data.sources.rows import Rows, open_rows, row_id_of
 from pivot_jax.errors import RowError, UserError
-from pivot_jax.eval.scoring.parse import LETTERS
-from pivot_jax.eval.scoring.scorers import Scorer
+from pivot_jax.eval.benchmarks.toolkits import DEFAULT, TOOLKITS
+from pivot_jax.eval.scoring.aggregate import MEAN, Aggregate
 
 LISTS = ("images", "choices", "options")  # fields of a question that hold several values
 LISTED = 6  # names of a wrong folder's content in a message
 
 
-class Questions(Protocol):
-    """Examples by index.
+@dataclass(frozen=True)
+class Item:
+    """A question as it was published, before a toolkit words it.
 
-    Each ends with a user turn, or with the answer as an assistant turn, which is not asked. ``extra`` holds the
-    inputs of the scorer: ``answer`` (a text, or a list of accepted texts), ``choices`` (texts of the options),
-    ``category``, ``unit`` (questions that count together, such as an MMVP pair).
+    Attributes:
+      question: its text; ``<image>`` where an image goes, if the publisher says so.
+      images: file paths, encoded bytes, or uint8 arrays [height, width, 3].
+      choices: texts of the options in letter order.
+      answers: accepted answers; one letter where there are choices.
+      unit: questions that count together, or share an image, have the same.
+      fields: what else some toolkit's prompt, scorer or aggregate reads; JSON values.
+      context: turns before the question.
     """
+
+    id: str
+    question: str
+    images: tuple[Any, ...] = ()
+    choices: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    hint: str = ""
+    category: str = ""
+    unit: Any = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    context: tuple[Message, ...] = ()
+
+    def example(self, prompt: str) -> Example:
+        """The question with these words as a user turn, to be answered."""
+        extra: dict[str, Any] = {
+            "answer": self.answers[0] if len(self.answers) == 1 else list(self.answers),
+            "choices": list(self.choices),
+            "category": self.category,
+        }
+        extra |= {"unit": self.unit} if self.unit is not None else {}
+        extra |= {"fields": dict(self.fields)} if self.fields else {}
+        return Example(self.id, (*self.context, Message("user", prompt)), self.images, extra=extra)
+
+
+class Items(Protocol):
+    """Questions by index, read when they are asked for."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Item: ...
+
+
+class Converted:
+    """Rows of a file, each made an item when it is read."""
+
+    def __init__(self, rows: Rows, convert: Callable[[dict[str, Any], str], Item], id_key: str = "id"):
+        self.rows, self.convert, self.id_key = rows, convert, id_key
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Item:
+        row = self.rows[index]
+        return self.convert(row, row_id_of(row, self.rows, index, self.id_key))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How one toolkit asks and scores a benchmark.
+
+    Attributes:
+      prompt: the text that is asked; ``<image>`` where each image goes.
+      scorer: name of a scorer of ``scoring.table.SCORERS``.
+      stop: an answer ends before any of these strings.
+      note: where this differs from the toolkit, and why (such as rules in place of a judge).
+    """
+
+    prompt: Callable[[Item], str]
+    scorer: str
+    aggregate: Aggregate = MEAN
+    max_new_tokens: int = 16
+    stop: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark."""
+    """One benchmark.
 
-    read: Callable[[str | Path], Questions]  # from the path of its files
-    scorer: Scorer
-    answer_format: str  # requested format of an answer (see ``parse.format_compliance``)
-    max_new_tokens: int
-    option_form: str = ""  # "letter" | "text": form in which options are ranked by likelihood; "": there are no options
-    by_unit: bool = False  # the score is the share of units (pairs) in which every answer is right
-    clustered: bool = False  # questions of one unit (an image) are not independent: intervals draw units whole
-    strict_scorer: Scorer | None = None  # a second scorer, reported beside the first
-    questions: int = 0  # how many it has, where every publication of it has the same; 0: not known
+    Attributes:
+      read: questions from the path of its files.
+      variants: toolkit → how it asks and scores; "ours" is always there.
+      answer_format: requested format of an answer (see ``parse.format_compliance``).
+      option_form: "letter" | "text": form in which options are ranked by likelihood; "": there are no options.
+      questions: how many it has, where every publication of it has the same; 0: not known.
+    """
+
+    read: Callable[[str | Path], Items]
+    variants: Mapping[str, Variant]
+    answer_format: str
+    option_form: str = ""
+    questions: int = 0
+
+    def variant(self, toolkit: str = DEFAULT, *, prompt: str = "", scorer: str = "", aggregate: str = "") -> Variant:
+        """A toolkit's way, with parts of it replaced.
+
+        Args:
+          prompt, aggregate: a toolkit whose prompt (with its limits) or aggregate is taken instead.
+          scorer: name of another scorer.
+
+        Raises:
+          UserError: a toolkit that is unknown, or that does not have this benchmark.
+        """
+        found = self._of(toolkit)
+        if prompt:
+            other = self._of(prompt)
+            found = replace(found, prompt=other.prompt, max_new_tokens=other.max_new_tokens, stop=other.stop)
+        if aggregate:
+            found = replace(found, aggregate=self._of(aggregate).aggregate)
+        return replace(found, scorer=scorer) if scorer else found
+
+    def _of(self, toolkit: str) -> Variant:
+        if toolkit not in self.variants:
+            kind = "does not have this benchmark" if toolkit in TOOLKITS else "is unknown"
+            raise UserError(f"toolkit '{toolkit}' {kind}; here it is one of {', '.join(self.variants)}")
+        return self.variants[toolkit]
 
 
-def lettered(choices: Sequence[str]) -> str:
-    """Options as lines ``\\nA. first\\nB. second``."""
-    return "".join(f"\n{LETTERS[index]}. {choice}" for index, choice in enumerate(choices))
+class Worded:
+    """The questions of a benchmark as examples, in the words of a toolkit; read when they are asked for."""
+
+    def __init__(self, items: Items, prompt: Callable[[Item], str]):
+        self.items, self.prompt = items, prompt
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Example:
+        item = self.items[index]
+        return item.example(self.prompt(item))
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
 
 
 def existing_folder(path: str | Path, family: str) -> Path:

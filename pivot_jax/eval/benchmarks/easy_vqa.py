@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from pivot_jax.data.easy_vqa import COLORS, SHAPES
-from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import ImageRoot, rooted
-from pivot_jax.eval.benchmarks.base import Benchmark, question_file, question_rows
-from pivot_jax.eval.scoring import scorers
+from pivot_jax.eval.benchmarks.base import Benchmark, Item, Variant, question_file, question_rows
+from pivot_jax.eval.benchmarks.prompts import with_tail
+from pivot_jax.eval.scoring.aggregate import CLUSTERED_MEAN
 
 CHOICES = {"color": COLORS, "shape": SHAPES, "presence": ("yes", "no"), "absence": ("yes", "no")}
 
 
-def read(path: str | Path) -> list[Example]:
+def read(path: str | Path) -> list[Item]:
     """Questions of a prepared folder's ``test.jsonl``, or of a file of that form (``val.jsonl``).
 
     Raises:
@@ -27,16 +27,14 @@ def read(path: str | Path) -> list[Example]:
     rows = question_rows(file, "easy-VQA", ("id", "image", "question", "answer", "kind"))
     root = ImageRoot(str(file.parent))
     return [
-        Example(
+        Item(
             str(row["id"]),
-            (Message("user", f"<image>\n{row['question']}"),),
+            str(row["question"]),
             rooted(row["image"], root, str(row["id"])),
-            extra={
-                "answer": str(row["answer"]),
-                "choices": list(CHOICES.get(row["kind"], ())),
-                "category": str(row["kind"]),
-                "unit": str(row["image"]),
-            },
+            choices=tuple(CHOICES.get(row["kind"], ())),
+            answers=(str(row["answer"]),),
+            category=str(row["kind"]),
+            unit=str(row["image"]),
         )
         for row in rows
     ]
@@ -44,6 +42,9 @@ def read(path: str | Path) -> list[Example]:
 
 BENCHMARKS = {
     "easy-vqa": Benchmark(
-        read, scorers.exact, answer_format="short", max_new_tokens=8, option_form="text", clustered=True
+        read,
+        {"ours": Variant(with_tail(), "exact", CLUSTERED_MEAN, max_new_tokens=8)},
+        answer_format="short",
+        option_form="text",
     )
 }

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import ImageRoot, rooted, with_images
-from pivot_jax.eval.benchmarks.base import Benchmark, lettered, question_file, question_rows
-from pivot_jax.eval.scoring import math
+from pivot_jax.eval.benchmarks.base import Benchmark, Item, Variant, question_file, question_rows
+from pivot_jax.eval.benchmarks.prompts import lettered
 from pivot_jax.eval.scoring.parse import LETTERS
 
 # The authors' own request.
@@ -18,7 +17,7 @@ PROMPT_HEAD = (
 )
 
 
-def read(path: str | Path) -> list[Example]:
+def read(path: str | Path) -> list[Item]:
     """Questions of a file, or of ``data.jsonl`` in a folder: id, question, options, answer, subject, level, image.
 
     The category is the subject.
@@ -28,18 +27,27 @@ def read(path: str | Path) -> list[Example]:
     """
     file = question_file(path, "MATH-Vision")
     rows = question_rows(file, "MATH-Vision", ("id", "question", "answer", "image"))
-    return [_example(row, file.parent) for row in rows]
+    return [_item(row, file.parent) for row in rows]
 
 
-def _example(row: dict[str, Any], folder: Path) -> Example:
-    choices = list(map(str, row.get("options") or ()))
+def _item(row: dict[str, Any], folder: Path) -> Item:
+    return Item(
+        str(row["id"]),
+        str(row["question"]),
+        rooted(row["image"], ImageRoot(str(folder)), str(row["id"])),
+        choices=tuple(map(str, row.get("options") or ())),
+        answers=(str(row["answer"]),),
+        category=str(row.get("subject", "")),
+    )
+
+
+def _prompt(item: Item) -> str:
     # Options that are only the letters name parts of the image; repeating them as a list would say nothing.
-    options = "" if choices == list(LETTERS[: len(choices)]) else lettered(choices)
-    prompt = with_images(f"{row['question']}{options}", 1).removeprefix("<image>\n")
-    extra = {"answer": str(row["answer"]), "choices": choices, "category": row.get("subject", "")}
-    message = Message("user", f"<image>\n{PROMPT_HEAD}{prompt}")
-    images = rooted(row["image"], ImageRoot(str(folder)), str(row["id"]))
-    return Example(str(row["id"]), (message,), images, extra=extra)
+    options = "" if item.choices == tuple(LETTERS[: len(item.choices)]) else lettered(item.choices)
+    question = with_images(f"{item.question}{options}", 1).removeprefix("<image>\n")
+    return f"<image>\n{PROMPT_HEAD}{question}"
 
 
-BENCHMARKS = {"mathvision": Benchmark(read, math.mathvision, answer_format="short", max_new_tokens=512)}
+BENCHMARKS = {
+    "mathvision": Benchmark(read, {"ours": Variant(_prompt, "mathvision", max_new_tokens=512)}, answer_format="short")
+}

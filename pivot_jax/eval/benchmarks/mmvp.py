@@ -1,4 +1,4 @@
-"""MMVP (Tong et al. 2024): 300 questions in 150 pairs, asked as Cambrian's evaluation code asks them.
+"""MMVP (Tong et al. 2024): 300 questions in 150 pairs.
 
 Both questions of a pair have the same two options, and two images that CLIP hardly tells apart. A pair counts where
 both answers are right.
@@ -10,18 +10,17 @@ import csv
 import re
 from pathlib import Path
 
-from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import ImageRoot, rooted
 from pivot_jax.errors import UserError
-from pivot_jax.eval.benchmarks.base import Benchmark, contents, existing_folder, lettered, question_rows
-from pivot_jax.eval.scoring import scorers
+from pivot_jax.eval.benchmarks.base import Benchmark, Item, Variant, contents, existing_folder, question_rows
+from pivot_jax.eval.benchmarks.prompts import LETTER, asked, lettered
+from pivot_jax.eval.scoring.aggregate import PAIRS
 
-PROMPT_TAIL = "\nAnswer with the option's letter from the given choices directly."
 COLUMNS = ("Index", "Question", "Options", "Correct Answer")
 _OPTIONS = re.compile(r"\(a\)\s*(?P<a>.*?)\s*\(b\)\s*(?P<b>.*?)\s*$", re.DOTALL)
 
 
-def read(path: str | Path) -> list[Example]:
+def read(path: str | Path) -> list[Item]:
     """Questions of a folder.
 
     It holds ``data.json`` (id, images, question "... Options: (a) ... (b) ...", answer "(a)"), or the published
@@ -38,7 +37,7 @@ def read(path: str | Path) -> list[Example]:
         entries = _published(folder)
     else:
         raise UserError(f"MMVP: {folder} holds neither data.json nor Questions.csv{contents(folder)}")
-    return [_example(*entry, ImageRoot(str(folder))) for entry in entries]
+    return [_item(*entry, ImageRoot(str(folder))) for entry in entries]
 
 
 def _published(folder: Path) -> list[tuple[str, str, str, str]]:
@@ -58,29 +57,36 @@ def _published(folder: Path) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _example(question_id: str, text: str, answer: str, image: str, root: ImageRoot) -> Example:
+def _item(question_id: str, text: str, answer: str, image: str, root: ImageRoot) -> Item:
     question, _, options = text.replace("<image>", "").strip().partition("Options:")
     found = _OPTIONS.search(options)
     if found is None:
         raise UserError(f"MMVP question {question_id}: no options '(a) ... (b) ...' in {text!r}")
     if not question_id.isdigit():
         raise UserError(f"MMVP question '{question_id}': ids are numbers from 1, because two in a row make a pair")
-    letter = answer.strip().strip("()").upper()
-    choices = [found["a"], found["b"]]
-    prompt = f"<image>\n{question.strip()} Options:{lettered(choices)}{PROMPT_TAIL}"
-    extra = {"answer": letter, "choices": choices, "unit": (int(question_id) - 1) // 2}
-    return Example(question_id, (Message("user", prompt),), rooted(image, root, question_id), extra=extra)
+    return Item(
+        question_id,
+        question.strip(),
+        rooted(image, root, question_id),
+        choices=(found["a"], found["b"]),
+        answers=(answer.strip().strip("()").upper(),),
+        unit=(int(question_id) - 1) // 2,
+    )
+
+
+def _cambrian(item: Item) -> str:
+    return asked(item, f"{item.question} Options:{lettered(item.choices)}{LETTER}")
 
 
 BENCHMARKS = {
     "mmvp": Benchmark(
         read,
-        scorers.letter_or_text,
+        {
+            "ours": Variant(_cambrian, "strict_letter", PAIRS, max_new_tokens=16),
+            "cambrian": Variant(_cambrian, "letter_or_text", PAIRS, max_new_tokens=512),
+        },
         answer_format="letter",
-        max_new_tokens=16,
         option_form="letter",
-        by_unit=True,
-        strict_scorer=scorers.strict_letter,
         questions=300,
     )
 }

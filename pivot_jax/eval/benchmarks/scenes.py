@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from pivot_jax.data import sources
-from pivot_jax.data.example import Example
 from pivot_jax.errors import UserError
-from pivot_jax.eval.benchmarks.base import Benchmark, Questions, contents, existing_folder
-from pivot_jax.eval.scoring import scorers
+from pivot_jax.eval.benchmarks.base import Benchmark, Items, Variant, contents, existing_folder
+from pivot_jax.eval.benchmarks.examples import AsItems
+from pivot_jax.eval.benchmarks.prompts import with_tail
 
 
-def read(path: str | Path) -> Questions:
+def read(path: str | Path) -> Items:
     """The split ``test`` of a prepared data set's folder, or of the one data set in a study's folder of data.
 
     Raises:
@@ -31,23 +30,11 @@ def read(path: str | Path) -> Questions:
         raise UserError(
             f"scenes: {folder} holds several prepared data sets ({', '.join(map(str, prepared))}); name one"
         )
-    return _Categorised(sources.read({"format": "tfds", "path": str(prepared[0]), "split": "test"}))
-
-
-class _Categorised:
-    """The examples of a data source with their field ``kind`` as the category."""
-
-    def __init__(self, source: Questions):
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self.source[index]
-        return replace(example, extra={**example.extra, "category": example.extra.get("kind", "")})
+    return AsItems(sources.read({"format": "tfds", "path": str(prepared[0]), "split": "test"}), category="kind")
 
 
 BENCHMARKS = {
-    "scenes": Benchmark(read, scorers.exact, answer_format="short", max_new_tokens=32, option_form="text"),
+    "scenes": Benchmark(
+        read, {"ours": Variant(with_tail(), "exact", max_new_tokens=32)}, answer_format="short", option_form="text"
+    ),
 }

@@ -1,15 +1,16 @@
-"""ScienceQA (Lu et al. 2022): multiple choice with an image and a hint, asked as Cambrian's evaluation code asks it."""
+"""ScienceQA (Lu et al. 2022): multiple choice with an image and a hint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from pivot_jax.data import sources
-from pivot_jax.eval.benchmarks.base import Benchmark, Questions, check_first, question_file
-from pivot_jax.eval.scoring import scorers
+from pivot_jax.eval.benchmarks.base import Benchmark, Items, Variant, check_first, question_file
+from pivot_jax.eval.benchmarks.examples import AsItems
+from pivot_jax.eval.benchmarks.prompts import with_tail
 
 
-def read(path: str | Path) -> Questions:
+def read(path: str | Path) -> Items:
     """Questions of a file, or of ``data.jsonl`` in a folder; the data source ``scienceqa`` writes the prompt.
 
     Raises:
@@ -18,16 +19,17 @@ def read(path: str | Path) -> Questions:
     file = question_file(path, "ScienceQA")
     source = sources.read({"format": "scienceqa", "path": str(file)})
     check_first(source, file, "ScienceQA", "id, question, choices, answer and mostly image and hint")
-    return source
+    return AsItems(source)
 
 
 BENCHMARKS = {
     "scienceqa": Benchmark(
         read,
-        scorers.scienceqa,
+        {
+            "ours": Variant(with_tail(), "strict_letter", max_new_tokens=16),
+            "cambrian": Variant(with_tail(), "scienceqa", max_new_tokens=512),
+        },
         answer_format="letter",
-        max_new_tokens=16,
         option_form="letter",
-        strict_scorer=scorers.strict_letter,
     )
 }

@@ -1,21 +1,63 @@
-"""Scores of whole benchmarks from the scores of single answers, each with an interval over its independent units."""
+"""Scores of whole benchmarks from the verdicts on single answers, each with an interval over its independent units.
+
+Rows are grouped by their ``unit``, never by their order in a file. An interval resamples units: a statistic of *sums*
+over units (a mean, an F1, MME's points) is computed from resampled sums (see ``statistics.bootstrap``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from pivot_jax.eval import statistics
-from pivot_jax.eval.scoring.parse import plain
-from pivot_jax.eval.scoring.scorers import read_yes_no
+from pivot_jax.eval.scoring.scorers import Gold, Verdict
 from pivot_jax.eval.statistics import Interval
 
-MME_PERCEPTION = (
-    *("existence", "count", "position", "color", "posters"),
-    *("celebrity", "scene", "landmark", "artwork", "OCR"),
-)
-MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+Label = TypeVar("Label", bound=Hashable)
+Sums = Callable[[np.ndarray], np.ndarray]  # sums [draws, k] → values [draws]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An answered question with the verdict on the answer."""
+
+    id: str
+    verdict: Verdict
+    gold: Gold
+    unit: Hashable = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The numbers of a benchmark.
+
+    Attributes:
+      metric, value: the benchmark's score.
+      others: further numbers by name.
+      percent: numbers are shares 0..1, to be shown as percent; else they are points, shown as they are.
+    """
+
+    metric: str
+    value: Interval
+    others: dict[str, Interval] = field(default_factory=dict)
+    percent: bool = True
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """How the verdicts on all questions become the benchmark's score.
+
+    Attributes:
+      summarise: from rows and the seed of the resampling.
+      units: what questions of one unit have to do with each other: "" nothing; "cluster": they share something (an
+        image), so intervals draw them whole; "group": they count together, and only where all are right.
+    """
+
+    summarise: Callable[[Sequence[Scored], int], Summary]
+    units: str = ""
 
 
 def accuracy(scores: Sequence[float], units: Sequence[Hashable] | None = None, *, seed: int = 0) -> Interval:
@@ -41,59 +83,93 @@ def unit_accuracy(scores: Sequence[float], units: Sequence[Hashable], *, seed: i
     return statistics.mean(all_correct(scores, units), seed=seed)
 
 
-def mme(
-    answers: Sequence[str], golds: Sequence[str], categories: Sequence[str], images: Sequence[Hashable]
-) -> dict[str, float]:
-    """MME: per category 100·(acc + acc⁺), and the sums over the ten perception and four cognition categories.
-
-    acc is over questions, acc⁺ is the share of images with both questions right (Fu et al. 2023).
-
-    Returns:
-      category → 0..200, and "perception" (0..2000), "cognition" (0..800).
-    """
-    result: dict[str, float] = {}
-    for category in dict.fromkeys(categories):
-        rows = [index for index, name in enumerate(categories) if name == category]
-        correct = [float(plain(answers[row]) == plain(golds[row])) for row in rows]
-        both = all_correct(correct, [images[row] for row in rows])
-        result[category] = 100 * (float(np.mean(correct)) + float(np.mean(both)))
-    totals = {
-        "perception": sum(result.get(category, 0.0) for category in MME_PERCEPTION),
-        "cognition": sum(result.get(category, 0.0) for category in MME_COGNITION),
-    }
-    return result | totals
-
-
-def pope(answers: Sequence[str], golds: Sequence[str]) -> dict[str, float]:
-    """POPE: accuracy, precision, recall, F1 of "yes", and the share of "yes" answers, all 0..1 (Li et al. 2023)."""
-    predicted = np.array([read_yes_no(answer) == "yes" for answer in answers], bool)
-    positive = np.array([plain(gold) == "yes" for gold in golds], bool)
-    if len(predicted) == 0 or len(predicted) != len(positive):
-        raise ValueError(f"pope: {len(predicted)} answers for {len(positive)} golds")
-    true_positive = float((predicted & positive).sum())
-    precision = true_positive / predicted.sum() if predicted.any() else 0.0
-    recall = true_positive / positive.sum() if positive.any() else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    return {
-        "accuracy": float((predicted == positive).mean()),
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(f1),
-        "yes_share": float(predicted.mean()),
-    }
-
-
 def by_category(
     scores: Sequence[float], categories: Sequence[str], units: Sequence[Hashable] | None = None
 ) -> dict[str, Interval]:
     """:func:`accuracy` per category, in order of first appearance."""
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(categories):
-        rows.setdefault(name, []).append(row)
     return {
         name: accuracy([scores[row] for row in own], None if units is None else [units[row] for row in own])
-        for name, own in rows.items()
+        for name, own in positions(categories).items()
     }
+
+
+def positions(labels: Sequence[Label]) -> dict[Label, list[int]]:
+    """Label → positions at which it occurs, in order of first appearance."""
+    found: dict[Label, list[int]] = {}
+    for position, label in enumerate(labels):
+        found.setdefault(label, []).append(position)
+    return found
+
+
+def of_sums(
+    sums: np.ndarray, values: Mapping[str, Sums], units: Sequence[Hashable] | None = None, *, seed: int = 0
+) -> dict[str, Interval]:
+    """Intervals of statistics of sums over questions.
+
+    Args:
+      sums: float [n, k], what each question adds to the k sums.
+      values: name → statistic of the sums [draws, k].
+      units: of each question; drawn whole. None: every question by itself.
+    """
+    per_unit = np.asarray(sums, float)
+    if units is not None:
+        per_unit = np.stack([per_unit[own].sum(0) for own in positions(units).values()])
+    return {name: statistics.bootstrap(per_unit, value, seed=seed) for name, value in values.items()}
+
+
+def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+    """``over / under``, 0 where ``under`` is 0: a share of nothing."""
+    return np.divide(over, under, out=np.zeros(np.broadcast_shapes(over.shape, under.shape)), where=under > 0)
+
+
+def scores_of(rows: Sequence[Scored]) -> list[float]:
+    """The score of each row."""
+    return [float(row.verdict) for row in rows]
+
+
+def units_of(rows: Sequence[Scored]) -> list[Hashable]:
+    """The unit of each row."""
+    return [row.unit for row in rows]
+
+
+def _mean(rows: Sequence[Scored], seed: int) -> Summary:
+    return Summary("accuracy", accuracy(scores_of(rows), seed=seed))
+
+
+def _clustered_mean(rows: Sequence[Scored], seed: int) -> Summary:
+    return Summary("accuracy", accuracy(scores_of(rows), units_of(rows), seed=seed))
+
+
+def grouped(metric: str) -> Aggregate:
+    """The share of units in which every answer is right, as ``metric``, and the share of right answers beside it."""
+
+    def summarise(rows: Sequence[Scored], seed: int) -> Summary:
+        scores, units = scores_of(rows), units_of(rows)
+        every = {"question_accuracy": accuracy(scores, seed=seed)}
+        return Summary(metric, unit_accuracy(scores, units, seed=seed), every)
+
+    return Aggregate(summarise, "group")
+
+
+def macro(metric: str = "macro_accuracy", units: str = "") -> Aggregate:
+    """The mean over categories of their accuracies, and the mean over all questions beside it."""
+
+    def summarise(rows: Sequence[Scored], seed: int) -> Summary:
+        own = positions([row.gold.category for row in rows])
+        sums = np.zeros((len(rows), 2, len(own)))
+        for index, members in enumerate(own.values()):
+            sums[members, 0, index] = [float(rows[row].verdict) for row in members]
+            sums[members, 1, index] = 1
+        drawn = units_of(rows) if units else None
+        value = of_sums(sums, {metric: lambda found: ratio(found[:, 0], found[:, 1]).mean(-1)}, drawn, seed=seed)
+        return Summary(metric, value[metric], {"accuracy": accuracy(scores_of(rows), drawn, seed=seed)})
+
+    return Aggregate(summarise, units)
+
+
+MEAN = Aggregate(_mean)
+CLUSTERED_MEAN = Aggregate(_clustered_mean, "cluster")
+PAIRS = grouped("pair_accuracy")
 
 
 def cambrian_average(results: Mapping[str, float], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:

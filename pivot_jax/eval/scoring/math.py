@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from rapidfuzz.distance import Levenshtein
 
 from pivot_jax.eval.scoring import parse
-from pivot_jax.eval.scoring.scorers import Gold, relaxed
+from pivot_jax.eval.scoring.scorers import Gold, Scorer, Verdict, named, relaxed
 
 _PARENTHESISED_LETTER = re.compile(r"\(([a-zA-Z])\)")
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
@@ -19,8 +19,8 @@ _ROOT = re.compile(r"\\sqrt\{([^{}]+)\}")
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 
 
-def mathvista(answer: str, gold: Gold, *, cambrian: bool = False) -> float:
-    """MathVista.
+def mathvista(answer: str, gold: Gold, *, cambrian: bool = False) -> Verdict:
+    """Our own MathVista, and Cambrian-1's.
 
     ``cambrian=True`` gives the score of the paper's suite: its multiple-choice branch asks for the type name
     "multiple-choice" while the data says "multi_choice", so the whole answer is compared with the gold letter and
@@ -29,11 +29,17 @@ def mathvista(answer: str, gold: Gold, *, cambrian: bool = False) -> float:
     """
     text = (answer or "").lower().strip()
     if cambrian:
-        return max(float(text == gold.answer.lower() != ""), _relaxed_number(text, gold))
+        return Verdict(max(text == gold.answer.lower() != "", _relaxed_number(text, gold)), text)
     if gold.choices:
-        named = parse.strict_letter(last_line(answer), gold.choices) or parse.strict_letter(answer, gold.choices)
-        return float(named == gold_letter(gold) != "")
-    return max(relaxed(final_answer(answer), gold), _relaxed_number(text, gold))
+        letter = parse.strict_letter(last_line(answer), gold.choices) or parse.strict_letter(answer, gold.choices)
+        return Verdict(letter == gold_letter(gold) != "", letter)
+    final = final_answer(answer)
+    return Verdict(max(relaxed(final, gold), _relaxed_number(text, gold)), final)
+
+
+def mathvista_cambrian(answer: str, gold: Gold) -> Verdict:
+    """MathVista as Cambrian-1 scores it (see :func:`mathvista`)."""
+    return mathvista(answer, gold, cambrian=True)
 
 
 def mathvista_official(
@@ -43,15 +49,15 @@ def mathvista_official(
     return float(_normalise_extraction(extraction, gold.choices, answer_type, precision, question_type) == gold.answer)
 
 
-def mathvision(answer: str, gold: Gold) -> float:
-    """MATH-Vision: the final answer (``\\boxed{}``, after "answer is", or the last line) has the letter or value."""
+def mathvision(answer: str, gold: Gold) -> Verdict:
+    """Our own MATH-Vision: the final answer (``\\boxed{}``, after "answer is", or the last line) has the letter or value."""
     final = final_answer(answer)
     if gold.choices or re.fullmatch(r"[A-E]", gold.answer):
-        correct = parse.letter(gold.answer)
-        if named := parse.strict_letter(final, gold.choices or 5):
-            return float(named == correct)
-        return float(equal_value(final, dict(zip(parse.LETTERS, gold.choices, strict=False)).get(correct, "")))
-    return float(any(equal_value(final, accepted) for accepted in gold.answers))
+        if letter := parse.strict_letter(final, gold.choices or 5):
+            return named(letter, gold)
+        option = dict(zip(parse.LETTERS, gold.choices, strict=False)).get(parse.letter(gold.answer), "")
+        return Verdict(equal_value(final, option), final)
+    return Verdict(any(equal_value(final, accepted) for accepted in gold.answers), final)
 
 
 def final_answer(text: str) -> str:
@@ -167,3 +173,10 @@ def _normalise_extraction(
     except (ValueError, OverflowError):
         return None
     return extraction
+
+
+SCORERS: dict[str, Scorer] = {
+    "mathvista": mathvista,
+    "mathvista_cambrian": mathvista_cambrian,
+    "mathvision": mathvision,
+}

@@ -25,7 +25,7 @@ def answers(task: Task) -> Outcome:
     ``unit``, where several questions are about one image. Of a benchmark that scores pairs, items are the pairs.
     """
     benchmark, path = str(task.get("benchmark")), Path(task.get("path"))
-    ranked = bool(task.get("ranked", False))
+    ranked = "mean" if task.get("ranked", False) else ""
     model = open_run(task.folder)
     size = model.config.eval.batch_size
     out = task.folder / "answers" / f"{task.name}.jsonl"
@@ -60,7 +60,6 @@ def majority(task: Task) -> Outcome:
     """
     path = Path(task.get("path"))
     known = majority_answers(path)
-    questions = suite.find("scenes").read(path)
-    examples = [questions[index] for index in range(len(questions))]
-    right = np.asarray([known(one.messages[0].content) == one.extra["answer"] for one in examples], np.float32)
+    questions = suite.examples("scenes", path)
+    right = np.asarray([known(one.messages[0].content) == one.extra["answer"] for one in questions], np.float32)
     return Outcome({"accuracy": float(right.mean())}, {"accuracy": right})

@@ -29,11 +29,11 @@ def test_questions_of_a_folder_or_a_file(tmp_path):
     write(tmp_path / "test.jsonl")
     (first, *_), found = suite.find("easy-vqa").read(tmp_path), suite.find("easy-vqa").read(tmp_path / "test.jsonl")
     assert [one.id for one in found] == ["test-0", "test-1", "test-2"] and first == found[0]
-    assert first.messages[0].content == "<image>\nwhat color is the shape?"
+    assert suite.examples("easy-vqa", tmp_path)[0].messages[0].content == "<image>\nwhat color is the shape?"
     assert first.images == (str(tmp_path / "images/test/0.png"),)
-    assert first.extra["category"] == "color" and first.extra["answer"] == "teal"
-    assert [one.extra["unit"] for one in found] == ["images/test/0.png"] * 2 + ["images/test/1.png"]
-    assert found[1].extra["choices"] == ["yes", "no"]
+    assert first.category == "color" and first.answers == ("teal",)
+    assert [one.unit for one in found] == ["images/test/0.png"] * 2 + ["images/test/1.png"]
+    assert found[1].choices == ("yes", "no")
 
 
 def test_wrong_files(tmp_path):

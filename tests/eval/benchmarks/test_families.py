@@ -18,7 +18,7 @@ def test_benchmarks_of_all_families():
     assert set(suite.BENCHMARKS) >= {"mathvision", "mmvp", "scenes", "scienceqa"}
     assert suite.find("mmvp") is mmvp.BENCHMARKS["mmvp"]
     names = ", ".join(suite.BENCHMARKS)
-    with pytest.raises(UserError, match=f"'nothing' is unknown; there are {names}$"):
+    with pytest.raises(UserError, match=f"'nothing' is unknown; there are {names}, and any FILE.py"):
         suite.find("nothing")
     with pytest.raises(UserError, match="did you mean 'mmvp'"):
         suite.find("mmvpp")
@@ -54,7 +54,7 @@ def test_official_layout_of_mmvp(tmp_path):
         '1,"Open or closed, which?",(a) Open (b) Closed,(a)\n2,"Open or closed, which?",(a) Open (b) Closed,(b)\n',
         encoding="utf-8-sig",
     )
-    first, second = mmvp.read(tmp_path)
+    first, second = suite.examples("mmvp", tmp_path, "cambrian")
     assert first.messages[0].content == (
         "<image>\nOpen or closed, which? Options:\nA. Open\nB. Closed"
         "\nAnswer with the option's letter from the given choices directly."
@@ -98,14 +98,14 @@ def test_other_files_are_not_questions(tmp_path, content, says):
 
 
 def test_whole_mmvp(shared_data, tmp_path):
-    examples = mmvp.read(shared_data / "mmvp")
+    examples = list(suite.examples("mmvp", shared_data / "mmvp"))
     assert len(examples) == 300 and len({example.extra["unit"] for example in examples}) == 150
     assert all(len(example.extra["choices"]) == 2 for example in examples)
     oracle = scripted.Scripted(lambda e: e.extra["answer"])
     found = evaluate("mmvp", shared_data / "mmvp", oracle, tmp_path / "right.jsonl")
     assert found.value.value == 1.0 and found.value.n == 150 and found.compliance == 1.0
     texts = scripted.Scripted(lambda e: e.extra["choices"]["AB".index(e.extra["answer"])])
-    found = evaluate("mmvp", shared_data / "mmvp", texts, tmp_path / "texts.jsonl")
+    found = evaluate("mmvp", shared_data / "mmvp", texts, tmp_path / "texts.jsonl", RunOptions(toolkit="cambrian"))
     assert found.value.value == 1.0 and found.compliance == 0.0
     blind = scripted.Scripted(lambda e: "A")
     found = evaluate("mmvp", shared_data / "mmvp", blind, tmp_path / "blind.jsonl")

@@ -18,29 +18,10 @@ def test_mmvp_pairs():
     assert aggregate.accuracy(scores).value == 0.5
 
 
-def test_mme_acc_plus():
-    # Image 1: both right; image 2: one right. acc = 3/4, acc+ = 1/2.
-    result = aggregate.mme(["Yes.", "no", "yes", "Yes"], ["Yes", "No", "Yes", "No"], ["count"] * 4, [1, 1, 2, 2])
-    assert result["count"] == pytest.approx(125.0)
-    assert result["perception"] == pytest.approx(125.0) and result["cognition"] == 0
-    perfect = aggregate.mme(
-        ["yes", "no"] * 14,
-        ["Yes", "No"] * 14,
-        [c for c in (*aggregate.MME_PERCEPTION, *aggregate.MME_COGNITION) for _ in range(2)],
-        [i // 2 for i in range(28)],
-    )
-    assert perfect["perception"] == pytest.approx(2000) and perfect["cognition"] == pytest.approx(800)
-
-
 def test_mmbench_circular():
     # One question in four rotations, another in three: only the second is right in all.
     right = [1, 1, 0, 1, 1, 1, 1]
     assert aggregate.unit_accuracy(right, [10, 10, 10, 10, 11, 11, 11]).value == 0.5
-
-
-def test_pope():
-    result = aggregate.pope(["Yes", "No, there is none.", "yes.", "There is not"], ["yes", "yes", "no", "no"])
-    assert result == {"accuracy": 0.5, "precision": 0.5, "recall": 0.5, "f1": 0.5, "yes_share": 0.5}
 
 
 def test_average_of_the_paper():

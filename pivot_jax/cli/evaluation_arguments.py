@@ -1,0 +1,55 @@
+"""Arguments of the commands in ``evaluation``."""
+
+from __future__ import annotations
+
+from pivot_jax.cli import evaluation
+from pivot_jax.cli.options import command, positive, step, tokens, workdir
+
+
+def add(subparsers) -> None:
+    _eval(subparsers)
+    _score(subparsers)
+
+
+def _eval(subparsers) -> None:
+    parser = command(
+        subparsers, "eval", evaluation.evaluate, "answer a benchmark's questions with a run, and score the answers",
+        "A stopped evaluation resumes. --config.eval.KEY and --config.seed change its settings; no other key of a\n"
+        "trained run's config can be changed. Answers made under other settings are not reused; they are kept in\n"
+        "NAME.others.jsonl.",
+    )  # fmt: skip
+    workdir(parser, "the run")
+    step(parser)
+    parser.add_argument(
+        "--benchmark", metavar="NAME", required=True, help="such as mmvp, or your own FILE.py; a wrong name lists all"
+    )
+    parser.add_argument("--data", metavar="PATH", required=True, help="the benchmark's file or folder")
+    parser.add_argument("--out", metavar="FILE", help="predictions file (default WORKDIR/eval/NAME.jsonl)")
+    parser.add_argument("--limit", type=positive, default=0, metavar="N", help="only the first N questions")
+    parser.add_argument("--max-new-tokens", type=tokens, default=0, metavar="N", help="default: the toolkit's")
+    _rules(parser, "whose prompt, limits, parser and aggregate (default ours)")
+    parser.add_argument("--prompt", metavar="TOOLKIT", default="", help="ask as another toolkit does")
+    parser.add_argument(
+        "--ranked", nargs="?", const="mean", default="", choices=("mean", "sum", "prior"),
+        help="also rank the options by likelihood: per token (mean, the default), in sum, or against a blank image",
+    )  # fmt: skip
+    parser.add_argument(
+        "--control", metavar="NAME", default="", help="shuffled-images, or rotated-options: every order of the options"
+    )
+    parser.add_argument("--blank-images", action="store_true", help="the control: replace every image by a grey one")
+    parser.set_defaults(takes_overrides=True)
+
+
+def _score(subparsers) -> None:
+    parser = command(subparsers, "score", evaluation.score, "score a file of predictions again")
+    parser.add_argument(
+        "--predictions", metavar="FILE", required=True, help="predictions, from eval or another program"
+    )
+    parser.add_argument("--benchmark", metavar="NAME", default="", help="default: as in the file")
+    _rules(parser, "whose parser and aggregate (default: whose prompt was asked)")
+
+
+def _rules(parser, toolkit: str) -> None:
+    parser.add_argument("--toolkit", metavar="NAME", default="", help=toolkit)
+    parser.add_argument("--scorer", metavar="NAME", default="", help="another scorer; a wrong name lists all")
+    parser.add_argument("--aggregate", metavar="TOOLKIT", default="", help="the aggregate of another toolkit")
