@@ -122,4 +122,4 @@ class _Lines:
 def _reason(error: csv.Error) -> str:
     if "unexpected end of data" in str(error):
         return "a quote in this row is never closed; the file is truncated: get it again"
-    return f"the row is not well formed ({error}); double the quotes inside a quoted cell"
+    return f"the row is not well formed ({error}); quote a cell with quotes or line breaks, and double its quotes"

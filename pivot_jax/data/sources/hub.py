@@ -12,6 +12,7 @@ from pivot_jax.data.sources.tables import TableRows, of_dataset
 from pivot_jax.errors import UserError
 
 PREFIX = "hf:"
+REASON = 300  # characters of the library's own message
 _NAME = re.compile(r"hf:(?P<id>[^/@\s]+/[^/@\s]+)(?:/(?P<config>[^@\s]+))?(?:@(?P<split>\S+))?")
 
 
@@ -36,11 +37,10 @@ def from_hub(name: str, split: str = "", config: str = "") -> TableRows:
     try:
         loaded = datasets.load_dataset(found["id"], config or None, split=split or None)
     except Exception as error:  # of the library, of its HTTP client, of the file system
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = " ".join(str(error).split())[:REASON]  # it lists the configurations in its second line
         raise UserError(
-            f"{name}: the library datasets cannot load it ({type(error).__name__}: {reason}); where this machine has no "
-            f"network, run `hf download --repo-type dataset {found['id']} --local-dir FOLDER` on one that has, and name "
-            "FOLDER"
+            f"{name}: the library datasets cannot load it ({type(error).__name__}: {reason}); without a network, run "
+            f"`hf download --repo-type dataset {found['id']} --local-dir FOLDER` where there is one, and name FOLDER"
         ) from None
     if isinstance(loaded, Mapping):
         split = chosen_split(name, "", loaded)

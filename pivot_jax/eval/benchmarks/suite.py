@@ -13,7 +13,7 @@ from pathlib import Path
 from pivot_jax.errors import UserError, suggest
 from pivot_jax.eval.benchmarks.base import Benchmark
 
-_NO_FAMILIES = ("base", "suite")
+_NO_FAMILIES = ("base", "cells", "image_cells", "suite")
 
 
 def collect() -> dict[str, Benchmark]:
