@@ -115,15 +115,15 @@ def config_of(place: Place, seed: int, name: str, steps: int, prompts: str) -> A
 def sample(place: Place, seed: int, folder: str) -> np.ndarray:
     """1 where a sampled answer to a test question is right: [questions, SAMPLES]."""
     from pivot_jax.data.sources.prompts import prompt_example
-    from pivot_jax.eval.benchmarks.scenes import read
+    from pivot_jax.eval.benchmarks import suite
     from pivot_jax.eval.scoring import parse
     from pivot_jax.rl.parts import sampling_of
     from pivot_jax.rollout.engine import Prompt
     from pivot_jax.rollout.sampler import Sampler, Shape
     from pivot_jax.train.open import open_run
 
-    model, questions = open_run(place.folder(seed) / folder), read(place.graph.data)
-    examples = [prompt_example(questions[i]) for i in range(len(questions))]
+    model, questions = open_run(place.folder(seed) / folder), suite.examples("scenes", place.graph.data)
+    examples = [prompt_example(question) for question in questions]
     prompts = [Prompt(example, model.processor.encode(example), i) for i, example in enumerate(examples)]
     sampler = Sampler(model.mllm, model.processor, Shape(slots=64))
     sampler.update(model.params, 0)

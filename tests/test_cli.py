@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pivot_jax import config
-from pivot_jax.cli import arguments, commands, evaluation, studies
+from pivot_jax.cli import arguments, evaluation, studies
 from pivot_jax.cli import main as cli
 from pivot_jax.errors import UserError
 from pivot_jax.eval.score import score_rows

@@ -17,7 +17,7 @@ import pytest
 from pivot_jax.config import catalogue
 from pivot_jax.data import scenes
 from pivot_jax.errors import UserError
-from pivot_jax.eval.benchmarks.scenes import BENCHMARKS
+from pivot_jax.eval.benchmarks.families.scenes import BENCHMARKS
 from pivot_jax.study import data, run
 from pivot_jax.study.data import scenes_folder
 from pivot_jax.study.measures.gradients import asked_things

@@ -6,22 +6,21 @@ line that is not JSON is a bad *row*; a file that cannot be read at all is a bad
 
 from __future__ import annotations
 
-import gzip
-import importlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from pivot_jax.config.paths import nearest, unset
-from pivot_jax.errors import RowError, UserError, suggest
-
-READ_CHUNK = 1 << 24  # bytes
+from pivot_jax.data.sources.delimited import DELIMITERS, DelimitedRows
+from pivot_jax.data.sources.folders import from_folder
+from pivot_jax.data.sources.hub import PREFIX, from_hub
+from pivot_jax.data.sources.raw_files import READ_CHUNK, file_fingerprint, open_plain, plain_suffix
+from pivot_jax.data.sources.tables import from_parquet
+from pivot_jax.errors import RowError, UserError
 
 
 class Rows(Protocol):
@@ -39,12 +38,6 @@ class Rows(Protocol):
         ...
 
 
-def file_fingerprint(path: str | Path) -> str:
-    """Path, size and modification time: cheap, and different whenever the file was rewritten."""
-    stat = os.stat(path)
-    return f"{Path(path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-
-
 class JsonLines:
     """One JSON object a line; empty lines are skipped. Threads may read at the same time.
 
@@ -54,7 +47,7 @@ class JsonLines:
     def __init__(self, path: str | Path):
         self.path, self.name = Path(path), Path(path).name
         self.fingerprint = file_fingerprint(path)
-        self._file = _open(self.path)
+        self._file = open_plain(self.path)
         self._starts, self._ends, self._lines = _line_index(self._file.fileno())
 
     def __len__(self) -> int:
@@ -72,44 +65,6 @@ class JsonLines:
     def location(self, index: int) -> str:
         """``file.jsonl:LINE``, as editors count."""
         return f"{self.name}:{int(self._lines[index])}"
-
-
-def _open(path: Path) -> IO[bytes]:
-    """The file's content, decompressed where its name says so; lives as long as what reads it."""
-    if path.suffix not in COMPRESSED:
-        return open(path, "rb")
-    plain: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-    try:
-        COMPRESSED[path.suffix](path, plain)
-    except Exception as error:  # each library raises its own
-        plain.close()
-        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):  # such as a full disk
-            raise
-        raise UserError(f"{path}: not a whole {path.suffix} file ({error}); fetch it again") from None
-    plain.seek(0)
-    return plain
-
-
-def _gunzip(path: Path, plain: IO[bytes]) -> None:
-    with gzip.open(path) as packed:
-        shutil.copyfileobj(packed, plain, READ_CHUNK)
-
-
-def _unzstd(path: Path, plain: IO[bytes]) -> None:
-    """By frames: the library's own file reader takes a file that is cut within one for a whole file."""
-    decompressor = _optional("zstandard", path).ZstdDecompressor()
-    with open(path, "rb") as packed:
-        frame = decompressor.decompressobj()
-        while chunk := packed.read(READ_CHUNK):
-            while chunk:
-                frame = decompressor.decompressobj() if frame.eof else frame
-                plain.write(frame.decompress(chunk))
-                chunk = frame.unused_data
-    if not frame.eof:
-        raise EOFError("it ends within a frame")
-
-
-COMPRESSED: dict[str, Callable[[Path, IO[bytes]], None]] = {".gz": _gunzip, ".zst": _unzstd}
 
 
 def _line_index(descriptor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,34 +115,45 @@ def existing(path: str | Path) -> Path:
     return found
 
 
-def open_rows(path: Any, split: str = "") -> Rows:
-    """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` file, of a data set's folder, or a list.
+def open_rows(path: Any, split: str = "", config: str = "") -> Rows:
+    """Rows of a file, of a data set's folder, of a data set of the hub, or a list.
 
-    JSON may be compressed (``.jsonl.gz``, ``.json.zst``). A ``.json`` file may hold one list, or one object a line.
-    A folder was written by ``datasets.save_to_disk`` (one data set, or a dict of splits), or holds ``.parquet`` files
-    named by split, as data sets on the hub do.
+    Files are ``.jsonl``, ``.json`` (one list, or one object a line), ``.parquet``, and ``.tsv`` or ``.csv`` with a
+    header; all but Parquet may be compressed (``.jsonl.gz``, ``.tsv.zst``). A folder was written by
+    ``datasets.save_to_disk`` (one data set, or a dict of splits), or holds ``.parquet`` files named by split, as data
+    sets on the hub do (:mod:`folders`). ``hf:OWNER/NAME[/CONFIG][@SPLIT]`` is on the hub itself.
 
     Args:
-      split: of a folder with several splits.
+      split: of a data set with several splits.
+      config: of a data set with several configurations, which differ in their columns or questions.
 
     Raises:
-      UserError: no such file or split, or the content does not match the suffix.
+      UserError: no such file, split or configuration, or the content does not match the suffix.
     """
+    if isinstance(path, str) and path.startswith(PREFIX):
+        return from_hub(path, split, config)
     if not isinstance(path, (list, tuple)) and Path(path).is_dir():
-        return _from_folder(Path(path), split)
-    if split:
-        raise UserError(f"data.sources: split '{split}' of something that is not a folder of splits; leave it out")
+        return from_folder(Path(path), split, config)
+    for name, kind in ((split, "split"), (config, "configuration")):
+        if name:
+            raise UserError(f"data.sources: {kind} '{name}' of something that is not a folder of {kind}s; leave it out")
     if isinstance(path, (list, tuple)):
         return MemoryRows(path)
-    path = existing(path)
+    return _from_file(existing(path))
+
+
+def _from_file(path: Path) -> Rows:
+    suffix = plain_suffix(path)
     if path.suffix == ".parquet":
-        return _from_parquet([path], path.name)
-    if (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix == ".jsonl":
+        return from_parquet([path], path.name)
+    if suffix in DELIMITERS:
+        return DelimitedRows(path, DELIMITERS[suffix])
+    if suffix == ".jsonl":
         return JsonLines(path)
     if _first_character(path) != "[":
         return _checked_lines(path)
     try:
-        with _open(path) as file:
+        with open_plain(path) as file:
             rows = json.loads(file.read().decode("utf-8-sig"))  # a byte-order mark is no part of the list
     except ValueError as error:
         raise UserError(f"{path}: not a JSON list ({error})") from None
@@ -208,95 +174,8 @@ def _checked_lines(path: Path) -> JsonLines:
 
 
 def _first_character(path: Path) -> str:
-    with _open(path) as file:
+    with open_plain(path) as file:
         return file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")[:1].decode("latin-1")
-
-
-def _optional(module: str, path: Path) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(f"{path}: reading it needs '{module.split('.')[0]}'; install it or convert to .jsonl") from None
-
-
-class TableRows:
-    """Rows of an Arrow table. They become Python objects one by one, when they are read; encoded images stay bytes."""
-
-    def __init__(self, table: Any, name: str, fingerprint: str):
-        self.name, self.fingerprint = name, fingerprint
-        self._table = table
-
-    def __len__(self) -> int:
-        return self._table.num_rows
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._table.slice(index, 1).to_pylist()[0]
-
-    def location(self, index: int) -> str:
-        """``name[INDEX]``, from 0."""
-        return f"{self.name}[{index}]"
-
-
-def _from_parquet(paths: Sequence[Path], name: str) -> Rows:
-    """The rows of the files, one after the other."""
-    arrow, parquet = _optional("pyarrow", paths[0]), _optional("pyarrow.parquet", paths[0])
-    tables = []
-    for path in paths:
-        try:
-            tables.append(parquet.read_table(path))
-        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are among these
-            raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    try:
-        table = arrow.concat_tables(tables, promote_options="default")
-    except (ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{paths[0].parent}: its Parquet files have different columns ({reason})") from None
-    return TableRows(table, name, "\n".join(map(file_fingerprint, paths)))
-
-
-def _from_folder(path: Path, split: str) -> Rows:
-    if (path / "state.json").is_file():
-        if split:
-            raise UserError(f"{path}: one data set without splits, so there is no '{split}'; leave 'split' out")
-        return _from_datasets(path)
-    if (path / "dataset_dict.json").is_file():
-        parts = {part.parent.name: part.parent for part in path.glob("*/state.json")}
-        return _from_datasets(parts[_chosen(path, split, parts)])
-    files: dict[str, list[Path]] = {}
-    found = (file for depth in ("", "*/", "*/*/") for file in path.glob(f"{depth}*.parquet"))
-    for file in sorted(found):
-        own = file.stem.partition("-")[0]  # train-00000-of-00004
-        files.setdefault(file.parent.name if own.isdigit() else own, []).append(file)
-    if not files:
-        raise UserError(
-            f"{path}: a folder, but neither a data set written by datasets.save_to_disk (no state.json) nor one with "
-            ".parquet files"
-        )
-    chosen = _chosen(path, split, files)
-    return _from_parquet(files[chosen], f"{path.name}/{chosen}")
-
-
-def _chosen(path: Path, split: str, known: Mapping[str, Any]) -> str:
-    names = ", ".join(sorted(known))
-    if split:
-        if split not in known:
-            raise UserError(f"{path}: no split '{split}' (there are: {names}){suggest(split, known)}")
-        return split
-    if len(known) != 1:
-        raise UserError(f"{path}: holds the splits {names}; name one as 'split' in data.sources")
-    return next(iter(known))
-
-
-def _from_datasets(path: Path) -> Rows:
-    datasets = _optional("datasets", path)
-    try:
-        rows = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read as a data set ({str(error).splitlines()[0]})") from None
-    # The library would open an image by its path, wherever that leads; in the Arrow table it is {"bytes", "path"}.
-    return TableRows(rows.with_format("arrow")[:], path.name, file_fingerprint(path))
 
 
 def need(row: Mapping[str, Any], key: str, kind: type | tuple[type, ...], row_id: str) -> Any:

@@ -1,4 +1,4 @@
-"""All benchmarks by name: the union of the ``BENCHMARKS`` of every family's file in this package.
+"""All benchmarks by name: the union of the ``BENCHMARKS`` of every family's file in ``families``.
 
 A new family is one new file. Nothing registers itself: a file says what it offers in one dict, and the dicts are read
 here.
@@ -12,10 +12,9 @@ import runpy
 from pathlib import Path
 
 from pivot_jax.errors import UserError, suggest
+from pivot_jax.eval.benchmarks import families
 from pivot_jax.eval.benchmarks.base import Benchmark, Worded
 from pivot_jax.eval.benchmarks.toolkits import DEFAULT
-
-_NO_FAMILIES = ("base", "cells", "controls", "examples", "prompts", "suite", "toolkits")
 
 
 def collect() -> dict[str, Benchmark]:
@@ -25,10 +24,8 @@ def collect() -> dict[str, Benchmark]:
       ValueError: two files have a benchmark of the same name.
     """
     benchmarks: dict[str, Benchmark] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.name in _NO_FAMILIES:
-            continue
-        family: dict[str, Benchmark] = importlib.import_module(f"{__package__}.{module.name}").BENCHMARKS
+    for module in pkgutil.iter_modules(families.__path__):
+        family: dict[str, Benchmark] = importlib.import_module(f"{families.__name__}.{module.name}").BENCHMARKS
         if twice := sorted(family.keys() & benchmarks.keys()):
             raise ValueError(f"benchmark '{twice[0]}' in {module.name}.py has the name of one in another file")
         benchmarks |= family
@@ -41,7 +38,7 @@ BENCHMARKS: dict[str, Benchmark] = collect()
 def find(name: str) -> Benchmark:
     """The benchmark of that name, or that of a Python file: ``FILE.py``, or ``FILE.py:NAME`` where it has several.
 
-    Such a file has a dict ``BENCHMARKS``, as every family's file in this package.
+    Such a file has a dict ``BENCHMARKS``, as every file in ``families``.
 
     Raises:
       UserError: there is none; the message lists the names.

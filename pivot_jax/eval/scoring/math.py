@@ -50,7 +50,7 @@ def mathvista_official(
 
 
 def mathvision(answer: str, gold: Gold) -> Verdict:
-    """Our own MATH-Vision: the final answer (``\\boxed{}``, after "answer is", or the last line) has the letter or value."""
+    """Our own MATH-Vision: the final answer (in ``\\boxed{}``, after "answer is", or last line) has letter or value."""
     final = final_answer(answer)
     if gold.choices or re.fullmatch(r"[A-E]", gold.answer):
         if letter := parse.strict_letter(final, gold.choices or 5):

@@ -8,7 +8,8 @@ import pytest
 
 from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions
-from pivot_jax.eval.benchmarks import mathvision, mmvp, suite
+from pivot_jax.eval.benchmarks import suite
+from pivot_jax.eval.benchmarks.families import mathvision, mmvp
 from pivot_jax.eval.run import RunOptions, evaluate
 from tests.tiny import scripted
 
