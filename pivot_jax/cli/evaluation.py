@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 
 from pivot_jax.cli import inputs, outputs, tables
 from pivot_jax.cli.commands import EVALUATION, Overrides
+from pivot_jax.errors import UserError
 from pivot_jax.words import counted
 
 if TYPE_CHECKING:
-    from pivot_jax.eval.score import Score
+    from pivot_jax.eval.comparison import Paired
+    from pivot_jax.eval.score import Rules, Score
+
+SHOWN, WIDTH = 10, 100  # answers that toolkits disagree on, characters of one
 
 
 def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
@@ -46,10 +50,76 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
 
 
 def score(args: argparse.Namespace, overrides: Overrides) -> None:
+    from pivot_jax.eval import folders
     from pivot_jax.eval.score import Rules, score_file
 
-    file = inputs.predictions(args.predictions)
-    show_score(score_file(file, args.benchmark, Rules(args.toolkit, args.scorer, args.aggregate)), file)
+    path, rules = Path(args.predictions), Rules(args.toolkit, args.scorer, args.aggregate)
+    if args.out:
+        outputs.folder(args.out, "--out")
+    compared = _compare(path, Path(args.against), rules) if args.against else []
+    if not path.is_dir():
+        file = inputs.predictions(args.predictions)
+        show_score(score_file(file, args.benchmark, rules), file)
+        if args.compare:
+            _show_toolkits(file, args.benchmark)
+    else:
+        for one in folders.read(path, rules):
+            show_score(one.score, one.file)
+    if compared:
+        _show_compared(compared)
+    if args.out:
+        from pivot_jax.report import benchmarks
+
+        print(benchmarks.write(benchmarks.build(folders.read(path, rules), compared), Path(args.out)))
+
+
+def _compare(path: Path, other: Path, rules: Rules) -> list[Paired]:
+    """Paired differences of two files, or of the files of one name in two folders."""
+    from pivot_jax.eval import comparison
+
+    if path.is_dir() != other.is_dir():
+        raise UserError(f"--against {other}: compare a file with a file, or a folder with a folder")
+    if not path.is_dir():
+        return comparison.paired([(inputs.predictions(path), inputs.predictions(other))], rules)
+    names = [one.name for one in sorted(path.glob("*.jsonl")) if not one.name.endswith(".others.jsonl")]
+    shared = [name for name in names if (other / name).is_file()]
+    if not shared:
+        raise UserError(f"--against {other}: no predictions file has the name of one in {path}")
+    return comparison.paired([(path / name, other / name) for name in shared], rules)
+
+
+def _show_compared(compared: list[Paired]) -> None:
+    table = tables.table("benchmark", "difference, points", "95 % interval", "detectable", "p", "p (Holm)", "test")
+    for one in compared:
+        gap = one.difference
+        table.add_row(
+            one.benchmark, f"{100 * gap.value:+.2f}", tables.interval(gap.low, gap.high),
+            f"{100 * gap.detectable:.2f}", f"{one.p:.4f}", f"{one.adjusted:.4f}", one.test,
+        )  # fmt: skip
+    tables.console().print(table)
+
+
+def _show_toolkits(file: Path, name: str) -> None:
+    """Prints the score under every toolkit's rules, and the first answers that they disagree on."""
+    from rich.text import Text
+
+    from pivot_jax.eval import comparison
+
+    scores = comparison.under_all_toolkits(file, name)
+    table = tables.table("toolkit", "scorer", "score", "nothing read, %", "guessed, %")
+    for toolkit, one in scores.items():
+        value = one.value.value * (100 if one.percent else 1)
+        table.add_row(toolkit, one.scorer, f"{value:.2f}", f"{100 * one.unread:.2f}", f"{100 * one.guessed:.2f}")
+    tables.console().print(table)
+    differ = comparison.disagreements(file, scores)
+    print(f"{counted(len(differ), 'answer')} scored differently" + (", such as:" if differ else ""))
+    for one in differ[:SHOWN]:
+        verdicts = ", ".join(f"{toolkit} {value:g}" for toolkit, value in one.scores.items())
+        answer = str(one.row["answer"])
+        short = answer if len(answer) <= WIDTH else f"{answer[:WIDTH]}…"
+        tables.console().print(
+            Text(f"  {one.row['question_id']}: {short!r} for {one.row['gt_answer']!r}: {verdicts}"), soft_wrap=True
+        )
 
 
 def show_score(found: Score, predictions: Path) -> None:

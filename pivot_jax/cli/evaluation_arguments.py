@@ -41,12 +41,16 @@ def _eval(subparsers) -> None:
 
 
 def _score(subparsers) -> None:
-    parser = command(subparsers, "score", evaluation.score, "score a file of predictions again")
-    parser.add_argument(
-        "--predictions", metavar="FILE", required=True, help="predictions, from eval or another program"
-    )
-    parser.add_argument("--benchmark", metavar="NAME", default="", help="default: as in the file")
+    parser = command(
+        subparsers, "score", evaluation.score, "score answers again, under other rules or against another model's",
+        "PATH is a predictions file, from eval or another program, or a folder of them (WORKDIR/eval).",
+    )  # fmt: skip
+    parser.add_argument("--predictions", metavar="PATH", required=True, help="a file, or a folder of files")
+    parser.add_argument("--benchmark", metavar="NAME", default="", help="of a file (default: as in the file)")
     _rules(parser, "whose parser and aggregate (default: whose prompt was asked)")
+    parser.add_argument("--compare", action="store_true", help="of a file: also the score under every toolkit's rules")
+    parser.add_argument("--against", metavar="PATH", default="", help="another model's answers: paired differences")
+    parser.add_argument("--out", metavar="DIR", default="", help="also write report.html, report.md and tables there")
 
 
 def _rules(parser, toolkit: str) -> None:

@@ -78,6 +78,7 @@ class _Asked:
     positions: dict[str, int]
     prompts: dict[str, str]
     total: int  # questions that the benchmark has
+    path: str  # of its files
 
     def of(self, ids: Sequence[str]) -> list[Example]:
         return [self.examples[self.positions[one]] for one in ids]
@@ -148,7 +149,9 @@ def _run(asked: _Asked, answerer: Answers, file: Path, options: RunOptions) -> P
             replies = answerer.answer(examples, settings["max_new_tokens"], advance, asked.variant.stop)
             rankings = _rankings(form, answerer, examples, options.ranked)
             common = {"benchmark": asked.name, "questions": asked.total, "model_id": options.model_id}
-            common |= {"toolkit": options.toolkit} | ({"control": options.control} if options.control else {})
+            common |= {"toolkit": options.toolkit, "data": asked.path} | (
+                {"control": options.control} if options.control else {}
+            )
             rows = [
                 _row(example, reply, common) | best | {"settings": settings}
                 for example, reply, best in zip(examples, replies, rankings, strict=True)
@@ -192,7 +195,7 @@ def _asked(name: str, path: str | Path, options: RunOptions) -> _Asked:
             raise UserError(f"benchmark {name}: {path} has two questions '{example.id}'; give each an id of its own")
         positions[example.id], prompts[example.id] = index, _prompt(example)
         units.add(unit)
-    return _Asked(name, variant, examples, positions, prompts, total)
+    return _Asked(name, variant, examples, positions, prompts, total, str(path))
 
 
 def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -113,6 +113,14 @@ def score_file(
         twice; an answer or a correct answer that is null; no units where the score is one of units; or a toolkit or
         scorer that is not there.
     """
+    name, rows = checked(path, name, rules, ids=ids)
+    return score_rows(name, rows, rules, seed=seed)
+
+
+def checked(
+    path: str | Path, name: str = "", rules: Rules | None = None, *, ids: Collection[str] | None = None
+) -> tuple[str, list[dict[str, Any]]]:
+    """The benchmark of a predictions file, and its rows, which can be scored. Arguments and errors of `score_file`."""
     rows = [row for row in predictions.read(Path(path)) if ids is None or str(row["question_id"]) in ids]
     names = {str(row["benchmark"]) for row in rows if row.get("benchmark")} or {name}
     if name and names != {name}:
@@ -125,7 +133,7 @@ def score_file(
     name = names.pop()
     _, variant = _chosen(name, rows, rules or Rules())
     _check(rows, f"{path}, question", needs_units=variant.aggregate.units != "")
-    return score_rows(name, rows, rules, seed=seed)
+    return name, rows
 
 
 def _chosen(name: str, rows: Sequence[dict[str, Any]], rules: Rules) -> tuple[str, Variant]:
