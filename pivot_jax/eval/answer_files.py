@@ -182,14 +182,14 @@ def _first_of_filters(rows: list[Row], path: Path) -> list[Row]:
     return list(found.values())
 
 
-def _keyed(key: str, answer: str, empty: bool = False) -> Callable[[Row, str], Row]:
+def _keyed(key: str, answer: str) -> Callable[[Row, str], Row]:
     """Converts rows whose id and answer have these names, and the rest ours."""
 
     def convert(row: Row, where: str) -> Row:
         choices: list[Any] = next((row[name] for name in ("choices", "options") if isinstance(row.get(name), list)), [])
         return _without(row, key, answer, "options") | _gold(row.get("gt_answer")) | {
             "question_id": _text(row, key, where),
-            "answer": _text(row, answer, where, empty),
+            "answer": _text(row, answer, where),
             "category": "" if is_missing(row.get("category")) else str(row["category"]),
             "choices": [str(choice) for choice in choices],
         }  # fmt: skip
