@@ -62,7 +62,10 @@ def _open(path: Path) -> Rows:
 
 
 class _Sheet(MemoryRows):
-    """The first sheet of an Excel file; its first row names the columns."""
+    """The first sheet of an Excel file; its first row names the columns.
+
+    Texts are as VLMEvalKit reads them back: a carriage return stays Excel's ``_x000D_``.
+    """
 
     def __init__(self, path: Path):
         openpyxl = optional("openpyxl", path)
@@ -88,7 +91,7 @@ def _text(row: Mapping[str, Any], column: str, where: str, empty: bool = False) 
     value = row[column]
     if empty and is_missing(value):
         return ""
-    if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
+    if is_missing(value, ()) or isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"{where}: column '{column}' is {shown(value)}, not text")
     return str(value)
 
@@ -109,7 +112,8 @@ def _in_order(letters: Mapping[str, str]) -> list[str]:
 
 
 def _without(row: Row, *names: str) -> Row:
-    return {name: value for name, value in row.items() if name not in names}
+    """The other columns; NaN, which is how pandas writes an empty cell as JSON, becomes None."""
+    return {name: None if is_missing(value, ()) else value for name, value in row.items() if name not in names}
 
 
 def _tabular(gold: str) -> Callable[[Row, str], Row]:
@@ -178,14 +182,14 @@ def _first_of_filters(rows: list[Row], path: Path) -> list[Row]:
     return list(found.values())
 
 
-def _keyed(key: str, answer: str, empty: bool = False) -> Callable[[Row, str], Row]:
+def _keyed(key: str, answer: str) -> Callable[[Row, str], Row]:
     """Converts rows whose id and answer have these names, and the rest ours."""
 
     def convert(row: Row, where: str) -> Row:
-        choices = next((row[name] for name in ("choices", "options") if isinstance(row.get(name), list)), [])
+        choices: list[Any] = next((row[name] for name in ("choices", "options") if isinstance(row.get(name), list)), [])
         return _without(row, key, answer, "options") | _gold(row.get("gt_answer")) | {
             "question_id": _text(row, key, where),
-            "answer": _text(row, answer, where, empty),
+            "answer": _text(row, answer, where),
             "category": "" if is_missing(row.get("category")) else str(row["category"]),
             "choices": [str(choice) for choice in choices],
         }  # fmt: skip
