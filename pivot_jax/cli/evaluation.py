@@ -59,7 +59,7 @@ def score(args: argparse.Namespace, overrides: Overrides) -> None:
     compared = _compare(path, Path(args.against), rules) if args.against else []
     if not path.is_dir():
         file = inputs.predictions(args.predictions)
-        show_score(score_file(file, args.benchmark, rules), file)
+        show_score(score_file(file, args.benchmark, rules, data=args.data), file)
         if args.compare:
             _show_toolkits(file, args.benchmark)
     else:

@@ -43,10 +43,14 @@ def _eval(subparsers) -> None:
 def _score(subparsers) -> None:
     parser = command(
         subparsers, "score", evaluation.score, "score answers again, under other rules or against another model's",
-        "PATH is a predictions file, from eval or another program, or a folder of them (WORKDIR/eval).",
+        "PATH is a predictions file, or a folder of them (WORKDIR/eval). Files of lmms-eval (samples jsonl),\n"
+        "VLMEvalKit (xlsx, tsv, json), LLaVA and Cambrian are read, too.",
     )  # fmt: skip
     parser.add_argument("--predictions", metavar="PATH", required=True, help="a file, or a folder of files")
     parser.add_argument("--benchmark", metavar="NAME", default="", help="of a file (default: as in the file)")
+    parser.add_argument(
+        "--data", metavar="PATH", default="", help="the benchmark's files, where answers lack the golds"
+    )
     _rules(parser, "whose parser and aggregate (default: whose prompt was asked)")
     parser.add_argument("--compare", action="store_true", help="of a file: also the score under every toolkit's rules")
     parser.add_argument("--against", metavar="PATH", default="", help="another model's answers: paired differences")

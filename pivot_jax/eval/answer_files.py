@@ -16,7 +16,8 @@ from typing import Any
 from pivot_jax.config.paths import nearest
 from pivot_jax.data.sources.raw_files import optional
 from pivot_jax.data.sources.rows import MemoryRows, Rows, open_rows
-from pivot_jax.errors import UserError
+from pivot_jax.errors import RowError, UserError
+from pivot_jax.eval.benchmarks.base import Items
 from pivot_jax.eval.benchmarks.cells import NAN, is_missing, literal_list, options, shown
 from pivot_jax.eval.scoring.parse import LETTERS
 
@@ -53,6 +54,41 @@ def read(path: str | Path) -> tuple[str, list[Row]]:
             )
         found.append(form.convert(row, where))
     return form.toolkit, form.finish(found, path)
+
+
+def toolkit_of(path: str | Path) -> str:
+    """The toolkit that wrote a file of answers, "" where the file is not one, or cannot be read."""
+    try:
+        rows = _open(Path(path))
+        return _form(Path(path), rows[0]).toolkit if len(rows) else ""
+    except (OSError, UserError, RowError):
+        return ""
+
+
+def with_golds(rows: list[Row], toolkit: str, items: Items, path: str | Path) -> list[Row]:
+    """Rows with the correct answer, options, category and unit of the benchmark's own questions.
+
+    Args:
+      items: the questions. lmms-eval numbers them by position; in other files their ids are the benchmark's.
+
+    Raises:
+      UserError: an answer to a question that the benchmark does not have.
+    """
+    by_id = {}
+    for index in range(len(items)):
+        item = items[index]
+        by_id[str(index) if toolkit == "lmms-eval" else item.id] = item
+    found = []
+    for row in rows:
+        item = by_id.get(row["question_id"])
+        if item is None:
+            raise UserError(f"{path}: question '{row['question_id']}' is not among the {len(by_id)} of the benchmark")
+        extra = item.example("").extra
+        own = {"gt_answer": extra["answer"], "question_id": item.id}
+        found.append(
+            row | own | {name: extra[name] for name in ("choices", "category", "unit", "fields") if name in extra}
+        )
+    return found
 
 
 def _open(path: Path) -> Rows:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pivot_jax import files
 from pivot_jax.errors import UserError
-from pivot_jax.eval import predictions
+from pivot_jax.eval import answer_files, predictions
 from pivot_jax.eval.benchmarks import controls, suite
 from pivot_jax.eval.benchmarks.base import Variant
 from pivot_jax.eval.benchmarks.toolkits import DEFAULT
@@ -99,12 +99,20 @@ def score_path(predictions_file: Path) -> Path:
 
 
 def score_file(
-    path: str | Path, name: str = "", rules: Rules | None = None, *, seed: int = 0, ids: Collection[str] | None = None
+    path: str | Path,
+    name: str = "",
+    rules: Rules | None = None,
+    *,
+    data: str | Path = "",
+    seed: int = 0,
+    ids: Collection[str] | None = None,
 ) -> Score:
     """Scores a predictions file.
 
     Args:
+      path: the project's own file, or one that another toolkit wrote (see ``answer_files``).
       name: the benchmark; "" takes the one that the rows name.
+      data: the benchmark's files, for the correct answers of a file that has none (LLaVA's).
       seed: of the resampling.
       ids: only these questions; None: all in the file.
 
@@ -113,15 +121,20 @@ def score_file(
         twice; an answer or a correct answer that is null; no units where the score is one of units; or a toolkit or
         scorer that is not there.
     """
-    name, rows = checked(path, name, rules, ids=ids)
+    name, rows = checked(path, name, rules, data=data, ids=ids)
     return score_rows(name, rows, rules, seed=seed)
 
 
 def checked(
-    path: str | Path, name: str = "", rules: Rules | None = None, *, ids: Collection[str] | None = None
+    path: str | Path,
+    name: str = "",
+    rules: Rules | None = None,
+    *,
+    data: str | Path = "",
+    ids: Collection[str] | None = None,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The benchmark of a predictions file, and its rows, which can be scored. Arguments and errors of `score_file`."""
-    rows = [row for row in predictions.read(Path(path)) if ids is None or str(row["question_id"]) in ids]
+    rows = [row for row in _read(Path(path), name, data) if ids is None or str(row["question_id"]) in ids]
     names = {str(row["benchmark"]) for row in rows if row.get("benchmark")} or {name}
     if name and names != {name}:
         raise UserError(
@@ -134,6 +147,18 @@ def checked(
     _, variant = _chosen(name, rows, rules or Rules())
     _check(rows, f"{path}, question", needs_units=variant.aggregate.units != "")
     return name, rows
+
+
+def _read(path: Path, name: str, data: str | Path) -> list[dict[str, Any]]:
+    toolkit = answer_files.toolkit_of(path)
+    if toolkit in ("", "ours") or (toolkit == "cambrian" and path.suffix == ".jsonl" and not data):
+        return predictions.read(path)
+    _, rows = answer_files.read(path)
+    if data:
+        rows = answer_files.with_golds(rows, toolkit, suite.find(name).read(data), path)
+    elif any("gt_answer" not in row for row in rows):
+        raise UserError(f"{path}: a file of {toolkit} without correct answers; name the benchmark's files with --data")
+    return [{"toolkit": toolkit} | row for row in rows]
 
 
 def _chosen(name: str, rows: Sequence[dict[str, Any]], rules: Rules) -> tuple[str, Variant]:

@@ -78,7 +78,7 @@ def test_models_that_cannot_be_compared(many, tmp_path):
 
 
 def test_controls(many, tmp_path):
-    """Shuffled images keep every question and give it another's image; every order of options counts as one question."""
+    """Shuffled images give every question another's image; all orders of the options count as one question."""
     seen: dict[str, list] = {}
 
     def look(example):
@@ -90,7 +90,12 @@ def test_controls(many, tmp_path):
     assert all(seen[str(i + 1)] != [i] for i in range(40))
     options = RunOptions(control="rotated-options")
     always_a = evaluate("mmvp", ".", scripted.Scripted(lambda e: "A"), tmp_path / "r.jsonl", options)
-    assert (always_a.metric, always_a.value.value, len(always_a.ids), always_a.value.n) == ("circular_accuracy", 0, 80, 40)
+    assert (always_a.metric, always_a.value.value, len(always_a.ids), always_a.value.n) == (
+        "circular_accuracy",
+        0,
+        80,
+        40,
+    )
     knows = scripted.Scripted(lambda e: e.extra["choices"][["A", "B"].index(e.extra["answer"])])
     assert evaluate("mmvp", ".", knows, tmp_path / "k.jsonl", options).value.value == 1.0
     assert score_file(tmp_path / "k.jsonl").metric == "circular_accuracy"
