@@ -23,14 +23,14 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax import config as configs
     from pivot_jax.eval.benchmarks import controls, suite
     from pivot_jax.eval.benchmarks.toolkits import DEFAULT
-    from pivot_jax.eval.run import RunOptions
+    from pivot_jax.eval.questions import RunOptions
     from pivot_jax.eval.score import score_path
     from pivot_jax.eval.scoring import table
     from pivot_jax.train import evaluation
     from pivot_jax.train.open import open_run
     from pivot_jax.train.source import run_config
 
-    names = ("limit", "max_new_tokens", "ranked", "prompt", "scorer", "aggregate", "control")
+    names = ("limit", "max_new_tokens", "ranked", "prompt", "scorer", "aggregate", "control", "shard")
     options = {name: getattr(args, name) for name in names} | {"toolkit": args.toolkit or DEFAULT}
     if args.ranked:
         evaluation.check_ranked(args.benchmark)
@@ -80,7 +80,7 @@ def _compare(path: Path, other: Path, rules: Rules) -> list[Paired]:
     if path.is_dir() != other.is_dir():
         raise UserError(f"--against {other}: compare a file with a file, or a folder with a folder")
     if not path.is_dir():
-        return comparison.paired([(inputs.predictions(path), inputs.predictions(other))], rules)
+        return comparison.paired([(inputs.predictions(str(path)), inputs.predictions(str(other)))], rules)
     names = [one.name for one in sorted(path.glob("*.jsonl")) if not one.name.endswith(".others.jsonl")]
     shared = [name for name in names if (other / name).is_file()]
     if not shared:
@@ -113,12 +113,12 @@ def _show_toolkits(file: Path, name: str) -> None:
     tables.console().print(table)
     differ = comparison.disagreements(file, scores)
     print(f"{counted(len(differ), 'answer')} scored differently" + (", such as:" if differ else ""))
-    for one in differ[:SHOWN]:
-        verdicts = ", ".join(f"{toolkit} {value:g}" for toolkit, value in one.scores.items())
-        answer = str(one.row["answer"])
+    for each in differ[:SHOWN]:
+        verdicts = ", ".join(f"{toolkit} {value:g}" for toolkit, value in each.scores.items())
+        answer = str(each.row["answer"])
         short = answer if len(answer) <= WIDTH else f"{answer[:WIDTH]}…"
         tables.console().print(
-            Text(f"  {one.row['question_id']}: {short!r} for {one.row['gt_answer']!r}: {verdicts}"), soft_wrap=True
+            Text(f"  {each.row['question_id']}: {short!r} for {each.row['gt_answer']!r}: {verdicts}"), soft_wrap=True
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pivot_jax.cli import evaluation
-from pivot_jax.cli.options import command, positive, step, tokens, workdir
+from pivot_jax.cli.options import command, positive, shard, step, tokens, workdir
 
 
 def add(subparsers) -> None:
@@ -37,6 +37,10 @@ def _eval(subparsers) -> None:
         "--control", metavar="NAME", default="", help="shuffled-images, or rotated-options: every order of the options"
     )
     parser.add_argument("--blank-images", action="store_true", help="the control: replace every image by a grey one")
+    parser.add_argument(
+        "--shard", type=shard, default=(1, 1), metavar="K/N",
+        help="answer the K-th of N parts, for N processes; each scores what all have answered so far",
+    )  # fmt: skip
     parser.set_defaults(takes_overrides=True)
 
 

@@ -80,9 +80,9 @@ def with_golds(rows: list[Row], toolkit: str, items: Items, path: str | Path) ->
         by_id[str(index) if toolkit == "lmms-eval" else item.id] = item
     found = []
     for row in rows:
-        item = by_id.get(row["question_id"])
-        if item is None:
+        if row["question_id"] not in by_id:
             raise UserError(f"{path}: question '{row['question_id']}' is not among the {len(by_id)} of the benchmark")
+        item = by_id[row["question_id"]]
         extra = item.example("").extra
         own = {"gt_answer": extra["answer"], "question_id": item.id}
         found.append(

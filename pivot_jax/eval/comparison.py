@@ -97,24 +97,21 @@ def _pair(first: Path, second: Path, rules: Rules) -> Paired:
     common = [row for row in rows if str(row["question_id"]) in by_id]
     if not common:
         raise UserError(f"{first} and {second} have no question in common, so there is nothing to compare")
-    prompts = {(row.get("toolkit"), row.get("prompt")) for row in common[:1]}
-    theirs = {(row.get("toolkit"), row.get("prompt")) for row in (by_id[str(common[0]["question_id"])],)}
-    if prompts != theirs:
+    if common[0].get("prompt") != by_id[str(common[0]["question_id"])].get("prompt"):
         raise UserError(
             f"{first} and {second} were asked question '{common[0]['question_id']}' with different prompts; "
             "answer both with the same toolkit"
         )
-    scores = [
-        score_rows(name, common, rules),
-        score_rows(name, [by_id[str(row["question_id"])] for row in common], rules),
-    ]
-    one, two = (score.per_unit() for score in scores)
+    ours = score_rows(name, common, rules)
+    theirs = score_rows(name, [by_id[str(row["question_id"])] for row in common], rules)
+    one, two = ours.per_unit(), theirs.per_unit()
     binary = bool(np.isin(np.concatenate([one, two]), (0.0, 1.0)).all())
     p = statistics.mcnemar(one > 0, two > 0) if binary else statistics.permutation(one, two)
     return Paired(
         name,
-        *scores,
-        difference=statistics.difference(one, two, scores[0].clusters),
+        ours,
+        theirs,
+        difference=statistics.difference(one, two, ours.clusters),
         only_first=int((one > two).sum()),
         only_second=int((two > one).sum()),
         test="McNemar" if binary else "sign flips",

@@ -49,6 +49,13 @@ def read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def complete_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that another process may be appending to: its incomplete last line is left out."""
+    complete, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    rows = (_parsed(line) for line in complete.split("\n"))
+    return [row for row in rows if row is not None]
+
+
 def resume(
     path: Path, prompts: Mapping[str, str], model_id: str, settings: Mapping[str, Any], benchmark: str = ""
 ) -> dict[str, dict[str, Any]]:

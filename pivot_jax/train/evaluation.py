@@ -13,7 +13,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.eval import run as benchmark_run
 from pivot_jax.eval.benchmarks import suite
 from pivot_jax.eval.benchmarks.toolkits import DEFAULT
-from pivot_jax.eval.run import RunOptions
+from pivot_jax.eval.questions import RunOptions
 from pivot_jax.eval.score import Score
 from pivot_jax.train.model import processor_of
 from pivot_jax.train.open import LONGEST_PROMPT, OpenModel

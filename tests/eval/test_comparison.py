@@ -12,7 +12,8 @@ from pivot_jax.cli import main as cli
 from pivot_jax.errors import UserError
 from pivot_jax.eval import comparison, folders, statistics
 from pivot_jax.eval.benchmarks import suite
-from pivot_jax.eval.run import RunOptions, evaluate, run_benchmark
+from pivot_jax.eval.questions import RunOptions
+from pivot_jax.eval.run import evaluate, run_benchmark
 from pivot_jax.eval.score import Rules, score_file
 from pivot_jax.report import benchmarks as report
 from tests.eval.conftest import pairs

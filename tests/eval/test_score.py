@@ -12,7 +12,8 @@ from pivot_jax.cli import main as cli
 from pivot_jax.cli.evaluation import show_score
 from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions
-from pivot_jax.eval.run import RunOptions, evaluate, run_benchmark
+from pivot_jax.eval.questions import RunOptions
+from pivot_jax.eval.run import evaluate, run_benchmark
 from pivot_jax.eval.score import Rules, score_file, score_rows
 from tests.tiny import scripted
 
