@@ -51,15 +51,19 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
 
 def score(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval import folders
+    from pivot_jax.eval.judge import Judge
     from pivot_jax.eval.score import Rules, score_file
 
     path, rules = Path(args.predictions), Rules(args.toolkit, args.scorer, args.aggregate)
+    if bool(args.judge) != bool(args.judge_model):
+        raise UserError("--judge and --judge-model: name both, the endpoint's URL and its model")
     if args.out:
         outputs.folder(args.out, "--out")
     compared = _compare(path, Path(args.against), rules) if args.against else []
     if not path.is_dir():
         file = inputs.predictions(args.predictions)
-        show_score(score_file(file, args.benchmark, rules, data=args.data), file)
+        judge = Judge(args.judge, args.judge_model) if args.judge else None
+        show_score(score_file(file, args.benchmark, rules, data=args.data, judge=judge), file)
         if args.compare:
             _show_toolkits(file, args.benchmark)
     else:
@@ -142,6 +146,8 @@ def show_score(found: Score, predictions: Path) -> None:
     table.add_section()
     table.add_row("in the requested format", f"{100 * found.compliance:.2f}")
     table.add_row("nothing read by the scorer", f"{100 * found.unread:.2f}")
+    if found.judged:
+        table.add_row("read by the judge", f"{100 * found.judged:.2f}")
     if found.guessed:
         table.add_row("guessed by the scorer", f"{100 * found.guessed:.2f}")
     table.add_row("truncated at the token limit", f"{100 * found.truncated:.2f}")

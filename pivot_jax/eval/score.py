@@ -17,6 +17,7 @@ from pivot_jax.eval import answer_files, predictions
 from pivot_jax.eval.benchmarks import controls, suite
 from pivot_jax.eval.benchmarks.base import Variant
 from pivot_jax.eval.benchmarks.toolkits import DEFAULT
+from pivot_jax.eval.judge import Judge, read_unread
 from pivot_jax.eval.scoring import aggregate, parse, scorers, table
 from pivot_jax.eval.scoring.aggregate import Scored, Summary
 from pivot_jax.eval.scoring.scorers import Verdict
@@ -53,6 +54,7 @@ class Score:
     scorer: str = ""
     percent: bool = True  # False: ``value``, ``by_category`` and ``secondary`` are points
     unread: float = 0.0  # share of answers in which the scorer found nothing
+    judged: float = 0.0  # share of answers that a judge read, because the scorer found nothing in them
     guessed: float = 0.0  # share of answers that the scorer's rule guessed; they are in ``value``
     total: int = 0  # questions of the benchmark, where it is known; ``ids`` may be a part of them
     by_category: dict[str, Interval] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class Score:
           UserError: the file could not be written.
         """
         record: dict[str, Any] = {name: dataclasses.asdict(one) for name, one in self.intervals().items()}
-        names = ("benchmark", "toolkit", "scorer", "percent", "compliance", "truncated", "unread", "guessed")
+        names = ("benchmark", "toolkit", "scorer", "percent", "compliance", "truncated", "unread", "judged", "guessed")
         record |= {name: getattr(self, name) for name in names}
         record |= {"questions": len(self.ids), "of": self.total or None}
         path = score_path(predictions_file)
@@ -104,6 +106,7 @@ def score_file(
     rules: Rules | None = None,
     *,
     data: str | Path = "",
+    judge: Judge | None = None,
     seed: int = 0,
     ids: Collection[str] | None = None,
 ) -> Score:
@@ -113,6 +116,7 @@ def score_file(
       path: the project's own file, or one that another toolkit wrote (see ``answer_files``).
       name: the benchmark; "" takes the one that the rows name.
       data: the benchmark's files, for the correct answers of a file that has none (LLaVA's).
+      judge: reads answers in which the scorer finds nothing (see :mod:`judge`); None: they count as wrong.
       seed: of the resampling.
       ids: only these questions; None: all in the file.
 
@@ -122,6 +126,8 @@ def score_file(
         scorer that is not there.
     """
     name, rows = checked(path, name, rules, data=data, ids=ids)
+    if judge is not None:
+        rows = read_unread(Path(path), rows, _chosen(name, rows, rules or Rules())[1].scorer, judge)
     return score_rows(name, rows, rules, seed=seed)
 
 
@@ -220,6 +226,7 @@ def score_rows(name: str, rows: Sequence[dict[str, Any]], rules: Rules | None = 
         scorer=variant.scorer,
         percent=found.percent,
         unread=float(np.mean([one.verdict.read == "" for one in scored])),
+        judged=float(np.mean(["unread_answer" in row for row in rows])),
         guessed=float(np.mean([one.verdict.guessed for one in scored])),
         total=max([n for row in rows if isinstance(n := row.get("questions"), int)], default=benchmark.questions),
         by_category=_by_category(found, scores, categories, clusters),

@@ -118,7 +118,9 @@ def test_record_of_a_score(tmp_path):
     record = json.loads(path.read_text())
     assert list(tmp_path.iterdir()) == [path] and path.name == "p.score.json"
     assert (record.pop("benchmark"), record.pop("questions"), record.pop("of")) == ("scenes", 4, None)
-    assert [record.pop(name) for name in ("compliance", "truncated", "unread", "guessed")] == [1.0, 0.25, 0.0, 0.0]
+    assert [record.pop(name) for name in ("compliance", "truncated", "unread", "judged", "guessed")] == [
+        1.0, 0.25, 0.0, 0.0, 0.0,
+    ]  # fmt: skip
     assert [record.pop(name) for name in ("toolkit", "scorer", "percent")] == ["ours", "exact", True]
     assert {name: one["value"] for name, one in record.items()} == {"accuracy": 0.75, "colour": 0.5, "count": 1.0}
     assert record["accuracy"] == vars(found.value) and record["count"]["method"] == "wilson"
