@@ -89,8 +89,15 @@ def _run(asked: Chosen, answerer: Answers, out: Path, options: RunOptions) -> Pa
     file.parent.mkdir(parents=True, exist_ok=True)
     answered = predictions.resume(file, asked.prompts, options.model_id, settings, asked.name)
     pending = [one for one in asked.positions if one not in answered]
-    unranked = [one for one, row in answered.items() if form and one in asked.positions and not row.get("ranked")]
+    unranked = [
+        one
+        for one, row in answered.items()
+        if form and one in asked.positions and row.get("choices") and row.get("ranking") != options.ranked
+    ]
     done = len(asked.positions) - len(pending) - len(unranked)
+    common = {"benchmark": asked.name, "questions": asked.total, "model_id": options.model_id}
+    common |= {"toolkit": options.toolkit, "data": asked.path}
+    common |= {"control": options.control} if options.control else {}
     with progress(asked.name, len(asked.positions), done=done, show=options.show) as advance:
         for part in _chunks(unranked, options.chunk):
             for one, best in zip(part, _rankings(form, answerer, asked.of(part), options.ranked), strict=True):
@@ -101,10 +108,6 @@ def _run(asked: Chosen, answerer: Answers, out: Path, options: RunOptions) -> Pa
             examples = asked.of(part)
             replies = answerer.answer(examples, settings["max_new_tokens"], advance, asked.variant.stop)
             rankings = _rankings(form, answerer, examples, options.ranked)
-            common = {"benchmark": asked.name, "questions": asked.total, "model_id": options.model_id}
-            common |= {"toolkit": options.toolkit, "data": asked.path} | (
-                {"control": options.control} if options.control else {}
-            )
             rows = [
                 _row(example, reply, common) | best | {"settings": settings}
                 for example, reply, best in zip(examples, replies, rankings, strict=True)
@@ -130,13 +133,20 @@ def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 def _rankings(
     form: str, answerer: Answers, examples: Sequence[Example], normalisation: str
 ) -> Sequence[dict[str, str]]:
-    """Field ``ranked`` of each example: its most likely option as a letter or a text; no field where ``form`` is ""."""
-    if not form:
-        return [{} for _ in examples]
-    texts = [[str(choice) for choice in example.extra["choices"]] for example in examples]
+    """Field ``ranked`` of each example: its most likely option as a letter or a text.
+
+    There is no such field where ``form`` is "", and for questions without options.
+    """
+    found: list[dict[str, str]] = [{} for _ in examples]
+    having = [index for index, example in enumerate(examples) if form and example.extra.get("choices")]
+    if not having:
+        return found
+    texts = [[str(choice) for choice in examples[index].extra["choices"]] for index in having]
     options = [list(parse.LETTERS[: len(choices)]) for choices in texts] if form == "letter" else texts
-    best = answerer.choose(examples, options, normalisation)
-    return [{"ranked": options[index][choice], "ranking": normalisation} for index, choice in enumerate(best)]
+    best = answerer.choose([examples[index] for index in having], options, normalisation)
+    for index, own, choice in zip(having, options, best, strict=True):
+        found[index] = {"ranked": own[choice], "ranking": normalisation}
+    return found
 
 
 def _prompt(example: Example) -> str:

@@ -203,8 +203,9 @@ def score_rows(name: str, rows: Sequence[dict[str, Any]], rules: Rules | None = 
     toolkit, variant = _chosen(name, rows, rules or Rules())
     scored = verdicts(rows, variant.scorer)
     found = variant.aggregate.summarise(scored, seed)
-    if all(row.get("ranked") for row in rows) and variant.scorer != "ranked":
-        found.others["ranked"] = variant.aggregate.summarise(verdicts(rows, "ranked"), seed).value
+    having = [row for row in rows if row.get("choices")]
+    if having and all(row.get("ranked") for row in having) and variant.scorer != "ranked":
+        found.others["ranked"] = variant.aggregate.summarise(verdicts(having, "ranked"), seed).value
     categories = [one.gold.category for one in scored]
     units = tuple(aggregate.units_of(scored))
     clusters = units if variant.aggregate.units == "cluster" else None
