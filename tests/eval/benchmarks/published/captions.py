@@ -25,7 +25,9 @@ def _coco(number: int, references: list[str]) -> Row:
 
 
 COCO = [
-    _coco(139, ["A woman stands in the dining area at the table.", "A room with chairs, a table, and a woman in it."]),
+    _coco(
+        139, ["A woman stands in the dining area at the table.", "A kitchen with chairs, a table, and a woman in it."]
+    ),
     _coco(
         285,
         [

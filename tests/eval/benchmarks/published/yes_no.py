@@ -20,7 +20,7 @@ def _mme(name: str, question: str, answer: str, number: int) -> Row:
 
 # The two questions about an image share the question id; they are not adjacent here, so that order cannot pair them.
 MME = [
-    _mme("code_reasoning/0020.png", "Is a c++ code shown in the picture?", "Yes", 1),
+    _mme("code_reasoning/0020.png", "Is a c++ code shown in the image?", "Yes", 1),
     _mme("existence/0001.jpg", "Is there an elephant in this image?", "No", 2),
     _mme("code_reasoning/0020.png", "Is a python code shown in the image? ", "No", 1),
     _mme("existence/0001.jpg", "Is there a bird in this image?", "Yes", 2),
