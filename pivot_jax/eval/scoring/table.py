@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pivot_jax.errors import UserError, suggest
-from pivot_jax.eval.scoring import math, option_readers, scorers, yes_no
+from pivot_jax.eval.scoring import letters, math, option_readers, scorers, yes_no
 from pivot_jax.eval.scoring.scorers import Scorer
 
-SCORERS: dict[str, Scorer] = {**scorers.SCORERS, **math.SCORERS, **yes_no.SCORERS, **option_readers.SCORERS}
+SCORERS: dict[str, Scorer] = {
+    **scorers.SCORERS,
+    **math.SCORERS,
+    **yes_no.SCORERS,
+    **option_readers.SCORERS,
+    **letters.SCORERS,
+}
 
 
 def find(name: str) -> Scorer:
