@@ -133,7 +133,8 @@ def blink_lmms_eval(answer: str, gold: Gold) -> Verdict:
 def mme_realworld(answer: str, gold: Gold) -> Verdict:
     """MME-RealWorld's authors (Zhang et al. 2024), lmms-eval: the first capital A to E.
 
-    Words such as "The answer" are taken out before. Without a capital, the first letter whose "(A)" holds the whole answer, so an empty answer is read as A.
+    Words such as "The answer" are taken out before. Without a capital, the first letter whose "(A)" holds the whole
+    answer, so an empty answer is read as A.
     """
     text = (answer or "").strip()
     for statement in _STATEMENTS:
