@@ -69,7 +69,7 @@ def published(
     *,
     hf: Convert | None = None,
     tsv: Convert | None = tsv_item,
-    split: str = "",
+    split: str | Sequence[str] = "",
     config: str | Sequence[str] = "",
     tsv_file: str = "",
     id_key: str = "",
@@ -82,7 +82,7 @@ def published(
       path: a file of rows (parquet, jsonl, json; TSV), a folder with parquet files or the TSV, or ``hf:OWNER/NAME``.
       family: name of the benchmark, for messages.
       hf, tsv: make a row of this form a question; None: the benchmark is not published in it.
-      split: taken where the path names none; "": there is only one.
+      split: taken where the path names none; "": there is only one. Several are joined in this order.
       config: taken where there are several configurations and the path names none. Several are joined in this order.
       tsv_file: name of VLMEvalKit's file (``MMBench_DEV_EN``), looked for in a folder.
       id_key: column of ids in the first form; "": the row's number from 0 is its id.
@@ -217,23 +217,23 @@ class Chained:
         return [value for part in self.parts for value in column(part, name)]
 
 
-def _open(path: str | Path, family: str, split: str, config: str | Sequence[str]) -> Rows:
+def _open(path: str | Path, family: str, split: str | Sequence[str], config: str | Sequence[str]) -> Rows:
     """Rows of the hub's form."""
+    splits, wanted = ([names] if isinstance(names, str) else list(names) for names in (split, config))
     if isinstance(path, str) and path.startswith(hub.PREFIX):
         named = hub.parse(path)
-        split = "" if named["split"] else split
+        splits = [""] if named["split"] else splits
         known = None if not named["config"] else ()
     elif Path(path).is_dir():
-        split = "" if (Path(path) / "state.json").is_file() else split  # written by save_to_disk: there is one
+        splits = [""] if (Path(path) / "state.json").is_file() else splits  # written by save_to_disk: there is one
         known = tuple(folders.configurations(Path(path)))
     elif Path(path).is_file():
         return open_rows(path)
     else:
         raise UserError(f"{family}: {path} does not exist{paths.nearest(Path(path), files=True) or '; name its file'}")
-    wanted = [config] if isinstance(config, str) else list(config)
     if known is not None and len(known) <= 1:
         wanted = [""]
-    rows = [open_rows(path, split, one) for one in wanted]
+    rows = [open_rows(path, one, part) for part in wanted for one in splits]
     return rows[0] if len(rows) == 1 else Chained(rows)
 
 
