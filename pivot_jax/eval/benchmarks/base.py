@@ -34,6 +34,7 @@ class Item:
       unit: questions that count together, or share an image, have the same.
       fields: what else some toolkit's prompt, scorer or aggregate reads; JSON values.
       context: turns before the question.
+      text: the question with its options in one text, where it is published so; prompts only.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Item:
     unit: Any = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     context: tuple[Message, ...] = ()
+    text: str = ""
 
     def example(self, prompt: str) -> Example:
         """The question with these words as a user turn, to be answered."""
@@ -206,7 +208,7 @@ def question_rows(file: Path, family: str, fields: Sequence[str]) -> list[dict[s
     return rows
 
 
-def check_first(rows: Any, file: Path, family: str, fields: str) -> None:
+def check_first(rows: Any, file: str | Path, family: str, fields: str = "") -> None:
     """Raises UserError where the first row is not a question: then the path names the wrong file."""
     if not len(rows):
         raise UserError(f"{family}: {file} is empty")
@@ -214,9 +216,8 @@ def check_first(rows: Any, file: Path, family: str, fields: str) -> None:
         rows[0]
     except RowError as error:
         reason = error.reason.partition("; ")[0]  # the fix after it is for a single bad row
-        raise UserError(
-            f"{family}: {file} is not a file of its questions ({reason}); a question has {fields}"
-        ) from None
+        needs = f"; a question has {fields}" if fields else "; name the file that has them"
+        raise UserError(f"{family}: {file} is not a file of its questions ({reason}){needs}") from None
 
 
 def contents(folder: Path) -> str:
