@@ -91,6 +91,7 @@ class Variant:
       prompt: the text that is asked; ``<image>`` where each image goes.
       scorer: name of a scorer of ``scoring.table.SCORERS``.
       stop: an answer ends before any of these strings.
+      first_image: a question is asked about the first of its images alone.
       note: where this differs from the toolkit, and why (such as rules in place of a judge).
     """
 
@@ -100,6 +101,12 @@ class Variant:
     max_new_tokens: int = 16
     stop: tuple[str, ...] = ()
     note: str = ""
+    first_image: bool = False
+
+    def example(self, item: Item) -> Example:
+        """The question in the toolkit's words."""
+        shown = replace(item, images=item.images[:1]) if self.first_image else item
+        return shown.example(self.prompt(shown))
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class Benchmark:
         """A toolkit's way, with parts of it replaced.
 
         Args:
-          prompt, aggregate: a toolkit whose prompt (with its limits) or aggregate is taken instead.
+          prompt, aggregate: a toolkit whose prompt (with its images and limits) or aggregate is taken instead.
           scorer: name of another scorer.
 
         Raises:
@@ -133,7 +140,8 @@ class Benchmark:
         found = self._of(toolkit)
         if prompt:
             other = self._of(prompt)
-            found = replace(found, prompt=other.prompt, max_new_tokens=other.max_new_tokens, stop=other.stop)
+            asking = ("prompt", "max_new_tokens", "stop", "first_image")
+            found = replace(found, **{name: getattr(other, name) for name in asking})
         if aggregate:
             found = replace(found, aggregate=self._of(aggregate).aggregate)
         return replace(found, scorer=scorer) if scorer else found
@@ -148,15 +156,14 @@ class Benchmark:
 class Worded:
     """The questions of a benchmark as examples, in the words of a toolkit; read when they are asked for."""
 
-    def __init__(self, items: Items, prompt: Callable[[Item], str]):
-        self.items, self.prompt = items, prompt
+    def __init__(self, items: Items, variant: Variant):
+        self.items, self.variant = items, variant
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Example:
-        item = self.items[index]
-        return item.example(self.prompt(item))
+        return self.variant.example(self.items[index])
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))

@@ -75,7 +75,7 @@ BENCHMARKS = {
                 "blink_cambrian",
                 numbers("accuracy", NUMBERS),
                 32,
-                note="Cambrian shows only the first image; here all are shown",
+                first_image=True,
             ),
             "lmms-eval": Variant(
                 lambda item: asked(item, respond_with(item) + _whole(item)),

@@ -66,7 +66,7 @@ BENCHMARKS = {
         read,
         {
             "ours": Variant(plain_choice(), "strict_letter", CLUSTERED_MEAN),
-            "cambrian": Variant(cambrian_choice, "letter", CLUSTERED_MEAN, 512),
+            "cambrian": Variant(cambrian_choice, "letter", CLUSTERED_MEAN, 512, first_image=True),
             "lmms-eval": Variant(
                 plain_choice(), "seed_lmms_eval", CLUSTERED_MEAN, LMMS_EVAL_TOKENS, ("ASSISTANT:",), note="seed_image"
             ),
