@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 LETTERS = string.ascii_uppercase
 _MARKERS = ("answer is:", "answer is", "answer:")
+_CAMBRIAN_MARKERS = ("answer is", "answer is:", "answer:")  # in this order "answer is: B" leaves ": B"
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # "\{" is no brace
 _BARE_LETTER = re.compile(r"\s*\(?([A-Za-z])[).:]*\s*")
 _LEADING_LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Z])[.):,]|([a-z])[.):])(?:\s|$)")
@@ -77,15 +78,24 @@ def boxed(text: str) -> list[Box]:
 
 def after_marker(text: str) -> str:
     """The text after the last "answer is" / "answer:", lower case."""
+    return _after(text, _MARKERS)
+
+
+def after_cambrian_marker(text: str) -> str:
+    """As :func:`after_marker`, by Cambrian's order of markers, which leaves the colon of "answer is: B"."""
+    return _after(text, _CAMBRIAN_MARKERS)
+
+
+def _after(text: str, markers: Sequence[str]) -> str:
     text = (text or "").lower().strip()
-    for marker in _MARKERS:
+    for marker in markers:
         text = text.split(marker)[-1]
     return text.strip()
 
 
 def cambrian_text(text: str) -> str:
     """Answer text as Cambrian's scorers compare it: without the marker, trailing ``.:,`` and brackets around it."""
-    return after_marker(text).rstrip(".:,").lstrip("(").rstrip(")")
+    return after_cambrian_marker(text).rstrip(".:,").lstrip("(").rstrip(")")
 
 
 def letter(text: str) -> str:

@@ -18,6 +18,7 @@ from pivot_jax.eval.scoring import parse
 
 HANDWRITTEN = "Handwritten Mathematical Expression Recognition"  # the type of OCRBench's formulas
 RELAXED = 0.05  # relative distance of a number in ChartQA
+LLAVA_LETTERS = "ABCDE"
 
 
 @dataclass(frozen=True)
@@ -78,22 +79,19 @@ def letter_or_text(answer: str, gold: Gold) -> Verdict:
 
 def scienceqa(answer: str, gold: Gold) -> Verdict:
     """ScienceQA as Cambrian-1 scores it: the text before the first full stop is the letter, or all is the option."""
-    text, correct = parse.after_marker(answer).rstrip("."), parse.letter(gold.answer)
+    text, correct = parse.after_cambrian_marker(answer).rstrip("."), parse.letter(gold.answer)
     option = parse.normalise(choice(gold, correct))
     right = text.split(".")[0].upper() == correct != "" or (option != "" and parse.normalise(text) == option)
     return Verdict(right, text)
 
 
 def scienceqa_llava(answer: str, gold: Gold) -> Verdict:
-    """ScienceQA as LLaVA scores it: a bare letter, "B. text", or exactly one "The answer is B."; else wrong."""
-    options = parse.LETTERS[: len(gold.choices) or 5]
+    """ScienceQA as LLaVA scores it: a bare letter A to E, "B. text", or exactly one "The answer is B."; else wrong."""
     text = answer or ""
-    if len(text) == 1 and text in options:
-        found = text
-    elif len(text) >= 3 and text[0] in options and text[1:3] == ". ":
+    if (len(text) == 1 or text[1:3] == ". ") and text[0] in LLAVA_LETTERS:
         found = text[0]
     else:
-        stated = re.findall(r"The answer is ([A-Z])\.", text)
+        stated = re.findall(r"The answer is ([A-Z]).", text)  # any character may follow, but one has to
         found = stated[0] if len(stated) == 1 else ""
     return named(found, gold)
 
