@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -161,6 +162,15 @@ def test_a_recipe_trains(recipe, model, word, request):
     check_parameters(config, workdir)
 
 
+def test_the_ablations_mistakes_train_together(scenes):
+    """On the tiny model, as configs/study/maye_ablation.py sets them."""
+    mistakes = read_file("study/maye_ablation.py")["stages"]["all"]["set"]
+    config = pj.config("maye/tiny_rl.py", mistakes)
+    train("maye/tiny_rl.py", "runs/mistakes", changes := mistakes | small(config, ""))
+    check_metrics(config, Path("runs/mistakes"), changes)
+    check_parameters(config, "runs/mistakes")
+
+
 def check_metrics(config: Any, workdir: Path, changes: dict[str, Any]) -> None:
     """Three steps, finite, by the names that users know."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -189,11 +199,14 @@ def check_metrics(config: Any, workdir: Path, changes: dict[str, Any]) -> None:
 
 
 def check_parameters(config: Any, workdir: str) -> None:
-    """All that the recipe trains moved, and nothing else."""
-    before = rules.flatten(load_params(config.init[""] if config.init else f"run:{workdir}@1"))
-    after = rules.flatten(load_params(f"run:{workdir}"))
+    """All that the recipe trains moved, and nothing else; of weights in bfloat16 some, beyond their first rounding."""
+    sources = (config.init[""] if config.init else f"run:{workdir}@1", f"run:{workdir}")
+    before, after = (rules.flatten(jax.tree.map(np.asarray, load_params(source))) for source in sources)
     assert before.keys() == after.keys()
     pattern, rate = config.optimizer.rules[0]
-    frozen = {path for path in after if rate == "frozen" and re.fullmatch(pattern, path)}
-    moved = {path for path in after if np.any(np.asarray(before[path]) != np.asarray(after[path]))}
-    assert not moved & frozen and moved | frozen == set(after), set(after) - moved - frozen
+    trained = {path for path in after if rate != "frozen" or not re.fullmatch(pattern, path)}
+    master = np.dtype(config.optimizer.master_dtype)
+    start = {path: leaf.astype(master) if path in trained else leaf for path, leaf in before.items()}
+    moved = {path for path, leaf in start.items() if np.any(leaf.astype(np.float32) != after[path])}
+    assert moved and moved <= trained
+    assert moved == trained or master != np.float32, trained - moved
