@@ -26,7 +26,8 @@ from pivot_jax.study import data as study_data
 from pivot_jax.train.source import load_params
 from tests.tiny import demo, maye, maye_files
 
-pytestmark = pytest.mark.heavy
+# What the first test of a kind waits for, above all the model that answers, counts as its own time.
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 STEPS = 3
 RESPONSE = 16  # tokens
 ANSWERING = "qwen2.5-vl-3b"  # the model that gets some answers right, see `answering`; it has a tied head
