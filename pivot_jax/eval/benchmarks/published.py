@@ -216,7 +216,7 @@ def _open(path: str | Path, family: str, split: str | Sequence[str], config: str
     if isinstance(path, str) and path.startswith(hub.PREFIX):
         named = hub.parse(path)
         splits = [""] if named["split"] else splits
-        known = None if not named["config"] else ()
+        known: tuple[str, ...] | None = () if named["config"] else None
     elif Path(path).is_dir():
         splits = [""] if (Path(path) / "state.json").is_file() else splits  # written by save_to_disk: there is one
         known = tuple(folders.configurations(Path(path)))
