@@ -49,7 +49,7 @@ def _item(row: Row, columns: tuple[str, str, str, str]) -> Item:
     return Item(
         row.id,
         row.text(question),
-        row.images(image),
+        row.image(image),
         answers=(row.text(answer),),
         category=row.text(kind),
         unit=number // 4,
