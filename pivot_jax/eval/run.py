@@ -176,7 +176,8 @@ def _asked(name: str, path: str | Path, options: RunOptions) -> _Asked:
     if options.control:
         control = controls.find(options.control)
         items, variant = control.items(items), replace(variant, aggregate=control.aggregate or variant.aggregate)
-    examples, grouped = Worded(items, variant), variant.aggregate.units == "group"
+    grouped = variant.aggregate.units == "group" or variant.aggregate.whole
+    examples = Worded(items, variant)
     positions: dict[str, int] = {}
     prompts: dict[str, str] = {}
     units: set[str] = set()
