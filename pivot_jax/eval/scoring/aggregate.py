@@ -117,7 +117,7 @@ def of_sums(
     per_unit = np.asarray(sums, float)
     if units is not None:
         per_unit = np.stack([per_unit[own].sum(0) for own in positions(units).values()])
-    return {name: statistics.bootstrap(per_unit, value, seed=seed) for name, value in values.items()}
+    return statistics.bootstraps(per_unit, values, seed=seed)
 
 
 def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
