@@ -84,7 +84,8 @@ def choose(name: str, path: str | Path, options: RunOptions) -> Chosen:
     if options.control:
         control = controls.find(options.control)
         items, variant = control.items(items), replace(variant, aggregate=control.aggregate or variant.aggregate)
-    examples, grouped = Worded(items, variant), variant.aggregate.units == "group"
+    examples = Worded(items, variant)
+    grouped = variant.aggregate.units == "group" or variant.aggregate.whole
     positions: dict[str, int] = {}
     prompts: dict[str, str] = {}
     units: dict[str, int] = {}  # unit → its number

@@ -54,10 +54,13 @@ class Aggregate:
       summarise: from rows and the seed of the resampling.
       units: what questions of one unit have to do with each other: "" nothing; "cluster": they share something (an
         image), so intervals draw them whole; "group": they count together, and only where all are right.
+      whole: part of a unit has another score than all of it (MME's acc⁺), so a limit of questions takes units whole, as
+        those of "group".
     """
 
     summarise: Callable[[Sequence[Scored], int], Summary]
     units: str = ""
+    whole: bool = False
 
 
 def accuracy(scores: Sequence[float], units: Sequence[Hashable] | None = None, *, seed: int = 0) -> Interval:
@@ -114,7 +117,7 @@ def of_sums(
     per_unit = np.asarray(sums, float)
     if units is not None:
         per_unit = np.stack([per_unit[own].sum(0) for own in positions(units).values()])
-    return {name: statistics.bootstrap(per_unit, value, seed=seed) for name, value in values.items()}
+    return statistics.bootstraps(per_unit, values, seed=seed)
 
 
 def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:

@@ -111,3 +111,16 @@ def test_a_column_of_large_files_is_read_alone(tmp_path: Path, monkeypatch: pyte
 def test_answers_of_open_questions_are_texts_or_lists(tmp_path: Path) -> None:
     items = published(published_rows.write_tsv("docvqa", tmp_path), "DocVQA", tsv=tsv_item)
     assert items[0].answers == ("0.28",) and items[0].choices == ()
+
+
+def test_several_splits_are_joined(tmp_path: Path) -> None:
+    folder = published_rows.write_tables("hallusionbench", tmp_path)
+
+    def item(row: Row) -> Item:
+        return Item(row.id, row.text("question"), row.images())
+
+    both = published(folder, "HallusionBench", hf=item, split=("non_image", "image"))
+    assert [len(both[at].images) for at in range(len(both))] == [0, 1, 1, 1]
+    assert [both[at].id for at in range(len(both))] == ["0", "1", "2", "3"]
+    with pytest.raises(UserError, match=r"no split 'video' \(there are: image, non_image\)"):
+        published(folder, "HallusionBench", hf=item, split=("image", "video"))
