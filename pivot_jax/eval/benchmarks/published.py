@@ -75,6 +75,7 @@ def published(
     id_key: str = "",
     repeated: bool = False,
     where: Where | None = None,
+    tsv_where: Where | None = None,
 ) -> Items:
     """Questions of a benchmark, which are read when they are asked for.
 
@@ -88,6 +89,7 @@ def published(
       id_key: column of ids in the first form; "": the row's number from 0 is its id.
       repeated: the published rows repeat some ids: the second one becomes ``ID#2``. Else that is an error.
       where: only these rows of the first form are questions.
+      tsv_where: only these rows of the TSV are questions, if it has the column.
 
     Raises:
       UserError: nothing is there, no such split, an empty file, two rows with the same id, or a first row that is no
@@ -106,7 +108,8 @@ def published(
         if file is None:
             items = Published(rows, convert, key, root, where=where, repeated=repeated)
         else:
-            items = Published(rows, convert, key, root, tsv=True)
+            tsv_where = tsv_where if tsv_where and tsv_where[0] in rows[0] else None
+            items = Published(rows, convert, key, root, where=tsv_where, tsv=True)
         if not len(items):
             only = f" with {where[0]} {where[1]}" if where else ""
             raise UserError(f"{family}: {path} has no question{only}; name the file that has them")

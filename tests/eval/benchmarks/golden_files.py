@@ -32,7 +32,7 @@ def check_prompts(benchmark: str, toolkit: str, items: Items, golden: str = "") 
     """
     variant = suite.find(benchmark).variants[toolkit]
     recorded = read(f"prompts_{TOOLKITS[toolkit]}")["benchmarks"][golden or benchmark]
-    assert {at: variant.prompt(items[int(at)]) for at in recorded} == {
+    assert {at: variant.example(items[int(at)]).messages[-1].content for at in recorded} == {
         at: one["prompt"] for at, one in recorded.items()
     }
     assert len(recorded) == len(items)
