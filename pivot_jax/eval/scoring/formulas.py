@@ -46,7 +46,7 @@ def mathverse(answer: str, gold: Gold) -> Verdict:
     if gold.fields.get("question_type") != MULTIPLE_CHOICE:
         return _equal(final, gold)
     wanted = _letters(gold.answer)
-    found = _letters(final)
+    found = _letters(answer or "") or _letters(final)
     if not found and len(wanted) == 1:
         letter = parse.strict_letter(final, gold.choices or len(parse.LETTERS))
         found = letter or parse.strict_letter(answer, gold.choices or len(parse.LETTERS))

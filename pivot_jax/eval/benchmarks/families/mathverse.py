@@ -56,7 +56,8 @@ def _hub(row: Row) -> Item:
 def _tsv(row: Row) -> Item:
     """VLMEvalKit's column ``question`` is the query."""
     query = row.text("question")
-    return _item(row, query.partition("\nQuestion:")[2].strip() or query, query, row.optional("problem_version"))
+    _, mark, question = query.partition("\nQuestion:")
+    return _item(row, question.strip() if mark else query, query, row.optional("problem_version"))
 
 
 def _item(row: Row, question: str, query: str, version: str) -> Item:
