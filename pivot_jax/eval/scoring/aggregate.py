@@ -170,18 +170,3 @@ def macro(metric: str = "macro_accuracy", units: str = "") -> Aggregate:
 MEAN = Aggregate(_mean)
 CLUSTERED_MEAN = Aggregate(_clustered_mean, "cluster")
 PAIRS = grouped("pair_accuracy")
-
-
-def cambrian_average(results: Mapping[str, float], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """The paper's averages: plain mean per group (MME-Perception ÷ 20), and the mean over groups as "average".
-
-    Args:
-      results: benchmark → score in percent, "mme_perception" as the 0..2000 sum.
-      groups: group → its benchmarks.
-    """
-    missing = [name for members in groups.values() for name in members if name not in results]
-    if missing:
-        raise ValueError(f"no result for {', '.join(missing)}; an average over the others would not compare")
-    percent = {name: value / 20 if name == "mme_perception" else value for name, value in results.items()}
-    means = {group: float(np.mean([percent[name] for name in members])) for group, members in groups.items()}
-    return means | {"average": float(np.mean(list(means.values())))}
