@@ -108,3 +108,27 @@ SKIPPED = dict.fromkeys(
     ("hallusionbench", "naturalbench", "mme_realworld", "vl_rewardbench", "mathverse", "mathvision", "geometry3k"),
     "Cambrian has no such script",
 ) | {"docvqa": "its script writes a file for the server", "mm_math": "Cambrian has no such script"}
+
+
+def _whole(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The script's results over a whole file."""
+    names = opened(name)
+    file = WORK / f"{name}_whole.jsonl"
+    file.write_text("".join(json.dumps(row | {"model_id": "m"}) + "\n" for row in rows))
+    names["compute_metrics"](str(file), str(WORK / "wrong" / "wrong.jsonl"), "none.csv")
+    return dict(names["found"])
+
+
+def aggregates(name: str, items: list[Any]) -> dict[str, Any] | None:
+    """Cambrian's scores of a whole file, where they are compared; MMBench's groups are by index."""
+    if name == "mme":
+        found = _whole("mme", [letter("", i.gold) | {"answer": i.answer, "category": i.row["category"]} for i in items])
+        return {key: round(found[key], 4) for key in ("Perception", "Cognition", "total_score")}
+    if name == "mmbench":
+        rows = [
+            letter("", i.gold) | {"prediction": i.answer, "category": "x", "source_id": str(i.row["index"] % 1_000_000)}
+            for i in items
+        ]
+        found = _whole("mmbench_en", rows)
+        return {key: round(found[key], 6) for key in ("accuracy", "circular_accuracy", "circular_count")}
+    return None

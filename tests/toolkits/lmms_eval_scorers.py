@@ -11,6 +11,7 @@ import pandas
 from lmms_eval.api import metrics
 
 from tests.toolkits import lmms_eval_tasks  # sets the environment that the tasks need
+from tests.toolkits.lmms_eval_aggregates import AGGREGATES
 from tests.toolkits.odd_answers import Gold
 
 ABOUT = lmms_eval_tasks.ABOUT
@@ -247,3 +248,9 @@ SKIPPED = {
     "detailcaps": "scored over the whole file",
     "mm_math": "lmms-eval has no such task",
 }
+
+
+def aggregates(name: str, items: list[Any]) -> dict[str, Any] | None:
+    """lmms-eval's aggregates over the items of a whole file, where they are compared."""
+    found = AGGREGATES.get(name)
+    return None if found is None else found(tasks, items)

@@ -1,7 +1,8 @@
 """Answers as models really give them, and worse, and the golds that they are scored against.
 
 Everything is seeded: the same count gives the same answers everywhere. A gold has the fields of our ``Gold``
-(``answers``, ``choices``, ``category``) and, where a toolkit's rule reads more, ``kind``, ``precision`` or ``type``.
+(``answers``, ``choices``, ``category``) and, where a toolkit's rule reads more, ``kind``, ``precision`` or ``type``;
+``first`` are answers that it must be asked about.
 """
 
 from __future__ import annotations
@@ -92,6 +93,19 @@ SOLUTIONS: list[Gold] = [
     {"answers": ["0.5"], "choices": []},
 ]
 
+JUDGED = [
+    "Overall Judgment: Answer 1 is better.",
+    "**Overall Judgment:** Answer 2 is better.",
+    "Overall Judgment:\nAnswer 2 is slightly better.",
+    "Therefore, Answer 1 is the better one.",
+    "Therefore - Answer 2 is the slightly better answer, as Answer 1 is better.",
+    "overall judgment: answer 1 is better",
+    "Answer 1 is better.",
+    "Overall Judgment: Answer 3 is better.",
+    "Both are fine. Overall Judgment: Tie.",
+]
+REWARDS: list[Gold] = [{"answers": [number], "first": JUDGED} for number in ("1", "2")]
+
 GOLDS: dict[str, list[Gold]] = {
     "mme": YES_NO,
     "mmbench": CHOICES + FEWER,
@@ -120,7 +134,7 @@ GOLDS: dict[str, list[Gold]] = {
     "mathvision": SOLUTIONS,
     "geometry3k": CHOICES,
     "mm_math": FORMULAS,
-    "vl_rewardbench": [{"answers": ["1"]}, {"answers": ["2"]}],
+    "vl_rewardbench": REWARDS,
 }
 
 # Sentences, with @ for the answer proper.
@@ -175,7 +189,7 @@ def own(gold: Gold, count: int, seed: int = 0) -> list[str]:
             fillings += [accepted.rstrip("."), f"{accepted} or so", f"the {accepted}", accepted.replace(" ", ""), "yes"]
             fillings += _near(accepted)
     fillings = list(dict.fromkeys(text.strip() for text in fillings))
-    return _filled(rng, fillings, count, fillings[: count // 3])
+    return _filled(rng, fillings, count, [*gold.get("first", ()), *fillings[: count // 3]])
 
 
 def _near(text: str) -> list[str]:

@@ -13,6 +13,7 @@ import pandas
 
 from tests.toolkits import vlmevalkit
 from tests.toolkits.odd_answers import Gold
+from tests.toolkits.vlmevalkit_aggregates import AGGREGATES
 
 ABOUT = vlmevalkit.open_package()
 Verdict = float | str
@@ -154,3 +155,9 @@ SKIPPED = {
     "coco_captions": "scored over the whole file",
     "detailcaps": "VLMEvalKit has no such data set",
 }
+
+
+def aggregates(name: str, items: list[Any]) -> dict[str, Any] | None:
+    """VLMEvalKit's evaluation of a whole file, where it is compared."""
+    found = AGGREGATES.get(name)
+    return None if found is None else found(module, items)
