@@ -45,7 +45,8 @@ def score(name: str, answer: str, gold: Gold) -> list[Any]:
 def reply(asked: dict[str, Any]) -> Any:
     if "scorer" in asked:
         return [score(asked["scorer"], answer, our_gold(gold, asked["part"])) for answer, gold in asked["pairs"]]
-    benchmark = BENCHMARKS.get(asked["benchmark"])
+    name = asked["benchmark"]
+    benchmark = BENCHMARKS.get(name) or BENCHMARKS.get(name.replace("_", "-"))
     variant = None if benchmark is None else benchmark.variants.get(asked["toolkit"])
     return None if variant is None else variant.scorer
 
