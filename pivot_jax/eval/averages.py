@@ -11,7 +11,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "General": ("mme", "mmbench", "seed", "gqa"),
     "Knowledge": ("scienceqa", "mmmu", "mathvista", "ai2d"),
     "OCR & Chart": ("chartqa", "ocrbench", "textvqa", "docvqa"),
-    "Vision-Centric": ("mmvp", "realworldqa", "cvbench-2d", "cvbench-3d"),
+    "Vision-Centric": ("mmvp", "realworldqa", "cv-bench-2d", "cv-bench-3d"),
 }
 MME_SCALE = 20  # MME's perception points, 0..2000, become 0..100
 

@@ -91,5 +91,5 @@ BENCHMARKS = {
         answer_format="yes_no",
         questions=951,
     ),
-    "hallusionbench_all": Benchmark(read_all, {"ours": OURS}, answer_format="yes_no", questions=1129),
+    "hallusionbench-all": Benchmark(read_all, {"ours": OURS}, answer_format="yes_no", questions=1129),
 }
