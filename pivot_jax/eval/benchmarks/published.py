@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -63,18 +63,33 @@ def tsv_answers(row: Row, choices: Sequence[str] = ()) -> tuple[str, ...]:
     return (answer,) if listed is None else tuple(map(str, listed))
 
 
+class Selection(TypedDict, total=False):
+    """Which rows of the files are questions, and what their ids are.
+
+    Attributes:
+      split: taken where the path names none; "": there is only one. Several are joined in this order.
+      config: taken where there are several configurations and the path names none. Several are joined in this order.
+      where: only these rows of the first form are questions.
+      tsv_file: name of VLMEvalKit's file (``MMBench_DEV_EN``), looked for in a folder.
+      id_key: column of ids in the first form; "": the row's number from 0 is its id.
+      repeated: the published rows repeat some ids: the second one becomes ``ID#2``. Else that is an error.
+    """
+
+    split: str | Sequence[str]
+    config: str | Sequence[str]
+    where: Where
+    tsv_file: str
+    id_key: str
+    repeated: bool
+
+
 def published(
     path: str | Path,
     family: str,
     *,
     hf: Convert | None = None,
     tsv: Convert | None = tsv_item,
-    split: str | Sequence[str] = "",
-    config: str | Sequence[str] = "",
-    tsv_file: str = "",
-    id_key: str = "",
-    repeated: bool = False,
-    where: Where | None = None,
+    **selected: Unpack[Selection],
 ) -> Items:
     """Questions of a benchmark, which are read when they are asked for.
 
@@ -82,33 +97,29 @@ def published(
       path: a file of rows (parquet, jsonl, json; TSV), a folder with parquet files or the TSV, or ``hf:OWNER/NAME``.
       family: name of the benchmark, for messages.
       hf, tsv: make a row of this form a question; None: the benchmark is not published in it.
-      split: taken where the path names none; "": there is only one. Several are joined in this order.
-      config: taken where there are several configurations and the path names none. Several are joined in this order.
-      tsv_file: name of VLMEvalKit's file (``MMBench_DEV_EN``), looked for in a folder.
-      id_key: column of ids in the first form; "": the row's number from 0 is its id.
-      repeated: the published rows repeat some ids: the second one becomes ``ID#2``. Else that is an error.
-      where: only these rows of the first form are questions.
 
     Raises:
       UserError: nothing is there, no such split, an empty file, two rows with the same id, or a first row that is no
         question of the benchmark.
     """
-    file = _tsv(path, tsv_file)
+    file = _tsv(path, selected.get("tsv_file", ""))
     convert = hf if file is None else tsv
     if convert is None:
         kind = "a data set on the hub" if file is None else "VLMEvalKit's TSV"
         raise UserError(f"{family}: {path} is of the form of {kind}, in which it is not published here; see its docs")
-    rows = _open(path, family, split, config) if file is None else open_rows(file)
-    root = _root(path) if file is None else ImageRoot(str(file.parent))
-    key = id_key if file is None else INDEX
+    if file is None:
+        rows = _open(path, family, selected.get("split", ""), selected.get("config", ""))
+    else:
+        rows = open_rows(file)
     check_first(rows, path, family)
     try:
         if file is None:
-            items = Published(rows, convert, key, root, where=where, repeated=repeated)
+            where, repeated = selected.get("where"), selected.get("repeated", False)
+            items = Published(rows, convert, selected.get("id_key", ""), _root(path), where=where, repeated=repeated)
         else:
-            items = Published(rows, convert, key, root, tsv=True)
+            items = Published(rows, convert, INDEX, ImageRoot(str(file.parent)), tsv=True)
         if not len(items):
-            only = f" with {where[0]} {where[1]}" if where else ""
+            only = " with {} {}".format(*selected.get("where", ("", "")))
             raise UserError(f"{family}: {path} has no question{only}; name the file that has them")
         items[0]
     except RowError as error:
@@ -169,12 +180,12 @@ class Published:
         values = self.rows[position]
         name = row_name(values, self.rows, position, self._id_key)
 
-        def pictures(column: str) -> tuple[Any, ...]:
+        def images_of(column: str) -> tuple[Any, ...]:
             if self._images is not None:
                 return self._images.of(values, position)
             return image_cells.images(values.get(column), name, self._root, column)
 
-        return self.convert(Row(values, self.ids[index], name, pictures))
+        return self.convert(Row(values, self.ids[index], name, images_of))
 
 
 def _ids(rows: Rows, key: str, repeated: bool) -> list[str]:
@@ -205,7 +216,7 @@ def _open(path: str | Path, family: str, split: str | Sequence[str], config: str
     if isinstance(path, str) and path.startswith(hub.PREFIX):
         named = hub.parse(path)
         splits = [""] if named["split"] else splits
-        known = None if not named["config"] else ()
+        known: tuple[str, ...] | None = () if named["config"] else None
     elif Path(path).is_dir():
         splits = [""] if (Path(path) / "state.json").is_file() else splits  # written by save_to_disk: there is one
         known = tuple(folders.configurations(Path(path)))

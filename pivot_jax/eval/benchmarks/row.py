@@ -20,13 +20,13 @@ class Row:
       values: cells by column.
       id: of the question; no other row of the file has it.
       name: file, line and id, for messages.
-      pictures: column → the images in it.
+      images_of: column → the images in it.
     """
 
     values: Mapping[str, Any]
     id: str
     name: str
-    pictures: Callable[[str], tuple[Any, ...]]
+    images_of: Callable[[str], tuple[Any, ...]]
 
     def text(self, column: str, missing: Collection[str] = EMPTY) -> str:
         """The cell's text as it is.
@@ -77,7 +77,7 @@ class Row:
         Raises:
           RowError: a cell that holds no image, or as :class:`image_cells.TsvImages`.
         """
-        return tuple(image for column in columns or ("image",) for image in self.pictures(column))
+        return tuple(image for column in columns or ("image",) for image in self.images_of(column))
 
     def image(self, column: str = "image") -> tuple[Any, ...]:
         """The images of a column of questions that all have one. Raises RowError for an empty cell, too."""
@@ -101,6 +101,12 @@ class Row:
         return tuple(found.get(letter, "") for letter in cells.LETTERS if letter <= last)
 
     def letter(self, choices: Sequence[str], form: str, column: str = "answer") -> str:
-        """The letter of the right option, as :func:`cells.letter_answer`; a letter that is left out is none."""
+        """The letter of the right option, as :func:`cells.letter_answer`; a letter that is left out is none.
+
+        Raises:
+          RowError: there are no options, or none of them is the answer.
+        """
         known = {letter: text for letter, text in zip(cells.LETTERS, choices, strict=False) if text}
+        if not known:
+            raise RowError(self.name, f"the row has no options (columns: {', '.join(self.values)}); add them")
         return cells.letter_answer(self.values.get(column), known, self.name, form, column)

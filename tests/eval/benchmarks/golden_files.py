@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pivot_jax.eval.benchmarks import suite
-from pivot_jax.eval.benchmarks.base import Items
+from pivot_jax.eval.benchmarks.base import Item, Items
 from pivot_jax.eval.score import Score
 from pivot_jax.eval.scoring.scorers import Gold
 from pivot_jax.eval.scoring.table import SCORERS
@@ -26,16 +26,21 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def check_prompts(benchmark: str, toolkit: str, items: Items, golden: str = "") -> None:
+def check_prompts(
+    benchmark: str, toolkit: str, items: Sequence[Item] | Items, golden: str = "", left_out: Collection[str] = ()
+) -> None:
     """Asserts that every golden prompt of the benchmark is ours, character by character, with its limits.
 
     Args:
       items: of the published rows, in their order.
       golden: name in the golden file, where it is another one.
+      left_out: positions of published rows that are no questions here, after all that are.
     """
     variant = suite.find(benchmark).variants[toolkit]
-    recorded = read(f"prompts_{TOOLKITS[toolkit]}")["benchmarks"][golden or benchmark]
-    assert {at: variant.prompt(items[int(at)]) for at in recorded} == {
+    recorded = dict(read(f"prompts_{TOOLKITS[toolkit]}")["benchmarks"][golden or benchmark])
+    for at in left_out:
+        del recorded[at]
+    assert {at: variant.example(items[int(at)]).messages[-1].content for at in recorded} == {
         at: one["prompt"] for at, one in recorded.items()
     }
     assert len(recorded) == len(items)

@@ -32,16 +32,16 @@ NUMBERS = {
 
 def read(path: str | Path) -> Items:
     """Both parts, as :func:`read_part`; of the two TSVs in a folder the ids become ``2D-0``, ``3D-0``, …"""
-    found = [_files(path, part) for part in PARTS]
-    if all(found):
-        parts = [_published(file, part) for file, part in zip(found, PARTS, strict=True)]
-        return Both(parts, [f"{part}-" if _is_tsv(file) else "" for file, part in zip(found, PARTS, strict=True)])
+    found = {part: file for part in PARTS if (file := _file(path, part)) is not None}
+    if len(found) == len(PARTS):
+        prefixes = [f"{part}-" if file.suffix == ".tsv" else "" for part, file in found.items()]
+        return Both([_published(file, part) for part, file in found.items()], prefixes)
     return published(path, FAMILY, hf=_hub, tsv=_tsv, split="test", config="default", id_key="idx")
 
 
 def read_part(part: str) -> Callable[[str | Path], Items]:
     """The reader of one part of nyu-visionx/CV-Bench (its files test_2d, test_3d), or of CV-Bench-2D.tsv, -3D.tsv."""
-    return lambda path: _published(_files(path, part) or path, part)
+    return lambda path: _published(_file(path, part) or path, part)
 
 
 def _published(path: str | Path, part: str) -> Items:
@@ -58,14 +58,10 @@ def _published(path: str | Path, part: str) -> Items:
     )
 
 
-def _files(path: str | Path, part: str) -> Path | None:
+def _file(path: str | Path, part: str) -> Path | None:
     """The file of a part in a folder; None where there is none."""
     names = (f"test_{part.lower()}.parquet", f"test_{part.lower()}.jsonl", f"{FAMILY}-{part}.tsv")
     return next((Path(path) / name for name in names if (Path(path) / name).is_file()), None)
-
-
-def _is_tsv(path: Path | None) -> bool:
-    return path is not None and path.suffix == ".tsv"
 
 
 class Both:

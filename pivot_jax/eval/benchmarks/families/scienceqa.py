@@ -36,6 +36,7 @@ def read(path: str | Path) -> Items:
 
 
 def _item(row: Row) -> Item:
+    row.text("question")  # a row without one is of another kind, whatever its answer
     choices = row.options("choices")
     form = "index" if isinstance(row.values.get("answer"), int) else "letter"
     return _question(row, choices, (row.letter(choices, form),))
