@@ -36,6 +36,7 @@ import numpy as np
 LEVEL, DRAWS, POWER = 0.95, 2000, 0.8
 Key = TypeVar("Key", bound=Hashable)  # of a comparison
 Units = Sequence[Hashable]  # cluster of each value; values of one cluster are drawn together
+Statistic = Callable[[np.ndarray], np.ndarray]  # sums [draws, ...] → values [draws]
 _CHUNK_ELEMENTS = 4_000_000  # counts in memory at once: 32 MB of int64
 
 
@@ -90,12 +91,7 @@ def draw_sums(per_unit: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.
 
 
 def bootstrap(
-    per_unit: np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray],
-    *,
-    draws: int = DRAWS,
-    level: float = LEVEL,
-    seed: int = 0,
+    per_unit: np.ndarray, statistic: Statistic, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> Interval:
     """Percentile bootstrap (Efron 1979) of a statistic of sums.
 
@@ -107,12 +103,7 @@ def bootstrap(
 
 
 def bootstraps(
-    per_unit: np.ndarray,
-    values: Mapping[str, Callable[[np.ndarray], np.ndarray]],
-    *,
-    draws: int = DRAWS,
-    level: float = LEVEL,
-    seed: int = 0,
+    per_unit: np.ndarray, values: Mapping[str, Statistic], *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> dict[str, Interval]:
     """:func:`bootstrap` of several statistics by name, of the same resampled units."""
     per_unit = np.asarray(per_unit, np.float64)

@@ -124,3 +124,19 @@ def test_several_splits_are_joined(tmp_path: Path) -> None:
     assert [both[at].id for at in range(len(both))] == ["0", "1", "2", "3"]
     with pytest.raises(UserError, match=r"no split 'video' \(there are: image, non_image\)"):
         published(folder, "HallusionBench", hf=item, split=("image", "video"))
+
+
+def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library takes the folder OWNER/NAME for the data set of that name."""
+    published_rows.write_tables("ai2d", tmp_path / "lmms-lab")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def item(row: Row) -> Item:
+        return Item(row.id, row.text("question"), row.images(), row.options("options"))
+
+    items = published("hf:lmms-lab/ai2d", "AI2D", hf=item, split="test")
+    assert len(items) == 3 and items[2].choices == ("A", "B") and isinstance(items[0].images[0], bytes)
+    assert len(published("hf:lmms-lab/ai2d@test", "AI2D", hf=item, split="val")) == 3  # the path says which
+    with pytest.raises(UserError, match="hf:lmms-lab/ai2d: the library datasets cannot load it"):
+        published("hf:lmms-lab/ai2d", "AI2D", hf=item, split="val")
