@@ -61,7 +61,7 @@ ERRORS = [
     ([*EVAL, "scienceqa", "--data", "{world}/classes"], "holds no data.jsonl (it holds: test, train)"),
     ([*EVAL, "mathvision", "--data", "{world}/questions.jsonl", "--ranked"], "--ranked (ranked=…): mathvision"),
     (["score", "--predictions", "{world}/tiny.py"], "not a predictions file"),
-    (["score", "--predictions", "{world}"], "this is a folder"),
+    (["score", "--predictions", "{world}"], "questions.jsonl, line 1: field 'question_id' is missing"),
     ([*TRAIN, "{world}/0.png"], "is a file; name a folder"),
     ([*TRAIN, "{world}/w", "--config.data.batch_size=16"], "12 usable rows"),
 ]  # fmt: skip

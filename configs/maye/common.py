@@ -25,6 +25,7 @@ VARIANTS = {
         "rl.penalty_truncated": True,  # not in the paper
         "rl.penalty_min_tokens": 2,
         "train.accumulate": 2,  # the paper: 1
+        "hardware": ("h100-8", "v5p-16"),  # micro-batches of 16 rows
     },
 }
 

@@ -9,24 +9,28 @@ from typing import TYPE_CHECKING
 
 from pivot_jax.cli import inputs, outputs, tables
 from pivot_jax.cli.commands import EVALUATION, Overrides
+from pivot_jax.errors import UserError
 from pivot_jax.words import counted
 
 if TYPE_CHECKING:
-    from pivot_jax.eval.score import Score
+    from pivot_jax.eval.comparison import Paired
+    from pivot_jax.eval.score import Rules, Score
+
+SHOWN, WIDTH = 10, 100  # answers that toolkits disagree on, characters of one
 
 
 def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax import config as configs
     from pivot_jax.eval.benchmarks import controls, suite
     from pivot_jax.eval.benchmarks.toolkits import DEFAULT
-    from pivot_jax.eval.run import RunOptions
+    from pivot_jax.eval.questions import RunOptions
     from pivot_jax.eval.score import score_path
     from pivot_jax.eval.scoring import table
     from pivot_jax.train import evaluation
     from pivot_jax.train.open import open_run
     from pivot_jax.train.source import run_config
 
-    names = ("limit", "max_new_tokens", "ranked", "prompt", "scorer", "aggregate", "control")
+    names = ("limit", "max_new_tokens", "ranked", "prompt", "scorer", "aggregate", "control", "shard")
     options = {name: getattr(args, name) for name in names} | {"toolkit": args.toolkit or DEFAULT}
     if args.ranked:
         evaluation.check_ranked(args.benchmark)
@@ -46,10 +50,80 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
 
 
 def score(args: argparse.Namespace, overrides: Overrides) -> None:
+    from pivot_jax.eval import folders
+    from pivot_jax.eval.judge import Judge
     from pivot_jax.eval.score import Rules, score_file
 
-    file = inputs.predictions(args.predictions)
-    show_score(score_file(file, args.benchmark, Rules(args.toolkit, args.scorer, args.aggregate)), file)
+    path, rules = Path(args.predictions), Rules(args.toolkit, args.scorer, args.aggregate)
+    if bool(args.judge) != bool(args.judge_model):
+        raise UserError("--judge and --judge-model: name both, the endpoint's URL and its model")
+    if args.out:
+        outputs.folder(args.out, "--out")
+    compared = _compare(path, Path(args.against), rules) if args.against else []
+    if not path.is_dir():
+        file = inputs.predictions(args.predictions)
+        judge = Judge(args.judge, args.judge_model) if args.judge else None
+        show_score(score_file(file, args.benchmark, rules, data=args.data, judge=judge), file)
+        if args.compare:
+            _show_toolkits(file, args.benchmark)
+    else:
+        for one in folders.read(path, rules):
+            show_score(one.score, one.file)
+    if compared:
+        _show_compared(compared)
+    if args.out:
+        from pivot_jax.report import benchmarks
+
+        print(benchmarks.write(benchmarks.build(folders.read(path, rules), compared), Path(args.out)))
+
+
+def _compare(path: Path, other: Path, rules: Rules) -> list[Paired]:
+    """Paired differences of two files, or of the files of one name in two folders."""
+    from pivot_jax.eval import comparison
+
+    if path.is_dir() != other.is_dir():
+        raise UserError(f"--against {other}: compare a file with a file, or a folder with a folder")
+    if not path.is_dir():
+        return comparison.paired([(inputs.predictions(str(path)), inputs.predictions(str(other)))], rules)
+    names = [one.name for one in sorted(path.glob("*.jsonl")) if not one.name.endswith(".others.jsonl")]
+    shared = [name for name in names if (other / name).is_file()]
+    if not shared:
+        raise UserError(f"--against {other}: no predictions file has the name of one in {path}")
+    return comparison.paired([(path / name, other / name) for name in shared], rules)
+
+
+def _show_compared(compared: list[Paired]) -> None:
+    table = tables.table("benchmark", "difference, points", "95 % interval", "detectable", "p", "p (Holm)", "test")
+    for one in compared:
+        gap = one.difference
+        table.add_row(
+            one.benchmark, f"{100 * gap.value:+.2f}", tables.interval(gap.low, gap.high),
+            f"{100 * gap.detectable:.2f}", f"{one.p:.4f}", f"{one.adjusted:.4f}", one.test,
+        )  # fmt: skip
+    tables.console().print(table)
+
+
+def _show_toolkits(file: Path, name: str) -> None:
+    """Prints the score under every toolkit's rules, and the first answers that they disagree on."""
+    from rich.text import Text
+
+    from pivot_jax.eval import comparison
+
+    scores = comparison.under_all_toolkits(file, name)
+    table = tables.table("toolkit", "scorer", "score", "nothing read, %", "guessed, %")
+    for toolkit, one in scores.items():
+        value = one.value.value * (100 if one.percent else 1)
+        table.add_row(toolkit, one.scorer, f"{value:.2f}", f"{100 * one.unread:.2f}", f"{100 * one.guessed:.2f}")
+    tables.console().print(table)
+    differ = comparison.disagreements(file, scores)
+    print(f"{counted(len(differ), 'answer')} scored differently" + (", such as:" if differ else ""))
+    for each in differ[:SHOWN]:
+        verdicts = ", ".join(f"{toolkit} {value:g}" for toolkit, value in each.scores.items())
+        answer = str(each.row["answer"])
+        short = answer if len(answer) <= WIDTH else f"{answer[:WIDTH]}…"
+        tables.console().print(
+            Text(f"  {each.row['question_id']}: {short!r} for {each.row['gt_answer']!r}: {verdicts}"), soft_wrap=True
+        )
 
 
 def show_score(found: Score, predictions: Path) -> None:
@@ -72,6 +146,8 @@ def show_score(found: Score, predictions: Path) -> None:
     table.add_section()
     table.add_row("in the requested format", f"{100 * found.compliance:.2f}")
     table.add_row("nothing read by the scorer", f"{100 * found.unread:.2f}")
+    if found.judged:
+        table.add_row("read by the judge", f"{100 * found.judged:.2f}")
     if found.guessed:
         table.add_row("guessed by the scorer", f"{100 * found.guessed:.2f}")
     table.add_row("truncated at the token limit", f"{100 * found.truncated:.2f}")

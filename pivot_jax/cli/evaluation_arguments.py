@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pivot_jax.cli import evaluation
-from pivot_jax.cli.options import command, positive, step, tokens, workdir
+from pivot_jax.cli.options import command, positive, shard, step, tokens, workdir
 
 
 def add(subparsers) -> None:
@@ -37,16 +37,33 @@ def _eval(subparsers) -> None:
         "--control", metavar="NAME", default="", help="shuffled-images, or rotated-options: every order of the options"
     )
     parser.add_argument("--blank-images", action="store_true", help="the control: replace every image by a grey one")
+    parser.add_argument(
+        "--shard", type=shard, default=(1, 1), metavar="K/N",
+        help="answer the K-th of N parts, for N processes; each scores what all have answered so far",
+    )  # fmt: skip
     parser.set_defaults(takes_overrides=True)
 
 
 def _score(subparsers) -> None:
-    parser = command(subparsers, "score", evaluation.score, "score a file of predictions again")
+    parser = command(
+        subparsers, "score", evaluation.score, "score answers again, under other rules or against another model's",
+        "PATH is a predictions file, or a folder of them (WORKDIR/eval). Files of lmms-eval (samples jsonl),\n"
+        "VLMEvalKit (xlsx, tsv, json), LLaVA and Cambrian are read, too.",
+    )  # fmt: skip
+    parser.add_argument("--predictions", metavar="PATH", required=True, help="a file, or a folder of files")
+    parser.add_argument("--benchmark", metavar="NAME", default="", help="of a file (default: as in the file)")
     parser.add_argument(
-        "--predictions", metavar="FILE", required=True, help="predictions, from eval or another program"
+        "--data", metavar="PATH", default="", help="the benchmark's files, where answers lack the golds"
     )
-    parser.add_argument("--benchmark", metavar="NAME", default="", help="default: as in the file")
     _rules(parser, "whose parser and aggregate (default: whose prompt was asked)")
+    parser.add_argument(
+        "--judge", metavar="URL", default="",
+        help="of a file: an OpenAI-compatible endpoint that reads answers in which the scorer finds nothing",
+    )  # fmt: skip
+    parser.add_argument("--judge-model", metavar="NAME", default="", help="its model ($OPENAI_API_KEY: its key)")
+    parser.add_argument("--compare", action="store_true", help="of a file: also the score under every toolkit's rules")
+    parser.add_argument("--against", metavar="PATH", default="", help="another model's answers: paired differences")
+    parser.add_argument("--out", metavar="DIR", default="", help="also write report.html, report.md and tables there")
 
 
 def _rules(parser, toolkit: str) -> None:

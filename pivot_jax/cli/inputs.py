@@ -41,13 +41,17 @@ def question(text: str) -> None:
 
 
 def predictions(text: str) -> Path:
-    """The path of a predictions file. Raises UserError if no line of it is a JSON object with a question's id."""
+    """The path of a predictions file, ours or another toolkit's. Raises UserError for a file that is neither."""
+    from pivot_jax.eval import answer_files
+
     path = file("--predictions", text)
+    if answer_files.toolkit_of(path):
+        return path
     with path.open(encoding="utf-8", errors="replace") as lines:
         if not any('"question_id"' in line for line in lines):
             raise UserError(
-                f"--predictions {text}: no line holds a 'question_id', so this is not a predictions file; `pivot-jax "
-                "eval` writes one, by default WORKDIR/eval/BENCHMARK.jsonl"
+                f"--predictions {text}: no line holds a 'question_id', so this is not a predictions file, nor one of "
+                "lmms-eval, VLMEvalKit or LLaVA; `pivot-jax eval` writes one, by default WORKDIR/eval/BENCHMARK.jsonl"
             )
     return path
 

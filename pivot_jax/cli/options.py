@@ -48,3 +48,11 @@ def whole(text: str, least: int, most: int = LARGEST) -> int:
         large = f"; the largest is {most}" if good and int(text) > LARGEST else ""
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number {limit}{large}")
     return int(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """``2/4``: the second of four parts."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not K/N, the K-th of N parts, such as 1/4")
+    return int(part), int(parts)

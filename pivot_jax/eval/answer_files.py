@@ -16,7 +16,8 @@ from typing import Any
 from pivot_jax.config.paths import nearest
 from pivot_jax.data.sources.raw_files import optional
 from pivot_jax.data.sources.rows import MemoryRows, Rows, open_rows
-from pivot_jax.errors import UserError
+from pivot_jax.errors import RowError, UserError
+from pivot_jax.eval.benchmarks.base import Items
 from pivot_jax.eval.benchmarks.cells import NAN, is_missing, literal_list, options, shown
 from pivot_jax.eval.scoring.parse import LETTERS
 
@@ -55,6 +56,41 @@ def read(path: str | Path) -> tuple[str, list[Row]]:
     return form.toolkit, form.finish(found, path)
 
 
+def toolkit_of(path: str | Path) -> str:
+    """The toolkit that wrote a file of answers, "" where the file is not one, or cannot be read."""
+    try:
+        rows = _open(Path(path))
+        return _form(Path(path), rows[0]).toolkit if len(rows) else ""
+    except (OSError, UserError, RowError):
+        return ""
+
+
+def with_golds(rows: list[Row], toolkit: str, items: Items, path: str | Path) -> list[Row]:
+    """Rows with the correct answer, options, category and unit of the benchmark's own questions.
+
+    Args:
+      items: the questions. lmms-eval numbers them by position; in other files their ids are the benchmark's.
+
+    Raises:
+      UserError: an answer to a question that the benchmark does not have.
+    """
+    by_id = {}
+    for index in range(len(items)):
+        item = items[index]
+        by_id[str(index) if toolkit == "lmms-eval" else item.id] = item
+    found = []
+    for row in rows:
+        if row["question_id"] not in by_id:
+            raise UserError(f"{path}: question '{row['question_id']}' is not among the {len(by_id)} of the benchmark")
+        item = by_id[row["question_id"]]
+        extra = item.example("").extra
+        own = {"gt_answer": extra["answer"], "question_id": item.id}
+        found.append(
+            row | own | {name: extra[name] for name in ("choices", "category", "unit", "fields") if name in extra}
+        )
+    return found
+
+
 def _open(path: Path) -> Rows:
     with open(path, "rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
@@ -62,7 +98,10 @@ def _open(path: Path) -> Rows:
 
 
 class _Sheet(MemoryRows):
-    """The first sheet of an Excel file; its first row names the columns."""
+    """The first sheet of an Excel file; its first row names the columns.
+
+    Texts are as VLMEvalKit reads them back: a carriage return stays Excel's ``_x000D_``.
+    """
 
     def __init__(self, path: Path):
         openpyxl = optional("openpyxl", path)
@@ -88,7 +127,7 @@ def _text(row: Mapping[str, Any], column: str, where: str, empty: bool = False) 
     value = row[column]
     if empty and is_missing(value):
         return ""
-    if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
+    if is_missing(value, ()) or isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"{where}: column '{column}' is {shown(value)}, not text")
     return str(value)
 
@@ -109,7 +148,8 @@ def _in_order(letters: Mapping[str, str]) -> list[str]:
 
 
 def _without(row: Row, *names: str) -> Row:
-    return {name: value for name, value in row.items() if name not in names}
+    """The other columns; NaN, which is how pandas writes an empty cell as JSON, becomes None."""
+    return {name: None if is_missing(value, ()) else value for name, value in row.items() if name not in names}
 
 
 def _tabular(gold: str) -> Callable[[Row, str], Row]:
@@ -178,14 +218,14 @@ def _first_of_filters(rows: list[Row], path: Path) -> list[Row]:
     return list(found.values())
 
 
-def _keyed(key: str, answer: str, empty: bool = False) -> Callable[[Row, str], Row]:
+def _keyed(key: str, answer: str) -> Callable[[Row, str], Row]:
     """Converts rows whose id and answer have these names, and the rest ours."""
 
     def convert(row: Row, where: str) -> Row:
-        choices = next((row[name] for name in ("choices", "options") if isinstance(row.get(name), list)), [])
+        choices: list[Any] = next((row[name] for name in ("choices", "options") if isinstance(row.get(name), list)), [])
         return _without(row, key, answer, "options") | _gold(row.get("gt_answer")) | {
             "question_id": _text(row, key, where),
-            "answer": _text(row, answer, where, empty),
+            "answer": _text(row, answer, where),
             "category": "" if is_missing(row.get("category")) else str(row["category"]),
             "choices": [str(choice) for choice in choices],
         }  # fmt: skip

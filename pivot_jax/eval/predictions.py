@@ -1,8 +1,9 @@
 """A file of predictions. Answers are appended as they come, so that a killed evaluation resumes where it stopped.
 
 One JSON object per line with Cambrian's field names: ``question_id, prompt, answer, gt_answer, category, model_id``,
-and ours: ``benchmark, questions`` (how many it has), ``choices, unit, finished, settings`` (what an answer depends on
-besides model and prompt) and ``ranked`` (letter or text of the most likely option).
+and ours: ``benchmark, questions`` (how many it has), ``data`` (path of its files), ``toolkit, control, choices, unit,
+fields`` (what else a scorer reads), ``finished, settings`` (what an answer depends on besides model and prompt),
+``ranked`` (letter or text of the most likely option) and ``ranking`` (how likelihoods were normalised).
 
 The file holds one row per question, all made under the settings of one evaluation, so that other programs can score it.
 Answers made under other settings are kept in ``NAME.others.jsonl`` beside it, and are restored when their settings are
@@ -46,6 +47,13 @@ def read(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: field '{missing[0]}' is missing")
         rows.append(row)
     return rows
+
+
+def complete_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that another process may be appending to: its incomplete last line is left out."""
+    complete, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    rows = (_parsed(line) for line in complete.split("\n"))
+    return [row for row in rows if row is not None]
 
 
 def resume(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from pivot_jax.data.example import Example
-from pivot_jax.errors import UserError
-from pivot_jax.eval import predictions
+from pivot_jax.eval import predictions, shards
 from pivot_jax.eval.answerer import Reply
-from pivot_jax.eval.benchmarks import controls, suite
-from pivot_jax.eval.benchmarks.base import Variant, Worded
+from pivot_jax.eval.benchmarks import suite
 from pivot_jax.eval.benchmarks.toolkits import DEFAULT
+from pivot_jax.eval.questions import Chosen, RunOptions, choose
 from pivot_jax.eval.score import Rules, Score, score_file
 from pivot_jax.eval.scoring import parse
 from pivot_jax.progress import progress
@@ -38,51 +36,6 @@ class Answers(Protocol):
     ) -> list[int]: ...
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """How a benchmark is run.
-
-    Attributes:
-      model_id: identity of the answering model; a file of another model's answers is rejected.
-      limit: only the first questions, with all that count together with one of them; 0: all.
-      max_new_tokens: 0: the toolkit's own number.
-      ranked: also rank the options by likelihood, where there are options: "mean", "sum" or "prior" (see
-        ``ranking.rank``); "": do not.
-      chunk: questions between two writes.
-      show: progress.
-      toolkit: asks and scores; ``prompt`` is one that asks in its place.
-      scorer, aggregate: as in ``score.Rules``.
-      control: a change to all questions, of ``controls.CONTROLS``; "": none.
-    """
-
-    model_id: str = ""
-    limit: int = 0
-    max_new_tokens: int = 0
-    ranked: str = ""
-    chunk: int = 64
-    show: bool = True
-    toolkit: str = DEFAULT
-    prompt: str = ""
-    scorer: str = ""
-    aggregate: str = ""
-    control: str = ""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The chosen questions: their examples by position, and position and prompt by id."""
-
-    name: str
-    variant: Variant
-    examples: Worded
-    positions: dict[str, int]
-    prompts: dict[str, str]
-    total: int  # questions that the benchmark has
-
-    def of(self, ids: Sequence[str]) -> list[Example]:
-        return [self.examples[self.positions[one]] for one in ids]
-
-
 def run_benchmark(
     name: str, path: str | Path, answerer: Answers, out: str | Path, options: RunOptions | None = None
 ) -> Path:
@@ -97,13 +50,13 @@ def run_benchmark(
       out: predictions file.
 
     Returns:
-      ``out``.
+      ``out``. Of a shard: with the answers of all shards so far.
 
     Raises:
       UserError: unknown benchmark or toolkit, unreadable questions, or a file of another evaluation.
     """
     options = options or RunOptions()
-    return _run(_asked(name, path, options), answerer, Path(out), options)
+    return _run(choose(name, path, options), answerer, Path(out), options)
 
 
 def evaluate(
@@ -123,20 +76,28 @@ def evaluate(
       seed: of the resampling.
     """
     options = options or RunOptions()
-    asked = _asked(name, path, options)
+    asked = choose(name, path, options)
     file = _run(asked, answerer, Path(out), options)
     rules = Rules(options.toolkit, options.scorer, options.aggregate)
-    return score_file(file, name, rules, seed=seed, ids=set(asked.positions))
+    return score_file(file, name, rules, seed=seed, ids=set(asked.prompts))
 
 
-def _run(asked: _Asked, answerer: Answers, file: Path, options: RunOptions) -> Path:
+def _run(asked: Chosen, answerer: Answers, out: Path, options: RunOptions) -> Path:
+    file = shards.path_of(out, options.shard)
     settings = _settings(asked, answerer, options)
     form = suite.find(asked.name).option_form if options.ranked else ""
     file.parent.mkdir(parents=True, exist_ok=True)
     answered = predictions.resume(file, asked.prompts, options.model_id, settings, asked.name)
     pending = [one for one in asked.positions if one not in answered]
-    unranked = [one for one, row in answered.items() if form and one in asked.positions and not row.get("ranked")]
+    unranked = [
+        one
+        for one, row in answered.items()
+        if form and one in asked.positions and row.get("choices") and row.get("ranking") != options.ranked
+    ]
     done = len(asked.positions) - len(pending) - len(unranked)
+    common = {"benchmark": asked.name, "questions": asked.total, "model_id": options.model_id}
+    common |= {"toolkit": options.toolkit, "data": asked.path}
+    common |= {"control": options.control} if options.control else {}
     with progress(asked.name, len(asked.positions), done=done, show=options.show) as advance:
         for part in _chunks(unranked, options.chunk):
             for one, best in zip(part, _rankings(form, answerer, asked.of(part), options.ranked), strict=True):
@@ -147,52 +108,22 @@ def _run(asked: _Asked, answerer: Answers, file: Path, options: RunOptions) -> P
             examples = asked.of(part)
             replies = answerer.answer(examples, settings["max_new_tokens"], advance, asked.variant.stop)
             rankings = _rankings(form, answerer, examples, options.ranked)
-            common = {"benchmark": asked.name, "questions": asked.total, "model_id": options.model_id}
-            common |= {"toolkit": options.toolkit} | ({"control": options.control} if options.control else {})
             rows = [
                 _row(example, reply, common) | best | {"settings": settings}
                 for example, reply, best in zip(examples, replies, rankings, strict=True)
             ]
             predictions.append(file, rows)
-    return file
+    if file != out:
+        shards.merge(out, options.shard[1], asked.prompts)
+    return out
 
 
-def _settings(asked: _Asked, answerer: Answers, options: RunOptions) -> dict[str, Any]:
+def _settings(asked: Chosen, answerer: Answers, options: RunOptions) -> dict[str, Any]:
     """Everything that an answer depends on besides the model and the question."""
     found = {"max_new_tokens": options.max_new_tokens or asked.variant.max_new_tokens, **answerer.settings}
     wording = options.prompt or options.toolkit
     found |= {"toolkit": wording} if wording != DEFAULT else {}
     return found | ({"control": options.control} if options.control else {})
-
-
-def _asked(name: str, path: str | Path, options: RunOptions) -> _Asked:
-    """The first ``limit`` questions (0: all), with all questions of a group of which one is among them."""
-    benchmark = suite.find(name)
-    variant = benchmark.variant(
-        options.toolkit, prompt=options.prompt, scorer=options.scorer, aggregate=options.aggregate
-    )
-    items = benchmark.read(path)
-    total = len(items)
-    if options.control:
-        control = controls.find(options.control)
-        items, variant = control.items(items), replace(variant, aggregate=control.aggregate or variant.aggregate)
-    examples, grouped = Worded(items, variant), variant.aggregate.units == "group"
-    positions: dict[str, int] = {}
-    prompts: dict[str, str] = {}
-    units: set[str] = set()
-    for index in range(len(examples)):
-        within = not options.limit or len(positions) < options.limit
-        if not within and not grouped:
-            break
-        example = examples[index]
-        unit = repr(example.extra.get("unit"))
-        if not within and unit not in units:
-            continue
-        if example.id in positions:
-            raise UserError(f"benchmark {name}: {path} has two questions '{example.id}'; give each an id of its own")
-        positions[example.id], prompts[example.id] = index, _prompt(example)
-        units.add(unit)
-    return _Asked(name, variant, examples, positions, prompts, total)
 
 
 def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -202,13 +133,20 @@ def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 def _rankings(
     form: str, answerer: Answers, examples: Sequence[Example], normalisation: str
 ) -> Sequence[dict[str, str]]:
-    """Field ``ranked`` of each example: its most likely option as a letter or a text; no field where ``form`` is ""."""
-    if not form:
-        return [{} for _ in examples]
-    texts = [[str(choice) for choice in example.extra["choices"]] for example in examples]
+    """Field ``ranked`` of each example: its most likely option as a letter or a text.
+
+    There is no such field where ``form`` is "", and for questions without options.
+    """
+    found: list[dict[str, str]] = [{} for _ in examples]
+    having = [index for index, example in enumerate(examples) if form and example.extra.get("choices")]
+    if not having:
+        return found
+    texts = [[str(choice) for choice in examples[index].extra["choices"]] for index in having]
     options = [list(parse.LETTERS[: len(choices)]) for choices in texts] if form == "letter" else texts
-    best = answerer.choose(examples, options, normalisation)
-    return [{"ranked": options[index][choice], "ranking": normalisation} for index, choice in enumerate(best)]
+    best = answerer.choose([examples[index] for index in having], options, normalisation)
+    for index, own, choice in zip(having, options, best, strict=True):
+        found[index] = {"ranked": own[choice], "ranking": normalisation}
+    return found
 
 
 def _prompt(example: Example) -> str:

@@ -13,10 +13,11 @@ import numpy as np
 
 from pivot_jax import files
 from pivot_jax.errors import UserError
-from pivot_jax.eval import predictions
+from pivot_jax.eval import answer_files, predictions
 from pivot_jax.eval.benchmarks import controls, suite
 from pivot_jax.eval.benchmarks.base import Variant
 from pivot_jax.eval.benchmarks.toolkits import DEFAULT
+from pivot_jax.eval.judge import Judge, read_unread
 from pivot_jax.eval.scoring import aggregate, parse, scorers, table
 from pivot_jax.eval.scoring.aggregate import Scored, Summary
 from pivot_jax.eval.scoring.scorers import Verdict
@@ -53,6 +54,7 @@ class Score:
     scorer: str = ""
     percent: bool = True  # False: ``value``, ``by_category`` and ``secondary`` are points
     unread: float = 0.0  # share of answers in which the scorer found nothing
+    judged: float = 0.0  # share of answers that a judge read, because the scorer found nothing in them
     guessed: float = 0.0  # share of answers that the scorer's rule guessed; they are in ``value``
     total: int = 0  # questions of the benchmark, where it is known; ``ids`` may be a part of them
     by_category: dict[str, Interval] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class Score:
           UserError: the file could not be written.
         """
         record: dict[str, Any] = {name: dataclasses.asdict(one) for name, one in self.intervals().items()}
-        names = ("benchmark", "toolkit", "scorer", "percent", "compliance", "truncated", "unread", "guessed")
+        names = ("benchmark", "toolkit", "scorer", "percent", "compliance", "truncated", "unread", "judged", "guessed")
         record |= {name: getattr(self, name) for name in names}
         record |= {"questions": len(self.ids), "of": self.total or None}
         path = score_path(predictions_file)
@@ -99,12 +101,22 @@ def score_path(predictions_file: Path) -> Path:
 
 
 def score_file(
-    path: str | Path, name: str = "", rules: Rules | None = None, *, seed: int = 0, ids: Collection[str] | None = None
+    path: str | Path,
+    name: str = "",
+    rules: Rules | None = None,
+    *,
+    data: str | Path = "",
+    judge: Judge | None = None,
+    seed: int = 0,
+    ids: Collection[str] | None = None,
 ) -> Score:
     """Scores a predictions file.
 
     Args:
+      path: the project's own file, or one that another toolkit wrote (see ``answer_files``).
       name: the benchmark; "" takes the one that the rows name.
+      data: the benchmark's files, for the correct answers of a file that has none (LLaVA's).
+      judge: reads answers in which the scorer finds nothing (see :mod:`judge`); None: they count as wrong.
       seed: of the resampling.
       ids: only these questions; None: all in the file.
 
@@ -113,7 +125,22 @@ def score_file(
         twice; an answer or a correct answer that is null; no units where the score is one of units; or a toolkit or
         scorer that is not there.
     """
-    rows = [row for row in predictions.read(Path(path)) if ids is None or str(row["question_id"]) in ids]
+    name, rows = checked(path, name, rules, data=data, ids=ids)
+    if judge is not None:
+        rows = read_unread(Path(path), rows, _chosen(name, rows, rules or Rules())[1].scorer, judge)
+    return score_rows(name, rows, rules, seed=seed)
+
+
+def checked(
+    path: str | Path,
+    name: str = "",
+    rules: Rules | None = None,
+    *,
+    data: str | Path = "",
+    ids: Collection[str] | None = None,
+) -> tuple[str, list[dict[str, Any]]]:
+    """The benchmark of a predictions file, and its rows, which can be scored. Arguments and errors of `score_file`."""
+    rows = [row for row in _read(Path(path), name, data) if ids is None or str(row["question_id"]) in ids]
     names = {str(row["benchmark"]) for row in rows if row.get("benchmark")} or {name}
     if name and names != {name}:
         raise UserError(
@@ -125,7 +152,19 @@ def score_file(
     name = names.pop()
     _, variant = _chosen(name, rows, rules or Rules())
     _check(rows, f"{path}, question", needs_units=variant.aggregate.units != "")
-    return score_rows(name, rows, rules, seed=seed)
+    return name, rows
+
+
+def _read(path: Path, name: str, data: str | Path) -> list[dict[str, Any]]:
+    toolkit = answer_files.toolkit_of(path)
+    if toolkit in ("", "ours") or (toolkit == "cambrian" and path.suffix == ".jsonl" and not data):
+        return predictions.read(path)
+    _, rows = answer_files.read(path)
+    if data:
+        rows = answer_files.with_golds(rows, toolkit, suite.find(name).read(data), path)
+    elif any("gt_answer" not in row for row in rows):
+        raise UserError(f"{path}: a file of {toolkit} without correct answers; name the benchmark's files with --data")
+    return [{"toolkit": toolkit} | row for row in rows]
 
 
 def _chosen(name: str, rows: Sequence[dict[str, Any]], rules: Rules) -> tuple[str, Variant]:
@@ -164,8 +203,9 @@ def score_rows(name: str, rows: Sequence[dict[str, Any]], rules: Rules | None = 
     toolkit, variant = _chosen(name, rows, rules or Rules())
     scored = verdicts(rows, variant.scorer)
     found = variant.aggregate.summarise(scored, seed)
-    if all(row.get("ranked") for row in rows) and variant.scorer != "ranked":
-        found.others["ranked"] = variant.aggregate.summarise(verdicts(rows, "ranked"), seed).value
+    having = [row for row in rows if row.get("choices")]
+    if having and all(row.get("ranked") for row in having) and variant.scorer != "ranked":
+        found.others["ranked"] = variant.aggregate.summarise(verdicts(having, "ranked"), seed).value
     categories = [one.gold.category for one in scored]
     units = tuple(aggregate.units_of(scored))
     clusters = units if variant.aggregate.units == "cluster" else None
@@ -187,6 +227,7 @@ def score_rows(name: str, rows: Sequence[dict[str, Any]], rules: Rules | None = 
         scorer=variant.scorer,
         percent=found.percent,
         unread=float(np.mean([one.verdict.read == "" for one in scored])),
+        judged=float(np.mean(["unread_answer" in row for row in rows])),
         guessed=float(np.mean([one.verdict.guessed for one in scored])),
         total=max([n for row in rows if isinstance(n := row.get("questions"), int)], default=benchmark.questions),
         by_category=_by_category(found, scores, categories, clusters),

@@ -103,10 +103,25 @@ def bootstrap(
       per_unit: [n, ...] sums of each independent unit.
       statistic: maps sums [draws, ...] to values [draws]. Its value at ``per_unit.sum(0)[None]`` is the point estimate.
     """
+    return bootstraps(per_unit, {"": statistic}, draws=draws, level=level, seed=seed)[""]
+
+
+def bootstraps(
+    per_unit: np.ndarray,
+    values: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """:func:`bootstrap` of several statistics by name, of the same resampled units."""
     per_unit = np.asarray(per_unit, np.float64)
-    estimates = np.asarray(statistic(draw_sums(per_unit, draws=draws, seed=seed)), np.float64)
-    point = float(np.asarray(statistic(per_unit.sum(0)[None]))[0])
-    return _percentiles(point, estimates, len(per_unit), level)
+    drawn, whole = draw_sums(per_unit, draws=draws, seed=seed), per_unit.sum(0)[None]
+    found = {}
+    for name, value in values.items():
+        point, estimates = float(np.asarray(value(whole))[0]), np.asarray(value(drawn), np.float64)
+        found[name] = _percentiles(point, estimates, len(per_unit), level)
+    return found
 
 
 def mean(

@@ -32,8 +32,9 @@ from pivot_jax.data.draws import draw
 from pivot_jax.data.processing.images import load
 from pivot_jax.data.sources.rows import need, open_rows, row_id_of
 from pivot_jax.errors import RowError, UserError
+from pivot_jax.eval.scoring import units
+from pivot_jax.eval.scoring.equality import gold_value
 from pivot_jax.progress import progress
-from pivot_jax.rl.rewards import math, units
 from pivot_jax.words import counted
 
 ABOUT = "about.json"
@@ -104,7 +105,7 @@ def _mm_math(folder: Path, seed: int) -> dict[str, list[Problem]]:
         row = rows[index]
         where = f"{folder / 'MM_Math.jsonl'}, {row_id_of(row, rows, index)}"
         name, solution = need(row, "file_name", str, where), need(row, "solution", str, where)
-        answer = math.gold_value(solution)
+        answer = gold_value(solution)
         if answer is None or not _is_number(answer):
             continue
         if name not in images:

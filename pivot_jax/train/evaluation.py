@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.eval import run as benchmark_run
 from pivot_jax.eval.benchmarks import suite
 from pivot_jax.eval.benchmarks.toolkits import DEFAULT
-from pivot_jax.eval.run import RunOptions
+from pivot_jax.eval.questions import RunOptions
 from pivot_jax.eval.score import Score
 from pivot_jax.train.model import processor_of
 from pivot_jax.train.open import LONGEST_PROMPT, OpenModel
@@ -57,7 +58,8 @@ def evaluate(
 def training_hooks(setup: Setup, workdir: Path) -> tuple[Hook, ...]:
     """The evaluations that ``eval.benchmarks`` asks for during training, as ``eval/NAME/METRIC``.
 
-    The answers of each are in ``workdir/eval/NAME-STEP.jsonl``.
+    The answers of each are in ``workdir/eval/NAME-STEP.jsonl``; NAME is the benchmark, with its toolkit unless that is
+    ours.
 
     Raises:
       UserError: an unknown benchmark, unreadable questions, a run of several processes, or an objective
@@ -72,7 +74,7 @@ def training_hooks(setup: Setup, workdir: Path) -> tuple[Hook, ...]:
     if config.eval.benchmarks and jax.process_count() > 1:
         raise UserError("eval.benchmarks: a run of several processes cannot evaluate; use `pivot-jax eval` on it")
     return tuple(
-        Hook(one["name"], partial(_evaluate_step, setup, workdir, dict(one))) for one in config.eval.benchmarks
+        Hook(_label(one), partial(_evaluate_step, setup, workdir, dict(one))) for one in config.eval.benchmarks
     )
 
 
@@ -82,10 +84,15 @@ def _evaluate_step(setup: Setup, workdir: Path, benchmark: dict[str, Any], step:
     processor = processor_of(config, module, tokenizer, "prompt", max_length=LONGEST_PROMPT)
     identity = f"{config.name}@{step}-{configs.fingerprint(config)}"
     model = OpenModel(f"{workdir}@{step}", config, module, params, processor, identity, workdir)
-    out = workdir / "eval" / f"{benchmark['name']}-{step}.jsonl"
+    out = workdir / "eval" / f"{_label(benchmark)}-{step}.jsonl"
     options = {name: value for name, value in benchmark.items() if name not in ("name", "path")}
     found = evaluate(model, benchmark["name"], benchmark["path"], out, **options)
     return {found.metric: found.value.value, "compliance": found.compliance, "truncated": found.truncated}
+
+
+def _label(benchmark: Mapping[str, Any]) -> str:
+    """Name of an evaluation in metrics and files: the benchmark, and the toolkit unless it is ours."""
+    return predictions_of("", benchmark["name"], options=RunOptions(toolkit=benchmark.get("toolkit", DEFAULT))).stem
 
 
 def predictions_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import sys
 from collections import Counter
 
@@ -54,6 +55,7 @@ def check_mmbench(path):
     assert toolkit == "vlmevalkit" and {key: first[key] for key in WANTED} == WANTED
     assert not {"index", "question", "prediction", *"ABCD"} & set(first)
     assert (second["question_id"], second["answer"], second["unit"]) == ("1000241", "", 241)
+    assert second["hint"] is None
 
 
 def test_vlmevalkit(tmp_path):
@@ -178,7 +180,8 @@ def test_cambrian(tmp_path):
 
 def test_ours(tmp_path):
     row = {"question_id": "1", "prompt": "Q?", "answer": "", "gt_answer": "['a', 'b']", "category": "",
-           "choices": ["x"], "benchmark": "mmvp", "model_id": "m", "settings": {"seed": 8}, "unit": 3}  # fmt: skip
+           "choices": ["x"], "benchmark": "mmvp", "model_id": "m", "settings": {"max_new_tokens": 8},
+           "unit": 3}  # fmt: skip
     assert answer_files.read(jsonl(tmp_path / "a.jsonl", row)) == ("ours", [row])
 
 
@@ -193,6 +196,7 @@ GOOD = {"question_id": 1, "prompt": "Q?", "text": "No"}
     [
         ([GOOD, {"question_id": 2, "prompt": "Q?"}], "a.jsonl:2: column 'text' is missing .of llava's question_id, "),
         ([GOOD, GOOD | {"text": None}], "a.jsonl:2: column 'text' is None, not text"),
+        ([GOOD | {"text": math.nan}], "a.jsonl:1: column 'text' is nan, not text"),
         ([GOOD | {"text": ["No"]}], r"a.jsonl:1: column 'text' is \['No'\], not text"),
         ([GOOD | {"question_id": True}], "a.jsonl:1: column 'question_id' is True"),
         ([], "a.jsonl: it holds no answers"),

@@ -9,7 +9,8 @@ import pytest
 
 from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions
-from pivot_jax.eval.run import RunOptions, evaluate, run_benchmark
+from pivot_jax.eval.questions import RunOptions
+from pivot_jax.eval.run import evaluate, run_benchmark
 from pivot_jax.eval.score import score_file
 from tests.tiny import scripted
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pivot_jax.cli import main as cli
 from pivot_jax.cli.evaluation import show_score
 from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions
-from pivot_jax.eval.run import RunOptions, evaluate, run_benchmark
-from pivot_jax.eval.score import score_file, score_rows
+from pivot_jax.eval.questions import RunOptions
+from pivot_jax.eval.run import evaluate, run_benchmark
+from pivot_jax.eval.score import Rules, score_file, score_rows
 from tests.tiny import scripted
 
 
@@ -116,7 +118,9 @@ def test_record_of_a_score(tmp_path):
     record = json.loads(path.read_text())
     assert list(tmp_path.iterdir()) == [path] and path.name == "p.score.json"
     assert (record.pop("benchmark"), record.pop("questions"), record.pop("of")) == ("scenes", 4, None)
-    assert [record.pop(name) for name in ("compliance", "truncated", "unread", "guessed")] == [1.0, 0.25, 0.0, 0.0]
+    assert [record.pop(name) for name in ("compliance", "truncated", "unread", "judged", "guessed")] == [
+        1.0, 0.25, 0.0, 0.0, 0.0,
+    ]  # fmt: skip
     assert [record.pop(name) for name in ("toolkit", "scorer", "percent")] == ["ours", "exact", True]
     assert {name: one["value"] for name, one in record.items()} == {"accuracy": 0.75, "colour": 0.5, "count": 1.0}
     assert record["accuracy"] == vars(found.value) and record["count"]["method"] == "wilson"
@@ -137,3 +141,20 @@ def test_a_file_that_holds_no_answers_is_left_as_it_is(tmp_path, text):
     with pytest.raises(UserError, match="not a file of answers, so it was left as it is"):
         predictions.resume(path, {}, "model", {})
     assert path.read_text() == text
+
+
+def test_answers_of_another_toolkit(tmp_path, toy, capsys):
+    """LLaVA's file has no correct answers: they come from the benchmark's own questions."""
+    file = tmp_path / "llava.jsonl"
+    rows = [{"question_id": str(i + 1), "prompt": "?", "text": "A", "answer_id": "x", "metadata": {}} for i in range(4)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="a file of llava without correct answers; name the benchmark's files"):
+        score_file(file, "mmvp")
+    found = score_file(file, "mmvp", Rules("cambrian"), data=".")
+    assert found.scores.tolist() == [1, 0, 1, 0] and found.metric == "pair_accuracy" and found.toolkit == "cambrian"
+    arguments = ["score", "--predictions", str(file), "--benchmark", "mmvp", "--data", ".", "--toolkit", "ours"]
+    assert cli.main(arguments) == 0 and "question_accuracy" in capsys.readouterr().out
+    rows[0]["question_id"] = "77"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="question '77' is not among the 6 of the benchmark"):
+        score_file(file, "mmvp", Rules("cambrian"), data=".")

@@ -1,4 +1,4 @@
-"""MAYE's recipes: the paper's numbers, and where paper and released script disagree."""
+"""MAYE's recipes: the paper's numbers, where paper and released script disagree, and the hardware that they name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 import pivot_jax as pj
 from pivot_jax.errors import UserError
 from pivot_jax.objectives.presets import algorithm_of
-
-MODELS = ("qwen2.5-vl-7b", "qwen2-vl-7b", "qwen2.5-vl-3b", "qwen2-vl-2b")
+from pivot_jax.plan import topology
+from pivot_jax.train.setup import rows_of_step
+from tests.tiny.maye import MODELS, RECIPES, of_qwen, words
 
 
 @pytest.mark.parametrize("data", ["mm_math5k", "geometry3k"])
@@ -53,6 +54,18 @@ def test_sft_on_the_models_own_right_responses():
     rejection = pj.config("maye/sft.py:qwen2-vl-7b,rejection")
     assert rejection.data.sources[0]["responses"].endswith("right.jsonl")
     assert rejection.model.vision.name == "Qwen/Qwen2-VL-7B-Instruct" and rejection.name == "maye_sft_rejection"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_argument_loads_and_its_rows_can_be_split_over_its_hardware(recipe, monkeypatch):
+    monkeypatch.setattr(topology, "_installed", lambda module: False)  # nothing is compiled
+    for word in words(recipe):
+        for model in MODELS if of_qwen(recipe) else ("",):
+            config = pj.config(f"maye/{recipe}:{','.join(filter(None, (model, word)))}")
+            assert bool(config.hardware) == of_qwen(recipe)
+            for name in config.hardware:
+                devices = topology.find(name).count
+                assert rows_of_step(config) % (config.train.accumulate * devices) == 0, (word, name)
 
 
 def test_words_that_exclude_each_other():

@@ -35,7 +35,7 @@ def compare(golden: Path, made: Path, name: str, toolkit: str) -> int:
 
 
 def main(golden: Path, made: Path, toolkit: str) -> None:
-    names = (f"prompts_{toolkit}", f"scores_{toolkit}", "odd_answers", "real_files")
+    names = (f"prompts_{toolkit}", f"scores_{toolkit}", "odd_answers", "real_files", "grouped")
     raise SystemExit(max(compare(golden, made, name, toolkit) for name in names))
 
 

@@ -22,7 +22,10 @@ from tests.toolkits import golden, odd_answers, real_files, scores
 
 # Our scorer for a toolkit's benchmark, (toolkit, benchmark) → name, where it is not the one of the benchmark's variant
 # for that toolkit.
-SCORER_NAMES: dict[tuple[str, str], str] = {}
+SCORER_NAMES: dict[tuple[str, str], str] = {
+    ("lmms_eval", "geometry3k"): "geometry3k_lmms_eval",
+    ("vlmevalkit", "mm_math"): "mm_math_vlmevalkit",
+}
 # Parts of a benchmark that the golden files keep apart.
 PART_OF = {"mmmu_open": "mmmu", "naturalbench_choice": "naturalbench", "cv_bench_3d": "cv_bench"}
 # (toolkit, benchmark, answer) → why ours differs on purpose.

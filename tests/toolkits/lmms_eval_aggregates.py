@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
+from types import SimpleNamespace
 from typing import Any
 
 from tests.toolkits.real_files import Item
@@ -58,4 +60,32 @@ def mathvista(tasks: Any, items: list[Item]) -> dict[str, Any]:
     return {"right from the file's extractions": right, "right as the file says": official, "rows": len(items)}
 
 
-AGGREGATES = {"mme": mme, "pope": pope, "mmbench": mmbench, "mathvista": mathvista}
+def mmmu(tasks: Any, items: list[Item]) -> dict[str, int]:
+    """By lmms-eval's other reader of letters, which its reasoning tasks and RealWorldQA use; not by this task."""
+    chosen = [item for item in items if item.benchmark == "mmmu"]
+    read = tasks("_task_utils.mcq_extract").extract_mcq_answer
+    found = [read(item.answer, choices=list("ABCDEFGHI"[: len(item.gold["choices"])])) for item in chosen]
+    right = sum(letter == item.gold["answers"][0] for letter, item in zip(found, chosen, strict=True))
+    return {"extract_mcq_answer, right": right, "extract_mcq_answer, empty": found.count(""), "rows": len(chosen)}
+
+
+def captions(tasks: Any, items: list[Item]) -> dict[str, float]:
+    """Its caption metrics, with the PTB tokenizer and METEOR, which need Java."""
+    module = tasks("coco_cap.utils")
+    results = [
+        {"answer": item.gold["answers"], "pred": item.answer, "image_id": at, "id": at} for at, item in enumerate(items)
+    ]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        place = SimpleNamespace(output_path=folder)
+        found = {name: module.coco_aggregation_result(results, name, place) for name in module.COCO_METRICS}
+    return {name: round(float(value), 6) for name, value in found.items()}
+
+
+AGGREGATES = {
+    "coco_captions": captions,
+    "mmmu": mmmu,
+    "mme": mme,
+    "pope": pope,
+    "mmbench": mmbench,
+    "mathvista": mathvista,
+}

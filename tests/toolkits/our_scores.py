@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from pivot_jax.eval.benchmarks.suite import BENCHMARKS
+from pivot_jax.eval.scoring.parse import LETTERS
 from pivot_jax.eval.scoring.scorers import Gold
 from pivot_jax.eval.scoring.table import SCORERS
 from tests.toolkits import odd_answers
@@ -26,7 +27,10 @@ def our_gold(fields: odd_answers.Gold, part: str) -> Gold:
         rest["type"] = "3D"
     if part == "mmmu_open" and len(fields["answers"]) > 1:
         rest["published_answer"] = repr(fields["answers"])
-    return Gold(tuple(fields["answers"]), tuple(fields.get("choices", ())), fields.get("category", ""), fields=rest)
+    answers, choices = tuple(fields["answers"]), tuple(fields.get("choices", ()))
+    if part == "mathvista" and choices:
+        answers = (LETTERS[choices.index(answers[0])],)
+    return Gold(answers, choices, fields.get("category", ""), fields=rest)
 
 
 def score(name: str, answer: str, gold: Gold) -> list[Any]:
@@ -41,7 +45,8 @@ def score(name: str, answer: str, gold: Gold) -> list[Any]:
 def reply(asked: dict[str, Any]) -> Any:
     if "scorer" in asked:
         return [score(asked["scorer"], answer, our_gold(gold, asked["part"])) for answer, gold in asked["pairs"]]
-    benchmark = BENCHMARKS.get(asked["benchmark"])
+    name = asked["benchmark"]
+    benchmark = BENCHMARKS.get(name) or BENCHMARKS.get(name.replace("_", "-"))
     variant = None if benchmark is None else benchmark.variants.get(asked["toolkit"])
     return None if variant is None else variant.scorer
 

@@ -131,6 +131,22 @@ def mathvista(name: str) -> list[Item]:
     ]
 
 
+def nlg_eval() -> list[Item]:
+    lines = {
+        name: (golden.DATA / MORE / "captions" / "nlg_eval" / f"{name}.txt").read_text().splitlines()
+        for name in ("hyp", "ref1", "ref2")
+    }
+    pairs = zip(lines["hyp"], lines["ref1"], lines["ref2"], strict=True)
+    return [Item("coco_captions", answer, {"answers": [first, second]}) for answer, first, second in pairs]
+
+
+def clipscore(name: str) -> list[Item]:
+    answers, golds = (
+        json.loads((golden.DATA / MORE / "captions" / "clipscore" / file).read_text()) for file in (name, "refs.json")
+    )
+    return [Item("coco_captions", answer, {"answers": golds[key]}) for key, answer in answers.items()]
+
+
 FILES: dict[str, Callable[[], list[Item]]] = {
     "mmmu/llava1.5_13b_responses.jsonl": lambda: mmmu("llava1.5_13b_responses.jsonl.gz"),
     "mmmu/qwen_vl_responses.jsonl": lambda: mmmu("qwen_vl_responses.jsonl.gz"),
@@ -141,6 +157,9 @@ FILES: dict[str, Callable[[], list[Item]]] = {
     "scienceqa: llava15_13b/llava-v1.5-13b_output (images)": scienceqa,
     "chartqa/qwen2.5-vl-7b.json": chartqa,
     "multimodalocr_llava/docVQA.json": docvqa,
+    "captions/nlg_eval": nlg_eval,
+    "captions/clipscore/good_captions.json": lambda: clipscore("good_captions.json"),
+    "captions/clipscore/bad_captions.json": lambda: clipscore("bad_captions.json"),
     "mathvista/output_llava_llama_2_13b.json": lambda: mathvista("output_llava_llama_2_13b.json.gz"),
     "mathvista/output_bard.json": lambda: mathvista("output_bard.json.gz"),
 }

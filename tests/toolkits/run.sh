@@ -9,7 +9,7 @@ export PIVOT_SHARED_DATA="${PIVOT_SHARED_DATA:-$root/../shared/data}" HF_HUB_OFF
 golden=$root/tests/eval/benchmarks/golden
 if [ "$1" = check ]; then
   export PIVOT_GOLDEN="$root/build/toolkits"
-  mkdir -p "$PIVOT_GOLDEN" && cp "$golden/real_files.json" "$PIVOT_GOLDEN" || exit 1
+  mkdir -p "$PIVOT_GOLDEN" && cp "$golden/real_files.json" "$golden/grouped.json" "$PIVOT_GOLDEN" || exit 1
 fi
 failed=0
 for toolkit in ${TOOLKITS:-lmms_eval vlmevalkit cambrian llava}; do
@@ -19,7 +19,9 @@ for toolkit in ${TOOLKITS:-lmms_eval vlmevalkit cambrian llava}; do
     cambrian) [ -d "$CAMBRIAN/eval/eval" ] || { echo "cambrian: skipped, CAMBRIAN names no checkout"; continue; } ;;
     llava) [ -d "$LLAVA/llava/eval" ] || { echo "llava: skipped, LLAVA names no checkout"; continue; } ;;
   esac
-  for step in "${toolkit}_prompts" "scores $toolkit" "real_scores $toolkit"; do
+  grouped="grouped_scores $toolkit"
+  [ "$toolkit" = llava ] && grouped=""  # it scores no such file itself
+  for step in "${toolkit}_prompts" "scores $toolkit" "real_scores $toolkit" ${grouped:+"$grouped"}; do
     # shellcheck disable=SC2086  # the step is a module and its argument
     log=$root/build/toolkits-$toolkit.log
     mkdir -p "$root/build"

@@ -9,7 +9,9 @@ raises an error. Scores between 0 and 1 are a list.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -24,7 +26,8 @@ Verdict = float | str
 def verdict(scorer: Callable[[str, odd_answers.Gold], Verdict], answer: str, gold: odd_answers.Gold) -> Verdict:
     """A toolkit's verdict, "x" where its function raises: any error, as these are other people's functions."""
     try:
-        return scorer(answer, gold)
+        with contextlib.redirect_stdout(io.StringIO()):  # some print every answer that they do not read
+            return scorer(answer, gold)
     except Exception:
         return "x"
 

@@ -51,4 +51,14 @@ def mmbench(module: Callable[[str], Any], items: list[Item]) -> dict[str, float]
     return {"circular": round(float(found["Overall"].iloc[0]), 6)}
 
 
-AGGREGATES = {"mme": mme, "pope": pope, "mmbench": mmbench}
+def captions(module: Callable[[str], Any], items: list[Item]) -> dict[str, float]:
+    """Its caption metrics, which split texts at blanks; BLEU is a list there."""
+    answers = {str(at): [item.answer] for at, item in enumerate(items)}
+    golds = {str(at): item.gold["answers"] for at, item in enumerate(items)}
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = module("image_caption").COCO_Caption_Scorer(answers, golds).compute_scores()
+    found |= {f"Bleu_{at}": value for at, value in enumerate(found.pop("Bleu"), 1)}
+    return {name: round(float(value), 4) for name, value in sorted(found.items())}
+
+
+AGGREGATES = {"coco_captions": captions, "mme": mme, "pope": pope, "mmbench": mmbench}

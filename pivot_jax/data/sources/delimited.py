@@ -44,7 +44,8 @@ class DelimitedRows:
 
     def _scan(self) -> tuple[str, ...]:
         """Finds where each row is; returns the header."""
-        lines, columns = _Lines(self._file, self.path), ()
+        columns: tuple[str, ...] = ()
+        lines = _Lines(self._file, self.path)
         reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
         while True:
             start, line = lines.position, lines.number + 1

@@ -75,20 +75,19 @@ def chosen_config(where: str, config: str, split: str, layout: Mapping[str, Iter
     fitting = [name for name, splits in layout.items() if not split or split in splits] or list(layout)
     if DEFAULT in fitting or len(fitting) == 1:
         return DEFAULT if DEFAULT in fitting else fitting[0]
-    raise UserError(
-        f"{where}: holds the configurations {', '.join(sorted(fitting))}; name one, such as {where}/{min(fitting)}"
-    )
+    fix = f"name one, such as {where}/{min(fitting)}" if Path(where, min(fitting)).is_dir() else "name one as 'config'"
+    raise UserError(f"{where}: holds the configurations {', '.join(sorted(fitting))}; {fix}")
 
 
-def chosen_split(where: str, split: str, known: Iterable[str]) -> str:
-    """The split that is named, or the only one. Raises UserError as :func:`chosen_config`."""
+def chosen_split(where: str, split: str, known: Iterable[str], fix: str = "name one as 'split' in data.sources") -> str:
+    """The split that is named, or the only one. Raises UserError as :func:`chosen_config`, with ``fix`` at its end."""
     names = sorted(known)
     if split:
         if split not in names:
             raise UserError(f"{where}: no split '{split}' (there are: {', '.join(names)}){suggest(split, names)}")
         return split
     if len(names) != 1:
-        raise UserError(f"{where}: holds the splits {', '.join(names)}; name one as 'split' in data.sources")
+        raise UserError(f"{where}: holds the splits {', '.join(names)}; {fix}")
     return names[0]
 
 

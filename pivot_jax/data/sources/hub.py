@@ -41,7 +41,7 @@ def from_hub(name: str, split: str = "", config: str = "") -> TableRows:
             f"`hf download --repo-type dataset {found['id']} --local-dir FOLDER` where there is one, and name FOLDER"
         ) from None
     if isinstance(loaded, Mapping):
-        split = chosen_split(name, "", loaded)
+        split = chosen_split(name, "", loaded, f"name one, such as {name}@{min(loaded)}")
         loaded = loaded[split]
     where = "/".join(filter(None, (found["id"], config, split)))
     return of_dataset(loaded, where, _fingerprint(loaded))

@@ -92,6 +92,7 @@ class Variant:
       scorer: name of a scorer of ``scoring.table.SCORERS``.
       stop: an answer ends before any of these strings.
       first_image: a question is asked about the first of its images alone.
+      shown: the question with the images that are shown, in the order of their marks in the prompt; None: as published.
       note: where this differs from the toolkit, and why (such as rules in place of a judge).
     """
 
@@ -102,10 +103,12 @@ class Variant:
     stop: tuple[str, ...] = ()
     note: str = ""
     first_image: bool = False
+    shown: Callable[[Item], Item] | None = None
 
     def example(self, item: Item) -> Example:
         """The question in the toolkit's words."""
-        shown = replace(item, images=item.images[:1]) if self.first_image else item
+        shown = self.shown(item) if self.shown else item
+        shown = replace(shown, images=shown.images[:1]) if self.first_image else shown
         return shown.example(self.prompt(shown))
 
 
@@ -140,7 +143,7 @@ class Benchmark:
         found = self._of(toolkit)
         if prompt:
             other = self._of(prompt)
-            asking = ("prompt", "max_new_tokens", "stop", "first_image")
+            asking = ("prompt", "max_new_tokens", "stop", "first_image", "shown")
             found = replace(found, **{name: getattr(other, name) for name in asking})
         if aggregate:
             found = replace(found, aggregate=self._of(aggregate).aggregate)

@@ -70,6 +70,7 @@ class Selection(TypedDict, total=False):
       split: taken where the path names none; "": there is only one. Several are joined in this order.
       config: taken where there are several configurations and the path names none. Several are joined in this order.
       where: only these rows of the first form are questions.
+      tsv_where: only these rows of the TSV are questions, if it has the column.
       tsv_file: name of VLMEvalKit's file (``MMBench_DEV_EN``), looked for in a folder.
       id_key: column of ids in the first form; "": the row's number from 0 is its id.
       repeated: the published rows repeat some ids: the second one becomes ``ID#2``. Else that is an error.
@@ -78,6 +79,7 @@ class Selection(TypedDict, total=False):
     split: str | Sequence[str]
     config: str | Sequence[str]
     where: Where
+    tsv_where: Where
     tsv_file: str
     id_key: str
     repeated: bool
@@ -117,7 +119,9 @@ def published(
             where, repeated = selected.get("where"), selected.get("repeated", False)
             items = Published(rows, convert, selected.get("id_key", ""), _root(path), where=where, repeated=repeated)
         else:
-            items = Published(rows, convert, INDEX, ImageRoot(str(file.parent)), tsv=True)
+            tsv_where = selected.get("tsv_where")
+            tsv_where = tsv_where if tsv_where and tsv_where[0] in rows[0] else None
+            items = Published(rows, convert, INDEX, ImageRoot(str(file.parent)), where=tsv_where, tsv=True)
         if not len(items):
             only = " with {} {}".format(*selected.get("where", ("", "")))
             raise UserError(f"{family}: {path} has no question{only}; name the file that has them")

@@ -79,6 +79,16 @@ class Row:
         """
         return tuple(image for column in columns or ("image",) for image in self.images_of(column))
 
+    def image(self, column: str = "image") -> tuple[Any, ...]:
+        """The images of a column of questions that all have one. Raises RowError for an empty cell, too."""
+        if found := self.images(column):
+            return found
+        if column in self.values or "image_path" in self.values:
+            raise RowError(self.name, f"column '{column}' is empty; each question has an image: get the file again")
+        raise RowError(
+            self.name, f"no column '{column}'; name the file with the images (here: {', '.join(self.values)})"
+        )
+
     def image_row(self) -> str:
         """Id of the row that holds this row's image; in VLMEvalKit's TSV, questions about one image share it."""
         cell = self.values.get("image")

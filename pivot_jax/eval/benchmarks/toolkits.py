@@ -9,9 +9,9 @@ from __future__ import annotations
 TOOLKITS: dict[str, str] = {
     "ours": "PIVOT-JAX's own rules: format-robust, without guesses and without a judge",
     "cambrian": "cambrian-mllm/cambrian, eval/, commit 539ffc32 (the PIVOT paper's suite)",
-    "lmms-eval": "EvolvingLMMs-Lab/lmms-eval 0.7.2, commit 75571cfe, default prompts of its tasks",
+    "lmms-eval": "EvolvingLMMs-Lab/lmms-eval 0.7.3, default prompts of its tasks",
     "vlmevalkit": "open-compass/VLMEvalKit, commit e8e78f05, prompts of its data sets, no judge",
-    "llava": "haotian-liu/LLaVA, commit 32cebc38, the scripts of LLaVA-1.5",
+    "llava": "haotian-liu/LLaVA, commit c121f043, the scripts of LLaVA-1.5",
 }
 DEFAULT = "ours"
 

@@ -54,10 +54,13 @@ class Aggregate:
       summarise: from rows and the seed of the resampling.
       units: what questions of one unit have to do with each other: "" nothing; "cluster": they share something (an
         image), so intervals draw them whole; "group": they count together, and only where all are right.
+      whole: part of a unit has another score than all of it (MME's acc⁺), so a limit of questions takes units whole, as
+        those of "group".
     """
 
     summarise: Callable[[Sequence[Scored], int], Summary]
     units: str = ""
+    whole: bool = False
 
 
 def accuracy(scores: Sequence[float], units: Sequence[Hashable] | None = None, *, seed: int = 0) -> Interval:
@@ -114,7 +117,7 @@ def of_sums(
     per_unit = np.asarray(sums, float)
     if units is not None:
         per_unit = np.stack([per_unit[own].sum(0) for own in positions(units).values()])
-    return {name: statistics.bootstrap(per_unit, value, seed=seed) for name, value in values.items()}
+    return statistics.bootstraps(per_unit, values, seed=seed)
 
 
 def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
@@ -170,18 +173,3 @@ def macro(metric: str = "macro_accuracy", units: str = "") -> Aggregate:
 MEAN = Aggregate(_mean)
 CLUSTERED_MEAN = Aggregate(_clustered_mean, "cluster")
 PAIRS = grouped("pair_accuracy")
-
-
-def cambrian_average(results: Mapping[str, float], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """The paper's averages: plain mean per group (MME-Perception ÷ 20), and the mean over groups as "average".
-
-    Args:
-      results: benchmark → score in percent, "mme_perception" as the 0..2000 sum.
-      groups: group → its benchmarks.
-    """
-    missing = [name for members in groups.values() for name in members if name not in results]
-    if missing:
-        raise ValueError(f"no result for {', '.join(missing)}; an average over the others would not compare")
-    percent = {name: value / 20 if name == "mme_perception" else value for name, value in results.items()}
-    means = {group: float(np.mean([percent[name] for name in members])) for group, members in groups.items()}
-    return means | {"average": float(np.mean(list(means.values())))}

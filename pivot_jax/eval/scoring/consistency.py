@@ -41,7 +41,7 @@ def consistent(metric: str, groups: Mapping[str, Key], mean: str = "", units: st
         found = of_sums(sums, values, seed=seed)
         return Summary(metric, found.pop(metric), found)
 
-    return Aggregate(summarise, units)
+    return Aggregate(summarise, units, whole=True)
 
 
 def _share(index: int) -> Sums:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from string import punctuation
 
 from pivot_jax.eval.scoring.parse import LETTERS
 from pivot_jax.eval.scoring.scorers import Gold, Scorer, Verdict, named
@@ -22,6 +23,7 @@ NO_ANSWER = "Failed to obtain answer via API"
 REFUSED = "Z"  # VLMEvalKit's letter for an answer that names no option
 TAIL = 5  # words at the end of an answer in which VLMEvalKit takes a letter
 _STATED = re.compile(r"(?:correct\s+)?answer\s+is\s+\**([ABCD])\**", re.IGNORECASE)
+_SINGLE = re.compile(r" [a-z] ")  # as a text it is a word of the language, or the letter of another option
 _SEPARATORS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 
 # lmms-eval: what may come before a letter, each where it is first found. The letter is any one after it, however far.
@@ -94,6 +96,25 @@ def lmms_eval_letter(answer: str, letters: Sequence[str]) -> str:
     if not found:
         found = [(0, text.rfind(letter), letter) for letter in letters if letter in text]
     return max(found, key=lambda one: one[:2], default=(0, 0, ""))[2]
+
+
+def only_option(text: str, choices: Sequence[str]) -> str:
+    """Our own: the letter of the only option whose text stands in the answer as whole words; "" where several do.
+
+    An option that lies within another one that stands there ("cat" in "cat and dog") does not count.
+    """
+    words = _words(text)
+    known = {letter: own for letter, choice in by_letter(choices).items() if (own := _words(choice)).strip()}
+    held = {letter: own for letter, own in known.items() if own in words and not _SINGLE.fullmatch(own)}
+    longest = [
+        letter for letter, own in held.items() if not any(own != other and own in other for other in held.values())
+    ]  # fmt: skip
+    return longest[0] if len(longest) == 1 else ""
+
+
+def _words(text: str) -> str:
+    """Words in lower case between single blanks, without punctuation at their edges; numbers stay whole."""
+    return f" {' '.join(filter(None, (word.strip(punctuation) for word in (text or '').lower().split())))} "
 
 
 def vlmevalkit_option(answer: str, gold: Gold) -> Verdict:

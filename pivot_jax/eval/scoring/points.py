@@ -106,5 +106,5 @@ def _f1_of(index: int) -> Sums:
     return lambda sums: _f1(sums[..., index])
 
 
-MME = Aggregate(_mme, "cluster")
+MME = Aggregate(_mme, "cluster", whole=True)
 OCRBENCH = Aggregate(_ocrbench)

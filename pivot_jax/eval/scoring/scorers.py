@@ -197,6 +197,13 @@ def choice(gold: Gold, letter: str) -> str:
     return gold.choices[index] if 0 <= index < len(gold.choices) else ""
 
 
+def gold_letter(gold: Gold) -> str:
+    """Letter of the right option, where the gold is that letter or the option's text."""
+    if gold.answer in gold.choices:
+        return parse.LETTERS[gold.choices.index(gold.answer)]
+    return parse.letter(gold.answer)
+
+
 Scorer = Callable[[str, Gold], Verdict]
 
 SCORERS: dict[str, Scorer] = {

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from pivot_jax.errors import UserError, suggest
-from pivot_jax.eval.scoring import letters, math, option_readers, scorers, short, yes_no
+from pivot_jax.eval.scoring import (
+    formulas,
+    letters,
+    mathvision,
+    mathvista,
+    mmmu,
+    option_readers,
+    scorers,
+    short,
+    yes_no,
+)
 from pivot_jax.eval.scoring.scorers import Scorer
 
 SCORERS: dict[str, Scorer] = {
     **scorers.SCORERS,
-    **math.SCORERS,
     **yes_no.SCORERS,
     **short.SCORERS,
     **option_readers.SCORERS,
     **letters.SCORERS,
+    **mmmu.SCORERS,
+    **mathvista.SCORERS,
+    **mathvision.SCORERS,
+    **formulas.SCORERS,
 }
 
 

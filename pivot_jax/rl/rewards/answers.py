@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any, Literal
 
-from pivot_jax.eval.scoring import math as scoring
 from pivot_jax.eval.scoring import parse
-from pivot_jax.eval.scoring.scorers import Gold
+from pivot_jax.eval.scoring.scorers import Gold, gold_letter
+from pivot_jax.eval.scoring.values import LONGEST, read_number
 from pivot_jax.rl.rewards.completion import Completion, Extract, answer_of, gold_of
 
-_NUMBERS = re.compile(r"(?<![\w.])[-+−]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?%?")
-LONGEST = 2000  # characters of an answer that is searched for a letter or a number
 NORMALISED = {"plain": parse.plain, "words": parse.normalise, "evalai": parse.evalai}
 
 
@@ -32,7 +28,7 @@ def choice(
     choices = tuple(map(str, item.columns.get(choices_column) or ()))
     answer = answer_of(item.text, extract)
     named = parse.strict_letter(answer, choices or len(parse.LETTERS)) if len(answer) <= LONGEST else ""
-    return float(named == scoring.gold_letter(Gold((str(gold).strip(),), choices)) != "")
+    return float(named == gold_letter(Gold((str(gold).strip(),), choices)) != "")
 
 
 def number(
@@ -46,28 +42,14 @@ def number(
     """A number within a tolerance: \\|answer - gold\\| at most ``absolute + relative * |gold|``.
 
     The answer is one number, with words around it or not, or an arithmetic expression
-    (:func:`pivot_jax.eval.scoring.math.evaluate`); an answer with several numbers is wrong. The gold may be a list: any
-    of its numbers.
+    (:func:`pivot_jax.eval.scoring.values.evaluate`); an answer with several numbers is wrong. The gold may be a list:
+    any of its numbers.
     """
     golds = [value for value in map(read_number, _texts(gold_of(item, column))) if value is not None]
     if not golds:
         return None
     value = read_number(answer_of(item.text, extract))
     return float(value is not None and any(abs(value - gold) <= absolute + relative * abs(gold) for gold in golds))
-
-
-def read_number(text: str) -> float | None:
-    """The one finite number of a text, or None."""
-    text = text.strip()
-    if len(text) > LONGEST:
-        return None
-    text = text.replace("−", "-")
-    found = parse.number(text)
-    found = scoring.evaluate(text) if found is None else found
-    if found is None:
-        numbers = _NUMBERS.findall(text)
-        found = parse.number(numbers[0]) if len(numbers) == 1 else None
-    return found if found is not None and isfinite(found) else None
 
 
 def exact(item: Completion, *, column: str = "answer", extract: Extract = "final") -> float | None:

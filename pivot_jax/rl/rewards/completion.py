@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from pivot_jax.eval.scoring import math as scoring
-from pivot_jax.eval.scoring import parse
+from pivot_jax.eval.scoring.solutions import boxed, final_answer
 
 Extract = Literal["boxed", "answer", "final", "whole"]
-_BETWEEN = re.compile(r"[\s$]*(?:,|,?\s*(?:and|or|\\text\{\s*(?:and|or)\s*\}))[\s$]*")
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,8 @@ def answer_of(text: str, extract: Extract) -> str:
     r"""The answer's text, "" where there is none.
 
     Args:
-      extract: ``boxed``: the content of the last ``\boxed{}``, see :func:`boxed`. ``answer``: the content of the last
+      extract: ``boxed``: the content of the last ``\boxed{}``, see
+        :func:`pivot_jax.eval.scoring.solutions.boxed`. ``answer``: the content of the last
         ``<answer>…</answer>``. ``final``: the final answer (``\boxed{}``, after "answer is", or the last line) of what
         ``answer`` gives, or of the whole text where it has no such tags. ``whole``: the text without blanks around it.
     """
@@ -59,7 +57,7 @@ def answer_of(text: str, extract: Extract) -> str:
     if extract == "answer":
         return tagged or ""
     if extract == "final":
-        return scoring.final_answer(text if tagged is None else tagged)
+        return final_answer(text if tagged is None else tagged)
     raise ValueError(f"extract '{extract}' is unknown; there are boxed, answer, final, whole")
 
 
@@ -68,21 +66,3 @@ def tagged_answer(text: str) -> str | None:
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, end) if end >= 0 else -1
     return text[start + len("<answer>") : end].strip() if start >= 0 else None
-
-
-def boxed(text: str) -> str:
-    r"""Content of the last closed ``\boxed{}``; "" where there is none.
-
-    Boxes that a comma, "and" or "or" joins are one answer, so that naming several values never counts as the right
-    one: ``\boxed{3} or \boxed{5}`` is "3, 5".
-    """
-    boxes = parse.boxed(text)
-    if not boxes:
-        return ""
-    last = [boxes[-1]]
-    for box in reversed(boxes[:-1]):
-        between = text[box.end : last[-1].start]
-        if len(between) > 40 or not _BETWEEN.fullmatch(between):
-            break
-        last.append(box)
-    return ", ".join(dict.fromkeys(box.content.strip() for box in reversed(last)))

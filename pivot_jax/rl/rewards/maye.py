@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from pivot_jax.eval.scoring.equality import verifier
 from pivot_jax.rl.rewards.completion import Completion, gold_of
-from pivot_jax.rl.rewards.math import verifier
 
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?](?!\d)")
 _DIGITS = re.compile(r"\\boxed\{(\d*?)(?:\^|$)")

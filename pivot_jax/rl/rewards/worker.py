@@ -197,9 +197,9 @@ def _limit_memory(memory_bytes: int) -> None:
 def _warm(rewards: Sequence[Reward]) -> None:
     """Imports what the built-in rewards need, for all workers."""
     if any(reward.name in ("math", "maye_math", "cosine_length") for reward in rewards):
-        math_reward = importlib.import_module("pivot_jax.rl.rewards.math")
+        equality = importlib.import_module("pivot_jax.eval.scoring.equality")
         for answer, gold in ((r"\frac{1}{2}", "0.5"), (r"2\sqrt{3}", r"\sqrt{12}"), ("x+1", "y+1")):
-            math_reward.equal(answer, gold)
+            equality.equal(answer, gold)
 
 
 def _handle_signals() -> None:

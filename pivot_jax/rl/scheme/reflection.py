@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pivot_jax.rl.rewards.completion import boxed
+from pivot_jax.eval.scoring.solutions import boxed
 from pivot_jax.rl.rewards.repetition import repeated_share
 
 WORDS = (

@@ -9,7 +9,8 @@ import numpy as np
 
 from pivot_jax.eval import predictions
 from pivot_jax.eval.benchmarks import suite
-from pivot_jax.eval.run import RunOptions, evaluate
+from pivot_jax.eval.questions import RunOptions
+from pivot_jax.eval.run import evaluate
 from pivot_jax.study.measures.majority import majority_answers
 from pivot_jax.study.measures.task import Task
 from pivot_jax.study.store import Outcome

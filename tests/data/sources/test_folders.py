@@ -147,7 +147,11 @@ def test_data_sets_by_name(cached, name, more):
 @pytest.mark.parametrize(
     ("name", "more", "words"),
     [
-        ("hf:owner/toy/two", {}, "hf:owner/toy/two: holds the splits test, val; name one"),
+        (
+            "hf:owner/toy/two",
+            {},
+            "hf:owner/toy/two: holds the splits test, val; name one, such as hf:owner/toy/two@test",
+        ),
         ("hf:owner/toy/three", {}, r"ValueError: .* Available configs in the cache: \['one', 'two'\]"),
         ("hf:owner/toy/one@train", {}, r"cannot load it \(ValueError: Unknown split"),
         ("hf:owner/gone", {}, "run `hf download --repo-type dataset owner/gone --local-dir FOLDER` where there is one"),

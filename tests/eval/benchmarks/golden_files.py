@@ -8,8 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pivot_jax.eval.benchmarks import suite
 from pivot_jax.eval.benchmarks.base import Item, Items
+from pivot_jax.eval.score import Score
 from pivot_jax.eval.scoring.scorers import Gold
 from pivot_jax.eval.scoring.table import SCORERS
 
@@ -64,6 +67,14 @@ def differences(golden: str, toolkit: str, scorer: str) -> tuple[int, dict[tuple
             if abs(theirs - ours) > 5e-5:  # scores between 0 and 1 have 4 decimals
                 found[answer, *gold["answers"]] = verdict, float(ours)
     return count, found
+
+
+def check_real_file(file: str, toolkit: str, benchmark: str, score: Score) -> None:
+    """Asserts that a published answer file has the score that the toolkit gives it, by counts of its verdicts."""
+    recorded = read("real_files")["files"][file][TOOLKITS[toolkit]][benchmark]
+    assert (len(score.scores), int((score.scores == 1).sum())) == (recorded["rows"], recorded["right"])
+    assert score.scores.sum() == pytest.approx(recorded.get("sum", recorded["right"]), abs=1e-4)
+    assert round(score.unread * len(score.scores)) == recorded.get("unread", 0)
 
 
 def gold_of(gold: Mapping[str, Any]) -> Gold:

@@ -10,7 +10,8 @@ from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions
 from pivot_jax.eval.benchmarks import suite
 from pivot_jax.eval.benchmarks.families import mathvision, mmvp
-from pivot_jax.eval.run import RunOptions, evaluate
+from pivot_jax.eval.questions import RunOptions
+from pivot_jax.eval.run import evaluate
 from tests.tiny import scripted
 
 

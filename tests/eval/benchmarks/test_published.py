@@ -127,3 +127,16 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(published("hf:lmms-lab/ai2d@test", "AI2D", hf=item, split="val")) == 3  # the path says which
     with pytest.raises(UserError, match="hf:lmms-lab/ai2d: the library datasets cannot load it"):
         published("hf:lmms-lab/ai2d", "AI2D", hf=item, split="val")
+
+
+def test_several_splits_are_joined(tmp_path: Path) -> None:
+    folder = published_rows.write_tables("hallusionbench", tmp_path)
+
+    def item(row: Row) -> Item:
+        return Item(row.id, row.text("question"), row.images())
+
+    both = published(folder, "HallusionBench", hf=item, split=("non_image", "image"))
+    assert [len(both[at].images) for at in range(len(both))] == [0, 1, 1, 1]
+    assert [both[at].id for at in range(len(both))] == ["0", "1", "2", "3"]
+    with pytest.raises(UserError, match=r"no split 'video' \(there are: image, non_image\)"):
+        published(folder, "HallusionBench", hf=item, split=("image", "video"))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pivot_jax.rl.rewards import units
+from pivot_jax.eval.scoring import units
+from pivot_jax.eval.scoring.equality import equal
 from pivot_jax.rl.rewards.completion import Completion, answer_of
-from pivot_jax.rl.rewards.math import equal, math
+from pivot_jax.rl.rewards.math import math
 
 
 @pytest.mark.parametrize(

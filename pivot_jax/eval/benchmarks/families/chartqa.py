@@ -39,7 +39,7 @@ def _tsv(row: Row) -> Item:
 def _item(row: Row, question: str, answers: tuple[str, ...], kind: str) -> Item:
     if (found := row.text(kind)) not in KINDS:
         raise RowError(row.name, f"column '{kind}' is {shown(found)}, not one of {', '.join(KINDS)}; correct it")
-    return Item(row.id, row.text(question), row.images(), answers=answers, category=KINDS[found])
+    return Item(row.id, row.text(question), row.image(), answers=answers, category=KINDS[found])
 
 
 BENCHMARKS = {

@@ -31,12 +31,12 @@ def read(path: str | Path) -> Items:
 
 def _hub(row: Row) -> Item:
     page = f"{row.text('ucsf_document_id')}_{row.text('ucsf_document_page_no')}"
-    return Item(row.id, row.text("question"), row.images(), answers=row.texts("answers"), unit=page)
+    return Item(row.id, row.text("question"), row.image(), answers=row.texts("answers"), unit=page)
 
 
 def _tsv(row: Row) -> Item:
     unit = row.optional("image_path") or row.image_row()
-    return Item(row.id, row.text("question"), row.images(), answers=tsv_answers(row), unit=unit)
+    return Item(row.id, row.text("question"), row.image(), answers=tsv_answers(row), unit=unit)
 
 
 BENCHMARKS = {

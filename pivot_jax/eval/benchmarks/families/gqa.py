@@ -11,8 +11,9 @@ from pivot_jax.data.sources.rows import open_rows
 from pivot_jax.errors import RowError
 from pivot_jax.eval.benchmarks import image_cells
 from pivot_jax.eval.benchmarks.base import Benchmark, Item, Items, Variant
+from pivot_jax.eval.benchmarks.chained import column
 from pivot_jax.eval.benchmarks.prompts import WORD, with_tail
-from pivot_jax.eval.benchmarks.published import column, published
+from pivot_jax.eval.benchmarks.published import published
 from pivot_jax.eval.benchmarks.row import Row
 from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_STOP, VLMEVALKIT_TOKENS
 from pivot_jax.eval.scoring.aggregate import CLUSTERED_MEAN
@@ -62,14 +63,16 @@ class Images:
         """The image of this id. Raises RowError where the set has none."""
         if name not in self._positions:
             raise RowError(row, f"column 'imageId' is '{name}', and {IMAGES} has no such image; get the data set again")
-        return image_cells.images(self._rows[self._positions[name]].get("image"), row)
+        if not (found := image_cells.images(self._rows[self._positions[name]].get("image"), row)):
+            raise RowError(row, f"{IMAGES} has no image in its row '{name}'; get the data set again")
+        return found
 
 
 def _tsv(row: Row) -> Item:
     return Item(
         row.id,
         row.text("question"),
-        row.images(),
+        row.image(),
         answers=(row.text("answer"),),
         category=row.optional("category"),
         unit=row.optional("image_path") or row.image_row(),

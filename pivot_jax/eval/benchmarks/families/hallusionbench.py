@@ -38,7 +38,8 @@ def _published(path: str | Path, split: str | tuple[str, ...]) -> Items:
 
 def _hub(row: Row) -> Item:
     where = {name: row.text(name) for name in PARTS}
-    image = row.images("image") or (row.images("filename") if where["visual_input"] != "0" else ())
+    column = "image" if "image" in row.values else "filename"  # the latter in the authors' file
+    image = () if where["visual_input"] == "0" else row.image(column)
     return _item(row, image, row.text("gt_answer"), where)
 
 
@@ -50,7 +51,7 @@ def _tsv(row: Row) -> Item:
     where = dict(zip(PARTS, found, strict=True))
     for name, column in (("category", "category"), ("subcategory", "l2-category")):
         where[name] = row.optional(column) or where[name]
-    return _item(row, row.images(), row.text("answer"), where)
+    return _item(row, row.image(), row.text("answer"), where)
 
 
 def _item(row: Row, image: tuple[object, ...], answer: str, where: dict[str, str]) -> Item:
@@ -90,5 +91,5 @@ BENCHMARKS = {
         answer_format="yes_no",
         questions=951,
     ),
-    "hallusionbench_all": Benchmark(read_all, {"ours": OURS}, answer_format="yes_no", questions=1129),
+    "hallusionbench-all": Benchmark(read_all, {"ours": OURS}, answer_format="yes_no", questions=1129),
 }

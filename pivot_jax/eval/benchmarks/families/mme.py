@@ -32,7 +32,7 @@ def _item(row: Row, image: str) -> Item:
     return Item(
         row.id,
         row.text("question"),
-        row.images(),
+        row.image(),
         answers=(row.text("answer"),),
         category=category,
         unit=f"{category}/{Path(image).name}",

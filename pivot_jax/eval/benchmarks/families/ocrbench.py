@@ -26,17 +26,17 @@ def _hub(row: Row) -> Item:
         return Item(
             row.id,
             row.text("question"),
-            row.images("image_path"),
+            row.image("image_path"),
             answers=row.texts("answers"),
             category=row.text("type"),
         )
     return Item(
-        row.id, row.text("question"), row.images(), answers=row.texts("answer"), category=row.text("question_type")
+        row.id, row.text("question"), row.image(), answers=row.texts("answer"), category=row.text("question_type")
     )
 
 
 def _tsv(row: Row) -> Item:
-    return Item(row.id, row.text("question"), row.images(), answers=tsv_answers(row), category=row.text("category"))
+    return Item(row.id, row.text("question"), row.image(), answers=tsv_answers(row), category=row.text("category"))
 
 
 def _stripped(item: Item) -> str:

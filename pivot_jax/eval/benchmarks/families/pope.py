@@ -39,7 +39,7 @@ def _item(row: Row, image: str) -> Item:
     return Item(
         row.id,
         row.text("question"),
-        row.images(),
+        row.image(),
         answers=(row.text("answer"),),
         category=row.text("category"),
         unit=image,

@@ -32,7 +32,7 @@ def _hub(row: Row) -> Item:
     return Item(
         row.id,
         row.text("question"),
-        row.images(),
+        row.image(),
         answers=answers,
         unit=row.text("image_id"),
         fields={"ocr_tokens": list(tokens)},
@@ -41,7 +41,7 @@ def _hub(row: Row) -> Item:
 
 def _tsv(row: Row) -> Item:
     unit = row.optional("image_path") or row.image_row()
-    return Item(row.id, row.text("question"), row.images(), answers=tsv_answers(row), unit=unit)
+    return Item(row.id, row.text("question"), row.image(), answers=tsv_answers(row), unit=unit)
 
 
 def _tokens(item: Item) -> list[str]:

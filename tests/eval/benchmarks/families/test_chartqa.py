@@ -81,3 +81,5 @@ def test_scores_of_qwen_are_those_published(shared_data: Path, toolkit: str, sco
     shares = (found.by_category["human"], found.by_category["augmented"], found.value)
     assert " ".join(f"{100 * share.value:.2f}" for share in shares) == scores
     assert found.value.n == 2500
+    if toolkit != "ours":
+        golden_files.check_real_file("chartqa/qwen2.5-vl-7b.json", toolkit, "chartqa", found)

@@ -70,11 +70,11 @@ def test_figures_and_pairs_of_the_real_questions(shared_data: Path) -> None:
     """One wrong answer shows how many figures and pairs there are."""
     rows = _rows(hallusionbench.read_all(shared_data / JSON))
     assert len(rows) == 1129 and sum(row["with image"] for row in rows) == 951
-    found = score_rows("hallusionbench_all", rows)
+    found = score_rows("hallusionbench-all", rows)
     assert _shares(found) == (1, 1, 1) and found.secondary["mean"].value == 1
     wrong = next(at for at, row in enumerate(rows) if row["with image"])
     rows[wrong]["answer"] = {"Yes": "No", "No": "Yes"}[rows[wrong]["answer"]]
-    found = score_rows("hallusionbench_all", rows)
+    found = score_rows("hallusionbench-all", rows)
     assert _shares(found) == pytest.approx((1128 / 1129, 345 / 346, 454 / 455), abs=1e-12)
     assert found.secondary["mean"].value == pytest.approx((1128 / 1129 + 345 / 346 + 454 / 455) / 3)
     assert set(found.by_category) == {"VD", "VS"}
@@ -89,4 +89,4 @@ def test_a_question_without_its_figure_is_in_a_pair_but_in_no_figure(shared_data
     rows = _rows(hallusionbench.read_all(shared_data / JSON))
     row = next(row for row in rows if not row["with image"])
     row["answer"] = "I cannot tell."
-    assert _shares(score_rows("hallusionbench_all", rows)) == pytest.approx((1128 / 1129, 1, 454 / 455), abs=1e-12)
+    assert _shares(score_rows("hallusionbench-all", rows)) == pytest.approx((1128 / 1129, 1, 454 / 455), abs=1e-12)

@@ -85,4 +85,6 @@ def test_points_of_llava_are_those_published(shared_data: Path, toolkit: str) ->
     found = score_rows("mme", rows[::-1], Rules(toolkit))  # in another order than that of the file
     assert (len(rows), len(points), found.percent) == (2374, 16, False)
     assert {name: round(one.value, 4) for name, one in found.intervals().items()} == points
+    if toolkit == "vlmevalkit":
+        golden_files.check_real_file("mme: llava15_13b/MME_answers", toolkit, "mme", found)
     assert f"{found.value.value:.2f} {found.secondary['cognition'].value:.2f}" == "1531.32 295.36"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import pytest
 
 from pivot_jax.errors import UserError
@@ -26,6 +27,29 @@ def test_both_forms(tmp_path: Path) -> None:
     ]
     assert [hub[at].unit for at in range(8)] == [0] * 4 + [1] * 4
     assert hub[4].category == "multiple_choice" and hub[4].answers == ("A",)
+
+
+@pytest.mark.parametrize("kind", ["Question_Type", "Question Type"])
+def test_a_set_with_a_group_in_a_row(tmp_path: Path, kind: str) -> None:
+    """The same questions under the same ids as in the flat form."""
+    flat = published_rows.ROWS["naturalbench"]
+    rows = []
+    for at in (0, 4):
+        own = flat[at : at + 4]
+        row = {"Index": at // 4, kind: own[0]["Question_Type"], "Source": "Flickr30K"}
+        row |= {"Image_0": own[0]["Image"], "Image_1": own[1]["Image"]}
+        row |= {"Question_0": own[0]["Question"], "Question_1": own[2]["Question"]}
+        rows.append(row | {f"Image_{n % 2}_Question_{n // 2}": own[n]["Answer"] for n in range(4)})
+    table = datasets.Dataset.from_list(rows)
+    for column in ("Image_0", "Image_1"):
+        table = table.cast_column(column, datasets.Image())
+    (tmp_path / "data").mkdir()
+    table.to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    grouped = naturalbench.read(tmp_path)
+    items = naturalbench.read(published_rows.write_tables("naturalbench", tmp_path / "flat"))
+    assert len(grouped) == len(items) == 8
+    for at in range(8):
+        assert grouped[at] == items[at]
 
 
 def test_wrong_rows_are_named(tmp_path: Path) -> None:

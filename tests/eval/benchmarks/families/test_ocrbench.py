@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -54,6 +55,20 @@ def test_points_of_the_real_questions(shared_data: Path) -> None:
     points = score_rows("ocrbench", lower, Rules("vlmevalkit")).secondary
     assert points["Doc-oriented VQA"].value == 200
     assert 0 < points["Handwritten Mathematical Expression Recognition"].value < 100
+
+
+@pytest.mark.parametrize("name", ["STVQA", "ESTVQA_EN", "SROIE", "IIIT5K"])
+def test_published_shares_of_its_predecessor(shared_data: Path, name: str) -> None:
+    """MultimodalOCR's sets, from which OCRBench was chosen, by the scorers of their own suite."""
+    folder = shared_data / "eval_outputs" / "multimodalocr_llava"
+    with gzip.open(folder / f"{name}.json.gz", "rt") as file:
+        rows = [
+            {"question_id": str(at), "answer": row["answer"], "gt_answer": row["gt_answers"]}
+            for at, row in enumerate(json.load(file))
+        ]
+    rules = Rules(scorer="contains_text" if name == "IIIT5K" else "contains_words", aggregate="cambrian")
+    published = json.loads((folder / "result.json").read_text())[name]
+    assert score_rows("ocrbench", rows, rules).value.value == pytest.approx(published, abs=1e-12)
 
 
 def test_full_width_letters_are_read_by_lmms_eval_only() -> None:

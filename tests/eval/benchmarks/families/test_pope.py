@@ -74,6 +74,25 @@ def test_verdicts_are_the_toolkits_own(toolkit: str) -> None:
     assert count == 400 and found == {}
 
 
+def test_real_rows(shared_data: Path) -> None:
+    """Five COCO images with six questions of each kind, as JSON lines with image files and as Parquet."""
+    folder = shared_data / "benchmark_samples" / "pope"
+    items = pope.read(folder / "rows.jsonl")
+    listed = [items[at] for at in range(len(items))]
+    assert len(listed) == 90 and {kind: sum(item.category == kind for item in listed) for kind in pope.KINDS} == (
+        dict.fromkeys(pope.KINDS, 30)
+    )
+    assert len({item.unit for item in listed}) == 5
+    assert all(Path(image).is_file() for item in listed for image in item.images)
+    prompts = [pope.BENCHMARKS["pope"].variants["ours"].prompt(item) for item in listed]
+    assert prompts[0] == "<image>\nIs there a truck in the image?\nAnswer the question using a single word or phrase."
+    table = pope.read(folder / "pope_sample.parquet")
+    for at in range(len(table)):
+        same = next(item for item in listed if item.id == table[at].id)
+        assert (same.question, same.answers, same.unit) == (table[at].question, table[at].answers, table[at].unit)
+        assert table[at].images[0] == Path(same.images[0]).read_bytes()
+
+
 def test_another_split_is_named(tmp_path: Path) -> None:
     published_rows.write_tables("pope", tmp_path)
     (tmp_path / "pope" / "data").rename(tmp_path / "Full")
@@ -113,6 +132,8 @@ def test_f1_of_llava_is_that_published(shared_data: Path, toolkit: str) -> None:
     found = score_rows("pope", rows, Rules(toolkit))
     numbers = {name: round(one.value, 6) for name, one in found.intervals().items()}
     assert (len(rows), found.value.n) == (8910, 500)
+    if toolkit != "ours":
+        golden_files.check_real_file("pope e3e39262: llava15_13b/POPE_answers", toolkit, "pope", found)
     counts = {"random": 2910, "popular": 3000, "adversarial": 3000}
     assert numbers["mean_f1"] == expected["mean f1"] and numbers["f1"] == expected["pooled f1"]
     for kind, count in counts.items():
