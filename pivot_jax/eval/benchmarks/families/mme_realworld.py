@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from pivot_jax.errors import RowError
@@ -71,20 +72,37 @@ def _item(row: Row, options: tuple[str, ...], found: tuple[object, ...]) -> Item
     )
 
 
-def _requested(tail: str) -> Variant:
+def _requested(tail: str) -> Callable[[Item], str]:
     def prompt(item: Item) -> str:
         whole = published_text(item, lambda one: f"{one.question} {HEAD}{bracketed(one)}")
         return asked(item, whole + REQUEST + tail)
 
-    return Variant(prompt, "mme_realworld", numbers("accuracy", NUMBERS, units="cluster"), stop=LMMS_EVAL_STOP)
+    return prompt
 
 
-_LMMS_EVAL, _VLMEVALKIT = _requested("\nThe best answer is: "), _requested(" \nThe best answer is:")
-_VARIANTS = {
-    "ours": Variant(plain_choice(), "strict_letter", numbers("accuracy", NUMBERS, units="cluster")),
-    "lmms-eval": _LMMS_EVAL,
-    "vlmevalkit": Variant(_VLMEVALKIT.prompt, "mme_realworld_vlmevalkit", _VLMEVALKIT.aggregate, VLMEVALKIT_TOKENS),
-}
+_ACCURACY = numbers("accuracy", NUMBERS, units="cluster")
 BENCHMARKS = {
-    "mme-realworld": Benchmark(read, _VARIANTS, answer_format="letter", option_form="letter"),
+    "mme-realworld": Benchmark(
+        read,
+        {
+            "ours": Variant(plain_choice(), "strict_letter", _ACCURACY),
+            "lmms-eval": Variant(
+                _requested("\nThe best answer is: "),
+                "mme_realworld",
+                _ACCURACY,
+                16,
+                LMMS_EVAL_STOP,
+                note="an empty answer is read as A",
+            ),
+            "vlmevalkit": Variant(
+                _requested(" \nThe best answer is:"),
+                "mme_realworld_vlmevalkit",
+                _ACCURACY,
+                VLMEVALKIT_TOKENS,
+                note="an empty answer is read as A",
+            ),
+        },
+        answer_format="letter",
+        option_form="letter",
+    )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ def test_both_forms(tmp_path: Path) -> None:
     assert [hub[at] for at in range(3)] == [tsv[at] for at in range(3)]
     assert [hub[at].answers[0] for at in range(3)] == [*"BDA"]
     assert len({hub[at].unit for at in range(3)}) == 3  # a unit is an image
+
+
+def test_real_rows(shared_data: Path) -> None:
+    """Ten questions; the source has their answers as letters."""
+    folder = shared_data / "benchmark_samples" / "ai2d"
+    lines, parquet = ai2d.read(folder / "rows.jsonl"), ai2d.read(folder / "ai2d_sample.parquet")
+    source = [json.loads(line) for line in (folder / "rows_source.jsonl").read_text().splitlines()]
+    assert len(lines) == len(parquet) == len(source) == 10
+    for at, row in enumerate(source):
+        assert lines[at].answers == parquet[at].answers == (row["answer"],)
+        assert list(lines[at].choices) == row["options"] and Path(lines[at].images[0]).is_file()
 
 
 def test_questions_about_one_diagram_are_one_unit(tmp_path: Path) -> None:

@@ -27,6 +27,19 @@ def test_both_forms(tmp_path: Path) -> None:
     assert len({hub[at].fields["source_id"] for at in range(9)}) == 3
 
 
+def test_real_rows(shared_data: Path) -> None:
+    """19 questions that the authors show, with options of several lines."""
+    folder = shared_data / "benchmark_samples" / "mmbench"
+    lines, tsv = mmbench.read(folder / "rows.jsonl"), mmbench.read(folder / "MMBench_sample.tsv")
+    assert len(lines) == len(tsv) == 19
+    for ours, theirs in ((lines[at], tsv[at]) for at in range(19)):
+        assert (ours.id, ours.question, ours.choices, ours.answers, ours.hint, ours.category) == (
+            theirs.id, theirs.question, theirs.choices, theirs.answers, theirs.hint, theirs.category,
+        )  # fmt: skip
+        assert Path(ours.images[0]).stat().st_size and len(theirs.images[0]) > 1000
+    assert "\n" in lines[0].choices[0] and {len(lines[at].choices) for at in range(19)} == {3, 4}
+
+
 def test_the_english_configuration_is_taken_of_several(tmp_path: Path) -> None:
     folder = published_rows.write_tables("mmbench", tmp_path)
     (folder / "cn").mkdir()
