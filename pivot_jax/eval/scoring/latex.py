@@ -1,7 +1,7 @@
 """Numbers from LaTeX by latex2sympy, as lmms-eval and VLMEvalKit compare answers to MATH-Vision.
 
 Both toolkits run the parsed expression as a Python program, in which ``sqrt`` and ``pi`` are no names. Here it is never
-run; an expression with a name in it has no number, as there. To be called through :mod:`.bounded`.
+run; an expression with a name in it has no number, as there. To be called through :mod:`.formula_process`.
 """
 
 from __future__ import annotations
