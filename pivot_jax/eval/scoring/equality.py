@@ -2,7 +2,7 @@ r"""Equality of two answers as mathematics, units included.
 
 Values are compared by math-verify (Kydlíček et al., Hugging Face), always with the gold first, because it is not
 symmetric. Its own time limits are off: they need the main thread and count a timeout as a wrong answer. Nothing here
-has a limit of time, so texts of a model belong into a process that has one: :mod:`.bounded`, or that of a reward.
+has a limit of time, so a model's texts belong into a process that has one: :mod:`.formula_process`, or a reward's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 r"""VLMEvalKit's judge of MM-Math, which is OlympiadBench's: two answers are equal as lists of formulas.
 
-Texts are read by latex2sympy2_extended here, and by sympy's own parser there. To be called through :mod:`.bounded`.
+Texts are read by latex2sympy2_extended here, and by sympy's own parser there. It is called through
+:mod:`.formula_process`, which limits its time.
 """
 
 from __future__ import annotations

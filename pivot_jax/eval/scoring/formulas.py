@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from pivot_jax.eval.scoring import parse
-from pivot_jax.eval.scoring.bounded import bounded
+from pivot_jax.eval.scoring.formula_process import compared
 from pivot_jax.eval.scoring.scorers import Gold, Scorer, Verdict, named
 from pivot_jax.eval.scoring.solutions import boxed, final_answer
 
@@ -17,7 +17,6 @@ LONGEST = 2000  # characters of a text that is parsed
 MULTIPLE_CHOICE = "multi-choice"  # MathVerse's question_type
 _FOUR = "ABCD"
 _LETTERS_ONLY = re.compile(r"[\s,;]*(?:(?:and|or)\s+)?\(?([A-Z])\)?[.:)]?(?=[\s,;]|$)")
-_OPTION = re.compile(r"^\s*\(?([A-Z])\)?\s*[:.]\s*(.*)$", re.MULTILINE)
 # Geometry3K in lmms-eval: the last match of the first pattern that has any.
 _GEOMETRY3K = tuple(
     re.compile(pattern)
@@ -75,14 +74,14 @@ def geometry3k_lmms_eval(answer: str, gold: Gold) -> Verdict:
 def mm_math_vlmevalkit(answer: str, gold: Gold) -> Verdict:
     """MM-Math as VLMEvalKit scores it (:mod:`.formula_judge`), on all boxes of the answer, or on all of it."""
     text = answer or ""
-    right = text.strip() != "" and len(text) <= 10 * LONGEST and bool(bounded("formula_judge", gold.answer, text))
+    right = text.strip() != "" and len(text) <= 10 * LONGEST and bool(compared("formula_judge", gold.answer, text))
     return Verdict(right, text.strip())
 
 
 def _equal(found: str, gold: Gold) -> Verdict:
     if not found or len(found) > LONGEST:
         return Verdict(0.0)
-    right = any(found == accepted or bounded("equal", found, accepted) for accepted in gold.answers)
+    right = any(found == accepted or compared("equal", found, accepted) for accepted in gold.answers)
     return Verdict(right, found)
 
 

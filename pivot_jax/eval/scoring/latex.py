@@ -1,7 +1,7 @@
 """Numbers from LaTeX by latex2sympy, as lmms-eval and VLMEvalKit compare answers to MATH-Vision.
 
 Both toolkits run the parsed expression as a Python program, in which ``sqrt`` and ``pi`` are no names. Here it is never
-run; an expression with a name in it has no number, as there. To be called through :mod:`.bounded`.
+run; an expression with a name in it has no number, as there. To be called through :mod:`.formula_process`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _TOWER = re.compile(r"\^\s*[({]?[\d.\s]*\^|\^\s*\{?\s*\d{6,}")  # 9^9^9 and 9^{9
 def number(text: str) -> int | float | None:
     """The value of a text in LaTeX; None where it has none, or names anything (x, sqrt, pi, degrees).
 
-    lmms-eval's parser reads up to a brace that nothing opens, and takes ``^\\circ`` for a power.
+    lmms-eval's parser reads up to a bracket that nothing opens, takes ``^\\circ`` for a power, and no quotation mark.
     """
-    parsed = None if "\\circ" in text else _parsed(_balanced(text))
+    parsed = None if "\\circ" in text or '"' in text else _parsed(_balanced(text))
     if parsed is None or _NAMES.search(str(parsed)):
         return None
     try:
@@ -40,11 +40,12 @@ def close(first: str, second: str) -> bool:
 
 
 def _balanced(text: str) -> str:
-    """The text up to the first brace that closes none."""
-    depth = 0
+    """The text up to the first closing bracket or brace that closes none."""
+    depth = {"{": 0, "(": 0}
     for at, char in enumerate(text):
-        depth += (char == "{") - (char == "}")
-        if depth < 0:
+        for opening, closing in ("{}", "()"):
+            depth[opening] += (char == opening) - (char == closing)
+        if min(depth.values()) < 0:
             return text[:at]
     return text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pivot_jax.eval.scoring import parse
-from pivot_jax.eval.scoring.bounded import bounded
+from pivot_jax.eval.scoring.formula_process import compared
 from pivot_jax.eval.scoring.option_readers import by_letter, vlmevalkit_letter
 from pivot_jax.eval.scoring.scorers import Gold, Scorer, Verdict, choice, named
 from pivot_jax.eval.scoring.solutions import final_answer
@@ -53,7 +53,9 @@ def mathvision_vlmevalkit(answer: str, gold: Gold) -> Verdict:
     if gold.choices:
         return named(vlmevalkit_letter(answer, by_letter(gold.choices)), gold)
     text, accepted = (answer or "").lower().strip(), gold.answer.lower().strip()
-    right = text != "" and (text == accepted or (len(text) <= LONGEST and bool(bounded("latex_close", accepted, text))))
+    right = text != "" and (
+        text == accepted or (len(text) <= LONGEST and bool(compared("latex_close", accepted, text)))
+    )
     return Verdict(right, text if right else "")
 
 
@@ -109,8 +111,8 @@ def _equal(first: str, second: str) -> bool:
     first, second = _tuple(first), _tuple(second)
     if first == second:
         return True
-    values = _number(first), _number(second)
-    return None not in values and round(values[0], 2) == round(values[1], 2)
+    value, other = _number(first), _number(second)
+    return value is not None and other is not None and round(value, 2) == round(other, 2)
 
 
 def _tuple(text: str) -> str:
@@ -131,7 +133,7 @@ def _number(text: str) -> int | float | None:
     """The value of a text in LaTeX without names, None where it has none."""
     if re.fullmatch(r"\s*-?\d{1,15}\s*", text):
         return int(text)
-    value: int | float | None = bounded("latex_number", text) if len(text) <= LONGEST else None
+    value: int | float | None = compared("latex_number", text) if len(text) <= LONGEST else None
     return value
 
 

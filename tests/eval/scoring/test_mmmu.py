@@ -82,7 +82,10 @@ def test_official_scores_of_parsed_answers(shared_data, name, right, published):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_toolkits_on_raw_responses(shared_data, model):
-    """Right of 900 by rule. lmms-eval's guesses are drawn by another seed there."""
+    """Right of 900 by rule. lmms-eval's guesses are drawn by another seed there.
+
+    VLMEvalKit takes an open question's gold "C" for the letter, which no answer to its two options is.
+    """
     expected = {
         "llava1.5_13b": {"mmmu": 330, "mmmu_cambrian": 330, "mmmu_vlmevalkit": 327},
         "qwen_vl": {"mmmu": 304, "mmmu_cambrian": 229, "mmmu_vlmevalkit": 223},

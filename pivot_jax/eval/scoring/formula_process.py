@@ -30,7 +30,7 @@ FUNCTIONS = {  # name → module and function; texts in, JSON out
 
 
 @lru_cache(maxsize=65536)
-def bounded(name: str, *texts: str) -> Any:
+def compared(name: str, *texts: str) -> Any:
     """What a function of :data:`FUNCTIONS` says of texts; None where it exceeds a limit, or raises on a model's text.
 
     Raises:
@@ -51,7 +51,7 @@ class _Process:
     def start(self) -> None:
         paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
         self.running = subprocess.Popen(
-            [sys.executable, "-c", "from pivot_jax.eval.scoring.bounded import answer_lines; answer_lines()"],
+            [sys.executable, "-c", "from pivot_jax.eval.scoring.formula_process import answer_lines; answer_lines()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # an interrupt of the run does not end it in the middle of a line
