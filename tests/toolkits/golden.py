@@ -11,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("PIVOT_SHARED_DATA", ROOT.parent / "shared" / "data"))  # published answer files
-FOLDER = ROOT / "tests" / "eval" / "benchmarks" / "golden"
+FOLDER = Path(os.environ.get("PIVOT_GOLDEN", ROOT / "tests" / "eval" / "benchmarks" / "golden"))
 IMAGE = "<image>"
 
 

@@ -39,20 +39,27 @@ def open_package(name: str, root: Path) -> None:
     sys.modules[f"{name}.model.builder"] = builder
 
 
-def run(file: Path, arguments: list[str] | None = None) -> dict[str, Any]:
-    """The script's names after all of it but its last call (``eval_model(args)``), with its arguments parsed.
+def run(file: Path, arguments: list[str] | None = None, main: bool = True, to_the_end: bool = False) -> dict[str, Any]:
+    """The script's names after all of it but its last statement (``eval_model(args)``), with its arguments parsed.
 
     The functions that turn text into token ids and images into tensors are replaced: prompts are text before them.
+
+    Args:
+        file: the script.
+        arguments: its command line.
+        main: whether to run what a script does when it is started, at all.
+        to_the_end: whether to run the last statement too.
     """
     tree = ast.parse(file.read_text(encoding="utf-8"))
     names: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
-    main = tree.body.pop()
-    if not isinstance(main, ast.If):
+    last = tree.body.pop()
+    if not isinstance(last, ast.If):
         raise SystemExit(f"{file}: its last statement is not `if __name__ == …`; this checkout is another version")
     exec(compile(tree, str(file), "exec"), names)
     before, sys.argv = sys.argv, [str(file), *(arguments or [])]
     try:
-        exec(compile(ast.Module(main.body[:-1], []), str(file), "exec"), names)
+        body = last.body if to_the_end else last.body[:-1]
+        exec(compile(ast.Module(body if main else [], []), str(file), "exec"), names)
     finally:
         sys.argv = before
     names["prompts"] = []
