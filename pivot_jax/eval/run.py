@@ -176,7 +176,7 @@ def _asked(name: str, path: str | Path, options: RunOptions) -> _Asked:
     if options.control:
         control = controls.find(options.control)
         items, variant = control.items(items), replace(variant, aggregate=control.aggregate or variant.aggregate)
-    examples, grouped = Worded(items, variant.prompt), variant.aggregate.units == "group"
+    examples, grouped = Worded(items, variant), variant.aggregate.units == "group"
     positions: dict[str, int] = {}
     prompts: dict[str, str] = {}
     units: set[str] = set()

@@ -9,6 +9,7 @@ from typing import Any
 from pivot_jax.errors import RowError
 from pivot_jax.eval.benchmarks import cells
 from pivot_jax.eval.benchmarks.cells import EMPTY, is_missing
+from pivot_jax.eval.benchmarks.image_cells import REFERENCE
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,19 @@ class Row:
             )
         return str(value)
 
+    def texts(self, column: str) -> tuple[str, ...]:
+        """The texts of a column that holds a list of them, or one.
+
+        Raises:
+          RowError: the cell is empty, or its list holds something else.
+        """
+        value = self.values.get(column)
+        if not isinstance(value, list | tuple):
+            return (self.text(column),)
+        if wrong := [one for one in value if isinstance(one, bool) or not isinstance(one, str | int | float)]:
+            raise RowError(self.name, f"column '{column}' holds {cells.shown(wrong[0])}; write a list of texts")
+        return tuple(map(str, value))
+
     def fields(self, *columns: str) -> dict[str, Any]:
         """The columns that have a value, for :attr:`Item.fields`; a ``-`` in a name is written ``_``."""
         return {
@@ -64,6 +78,11 @@ class Row:
           RowError: a cell that holds no image, or as :class:`image_cells.TsvImages`.
         """
         return tuple(image for column in columns or ("image",) for image in self.pictures(column))
+
+    def image_row(self) -> str:
+        """Id of the row that holds this row's image; in VLMEvalKit's TSV, questions about one image share it."""
+        cell = self.values.get("image")
+        return self.id if is_missing(cell) or len(str(cell)) > REFERENCE else str(cell)
 
     def options(self, column: str = "", missing: Collection[str] = EMPTY) -> tuple[str, ...]:
         """The options in letter order, as :func:`cells.options`; "" for a letter that an empty column leaves out."""
