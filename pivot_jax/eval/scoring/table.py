@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from pivot_jax.errors import UserError, suggest
-from pivot_jax.eval.scoring import letters, math, option_readers, scorers, short, yes_no
+from pivot_jax.eval.scoring import (
+    captions,
+    judgments,
+    letters,
+    math,
+    option_readers,
+    own_questions,
+    scorers,
+    short,
+    yes_no,
+)
 from pivot_jax.eval.scoring.scorers import Scorer
 
 SCORERS: dict[str, Scorer] = {
@@ -13,6 +23,7 @@ SCORERS: dict[str, Scorer] = {
     **short.SCORERS,
     **option_readers.SCORERS,
     **letters.SCORERS,
+    **captions.SCORERS,
 }
 
 
