@@ -24,6 +24,7 @@ SCORERS: dict[str, Scorer] = {
     **option_readers.SCORERS,
     **letters.SCORERS,
     **captions.SCORERS,
+    **judgments.SCORERS,
 }
 
 
