@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +54,7 @@ class RunOptions:
       toolkit: asks and scores; ``prompt`` is one that asks in its place.
       scorer, aggregate: as in ``score.Rules``.
       control: a change to all questions, of ``controls.CONTROLS``; "": none.
+      category, unit: columns of the categories, and of what questions share, of your own questions (``qa``).
     """
 
     model_id: str = ""
@@ -66,17 +68,20 @@ class RunOptions:
     scorer: str = ""
     aggregate: str = ""
     control: str = ""
+    category: str = ""
+    unit: str = ""
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """The chosen questions: their examples by position, and position and prompt by id."""
+    """The chosen questions: their examples by position; position, prompt and what is scored with by id."""
 
     name: str
     variant: Variant
     examples: Worded
     positions: dict[str, int]
     prompts: dict[str, str]
+    golds: dict[str, dict[str, Any]]
     total: int  # questions that the benchmark has
 
     def of(self, ids: Sequence[str]) -> list[Example]:
@@ -134,6 +139,7 @@ def _run(asked: _Asked, answerer: Answers, file: Path, options: RunOptions) -> P
     form = suite.find(asked.name).option_form if options.ranked else ""
     file.parent.mkdir(parents=True, exist_ok=True)
     answered = predictions.resume(file, asked.prompts, options.model_id, settings, asked.name)
+    _correct(file, answered, asked.golds)
     pending = [one for one in asked.positions if one not in answered]
     unranked = [one for one, row in answered.items() if form and one in asked.positions and not row.get("ranked")]
     done = len(asked.positions) - len(pending) - len(unranked)
@@ -157,6 +163,19 @@ def _run(asked: _Asked, answerer: Answers, file: Path, options: RunOptions) -> P
     return file
 
 
+def _correct(file: Path, answered: dict[str, dict[str, Any]], golds: Mapping[str, dict[str, Any]]) -> None:
+    """Brings the rows' correct answers, categories and units up to date: their change is no reason to ask again."""
+    stale = {
+        one: golds[one]
+        for one, row in answered.items()
+        if one in golds and any(row.get(key) != value for key, value in golds[one].items())
+    }
+    if stale:
+        for one, gold in stale.items():
+            answered[one] |= gold
+        predictions.write(file, answered.values())
+
+
 def _settings(asked: _Asked, answerer: Answers, options: RunOptions) -> dict[str, Any]:
     """Everything that an answer depends on besides the model and the question."""
     found = {"max_new_tokens": options.max_new_tokens or asked.variant.max_new_tokens, **answerer.settings}
@@ -171,7 +190,7 @@ def _asked(name: str, path: str | Path, options: RunOptions) -> _Asked:
     variant = benchmark.variant(
         options.toolkit, prompt=options.prompt, scorer=options.scorer, aggregate=options.aggregate
     )
-    items = benchmark.read(path)
+    items = benchmark.items(path, options.category, options.unit)
     total = len(items)
     if options.control:
         control = controls.find(options.control)
@@ -179,6 +198,7 @@ def _asked(name: str, path: str | Path, options: RunOptions) -> _Asked:
     examples, grouped = Worded(items, variant), variant.aggregate.units == "group"
     positions: dict[str, int] = {}
     prompts: dict[str, str] = {}
+    golds: dict[str, dict[str, Any]] = {}
     units: set[str] = set()
     for index in range(len(examples)):
         within = not options.limit or len(positions) < options.limit
@@ -190,9 +210,9 @@ def _asked(name: str, path: str | Path, options: RunOptions) -> _Asked:
             continue
         if example.id in positions:
             raise UserError(f"benchmark {name}: {path} has two questions '{example.id}'; give each an id of its own")
-        positions[example.id], prompts[example.id] = index, _prompt(example)
+        positions[example.id], prompts[example.id], golds[example.id] = index, _prompt(example), _gold(example)
         units.add(unit)
-    return _Asked(name, variant, examples, positions, prompts, total)
+    return _Asked(name, variant, examples, positions, prompts, golds, total)
 
 
 def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -207,8 +227,12 @@ def _rankings(
         return [{} for _ in examples]
     texts = [[str(choice) for choice in example.extra["choices"]] for example in examples]
     options = [list(parse.LETTERS[: len(choices)]) for choices in texts] if form == "letter" else texts
-    best = answerer.choose(examples, options, normalisation)
-    return [{"ranked": options[index][choice], "ranking": normalisation} for index, choice in enumerate(best)]
+    found: list[dict[str, str]] = [{} for _ in examples]
+    own = [index for index, choices in enumerate(options) if choices]  # your own questions may have none
+    best = answerer.choose([examples[one] for one in own], [options[one] for one in own], normalisation) if own else []
+    for index, choice in zip(own, best, strict=True):
+        found[index] = {"ranked": options[index][choice], "ranking": normalisation}
+    return found
 
 
 def _prompt(example: Example) -> str:
@@ -218,15 +242,16 @@ def _prompt(example: Example) -> str:
 
 def _row(example: Example, reply: Reply, common: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a predictions file (see ``predictions``), without settings and ranking."""
+    row = {"question_id": example.id, "prompt": _prompt(example), "answer": reply.text, **_gold(example)}
+    return row | {"finished": reply.finished, **common}
+
+
+def _gold(example: Example) -> dict[str, Any]:
+    """Fields of a predictions file that say how the question's answer is scored."""
     extra = example.extra
-    row = {
-        "question_id": example.id,
-        "prompt": _prompt(example),
-        "answer": reply.text,
+    gold = {
         "gt_answer": extra.get("answer", ""),
         "category": extra.get("category", ""),
         "choices": list(extra.get("choices") or ()),
-        "finished": reply.finished,
-        **common,
     }
-    return row | {name: extra[name] for name in ("unit", "fields") if name in extra}
+    return json.loads(json.dumps(gold | {name: extra[name] for name in ("unit", "fields") if name in extra}))

@@ -25,6 +25,7 @@ SCORERS: dict[str, Scorer] = {
     **letters.SCORERS,
     **captions.SCORERS,
     **judgments.SCORERS,
+    **own_questions.SCORERS,
 }
 
 
