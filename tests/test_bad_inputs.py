@@ -192,6 +192,7 @@ DATA = [
 ]  # fmt: skip
 
 ASK = "eval --workdir {w}/run --benchmark scienceqa --data {c}/q.jsonl --out {c}/out.jsonl"
+OWN = ASK.replace("scienceqa", "qa")
 QUESTIONS = [
     case("missing-questions", ASK, "{c}/q.jsonl does not exist"),
     case("no-question", ASK, "{c}/q.jsonl is empty", files={"q.jsonl": ""}),
@@ -202,6 +203,13 @@ QUESTIONS = [
          files=lambda world, own: [shutil.copy(world / "0.png", own), write(own / "q.jsonl", lines(CHOICE, CHOICE))]),
     case("question-without-image-file", ASK, "row 'r': image file {c}/0.png does not exist",
          files={"q.jsonl": lines(CHOICE)}),
+    case("own-questions-of-no-form", OWN, "qa: {c}/q.jsonl: its first row has no question (fields: text, answer)",
+         files={"q.jsonl": lines({"text": "Why?", "answer": "so"})}),
+    case("no-such-category", f"{OWN} --category topic", "row 'q.jsonl:1': column 'topic' is missing",
+         files={"q.jsonl": lines({"question": "Why?", "answer": "so"})}),
+    case("categories-of-a-benchmark", f"{ASK} --category topic", "--category: only for your own questions",
+         files={"q.jsonl": lines(CHOICE)}),
+    case("limit-of-no-task", "text run:{w}/run --limit 3", "--limit: only with --tasks"),
 ]  # fmt: skip
 
 SAMPLED = {"input": "What is 1+1?", "output": "2", "gts": "2", "step": 1, "acc": 1.0}

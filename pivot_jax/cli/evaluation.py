@@ -30,11 +30,24 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.train.open import open_run
     from pivot_jax.train.source import run_config
 
-    names = ("limit", "max_new_tokens", "ranked", "prompt", "scorer", "aggregate", "control", "shard")
+    names = (
+        "limit",
+        "max_new_tokens",
+        "ranked",
+        "prompt",
+        "scorer",
+        "aggregate",
+        "control",
+        "shard",
+        "category",
+        "unit",
+    )
     options = {name: getattr(args, name) for name in names} | {"toolkit": args.toolkit or DEFAULT}
     if args.ranked:
         evaluation.check_ranked(args.benchmark)
-    suite.find(args.benchmark).variant(options["toolkit"], prompt=args.prompt, aggregate=args.aggregate)
+    benchmark = suite.find(args.benchmark)
+    benchmark.check_columns(args.category, args.unit)
+    benchmark.variant(options["toolkit"], prompt=args.prompt, aggregate=args.aggregate)
     if args.scorer:
         table.find(args.scorer)
     if args.control:

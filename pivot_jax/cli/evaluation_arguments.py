@@ -21,9 +21,22 @@ def _eval(subparsers) -> None:
     workdir(parser, "the run")
     step(parser)
     parser.add_argument(
-        "--benchmark", metavar="NAME", required=True, help="such as mmvp, or your own FILE.py; a wrong name lists all"
+        "--benchmark",
+        metavar="NAME",
+        required=True,
+        help="such as mmvp; qa for your own questions in any format; or your own FILE.py; a wrong name lists all",
     )
     parser.add_argument("--data", metavar="PATH", required=True, help="the benchmark's file or folder")
+    parser.add_argument(
+        "--category",
+        metavar="COLUMN",
+        default="",
+        help="of your own questions (qa): also a score per value of this column",
+    )
+    parser.add_argument(
+        "--unit", metavar="COLUMN", default="",
+        help="of your own questions (qa): column of what they share, such as an image; intervals draw these whole",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="FILE", help="predictions file (default WORKDIR/eval/NAME.jsonl)")
     parser.add_argument("--limit", type=positive, default=0, metavar="N", help="only the first N questions")
     parser.add_argument("--max-new-tokens", type=tokens, default=0, metavar="N", help="default: the toolkit's")

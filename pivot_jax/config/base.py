@@ -320,7 +320,8 @@ def _eval() -> dict[str, Any]:
         "every": 0,  # steps between evaluations during training, one more after the last step; 0: never
         "at_start": False,  # another one before the first step
         # The benchmarks: {"name": benchmark, "path": its files} and perhaps "limit": first questions (0: all),
-        # "toolkit": whose prompt, limits and rules, "scorer": another scorer than the toolkit's.
+        # "toolkit": whose prompt, limits and rules, "scorer": another scorer than the toolkit's, "category" and "unit":
+        # columns of your own questions (qa).
         "benchmarks": (),
         "batch_size": 16,  # questions answered together
         "max_new_tokens": 64,  # an answer is truncated here

@@ -278,7 +278,7 @@ def _check_sources(config: ConfigDict) -> None:
             )
 
 
-_OF_EVALUATION = {"name", "path", "limit", "toolkit", "scorer"}
+_OF_EVALUATION = {"name", "path", "limit", "toolkit", "scorer", "category", "unit"}
 
 
 def _check_evaluations(config: ConfigDict) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pivot_jax.data.example import Example
 from pivot_jax.errors import UserError
@@ -28,6 +30,7 @@ class RunOptions:
       toolkit: asks and scores; ``prompt`` is one that asks in its place.
       scorer, aggregate: as in ``score.Rules``.
       control: a change to all questions, of ``controls.CONTROLS``; "": none.
+      category, unit: columns of the categories, and of what questions share, of your own questions (``qa``).
       shard: (k, n): the k-th of n parts of the questions (from 1), for several processes; see :mod:`shards`.
     """
 
@@ -42,6 +45,8 @@ class RunOptions:
     scorer: str = ""
     aggregate: str = ""
     control: str = ""
+    category: str = ""
+    unit: str = ""
     shard: tuple[int, int] = (1, 1)
 
 
@@ -52,6 +57,7 @@ class Chosen:
     Attributes:
       positions: id → position, of the questions of this shard.
       prompts: id → prompt, of the questions of all shards.
+      golds: id → what an answer is scored with, fields of its row.
       total: questions that the benchmark has.
       path: of its files.
     """
@@ -61,6 +67,7 @@ class Chosen:
     examples: Worded
     positions: dict[str, int]
     prompts: dict[str, str]
+    golds: dict[str, dict[str, Any]]
     total: int
     path: str
 
@@ -79,7 +86,7 @@ def choose(name: str, path: str | Path, options: RunOptions) -> Chosen:
     variant = benchmark.variant(
         options.toolkit, prompt=options.prompt, scorer=options.scorer, aggregate=options.aggregate
     )
-    items = benchmark.read(path)
+    items = benchmark.items(path, options.category, options.unit)
     total = len(items)
     if options.control:
         control = controls.find(options.control)
@@ -88,6 +95,7 @@ def choose(name: str, path: str | Path, options: RunOptions) -> Chosen:
     grouped = variant.aggregate.units == "group" or variant.aggregate.whole
     positions: dict[str, int] = {}
     prompts: dict[str, str] = {}
+    golds: dict[str, dict[str, Any]] = {}
     units: dict[str, int] = {}  # unit → its number
     numbers: dict[str, int] = {}  # question → the number of its unit
     for index in range(len(examples)):
@@ -100,8 +108,24 @@ def choose(name: str, path: str | Path, options: RunOptions) -> Chosen:
             continue
         if example.id in positions:
             raise UserError(f"benchmark {name}: {path} has two questions '{example.id}'; give each an id of its own")
-        positions[example.id], prompts[example.id] = index, example.messages[-1].content
+        positions[example.id], prompts[example.id], golds[example.id] = index, prompt_of(example), gold_of(example)
         numbers[example.id] = units.setdefault(unit, len(units))
     part, parts = options.shard
     own = {one: at for one, at in positions.items() if numbers[one] % parts == part - 1}
-    return Chosen(name, variant, examples, own, prompts, total, str(path))
+    return Chosen(name, variant, examples, own, prompts, golds, total, str(path))
+
+
+def prompt_of(example: Example) -> str:
+    """The user's text that is asked."""
+    return example.messages[-1].content
+
+
+def gold_of(example: Example) -> dict[str, Any]:
+    """Fields of a predictions file that say how the question's answer is scored."""
+    extra = example.extra
+    gold = {
+        "gt_answer": extra.get("answer", ""),
+        "category": extra.get("category", ""),
+        "choices": list(extra.get("choices") or ()),
+    }
+    return json.loads(json.dumps(gold | {name: extra[name] for name in ("unit", "fields") if name in extra}))

@@ -11,7 +11,7 @@ from pivot_jax.eval import predictions, shards
 from pivot_jax.eval.answerer import Reply
 from pivot_jax.eval.benchmarks import suite
 from pivot_jax.eval.benchmarks.toolkits import DEFAULT
-from pivot_jax.eval.questions import Chosen, RunOptions, choose
+from pivot_jax.eval.questions import Chosen, RunOptions, choose, gold_of, prompt_of
 from pivot_jax.eval.score import Rules, Score, score_file
 from pivot_jax.eval.scoring import parse
 from pivot_jax.progress import progress
@@ -88,6 +88,7 @@ def _run(asked: Chosen, answerer: Answers, out: Path, options: RunOptions) -> Pa
     form = suite.find(asked.name).option_form if options.ranked else ""
     file.parent.mkdir(parents=True, exist_ok=True)
     answered = predictions.resume(file, asked.prompts, options.model_id, settings, asked.name)
+    _correct(file, answered, asked.golds)
     pending = [one for one in asked.positions if one not in answered]
     unranked = [
         one
@@ -116,6 +117,19 @@ def _run(asked: Chosen, answerer: Answers, out: Path, options: RunOptions) -> Pa
     if file != out:
         shards.merge(out, options.shard[1], asked.prompts)
     return out
+
+
+def _correct(file: Path, answered: dict[str, dict[str, Any]], golds: Mapping[str, dict[str, Any]]) -> None:
+    """Brings the rows' correct answers, categories and units up to date: their change is no reason to ask again."""
+    stale = {
+        one: golds[one]
+        for one, row in answered.items()
+        if one in golds and any(row.get(key) != value for key, value in golds[one].items())
+    }
+    if stale:
+        for one, gold in stale.items():
+            answered[one] |= gold
+        predictions.write(file, answered.values())
 
 
 def _settings(asked: Chosen, answerer: Answers, options: RunOptions) -> dict[str, Any]:
@@ -149,22 +163,7 @@ def _rankings(
     return found
 
 
-def _prompt(example: Example) -> str:
-    """The user's text that is asked."""
-    return example.messages[-1].content
-
-
 def _row(example: Example, reply: Reply, common: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a predictions file (see ``predictions``), without settings and ranking."""
-    extra = example.extra
-    row = {
-        "question_id": example.id,
-        "prompt": _prompt(example),
-        "answer": reply.text,
-        "gt_answer": extra.get("answer", ""),
-        "category": extra.get("category", ""),
-        "choices": list(extra.get("choices") or ()),
-        "finished": reply.finished,
-        **common,
-    }
-    return row | {name: extra[name] for name in ("unit", "fields") if name in extra}
+    row = {"question_id": example.id, "prompt": prompt_of(example), "answer": reply.text, **gold_of(example)}
+    return row | {"finished": reply.finished, **common}

@@ -132,7 +132,7 @@ def mean(
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"mean takes a non-empty vector of values, got shape {values.shape}")
-    if units is None:
+    if units is None or (len(units) == len(values) and len(set(map(str, units))) == len(values)):
         if _is_constant_share(values):
             return wilson(int(values.sum()), len(values), level=level)
         return bootstrap(values, lambda sums: sums / len(values), draws=draws, level=level, seed=seed)

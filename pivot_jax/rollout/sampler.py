@@ -67,12 +67,12 @@ class Sampler:
 
     Args:
       model: an MLLM, or a language model alone.
-      processor: reads images and pads prompts as in training; None for a language model alone, then without images and
-        stop strings.
+      processor: reads images and pads prompts as in training; None for a language model alone, then without images.
       mesh: of the parameters; None on one device. With several processes each passes its own prompts to
         :meth:`generate` and receives their responses; all call it equally often, with the same sampling.
       reader: reads a prompt's images, in place of ``processor.read_images`` without a time limit.
       encode: (batch, its rows) → the batch with ``features``, where the images are encoded elsewhere.
+      tokenizer: for stop strings, where there is no processor.
 
     Raises:
       UserError: a size of the shape that the mesh does not divide.
@@ -87,6 +87,7 @@ class Sampler:
         mesh: Any = None,
         reader: ImageReader | None = None,
         encode: Callable[[Any, Sequence[EncodedRow | None]], Any] | None = None,
+        tokenizer: Any = None,
     ):
         self.model, self.processor, self.shape, self.mesh = model, processor, shape or Shape(), mesh
         for name in ("slots", "prompts", "steps"):
@@ -94,6 +95,7 @@ class Sampler:
                 raise UserError(f"the sampler's {name} are {value}; at least 1")
             if mesh is not None and name != "steps":
                 check_rows(value, f"the sampler's number of {name}", mesh)
+        self.tokenizer = processor.chat.tokenizer if processor else tokenizer
         self.processes = Processes(mesh)
         self.reader = reader or (ImageReader(processor.read_images) if processor else None)
         self.encode = encode or (lambda batch, rows: batch)
@@ -126,11 +128,10 @@ class Sampler:
         vocabulary = self.weights.head.shape[0]
         check_sampling(n, sampling, vocabulary)
         check_numbers(prompts)
-        tokenizer = self.processor.chat.tokenizer if self.processor else None
         slots = Slots(
             len(self.processes.own(self.shape.slots)),
             frozenset(sampling.stop_ids),
-            Stops(tokenizer, sampling.stop, sampling.banned_ids),
+            Stops(self.tokenizer, sampling.stop, sampling.banned_ids),
         )
         limits = [limit_of(prompt, sampling, self.shape.longest) for prompt in prompts]
         groups = [

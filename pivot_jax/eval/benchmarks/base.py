@@ -122,13 +122,30 @@ class Benchmark:
       answer_format: requested format of an answer (see ``parse.format_compliance``).
       option_form: "letter" | "text": form in which options are ranked by likelihood; "": there are no options.
       questions: how many it has, where every publication of it has the same; 0: not known.
+      by_column: ``read`` also takes ``category`` and ``unit``, names of columns.
     """
 
-    read: Callable[[str | Path], Items]
+    read: Callable[..., Items]
     variants: Mapping[str, Variant]
     answer_format: str
     option_form: str = ""
     questions: int = 0
+    by_column: bool = False
+
+    def items(self, path: str | Path, category: str = "", unit: str = "") -> Items:
+        """Questions from the path of its files; ``category`` and ``unit`` by column, where it leaves that open.
+
+        Raises:
+          UserError: as :meth:`check_columns`, or as ``read``.
+        """
+        self.check_columns(category, unit)
+        return self.read(path, category=category, unit=unit) if category or unit else self.read(path)
+
+    def check_columns(self, category: str, unit: str) -> None:
+        """Raises UserError where a column is named, and the benchmark has categories and units of its own."""
+        if (category or unit) and not self.by_column:
+            option = "--category" if category else "--unit"
+            raise UserError(f"{option}: only for your own questions (--benchmark qa); this benchmark has its own")
 
     def variant(self, toolkit: str = DEFAULT, *, prompt: str = "", scorer: str = "", aggregate: str = "") -> Variant:
         """A toolkit's way, with parts of it replaced.

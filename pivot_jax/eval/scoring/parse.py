@@ -186,8 +186,8 @@ def format_compliance(text: str, answer_format: str, choices: int | Sequence[str
     """Whether the answer has the requested format, right or wrong.
 
     Args:
-      answer_format: "letter" (nothing but an option's letter), "number", "yes_no", or "short" (one line of at most 5
-        words).
+      answer_format: "letter" (nothing but an option's letter), "number", "yes_no", "short" (one line of at most 5
+        words), or "free" (any text).
     """
     text = (text or "").strip()
     if not text:
@@ -202,4 +202,6 @@ def format_compliance(text: str, answer_format: str, choices: int | Sequence[str
         return plain(text) in ("yes", "no")
     if answer_format == "short":
         return "\n" not in text and len(text.split()) <= 5
-    raise ValueError(f"answer format '{answer_format}' is unknown; there are letter, number, yes_no, short")
+    if answer_format == "free":
+        return True
+    raise ValueError(f"answer format '{answer_format}' is unknown; there are letter, number, yes_no, short, free")

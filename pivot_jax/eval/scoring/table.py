@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pivot_jax.errors import UserError, suggest
 from pivot_jax.eval.scoring import (
+    captions,
     formulas,
+    judgments,
     letters,
     mathvision,
     mathvista,
     mmmu,
     option_readers,
+    own_questions,
     scorers,
     short,
     yes_no,
@@ -26,6 +29,9 @@ SCORERS: dict[str, Scorer] = {
     **mathvista.SCORERS,
     **mathvision.SCORERS,
     **formulas.SCORERS,
+    **captions.SCORERS,
+    **judgments.SCORERS,
+    **own_questions.SCORERS,
 }
 
 

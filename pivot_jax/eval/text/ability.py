@@ -141,7 +141,7 @@ def _answers(module: LanguageModel, params: Any, tokenizer: Any, decoder: Any) -
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         example = Example(f"text-{number}", (Message("user", question.prompt),))
-        prompts.append(Prompt(example, _row(example.id, ids, decoder), number))
+        prompts.append(Prompt(example, prompt_row(example.id, ids, decoder), number))
     sampler = Sampler(module, None, Shape(slots=len(prompts), prompts=TOGETHER, steps=LONGEST))
     sampler.update(params, 0)
     sampling = Sampling(LONGEST, temperature=0.0, stop_ids=(tokenizer.eos_token_id,))
@@ -154,7 +154,7 @@ def _answers(module: LanguageModel, params: Any, tokenizer: Any, decoder: Any) -
     return tuple(found)
 
 
-def _row(name: str, ids: Sequence[int], decoder: Any) -> EncodedRow:
+def prompt_row(name: str, ids: Sequence[int], decoder: Any) -> EncodedRow:
     """A prompt of text alone."""
     tokens, none = np.asarray(ids, np.int32), np.zeros(0, np.int32)
     where = np.arange(len(tokens), dtype=np.int32)
