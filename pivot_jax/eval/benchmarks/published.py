@@ -127,7 +127,7 @@ def published(
             raise UserError(f"{family}: {path} has no question{only}; name the file that has them")
         items[0]
     except RowError as error:
-        raise UserError(f"{family}: {error}") from None
+        raise UserError(f"{family}: {error} (of {path})") from None
     return items
 
 

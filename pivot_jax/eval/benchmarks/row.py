@@ -107,6 +107,8 @@ class Row:
           RowError: there are no options, or none of them is the answer.
         """
         known = {letter: text for letter, text in zip(cells.LETTERS, choices, strict=False) if text}
+        if is_missing(self.values.get(column)):
+            self.text(column)
         if not known:
             raise RowError(self.name, f"the row has no options (columns: {', '.join(self.values)}); add them")
         return cells.letter_answer(self.values.get(column), known, self.name, form, column)
