@@ -62,6 +62,7 @@ class Answerer:
         read_timeout_s: float = 0.0,
     ):
         self.mllm, self.params, self.batch_size = mllm, params, batch_size
+        self.processor, self.read_timeout_s = processor, read_timeout_s
         self._prompts, self._options = processor.for_kind("prompt"), processor.for_kind("preference")
         self.chat, self.geometry = processor.chat, processor.geometry
         self.temperature, self.blank_images, self.seed = temperature, blank_images, seed
@@ -69,6 +70,21 @@ class Answerer:
         self._images_of = ImageCache(self._prompts, 1, cache_mib=0)  # every image is used once, so none is kept
         self._workers = Workers(self._prompts, THREADS, "thread", read_timeout_s)
         self._reader = ImageReader(self._read, read_timeout_s)
+
+    def for_images(self, count: int) -> Answerer:
+        """An answerer of questions with up to ``count`` images, although the model was trained with fewer in a row."""
+        if (wider := self.processor.for_images(count)) is self.processor:
+            return self
+        return Answerer(
+            self.mllm,
+            self.params,
+            wider,
+            batch_size=self.batch_size,
+            temperature=self.temperature,
+            seed=self.seed,
+            blank_images=self.blank_images,
+            read_timeout_s=self.read_timeout_s,
+        )
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class Chosen:
       positions: id → position, of the questions of this shard.
       prompts: id → prompt, of the questions of all shards.
       golds: id → what an answer is scored with, fields of its row.
+      images: most images of a question.
       total: questions that the benchmark has.
       path: of its files.
     """
@@ -68,6 +69,7 @@ class Chosen:
     positions: dict[str, int]
     prompts: dict[str, str]
     golds: dict[str, dict[str, Any]]
+    images: int
     total: int
     path: str
 
@@ -96,6 +98,7 @@ def choose(name: str, path: str | Path, options: RunOptions) -> Chosen:
     positions: dict[str, int] = {}
     prompts: dict[str, str] = {}
     golds: dict[str, dict[str, Any]] = {}
+    images = 0
     units: dict[str, int] = {}  # unit → its number
     numbers: dict[str, int] = {}  # question → the number of its unit
     for index in range(len(examples)):
@@ -109,10 +112,11 @@ def choose(name: str, path: str | Path, options: RunOptions) -> Chosen:
         if example.id in positions:
             raise UserError(f"benchmark {name}: {path} has two questions '{example.id}'; give each an id of its own")
         positions[example.id], prompts[example.id], golds[example.id] = index, prompt_of(example), gold_of(example)
+        images = max(images, len(example.images))
         numbers[example.id] = units.setdefault(unit, len(units))
     part, parts = options.shard
     own = {one: at for one, at in positions.items() if numbers[one] % parts == part - 1}
-    return Chosen(name, variant, examples, own, prompts, golds, total, str(path))
+    return Chosen(name, variant, examples, own, prompts, golds, images, total, str(path))
 
 
 def prompt_of(example: Example) -> str:

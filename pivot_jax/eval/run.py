@@ -23,6 +23,8 @@ class Answers(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]: ...
 
+    def for_images(self, count: int) -> Answers: ...
+
     def answer(
         self,
         examples: Sequence[Example],
@@ -83,7 +85,7 @@ def evaluate(
 
 
 def _run(asked: Chosen, answerer: Answers, out: Path, options: RunOptions) -> Path:
-    file = shards.path_of(out, options.shard)
+    file, answerer = shards.path_of(out, options.shard), answerer.for_images(asked.images)
     settings = _settings(asked, answerer, options)
     form = suite.find(asked.name).option_form if options.ranked else ""
     file.parent.mkdir(parents=True, exist_ok=True)

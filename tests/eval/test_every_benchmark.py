@@ -12,6 +12,8 @@ from tests.eval.benchmarks import published_rows
 
 # Benchmarks that share the files of another, and those that have data of their own.
 FILES = {
+    "cv-bench-2d": "cv_bench",
+    "cv-bench-3d": "cv_bench",
     "mmvp-corrected": "mmvp",
     "hallusionbench-all": "hallusionbench",
     "mathvista-cot": "mathvista",

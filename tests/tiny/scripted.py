@@ -12,6 +12,9 @@ class Scripted:
         self.reply, self.option, self.fail_after, self.asked = reply, option, fail_after, []
         self.settings, self.ranked = settings, []
 
+    def for_images(self, count):
+        return self
+
     def answer(self, examples, max_new_tokens, done=lambda count: None, stop=()):
         if self.fail_after is not None and len(self.asked) >= self.fail_after:
             raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -84,6 +85,12 @@ class Chat:
         control = {*self.template.control, format.image_token, *format.image_around}
         self._control = re.compile("|".join(map(re.escape, sorted(control))))
         self._control_in_questions = re.compile("|".join(map(re.escape, sorted(control - {IMAGE}))))
+
+    def for_images(self, count: int) -> Chat:
+        """The same chat with another limit of images."""
+        changed = copy.copy(self)
+        changed.limits = replace(self.limits, images=count)
+        return changed
 
     @property
     def banned_ids(self) -> tuple[int, ...]:

@@ -47,6 +47,10 @@ class Processor:
         """The same processor for rows of another kind."""
         return replace(self, kind=kind)
 
+    def for_images(self, count: int) -> Processor:
+        """The same processor for rows of up to ``count`` images, if it does not take as many already."""
+        return self if count <= self.chat.limits.images else replace(self, chat=self.chat.for_images(count))
+
     def encode(self, example: Example) -> EncodedRow:
         """The example as one row; its images are not read.
 
