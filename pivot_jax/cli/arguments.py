@@ -14,6 +14,7 @@ from pivot_jax.cli import (
     preparation_arguments,
     probe_arguments,
     scheme_arguments,
+    serving_arguments,
     studies,
     text,
 )
@@ -54,6 +55,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
         _text,
         probe_arguments.add,
         _generate,
+        serving_arguments.add,
         _sample,
         *checkpoints,
     ):
