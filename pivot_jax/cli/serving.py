@@ -28,5 +28,5 @@ def serve(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         source = f"run:{args.workdir}" + (f"@{args.step}" if args.step is not None else "")
     else:
         source = args.weights
-    listening = listen(settings)  # a port in use is an error before the weights are read
-    return answer(open_served(source, name=args.model_name, tokenizer=args.tokenizer), settings, listening)
+    with listen(settings) as listening:  # a port in use is an error before the weights are read
+        return answer(open_served(source, name=args.model_name, tokenizer=args.tokenizer), settings, listening)

@@ -40,12 +40,12 @@ def add(subparsers) -> None:
         "--queue", type=count, default=256, metavar="N", help="requests that wait beyond these (default 256)"
     )
     parser.add_argument(
-        "--max-tokens", type=tokens, default=2048, metavar="N",
-        help="largest max_tokens of a request, and a chat's default (default 2048)",
+        "--max-tokens", type=tokens, default=4096, metavar="N",
+        help="largest max_tokens of a request, and a chat's default (default 4096)",
     )  # fmt: skip
     parser.add_argument("--max-body-mib", type=positive, default=64, metavar="N", help="of a request (default 64)")
     parser.add_argument(
-        "--max-image-pixels", type=positive, default=1 << 25, metavar="N", help="of an image (default 33,554,432)"
+        "--max-image-pixels", type=positive, default=1 << 26, metavar="N", help="of an image (default 67,108,864)"
     )
 
 

@@ -17,6 +17,11 @@ def parse(body: bytes) -> dict[str, Any]:
     """The JSON object of a request's body. Raises Failure 400 for anything else."""
     try:
         found = json.loads(body, parse_constant=_no_number)
+        if b"\\u" in body:  # an escape may be half of a character, which no tokenizer and no reply takes
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise Failure(400, f"the body holds {half!a}, half of a character; remove it") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Failure(400, f"the body is not JSON ({reason})") from None

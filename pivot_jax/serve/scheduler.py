@@ -159,6 +159,10 @@ class Scheduler:
         except UserError as error:
             job.send(Failure(400, str(getattr(error, "reason", error))))
             return
+        except Exception as error:  # as in _decode
+            log.exception("a request cannot be read")
+            job.send(Failure(500, f"the request cannot be read ({type(error).__name__}); see the server's log"))
+            return
         job.sent = dict.fromkeys(range(job.n), 0)
         self._jobs.append(job)
 

@@ -44,8 +44,8 @@ class Settings:
     slots: int = 16
     queue: int = 256
     body_mib: int = 64
-    image_pixels: int = 1 << 25
-    tokens: int = 2048
+    image_pixels: int = 1 << 26
+    tokens: int = 4096
 
 
 def listen(settings: Settings) -> socket.socket:
