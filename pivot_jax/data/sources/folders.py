@@ -40,6 +40,11 @@ def from_folder(path: Path, split: str = "", config: str = "") -> TableRows | Ro
     return from_parquet(layout[config][split], f"{path.name}{own}/{split}")
 
 
+def configurations(path: Path) -> list[str]:
+    """Names of the configurations of a folder of Parquet files; [] where there are none, or it is of another kind."""
+    return sorted(_card(path) or _files(path))
+
+
 def _saved(path: Path, split: str, config: str) -> TableRows:
     if config:
         raise UserError(

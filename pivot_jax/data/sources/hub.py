@@ -27,9 +27,7 @@ def from_hub(name: str, split: str = "", config: str = "") -> TableRows:
       UserError: not such a name, no access to the hub, no such data set, configuration or split, or several of them
         and none is named.
     """
-    found = _NAME.fullmatch(name)
-    if found is None:
-        raise UserError(f"{name}: not the name of a data set; write hf:OWNER/NAME, hf:OWNER/NAME/CONFIG@SPLIT or so")
+    found = parse(name)
     if (config and found["config"]) or (split and found["split"]):
         raise UserError(f"{name}: configuration or split is named twice; leave one out")
     config, split = config or found["config"] or "", split or found["split"] or ""
@@ -47,6 +45,14 @@ def from_hub(name: str, split: str = "", config: str = "") -> TableRows:
         loaded = loaded[split]
     where = "/".join(filter(None, (found["id"], config, split)))
     return of_dataset(loaded, where, _fingerprint(loaded))
+
+
+def parse(name: str) -> dict[str, str]:
+    """The parts ``id``, ``config`` and ``split`` of a name, "" where it has none. Raises UserError for another text."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise UserError(f"{name}: not the name of a data set; write hf:OWNER/NAME, hf:OWNER/NAME/CONFIG@SPLIT or so")
+    return found.groupdict("")
 
 
 def _fingerprint(rows: Any) -> str:

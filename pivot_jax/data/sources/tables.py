@@ -32,6 +32,10 @@ class TableRows:
             raise IndexError(index)
         return self._table.slice(index, 1).to_pylist()[0]
 
+    def column(self, name: str) -> list[Any]:
+        """The values of a column, None in every row where there is no such column."""
+        return self._table[name].to_pylist() if name in self._table.column_names else [None] * len(self)
+
     def location(self, index: int) -> str:
         """``name[INDEX]``, from 0."""
         return f"{self.name}[{index}]"
@@ -62,6 +66,16 @@ class RowGroups:
         start = int(self._ends[which - 1]) if which else 0
         row = self._table(which).slice(index - start, 1).to_pylist()[0]
         return {name: row.get(name) for name in self._columns}  # of the shards with fewer columns, too
+
+    def column(self, name: str) -> list[Any]:
+        """As :meth:`TableRows.column`; the other columns are not decoded."""
+        values: list[Any] = []
+        with self._lock:
+            for file, group in self._groups:
+                there = name in file.schema_arrow.names
+                rows = file.metadata.row_group(group).num_rows
+                values += file.read_row_group(group, [name])[name].to_pylist() if there else [None] * rows
+        return values
 
     def _table(self, which: int) -> Any:
         with self._lock:

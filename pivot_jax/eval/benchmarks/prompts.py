@@ -13,8 +13,8 @@ WORD = "\nAnswer the question using a single word or phrase."
 
 
 def lettered(choices: Sequence[str]) -> str:
-    """Options as lines ``\\nA. first\\nB. second``."""
-    return "".join(f"\n{LETTERS[index]}. {choice}" for index, choice in enumerate(choices))
+    """Options as lines ``\\nA. first\\nB. second``; a letter whose option is "" is left out."""
+    return "".join(f"\n{LETTERS[index]}. {choice}" for index, choice in enumerate(choices) if choice)
 
 
 def asked(item: Item, text: str) -> str:

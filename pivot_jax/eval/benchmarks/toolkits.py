@@ -14,3 +14,8 @@ TOOLKITS: dict[str, str] = {
     "llava": "haotian-liu/LLaVA, commit 32cebc38, the scripts of LLaVA-1.5",
 }
 DEFAULT = "ours"
+
+# Limits where a benchmark sets none: those of the toolkits' LLaVA classes.
+LMMS_EVAL_TOKENS = 1024
+VLMEVALKIT_TOKENS = 2048
+LMMS_EVAL_STOP = ("\n\n",)  # of the tasks that set no stop: an answer ends at its first blank line

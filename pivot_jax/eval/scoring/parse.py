@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 LETTERS = string.ascii_uppercase
 _MARKERS = ("answer is:", "answer is", "answer:")
+_CAMBRIAN_MARKERS = ("answer is", "answer is:", "answer:")  # in this order "answer is: B" leaves ": B"
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # "\{" is no brace
 _BARE_LETTER = re.compile(r"\s*\(?([A-Za-z])[).:]*\s*")
 _LEADING_LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Z])[.):,]|([a-z])[.):])(?:\s|$)")
@@ -31,18 +32,24 @@ _NUMBER_WORDS = {
 } | {"none": "0"}
 _PUNCTUATION = list(';/[]"{}()=+\\_-><@`,?!')
 _PERIOD = re.compile(r"\.(?!\d)")
+_PERIOD_VLMEVALKIT = re.compile(r"(?<!\d)\.(?!\d)")
+# Both toolkits pass re.UNICODE where ``re.sub`` takes the number of replacements, so no more full stops are removed.
+_PERIODS = int(re.UNICODE)
 _COMMA_IN_NUMBER = re.compile(r"(\d),(\d)")
 _CONTRACTED = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
-he'd've he's how'd how'll how's I'd've I'm I've isn't it'd it'd've it'll let's ma'am mightn't mightn't've
-might've mustn't must've needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've
-somebody'd somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd
+he'd've he's how'd how'll how's I'd've I'm I've isn't it'd it'd've it'll ma'am mightn't mightn't've
+might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've
+somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd
 something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're
 they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've
-who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've
+who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'll
 you'd you'd've you'll you're you've
 """
-_CONTRACTIONS = {full.replace("'", ""): full for full in _CONTRACTED.split()}
+# A contraction without one of its apostrophes gets it back; EvalAI's table has one the wrong way round.
+_CONTRACTIONS = {
+    full[:at] + full[at + 1 :]: full for full in _CONTRACTED.split() for at, mark in enumerate(full) if mark == "'"
+} | {"somebody'd": "somebodyd"}
 
 
 class Box(NamedTuple):
@@ -71,15 +78,24 @@ def boxed(text: str) -> list[Box]:
 
 def after_marker(text: str) -> str:
     """The text after the last "answer is" / "answer:", lower case."""
+    return _after(text, _MARKERS)
+
+
+def after_cambrian_marker(text: str) -> str:
+    """As :func:`after_marker`, by Cambrian's order of markers, which leaves the colon of "answer is: B"."""
+    return _after(text, _CAMBRIAN_MARKERS)
+
+
+def _after(text: str, markers: Sequence[str]) -> str:
     text = (text or "").lower().strip()
-    for marker in _MARKERS:
+    for marker in markers:
         text = text.split(marker)[-1]
     return text.strip()
 
 
 def cambrian_text(text: str) -> str:
     """Answer text as Cambrian's scorers compare it: without the marker, trailing ``.:,`` and brackets around it."""
-    return after_marker(text).rstrip(".:,").lstrip("(").rstrip(")")
+    return after_cambrian_marker(text).rstrip(".:,").lstrip("(").rstrip(")")
 
 
 def letter(text: str) -> str:
@@ -138,12 +154,31 @@ def evalai(text: str) -> str:
     """EvalAI's VQA normalisation: punctuation, number words, articles and contractions."""
     text = (text or "").lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
+    return _plain_words(_without_punctuation(text, _PERIOD))
+
+
+def vqa_vlmevalkit(text: str) -> str:
+    """VLMEvalKit's VQA normalisation: :func:`evalai`, but a full stop after a digit and all of "'s" are kept."""
+    return _plain_words(words_vlmevalkit((text or "").replace("\n", " ").replace("\t", " ").strip()))
+
+
+def words_vlmevalkit(text: str) -> str:
+    """The text without punctuation, as VLMEvalKit compares words."""
+    return _without_punctuation(text, _PERIOD_VLMEVALKIT)
+
+
+def _without_punctuation(text: str, period: re.Pattern[str]) -> str:
+    """Marks become blanks; nothing where any stands beside a blank, and in a text with a number such as 1,234."""
     kept = text
     for mark in _PUNCTUATION:
         bordered = mark + " " in text or " " + mark in text
         kept = kept.replace(mark, "" if bordered or _COMMA_IN_NUMBER.search(text) else " ")
-    kept = _PERIOD.sub("", kept)
-    words = [_NUMBER_WORDS.get(word, word) for word in kept.split()]
+    return period.sub("", kept, count=_PERIODS)
+
+
+def _plain_words(text: str) -> str:
+    """Lower case, number words as digits, without articles, contractions with their apostrophes."""
+    words = [_NUMBER_WORDS.get(word, word) for word in text.lower().split()]
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 

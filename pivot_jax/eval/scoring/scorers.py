@@ -16,6 +16,10 @@ from rapidfuzz.distance import Levenshtein
 
 from pivot_jax.eval.scoring import parse
 
+HANDWRITTEN = "Handwritten Mathematical Expression Recognition"  # the type of OCRBench's formulas
+RELAXED = 0.05  # relative distance of a number in ChartQA
+LLAVA_LETTERS = "ABCDE"
+
 
 @dataclass(frozen=True)
 class Gold:
@@ -75,27 +79,24 @@ def letter_or_text(answer: str, gold: Gold) -> Verdict:
 
 def scienceqa(answer: str, gold: Gold) -> Verdict:
     """ScienceQA as Cambrian-1 scores it: the text before the first full stop is the letter, or all is the option."""
-    text, correct = parse.after_marker(answer).rstrip("."), parse.letter(gold.answer)
+    text, correct = parse.after_cambrian_marker(answer).rstrip("."), parse.letter(gold.answer)
     option = parse.normalise(choice(gold, correct))
     right = text.split(".")[0].upper() == correct != "" or (option != "" and parse.normalise(text) == option)
     return Verdict(right, text)
 
 
 def scienceqa_llava(answer: str, gold: Gold) -> Verdict:
-    """ScienceQA as LLaVA scores it: a bare letter, "B. text", or exactly one "The answer is B."; else wrong."""
-    options = parse.LETTERS[: len(gold.choices) or 5]
+    """ScienceQA as LLaVA scores it: a bare letter A to E, "B. text", or exactly one "The answer is B."; else wrong."""
     text = answer or ""
-    if len(text) == 1 and text in options:
-        found = text
-    elif len(text) >= 3 and text[0] in options and text[1:3] == ". ":
+    if (len(text) == 1 or text[1:3] == ". ") and text[0] in LLAVA_LETTERS:
         found = text[0]
     else:
-        stated = re.findall(r"The answer is ([A-Z])\.", text)
+        stated = re.findall(r"The answer is ([A-Z]).", text)  # any character may follow, but one has to
         found = stated[0] if len(stated) == 1 else ""
     return named(found, gold)
 
 
-def relaxed(answer: str, gold: Gold, tolerance: float = 0.05) -> Verdict:
+def relaxed(answer: str, gold: Gold, tolerance: float = RELAXED) -> Verdict:
     """ChartQA's relaxed accuracy (Masry et al. 2022): within 5 % of a numeric gold, else equal in lower case.
 
     "12%" is 0.12, as in lmms-eval, and "1,234" is a number too. Cambrian-1 takes neither for a number.
@@ -106,7 +107,7 @@ def relaxed(answer: str, gold: Gold, tolerance: float = 0.05) -> Verdict:
 
 def substring(answer: str, gold: Gold) -> Verdict:
     """OCRBench (Liu et al. 2023): the answer contains an accepted one (handwritten formulas: no blanks, case kept)."""
-    if gold.category == "Handwritten Mathematical Expression Recognition":
+    if gold.category == HANDWRITTEN:
         clean: Callable[[str], str] = lambda text: text.strip().replace("\n", " ").replace(" ", "")  # noqa: E731
     else:
         clean = lambda text: text.lower().strip().replace("\n", " ")  # noqa: E731
@@ -133,28 +134,39 @@ def vqa(answer: str, gold: Gold) -> Verdict:
     Source: Antol et al. 2015, as EvalAI computes it.
     """
     text = parse.evalai(answer)
-    golds = [parse.evalai(accepted) for accepted in gold.answers]
-    if not golds or not text:
-        return Verdict(0.0, text)
-    if len(golds) == 1:
-        return Verdict(text == golds[0], text)
+    return Verdict(leave_one_out(text, [parse.evalai(accepted) for accepted in gold.answers]), text)
+
+
+def leave_one_out(text: str, golds: Sequence[str]) -> float:
+    """Mean over the annotators of min(1, matches among the others / 3); of a single gold, whether it is equal.
+
+    Args:
+      text, golds: normalised. An answer of which nothing is left ("the") equals a gold of which nothing is left ("a").
+    """
+    if len(golds) < 2:
+        return float(text in golds)
     matches = golds.count(text)
     # Leaving out a matching annotator leaves matches - 1; leaving out another leaves all of them.
     left_out = matches * min(1.0, (matches - 1) / 3) + (len(golds) - matches) * min(1.0, matches / 3)
-    return Verdict(left_out / len(golds), text)
+    return left_out / len(golds)
 
 
 def anls(answer: str, gold: Gold, threshold: float = 0.5) -> Verdict:
     """DocVQA: 1 − normalised edit distance to the nearest gold, 0 where below τ = 0.5 (Biten et al. 2019)."""
-    text = " ".join((answer or "").strip().lower().split())
+    text = spaced(answer or "")
     scores = [0.0]
     for accepted in gold.answers:
-        target = " ".join(accepted.strip().lower().split())
+        target = spaced(accepted)
         longest = max(len(text), len(target))
         if text and longest:
             similarity = 1 - Levenshtein.distance(text, target) / longest
             scores.append(similarity if similarity >= threshold else 0.0)
     return Verdict(max(scores), text)
+
+
+def spaced(text: str) -> str:
+    """In lower case, with single blanks between the words."""
+    return " ".join(text.lower().split())
 
 
 def ranked(answer: str, gold: Gold) -> Verdict:

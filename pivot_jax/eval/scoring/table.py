@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from pivot_jax.errors import UserError, suggest
-from pivot_jax.eval.scoring import math, scorers, yes_no
+from pivot_jax.eval.scoring import letters, math, option_readers, scorers, short, yes_no
 from pivot_jax.eval.scoring.scorers import Scorer
 
-SCORERS: dict[str, Scorer] = {**scorers.SCORERS, **math.SCORERS, **yes_no.SCORERS}
+SCORERS: dict[str, Scorer] = {
+    **scorers.SCORERS,
+    **math.SCORERS,
+    **yes_no.SCORERS,
+    **short.SCORERS,
+    **option_readers.SCORERS,
+    **letters.SCORERS,
+}
 
 
 def find(name: str) -> Scorer:

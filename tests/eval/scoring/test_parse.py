@@ -18,7 +18,7 @@ CHOICES = ("Open", "Closed")
         ("B.", "B", "B"),
         ("Answer: (B).", "B", "B"),
         ("The answer is B", "B", "B"),
-        ("Answer is: b", "B", "B"),
+        ("Answer is: b", ":", "B"),  # Cambrian splits at "answer is" first
         ("B. Closed", "B", "B"),
         ("(B) Closed", "B", "B"),
         ("I think the correct option is B because it is shut", "I", "B"),
