@@ -84,7 +84,7 @@ def choose(name: str, path: str | Path, options: RunOptions) -> Chosen:
     if options.control:
         control = controls.find(options.control)
         items, variant = control.items(items), replace(variant, aggregate=control.aggregate or variant.aggregate)
-    examples, grouped = Worded(items, variant.prompt), variant.aggregate.units == "group"
+    examples, grouped = Worded(items, variant), variant.aggregate.units == "group"
     positions: dict[str, int] = {}
     prompts: dict[str, str] = {}
     units: dict[str, int] = {}  # unit → its number

@@ -34,6 +34,7 @@ class Item:
       unit: questions that count together, or share an image, have the same.
       fields: what else some toolkit's prompt, scorer or aggregate reads; JSON values.
       context: turns before the question.
+      text: the question with its options in one text, where it is published so; prompts only.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Item:
     unit: Any = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     context: tuple[Message, ...] = ()
+    text: str = ""
 
     def example(self, prompt: str) -> Example:
         """The question with these words as a user turn, to be answered."""
@@ -89,6 +91,7 @@ class Variant:
       prompt: the text that is asked; ``<image>`` where each image goes.
       scorer: name of a scorer of ``scoring.table.SCORERS``.
       stop: an answer ends before any of these strings.
+      first_image: a question is asked about the first of its images alone.
       note: where this differs from the toolkit, and why (such as rules in place of a judge).
     """
 
@@ -98,6 +101,12 @@ class Variant:
     max_new_tokens: int = 16
     stop: tuple[str, ...] = ()
     note: str = ""
+    first_image: bool = False
+
+    def example(self, item: Item) -> Example:
+        """The question in the toolkit's words."""
+        shown = replace(item, images=item.images[:1]) if self.first_image else item
+        return shown.example(self.prompt(shown))
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ class Benchmark:
         """A toolkit's way, with parts of it replaced.
 
         Args:
-          prompt, aggregate: a toolkit whose prompt (with its limits) or aggregate is taken instead.
+          prompt, aggregate: a toolkit whose prompt (with its images and limits) or aggregate is taken instead.
           scorer: name of another scorer.
 
         Raises:
@@ -131,7 +140,8 @@ class Benchmark:
         found = self._of(toolkit)
         if prompt:
             other = self._of(prompt)
-            found = replace(found, prompt=other.prompt, max_new_tokens=other.max_new_tokens, stop=other.stop)
+            asking = ("prompt", "max_new_tokens", "stop", "first_image")
+            found = replace(found, **{name: getattr(other, name) for name in asking})
         if aggregate:
             found = replace(found, aggregate=self._of(aggregate).aggregate)
         return replace(found, scorer=scorer) if scorer else found
@@ -146,15 +156,14 @@ class Benchmark:
 class Worded:
     """The questions of a benchmark as examples, in the words of a toolkit; read when they are asked for."""
 
-    def __init__(self, items: Items, prompt: Callable[[Item], str]):
-        self.items, self.prompt = items, prompt
+    def __init__(self, items: Items, variant: Variant):
+        self.items, self.variant = items, variant
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Example:
-        item = self.items[index]
-        return item.example(self.prompt(item))
+        return self.variant.example(self.items[index])
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -206,7 +215,7 @@ def question_rows(file: Path, family: str, fields: Sequence[str]) -> list[dict[s
     return rows
 
 
-def check_first(rows: Any, file: Path, family: str, fields: str) -> None:
+def check_first(rows: Any, file: str | Path, family: str, fields: str = "") -> None:
     """Raises UserError where the first row is not a question: then the path names the wrong file."""
     if not len(rows):
         raise UserError(f"{family}: {file} is empty")
@@ -214,9 +223,8 @@ def check_first(rows: Any, file: Path, family: str, fields: str) -> None:
         rows[0]
     except RowError as error:
         reason = error.reason.partition("; ")[0]  # the fix after it is for a single bad row
-        raise UserError(
-            f"{family}: {file} is not a file of its questions ({reason}); a question has {fields}"
-        ) from None
+        needs = f"; a question has {fields}" if fields else "; name the file that has them"
+        raise UserError(f"{family}: {file} is not a file of its questions ({reason}){needs}") from None
 
 
 def contents(folder: Path) -> str:

@@ -89,7 +89,7 @@ class RotatedOptions:
         choices = item.choices[turn:] + item.choices[:turn]
         answers = tuple(_letter_after(answer, turn, len(choices)) for answer in item.answers)
         name = f"{item.id}#{turn}" if turn else item.id
-        return replace(item, id=name, choices=choices, answers=answers, unit=item.id)
+        return replace(item, id=name, choices=choices, answers=answers, unit=item.id, text="")
 
 
 def _letter_after(answer: str, turn: int, count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -70,6 +71,12 @@ def _decoded(text: str, row_id: str, column: str) -> bytes:
             row_id, f"column '{column}' is {shown(text)}, base64 of something that is not an image; get the file again"
         ) from None
     return content
+
+
+def images_key(found: tuple[Any, ...]) -> str:
+    """A key of images: the same for the same files, or the same encoded bytes."""
+    parts = [image if isinstance(image, bytes) else str(image).encode() for image in found]
+    return hashlib.blake2b(b"\n".join(parts), digest_size=8).hexdigest()
 
 
 class TsvImages:

@@ -17,11 +17,11 @@ from pivot_jax.data.sources.base import ImageRoot
 from pivot_jax.data.sources.delimited import DELIMITERS
 from pivot_jax.data.sources.raw_files import plain_suffix
 from pivot_jax.data.sources.rows import Rows, open_rows
-from pivot_jax.data.sources.tables import RowGroups, TableRows
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval.benchmarks import image_cells
-from pivot_jax.eval.benchmarks.base import Item, Items, contents
+from pivot_jax.eval.benchmarks.base import Item, Items, check_first, contents
 from pivot_jax.eval.benchmarks.cells import is_missing, literal_list, row_name
+from pivot_jax.eval.benchmarks.chained import Chained, column
 from pivot_jax.eval.benchmarks.image_cells import TsvImages
 from pivot_jax.eval.benchmarks.row import Row
 
@@ -87,7 +87,7 @@ def published(
       tsv_file: name of VLMEvalKit's file (``MMBench_DEV_EN``), looked for in a folder.
       id_key: column of ids in the first form; "": the row's number from 0 is its id.
       repeated: the published rows repeat some ids: the second one becomes ``ID#2``. Else that is an error.
-      where: only these rows are questions.
+      where: only these rows of the first form are questions.
 
     Raises:
       UserError: nothing is there, no such split, an empty file, two rows with the same id, or a first row that is no
@@ -101,8 +101,12 @@ def published(
     rows = _open(path, family, split, config) if file is None else open_rows(file)
     root = _root(path) if file is None else ImageRoot(str(file.parent))
     key = id_key if file is None else INDEX
+    check_first(rows, path, family)
     try:
-        items = Published(rows, convert, key, root, where=where, repeated=repeated, tsv=file is not None)
+        if file is None:
+            items = Published(rows, convert, key, root, where=where, repeated=repeated)
+        else:
+            items = Published(rows, convert, key, root, tsv=True)
         if not len(items):
             only = f" with {where[0]} {where[1]}" if where else ""
             raise UserError(f"{family}: {path} has no question{only}; name the file that has them")
@@ -110,6 +114,23 @@ def published(
     except RowError as error:
         raise UserError(f"{family}: {error}") from None
     return items
+
+
+def is_published(path: str | Path) -> bool:
+    """Whether a path is of a form of :func:`published` that no other reader takes: not jsonl or json."""
+    if isinstance(path, str) and path.startswith(hub.PREFIX):
+        return True
+    path = Path(path)
+    if not path.is_dir():
+        return path.suffix == ".parquet" or plain_suffix(path) in DELIMITERS
+    return bool(_saved(path) or folders.configurations(path)) or any(
+        plain_suffix(file) in DELIMITERS for file in path.iterdir()
+    )
+
+
+def _saved(folder: Path) -> bool:
+    """Whether ``datasets.save_to_disk`` wrote the folder."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
 class Published:
@@ -176,45 +197,6 @@ def _ids(rows: Rows, key: str, repeated: bool) -> list[str]:
             )
         found[own] = position
     return list(found)
-
-
-def column(rows: Rows, name: str) -> list[Any]:
-    """The values of a column, None where it is missing. Of Parquet files nothing else is read."""
-    if isinstance(rows, TableRows | RowGroups | Chained):
-        return rows.column(name)
-    return [rows[position].get(name) for position in range(len(rows))]
-
-
-class Chained:
-    """Rows of several configurations, one after the other."""
-
-    def __init__(self, parts: Sequence[Rows]):
-        self.parts = tuple(parts)
-        self.name = parts[0].name
-        self.fingerprint = "\n".join(part.fingerprint for part in parts) if all(p.fingerprint for p in parts) else ""
-        self._ends = np.cumsum([len(part) for part in parts])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def _at(self, index: int) -> tuple[Rows, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        which = int(np.searchsorted(self._ends, index, side="right"))
-        return self.parts[which], index - (int(self._ends[which - 1]) if which else 0)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        part, own = self._at(index)
-        return part[own]
-
-    def location(self, index: int) -> str:
-        """The row's place in its own part."""
-        part, own = self._at(index)
-        return part.location(own)
-
-    def column(self, name: str) -> list[Any]:
-        """As :func:`column`."""
-        return [value for part in self.parts for value in column(part, name)]
 
 
 def _open(path: str | Path, family: str, split: str | Sequence[str], config: str | Sequence[str]) -> Rows:

@@ -56,7 +56,7 @@ def find(name: str) -> Benchmark:
 def examples(name: str, path: str | Path, toolkit: str = DEFAULT) -> Worded:
     """A benchmark's questions as examples, in the words of a toolkit."""
     benchmark = find(name)
-    return Worded(benchmark.read(path), benchmark.variant(toolkit).prompt)
+    return Worded(benchmark.read(path), benchmark.variant(toolkit))
 
 
 def _of_file(file: str, name: str) -> Benchmark:

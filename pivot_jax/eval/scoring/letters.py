@@ -11,7 +11,7 @@ import string
 
 from pivot_jax.eval.scoring import parse
 from pivot_jax.eval.scoring.option_readers import by_letter, lmms_eval_letter
-from pivot_jax.eval.scoring.scorers import Gold, Scorer, Verdict, choice, named
+from pivot_jax.eval.scoring.scorers import Gold, Scorer, Verdict, choice, exact, letter, named, strict_letter
 
 FOUR, FIVE = "ABCD", "ABCDE"
 NO_ANSWER = "Failed to obtain answer via API"
@@ -186,7 +186,19 @@ def same_text_llava(answer: str, gold: Gold) -> Verdict:
     return Verdict((answer or "") == gold.answer != "", answer or "")
 
 
+def letter_or_exact(answer: str, gold: Gold) -> Verdict:
+    """Our own, for a benchmark with and without options: ``strict_letter`` where there are options, else ``exact``."""
+    return strict_letter(answer, gold) if gold.choices else exact(answer, gold)
+
+
+def cv_bench_cambrian(answer: str, gold: Gold) -> Verdict:
+    """CV-Bench as Cambrian-1 scores it: the first character, or in the questions of type 3D as ``omni_cambrian``."""
+    return omni_cambrian(answer, gold) if gold.fields.get("type") == "3D" else letter(answer, gold)
+
+
 SCORERS: dict[str, Scorer] = {
+    "letter_or_exact": letter_or_exact,
+    "cv_bench_cambrian": cv_bench_cambrian,
     "seed_lmms_eval": seed_lmms_eval,
     "ai2d_lmms_eval": ai2d_lmms_eval,
     "scienceqa_lmms_eval": scienceqa_lmms_eval,

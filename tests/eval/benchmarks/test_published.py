@@ -9,7 +9,8 @@ import pytest
 from pivot_jax.data.sources import tables
 from pivot_jax.errors import UserError
 from pivot_jax.eval.benchmarks.base import Item
-from pivot_jax.eval.benchmarks.published import column, published, tsv_item
+from pivot_jax.eval.benchmarks.chained import column
+from pivot_jax.eval.benchmarks.published import published, tsv_item
 from pivot_jax.eval.benchmarks.row import Row
 from tests.eval.benchmarks import published_rows
 

@@ -41,6 +41,11 @@ def _item(row: Row, image: str) -> Item:
 
 def _one_word(item: Item) -> str:
     """The request to answer yes or no is replaced by the one for a single word."""
+    return asked(item, item.question.replace(REQUEST, "").strip() + WORD)
+
+
+def _lmms_eval(item: Item) -> str:
+    """As :func:`_one_word`; seven questions keep the blank that they have before the request."""
     return asked(item, item.question.strip().replace(REQUEST, "") + WORD)
 
 
@@ -52,7 +57,7 @@ BENCHMARKS = {
             "cambrian": Variant(
                 with_tail(WORD), "exact_cambrian", MME, 32, note="images are told by name, not by the order of the rows"
             ),
-            "lmms-eval": Variant(_one_word, "yes_no_head", MME, 16, LMMS_EVAL_STOP),
+            "lmms-eval": Variant(_lmms_eval, "yes_no_head", MME, 16, LMMS_EVAL_STOP),
             "vlmevalkit": Variant(
                 with_tail(), "yes_no_words", MME, VLMEVALKIT_TOKENS, note="answers with both words or neither are wrong"
             ),
