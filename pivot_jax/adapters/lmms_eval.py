@@ -147,7 +147,7 @@ def name_of(task: str, split: str, doc_id: int) -> str:
 
 
 def limits(options: Mapping[str, Any], task: str) -> Limits:
-    """A task's ``generation_kwargs``. As in lmms-eval's own models, an answer is sampled where the temperature is above 0.
+    """A task's ``generation_kwargs``. As in lmms-eval's own models, answers are sampled at a temperature above 0.
 
     Raises:
       UserError: beams or a repetition penalty.

@@ -1,4 +1,4 @@
-"""What lmms-eval finds in the entry-point group ``lmms_eval.models``: where the classes of its model ``pivot_jax`` are."""
+"""The entry point of the group ``lmms_eval.models``: where lmms-eval finds the classes of its model ``pivot_jax``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ CLASSES = "pivot_jax.adapters.lmms_eval"
 
 
 def manifest() -> Any:
-    """The description of ``--model pivot_jax``. Neither JAX nor PyTorch is imported for it: every lmms-eval calls it."""
+    """The description of ``--model pivot_jax``. It imports no JAX: every run of lmms-eval asks for it."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest("pivot_jax", f"{CLASSES}.PivotJaxSimple", f"{CLASSES}.PivotJax")

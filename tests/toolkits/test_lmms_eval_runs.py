@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.toolkits import runs as toolkit_runs
-
-toolkit_runs.need("lmms_eval", "pip install lmms-eval==0.7.3")
-
 from pivot_jax.cli import main as cli
+from pivot_jax.data.example import Example, Message
 from pivot_jax.eval import score
 from pivot_jax.eval.score import Rules
+from pivot_jax.train.open import open_run
 from tests.tiny import runs
+from tests.toolkits import runs as toolkit_runs
 from tests.toolkits import world
+
+toolkit_runs.need("lmms_eval", "pip install lmms-eval==0.7.3")
 
 TASK = """\
 include: {installed}/tasks/mme/mme.yaml
@@ -127,9 +128,6 @@ def test_likelihoods_choose_what_pivot_jax_eval_ranks_first(folder, tasks, tmp_p
     _, printed = toolkit_runs.lmms_eval(
         tasks, "mme_likelihood", "pivot_jax", arguments, tmp_path, "--batch_size", "16", "--force_simple"
     )
-    from pivot_jax.data.example import Example, Message
-    from pivot_jax.train.open import open_run
-
     rows = world.rows()
     examples = [
         Example(str(i), (Message("user", f"<image>\n{row['question'].strip()}"),), (row["image"]["bytes"],))

@@ -10,16 +10,15 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tests.toolkits import runs as toolkit_runs
-
-if not os.environ.get("VLMEVALKIT"):
-    pytest.skip("no VLMEvalKit: set VLMEVALKIT to a checkout, whose requirements are installed", allow_module_level=True)
-
 from pivot_jax.cli import main as cli
 from pivot_jax.eval import score
 from pivot_jax.eval.score import Rules
 from tests.tiny import runs
+from tests.toolkits import runs as toolkit_runs
 from tests.toolkits import world
+
+if not os.environ.get("VLMEVALKIT"):
+    pytest.skip("no VLMEvalKit: set VLMEVALKIT to a checkout and install its requirements", allow_module_level=True)
 
 NAME = "MME_LOCAL"  # VLMEvalKit takes MME's rules for it, but does not compare the file with the published one
 
