@@ -1,6 +1,6 @@
-"""A small MME in both published forms, and a tiny run that was trained a little on other images with such questions.
+"""A small MME in both published forms, and a tiny run that was trained on other images with such questions.
 
-Its answers are mostly yes or no and not all right, so that a score says something.
+It answers yes and no, mostly as it should; some of the published answers are wrong, so that a score says something.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ def questions(index: int) -> list[tuple[str, str]]:
 
 
 def rows() -> list[dict]:
-    """As the hub has them; both questions about an image have its name as their id."""
+    """As the hub has them; both questions about an image have its name as their id. Every fifth has a wrong answer."""
     return [
         {
             "question_id": f"{CATEGORIES[index % len(CATEGORIES)]}/{index:04}.png",
             "image": {"bytes": drawn(index), "path": f"{index:04}.png"},
             "question": question + REQUEST,
-            "answer": answer,
+            "answer": {"Yes": "No", "No": "Yes"}[answer] if (2 * index + second) % 5 == 0 else answer,
             "category": CATEGORIES[index % len(CATEGORIES)],
         }
         for index in range(IMAGES)
-        for question, answer in questions(index)
+        for second, (question, answer) in enumerate(questions(index))
     ]
 
 
@@ -104,7 +104,7 @@ def draw(folder: Path) -> None:
         "data.image.size": 16,
         "data.batch_size": 16,
         "data.max_length": 128,
-        "train.steps": 400,
+        "train.steps": 300,
         "train.log_every": 100,
         "optimizer.rules": ((".*", 3e-3),),
     }
