@@ -12,6 +12,7 @@ lmms-eval 0.7, PyTorch and decord.
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import subprocess
@@ -57,17 +58,21 @@ class Questions:
     count: int
 
 
-def command(argv: list[Any], **environment: str) -> float:
-    """Seconds of a process. Raises SideError where it fails."""
+def command(argv: list[Any], made: str = "", **environment: str) -> float:
+    """Seconds of a process. Raises SideError where it fails, or does not write the file ``made``.
+
+    lmms-eval ends with code 0 after an error.
+    """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     began = time.perf_counter()
     done = subprocess.run(
         [str(word) for word in argv], capture_output=True, text=True, check=False,
         env=os.environ | {"PYTHONPATH": path} | environment,
     )  # fmt: skip
-    if done.returncode:
+    seconds = time.perf_counter() - began
+    if done.returncode or (made and not glob.glob(made, recursive=True)):
         raise SideError(f"{argv[:4]} ended with code {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
-    return time.perf_counter() - began
+    return seconds
 
 
 def questions(mmvp: Path, count: int, installed: str, folder: Path) -> Questions:
@@ -123,7 +128,8 @@ def theirs(python: Path, exported: Path, asked: Questions, out: Path) -> tuple[d
     argv = [python, "-m", "lmms_eval", "--model", "llava_hf", "--tasks", "mmvp_local", "--include_path", asked.tasks]
     argv += ["--model_args", f"pretrained={exported},device=cpu,dtype=float32", "--batch_size", "1"]
     offline = {"HF_DATASETS_OFFLINE": "1", "HF_HOME": str(asked.tasks / "hf")}
-    seconds = command([*argv, "--log_samples", "--output_path", out], **offline)
+    made = f"{out}/**/*_samples_mmvp_local.jsonl"
+    seconds = command([*argv, "--log_samples", "--output_path", out], made, **offline)
     (samples,) = out.rglob("*_samples_mmvp_local.jsonl")
     (results,) = out.rglob("*_results.json")
     counted = json.loads(results.read_text())["throughput"]["total_elapsed_time"]

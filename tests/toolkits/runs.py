@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pivot_jax.eval import answer_files
+
 LIMIT_S = 1500
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OPENAI_API_KEY": "none"}
 
@@ -60,5 +62,6 @@ def lmms_eval(folder: Path, task: str, model: str, arguments: str, out: Path, *m
 
 def answers(samples: Path) -> list[str]:
     """The answers of a samples file, by position of the question."""
-    rows = [json.loads(line) for line in samples.read_text().splitlines()]
-    return [row["filtered_resps"][0] for row in sorted(rows, key=lambda row: row["doc_id"])]
+    toolkit, rows = answer_files.read(samples)
+    assert toolkit == "lmms-eval"
+    return [row["answer"] for row in sorted(rows, key=lambda row: int(row["question_id"]))]
