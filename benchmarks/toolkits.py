@@ -126,7 +126,7 @@ def ours(workdir: Path, asked: Questions, out: Path) -> tuple[dict[str, float], 
 
 def theirs(python: Path, exported: Path, asked: Questions, out: Path) -> tuple[dict[str, float], list[str]]:
     argv = [python, "-m", "lmms_eval", "--model", "llava_hf", "--tasks", "mmvp_local", "--include_path", asked.tasks]
-    argv += ["--model_args", f"pretrained={exported},device=cpu,dtype=float32", "--batch_size", "1"]
+    argv += ["--model_args", f"pretrained={exported},device=cpu,device_map=cpu,dtype=float32", "--batch_size", "1"]
     offline = {"HF_DATASETS_OFFLINE": "1", "HF_HOME": str(asked.tasks / "hf")}
     made = f"{out}/**/*_samples_mmvp_local.jsonl"
     seconds = command([*argv, "--log_samples", "--output_path", out], made, **offline)

@@ -54,8 +54,9 @@ def lmms_eval(folder: Path, task: str, model: str, arguments: str, out: Path, *m
     """Runs ``python -m lmms_eval`` on a task file in ``folder``; returns the samples file and the task's results."""
     argv = [sys.executable, "-m", "lmms_eval", "--model", model, "--model_args", arguments, "--tasks", task]
     argv += ["--include_path", str(folder), "--output_path", str(out), "--log_samples", *more]
-    ran(argv, HF_HOME=str(folder / "hf"))
-    (samples,) = out.rglob(f"*_samples_{task}.jsonl")
+    said = ran(argv, HF_HOME=str(folder / "hf"))
+    samples = next(out.rglob(f"*_samples_{task}.jsonl"), None)
+    assert samples is not None, said[-4000:]  # after an error lmms-eval ends with code 0 all the same
     (results,) = out.rglob("*_results.json")
     return samples, json.loads(results.read_text())["results"][task]
 
