@@ -14,13 +14,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 
-from pivot_jax.adapters.model import Limits, Request, ToolkitModel
+from pivot_jax.adapters.model import KEPT, Limits, Request, ToolkitModel
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import IMAGE, placed
 from pivot_jax.errors import UserError
 from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_TOKENS
+from pivot_jax.progress import progress
 from pivot_jax.words import counted
 
 log = logging.getLogger(__name__)
@@ -99,7 +101,7 @@ class PivotJaxSimple(_Model):
             asked.append(Request(make, limits(options, task)))
         return [reply.text for reply in self.model.answer(asked, "lmms-eval")]
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
         """Of each continuation: its negative log-likelihood per token, and whether it is the greedy answer.
 
         The sign is lmms-eval's: its tasks take the option with the smallest number. The blank between prompt and
@@ -109,15 +111,21 @@ class PivotJaxSimple(_Model):
         for index, request in enumerate(requests):
             text, _, _, doc_id, task, split = request.args
             questions.setdefault((task, split, doc_id, text), []).append(index)
-        examples, options = [], []
-        for (task, split, doc_id, text), found in questions.items():
-            _, _, to_images, *_ = requests[found[0]].args
-            examples.append(self._example(text, to_images, doc_id, task, split))
-            options.append([self._continuation(requests[index]) for index in found])
         results: dict[int, tuple[float, bool]] = {}
-        for found, scores in zip(questions.values(), self._scores(examples, options), strict=True):
-            results |= zip(found, scores, strict=True)
-        return [results[index] for index in range(len(requests))]
+        listed = list(questions.items())
+        with progress("lmms-eval", len(requests)) as advance:
+            for start in range(0, len(listed), KEPT):
+                part = listed[start : start + KEPT]
+                examples = [
+                    self._example(text, requests[found[0]].args[2], doc_id, task, split)
+                    for (task, split, doc_id, text), found in part
+                ]
+                options = [[self._continuation(requests[index]) for index in found] for _, found in part]
+                for (_, found), scores in zip(part, self._scores(examples, options), strict=True):
+                    results |= zip(found, scores, strict=True)
+                    advance(len(found))
+        # lmms-eval 0.7.3 makes a text of a bare pair, on which its tasks then fail; what is inside this it leaves alone.
+        return [GenerationResult(results[index]) for index in range(len(requests))]
 
     def _scores(self, examples: list[Example], options: list[list[str]]) -> list[list[tuple[float, bool]]]:
         answerer = self.model.answerer
