@@ -124,7 +124,7 @@ class PivotJaxSimple(_Model):
                 for (_, found), scores in zip(part, self._scores(examples, options), strict=True):
                     results |= zip(found, scores, strict=True)
                     advance(len(found))
-        # lmms-eval 0.7.3 makes a text of a bare pair, on which its tasks then fail; what is inside this it leaves alone.
+        # lmms-eval 0.7.3 makes a text of a bare pair, on which its tasks then fail. It leaves alone what is in this.
         return [GenerationResult(results[index]) for index in range(len(requests))]
 
     def _scores(self, examples: list[Example], options: list[list[str]]) -> list[list[tuple[float, bool]]]:
