@@ -134,7 +134,7 @@ def theirs(python: Path, exported: Path, asked: Questions, out: Path) -> tuple[d
     (results,) = out.rglob("*_results.json")
     counted = json.loads(results.read_text())["throughput"]["total_elapsed_time"]
     rows = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda row: row["doc_id"])
-    return {"command_s": seconds, "generate_s": counted}, [row["resps"][0][0] for row in rows]
+    return {"command_s": seconds, "generate_s": counted}, [row["filtered_resps"] for row in rows]
 
 
 def run(args: argparse.Namespace, record: Record, folder: Path) -> None:
