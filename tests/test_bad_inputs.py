@@ -60,6 +60,7 @@ USAGE = [
     usage("negative-decay", "probe classify --encoder run:x --data y --weight-decay=-1", "'-1' is not a number of at"),
     usage("no-predictions", "score --benchmark mmvp", "required: --predictions"),
     usage("no-logs", "scheme", "required: [ARM=]LOG"),
+    usage("serve-nothing", "serve", "one of the arguments --workdir --weights is required"),
     usage("unknown-effort", "plan --config {w}/tiny.py --effort O9", "--effort: invalid choice: 'O9'"),
 ]
 
@@ -258,7 +259,14 @@ SAMPLES = [
     case("sample-without-the-answer", f"{SAMPLE} --config.rl.rewards=({{'name':'exact','column':'truth'}},)",
          "'exact' reads the column 'truth', which no row has"),
 ]  # fmt: skip
-CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *SAMPLES, *TOKENIZERS, *bad_folders.CASES]
+SERVED = [
+    case("serve-no-run", "serve --port 0 --workdir {c}/none", "{c}/none"),
+    case("serve-no-source", "serve --port 0 --weights {w}/hf", "'{w}/hf' is not a weight source", "did you mean 'hf:"),
+    case("serve-two-tokenizers", "serve --port 0 --weights hf:{w}/hf --tokenizer {w}/tokenizer",
+         "--tokenizer: hf:{w}/hf has a tokenizer of its own"),
+    case("serve-no-address", "serve --workdir {w}/run --port 0 --host 256.1.1.1", "--host 256.1.1.1 --port 0:"),
+]  # fmt: skip
+CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *SAMPLES, *TOKENIZERS, *SERVED, *bad_folders.CASES]
 # As processes of their own; those of HEAVY take more than two seconds each.
 PROCESSES = ("unknown-option", "misspelt-key", "syntax-error", "plan-over-a-file", "no-packaged-config", "null-answer")
 HEAVY = ("image-missing", "generate-no-step", "heads-0", "inspect-nothing")

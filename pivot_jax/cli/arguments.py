@@ -15,6 +15,7 @@ from pivot_jax.cli import (
     preparation_arguments,
     probe_arguments,
     scheme_arguments,
+    serving_arguments,
     studies,
     text,
 )
@@ -54,6 +55,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
         _text,
         probe_arguments.add,
         _generate,
+        serving_arguments.add,
         _sample,
         *checkpoints,
     ):
@@ -86,6 +88,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
     if args.command == "export-hf" and args.drop_last and args.what != "encoder":
         default = " (the default)" if args.what == "model" else ""
         parser.error(f"--drop-last has no effect on --what {args.what}{default}; use --what encoder, or leave it out")
+    if args.command == "serve" and args.weights and args.step is not None:
+        parser.error(f"serve: --step is of --workdir; write run:DIR@{args.step} after --weights")
     if overrides and not hasattr(args, "takes_overrides"):
         parser.error(f"{args.command} takes no config keys; leave out --config.{next(iter(overrides))}")
     return args, overrides

@@ -105,11 +105,16 @@ class Answerer:
         max_new_tokens: int,
         done: Callable[[int], Any] = lambda count: None,
         stop: Sequence[str] = (),
+        *,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+        top_k: int = 0,
     ) -> list[Reply]:
         """An answer to each example, in order; ``done(count)`` is called as they are finished.
 
         Args:
           stop: an answer ends before the first of these strings in it.
+          temperature: in place of the answerer's. top_p, top_k: as in ``rollout.engine.Sampling``.
 
         Raises:
           UserError: an example that cannot be asked (image missing, prompt too long); the message names it. A benchmark
@@ -117,7 +122,14 @@ class Answerer:
         """
         rows = [self._prompts.encode(example) for example in examples]
         prompts = [Prompt(*parts) for parts in zip(examples, rows, _numbers(examples), strict=True)]
-        sampling = Sampling(max_new_tokens, self.temperature, stop_ids=(self.chat.end_id,), stop=tuple(stop))
+        sampling = Sampling(
+            max_new_tokens,
+            self.temperature if temperature is None else temperature,
+            top_p,
+            top_k,
+            stop_ids=(self.chat.end_id,),
+            stop=tuple(stop),
+        )
         try:
             rollouts = self._sampling_engine().generate(prompts, 1, sampling, (self.seed, 0), done)
         except RowError as error:

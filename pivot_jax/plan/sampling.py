@@ -18,7 +18,7 @@ from pivot_jax.rl.parts import sampler_shape
 from pivot_jax.rollout import program
 from pivot_jax.rollout.cache import empty_cache, weights_of
 from pivot_jax.rollout.choice import Draw, Rule
-from pivot_jax.rollout.sampler import cache_size
+from pivot_jax.rollout.decoding import cache_size
 from pivot_jax.train.setup import Setup
 
 

@@ -8,8 +8,9 @@ Letters: b rows, v vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,21 @@ _CHUNK = 256  # words whose probabilities are added up before the search looks i
 
 @dataclass(frozen=True)
 class Rule:
-    """The part of a sampling that a program is compiled for."""
+    """The part of a sampling that a program is compiled for.
+
+    Attributes:
+      greedy: all rows are.
+      top_p, top_k, min_p: whether the distribution is truncated by these.
+      mixed: every row has numbers of its own, and those of temperature 0 are greedy.
+      alternatives: of each token also the log-probs of this many most likely words (:class:`Alternatives`); 0: none.
+    """
 
     greedy: bool
-    top_p: bool = False  # whether the distribution is truncated by these
+    top_p: bool = False
     top_k: bool = False
     min_p: bool = False
+    mixed: bool = False
+    alternatives: int = 0
 
     @property
     def truncated(self) -> bool:
@@ -40,15 +50,29 @@ class Rule:
 
 @struct.dataclass
 class Draw:
-    """The part of a sampling that may change without compiling anew; float32 [] unless stated otherwise."""
+    """The part of a sampling that may change without compiling anew; float32 [] unless stated otherwise.
+
+    The first four are [b, 1] where rows have numbers of their own (:func:`draw_of_rows`).
+    """
 
     temperature: Any
     top_p: Any
-    top_k: Any  # int32 []; the vocabulary's size where all are kept
+    top_k: Any  # int32; the vocabulary's size where all are kept
     min_p: Any
     banned: Any  # bool [v]
     ends: Any  # bool [v]; ids that end a response
     seed: Any  # uint32 [2]; of the run, and the number of the rollout
+
+
+class Alternatives(NamedTuple):
+    """Log-probs under the model's own distribution (temperature 1), whatever a token was drawn from.
+
+    A token that is the most likely word has exactly the first of ``top_logps``.
+    """
+
+    logps: Any  # float32 [b]; of the token
+    top: Any  # int32 [b, a]; the most likely words, in order
+    top_logps: Any  # float32 [b, a]
 
 
 def rule_of(sampling: Sampling) -> Rule:
@@ -57,23 +81,47 @@ def rule_of(sampling: Sampling) -> Rule:
     return Rule(False, sampling.top_p < 1, sampling.top_k > 0, sampling.min_p > 0)
 
 
+def rule_of_rows(samplings: Sequence[Sampling], alternatives: int = 0) -> Rule:
+    """One rule for rows that are sampled differently: what any of them needs."""
+    rules = [rule_of(sampling) for sampling in samplings]
+    if all(rule.greedy for rule in rules):
+        return Rule(greedy=True, alternatives=alternatives)
+    needed = {name: any(getattr(rule, name) for rule in rules) for name in ("top_p", "top_k", "min_p")}
+    return Rule(False, **needed, mixed=True, alternatives=alternatives)
+
+
 def draw_of(sampling: Sampling, vocabulary: int, seed: tuple[int, int]) -> Draw:
     """On the host. ``vocabulary``: v, the rows of the head matrix."""
-
-    def chosen(ids: tuple[int, ...]) -> np.ndarray:
-        found = np.zeros(vocabulary, bool)
-        found[list(ids)] = True
-        return found
-
     return Draw(
         temperature=np.float32(sampling.temperature),
         top_p=np.float32(sampling.top_p),
         top_k=np.int32(min(sampling.top_k or vocabulary, vocabulary)),
         min_p=np.float32(sampling.min_p),
-        banned=chosen(sampling.banned_ids),
-        ends=chosen(sampling.stop_ids),
+        banned=_chosen(sampling.banned_ids, vocabulary),
+        ends=_chosen(sampling.stop_ids, vocabulary),
         seed=np.asarray([part % 2**32 for part in seed], np.uint32),
     )
+
+
+def draw_of_rows(samplings: Sequence[Sampling], shared: Draw) -> Draw:
+    """``shared`` (its ids and seed) with the numbers of every row."""
+    vocabulary = len(shared.banned)
+
+    def column(values: list[float], dtype: Any) -> np.ndarray:
+        return np.asarray(values, dtype)[:, None]
+
+    return shared.replace(
+        temperature=column([one.temperature for one in samplings], np.float32),
+        top_p=column([one.top_p for one in samplings], np.float32),
+        top_k=column([min(one.top_k or vocabulary, vocabulary) for one in samplings], np.int32),
+        min_p=column([one.min_p for one in samplings], np.float32),
+    )
+
+
+def _chosen(ids: Sequence[int], vocabulary: int) -> np.ndarray:
+    found = np.zeros(vocabulary, bool)
+    found[list(ids)] = True
+    return found
 
 
 def row_keys(seed: Array, prompts: Array, responses: Array) -> Array:
@@ -103,8 +151,25 @@ def choose(logits: Array, numbers: Array, rule: Rule, draw: Draw) -> tuple[Array
       that under the truncated distribution which it was drawn from (0 where greedy: there is one word).
     """
     logits = jnp.where(draw.banned, -jnp.inf, logits)
+    if rule.mixed:
+        return _mixed(logits, numbers, rule, draw)
     if not rule.greedy:
         logits = logits / draw.temperature
+    return _chosen_of_scaled(logits, numbers, rule, draw)
+
+
+def _mixed(logits: Array, numbers: Array, rule: Rule, draw: Draw) -> tuple[Array, Array, Array]:
+    """:func:`choose` where some rows are greedy: their temperature is 0."""
+    greedy = draw.temperature == 0
+    scaled = logits / jnp.where(greedy, 1.0, draw.temperature)
+    drawn = _chosen_of_scaled(scaled, numbers, rule, draw)
+    best = _chosen_of_scaled(scaled, numbers, Rule(greedy=True), draw)
+    token, logps, sampling_logps = (jnp.where(greedy[:, 0], a, b) for a, b in zip(best, drawn, strict=True))
+    return token, logps, sampling_logps
+
+
+def _chosen_of_scaled(logits: Array, numbers: Array, rule: Rule, draw: Draw) -> tuple[Array, Array, Array]:
+    """:func:`choose` from logits at the temperature, without banned words."""
     top = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - top)
     if rule.greedy:
@@ -118,6 +183,13 @@ def choose(logits: Array, numbers: Array, rule: Rule, draw: Draw) -> tuple[Array
     token, kept = inverse(_truncated(logits, weights, rule, draw), numbers)
     relative = _picked(logits - top, token)
     return token, relative - jnp.log(jnp.sum(weights, axis=-1)), relative - jnp.log(kept)
+
+
+def alternatives(logits: Array, token: Array, banned: Array, count: int) -> Alternatives:
+    """The log-prob of each row's token int32 [b] and of the ``count`` most likely words, from logits float32 [b, v]."""
+    logps = jax.nn.log_softmax(jnp.where(banned, -jnp.inf, logits), axis=-1)
+    top_logps, top = jax.lax.top_k(logps, count)
+    return Alternatives(_picked(logps, token), top, top_logps)
 
 
 def inverse(weights: Array, numbers: Array) -> tuple[Array, Array]:

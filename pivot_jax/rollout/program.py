@@ -17,7 +17,7 @@ from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.language_model import LanguageModel
 from pivot_jax.rollout import cache as caches
 from pivot_jax.rollout.cache import Cache, Weights
-from pivot_jax.rollout.choice import Draw, Rule, choose, row_keys, uniforms
+from pivot_jax.rollout.choice import Alternatives, Draw, Rule, alternatives, choose, row_keys, uniforms
 
 Array = jax.Array
 
@@ -43,6 +43,7 @@ class Block(NamedTuple):
     sampling_logps: Any  # float32 [S, t]
     counts: Any  # int32 [S]; as in Rows, after the block
     active: Any  # bool [S]; False also where the row ended in this block
+    alternatives: Alternatives | None = None  # of every token, with a further axis t: [S, t] and [S, t, a]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -116,6 +117,12 @@ def decode(
     slots = rows.active.shape[0]
     keys = row_keys(draw.seed, rows.prompts, rows.responses)
 
+    def with_alternatives(state: _Step, logits: Array, token: Array) -> Any:
+        if not rule.alternatives:
+            return None
+        found = alternatives(logits, token, draw.banned, rule.alternatives)
+        return jax.tree.map(lambda all_, new: all_.at[:, state.step].set(new), state.out.alternatives, found)
+
     def one(state: _Step) -> _Step:
         out = state.out
         logits = jnp.einsum("bd,vd->bv", state.states, weights.head, preferred_element_type=jnp.float32)
@@ -127,6 +134,7 @@ def decode(
             sampling_logps=out.sampling_logps.at[:, state.step].set(sampling_logp),
             counts=counts,
             active=out.active & ~draw.ends[token] & (counts < rows.limits),
+            alternatives=with_alternatives(state, logits, token),
         )
         x = jnp.take(weights.inputs["decoder"]["embed"], token, axis=0), rows.positions + state.step
         own, states = caches.read_token(config, weights, cache, rows.lengths, state.own, state.step, x)
@@ -134,6 +142,9 @@ def decode(
 
     blank = jnp.zeros((slots, steps), jnp.float32)
     out = Block(blank.astype(jnp.int32), blank, blank, rows.counts, rows.active)
+    if rule.alternatives:
+        many = jnp.zeros((slots, steps, rule.alternatives), jnp.float32)
+        out = out._replace(alternatives=Alternatives(blank, many.astype(jnp.int32), many))
     own = caches.empty_cache(config, dtype, slots, steps)
     first = _Step(jnp.int32(0), own, states, out)
     last = jax.lax.while_loop(lambda state: (state.step < steps) & jnp.any(state.out.active), one, first)

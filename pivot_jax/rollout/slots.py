@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pivot_jax.data.processing.batch import EncodedRow
-from pivot_jax.rollout.engine import Response
+from pivot_jax.rollout.choice import Alternatives
+from pivot_jax.rollout.engine import Response, Sampling
 from pivot_jax.rollout.program import Block, Rows
 from pivot_jax.rollout.stops import Stops
 
@@ -22,9 +23,13 @@ class Request:
     row: EncodedRow  # of the prompt
     number: int  # of the prompt, for random numbers
     limit: int
+    sampling: Sampling
+    stops: Stops
+    ranked: bool = False  # whether the alternatives of its tokens are kept
     tokens: list[int] = field(default_factory=list)
     logps: list[np.ndarray] = field(default_factory=list)
     sampling_logps: list[np.ndarray] = field(default_factory=list)
+    alternatives: list[Alternatives] = field(default_factory=list)  # of a block's tokens each, [t] and [t, a]
 
     def result(self, ends: frozenset[int], stopped: int | None) -> Response:
         """The response. ``stopped``: its length where a stop string ended it."""
@@ -38,11 +43,11 @@ class Slots:
     """Requests in ``count`` slots.
 
     Args:
-      ends: ids that end a response. stops: strings that do.
+      ends: ids that end a response.
     """
 
-    def __init__(self, count: int, ends: frozenset[int], stops: Stops):
-        self.ends, self.stops = ends, stops
+    def __init__(self, count: int, ends: frozenset[int]):
+        self.ends = ends
         self.requests: list[Request | None] = [None] * count
         integers = {name: np.zeros(count, np.int32) for name in ("lengths", "positions", "counts", "limits")}
         numbers = {name: np.zeros(count, np.uint32) for name in ("prompts", "responses")}
@@ -78,17 +83,20 @@ class Slots:
             request.tokens += block.tokens[slot, fresh].tolist()
             request.logps.append(block.logps[slot, fresh])
             request.sampling_logps.append(block.sampling_logps[slot, fresh])
-            stopped = self.stops.end(request.tokens, known)
+            if request.ranked and block.alternatives is not None:
+                request.alternatives.append(Alternatives(*(array[slot, fresh] for array in block.alternatives)))
+            stopped = request.stops.end(request.tokens, known)
             if stopped is not None or not block.active[slot]:
                 finished.append((request, request.result(self.ends, stopped)))
-                self._clear(slot)
+                self.clear(slot)
             else:
                 self.rows.counts[slot] = block.counts[slot]
                 self.rows.lengths[slot] += steps
                 self.rows.positions[slot] += steps
         return finished
 
-    def _clear(self, slot: int) -> None:
+    def clear(self, slot: int) -> None:
+        """Frees a slot."""
         self.requests[slot] = None
         rows = self.rows
         for array in (rows.active, rows.lengths, rows.positions, rows.counts, rows.limits, rows.prompts):

@@ -46,6 +46,14 @@ def test_a_sampled_answer_depends_on_seed_and_question_alone(parts):
     assert Answerer(*parts, batch_size=2, temperature=1.0, seed=4).answer(rows, 5) != sampled[0]
 
 
+def test_a_call_can_have_a_temperature_and_a_truncation_of_its_own(parts):
+    rows = examples()
+    greedy, sampling = Answerer(*parts, seed=3), Answerer(*parts, temperature=1.0, seed=3)
+    assert greedy.answer(rows, 5, temperature=1.0) == sampling.answer(rows, 5)
+    assert sampling.answer(rows, 5, temperature=0.0) == greedy.answer(rows, 5)
+    assert sampling.answer(rows, 5, top_k=1) == sampling.answer(rows, 5, top_p=1e-6) == greedy.answer(rows, 5)
+
+
 def test_blank_images_blind_the_model(parts):
     seeing, blind = Answerer(*parts), Answerer(*parts, blank_images=True)
     same_text = [Example(e.id, examples()[0].messages, e.images) for e in examples()]

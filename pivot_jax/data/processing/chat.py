@@ -82,7 +82,7 @@ class Chat:
         pad = getattr(tokenizer, "pad_token_id", None)
         self.pad_id = self.template.end_id if pad is None else int(pad)
         # Some models spell their image token like the placeholder in our rows, which questions may and do contain.
-        control = {*self.template.control, format.image_token, *format.image_around}
+        control = {*self.template.control, format.image_token, *format.image_around} - {""}  # "": no images
         self._control = re.compile("|".join(map(re.escape, sorted(control))))
         self._control_in_questions = re.compile("|".join(map(re.escape, sorted(control - {IMAGE}))))
 

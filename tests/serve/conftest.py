@@ -1,0 +1,63 @@
+"""A tiny model behind a live server, for the whole session: answers that differ by image, from random weights."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from pathlib import Path
+
+import jax
+import pytest
+
+from pivot_jax.data.example import Example, Message
+from pivot_jax.serve.model import served_of
+from pivot_jax.serve.server import Server, Settings, listen
+from pivot_jax.train.open import open_run
+from tests.tiny import commands, mllm, runs
+
+NAME, QUESTION = "tiny", "Which colour is it?"
+
+
+@pytest.fixture(scope="session")
+def folder() -> Path:
+    """The world of the commands; read only."""
+    return runs.once("commands", commands.draw)
+
+
+def opened(folder: Path):
+    """The run's model with random weights of a gain at which its answers differ."""
+    run = open_run(folder / "run")
+    return dataclasses.replace(run, params=jax.device_put(mllm.random_params(run.mllm, gain=2.0)))
+
+
+@pytest.fixture(scope="session")
+def model(folder):
+    """The open model, whose parameters the server does not share."""
+    return opened(folder)
+
+
+@pytest.fixture(scope="session")
+def served(folder):
+    return served_of(opened(folder), NAME)
+
+
+@pytest.fixture(scope="session")
+def server(served):
+    settings = Settings(port=0, slots=8, tokens=1 << 14, image_pixels=1 << 20)
+    with Server(served, settings, listen(settings)) as running:
+        yield running
+
+
+def data_url(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def turn(*images: str, text: str = QUESTION) -> list[dict]:
+    """The messages of a question about images."""
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def example(folder: Path, index: int, text: str = QUESTION) -> Example:
+    """The same for the processor."""
+    return Example(str(index), (Message("user", f"<image>\n{text}"),), (str(folder / f"{index}.png"),))
