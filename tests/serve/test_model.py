@@ -123,6 +123,14 @@ def test_rows_of_text_are_those_of_eval(served):
         assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
 
 
+def test_a_stop_string_that_no_token_writes_is_the_client_s_fault(served, monkeypatch):
+    served.check_stops(("\n\n", "<|im_end|>", "red"))
+    monkeypatch.setattr(type(served.tokenizer), "decode", lambda self, ids, **_: "?")
+    with pytest.raises(Failure, match="stop: the stop string 'red' can never be sampled") as found:
+        served.check_stops(("red",))
+    assert (found.value.status, found.value.param) == (400, "stop")
+
+
 def test_the_weights_are_in_memory_once(served):
     """In their compute type, layers apart: the sampler uses these arrays."""
     scheduler = Scheduler(served, 2)

@@ -44,6 +44,13 @@ def sampler(model):
     return made
 
 
+@pytest.fixture(scope="module")
+def endless(model, sampler, folder):
+    """An image whose greedy answer has no end token, so that it takes as long as its limit says."""
+    sampling = Sampling(600, temperature=0.0, stop_ids=(model.processor.chat.end_id,))
+    return next(i for i in range(12) if sampled(sampler, model, folder, i, 1, sampling)[1][0].finish == "length")
+
+
 def ask(client, messages, **options):
     return client.chat.completions.create(model=NAME, messages=messages, **options)
 
@@ -363,9 +370,9 @@ def test_a_body_without_a_length_is_counted_too(small, folder):
     is_alive(client_of(small, api_key="secret"), folder)
 
 
-def test_a_full_queue_is_429_and_the_client_s_retries_get_through(small, folder):
+def test_a_full_queue_is_429_and_the_client_s_retries_get_through(small, folder, endless):
     own = client_of(small, api_key="secret")
-    stream = answered(own, folder, 0, stream=True, max_tokens=1 << 14)
+    stream = answered(own, folder, endless, stream=True, max_tokens=1 << 14)
     next(iter(stream))
     with pytest.raises(openai.RateLimitError, match="1 requests are in flight") as error:
         answered(own, folder, 1, max_tokens=2)
@@ -381,23 +388,22 @@ def running_job(server):
     return job
 
 
-def test_a_client_that_leaves_a_stream_frees_its_slots(server, client, folder):
-    """Long before the end of its answers; those of others go on."""
-    stream = answered(client, folder, 0, stream=True, n=8, max_tokens=1 << 14, temperature=1, seed=0)
+def test_a_client_that_leaves_a_stream_frees_its_slots(server, client, folder, endless):
+    """Long before the end of its answers."""
+    stream = answered(client, folder, endless, stream=True, n=8, max_tokens=1 << 14)
     next(iter(stream))
-    job = running_job(server)
-    assert server._scheduler._continuous._decoding.slots.free == []
+    job, slots = running_job(server), server._scheduler._continuous._decoding.slots
+    assert slots.free == []
     stream.close()
     wait_for(lambda: requests(server) == 0)
-    assert all(len(request.tokens) < 1 << 13 for request in job.requests)
-    assert len(server._scheduler._continuous._decoding.slots.free) == 8
+    assert all(len(request.tokens) < 1 << 13 for request in job.requests) and len(slots.free) == 8
     is_alive(client, folder)
 
 
-def test_a_client_that_stops_waiting_frees_its_slots(server, client, folder):
-    impatient = client_of(server, timeout=1.0)
+def test_a_client_that_stops_waiting_frees_its_slots(server, client, folder, endless):
+    impatient = client_of(server, timeout=0.5)
     with pytest.raises(openai.APITimeoutError):
-        answered(impatient, folder, 0, n=2, max_tokens=1 << 14, temperature=1, seed=1)
+        answered(impatient, folder, endless, n=2, max_tokens=1 << 14)
     wait_for(lambda: requests(server) == 0)
     is_alive(client, folder)
 
@@ -430,11 +436,11 @@ def test_a_fault_while_decoding_is_500_and_the_server_lives(server, client, fold
     is_alive(client, folder)
 
 
-def test_a_server_that_stops_says_so_to_those_that_wait(served, folder):
+def test_a_server_that_stops_says_so_to_those_that_wait(served, folder, endless):
     settings = Settings(port=0, slots=1, tokens=1 << 14)
     with Server(served, settings, listen(settings)) as running:
         own = client_of(running)
-        stream = answered(own, folder, 0, stream=True, max_tokens=1 << 14)
+        stream = answered(own, folder, endless, stream=True, max_tokens=1 << 14)
         next(iter(stream))
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(answered, own, folder, 1, max_tokens=4)
