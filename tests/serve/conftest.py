@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import struct
+import zlib
 from pathlib import Path
 
 import jax
@@ -61,3 +63,14 @@ def turn(*images: str, text: str = QUESTION) -> list[dict]:
 def example(folder: Path, index: int, text: str = QUESTION) -> Example:
     """The same for the processor."""
     return Example(str(index), (Message("user", f"<image>\n{text}"),), (str(folder / f"{index}.png"),))
+
+
+def bomb(side: int) -> bytes:
+    """A black PNG of one bit a pixel, made without its pixels: a small file of an image that fills a memory in RGB."""
+    row, packer = b"\0" * (1 + -(-side // 8)), zlib.compressobj(1)
+    packed = b"".join([packer.compress(row) for _ in range(side)] + [packer.flush()])
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -23,7 +23,7 @@ from pivot_jax.rollout.engine import Prompt, Sampling
 from pivot_jax.rollout.sampler import Sampler, Shape
 from pivot_jax.serve.scheduler import ENDING
 from pivot_jax.serve.server import Server, Settings, listen
-from tests.serve.conftest import NAME, QUESTION, data_url, example, turn
+from tests.serve.conftest import NAME, QUESTION, bomb, data_url, example, turn
 from tests.tiny import rollouts
 
 
@@ -322,9 +322,10 @@ def test_unknown_models_and_routes_are_404(server, client):
 
 
 def test_huge_images_are_413_and_large_ones_are_not(client, folder):
-    for size in ((1025, 1024), (30_000, 30_000)):
+    packed = f"data:image/png;base64,{base64.b64encode(bomb(30_000)).decode()}"
+    for url in (image_url((1025, 1024)), packed):
         with pytest.raises(openai.APIStatusError) as error:
-            ask(client, turn(image_url(size)), max_tokens=2)
+            ask(client, turn(url), max_tokens=2)
         assert error.value.status_code == 413 and error.value.code == "image_too_large"
         assert "this server takes 1,048,576 (--max-image-pixels)" in error.value.message
     assert ask(client, turn(image_url((1024, 1024), "JPEG")), max_tokens=2).usage.completion_tokens == 2
