@@ -9,7 +9,7 @@ Letters: b rows, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -110,7 +110,8 @@ def draw_of_rows(samplings: Sequence[Sampling], shared: Draw) -> Draw:
     def column(values: list[float], dtype: Any) -> np.ndarray:
         return np.asarray(values, dtype)[:, None]
 
-    return shared.replace(
+    return replace(
+        shared,
         temperature=column([one.temperature for one in samplings], np.float32),
         top_p=column([one.top_p for one in samplings], np.float32),
         top_k=column([min(one.top_k or vocabulary, vocabulary) for one in samplings], np.int32),

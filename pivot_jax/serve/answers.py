@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -50,7 +50,7 @@ class Answers:
         count = sum(one.count for one in answers)
         return self._header("chat.completion").reply(choices, replies.usage(len(row.tokens), count))
 
-    async def chat_chunks(self, asked: ChatAsked, row: EncodedRow) -> AsyncIterator[dict[str, Any]]:
+    async def chat_chunks(self, asked: ChatAsked, row: EncodedRow) -> AsyncGenerator[dict[str, Any], None]:
         """The same as a stream. Raises as :meth:`chat`, before the first chunk or later."""
         wanted, header = asked.wanted, self._header("chat.completion")
         answers = [self._growth(wanted) for _ in range(wanted.n)]
@@ -70,23 +70,23 @@ class Answers:
     async def completion(self, asked: CompletionAsked, rows: Sequence[EncodedRow]) -> dict[str, Any]:
         """The reply to a completion request. Raises as :meth:`chat`."""
         wanted, n = asked.wanted, asked.wanted.n
-        known: list[Alternatives | None] = [None] * len(rows)
+        known: list[Alternatives] = []
         if asked.echo and wanted.top is not None:
-            known = list(await self._likelihoods(rows, max(wanted.top, 1)))
+            known = await self._likelihoods(rows, max(wanted.top, 1))
         answers = [[self._growth(wanted, row) for _ in range(n)] for row in rows]
         # The likelihoods know the most likely next token, which is all that evaluations of options ask for.
-        if asked.tokens == 1 and wanted.sampling.temperature == 0 and known[0] is not None:
+        if known and asked.tokens == 1 and wanted.sampling.temperature == 0:
             for likelihood, group in zip(known, answers, strict=True):
                 for index, answer in enumerate(group):
                     answer.add(self._next(index, likelihood))
         elif asked.tokens:
             async with aclosing(self._updates(rows, wanted)) as updates:
-                async for prompt, update in updates:
-                    answers[prompt][update.response].add(update)
-        choices = []
-        for prompt, row, likelihood, group in zip(asked.prompts, rows, known, answers, strict=True):
+                async for number, update in updates:
+                    answers[number][update.response].add(update)
+        choices = list[dict[str, Any]]()
+        for i, (prompt, row, group) in enumerate(zip(asked.prompts, rows, answers, strict=True)):
             before = self._prompt_text(prompt) if asked.echo else ""
-            head = _of_prompt(row.tokens, likelihood) if likelihood is not None else []
+            head = _of_prompt(row.tokens, known[i]) if known else []
             for answer in group:
                 found = self._completion_logprobs([*head, *answer.scored], wanted, 0 if head else len(before))
                 choices.append(replies.text(len(choices), before + answer.content, found, answer.finish or "length"))
@@ -96,7 +96,7 @@ class Answers:
 
     async def completion_chunks(
         self, asked: CompletionAsked, rows: Sequence[EncodedRow]
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The same as a stream, without ``echo``."""
         wanted, header = asked.wanted, self._header("text_completion")
         answers = [[self._growth(wanted, row) for _ in range(wanted.n)] for row in rows]
@@ -116,7 +116,7 @@ class Answers:
             count = sum(answer.count for group in answers for answer in group)
             yield header.reply([], replies.usage(sum(len(row.tokens) for row in rows), count))
 
-    async def _updates(self, rows: Sequence[EncodedRow], wanted: Wanted) -> AsyncIterator[tuple[int, Update]]:
+    async def _updates(self, rows: Sequence[EncodedRow], wanted: Wanted) -> AsyncGenerator[tuple[int, Update], None]:
         """Updates of the responses to each row, until all are finished. Leaving it early frees their slots."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Update | Failure]]()
 

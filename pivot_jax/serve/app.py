@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -93,6 +93,7 @@ class Endpoint:
     async def chat(self, request: Request) -> Response:
         def prepare(body: bytes) -> Any:
             found = asked.chat(fields.parse(body), self._served.name, self._limits)
+            self._served.check_stops(found.wanted.sampling.stop)
             return found, self._served.row(found, self._limits.pixels)
 
         found, row = await self._prepared(request, prepare)
@@ -103,6 +104,7 @@ class Endpoint:
     async def completion(self, request: Request) -> Response:
         def prepare(body: bytes) -> Any:
             found = asked.completion(fields.parse(body), self._served.name, self._limits)
+            self._served.check_stops(found.wanted.sampling.stop)
             return found, [self._served.text_row(prompt) for prompt in found.prompts]
 
         found, rows = await self._prepared(request, prepare)
@@ -157,7 +159,7 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _stream(request: Request, chunks: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+async def _stream(request: Request, chunks: AsyncGenerator[dict[str, Any], None]) -> StreamingResponse:
     """Chunks as server-sent events. What is wrong with a request is known with the first one, before the status."""
     first = await _watched(request, anext(chunks))
     return StreamingResponse(

@@ -21,6 +21,7 @@ from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.models import stacking
 from pivot_jax.models.language_model import LanguageModel
+from pivot_jax.rollout.stops import Stops
 from pivot_jax.serve import image_urls
 from pivot_jax.serve.asked import ChatAsked
 from pivot_jax.serve.failure import Failure, bad
@@ -87,6 +88,13 @@ class Served:
             raise _refused("messages", error.reason) from None
         except UserError as error:
             raise _refused("messages", str(error)) from None
+
+    def check_stops(self, strings: Sequence[str]) -> None:
+        """Raises Failure 400 for a stop string that the tokenizer cannot write."""
+        try:
+            Stops(self.tokenizer, strings)
+        except UserError as error:
+            raise bad("stop", str(error)) from None
 
     def text_row(self, prompt: str | tuple[int, ...]) -> EncodedRow:
         """A prompt of text or token ids as it is, without a template.

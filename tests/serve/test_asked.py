@@ -14,6 +14,7 @@ from pivot_jax.data.example import Message
 from pivot_jax.serve import asked, fields, image_urls
 from pivot_jax.serve.asked import Limits
 from pivot_jax.serve.failure import Failure
+from tests.serve.conftest import bomb
 
 LIMITS = Limits(tokens=100, pixels=1000, images=2)
 URL = "data:image/png;base64," + base64.b64encode(b"file").decode()
@@ -208,11 +209,12 @@ def test_images_are_decoded_up_to_the_limit():
         image_urls.decoded(encoded((40, 26)), 1000, "p")
 
 
-def test_a_bomb_is_refused_by_its_header():
-    """A file of a megabyte that would take 1.2 GB, which Pillow's own limits let pass or only warn of."""
-    bomb = encoded((20_000, 20_000))
-    with pytest.raises(Failure) as found:
-        image_urls.decoded(bomb, 1 << 25, "p")
+@pytest.mark.parametrize("side", [9_000, 20_000])
+def test_a_bomb_is_refused_by_its_header(side):
+    """Of the first Pillow would only warn, the second it would refuse itself; the small one is a good image."""
+    assert image_urls.decoded(bomb(100), 10_000, "p").size == (100, 100)
+    with pytest.raises(Failure, match="p: the image is too large") as found:
+        image_urls.decoded(bomb(side), 1 << 25, "p")
     assert found.value.status == 413 and found.value.code == "image_too_large"
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from pivot_jax.data.example import Example, Message
 from pivot_jax.errors import UserError
 from pivot_jax.eval.text.ability import _row
 from pivot_jax.models.language_model import text_batch
@@ -18,9 +20,10 @@ from pivot_jax.serve.answers import Answers
 from pivot_jax.serve.asked import Limits, chat, completion
 from pivot_jax.serve.failure import Failure
 from pivot_jax.serve.likelihood import likelihoods
-from pivot_jax.serve.model import open_served
+from pivot_jax.serve.model import open_served, served_of
 from pivot_jax.serve.scheduler import Scheduler
-from tests.serve.conftest import data_url
+from pivot_jax.train.model import processor_of
+from tests.serve.conftest import data_url, opened
 from tests.tiny import hf, runs
 
 LIMITS = Limits(64, 1 << 20, 1)
@@ -83,6 +86,32 @@ def test_a_language_model_alone_answers_text(parts, folder):
         )
 
 
+def test_several_images_are_read_in_their_order(folder):
+    """A model of two images in a row: the answers are those of eval, and others where the images are swapped."""
+    run = opened(folder)
+    config = run.config.copy_and_resolve_references()
+    config.data.images_per_row = 2
+    processor = processor_of(config, run.mllm, run.processor.chat.tokenizer, "prompt", max_length=512)
+    served = served_of(dataclasses.replace(run, config=config, processor=processor), "two")
+    assert served.images == 2
+    own = dataclasses.replace(opened(folder), config=config, processor=processor)
+    paths = [str(folder / f"{i}.png") for i in (0, 1)]
+    found = []
+    for first, second in (paths, paths[::-1]):
+        parts = [("<image>\n", first), ("then ", None), ("<image>\n", second), ("What changes?", None)]
+        content = [
+            {"type": "text", "text": text}
+            if path is None
+            else {"type": "image_url", "image_url": {"url": data_url(Path(path))}}
+            for text, path in parts
+        ]
+        body = {"model": "two", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 20}
+        found.append(answer(served, body)["choices"][0]["message"]["content"])
+        example = Example("0", (Message("user", "".join(text for text, _ in parts)),), (first, second))
+        assert found[-1] == own.answerer(4).answer([example], 20)[0].text
+    assert found[0] != found[1]
+
+
 def test_what_cannot_be_served(parts, folder):
     cases = {
         f"hf:{parts / 'encoder'}": "is an encoder without a language model, which answers nothing",
@@ -121,6 +150,14 @@ def test_rows_of_text_are_those_of_eval(served):
     ours, theirs = served.text_row(tuple(ids)), _row("request", ids, served.module.config.decoder)
     for name in ("tokens", "positions", "image_slots", "branches"):
         assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
+
+
+def test_a_stop_string_that_no_token_writes_is_the_client_s_fault(served, monkeypatch):
+    served.check_stops(("\n\n", "<|im_end|>", "red"))
+    monkeypatch.setattr(type(served.tokenizer), "decode", lambda self, ids, **_: "?")
+    with pytest.raises(Failure, match="stop: the stop string 'red' can never be sampled") as found:
+        served.check_stops(("red",))
+    assert (found.value.status, found.value.param) == (400, "stop")
 
 
 def test_the_weights_are_in_memory_once(served):
