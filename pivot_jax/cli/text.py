@@ -10,7 +10,7 @@ from pivot_jax.cli import outputs, tables
 from pivot_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from pivot_jax.eval.adapters.lm_eval_tasks import TaskResults
+    from pivot_jax.adapters.lm_eval_tasks import TaskResults
     from pivot_jax.eval.text import TextAbility
 
 COMMAND = "pivot-jax text"
@@ -40,7 +40,7 @@ def text(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 def _tasks(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from pivot_jax.train.text_tasks import text_tasks
+    from pivot_jax.adapters.text_tasks import text_tasks
 
     out = outputs.file(args.out, "--out", command=COMMAND) if args.out else None
     names = [name for name in args.tasks.split(",") if name]

@@ -11,8 +11,8 @@ from typing import Any
 import lm_eval
 from lm_eval.tasks import TaskManager
 
+from pivot_jax.adapters.lm_eval import LmEvalModel
 from pivot_jax.errors import UserError, suggest
-from pivot_jax.eval.adapters.lm_eval import LmEvalModel
 
 LISTED = 12  # names of unknown tasks' neighbours in a message
 

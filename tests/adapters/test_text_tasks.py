@@ -1,4 +1,4 @@
-"""Messages of ``pivot-jax text --tasks`` that need no lm-eval; what it computes is in tests/eval/adapters."""
+"""Messages of ``pivot-jax text --tasks`` that need no lm-eval; what it computes is in tests/adapters."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
+from pivot_jax.adapters.text_tasks import text_tasks
 from pivot_jax.cli import main as cli
 from pivot_jax.errors import UserError
 from pivot_jax.eval import adapters
-from pivot_jax.train.text_tasks import text_tasks
 
 
 def test_without_lm_eval_the_message_says_what_to_install(monkeypatch):
     for name in ("lm_eval", "lm_eval_tasks"):
         monkeypatch.delattr(adapters, name, raising=False)
-        monkeypatch.delitem(sys.modules, f"pivot_jax.eval.adapters.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"pivot_jax.adapters.{name}", raising=False)
     for name in [one for one in sys.modules if one.startswith("lm_eval.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lm_eval", None)

@@ -9,7 +9,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.train.open import open_language_model
 
 if TYPE_CHECKING:
-    from pivot_jax.eval.adapters.lm_eval_tasks import TaskResults
+    from pivot_jax.adapters.lm_eval_tasks import TaskResults
 
 
 def text_tasks(weights: str, tasks: Sequence[str], *, batch_size: int = 16, **options: Any) -> TaskResults:
@@ -23,7 +23,7 @@ def text_tasks(weights: str, tasks: Sequence[str], *, batch_size: int = 16, **op
       UserError: lm-eval is not installed, no such weights, one without a tokenizer; or as ``run_tasks``.
     """
     try:
-        from pivot_jax.eval.adapters import lm_eval, lm_eval_tasks
+        from pivot_jax.adapters import lm_eval, lm_eval_tasks
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "lm_eval":
             raise

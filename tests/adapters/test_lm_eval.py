@@ -11,14 +11,14 @@ import torch
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'pivot-jax[lm-eval]')")
 
+from pivot_jax.adapters.lm_eval import LmEvalModel
+from pivot_jax.adapters.lm_eval_tasks import TaskOptions, run_tasks
+from pivot_jax.adapters.text_tasks import text_tasks
 from pivot_jax.cli import main as cli
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import UserError
-from pivot_jax.eval.adapters.lm_eval import LmEvalModel
-from pivot_jax.eval.adapters.lm_eval_tasks import TaskOptions, run_tasks
 from pivot_jax.eval.text import PASSAGES
 from pivot_jax.train.open import open_language_model
-from pivot_jax.train.text_tasks import text_tasks
 from tests.tiny import hf
 
 MMLU = r"""
