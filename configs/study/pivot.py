@@ -3,7 +3,7 @@
 Not a config of a run. `pivot-jax study study/pivot.py --dry-run` prints runs, FLOPs and hours of each table. Tables
 share what they have in common: one Stage 1b per encoder, language model and seed. Models are in checkpoints/, data in
 data/, as for configs/pivot. Table C's PPO is here our own (see stage2_ppo.py), beside GRPO on the same questions.
-Sampling of online RL is not in the FLOPs. Not here yet: the paper's other benchmarks, text-only ones.
+Sampling of online RL is not in the FLOPs. Text-only benchmarks are `pivot-jax text --tasks`.
 """
 
 RANDOM = "random:{}"
@@ -14,6 +14,13 @@ RATES = ("8e-7", "1e-6", "2e-6", "3e-6", "5e-6", "1e-5")  # Figure A
 SIGLIP2 = ("siglip2-base-patch16-384", "siglip2-large-patch16-384", "siglip2-so400m-patch16-384",
            "siglip2-giant-opt-patch16-384")  # fmt: skip
 SO, LARGE = SIGLIP2[2], SIGLIP2[1]
+# The paper's benchmarks, asked and scored as its suite does (Cambrian-1), and their folders below data/
+BENCHMARKS = {
+    "mme": "MME", "mmbench": "MMBench_EN", "seed": "SEED-Bench", "gqa": "GQA", "scienceqa": "ScienceQA",
+    "mmmu": "MMMU", "mathvista": "MathVista", "ai2d": "ai2d", "chartqa": "ChartQA", "ocrbench": "OCRBench",
+    "textvqa": "textvqa", "docvqa": "DocVQA", "mmvp": "MMVP", "realworldqa": "RealWorldQA",
+    "cv-bench-2d": "CV-Bench", "cv-bench-3d": "CV-Bench",
+}  # fmt: skip
 # Table 2's other encoders: name on the hub, pixels, preprocessing
 OTHERS = {
     "siglip-so400m-patch14-384": ("google/siglip-so400m-patch14-384", 384, "siglip"),
@@ -76,7 +83,7 @@ def published():
     own, new = "Answers of the arms", "Answers of a new model on the frozen encoder"
     return {
         group: {
-            name: tuple((levels, scores[i]) for levels, scores in rows) for i, name in enumerate(("MMVP", "ScienceQA"))
+            name: tuple((levels, scores[i]) for levels, scores in rows) for i, name in enumerate(("mmvp", "scienceqa"))
         }
         for group, rows in ((own, cells), (new, after))
     }
@@ -103,7 +110,7 @@ def post_training(config, **more):
 
 
 def get_config():
-    first, answers = QWEN["1.5B"], ("mmvp", "mmvp_blank", "scienceqa")
+    first, answers = QWEN["1.5B"], (*BENCHMARKS, "mmvp_blank")
     plain = {"encoder": (SO,), "language": (first,), "data": ("20K",), "rate": ("paper",), "reuse": ("1",),
              "third": ("cambrian",)}  # fmt: skip
     own = plain | {"without": ("stage3_projector", "stage3")}  # tables of the arms' own answers
@@ -222,20 +229,32 @@ def get_config():
             },
         },
         "measures": {
-            "mmvp": {"kind": "answers", "benchmark": "mmvp", "path": "data/MMVP", "ranked": True},
-            "mmvp_blank": {"kind": "answers", "benchmark": "mmvp", "path": "data/MMVP", "blank": True},
-            "scienceqa": {"kind": "answers", "benchmark": "scienceqa", "path": "data/ScienceQA"},
+            **{
+                name: {
+                    "kind": "answers",
+                    "benchmark": name,
+                    "path": f"data/{folder}",
+                    "toolkit": "cambrian",
+                    "ranked": name == "mmvp",
+                }
+                for name, folder in BENCHMARKS.items()
+            },
+            "mmvp_blank": {
+                "kind": "answers",
+                "benchmark": "mmvp",
+                "path": "data/MMVP",
+                "toolkit": "cambrian",
+                "blank": True,
+            },
             "extract": {},
         },
         "endpoints": {
             "Answers of the arms": {
-                "MMVP": ("arm", "mmvp", "accuracy"),
-                "MMVP, ranked": ("arm", "mmvp", "ranked"),
-                "ScienceQA": ("arm", "scienceqa", "accuracy"),
+                **{name: ("arm", name, "accuracy") for name in BENCHMARKS},
+                "mmvp, ranked": ("arm", "mmvp", "ranked"),
             },
             "Answers of a new model on the frozen encoder": {
-                "MMVP": ("stage3", "mmvp", "accuracy"),
-                "ScienceQA": ("stage3", "scienceqa", "accuracy"),
+                **{name: ("stage3", name, "accuracy") for name in BENCHMARKS},
             },
         },
         "published": published(),

@@ -9,6 +9,7 @@ import numpy as np
 
 from pivot_jax.eval import predictions
 from pivot_jax.eval.benchmarks import suite
+from pivot_jax.eval.benchmarks.toolkits import DEFAULT
 from pivot_jax.eval.questions import RunOptions
 from pivot_jax.eval.run import evaluate
 from pivot_jax.study.measures.majority import majority_answers
@@ -20,7 +21,8 @@ from pivot_jax.train.open import open_run
 def answers(task: Task) -> Outcome:
     """The run's answers, in ``answers/NAME.jsonl``; ``blank`` replaces the images by grey ones.
 
-    Settings: ``benchmark``, ``path``; ``blank``, ``ranked`` (also rank the options), ``limit``, ``max_new_tokens``.
+    Settings: ``benchmark``, ``path``; ``toolkit``, ``blank``, ``ranked`` (also rank the options), ``limit``,
+    ``max_new_tokens``.
 
     Items [questions]: ``accuracy``, with ``ranked`` also ``ranked``; ``category``, an index into ``categories``; and
     ``unit``, where several questions are about one image. Of a benchmark that scores pairs, items are the pairs.
@@ -35,6 +37,7 @@ def answers(task: Task) -> Outcome:
         limit=int(task.get("limit", 0)),
         max_new_tokens=int(task.get("max_new_tokens", 0)),
         ranked=ranked,
+        toolkit=str(task.get("toolkit", DEFAULT)),
         chunk=size,
         show=False,
     )
