@@ -21,6 +21,7 @@ from pivot_jax.report.content import Column, Fact, Prompt, Report, Response, Res
 from pivot_jax.words import counted
 
 EXAMPLES, LONGEST = 3, 2000  # questions of a kind that are shown, characters of a text
+LISTED = 6  # benchmarks in the summary; of more, only those with a control
 THUMBNAIL = 256  # pixels of the longer side
 PLACE = {BLANK: "Blank images", "shuffled-images": "Shuffled images", "rotated-options": "Every order of options"}
 SCORES = (
@@ -73,12 +74,16 @@ def write(report: Report, folder: Path) -> Path:
 
 
 def _summary(plain: Sequence[Answered], answered: Sequence[Answered]) -> str:
-    lines = []
+    """A line per benchmark; of many benchmarks, only those that were also asked with blank images."""
+    blank = {one.key: one for one in answered if one.control == BLANK}
+    lines = [f"{counted(len(plain), 'benchmark')}; the table below has their scores."] if len(plain) > LISTED else []
     for one in plain:
-        value = _shown(one)
+        value, control = _shown(one), blank.get(one.key)
         line = f"{one.label}: {value.value:.1f} [{value.low:.1f}, {value.high:.1f}]"
-        blank = next((other for other in answered if other.control == BLANK and other.key == one.key), None)
-        lines.append(f"{line}, {_shown(blank).value:.1f} with blank images." if blank else f"{line}.")
+        if control is not None:
+            lines.append(f"{line}, {_shown(control).value:.1f} with blank images.")
+        elif len(plain) <= LISTED:
+            lines.append(f"{line}.")
     return "\n\n".join(lines)
 
 

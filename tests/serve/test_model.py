@@ -12,7 +12,7 @@ import pytest
 
 from pivot_jax.data.example import Example, Message
 from pivot_jax.errors import UserError
-from pivot_jax.eval.text.ability import _row
+from pivot_jax.eval.text.ability import prompt_row
 from pivot_jax.models.language_model import text_batch
 from pivot_jax.models.logprobs import score
 from pivot_jax.rollout.engine import Prompt, Sampling
@@ -147,7 +147,7 @@ def test_likelihoods_are_those_of_training(served):
 
 def test_rows_of_text_are_those_of_eval(served):
     ids = [5, 9, 300]
-    ours, theirs = served.text_row(tuple(ids)), _row("request", ids, served.module.config.decoder)
+    ours, theirs = served.text_row(tuple(ids)), prompt_row("request", ids, served.module.config.decoder)
     for name in ("tokens", "positions", "image_slots", "branches"):
         assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
 

@@ -105,19 +105,33 @@ def positions(labels: Sequence[Label]) -> dict[Label, list[int]]:
 
 
 def of_sums(
-    sums: np.ndarray, values: Mapping[str, Sums], units: Sequence[Hashable] | None = None, *, seed: int = 0
+    sums: np.ndarray,
+    values: Mapping[str, Sums],
+    units: Sequence[Hashable] | None = None,
+    *,
+    shares: bool = True,
+    seed: int = 0,
 ) -> dict[str, Interval]:
     """Intervals of statistics of sums over questions.
+
+    A share of 0 or 1 in every draw would have an interval without a width; it has Wilson's, as a mean has.
 
     Args:
       sums: float [n, k], what each question adds to the k sums.
       values: name → statistic of the sums [draws, k].
       units: of each question; drawn whole. None: every question by itself.
+      shares: the statistics are shares, 0..1; else points.
     """
     per_unit = np.asarray(sums, float)
     if units is not None:
         per_unit = np.stack([per_unit[own].sum(0) for own in positions(units).values()])
-    return statistics.bootstraps(per_unit, values, seed=seed)
+    found = statistics.bootstraps(per_unit, values, seed=seed)
+    return {name: _with_width(one) if shares else one for name, one in found.items()}
+
+
+def _with_width(share: Interval) -> Interval:
+    certain = share.low == share.high and share.value in (0.0, 1.0)
+    return statistics.wilson(int(share.value) * share.n, share.n) if certain else share
 
 
 def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:

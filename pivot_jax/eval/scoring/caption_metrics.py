@@ -56,10 +56,10 @@ def coco(*, tokenizer: bool | None = None, capture: bool = False) -> Aggregate:
             )
         found: dict[str, Interval] = {}
         for columns in parts(rows, tokenized=used, meteor=used):
-            found |= of_sums(columns.sums, columns.metrics, seed=seed)
+            found |= of_sums(columns.sums, columns.metrics, shares=False, seed=seed)
         found = {name if used else name + UNTOKENIZED: one for name, one in found.items()}
         if capture and (detailed := _capture(rows)):
-            found = of_sums(detailed.sums, detailed.metrics, seed=seed) | found
+            found = of_sums(detailed.sums, detailed.metrics, shares=False, seed=seed) | found
         headline = next(iter(found))
         return Summary(headline, found.pop(headline), found)
 

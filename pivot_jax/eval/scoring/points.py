@@ -34,7 +34,7 @@ def _mme(rows: Sequence[Scored], seed: int) -> Summary:
         return lambda s: 100 * (ratio(s[:, 0, which], s[:, 1, which]) + ratio(s[:, 2, which], s[:, 3, which])).sum(-1)
 
     values = {"perception": points(MME_PERCEPTION), "cognition": points(MME_COGNITION)}
-    found = of_sums(sums, values | {name: points([name]) for name in categories}, seed=seed)
+    found = of_sums(sums, values | {name: points([name]) for name in categories}, shares=False, seed=seed)
     return Summary("perception", found.pop("perception"), found, percent=False)
 
 
@@ -85,7 +85,7 @@ def _ocrbench(rows: Sequence[Scored], seed: int) -> Summary:
     recognition = [index for index, name in enumerate(own) if name.endswith("Recognition") and name != HANDWRITTEN]
     values: dict[str, Sums] = {"points": lambda s: s.sum(-1), "text_recognition": lambda s: s[:, recognition].sum(-1)}
     values |= {name: _column(index) for index, name in enumerate(own)}
-    found = of_sums(sums, values, seed=seed)
+    found = of_sums(sums, values, shares=False, seed=seed)
     return Summary("points", found.pop("points"), found, percent=False)
 
 
