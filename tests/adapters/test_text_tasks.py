@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from pivot_jax import adapters
 from pivot_jax.adapters.text_tasks import text_tasks
 from pivot_jax.cli import main as cli
 from pivot_jax.errors import UserError
-from pivot_jax import adapters
 
 
 def test_without_lm_eval_the_message_says_what_to_install(monkeypatch):
