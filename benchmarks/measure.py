@@ -80,6 +80,12 @@ class Side:
         self._pipe.close()
 
 
+def _without_folders(argument: str) -> str:
+    """An argument of the command without what says where this machine keeps things."""
+    inside = argument.replace(f"{ROOT}/", "")
+    return f"…/{Path(inside).name}" if Path(inside).is_absolute() else inside
+
+
 def _serve(pipe: Any, worker: type, arguments: tuple[Any, ...]) -> None:
     """Child process: makes the worker, then answers calls until the parent ends."""
     made, failed = None, ""
@@ -122,7 +128,7 @@ class Record:
     def __init__(self, path: Path, device: str):
         self.path = path
         self.content: dict[str, Any] = {
-            "command": " ".join(["python", *sys.argv]).replace(f"{ROOT}/", ""),
+            "command": " ".join(["python", *map(_without_folders, sys.argv)]),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": machine(device),
             "left_out": {},
