@@ -14,6 +14,7 @@ from pivot_jax.words import counted
 
 if TYPE_CHECKING:
     from pivot_jax.eval.comparison import Paired
+    from pivot_jax.eval.folders import Answered
     from pivot_jax.eval.score import Rules, Score
 
 SHOWN, WIDTH = 10, 100  # answers that toolkits disagree on, characters of one
@@ -65,29 +66,28 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
 def score(args: argparse.Namespace, overrides: Overrides) -> None:
     from pivot_jax.eval import folders
     from pivot_jax.eval.judge import Judge
-    from pivot_jax.eval.score import Rules, score_file
+    from pivot_jax.eval.score import Rules
 
     path, rules = Path(args.predictions), Rules(args.toolkit, args.scorer, args.aggregate)
     if bool(args.judge) != bool(args.judge_model):
         raise UserError("--judge and --judge-model: name both, the endpoint's URL and its model")
     if args.out:
         outputs.folder(args.out, "--out")
-    compared = _compare(path, Path(args.against), rules) if args.against else []
     if not path.is_dir():
-        file = inputs.predictions(args.predictions)
-        judge = Judge(args.judge, args.judge_model) if args.judge else None
-        show_score(score_file(file, args.benchmark, rules, data=args.data, judge=judge), file)
+        inputs.predictions(args.predictions)
+    compared = _compare(path, Path(args.against), rules) if args.against else []
+    judge = Judge(args.judge, args.judge_model) if args.judge else None
+    answered = folders.read(path, rules, args.benchmark, data=args.data, judge=judge)
+    for one in answered:
+        show_score(one.score, one.file)
         if args.compare:
-            _show_toolkits(file, args.benchmark)
-    else:
-        for one in folders.read(path, rules):
-            show_score(one.score, one.file)
+            _show_toolkits(one)
     if compared:
         _show_compared(compared)
     if args.out:
-        from pivot_jax.report import benchmarks
+        from pivot_jax.report import benchmarks, folder
 
-        print(benchmarks.write(benchmarks.build(folders.read(path, rules), compared), Path(args.out)))
+        print(folder.write(benchmarks.build(answered, compared), Path(args.out)))
 
 
 def _compare(path: Path, other: Path, rules: Rules) -> list[Paired]:
@@ -116,19 +116,19 @@ def _show_compared(compared: list[Paired]) -> None:
     tables.console().print(table)
 
 
-def _show_toolkits(file: Path, name: str) -> None:
+def _show_toolkits(one: Answered) -> None:
     """Prints the score under every toolkit's rules, and the first answers that they disagree on."""
     from rich.text import Text
 
     from pivot_jax.eval import comparison
 
-    scores = comparison.under_all_toolkits(file, name)
+    scores = comparison.under_all_toolkits(one.score.benchmark, one.rows)
     table = tables.table("toolkit", "scorer", "score", "nothing read, %", "guessed, %")
-    for toolkit, one in scores.items():
-        value = one.value.value * (100 if one.percent else 1)
-        table.add_row(toolkit, one.scorer, f"{value:.2f}", f"{100 * one.unread:.2f}", f"{100 * one.guessed:.2f}")
+    for toolkit, found in scores.items():
+        value = found.value.value * (100 if found.percent else 1)
+        table.add_row(toolkit, found.scorer, f"{value:.2f}", f"{100 * found.unread:.2f}", f"{100 * found.guessed:.2f}")
     tables.console().print(table)
-    differ = comparison.disagreements(file, scores)
+    differ = comparison.disagreements(one.rows, scores)
     print(f"{counted(len(differ), 'answer')} scored differently" + (", such as:" if differ else ""))
     for each in differ[:SHOWN]:
         verdicts = ", ".join(f"{toolkit} {value:g}" for toolkit, value in each.scores.items())

@@ -71,10 +71,10 @@ def _score(subparsers) -> None:
     _rules(parser, "whose parser and aggregate (default: whose prompt was asked)")
     parser.add_argument(
         "--judge", metavar="URL", default="",
-        help="of a file: an OpenAI-compatible endpoint that reads answers in which the scorer finds nothing",
+        help="an OpenAI-compatible endpoint that reads answers in which the scorer finds nothing",
     )  # fmt: skip
     parser.add_argument("--judge-model", metavar="NAME", default="", help="its model ($OPENAI_API_KEY: its key)")
-    parser.add_argument("--compare", action="store_true", help="of a file: also the score under every toolkit's rules")
+    parser.add_argument("--compare", action="store_true", help="also the score under every toolkit's rules")
     parser.add_argument("--against", metavar="PATH", default="", help="another model's answers: paired differences")
     parser.add_argument("--out", metavar="DIR", default="", help="also write report.html, report.md and tables there")
 

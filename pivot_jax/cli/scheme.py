@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def scheme(args: argparse.Namespace, overrides: dict[str, str]) -> None:
+    from pivot_jax.report import folder
     from pivot_jax.report import scheme as report
     from pivot_jax.report.content import Table
     from pivot_jax.report.tables import plain
@@ -39,7 +40,7 @@ def scheme(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     judging = sum(run.judging_s for arm in arms for run in arm.runs)
     print(f"\njudging took {judging:.1f} s")
     if args.out:
-        print(f"report: {report.write(found, Path(args.out))}")
+        print(f"report: {folder.write(found, Path(args.out))}")
 
 
 def settings(args: argparse.Namespace) -> Settings:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pivot_jax.errors import UserError
-from pivot_jax.eval import predictions, statistics
+from pivot_jax.eval import statistics
 from pivot_jax.eval.benchmarks import suite
 from pivot_jax.eval.score import Rules, Score, checked, score_rows
 from pivot_jax.eval.statistics import Interval
@@ -51,24 +51,20 @@ class Paired:
     unpaired: int
 
 
-def under_all_toolkits(path: str | Path, name: str = "") -> dict[str, Score]:
-    """The score of a predictions file by the scorer and aggregate of every toolkit that has its benchmark.
+def under_all_toolkits(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Score]:
+    """The score of the rows of ``score.checked`` by scorer and aggregate of every toolkit that has their benchmark.
 
     The answers are those to the prompt that was asked: another toolkit's own number would need its prompt, too.
-
-    Raises:
-      UserError: as ``score.score_file``.
     """
-    name, rows = checked(path, name)
     return {toolkit: score_rows(name, rows, Rules(toolkit)) for toolkit in suite.find(name).variants}
 
 
-def disagreements(path: str | Path, scores: Mapping[str, Score]) -> list[Disagreement]:
-    """The answers that not all of these rules score alike, in the file's order."""
-    rows = {str(row["question_id"]): row for row in predictions.read(Path(path))}
+def disagreements(rows: Sequence[dict[str, Any]], scores: Mapping[str, Score]) -> list[Disagreement]:
+    """The answers that not all of these rules score alike, in the order of the rows."""
     by_id = {toolkit: dict(zip(one.ids, one.scores.tolist(), strict=True)) for toolkit, one in scores.items()}
     found = []
-    for question_id, row in rows.items():
+    for row in rows:
+        question_id = str(row["question_id"])
         own = {toolkit: values[question_id] for toolkit, values in by_id.items() if question_id in values}
         if len(set(own.values())) > 1:
             found.append(Disagreement(row, own))
@@ -97,11 +93,12 @@ def _pair(first: Path, second: Path, rules: Rules) -> Paired:
     common = [row for row in rows if str(row["question_id"]) in by_id]
     if not common:
         raise UserError(f"{first} and {second} have no question in common, so there is nothing to compare")
-    if common[0].get("prompt") != by_id[str(common[0]["question_id"])].get("prompt"):
-        raise UserError(
-            f"{first} and {second} were asked question '{common[0]['question_id']}' with different prompts; "
-            "answer both with the same toolkit"
-        )
+    for row in common:
+        if row.get("prompt") != by_id[str(row["question_id"])].get("prompt"):
+            raise UserError(
+                f"{first} and {second} were asked question '{row['question_id']}' with different prompts; "
+                "answer both with the same toolkit"
+            )
     ours = score_rows(name, common, rules)
     theirs = score_rows(name, [by_id[str(row["question_id"])] for row in common], rules)
     one, two = ours.per_unit(), theirs.per_unit()

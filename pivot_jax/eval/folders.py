@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pivot_jax.errors import UserError
+from pivot_jax.eval.judge import Judge
 from pivot_jax.eval.score import Rules, Score, checked, score_rows
 
 BLANK = "blank-images"
@@ -23,7 +23,7 @@ class Answered:
     """
 
     file: Path
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[dict[str, Any], ...]
     score: Score
     control: str
     label: str
@@ -34,8 +34,15 @@ class Answered:
         return self.score.benchmark, self.score.toolkit, str(self.rows[0].get("model_id", ""))
 
 
-def read(path: str | Path, rules: Rules | None = None) -> list[Answered]:
-    """The predictions files of a folder, or one file.
+def read(
+    path: str | Path,
+    rules: Rules | None = None,
+    name: str = "",
+    *,
+    data: str | Path = "",
+    judge: Judge | None = None,
+) -> list[Answered]:
+    """The predictions files of a folder, or one file; arguments as of ``score.score_file``, for every file.
 
     Raises:
       UserError: no predictions, or a file that cannot be scored.
@@ -46,7 +53,7 @@ def read(path: str | Path, rules: Rules | None = None) -> list[Answered]:
         files = [file for file in sorted(path.glob("*.jsonl")) if not file.name.endswith(".others.jsonl")]
     if not files:
         raise UserError(f"{path}: holds no predictions (.jsonl); name the folder 'eval' of a run, or a file")
-    found = [_answered(file, rules) for file in files]
+    found = [_answered(file, *checked(file, name, rules, data=data, judge=judge), rules) for file in files]
     labels = [one.label for one in found if not one.control]
     return [
         Answered(one.file, one.rows, one.score, one.control, one.file.stem) if labels.count(one.label) > 1 else one
@@ -54,8 +61,7 @@ def read(path: str | Path, rules: Rules | None = None) -> list[Answered]:
     ]
 
 
-def _answered(file: Path, rules: Rules | None) -> Answered:
-    name, rows = checked(file, "", rules)
+def _answered(file: Path, name: str, rows: list[dict[str, Any]], rules: Rules | None) -> Answered:
     score = score_rows(name, rows, rules)
     settings = rows[0].get("settings") or {}
     control = str(rows[0].get("control") or (BLANK if settings.get("blank_images") else ""))

@@ -125,9 +125,7 @@ def score_file(
         twice; an answer or a correct answer that is null; no units where the score is one of units; or a toolkit or
         scorer that is not there.
     """
-    name, rows = checked(path, name, rules, data=data, ids=ids)
-    if judge is not None:
-        rows = read_unread(Path(path), rows, _chosen(name, rows, rules or Rules())[1].scorer, judge)
+    name, rows = checked(path, name, rules, data=data, judge=judge, ids=ids)
     return score_rows(name, rows, rules, seed=seed)
 
 
@@ -137,6 +135,7 @@ def checked(
     rules: Rules | None = None,
     *,
     data: str | Path = "",
+    judge: Judge | None = None,
     ids: Collection[str] | None = None,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The benchmark of a predictions file, and its rows, which can be scored. Arguments and errors of `score_file`."""
@@ -152,7 +151,7 @@ def checked(
     name = names.pop()
     _, variant = _chosen(name, rows, rules or Rules())
     _check(rows, f"{path}, question", needs_units=variant.aggregate.units != "")
-    return name, rows
+    return name, rows if judge is None else read_unread(Path(path), rows, variant.scorer, judge)
 
 
 def _read(path: Path, name: str, data: str | Path) -> list[dict[str, Any]]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pivot_jax import files
 from pivot_jax.data.processing.images import load
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval import averages, comparison
@@ -16,7 +14,7 @@ from pivot_jax.eval.benchmarks import controls, suite
 from pivot_jax.eval.benchmarks.toolkits import TOOLKITS
 from pivot_jax.eval.comparison import Paired
 from pivot_jax.eval.folders import BLANK, Answered
-from pivot_jax.report import content, export, page
+from pivot_jax.report import content
 from pivot_jax.report.content import Column, Fact, Prompt, Report, Response, Responses, Section, Table, Value
 from pivot_jax.words import counted
 
@@ -59,18 +57,6 @@ def build(answered: Sequence[Answered], compared: Sequence[Paired] = ()) -> Repo
     total = sum(len(one.rows) for one in plain)
     facts = (Fact("benchmarks", len(plain), digits=0), Fact("questions", total, digits=0))
     return Report("Benchmark answers", names, facts, _summary(plain, answered), tuple(sections), SCOPE, _made_by(plain))
-
-
-def write(report: Report, folder: Path) -> Path:
-    """Writes ``report.html``, ``report.md`` and the tables; returns the first.
-
-    Raises:
-      UserError: the folder holds anything else.
-    """
-    with files.whole_folder(folder, overwrite=True) as into:
-        export.write(report, into)
-        page.write(report, into / "report.html")
-    return folder / "report.html"
 
 
 def _summary(plain: Sequence[Answered], answered: Sequence[Answered]) -> str:
@@ -151,7 +137,7 @@ def _benchmark(one: Answered) -> Section:
     score = one.score
     said = f"Toolkit {score.toolkit}: {TOOLKITS.get(score.toolkit, 'of a benchmark file')}. Scorer {score.scorer}."
     blocks: list[content.Block] = [_numbers(one)]
-    under = comparison.under_all_toolkits(one.file)
+    under = comparison.under_all_toolkits(one.score.benchmark, one.rows)
     if len(under) > 1:
         blocks.append(_toolkits(under))
     blocks += _examples(one)

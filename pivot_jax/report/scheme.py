@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pivot_jax import files
 from pivot_jax.data.processing.images import load
 from pivot_jax.errors import UserError
 from pivot_jax.eval import statistics
-from pivot_jax.report import content, export, page, plots, reflections, tables
+from pivot_jax.report import content, plots, reflections, tables
 from pivot_jax.report import format as text
 from pivot_jax.report.content import Block, Column, Fact, Figure, Prompt, Report, Section, Table, Value
 from pivot_jax.rl.completions import THUMBNAIL
@@ -97,18 +96,6 @@ def _answer(arms: Sequence[Arm], groups: Sequence[Group], summaries: dict[tuple[
 def _percent(value: Estimate, signed: bool = False) -> str:
     shown, interval = text.cell(value, unit="%", signed=signed)
     return f"{shown}{' points' if signed else ' %'} {interval}".strip()
-
-
-def write(report: Report, folder: Path) -> Path:
-    """Writes ``report.html``, ``report.md``, tables and figures; returns the first.
-
-    Raises:
-      UserError: the folder holds anything else.
-    """
-    with files.whole_folder(folder, overwrite=True) as into:
-        export.write(report, into)
-        page.write(report, into / "report.html")
-    return folder / "report.html"
 
 
 def title(group: Group) -> str:

@@ -10,11 +10,11 @@ import pytest
 
 from pivot_jax.cli import main as cli
 from pivot_jax.errors import UserError
-from pivot_jax.eval import comparison, folders, statistics
+from pivot_jax.eval import comparison, folders, predictions, statistics
 from pivot_jax.eval.benchmarks import suite
 from pivot_jax.eval.questions import RunOptions
 from pivot_jax.eval.run import evaluate, run_benchmark
-from pivot_jax.eval.score import Rules, score_file
+from pivot_jax.eval.score import Rules, checked, score_file
 from pivot_jax.report import benchmarks as report
 from tests.eval.conftest import pairs
 from tests.tiny import scripted
@@ -30,11 +30,11 @@ def many(monkeypatch):
 
 def test_the_same_answers_under_all_toolkits(toy, tmp_path):
     file = run_benchmark("mmvp", ".", scripted.Scripted(lambda e: TEXTS[e.id]), tmp_path / "p.jsonl")
-    found = comparison.under_all_toolkits(file)
+    found = comparison.under_all_toolkits(*checked(file))
     assert found.keys() == suite.find("mmvp").variants.keys()
     assert found["ours"].scores.tolist() == [1, 1, 1, 1, 0, 0] and found["ours"].unread == pytest.approx(2 / 6)
     assert found["cambrian"].scores.tolist() == [1, 0, 1, 1, 0, 0]
-    (differ,) = comparison.disagreements(file, {name: found[name] for name in ("ours", "cambrian")})
+    (differ,) = comparison.disagreements(predictions.read(file), {name: found[name] for name in ("ours", "cambrian")})
     assert differ.row["question_id"] == "2" and differ.scores == {"ours": 1.0, "cambrian": 0.0}
 
 
@@ -150,6 +150,10 @@ def test_a_folder_and_its_page(many, tmp_path, capsys):
     assert "+100.00" in out and "McNemar" in out
     html = (tmp_path / "page" / "report.html").read_text()
     assert "Paired differences" in html and "Wrong" not in html.split("mmvp: all numbers")[0]
+    assert cli.main(["score", "--predictions", str(tmp_path / "one"), "--compare"]) == 0
+    assert capsys.readouterr().out.count("0 answers scored differently") == 2  # of the plain and the blank file
+    assert cli.main(["score", "--predictions", str(tmp_path / "one"), "--benchmark", "pope"]) == 1
+    assert "its answers are to mmvp, not to pope" in capsys.readouterr().err
     assert cli.main(["score", "--predictions", str(tmp_path / "one" / "mmvp.jsonl"), "--compare"]) == 0
     assert "0 answers scored differently" in capsys.readouterr().out
     assert cli.main(["score", "--predictions", str(tmp_path / "one"), "--against", str(tmp_path / "none")]) == 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import takewhile
 
-from pivot_jax.eval.benchmarks.base import Item
+from pivot_jax.eval.benchmarks.base import Item, Variant
 from pivot_jax.eval.benchmarks.cells import PANDAS
 from pivot_jax.eval.benchmarks.prompts import LETTER, asked, lettered
+from pivot_jax.eval.benchmarks.toolkits import VLMEVALKIT_TOKENS
+from pivot_jax.eval.scoring.aggregate import Aggregate
 from pivot_jax.eval.scoring.parse import LETTERS
 
 ONLY_LETTER = "\nPlease answer directly with only the letter of the correct option and nothing else."
@@ -61,3 +63,14 @@ def respond_with(item: Item) -> str:
     """lmms-eval's request for an option's letter, in BLINK and CV-Bench."""
     letters = ", ".join(LETTERS[: len(item.choices)])
     return f"Note: You only need to respond with {letters} without providing any additional information.\n"
+
+
+def vlmevalkit_variant(aggregate: Aggregate) -> Variant:
+    """VLMEvalKit's way with multiple choice, where a benchmark has no other."""
+    return Variant(
+        vlmevalkit_choice,
+        "vlmevalkit_option",
+        aggregate,
+        VLMEVALKIT_TOKENS,
+        note="no judge: what the rules leave open is wrong",
+    )

@@ -11,11 +11,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from pivot_jax.eval.scoring.comma_parts import pair_up
+
 TOLERANCE = 1e-2 * 1.01  # of numbers
 SIMPLIFIED = 1e-3  # of what is left of a difference with unknowns
 LONGEST = 300  # characters of a text that is computed
 HIGHEST = 1000  # exponent
-_HAN = re.compile(r"[\u4e00-\u9fff]+")
 _DOLLARS = re.compile(r"\$(.*?)\$")
 _ANGLE = re.compile(r"(\\sin|\\cos|\\tan)(\d+)")
 _UPRIGHT = re.compile(r"\\(?:mathrm|mathbf)\{~?([^}]*)\}")
@@ -38,18 +39,7 @@ def same(gold: str, answer: str) -> bool:
         return False
     if first == second:
         return True
-    left, right = _parts(first), _parts(second)
-    if len(left) != len(right):
-        return False
-    at = -1
-    while left:
-        at = (at + 1) % len(left)
-        match = next((part for part in right if _same_part(left[at], part)), None)
-        if match is None:
-            return False
-        left.remove(left[at])
-        right.remove(match)
-    return True
+    return pair_up(first, second, _same_part)
 
 
 def _content(text: str) -> str:
@@ -80,24 +70,6 @@ def _plain(text: str) -> str:
         text = text.replace(sign, plain)
     text = _ANGLE.sub(r"\1((\2/180)\\pi)", text).strip(_EDGES)
     return _UPRIGHT.sub(r"\1", text)
-
-
-def _parts(text: str) -> list[str]:
-    """Split at commas outside of brackets; two ``<`` are an interval, and ``\\pm`` gives two parts."""
-    text = text if _HAN.fullmatch(text) else _HAN.sub("", text)
-    if text.count("<") == 2:
-        pieces = text.split("<")
-        text = f"({pieces[0]}, {pieces[-1]})"
-    parts, depth, start = [], 0, 0
-    for at, char in enumerate(text):
-        depth += (char in "([") - (char in ")]")
-        if char == "," and depth == 0:
-            parts.append(text[start:at].strip())
-            start = at + 1
-    if start < len(text):
-        parts.append(text[start:].strip())
-    signs = [("+", "-") if "\\pm" in part else ("",) for part in parts]
-    return [part.replace("\\pm", sign) for part, both in zip(parts, signs, strict=True) for sign in both]
 
 
 def _same_part(first: str, second: str) -> bool:

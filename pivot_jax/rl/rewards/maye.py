@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from pivot_jax.eval.scoring.comma_parts import pair_up
 from pivot_jax.eval.scoring.equality import verifier
 from pivot_jax.rl.rewards.completion import Completion, gold_of
 
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?](?!\d)")
 _DIGITS = re.compile(r"\\boxed\{(\d*?)(?:\^|$)")
-_HAN = re.compile(r"[\u4e00-\u9fff]+")
 _CIRCLES = (
     r"\text{circ}", r"\text{degree}", r"\{circ}", r"\{degree}", r"\textcirc", r"\textdegree", r"\text{circles}",
     r"\textcircles", r"\text{o}", r"\texto", r"\bigcirc", r"\bullet",
@@ -66,42 +66,13 @@ def same_parts(prediction: str, solution: str) -> bool:
     """
     if prediction == solution:
         return True
-    left, right = _parts(prediction), _parts(solution)
-    if len(left) != len(right):
-        return False
-    at = -1
-    while left:
-        at = (at + 1) % len(left)
-        match = next((part for part in right if _same_part(left[at], part)), None)
-        if match is None:
-            return False
-        left.remove(left[at])
-        right.remove(match)
-    return True
+    return pair_up(prediction, solution, _same_part)
 
 
 def same_digits(prediction: str, solution: str) -> bool:
     r"""Both have ``\boxed{`` followed by the same digits (or none) and then ``^`` or the end of the text."""
     first, second = _DIGITS.search(prediction), _DIGITS.search(solution)
     return first is not None and second is not None and first[1] == second[1]
-
-
-def _parts(text: str) -> list[str]:
-    """Split at commas outside of brackets, after rewriting two ``<`` as an interval; ``\\pm`` gives two parts."""
-    text = text if _HAN.fullmatch(text) else _HAN.sub("", text)
-    if text.count("<") == 2:
-        pieces = text.split("<")
-        text = f"({pieces[0]}, {pieces[-1]})"
-    parts, depth, start = [], 0, 0
-    for at, char in enumerate(text):
-        depth += (char in "([") - (char in ")]")
-        if char == "," and depth == 0:
-            parts.append(text[start:at].strip())
-            start = at + 1
-    if start < len(text):
-        parts.append(text[start:].strip())
-    signs = [("+", "-") if r"\pm" in part else ("",) for part in parts]
-    return [part.replace(r"\pm", sign) for part, both in zip(parts, signs, strict=True) for sign in both]
 
 
 def _same_part(first: str, second: str) -> bool:

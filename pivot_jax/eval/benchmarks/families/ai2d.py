@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pivot_jax.eval.benchmarks.base import Benchmark, Item, Items, Variant
-from pivot_jax.eval.benchmarks.choice_prompts import plain_choice, vlmevalkit_choice
+from pivot_jax.eval.benchmarks.choice_prompts import plain_choice, vlmevalkit_variant
 from pivot_jax.eval.benchmarks.image_cells import images_key
 from pivot_jax.eval.benchmarks.published import published, tsv_item
 from pivot_jax.eval.benchmarks.row import Row
-from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_STOP, VLMEVALKIT_TOKENS
+from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_STOP
 from pivot_jax.eval.scoring.aggregate import CLUSTERED_MEAN
 
 
@@ -37,13 +37,7 @@ BENCHMARKS = {
             "ours": Variant(plain_choice(), "strict_letter", CLUSTERED_MEAN),
             "cambrian": Variant(plain_choice(), "ai2d_cambrian", CLUSTERED_MEAN, 512),
             "lmms-eval": Variant(plain_choice(), "ai2d_lmms_eval", CLUSTERED_MEAN, 16, LMMS_EVAL_STOP),
-            "vlmevalkit": Variant(
-                vlmevalkit_choice,
-                "vlmevalkit_option",
-                CLUSTERED_MEAN,
-                VLMEVALKIT_TOKENS,
-                note="no judge: what the rules leave open is wrong",
-            ),
+            "vlmevalkit": vlmevalkit_variant(CLUSTERED_MEAN),
         },
         answer_format="letter",
         option_form="letter",

@@ -13,12 +13,12 @@ from pivot_jax.eval.benchmarks.choice_prompts import (
     plain_choice,
     published_text,
     respond_with,
-    vlmevalkit_choice,
+    vlmevalkit_variant,
 )
 from pivot_jax.eval.benchmarks.prompts import asked
 from pivot_jax.eval.benchmarks.published import published, tsv_item
 from pivot_jax.eval.benchmarks.row import Row
-from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_STOP, VLMEVALKIT_TOKENS
+from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_STOP
 from pivot_jax.eval.scoring.parts import Number, category, numbers
 
 TASKS = (
@@ -85,13 +85,7 @@ BENCHMARKS = {
                 LMMS_EVAL_STOP,
                 note="rules of 0.7.3; up to 0.7.2 the first letter of any word was the answer",
             ),
-            "vlmevalkit": Variant(
-                vlmevalkit_choice,
-                "vlmevalkit_option",
-                numbers("accuracy", NUMBERS),
-                VLMEVALKIT_TOKENS,
-                note="no judge: what the rules leave open is wrong",
-            ),
+            "vlmevalkit": vlmevalkit_variant(numbers("accuracy", NUMBERS)),
         },
         answer_format="letter",
         option_form="letter",

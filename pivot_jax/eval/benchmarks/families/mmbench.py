@@ -11,12 +11,12 @@ from pathlib import Path
 from pivot_jax.errors import RowError
 from pivot_jax.eval.benchmarks.base import Benchmark, Item, Items, Variant
 from pivot_jax.eval.benchmarks.cells import NAN, shown
-from pivot_jax.eval.benchmarks.choice_prompts import cambrian_choice, choice, llava_choice, vlmevalkit_choice
+from pivot_jax.eval.benchmarks.choice_prompts import cambrian_choice, choice, llava_choice, vlmevalkit_variant
 from pivot_jax.eval.benchmarks.image_cells import images_key
 from pivot_jax.eval.benchmarks.prompts import LETTER, asked, lettered
 from pivot_jax.eval.benchmarks.published import published
 from pivot_jax.eval.benchmarks.row import Row
-from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_TOKENS, VLMEVALKIT_TOKENS
+from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_TOKENS
 from pivot_jax.eval.scoring.circular import CIRCULAR, CIRCULAR_CAMBRIAN, ROTATION
 
 CONFIG = "en"  # of lmms-lab/MMBench; lmms-lab/MMBench_EN has only one
@@ -77,13 +77,7 @@ BENCHMARKS = {
                 ("ASSISTANT:",),
                 note="rules of mmbench_en_dev_static; mmbench_en_dev asks GPT where the first ones find nothing",
             ),
-            "vlmevalkit": Variant(
-                vlmevalkit_choice,
-                "vlmevalkit_option",
-                CIRCULAR,
-                VLMEVALKIT_TOKENS,
-                note="no judge: what the rules leave open is wrong",
-            ),
+            "vlmevalkit": vlmevalkit_variant(CIRCULAR),
             "llava": Variant(
                 llava_choice,
                 "vlmevalkit_option",

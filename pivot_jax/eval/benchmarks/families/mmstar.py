@@ -9,11 +9,11 @@ from pathlib import Path
 from pivot_jax.errors import RowError
 from pivot_jax.eval.benchmarks.base import Benchmark, Item, Items, Variant
 from pivot_jax.eval.benchmarks.cells import shown
-from pivot_jax.eval.benchmarks.choice_prompts import ONLY_LETTER, plain_choice, published_text, vlmevalkit_choice
+from pivot_jax.eval.benchmarks.choice_prompts import ONLY_LETTER, plain_choice, published_text, vlmevalkit_variant
 from pivot_jax.eval.benchmarks.prompts import LETTER, asked
 from pivot_jax.eval.benchmarks.published import published, tsv_item
 from pivot_jax.eval.benchmarks.row import Row
-from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_STOP, LMMS_EVAL_TOKENS, VLMEVALKIT_TOKENS
+from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_STOP, LMMS_EVAL_TOKENS
 from pivot_jax.eval.scoring.parse import LETTERS
 from pivot_jax.eval.scoring.parts import Number, category, field_of, numbers
 
@@ -91,13 +91,7 @@ BENCHMARKS = {
                 LMMS_EVAL_STOP,
                 note="'average' is the mean of the 18 accuracies, and a category is the mean of its three",
             ),
-            "vlmevalkit": Variant(
-                vlmevalkit_choice,
-                "vlmevalkit_option",
-                numbers("accuracy", NUMBERS),
-                VLMEVALKIT_TOKENS,
-                note="no judge: what the rules leave open is wrong",
-            ),
+            "vlmevalkit": vlmevalkit_variant(numbers("accuracy", NUMBERS)),
         },
         answer_format="letter",
         option_form="letter",

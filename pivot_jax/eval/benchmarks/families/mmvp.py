@@ -20,11 +20,11 @@ from typing import Any
 from pivot_jax.data.sources.base import ImageRoot, rooted
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval.benchmarks.base import Benchmark, Item, Variant, contents, existing_folder, question_rows
-from pivot_jax.eval.benchmarks.choice_prompts import cambrian_choice, vlmevalkit_choice
+from pivot_jax.eval.benchmarks.choice_prompts import cambrian_choice, vlmevalkit_variant
 from pivot_jax.eval.benchmarks.prompts import LETTER, asked, lettered
 from pivot_jax.eval.benchmarks.published import is_published, published, tsv_item
 from pivot_jax.eval.benchmarks.row import Row
-from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_STOP, VLMEVALKIT_TOKENS
+from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_STOP
 from pivot_jax.eval.scoring.aggregate import PAIRS
 
 COLUMNS = ("Index", "Question", "Options", "Correct Answer")
@@ -134,13 +134,7 @@ _VARIANTS = {
     "ours": Variant(cambrian_choice, "strict_letter", PAIRS, max_new_tokens=16),
     "cambrian": Variant(cambrian_choice, "letter_or_text", PAIRS, max_new_tokens=512),
     "lmms-eval": Variant(_lmms_eval, "mmvp_lmms_eval", PAIRS, 16, LMMS_EVAL_STOP),
-    "vlmevalkit": Variant(
-        vlmevalkit_choice,
-        "vlmevalkit_option",
-        PAIRS,
-        VLMEVALKIT_TOKENS,
-        note="no judge: what the rules leave open is wrong",
-    ),
+    "vlmevalkit": vlmevalkit_variant(PAIRS),
 }
 BENCHMARKS = {
     "mmvp": Benchmark(read, _VARIANTS, answer_format="letter", option_form="letter", questions=300),

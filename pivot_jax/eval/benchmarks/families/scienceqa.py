@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pivot_jax.data.sources.base import with_images
 from pivot_jax.eval.benchmarks.base import Benchmark, Item, Items, Variant, question_file
-from pivot_jax.eval.benchmarks.choice_prompts import ONLY_LETTER, vlmevalkit_choice
+from pivot_jax.eval.benchmarks.choice_prompts import ONLY_LETTER, vlmevalkit_variant
 from pivot_jax.eval.benchmarks.prompts import LETTER, asked, lettered
 from pivot_jax.eval.benchmarks.published import is_published, published, tsv_answers
 from pivot_jax.eval.benchmarks.row import Row
-from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_STOP, VLMEVALKIT_TOKENS
+from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_STOP
 from pivot_jax.eval.scoring.aggregate import Aggregate, Scored
 from pivot_jax.eval.scoring.parts import Number, numbers
 
@@ -97,13 +97,7 @@ BENCHMARKS = {
                 note="multimodal_acc; its overall accuracy counts image rows twice and is left out",
             ),
             "lmms-eval": Variant(_context, "scienceqa_lmms_eval", _accuracy("accuracy"), 16, LMMS_EVAL_STOP),
-            "vlmevalkit": Variant(
-                vlmevalkit_choice,
-                "vlmevalkit_option",
-                _accuracy("accuracy"),
-                VLMEVALKIT_TOKENS,
-                note="no judge: what the rules leave open is wrong",
-            ),
+            "vlmevalkit": vlmevalkit_variant(_accuracy("accuracy")),
             "llava": Variant(_context, "scienceqa_llava", _accuracy("accuracy"), 1024),
         },
         answer_format="letter",

@@ -8,10 +8,10 @@ from pathlib import Path
 from pivot_jax.errors import RowError
 from pivot_jax.eval.benchmarks.base import Benchmark, Item, Items, Variant
 from pivot_jax.eval.benchmarks.cells import shown
-from pivot_jax.eval.benchmarks.choice_prompts import cambrian_choice, plain_choice, vlmevalkit_choice
+from pivot_jax.eval.benchmarks.choice_prompts import cambrian_choice, plain_choice, vlmevalkit_variant
 from pivot_jax.eval.benchmarks.published import published, tsv_item
 from pivot_jax.eval.benchmarks.row import Row
-from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_TOKENS, VLMEVALKIT_TOKENS
+from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_TOKENS
 from pivot_jax.eval.scoring.aggregate import CLUSTERED_MEAN
 
 TYPES = (
@@ -70,13 +70,7 @@ BENCHMARKS = {
             "lmms-eval": Variant(
                 plain_choice(), "seed_lmms_eval", CLUSTERED_MEAN, LMMS_EVAL_TOKENS, ("ASSISTANT:",), note="seed_image"
             ),
-            "vlmevalkit": Variant(
-                vlmevalkit_choice,
-                "vlmevalkit_option",
-                CLUSTERED_MEAN,
-                VLMEVALKIT_TOKENS,
-                note="no judge: what the rules leave open is wrong",
-            ),
+            "vlmevalkit": vlmevalkit_variant(CLUSTERED_MEAN),
             "llava": Variant(
                 plain_choice(),
                 "same_text_llava",
