@@ -22,7 +22,8 @@ from pivot_jax.serve.growth import Growth, Scored, scored
 from pivot_jax.serve.model import Served
 from pivot_jax.serve.replies import Header
 from pivot_jax.serve.scheduler import Job, Scheduler, Update
-from pivot_jax.serve.text import Spelling, Text
+from pivot_jax.data.processing.spelling import Spelling
+from pivot_jax.serve.text import Text
 
 _BEFORE = 4  # last tokens of a prompt that its continuation is decoded with
 

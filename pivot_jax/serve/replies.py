@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pivot_jax.serve.growth import Growth, Part, Scored
-from pivot_jax.serve.text import Spelling
+from pivot_jax.data.processing.spelling import Spelling
 
 DONE = b"data: [DONE]\n\n"
 
