@@ -64,8 +64,10 @@ class DataRow:
 
 @dataclass(frozen=True)
 class DataRows:
-    """Rows, one after the other."""
+    """Rows, one after the other. The legend explains the loss mask (``scored``) and marked differences (``pairs``)."""
 
     title: str
     rows: tuple[DataRow, ...]
     note: str = ""
+    scored: bool = True
+    pairs: bool = False

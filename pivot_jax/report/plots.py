@@ -186,6 +186,8 @@ def histograms(
     bins: int = 30,
 ) -> str:
     """Small histograms beside each other, one per name, of whole numbers; ``marks`` are vertical lines, by name."""
+    from matplotlib.ticker import MaxNLocator
+
     with _figure(3.3 * len(values) + 0.4, 2.5, 1, len(values)) as (figure, axes):
         for axis, (name, own) in zip(axes.flat, values.items(), strict=True):
             low, high = int(own.min()), int(own.max())
@@ -197,6 +199,7 @@ def histograms(
             axis.set_title(name)
             axis.set_ylabel(ylabel if axis is axes.flat[0] else "")
             axis.grid(axis="x", visible=False)
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.margins(x=0.02)
         return _svg(figure, f"Histograms of {', '.join(values)}")
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from pivot_jax.data.loading.loader import TARGET_STEP, TOKEN_STEP
 from pivot_jax.report.content import Notice
-from pivot_jax.report.data.reading import Reading
+from pivot_jax.report.data.reading import Reading, RowTable
 from pivot_jax.report.data.summary import Summary
 from pivot_jax.shapes import round_up
 from pivot_jax.words import counted
 
 MUCH_PADDING, FEW_PATCHES, MUCH_LEFT = 0.25, 0.7, 0.05  # shares from, below and from which there is a warning
 LONGER = 1.2  # chosen answers, against the rejected ones
-NAMED = 3  # rows or files in a sentence
+MOST = (0.95, 1.0)  # shares of the rows, for which a warning says how large a bucket they need
 
 
 def advice(reading: Reading, summary: Summary) -> list[Notice]:
@@ -59,14 +59,13 @@ def _truncated(reading: Reading, summary: Summary) -> Iterator[Notice]:
         fix = f"set {key}={round_up(int(table.whole_tokens.max()) + 1, 8)}, which holds the longest of those measured"
     else:
         limit = f"{limits.length:,} tokens" + (f" and {limits.targets:,} scored ones" if limits.targets else "")
-        tokens = round_up(int(table.whole_tokens.max()), TOKEN_STEP)
-        targets = round_up(int(table.whole_targets.max()), TARGET_STEP)
-        keys = []
-        if config.data.buckets:
-            keys.append(f"add ({tokens}, {targets}) to data.buckets")
-        if tokens > config.data.max_length:
-            keys.append(f"set data.max_length={tokens}")
-        fix = f"{' and '.join(keys) or 'raise the limit of scored tokens'}, which holds the longest of those measured"
+        most = [_size(table, share) for share in MOST]
+        keys = ["data.buckets"] if config.data.buckets else []
+        keys += ["data.max_length"] if most[-1][0] > config.data.max_length else []
+        sizes = [f"{tokens:,} tokens and {targets:,} scored" for tokens, targets in dict.fromkeys(most)]
+        whose = [f"{100 * MOST[0]:g} % of the rows", "the longest of those measured"][-len(sizes) :]
+        fits = ", ".join(f"{size} for {rows}" for size, rows in zip(sizes, whose, strict=True))
+        fix = f"raise {' and '.join(keys)}: {fits}"
     cut = table.truncated & (table.whole_tokens > table.tokens)
     lost = int((table.whole_tokens - table.tokens)[cut].sum())
     more = f" They lose {_share(lost, int(table.whole_tokens[cut].sum()))} of their tokens." if lost else ""
@@ -75,6 +74,13 @@ def _truncated(reading: Reading, summary: Summary) -> Iterator[Notice]:
         f"{_share(count, len(table))} of the rows ({count:,}) are longer than the limit of {limit}: their text is "
         f"truncated.{more}", _sentence(f"{fix}; or leave such rows out of the data"), level,
     )  # fmt: skip
+
+
+def _size(table: RowTable, share: float) -> tuple[int, int]:
+    """Tokens and scored tokens of a bucket that holds this share of the rows whole, as far as they were measured."""
+    sizes = ((table.whole_tokens, TOKEN_STEP), (table.whole_targets, TARGET_STEP))
+    tokens, targets = (round_up(int(np.quantile(one, share, method="inverted_cdf")), step) for one, step in sizes)
+    return tokens, targets
 
 
 def _padding(reading: Reading, summary: Summary) -> Iterator[Notice]:
@@ -121,8 +127,7 @@ def _images(reading: Reading, summary: Summary) -> Iterator[Notice]:
         yield Notice(
             f"{_share(1 - summary.slots, 1)} of what the encoder computes are empty image slots or patches "
             f"({counted(empty, 'row')} without an image).",
-            "Where images are smaller than the patch list, lower data.image.max_patches; keep rows without images in a "
-            "stage of their own.", "note",
+            "Train rows without images apart. A smaller data.image.max_patches pads less, and makes large images smaller.", "note",
         )  # fmt: skip
 
 
@@ -190,9 +195,3 @@ def _left(reading: Reading, summary: Summary) -> Iterator[Notice]:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
-
-
-def named(rows: np.ndarray, ids: list[str], most: int = NAMED) -> str:
-    """Row ids for a table, the first few of many."""
-    shown = ", ".join(ids[int(row)] for row in rows[:most])
-    return shown if len(rows) <= most else f"{shown}, … ({len(rows):,} rows)"

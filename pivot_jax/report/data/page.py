@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,11 +13,12 @@ import numpy as np
 
 from pivot_jax import config as configs
 from pivot_jax import files
+from pivot_jax.report import format as formats
 from pivot_jax.report import page, plots
-from pivot_jax.report.content import Block, Column, Fact, Figure, Listing, Notices, Report, Section, Table
+from pivot_jax.report.content import Block, Column, Fact, Figure, Listing, Notices, Report, Section, Table, Value
 from pivot_jax.report.data import record
 from pivot_jax.report.data.advice import advice
-from pivot_jax.report.data.padding import BucketUse, Packing
+from pivot_jax.report.data.padding import BucketUse, Packing, padding
 from pivot_jax.report.data.reading import Reading, read
 from pivot_jax.report.data.samples import shown
 from pivot_jax.report.data.summary import QUANTILES, Summary, by_file, summarize
@@ -27,12 +29,13 @@ FILE = "data.html"
 ROWS = 12  # sampled rows
 LISTED = 200  # bad rows on the page, and groups of duplicates
 NAMED = 4  # rows of a group
+OPENED = "Only the images of the rows above were opened: training finds corrupt ones elsewhere when it reads them."
 KINDS = {
-    "sft": "conversations",
-    "preference": "preference pairs",
-    "unpaired": "answers with a label",
-    "prompt": "prompts of online RL",
-    "contrastive": "images with captions",
+    "sft": "Conversations",
+    "preference": "Preference pairs",
+    "unpaired": "Answers with a label",
+    "prompt": "Prompts of online RL",
+    "contrastive": "Images with captions",
 }
 
 
@@ -75,6 +78,8 @@ def build(reading: Reading, summary: Summary, rows: int, seed: int) -> Report:
         tuple(shown(reading, rows, seed, read_by)),
         "Texts are tokens as training reads them; hover over one for its id. Images are resized, cropped and split as "
         "for the model, before normalisation.",
+        scored=reading.kind not in ("prompt", "contrastive"),
+        pairs=reading.kind in ("preference", "unpaired"),
     )
     notices = Notices(tuple(advice(reading, summary)), "Nothing to warn of.")
     sections = [
@@ -91,7 +96,7 @@ def build(reading: Reading, summary: Summary, rows: int, seed: int) -> Report:
     first = f", the first {len(reading.table):,} of a source without an end" if reading.endless else ""
     return Report(
         title=f"Data of {reading.config.name}",
-        subtitle=f"{KINDS[reading.kind].capitalize()} of {reading.rows.source.name}{first}, as training reads them.",
+        subtitle=f"{KINDS[reading.kind]} of {reading.rows.source.name}{first}, as training reads them.",
         facts=_facts(reading, summary),
         sections=tuple(sections),
         provenance={"config": configs.fingerprint(reading.config), "objective": reading.config.objective.name},
@@ -105,10 +110,11 @@ def _facts(reading: Reading, summary: Summary) -> tuple[Fact, ...]:
     different = len(np.unique(table.image_keys))
     loader = reading.loader
     steps = f"{counted(loader.steps_per_epoch, 'step')} an epoch" if not reading.endless else "no epochs"
+    whole = tokens.total if epoch is None else epoch.used_tokens
     found = [
         Fact("Rows", len(table), note=f"{steps}, {loader.total_steps:,} in all"),
         Fact("Images", images, note=f"{different:,} different"),
-        Fact("Tokens", tokens.total, note=f"{tokens.mean:.0f} a row, longest {tokens.largest:,}"),
+        Fact("Tokens per epoch", whole, note=f"{tokens.mean:.0f} a row, longest {tokens.largest:,}"),
     ]
     if reading.kind not in ("prompt", "contrastive"):
         share = targets.total / max(tokens.total, 1)
@@ -164,53 +170,50 @@ def _buckets(uses: Sequence[BucketUse]) -> Table:
         Column("Rows in them"),
         Column("Positions", note="of tokens, padding included"),
         Column("Padding", "%", note="of the token positions"),
-        Column("Padding of scored", "%", note="of the positions of scored tokens, which the vocabulary is computed for"),
+        Column("Padding of scored", "%", note="of the positions of scored tokens, for which logits are computed"),
     )
-    rows: list[tuple[str, tuple[Any, ...]]] = []
-    for use in uses:
-        used = 1 - use.used_tokens / use.positions if use.positions else None
-        scored = 1 - use.used_targets / use.target_positions if use.target_positions else None
-        rows.append(
-            (f"{use.tokens} tokens, {use.targets} scored", (use.needing, use.batches, use.rows, use.positions, used, scored))
-        )
+    rows = [(str((use.tokens, use.targets)), _use([use])) for use in uses]
     if len(uses) > 1:
-        positions, targets = (sum(getattr(use, name) for use in uses) for name in ("positions", "target_positions"))
-        used, scored = (sum(getattr(use, name) for use in uses) for name in ("used_tokens", "used_targets"))
-        whole = (sum(use.needing for use in uses), sum(use.batches for use in uses), sum(use.rows for use in uses))
-        shares = tuple(1 - part / of if of else None for part, of in ((used, positions), (scored, targets)))
-        rows.append(("total", (*whole, positions, *shares)))
-    return Table("In the first epoch", columns, tuple(rows), row_title="Bucket", total=len(uses) > 1)
+        rows.append(("total", _use(uses)))
+    title = "Bucket (tokens, scored)"
+    return Table("In the first epoch", columns, tuple(rows), row_title=title, total=len(uses) > 1)
+
+
+def _use(uses: Sequence[BucketUse]) -> tuple[Value, ...]:
+    """The cells of one bucket, or of several together."""
+    names = ("needing", "batches", "rows", "positions", "target_positions")
+    needing, batches, rows, positions, targets = (sum(getattr(use, name) for use in uses) for name in names)
+    used, scored = (sum(getattr(use, name) for use in uses) for name in ("used_tokens", "used_targets"))
+    shares = (padding(part, of) if of else None for part, of in ((used, positions), (scored, targets)))
+    return needing, batches, rows, positions, *shares
 
 
 def _packings(reading: Reading, summary: Summary) -> Table:
     current = summary.epoch.positions if summary.epoch else 0
     columns = (
-        Column("Buckets"),
         Column("Positions", note="of tokens in an epoch, padding included"),
         Column("Padding", "%"),
-        Column("Against this config", "%", signed=True, note="positions computed, in percent of this config's"),
+        Column("Positions, change", note="against this config"),
+        Column("Buckets"),
     )
     rows = []
-    shown = [*summary.packings, *([summary.suggested] if summary.suggested else [])]
-    for one in shown:
+    for one in [*summary.packings, *([summary.suggested] if summary.suggested else [])]:
         buckets = ", ".join(f"({n}, {t})" for n, t in one.buckets)
-        name = f"data.packing={one.packing}"
-        if one is summary.suggested:
-            name += ", suggested buckets"
-        elif one.from_data:
-            name += ", one bucket made from the data" if reading.config.data.buckets else ""
+        whose = "suggested" if one is summary.suggested else "made from the data" if one.from_data else "this config's"
         if one.epoch is None:
-            rows.append((name, (_reason(one), None, None, None)))
+            cells: tuple[Value, ...] = (None, None, None, f"{whose}: {_reason(one)}")
         else:
-            change = one.epoch.positions / current - 1 if current else None
-            rows.append((name, (buckets, one.epoch.positions, one.epoch.padding, change)))
-    note = "As many rows share a sequence as data.packing says; the loss of a batch is the same."
-    return Table("Packing, and other buckets", columns, tuple(rows), note)
+            change = one.epoch.positions / current - 1 if current else math.nan
+            shown = f"{formats.number(change, unit='%', signed=True)} %" if current else None
+            cells = one.epoch.positions, one.epoch.padding, shown, f"{whose}: {buckets}"
+        rows.append((str(one.packing), cells))
+    note = "So many rows share a sequence; the loss of a batch is the same."
+    return Table("Packing, and other buckets", columns, tuple(rows), note, "data.packing")
 
 
 def _reason(one: Packing) -> str:
-    found = re.search(r"need up to \d+ tokens and \d+ targets", one.reason)
-    return f"too small: sequences {found[0]}" if found else one.reason.partition("; ")[0]
+    found = re.search(r"need up to (\d+) tokens and (\d+) targets", one.reason)
+    return f"too small, sequences need up to ({found[1]}, {found[2]})" if found else one.reason.partition("; ")[0]
 
 
 def _columns(reading: Reading, summary: Summary) -> Section:
@@ -252,11 +255,10 @@ def _duplicates(reading: Reading, summary: Summary) -> Section:
 
 def _bad(reading: Reading) -> Section:
     if not reading.bad:
-        return Section("Bad rows", "There are none. Corrupt images are found when training reads them, except those above.")
+        return Section("Bad rows", f"There are none. {OPENED}")
     reasons = Counter(re.sub(r"\d+", "N", re.sub(r"(image (file )?)\S+", r"\1…", row.reason)) for row in reading.bad)
     counts = tuple((reason, (count,)) for reason, count in reasons.most_common())
     rows = tuple((row.id, (row.file, row.number + 1, row.reason)) for row in reading.bad[:LISTED])
     note = f"{len(rows):,} of {len(reading.bad):,}; bad_rows.csv has all." if len(rows) < len(reading.bad) else ""
     listed = Table("By file and row", (Column("File"), Column("Row"), Column("Reason")), rows, note, "Row id")
-    text = "Training leaves them out. Corrupt images are found when training reads them, except those above."
-    return Section("Bad rows", text, (Table("Reasons", (Column("Rows"),), counts), listed))
+    return Section("Bad rows", f"Training leaves them out. {OPENED}", (Table("Reasons", (Column("Rows"),), counts), listed))
