@@ -135,7 +135,7 @@ def packings(config: Any, rows: Rows, counts: Sequence[int] = PACKINGS) -> list[
 def suggested(lengths: np.ndarray, targets: np.ndarray) -> Buckets:
     """Up to three buckets that hold half, most and all of the rows, in the steps of buckets made from the data."""
     out: dict[int, int] = {}
-    for size in np.quantile(lengths, SHARES, method="higher"):
+    for size in np.quantile(lengths, SHARES, method="inverted_cdf"):
         tokens = round_up(int(size), TOKEN_STEP)
         most = int(targets[lengths <= tokens].max())
         out[tokens] = max([round_up(most, TARGET_STEP), *out.values()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from pivot_jax.words import counted
 
 EXTREME, TRUNCATED = 2, 3  # shown of the shortest, of the longest, and of the truncated rows
 LARGEST, ORIGINAL = 448, 160  # pixels of a side on the page; of an original beside the model's view
+ONE_IMAGE = np.iinfo(np.int32).max  # features of an image, where a row has only one
 LONGEST_FIELD = 2_000  # characters
 ANSWERS = {
     CHOSEN: "Chosen answer",
@@ -53,7 +53,7 @@ def chosen(lengths: np.ndarray, truncated: np.ndarray, count: int, seed: int) ->
 def shown(reading: Reading, count: int, seed: int, read_by: Mapping[str, Sequence[str]]) -> list[DataRow]:
     """The rows of the page; ``read_by``: column of the data → what reads it."""
     table, geometry = reading.table, reading.processor.geometry
-    reader = Reader(reading.processor.chat.tokenizer, geometry.features if geometry.arrays == 1 else sys.maxsize)
+    reader = Reader(reading.processor.chat.tokenizer, geometry.features if geometry.arrays == 1 else ONE_IMAGE)
     picked = chosen(table.tokens, table.truncated, count, seed)
     out = []
     with progress("reading images", len(picked)) as advance:
