@@ -67,15 +67,6 @@ def test_half_of_a_character_waits_for_the_other_half(tokenizer):
     assert "".join(found) == "a 🦊 b" and not any("�" in piece for piece in found)
 
 
-def test_tokens_are_spelled_in_text_and_bytes(tokenizer):
-    spelling = Spelling(tokenizer)
-    content = "It is red: 🦊 日本"
-    ids = tokenizer(content, add_special_tokens=False)["input_ids"]
-    assert b"".join(bytes(spelling.bytes(i)) for i in ids) == content.encode()
-    assert spelling.text(tokenizer(" red", add_special_tokens=False)["input_ids"][0]).startswith(" r")
-    assert spelling.text(tokenizer.eos_token_id) == "<|im_end|>"
-
-
 def test_sentencepiece_keeps_the_space_of_a_continuation():
     """A tokenizer that drops the space before the first token: the text that continues a prompt has it."""
 

@@ -29,7 +29,9 @@ def world(folder: Path) -> Path:
     return folder
 
 
-def config(folder: Path, rows: list[Any], form: str = "llava", entry: dict[str, Any] | None = None, **changes: Any) -> Any:
+def config(
+    folder: Path, rows: list[Any], form: str = "llava", entry: dict[str, Any] | None = None, **changes: Any
+) -> Any:
     """A config whose data are ``rows``, written to a file; ``changes`` are keys with ``__`` for a dot."""
     path = folder / "rows.jsonl"
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))

@@ -150,5 +150,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         loading.log.disabled = before
-
-

@@ -39,9 +39,7 @@ KINDS = {
 }
 
 
-def write(
-    config: Any, out: str | Path, *, rows: int = ROWS, seed: int | None = None, overwrite: bool = False
-) -> Path:
+def write(config: Any, out: str | Path, *, rows: int = ROWS, seed: int | None = None, overwrite: bool = False) -> Path:
     """Writes a page of what a training config reads into a folder, and returns the page's path. Nothing is trained.
 
     The folder gets ``data.html``, ``data.json`` (its numbers), ``rows.csv`` (a line per usable row) and
@@ -135,16 +133,17 @@ def _lengths(reading: Reading, summary: Summary) -> Section:
     loader = reading.batched
     marks = {}
     if loader is not None and loader.packing == 1:
-        marks = {"tokens": sorted({n for n, _ in loader.buckets}), "scored tokens": sorted({t for _, t in loader.buckets})}
+        marks = {
+            "tokens": sorted({n for n, _ in loader.buckets}),
+            "scored tokens": sorted({t for _, t in loader.buckets}),
+        }
     columns = (
         Column("Mean"),
         *(Column(f"{100 * q:g} %", note=f"{100 * q:g} % of the rows have at most so many") for q in QUANTILES),
         Column("Largest"),
         Column("Sum"),
     )
-    rows = tuple(
-        (name, (one.mean, *one.quantiles, one.largest, one.total)) for name, one in summary.lengths.items()
-    )
+    rows = tuple((name, (one.mean, *one.quantiles, one.largest, one.total)) for name, one in summary.lengths.items())
     note = "Dashed: the sizes of the buckets." if marks else ""
     chart = Figure("Rows by length", plots.histograms(drawn, marks=marks), note)
     return Section("Lengths", "", (chart, Table("Per row", columns, rows)))
@@ -241,7 +240,9 @@ def _duplicates(reading: Reading, summary: Summary) -> Section:
         ("The same prompt and images, other answers", found.prompts),
         ("An image in common", found.images),
     )
-    counts = tuple((title, (len(groups), sum(map(len, groups)), max(map(len, groups), default=0))) for title, groups in kinds)
+    counts = tuple(
+        (title, (len(groups), sum(map(len, groups)), max(map(len, groups), default=0))) for title, groups in kinds
+    )
     blocks: list[Block] = [Table("Groups of rows", (Column("Groups"), Column("Rows"), Column("Largest")), counts)]
     for title, groups in kinds:
         if groups:
@@ -249,7 +250,9 @@ def _duplicates(reading: Reading, summary: Summary) -> Section:
             rows = tuple((", ".join(ids[int(row)] for row in group[:NAMED]), (len(group),)) for group in listed)
             note = f"The first {NAMED} rows of each; {len(listed):,} of {counted(len(groups), 'group')}, the largest first."
             blocks.append(Table(title, (Column("Rows"),), rows, note, "Row ids", closed=True))
-    text = "Images are compared by their content: files of the same size are read for it." * bool(len(reading.table.image_keys))
+    text = "Images are compared by their content: files of the same size are read for it." * bool(
+        len(reading.table.image_keys)
+    )
     return Section("Duplicates", text, tuple(blocks))
 
 
@@ -261,4 +264,6 @@ def _bad(reading: Reading) -> Section:
     rows = tuple((row.id, (row.file, row.number + 1, row.reason)) for row in reading.bad[:LISTED])
     note = f"{len(rows):,} of {len(reading.bad):,}; bad_rows.csv has all." if len(rows) < len(reading.bad) else ""
     listed = Table("By file and row", (Column("File"), Column("Row"), Column("Reason")), rows, note, "Row id")
-    return Section("Bad rows", f"Training leaves them out. {OPENED}", (Table("Reasons", (Column("Rows"),), counts), listed))
+    return Section(
+        "Bad rows", f"Training leaves them out. {OPENED}", (Table("Reasons", (Column("Rows"),), counts), listed)
+    )

@@ -94,7 +94,9 @@ def _streams(reader: Reader, row: EncodedRow, kind: str) -> tuple[tuple[Stream, 
     """The streams of a row that are above each other, and the answers beside each other."""
     branches = np.unique(row.branches).tolist()
     of = {branch: np.flatnonzero(row.branches == branch) for branch in branches}
-    title = {"prompt": "Prompt", "contrastive": "Caption", "sft": "Conversation"}.get(kind, "Prompt, shared by the answers")
+    title = {"prompt": "Prompt", "contrastive": "Caption", "sft": "Conversation"}.get(
+        kind, "Prompt, shared by the answers"
+    )
     above = (reader.stream(title, row, of[0]),) if 0 in of else ()
     answers = [branch for branch in branches if branch]
     changed: dict[int, np.ndarray] = {}
@@ -166,7 +168,5 @@ def _view(view: View, geometry: Geometry, reference: Any) -> Shown:
         caption += f", {columns} × {rows} tokens" if rows > 1 else f", {columns} tokens"
     image = Image.fromarray(view.pixels)
     image.thumbnail((LARGEST, LARGEST))
-    cell, tile = (
-        (100 * side / width, 100 * side / height) if side else () for side in (view.cell, view.tile)
-    )
+    cell, tile = ((100 * side / width, 100 * side / height) if side else () for side in (view.cell, view.tile))
     return Shown(np.asarray(image), caption, cell, tile)

@@ -210,7 +210,9 @@ def test_what_would_stop_training_is_said(folder, tmp_path):
 
 def test_a_bad_image_is_said_in_its_row(folder, tmp_path):
     (folder / "broken.png").write_bytes(b"no image")
-    text, _, numbers = page_of(config(folder, [conversation(i, image="broken.png") for i in range(4)]), tmp_path / "out")
+    text, _, numbers = page_of(
+        config(folder, [conversation(i, image="broken.png") for i in range(4)]), tmp_path / "out"
+    )
     assert "broken.png cannot be read" in text and numbers["bad_rows"] == 0
 
 
