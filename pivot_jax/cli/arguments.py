@@ -168,8 +168,8 @@ def _data(subparsers) -> None:
     parser = command(
         subparsers, "data", data.data,
         "write a page of a config's data before training: rows as the model reads them, lengths, padding, bad rows",
-        "Rows are shown token by token with what is scored in colour, images as the model sees them. The page ends in\n"
-        "DIR/data.html; data.json, rows.csv and bad_rows.csv beside it hold the numbers. Nothing is trained or compiled.",
+        "Rows are shown token by token with what is scored in colour, images as the model sees them. The page is\n"
+        "DIR/data.html; data.json, rows.csv and bad_rows.csv hold its numbers. Nothing is trained or compiled.",
     )  # fmt: skip
     config(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for the page and its numbers")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.data.processing.spelling import Spelling
+from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.serve.text import Text
 
 WORDS = ["Which colour is it? It is red.\n  Größe: 3 μm, 日本語 und 🙂🙃 am Ende. "] * 3

@@ -155,7 +155,7 @@ class Loader:
         return self.packer.deal(np.pad(left, (0, self.batch_size - len(left)), constant_values=-1))
 
     def composition(self, step: int) -> tuple[np.ndarray, int]:
-        """Rows [batch_size] of training batch number ``step`` over all processes, in sequences, and its bucket's number.
+        """Rows [batch_size] of training batch number ``step`` over all processes, in sequences, and its bucket's index.
 
         No row is read.
         """

@@ -127,7 +127,8 @@ def _images(reading: Reading, summary: Summary) -> Iterator[Notice]:
         yield Notice(
             f"{_share(1 - summary.slots, 1)} of what the encoder computes are empty image slots or patches "
             f"({counted(empty, 'row')} without an image).",
-            "Train rows without images apart. A smaller data.image.max_patches pads less, and makes large images smaller.", "note",
+            "Train rows without images apart. A smaller data.image.max_patches pads less, and makes large images "
+            "smaller.", "note",
         )  # fmt: skip
 
 
@@ -135,13 +136,14 @@ def _duplicates(reading: Reading, summary: Summary) -> Iterator[Notice]:
     found, size = summary.duplicates, len(reading.table)
     if found.surplus:
         yield Notice(
-            f"{counted(found.surplus, 'row')} ({_share(found.surplus, size)}) repeat another row, with the same texts "
-            "and images.", "Remove them, unless they are meant to count more than once.", "warning",
+            f"Repeated rows, with the texts and images of an earlier one: {found.surplus:,} of {size:,} "
+            f"({_share(found.surplus, size)}).", "Remove them, unless they are meant to count more than once.", "warning",
         )  # fmt: skip
     if found.prompts and reading.kind not in ("preference", "unpaired"):
         rows = sum(map(len, found.prompts))
         yield Notice(
-            f"{counted(len(found.prompts), 'prompt')} with the same images have different answers ({rows:,} rows).",
+            f"Different answers to the same prompt with the same images: {counted(len(found.prompts), 'prompt')} in "
+            f"{rows:,} rows.",
             "Look at the section on duplicates: are these other wordings, or contradictions?", "note",
         )  # fmt: skip
 
@@ -168,7 +170,8 @@ def _pairs(reading: Reading, summary: Summary) -> Iterator[Notice]:
         yield Notice(
             f"The {longer} answers are {ratio:.1f} times as long as the {shorter} ones ({means[0]:.0f} against "
             f"{means[1]:.0f} tokens, chosen first), so a model can learn the length.",
-            "Set objective.ld_alpha below 1, or take a loss that normalises by length (sigmoid_norm, simpo, ipo).", "note",
+            "Set objective.ld_alpha below 1, or take a loss that normalises by length (sigmoid_norm, simpo, ipo).",
+            "note",
         )  # fmt: skip
 
 
@@ -178,7 +181,8 @@ def _columns(reading: Reading, summary: Summary) -> Iterator[Notice]:
         have = summary.values.get(one.column, 0)
         if not one.required or have >= size:
             continue
-        what = f"The reward '{one.reward}' reads the column '{one.column}', which {counted(size - have, 'row')} lack."
+        lack = counted(size - have, "row")
+        what = f"The reward '{one.reward}' reads the column '{one.column}', which has no value in {lack}."
         there = ", ".join(summary.values) or "none"
         yield Notice(what, f"The columns that rows have: {there}.", "warning" if have else "error")
 

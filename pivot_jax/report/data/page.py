@@ -248,7 +248,7 @@ def _duplicates(reading: Reading, summary: Summary) -> Section:
         if groups:
             listed = sorted(groups, key=len, reverse=True)[:LISTED]
             rows = tuple((", ".join(ids[int(row)] for row in group[:NAMED]), (len(group),)) for group in listed)
-            note = f"The first {NAMED} rows of each; {len(listed):,} of {counted(len(groups), 'group')}, the largest first."
+            note = f"The first {NAMED} rows of each; {len(listed):,} of {counted(len(groups), 'group')}, largest first."
             blocks.append(Table(title, (Column("Rows"),), rows, note, "Row ids", closed=True))
     text = "Images are compared by their content: files of the same size are read for it." * bool(
         len(reading.table.image_keys)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,14 +203,13 @@ def _table(rows: Rows, whole: Processor, compare_files: bool) -> RowTable:
 
 
 def _sizes(row: EncodedRow, images: int) -> dict[str, int]:
-    branch = Counter(row.target_branches.tolist())
     return {
         "tokens": len(row.tokens),
         "targets": len(row.targets),
         "images": images,
         "image_tokens": int((row.image_slots >= 0).sum()),
-        "chosen": branch[CHOSEN],
-        "rejected": branch[REJECTED],
+        "chosen": int((row.target_branches == CHOSEN).sum()),
+        "rejected": int((row.target_branches == REJECTED).sum()),
     }
 
 

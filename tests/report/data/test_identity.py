@@ -66,9 +66,9 @@ def test_images_are_the_same_by_content(tmp_path):
         (tmp_path / name).write_bytes(content)
     keys = ImageKeys()
     array = np.zeros((2, 3, 3), np.uint8)
-    change = Corruption("noise", 0.3)
-    references = [*(str(tmp_path / name) for name in "abcd"), str(tmp_path / "none"), b"1234", b"1234", array,
-                  array.reshape(3, 2, 3), Changed(b"1234", change), Changed(b"1234", Corruption("noise", 0.4))]  # fmt: skip
+    changed = [Changed(b"1234", Corruption("noise", level)) for level in (0.3, 0.4)]
+    paths = [str(tmp_path / name) for name in ("a", "b", "c", "d", "none")]
+    references = [*paths, b"1234", b"1234", array, array.reshape(3, 2, 3), *changed]
     found = np.asarray([keys.key(one) for one in references], np.uint64)
     assert lists(groups(found)) == [[5, 6]]
     assert lists(groups(keys.by_content(found))) == [[0, 1], [5, 6]]

@@ -71,7 +71,7 @@ def test_conversations(folder, tmp_path):
     assert "malformed JSON line" in bad[1]["reason"] and "gone.png does not exist" in text
     (stops,) = warned(numbers, "Training does not start")
     assert stops["level"] == "error" and "9.1% of the rows are bad" in stops["text"]
-    assert warned(numbers, "2 rows (10.0 %) repeat another row") and warned(numbers, "5.0 % of the rows (1)")
+    assert warned(numbers, "an earlier one: 2 of 20 (10.0 %)") and warned(numbers, "5.0 % of the rows (1)")
     assert numbers["duplicates"]["prompts_with_different_answers"] == 0
     assert numbers["duplicates"]["images_in_several_rows"] == 6  # of rows 0 to 4 and of row 8, which row 20 has too
     epoch = numbers["epoch"]
@@ -134,7 +134,7 @@ def test_answers_with_a_label_and_visual_pairs(folder, tmp_path):
 
 
 def test_prompts_and_the_fields_that_rewards_read(folder, tmp_path):
-    """A reward of the user in a file is not run; a column that some rows lack is a warning, one that all lack an error."""
+    """A user's file of a reward is not run; a column that some rows lack is a warning, one that all lack an error."""
     (folder / "mine.py").write_text("raise SystemExit('run')\ndef mine(completions, level, other=1, **kw):\n    pass\n")
     rows = [
         {"id": str(i), "question": f"What is {i}?", "answer": str(i), "image": f"{i}.png", "level": i if i else None}
@@ -150,7 +150,7 @@ def test_prompts_and_the_fields_that_rewards_read(folder, tmp_path):
     assert "read by number" in text and "read by mine" in text
     (some,) = warned(numbers, "reads the column 'level'")
     (none,) = warned(numbers, "reads the column 'truth'")
-    assert (some["level"], none["level"]) == ("warning", "error") and "1 row lack" in some["text"]
+    assert (some["level"], none["level"]) == ("warning", "error") and "no value in 1 row" in some["text"]
     assert "Buckets and padding" not in text and "Prompts of online RL" in text
 
 
