@@ -39,8 +39,8 @@ class Stream:
 class Shown:
     """An image, uint8 [h, w, 3], or a text where it cannot be shown.
 
-    ``cell`` and ``tile`` are width and height, in percent of the image's, of what becomes one token and of its tiles; ()
-    draws no lines.
+    ``cell`` and ``tile`` are width and height, in percent of the image's, of what becomes one token and of its tiles;
+    without them no lines are drawn.
     """
 
     image: np.ndarray | str

@@ -130,7 +130,8 @@ def origin(source: Source, index: int) -> tuple[str, int]:
         if isinstance(source, Joined):
             source, index = source.part(index)
         elif isinstance(source, Selected):
-            source, index = source.source, int(source.indices[index])
+            index = int(source.indices[index])
+            source = source.source
         elif isinstance(source, RowByRow):
             source = source.source
         else:

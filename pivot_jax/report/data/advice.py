@@ -137,7 +137,8 @@ def _duplicates(reading: Reading, summary: Summary) -> Iterator[Notice]:
     if found.surplus:
         yield Notice(
             f"Repeated rows, with the texts and images of an earlier one: {found.surplus:,} of {size:,} "
-            f"({_share(found.surplus, size)}).", "Remove them, unless they are meant to count more than once.", "warning",
+            f"({_share(found.surplus, size)}).",
+            "Remove them, unless they are meant to count more than once.", "warning",
         )  # fmt: skip
     if found.prompts and reading.kind not in ("preference", "unpaired"):
         rows = sum(map(len, found.prompts))

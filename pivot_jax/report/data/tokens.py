@@ -57,13 +57,15 @@ class Reader:
 
     def _spans(self, ids: np.ndarray, look: np.ndarray) -> list[Span]:
         """Pieces of a run of tokens that look the same."""
-        is_scored, is_changed, is_special, image = (int(value) for value in look)
-        marks = {"scored": bool(is_scored), "changed": bool(is_changed)}
+        targets, changed, special, image = (int(value) for value in look)
+        pieces: list[tuple[str, tuple[int, ...]]]
         if image >= 0:
-            return [Span("<image>", (int(ids[0]),), "image", count=len(ids), **marks)]
-        if is_special:
-            return [Span(self._spelling.text(int(token)), (int(token),), "special", **marks) for token in ids]
-        return [Span(text, numbers, **marks) for text, numbers in self._spelling.pieces(ids)]
+            return [Span("<image>", (int(ids[0]),), "image", bool(targets), bool(changed), len(ids))]
+        if special:
+            pieces, kind = [(self._spelling.text(token), (token,)) for token in ids.tolist()], "special"
+        else:
+            pieces, kind = self._spelling.pieces(ids.tolist()), "text"
+        return [Span(text, numbers, kind, bool(targets), bool(changed)) for text, numbers in pieces]
 
 
 def _runs(looks: np.ndarray) -> Iterator[tuple[int, int]]:
