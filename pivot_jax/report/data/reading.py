@@ -145,7 +145,7 @@ def _stops(config: Any, loader: Any, total: int) -> str:
     """Why training would not start with these rows."""
     share, limit = loader.skipped.count / max(total, 1), config.data.max_bad_share
     if share > limit:
-        return f"{share:.1%} of the rows are bad, more than data.max_bad_share={limit:g} allows"
+        return f"{100 * share:.1f} % of the rows are bad, more than data.max_bad_share={limit:g} allows"
     try:
         loader.check_trainable()
     except UserError as error:

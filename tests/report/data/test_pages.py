@@ -70,7 +70,7 @@ def test_conversations(folder, tmp_path):
     assert [row["row_of_file"] for row in bad] == ["21", "22"] and "gone.png does not exist" in bad[0]["reason"]
     assert "malformed JSON line" in bad[1]["reason"] and "gone.png does not exist" in text
     (stops,) = warned(numbers, "Training does not start")
-    assert stops["level"] == "error" and "9.1% of the rows are bad" in stops["text"]
+    assert stops["level"] == "error" and "9.1 % of the rows are bad" in stops["text"]
     assert warned(numbers, "an earlier one: 2 of 20 (10.0 %)") and warned(numbers, "5.0 % of the rows (1)")
     assert numbers["duplicates"]["prompts_with_different_answers"] == 0
     assert numbers["duplicates"]["images_in_several_rows"] == 6  # of rows 0 to 4 and of row 8, which row 20 has too
