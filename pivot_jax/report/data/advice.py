@@ -123,12 +123,14 @@ def _images(reading: Reading, summary: Summary) -> Iterator[Notice]:
             f"Set data.images_per_row={most}.", "warning",
         )  # fmt: skip
     elif summary.slots is not None and summary.slots < FEW_PATCHES:
-        empty = int((table.images == 0).sum())
+        empty, fixed = int((table.images == 0).sum()), reading.processor.geometry.fixed
+        fix = ["Train rows without images apart."] if empty else []
+        fix += [] if fixed else ["A smaller data.image.max_patches pads less, and makes large images smaller."]
+        what = "image slots" if fixed else "patches"
+        without = f" ({counted(empty, 'row')} without an image)" if empty else ""
         yield Notice(
-            f"{_share(1 - summary.slots, 1)} of what the encoder computes are empty image slots or patches "
-            f"({counted(empty, 'row')} without an image).",
-            "Train rows without images apart. A smaller data.image.max_patches pads less, and makes large images "
-            "smaller.", "note",
+            f"{_share(1 - summary.slots, 1)} of the {what} that the encoder computes are padding{without}.",
+            " ".join(fix) or "Rows have different numbers of images; data.images_per_row is the largest.", "note",
         )  # fmt: skip
 
 
