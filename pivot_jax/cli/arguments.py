@@ -18,6 +18,7 @@ from pivot_jax.cli import (
     serving_arguments,
     studies,
     text,
+    twins,
 )
 from pivot_jax.cli.options import command, count, positive, step, tokens, workdir
 
@@ -50,6 +51,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
         scheme_arguments.add,
         _plan,
         _tune,
+        twins.add,
         _extract,
         evaluation_arguments.add,
         _text,
