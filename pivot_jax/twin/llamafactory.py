@@ -46,8 +46,6 @@ def _without_twin(config: Any) -> Iterator[str]:
             yield f"objective.terms: one of {', '.join(LOSSES)}, perhaps with sft, has a twin"
         if config.objective.f_divergence_type != "reverse_kl" or config.objective.use_weighting:
             yield "objective.f_divergence_type, objective.use_weighting: the defaults have a twin"
-    if config.data.template == "plain":
-        yield "data.template=plain: it has no template without turns for this model"
     if config.model.vision.family not in ("qwen2_vl", "qwen2_5_vl"):
         yield (
             f"model.vision.family={config.model.vision.family}: it has no template of {config.tokenizer.chat} turns "

@@ -14,7 +14,6 @@ from PIL import Image
 
 from pivot_jax import files
 from pivot_jax.data.example import Example, Message
-from pivot_jax.data.processing.template import NEWLINE, Format, without_empty_lines
 from pivot_jax.data.sources.base import IMAGE
 from pivot_jax.progress import progress
 
@@ -80,19 +79,6 @@ def row(example: Example, kind: str, images: Images) -> dict[str, Any]:
         return found | {"prompt": asked, COLUMNS: json.dumps(example.extra, ensure_ascii=False, default=_plain)}
     chosen = [] if example.chosen is None else [_answer(example.chosen)]
     return found | {"messages": messages + chosen}
-
-
-def image_tokens(format: Format) -> tuple[str, ...]:
-    """The tokens of an image as a processor of transformers expands them."""
-    before, after = format.image_around or ("", "")
-    return before, format.image_token, after
-
-
-def caption(example: Example, token: str, images: Images) -> dict[str, Any]:
-    """A row of stage 1a in TRL's standard form: the image tokens as prompt, the caption with its newline to score."""
-    text = without_empty_lines(example.messages[-1].content)
-    names = images.names(example.images)
-    return {"images": names, "prompt": token * len(names), "completion": f"{text}{NEWLINE}"}
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -50,13 +50,8 @@ def write(config: Any, out: str | Path, to: str = "trl", *, overwrite: bool = Fa
 
 
 def _write_rows(setup: Setup, folder: Path) -> None:
-    config, images = setup.config, rows.Images(folder)
-    if config.data.template == "plain":
-        token = "".join(rows.image_tokens(setup.loader.processor.chat.format))
-        rows.write(folder, setup.loader, lambda example: rows.caption(example, token, images))
-        return
-    kind = setup.objective.kind
-    updates = updates_per_rollout(config.rl) if kind == "policy" else 1
+    kind, images = setup.objective.kind, rows.Images(folder)
+    updates = updates_per_rollout(setup.config.rl) if kind == "policy" else 1
     rows.write(folder, setup.loader, lambda example: rows.row(example, kind, images), updates)
 
 

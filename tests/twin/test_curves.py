@@ -64,11 +64,6 @@ def test_sft_on_several_turns(make_config, world, tmp_path):
 
 
 @pytest.mark.heavy
-def test_captions(make_config, tmp_path):
-    agree(trained(make_config(data__template="plain", train__steps=4), tmp_path))
-
-
-@pytest.mark.heavy
 def test_online_rl_on_the_same_responses(rl_config, tmp_path):
     """Ours leaves image tokens out of the distribution; TRL's scores have them, with a probability of about 1/320."""
     found = trained(rl_config(rl__importance="none", optimizer__rules=((".*", 1e-3),)), tmp_path)
@@ -87,7 +82,7 @@ def test_qwen_vl(make_config, qwen_sources, tmp_path, name):
 
 @pytest.mark.heavy
 @pytest.mark.skipif(not (SHARED / "mathvision").is_dir(), reason=f"real files are not in {SHARED}")
-@pytest.mark.parametrize("name", ["stage1a", "sft", "dpo"])
+@pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_real_files(tmp_path, name):
     """configs/trial: 384-pixel images of all sizes, the Qwen2.5 tokenizer. No row is truncated."""
     written = tmp_path / "config.py"
