@@ -60,6 +60,7 @@ USAGE = [
     usage("negative-decay", "probe classify --encoder run:x --data y --weight-decay=-1", "'-1' is not a number of at"),
     usage("no-predictions", "score --benchmark mmvp", "required: --predictions"),
     usage("no-logs", "scheme", "required: [ARM=]LOG"),
+    usage("twin-of-what", "twin --config {w}/tiny.py --out x --to jax", "--to: invalid choice: 'jax'"),
     usage("serve-nothing", "serve", "one of the arguments --workdir --weights is required"),
     usage("unknown-effort", "plan --config {w}/tiny.py --effort O9", "--effort: invalid choice: 'O9'"),
 ]
@@ -132,6 +133,8 @@ FILES = [
     file("json-not-utf-8", b'{"name": "caf\xe9"}', "{c}/bad.json: not a text in UTF-8", "byte 13", spec="bad.json"),
     case("missing-config", "train --config {w}/tinny.py --workdir {c}/out", "did you mean '{w}/tiny.py'?"),
     case("folder-for-a-config", "plan --config {c}/bad.py", "{c}/bad.py is a folder", files={"bad.py/x": ""}),
+    case("no-twin", "twin --config {w}/tiny.py --config.lora.rank=2 --out {c}/out", "no twin of this run: lora.rank"),
+    case("no-run", "twin --config {w}/tiny.py --to llamafactory --run --out {c}/out", "--run: only TRL's twin"),
     case("no-study", "study {w}/missing.py", "missing.py: no such config file"),
     case("text-of-nothing", "text run:{c}/none", "{c}/none"),
     case("prepare-into-a-file", "prepare easy-vqa --out {w}/0.png", "{w}/0.png"),

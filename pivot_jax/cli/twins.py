@@ -28,7 +28,9 @@ def add(subparsers) -> None:
     parser.add_argument("--to", choices=("trl", "llamafactory"), default="trl", help="the library (trl)")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for the twin, and for both runs")
     parser.add_argument("--steps", type=positive, metavar="N", help="optimizer steps of both (default: the config's)")
-    parser.add_argument("--run", action="store_true", help="train both, one after the other, and compare their curves")
+    parser.add_argument(
+        "--run", dest="both", action="store_true", help="train both, one after the other, and compare their curves"
+    )
     parser.add_argument(
         "--python", metavar="PATH", default=sys.executable, help="with --run: Python of an environment with TRL"
     )
@@ -42,19 +44,19 @@ def twin(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     if args.steps:
         overrides = overrides | {"train.steps": str(args.steps)}
     config = configs.load(args.config, overrides)
-    if args.run and "train.log_every" not in overrides:
+    if args.both and "train.log_every" not in overrides:
         every = max(1, min(config.train.log_every, (args.steps or config.train.log_every) // CURVE_POINTS))
         config = configs.load(args.config, overrides | {"train.log_every": str(every)})
-    if args.run and args.to != "trl":
+    if args.both and args.to != "trl":
         raise UserError(f"--run: only TRL's twin is trained here; leave it out of --to {args.to}")
-    if args.run and (out / "ours").exists():
+    if args.both and (out / "ours").exists():
         raise UserError(f"--out {out}: {out / 'ours'} is an earlier run; remove it, or name another folder")
     from pivot_jax.parallel import runtime
     from pivot_jax.twin import compare, write
 
     runtime.keep_freed_memory()
     script = write.write(config, out / args.to, args.to, overwrite=args.overwrite)
-    if not args.run:
+    if not args.both:
         print(script, "is the twin; its first lines say how to start it")
         return
     found = compare.run_both(config, out, script, args.python)
