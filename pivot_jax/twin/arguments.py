@@ -60,7 +60,7 @@ def _without_trainer(config: Any, kind: str) -> Iterator[str]:
 def without_twin(config: Any) -> Iterator[str]:
     """What no library of PyTorch computes as we do, or what has no twin yet."""
     if config.data.template == "plain":
-        yield "data.template=plain: the newline after a caption is a token of its own here, and merged with its end there"
+        yield "data.template=plain: a caption and its newline are tokenised apart here, together there"
     elif config.tokenizer.chat == TEMPLATE:
         yield (
             f"tokenizer.chat={TEMPLATE}: what is scored of a template's own texts differs in the tokens after an "

@@ -91,7 +91,7 @@ WITHOUT = {
     "answers with labels": {"objective__name": "kto"},
     "reads it for robust": {"objective__name": "dpo", "objective__label_smoothing": 0.1},
     "response_only has a twin": {"data__loss_mask": "pivot"},
-    "the newline after a caption": {"data__template": "plain"},
+    "a caption and its newline": {"data__template": "plain"},
     "adapters have no twin yet": {"lora__rank": 2},
     "float32 has a twin": {"optimizer__master_dtype": "bfloat16"},
     "rl.advantage=reinforce++": {"objective__name": "policy", "rl__algorithm": "maye"},
