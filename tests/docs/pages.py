@@ -81,7 +81,8 @@ def all_blocks() -> list[Block]:
 def command_lines(block: Block) -> list[str]:
     """The lines of a bash block, continued ones joined, without comments."""
     joined = block.code.replace("\\\n", " ").splitlines()
-    return [line.strip() for line in joined if line.strip() and not line.lstrip().startswith("#")]
+    bare = [re.sub(r"(^|\s)#\s.*$", "", line).strip() for line in joined]
+    return [line for line in bare if line]
 
 
 def commands(block: Block) -> list[list[str]]:
@@ -92,7 +93,9 @@ def commands(block: Block) -> list[list[str]]:
             for text in re.findall(r"pivot-jax ((?:[a-z]|--).*)$", part):
                 # inside a quoted remote command the last quote is not ours
                 text = text.removesuffix('"') if text.count('"') % 2 else text
-                found.append(shlex.split(text, comments=True))
+                words = shlex.split(text)
+                end = next((n for n, word in enumerate(words) if word in (">", "|")), len(words))
+                found.append(words[:end])
     return found
 
 
@@ -111,7 +114,9 @@ def run(page: str, folder: Path) -> None:
             done = subprocess.run(
                 [*words, block.code], cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=1800
             )
-            assert done.returncode == 0, f"{block} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+            shown = f"{block}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode == 0, f"exit code {done.returncode}: {shown}"
+            assert "WARNING" not in done.stderr, f"a warning of a library, which a reader can do nothing about: {shown}"
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -124,4 +129,4 @@ def environment(folder: Path) -> dict[str, str]:
             program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
             program.chmod(program.stat().st_mode | stat.S_IXUSR)
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    return dict(os.environ, PATH=path, PYTHONPATH=str(ROOT), XLA_FLAGS="", HF_HUB_OFFLINE="1")
+    return dict(os.environ, PATH=path, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE="1")
