@@ -18,7 +18,7 @@ INTRODUCTION = """# Commands
 
 def pages() -> dict[str, str]:
     """Site path → Markdown."""
-    os.environ.setdefault("COLUMNS", "96")  # of a usage line
+    os.environ["COLUMNS"] = "80"  # of a usage line
     parts = [INTRODUCTION]
     for name, parser in children(build_parser("0")).items():
         parts += _command(f"pivot-jax {name}", parser, 2)

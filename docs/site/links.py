@@ -23,7 +23,8 @@ INCLUDED = {
 }
 # Pages that exist only on the site
 GENERATED = ("reference/config.md", "reference/online-rl.md", "reference/cli.md")
-LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<target>[^()\s]+)\)")
+# A span of code, in which nothing is a link, or a link
+LINK = re.compile(r"`[^`]+`|(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<target>[^()\s]+)\)")
 SOURCE = re.compile(r'(?P<before><img src=")(?P<target>[^"]+)(?=")')
 
 
@@ -46,8 +47,7 @@ def targets(text: str) -> list[str]:
     found: list[str] = []
 
     def collect(line: str) -> str:
-        plain = re.sub(r"`[^`]*`(?!\])", "", line) if "](" not in line else line
-        found.extend(match["target"] for pattern in (LINK, SOURCE) for match in pattern.finditer(plain))
+        found.extend(match["target"] for pattern in (LINK, SOURCE) for match in pattern.finditer(line) if match["target"])
         return line
 
     outside_code(text, collect)
@@ -79,7 +79,7 @@ def for_site(text: str, source: str, page: str) -> str:
 
     def link(match: re.Match[str]) -> str:
         target = match["target"]
-        if is_external(target) or target.startswith("#"):
+        if target is None or is_external(target) or target.startswith("#"):
             return match[0]
         there = address(target)
         return match["text"] if there is None else f"{match['image']}[{match['text']}]({there})"
