@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import command_pages
 import config_pages
 from links import INCLUDED, ROOT, for_site
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-
-ROLE = re.compile(r":(?:func|class|mod|meth|data|attr|exc):(?=<code>)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -27,7 +23,3 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     sources = {included: source for source, included in INCLUDED.items()}
     return for_site(markdown, sources.get(there, f"docs/{there}"), there)
 
-
-def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Docstrings are written for Sphinx: its roles are left out."""
-    return ROLE.sub("", content).replace("::</p>", ":</p>")
