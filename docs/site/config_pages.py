@@ -1,4 +1,4 @@
-"""The reference of config keys, from the dicts of ``pivot_jax/config/base.py`` and ``online_rl.py`` and their comments."""
+"""The reference of config keys, from the dicts of ``pivot_jax/config/base.py`` and ``online_rl.py``, with comments."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Source:
 SOURCES = {"base": Source(base_module), "online_rl": Source(online_rl)}
 
 
-def keys() -> list[Key]:
+def all_keys() -> list[Key]:
     """All keys and groups, in the order of the files."""
     return list(_keys(SOURCES["base"], SOURCES["base"].dict_of("base"), ""))
 
@@ -95,14 +95,16 @@ def _called(source: Source, node: ast.expr) -> tuple[Source, str]:
 
 def allowed(path: str) -> str:
     """What :mod:`check` accepts for the key, in words; "" where it accepts all values of the type."""
-    choices = [", ".join(f"`{value!r}`" for value in values) for rule, values in check.CHOICES if re.fullmatch(rule, path)]
+    choices = [
+        ", ".join(f"`{value!r}`" for value in values) for rule, values in check.CHOICES if re.fullmatch(rule, path)
+    ]
     ranges = [words for rule, _, words in check.RANGES if re.fullmatch(rule, path)]
     return "; ".join([*(f"one of {words}" for words in choices), *ranges])
 
 
 def pages() -> dict[str, str]:
     """Site path → Markdown: the keys of online RL are a page of their own."""
-    everything = keys()
+    everything = all_keys()
     rl = [key for key in everything if key.path == "rl" or key.path.startswith("rl.")]
     rest = [key for key in everything if key not in rl]
     return {

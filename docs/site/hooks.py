@@ -1,4 +1,4 @@
-"""What `mkdocs build` does besides rendering docs/: pages made from the code and from the repository's other Markdown."""
+"""What `mkdocs build` does besides rendering docs/: pages made of the code and of the repository's other Markdown."""
 
 from __future__ import annotations
 
@@ -22,4 +22,3 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     there = page.file.src_uri
     sources = {included: source for source, included in INCLUDED.items()}
     return for_site(markdown, sources.get(there, f"docs/{there}"), there)
-

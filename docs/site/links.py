@@ -47,7 +47,9 @@ def targets(text: str) -> list[str]:
     found: list[str] = []
 
     def collect(line: str) -> str:
-        found.extend(match["target"] for pattern in (LINK, SOURCE) for match in pattern.finditer(line) if match["target"])
+        found.extend(
+            match["target"] for pattern in (LINK, SOURCE) for match in pattern.finditer(line) if match["target"]
+        )
         return line
 
     outside_code(text, collect)

@@ -1,12 +1,12 @@
 """The code blocks of the documentation, and running them.
 
-A ``bash`` or ``python`` block is run, in order with the others of its page, by ``test_pages_run.py``. What cannot be run
-in a test, because it needs hardware, downloads or a long time, has a comment before it that says so::
+A ``bash`` or ``python`` block is run, in order with the others of its page, by ``test_pages_run.py``. What cannot be
+run in a test, because it needs hardware, downloads or a long time, has a comment before it that says so::
 
     <!-- not run: needs eight GPUs -->
 
-A block with a title (```` ```python title="own.py" ````) is a file of the reader: it is written, not run. Blocks of other
-languages (``text``, ``json``, ``yaml`` without a title) show something, and nothing is done with them.
+A block with a title (```` ```python title="own.py" ````) is a file of the reader: it is written, not run. Blocks of
+other languages (``text``, ``json``, ``yaml`` without a title) show something, and nothing is done with them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,12 @@ class Block:
 
 def pages() -> list[str]:
     """Every page that people read, as paths from the repository's root."""
-    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "launch" / "tpu.md", ROOT / "benchmarks" / "README.md"]
+    found = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        ROOT / "launch" / "tpu.md",
+        ROOT / "benchmarks" / "README.md",
+    ]
     names = sorted(path.relative_to(ROOT).as_posix() for path in found)
     return [name for name in names if not name.startswith(REPORTS)]
 
@@ -92,7 +97,7 @@ def commands(block: Block) -> list[list[str]]:
         for part in re.split(r" && |; (?=pivot-jax)", line):
             for text in re.findall(r"pivot-jax ((?:[a-z]|--).*)$", part):
                 # inside a quoted remote command the last quote is not ours
-                text = text.removesuffix('"') if text.count('"') % 2 else text
+                text = text.rpartition('"')[0] if text.count('"') % 2 else text
                 words = shlex.split(text)
                 end = next((n for n, word in enumerate(words) if word in (">", "|")), len(words))
                 found.append(words[:end])

@@ -65,7 +65,7 @@ def test_the_other_commands_of_a_block_exist(block):
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_python_compiles_and_names_what_there_is(block):
-    """``pj.NAME`` and ``pj.probe.NAME`` are public; a block that is a config, and imports no file of its page, loads."""
+    """Its syntax is right, and ``pj.NAME`` and ``pj.probe.NAME`` are public."""
     tree = ast.parse(block.code, str(block))
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pj":
@@ -92,13 +92,29 @@ def test_a_config_of_a_page_loads(tmp_path):
 def test_a_reason_is_one(block):
     """What a block that is not run needs, in words."""
     assert block.language in pages.RUN, f"{block}: only bash and python blocks are run"
-    assert re.match(r"(needs|installs|takes|downloads|hours|an hour|compiles|reads|shows)\b", block.reason), block.reason
+    assert re.match(r"(needs|installs|takes|downloads|hours|an hour|compiles|reads|shows)\b", block.reason), (
+        block.reason
+    )
     assert not block.title, f"{block}: a block with a title is a file, which is never run"
 
 
+MARKED = """\
+<!-- not run: needs a GPU -->
+```bash
+nvidia-smi
+```
+
+```python title="x.py"
+1
+```
+```bash
+ls
+```
+"""
+
+
 def test_markers_are_read():
-    text = "a\n\n<!-- not run: needs a GPU -->\n```bash\nnvidia-smi\n```\n\n```python title=\"x.py\"\n1\n```\n```bash\nls\n```\n"
-    gpu, file, run = pages.blocks("page.md", text)
+    gpu, file, run = pages.blocks("page.md", MARKED)
     assert (gpu.reason, gpu.runs, file.title, file.runs, run.runs) == ("needs a GPU", False, "x.py", False, True)
     with pytest.raises(ValueError, match="never closed"):
         pages.blocks("page.md", "```bash\nls\n")
@@ -107,6 +123,7 @@ def test_markers_are_read():
 
 
 def test_commands_of_a_block_are_found():
-    code = "cd x && pivot-jax train --config a.py \\\n    --workdir w  # why\nssh host \"cd x && pivot-jax plan --config b.py\"\n"
+    code = "cd x && pivot-jax train --config a.py \\\n    --workdir w  # why\n"
+    code += 'ssh host "cd x && pivot-jax plan --config b.py" > log\n'
     block = pages.Block("page.md", 1, "bash", "", "", code)
     assert pages.commands(block) == [["train", "--config", "a.py", "--workdir", "w"], ["plan", "--config", "b.py"]]

@@ -1,4 +1,4 @@
-"""Links of the repository's pages lead somewhere, in the repository and on the site; the site loads nothing from others."""
+"""Links lead somewhere, in the repository and on the site, which loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -43,11 +43,15 @@ def test_links_lead_somewhere(page):
 
 
 def test_a_link_of_a_root_page_becomes_one_of_the_site():
-    text = "[a](docs/serve.md#routes), [b](ARCHITECTURE.md), [c](Makefile), [d](https://x.y)\n```\n[e](docs/serve.md)\n```"
+    text = (
+        "[a](docs/serve.md#routes), [b](ARCHITECTURE.md), [c](Makefile), [d](https://x.y)\n```\n[e](docs/serve.md)\n```"
+    )
     assert links.for_site(text, "README.md", "index.md") == (
         "[a](serve.md#routes), [b](design/architecture.md), c, [d](https://x.y)\n```\n[e](docs/serve.md)\n```"
     )
-    back = links.for_site("[a](../../README.md#status) and ![b](../report.png)", "docs/guides/data.md", "guides/data.md")
+    back = links.for_site(
+        "[a](../../README.md#status) and ![b](../report.png)", "docs/guides/data.md", "guides/data.md"
+    )
     assert back == "[a](../index.md#status) and ![b](../report.png)"
 
 

@@ -39,15 +39,17 @@ def test_every_config_key_is_there_once_with_its_default(made):
     text = "\n".join(config_pages.pages().values())
     shown = re.findall(r"^\*\*`([\w.]+)`\*\*", text, re.MULTILINE)
     assert sorted(shown) == sorted(leaves(base.base())) and len(shown) > 200
-    assert "**`data.packing`**{ #key-data-packing } default `1` · int · at least 1<br>Rows that share a sequence" in text
+    assert (
+        "**`data.packing`**{ #key-data-packing } default `1` · int · at least 1<br>Rows that share a sequence" in text
+    )
     assert "one of `'none'`, `'dots'`, `'full'`" in text
-    groups = [key for key in config_pages.keys() if key.is_group]
+    groups = [key for key in config_pages.all_keys() if key.is_group]
     assert {"model.vision", "rl.vllm", "data.image"} <= {key.path for key in groups}
 
 
 def test_most_keys_say_what_they_mean(made):
     config_pages, _ = made
-    bare = [key.path for key in config_pages.keys() if not key.text and not key.is_group]
+    bare = [key.path for key in config_pages.all_keys() if not key.text and not key.is_group]
     sizes = re.compile(r".*\.(width|depth|heads|mlp_dim|b2|eps|scan_layers|temperature|top_p)")
     assert not [path for path in bare if not sizes.fullmatch(path)]
 
