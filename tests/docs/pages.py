@@ -134,4 +134,4 @@ def environment(folder: Path) -> dict[str, str]:
             program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
             program.chmod(program.stat().st_mode | stat.S_IXUSR)
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    return dict(os.environ, PATH=path, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE="1")
+    return dict(os.environ, PATH=path, PYTHONPATH=str(ROOT), XLA_FLAGS="", HF_HUB_OFFLINE="1")
