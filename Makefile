@@ -19,7 +19,7 @@ CAMBRIAN ?=
 LLAVA ?=
 export VLMEVALKIT CAMBRIAN LLAVA
 
-.PHONY: help demo test test-all test-vllm test-compat test-toolkits toolkit-goldens parity torture lint format clean
+.PHONY: help demo test test-all test-vllm test-compat test-toolkits toolkit-goldens parity torture docs lint format clean
 
 help:
 	@echo "make demo         the whole pipeline in miniature, then runs/demo/report.html"
@@ -30,6 +30,7 @@ help:
 	@echo "make test-toolkits  prompts and scores against lmms-eval $(LMMS_EVAL), VLMEvalKit, Cambrian and LLaVA (tests/toolkits/README.md)"
 	@echo "make parity       every family against transformers, then docs/parity.md"
 	@echo "make torture      runs killed, stopped and damaged, then docs/torture.md (about 30 minutes)"
+	@echo "make docs         the documentation as a site, build/site/index.html; a warning is an error"
 	@echo "make lint         ruff and mypy only"
 	@echo "make format       let ruff rewrite the layout of the code"
 	@echo "make clean        remove .venv and the caches (runs/ stays)"
@@ -72,6 +73,11 @@ torture: .venv/.installed-test
 	PIVOT_TORTURE=$(CURDIR)/build/torture.jsonl $(BIN)/python -m pytest -q -n $(JOBS) tests/torture
 	$(BIN)/python tests/torture/table.py build/torture.jsonl docs/torture.md
 
+# mkdocs-material announces its successor at every build; the variable says that we have read it.
+docs: .venv/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 lint: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -95,6 +101,11 @@ format: .venv/.installed-test
 .venv/.installed-test: pyproject.toml | .venv/bin/python
 	@echo "installing pivot-jax and its test dependencies into .venv (minutes, the first time)"
 	@$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@ .venv/.installed
+
+.venv/.installed-docs: pyproject.toml | .venv/bin/python
+	@echo "installing pivot-jax and what its site needs into .venv (a minute, the first time)"
+	@$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@ .venv/.installed
 
 .venv-compat/.installed: pyproject.toml Makefile

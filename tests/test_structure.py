@@ -139,7 +139,15 @@ RETIRED = re.compile(
 TRAINED = re.compile(r"(Describe the|colour is) pic" + r"ture")
 TEXTS = sorted(
     path
-    for pattern in ("*.md", "pivot_jax/**/*.py", "configs/**/*.py", "tests/**/*.py", "benchmarks/**/*.py", "launch/*")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "pivot_jax/**/*.py",
+        "configs/**/*.py",
+        "tests/**/*.py",
+        "benchmarks/**/*.py",
+        "launch/*",
+    )
     for path in ROOT.glob(pattern)
     if path.is_file() and path.name not in ("CHANGELOG.md", "language.py")
 )

@@ -273,7 +273,7 @@ def _optimizer() -> dict[str, Any]:
         "b1": 0.9,  # AdamW
         "b2": 0.999,
         "eps": 1e-8,
-        "weight_decay": 0.0,
+        "weight_decay": 0.0,  # decoupled: times the learning rate
         "clip": 1.0,  # global gradient norm over what is trained; 0 does not clip
         "warmup_ratio": 0.03,  # share of all steps with linear warm-up from 0
         "schedule": "cosine",  # cosine (to 0) | constant, after the warm-up
@@ -306,7 +306,7 @@ def _train() -> dict[str, Any]:
         # Relative standard deviation of noise on the parameters before step 0. 1e-6 is a few roundings of float32: runs
         # that differ in the seed of this noise alone show how far rounding moves a result, as another processor would.
         "rounding_noise": 0.0,
-        "rounding_seed": 0,
+        "rounding_seed": 0,  # of this noise
         "accumulate": 1,  # micro-batches per optimizer step; divides data.batch_size
         "log_every": 10,  # steps between lines of metrics.jsonl
         "checkpoint_every": 500,  # steps between checkpoints; the last step is always saved
