@@ -32,12 +32,11 @@ def of_wandb(folder: Path) -> tuple[Stored, list[Any]]:
     ]
     for record in records:
         if record.WhichOneof("record_type") == "history":
-            row = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+            items = [item for item in record.history.item if len(item.nested_key) < 2]  # the others are of a table
+            row = {item.key or item.nested_key[0]: item.value_json for item in items}
             step = int(row["_step"])
             assert step > max(found, default=-1), "W&B would reject this row"
-            found[step] = {
-                name: float(value) for name, value in row.items() if name[0] != "_" and not name.startswith("completions")
-            }
+            found[step] = {name: float(value) for name, value in row.items() if name[0] != "_"}
     return {step: metrics for step, metrics in found.items() if metrics}, records
 
 
