@@ -54,7 +54,8 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = (), steps: Loo
     """Trains ``config`` in ``workdir``; resumes from its newest checkpoint, returns at once if it is finished.
 
     Writes ``config.json, trained_parameters.json, metrics.jsonl, skipped.jsonl, tokenizer/, checkpoints/``, what its
-    trackers write (``tensorboard/, trackers/``) and, at the end, ``result.json``. The lock on ``.lock`` keeps a second run out.
+    trackers write (``tensorboard/, trackers/``) and, at the end, ``result.json``. The lock on ``.lock`` keeps a second
+    run out.
 
     Args:
       hooks: evaluations every ``eval.every`` steps and after the last one, besides those of ``eval.benchmarks``.

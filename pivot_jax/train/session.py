@@ -226,7 +226,7 @@ class Session:
         raise Interrupted(self.step, self._signals.received)
 
     def _read_pending(self, state: Any) -> None:
-        """Reads the metrics of the queued step, which waits for it; logs them if that is due, then the next's tables."""
+        """Reads and logs the metrics of the queued step, which waits for it; then shows the tables of the next."""
         done, self._pending = self._pending, None
         if done is not None:
             self._log(done, state)

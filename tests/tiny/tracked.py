@@ -27,9 +27,7 @@ def of_tensorboard(workdir: Path) -> Stored:
 def of_wandb(folder: Path) -> tuple[Stored, list[Any]]:
     """Metrics and all records of the offline runs in a workdir, the older ones first. Raises if a step goes back."""
     found: Stored = {}
-    records = [
-        record for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")) for record in wandb_records(file)
-    ]
+    records = [record for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")) for record in wandb_records(file)]
     for record in records:
         if record.WhichOneof("record_type") == "history":
             items = [item for item in record.history.item if len(item.nested_key) < 2]  # the others are of a table
@@ -91,7 +89,9 @@ def of_log(workdir: Path) -> Stored:
     found: Stored = {}
     for text in (workdir / "metrics.jsonl").read_text().splitlines():
         row: Mapping[str, Any] = json.loads(text)
-        values = {name: float("nan") if value is None else float(value) for name, value in row.items() if name != "step"}
+        values = {
+            name: float("nan") if value is None else float(value) for name, value in row.items() if name != "step"
+        }
         found.setdefault(row["step"], {}).update(values)
     return found
 

@@ -64,9 +64,7 @@ class Feed:
     Lines that it lacks (it failed then, or was chosen later) are sent first.
     """
 
-    def __init__(
-        self, name: str, opens: Callable[[], Tracker], memory: Memory, behind: Sequence[Line], known: Known
-    ):
+    def __init__(self, name: str, opens: Callable[[], Tracker], memory: Memory, behind: Sequence[Line], known: Known):
         """Starts the thread, which opens the tracker.
 
         Args:

@@ -61,7 +61,9 @@ def _trackio(facts: Facts) -> Tracker:
 TRACKERS: Mapping[str, Kind] = {
     "tensorboard": Kind(_tensorboard, "tensorboardX", rewinds=True),
     "wandb": Kind(_wandb, "wandb", ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_RUN_ID")),
-    "mlflow": Kind(_mlflow, "mlflow", ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")),
+    "mlflow": Kind(
+        _mlflow, "mlflow", ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")
+    ),
     "trackio": Kind(_trackio, "trackio", ("TRACKIO_DIR", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")),
 }
 
@@ -73,7 +75,7 @@ def check_installed(names: Iterable[str]) -> None:
         found = importlib.util.find_spec(library)
         if found is None or found.origin is None:  # a folder of that name, such as W&B's logs, is no library
             raise UserError(
-                f"train.trackers: '{name}' needs the package {library}; pip install 'pivot-jax[trackers]', or leave it out"
+                f"train.trackers: '{name}' needs the package {library}; pip install 'pivot-jax[trackers]', or remove it"
             )
 
 

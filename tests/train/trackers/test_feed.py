@@ -171,9 +171,7 @@ def test_one_that_fails_for_a_while_is_tried_again(opened, tmp_path, caplog):
     trackers.write(2, {"loss": 2.0})
     trackers.close(True)
     assert written(made[0]) == [(1, 1.0), (2, 2.0)]
-    assert warnings(caplog) == [
-        "train.trackers: wandb failed (ConnectionError: the server is gone); the run continues"
-    ]
+    assert warnings(caplog) == ["train.trackers: wandb failed (ConnectionError: the server is gone); the run continues"]
 
 
 @pytest.mark.parametrize("at", ["open", "write", "show", "keep", "close"])
@@ -284,7 +282,9 @@ def test_config_names_the_trackers_that_there_are():
 
     assert set(check.TRACKERS) == set(TRACKERS)
     for wrong in (("wandbb",), ("wandb", "wandb"), (1,), ({},)):
-        with pytest.raises(UserError, match=r"train.trackers: .* some of tensorboard, wandb, mlflow, trackio, each once"):
+        with pytest.raises(
+            UserError, match=r"train.trackers: .* some of tensorboard, wandb, mlflow, trackio, each once"
+        ):
             config(*wrong)
     plain, other = configs.load(), configs.load("", {"train.trackers": ("wandb",), "train.tracker_project": "p"})
     assert configs.fingerprint(plain) == configs.fingerprint(other)

@@ -190,7 +190,9 @@ def test_every_tracker_has_the_files_but_not_the_checkpoints(logged):
     assert not any("weights" in one.path for one in client.list_artifacts(run_id))
 
     (artifact,) = [
-        one.artifact for one in tracked.of_wandb(logged)[1] if one.artifact.name.startswith("run-") and one.artifact.type == "run"
+        one.artifact
+        for one in tracked.of_wandb(logged)[1]
+        if one.artifact.name.startswith("run-") and one.artifact.type == "run"
     ]
     entries = {entry.path: entry for entry in artifact.manifest.contents}
     assert set(entries) == {"config.json", "metrics.jsonl"}
@@ -220,9 +222,7 @@ def test_a_resumed_run_is_one_run_with_every_step_once(tmp_path):
     assert sorted(expected) == list(range(1, 8))
     for name, found in stored(tmp_path, "resumed").items():
         same(found, expected, exact=name != "tensorboard")
-    runs = {
-        one.run.run_id for one in tracked.of_wandb(tmp_path)[1] if one.WhichOneof("record_type") == "run"
-    }
+    runs = {one.run.run_id for one in tracked.of_wandb(tmp_path)[1] if one.WhichOneof("record_type") == "run"}
     assert runs == {memory(tmp_path, "wandb")["id"]}
     from mlflow import MlflowClient
 
@@ -242,7 +242,13 @@ def test_wandb_takes_an_evaluation_that_a_signal_postponed(tmp_path):
             trackers.write(step, {"loss": float(step)})
         trackers.close(False)
     found = tracked.of_wandb(tmp_path)[0]
-    assert found == {1: {"loss": 1.0}, 2: {"loss": 2.0}, 3: {"loss": 3.0}, 4: {"eval/a": 0.5, "loss": 4.0}, 5: {"loss": 5.0}}
+    assert found == {
+        1: {"loss": 1.0},
+        2: {"loss": 2.0},
+        3: {"loss": 3.0},
+        4: {"eval/a": 0.5, "loss": 4.0},
+        5: {"loss": 5.0},
+    }
 
 
 def test_a_training_run_in_all_four(rl_config, tmp_path):
