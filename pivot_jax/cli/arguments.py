@@ -191,6 +191,10 @@ def _report(subparsers) -> None:
     workdir(parser, "the run")
     parser.add_argument("--out", metavar="FILE.html", help="the page (default WORKDIR/report.html)")
     parser.add_argument("--rollouts", type=positive, default=5, metavar="N", help="rollouts to show (default 5)")
+    parser.add_argument(
+        "--track", action="store_true",
+        help="hand the page to the run's trackers too (train.trackers), and log lines that they lack",
+    )  # fmt: skip
 
 
 def _plan(subparsers) -> None:

@@ -312,6 +312,14 @@ def _train() -> dict[str, Any]:
         "checkpoint_every": 500,  # steps between checkpoints; the last step is always saved
         "keep": 2,  # newest checkpoints kept
         "best_metric": "",  # a logged metric: its best checkpoint is kept too ("-name": smaller is better); "": none
+        # Where the run can be watched, besides metrics.jsonl, which every run writes: tensorboard (in the workdir) |
+        # wandb | mlflow | trackio, with pip install 'pivot-jax[trackers]'. Each gets config, metrics, tables of
+        # completions with their images, and at the end the run's small files. One that fails is left out with a
+        # warning. The libraries' environment variables apply: WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR, ...
+        "trackers": ("tensorboard",),
+        # Project (MLflow: experiment); "": the library's environment variable, or else pivot-jax. The run's name there
+        # is config.name.
+        "tracker_project": "",
     }
 
 
