@@ -46,7 +46,7 @@ def test_help_comes_fast_and_without_jax():
 def documented_commands() -> list[str]:
     """``pivot-jax …`` lines of the code blocks in the pages, continued lines joined."""
     found = []
-    for page in ("README.md", "launch/tpu.md", "docs/serve.md"):
+    for page in ("README.md", "docs/launch.md", "docs/serve.md"):
         blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
         for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
             for command in re.findall(r"pivot-jax [a-z-]+ .*$", line.split(" && ")[-1]):
