@@ -6,6 +6,7 @@ fails by its pod failure policy, and the JobSet starts all pods again without co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,8 +54,6 @@ def _metadata(job: Job, name: str, **more: Any) -> dict[str, Any]:
 
 
 def _name(option: str, text: str) -> str:
-    import re
-
     if not re.fullmatch(_DNS, text):
         raise UserError(f"{option} {text}: not a name of Kubernetes; write lower-case letters, digits and dashes")
     return text

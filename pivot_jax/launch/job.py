@@ -83,7 +83,9 @@ def build(config: Any, options: Options) -> Job:
     storages.check_paths(config, storage)
     processes = machines.all_hosts * (machines.chips if options.per == "gpu" else 1)
     sizes = check_parts(config, machines, processes)
-    return Job(_name(options.name or config.name, bool(options.name)), config, machines, storage, processes, sizes, options)
+    return Job(
+        _name(options.name or config.name, bool(options.name)), config, machines, storage, processes, sizes, options
+    )
 
 
 def check_parts(config: Any, machines: Machines, processes: int) -> tuple[int, ...]:
@@ -116,7 +118,9 @@ def _check_processes(config: Any, processes: int) -> None:
     if config.rl.engine == "vllm":
         raise UserError(f"rl.engine: {several} sample with vLLM; set it to jax, or take a single host")
     if config.rl.heldout.sources:
-        raise UserError(f"rl.heldout.sources: {several} evaluate; set it to (), or take a single host (without --per gpu)")
+        raise UserError(
+            f"rl.heldout.sources: {several} evaluate; set it to (), or take a single host (without --per gpu)"
+        )
 
 
 def _name(text: str, given: bool) -> str:
@@ -124,14 +128,10 @@ def _name(text: str, given: bool) -> str:
     good = re.compile(rf"[a-z]([a-z0-9-]{{0,{_LONGEST_NAME - 2}}}[a-z0-9])?")
     if given and not good.fullmatch(text):
         raise UserError(
-            f"--name {text}: write lower-case letters, digits and dashes, a letter first, at most {_LONGEST_NAME} characters"
+            f"--name {text}: write lower-case letters, digits and dashes, a letter first, {_LONGEST_NAME} at most"
         )
     made = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_LONGEST_NAME].strip("-")
     return made if good.fullmatch(made) else f"run-{made}"[:_LONGEST_NAME].strip("-")
-
-
-def workdir_of(storage: Storage, label: str) -> str:
-    return posixpath.join(storage.workdir, label)
 
 
 def default_venv(options: Options, folder: Path) -> str:

@@ -61,7 +61,9 @@ class Options:
         """Raises UserError for an option of another target, one that is missing, and for control characters."""
         for key, targets in OF_TARGETS.items():
             if self.to not in targets and getattr(self, key) not in (None, ()):
-                raise UserError(f"{option(key)}: --to {self.to} has no use for it (it is of {', '.join(targets)}); leave it out")
+                raise UserError(
+                    f"{option(key)}: --to {self.to} has no use for it (it is of {', '.join(targets)}); leave it out"
+                )
         for key in NEEDED.get(self.to, ()):
             if getattr(self, key) in (None, ()):
                 raise UserError(f"{option(key)}: --to {self.to} needs it; {MISSING[key]}")

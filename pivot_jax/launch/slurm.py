@@ -67,7 +67,9 @@ def _directives(job: Job) -> dict[str, str | None]:
         if not re.fullmatch(r"[a-z][a-z0-9-]+", key) or (equals and not _VALUE.fullmatch(value)):
             raise UserError(f"--sbatch {word}: write an option of sbatch as NAME=VALUE, such as partition=gpu")
         if key in _OURS:
-            raise UserError(f"--sbatch {word}: '{key}' follows from the config and from the other options; leave it out")
+            raise UserError(
+                f"--sbatch {word}: '{key}' follows from the config and from the other options; leave it out"
+            )
         found[key] = value if equals else None
     return found
 
@@ -82,7 +84,9 @@ def _array(job: Job) -> list[tuple[str, tuple[str, ...]]]:
         return []
     key, *values = job.options.array
     if len(values) < 2 or len(set(values)) < len(values):
-        raise UserError(f"--array {' '.join(job.options.array)}: write a key and two or more different values, such as seed 0 1 2")
+        raise UserError(
+            f"--array {' '.join(job.options.array)}: write a key and two or more different values, such as seed 0 1 2"
+        )
     tasks = []
     for value in values:
         changed = configs.from_json(configs.to_json(job.config))
@@ -91,5 +95,7 @@ def _array(job: Job) -> list[tuple[str, tuple[str, ...]]]:
         check_parts(changed, job.machines, job.processes)
         tasks.append((re.sub(r"[^\w.+-]+", "_", f"{key}-{value}", flags=re.ASCII), (f"--config.{key}={value}",)))
     if len({label for label, _ in tasks}) < len(tasks):
-        raise UserError(f"--array {' '.join(job.options.array)}: two values would share a folder; launch them one by one")
+        raise UserError(
+            f"--array {' '.join(job.options.array)}: two values would share a folder; launch them one by one"
+        )
     return tasks

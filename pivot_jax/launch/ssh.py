@@ -22,7 +22,9 @@ def generate(job: Job) -> dict[str, str]:
         if not _HOST.fullmatch(host):
             raise UserError(f"--hosts {host}: not a host; write names or addresses, perhaps with USER@ before them")
     if len(set(hosts)) < len(hosts):
-        raise UserError(f"--hosts {' '.join(hosts)}: a host is repeated; name each once (--per gpu starts a process per GPU)")
+        raise UserError(
+            f"--hosts {' '.join(hosts)}: a host is repeated; name each once (--per gpu starts a process per GPU)"
+        )
     if len(hosts) != machines.hosts:
         raise UserError(
             f"--hosts: {counted(len(hosts), 'host')}, but {machines.words()}; name as many, or write --topology "

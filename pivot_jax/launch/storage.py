@@ -58,8 +58,8 @@ def of(options: Options) -> Storage:
         )
     if to == "tpu" and options.setup is None:
         raise UserError(
-            f"--workdir {workdir}: new machines do not have it; write gs://BUCKET/FOLDER, or name a --setup that mounts "
-            "a file system there"
+            f"--workdir {workdir}: new machines do not have it; write gs://BUCKET/FOLDER, or name a --setup that "
+            "mounts a file system there"
         )
     workdir = _plain("--workdir", posixpath.normpath(workdir)) if to in BUCKETS else posixpath.normpath(workdir)
     if any(_below(workdir, folder) for folder in LOCAL) and (to != "ssh" or len(options.hosts) > 1):
@@ -79,10 +79,14 @@ def _bucket(options: Options, found: re.Match[str]) -> Storage:
             + (fix or "the absolute path of a folder that all machines share")
         )
     if not _BUCKET.fullmatch(bucket):
-        raise UserError(f"--workdir {options.workdir}: '{bucket}' is not the name of a bucket; write {scheme}://BUCKET/FOLDER")
+        raise UserError(
+            f"--workdir {options.workdir}: '{bucket}' is not the name of a bucket; write {scheme}://BUCKET/FOLDER"
+        )
     folder = posixpath.normpath(found["folder"] or ".")
     if folder == "." or folder.startswith(("..", "/")):
-        raise UserError(f"--workdir {options.workdir}: name a folder in the bucket, such as {scheme}://{bucket}/runs/dpo")
+        raise UserError(
+            f"--workdir {options.workdir}: name a folder in the bucket, such as {scheme}://{bucket}/runs/dpo"
+        )
     if options.claim is not None:
         raise UserError("--claim: --workdir is in a bucket already; leave --claim out, or write a path below its mount")
     mount = f"/mnt/{bucket}"
@@ -92,7 +96,9 @@ def _bucket(options: Options, found: re.Match[str]) -> Storage:
 
 def _claimed(options: Options, workdir: str) -> Storage:
     name, colon, mount = (options.claim or "").partition(":")
-    if not (re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) and colon and posixpath.isabs(mount) and mount != "/"):
+    if not (
+        re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) and colon and posixpath.isabs(mount) and mount != "/"
+    ):
         raise UserError(f"--claim {options.claim}: write NAME:/MOUNT, the claim and where its volume is mounted")
     mount = _plain("--claim", posixpath.normpath(mount))
     if not _below(workdir, mount) or workdir == mount:
@@ -124,7 +130,7 @@ def check_paths(config: Any, storage: Storage) -> None:
         if not _below(there, storage.mount):
             where = storage.url or f"the volume of {storage.claim}"
             raise UserError(
-                f"{key}: {path} is not in {where}, the only storage that the machines have (mounted at {storage.mount}); "
+                f"{key}: {path} is not in {where}, the only storage of the machines (mounted at {storage.mount}); "
                 f"copy it there and set the key to its path relative to {storage.chdir}"
             )
 

@@ -34,9 +34,7 @@ def generate(job: Job) -> dict[str, str]:
         grace=job.grace,
         docker=container(job, _CONFIG),
     )
-    submit = script(
-        "tpu_submit.sh.jinja", machines=machines.words(), name=job.name, where=where, create=_create(job)
-    )
+    submit = script("tpu_submit.sh.jinja", machines=machines.words(), name=job.name, where=where, create=_create(job))
     return {SUBMIT: submit, STARTUP: startup}
 
 

@@ -174,7 +174,7 @@ def check_batch(config: Any, mesh: Mesh | AbstractMesh, processes: int) -> None:
     if shards % processes:  # a process reads its own part of the rows, so no two may hold the same ones
         raise UserError(
             f"parallel.data x parallel.fsdp is {shards}, not a multiple of the "
-            f"{counted(processes, 'process', 'processes')}; set parallel.tensor to a divisor of the devices of a process"
+            f"{counted(processes, 'process', 'processes')}; set parallel.tensor to a divisor of a process's devices"
         )
     size, accumulate, packing = config.data.batch_size, config.train.accumulate, config.data.packing
     parts = {"train.accumulate": accumulate, "data.packing": packing}

@@ -15,7 +15,7 @@ from pivot_jax import config as configs
 from pivot_jax.cli import main as cli
 from pivot_jax.launch.options import TARGETS
 from tests.tiny.crds import JOBSET, KUEUE, QUEUE_LABEL
-from tests.tiny.launches import GIVEN, check_script, launched, loaded
+from tests.tiny.launches import GIVEN, check_script, launched
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = {"rl.heldout.sources": ()}  # several processes cannot evaluate
@@ -23,11 +23,11 @@ CONFIGS = {"pivot/stage2_dpo.py": {}, "pivot/stage1b.py": {}, "maye/mm_math5k.py
 # Further hardware: nodes, slices, one process per GPU.
 MORE = [
     ("slurm", "pivot/stage2_dpo.py", {}, {"topology": "h200-8x4"}),
-    ("slurm", "pivot/stage2_dpo.py", {}, {"topology": "a100-8x2", "per": "gpu", "sbatch": ("partition=gpu", "exclusive")}),
+    ("slurm", "pivot/stage2_dpo.py", {}, {"topology": "a100-8x2", "per": "gpu", "sbatch": ("partition=gpu", "qos=x")}),
     ("slurm", "pivot/stage2_dpo.py", {}, {"array": ("objective.beta", "0.05", "0.1"), "setup": "SETUP"}),
     ("gke", "pivot/stage2_dpo.py", {}, {"topology": "h200-8x4", "service_account": "trainer", "namespace": "lab"}),
     ("gke", "pivot/stage2_dpo.py", {"parallel.data": 2}, {"topology": "v6e-16x2"}),
-    ("gke", "pivot/stage2_dpo.py", {}, {"topology": "v5e-8", "workdir": "/data/runs/x", "claim": "nfs:/data", "queue": ""}),
+    ("gke", "pivot/stage2_dpo.py", {}, {"topology": "v5e-8", "workdir": "/data/x", "claim": "nfs:/data", "queue": ""}),
     ("tpu", "pivot/stage2_dpo.py", {"parallel.data": 2}, {"topology": "v6e-16x2", "spot": True, "project": "lab"}),
     ("tpu", "pivot/stage2_dpo.py", {}, {"topology": "v4-16", "workdir": "/nfs/runs/x", "setup": "SETUP"}),
     ("skypilot", "pivot/stage2_dpo.py", {}, {"topology": "h200-8x4", "spot": True}),
@@ -44,7 +44,9 @@ def check_jobset(text: str) -> dict:
     jsonschema.validate(jobset, JOBSET)
     (job,) = jobset["spec"]["replicatedJobs"]
     metadata = {"metadata": {"name": jobset["metadata"]["name"]}}
-    kubernetes_validate.validate({"apiVersion": "batch/v1", "kind": "Job", **metadata, **job["template"]}, "1.31", strict=True)
+    kubernetes_validate.validate(
+        {"apiVersion": "batch/v1", "kind": "Job", **metadata, **job["template"]}, "1.31", strict=True
+    )
     pod = job["template"]["spec"]["template"]["spec"]
     names = {volume["name"] for volume in pod["volumes"]}
     assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == names
@@ -67,7 +69,7 @@ def test_what_is_generated_is_valid(to, spec, keys, options, tmp_path):
     options = {key: str(setup) if value == "SETUP" else value for key, value in options.items()}
     made = launched(to, spec, keys, **options)
     (carrier,) = [text for text in made.contents.values() if '"objective": {' in text]
-    assert configs.to_json(read_back(carrier)) == configs.to_json(loaded(spec, tuple(keys.items())))
+    assert configs.to_json(read_back(carrier)) == configs.to_json(configs.load(spec, keys))
     for name, text in made.contents.items():
         assert ("module load cuda\n" in text) == ("setup" in options and text is carrier)
         if name.endswith(".sh"):
@@ -127,7 +129,9 @@ def test_nodes_with_gpus_find_the_first_pod():
     spec = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert spec["template"]["spec"]["terminationGracePeriodSeconds"] == 600
     env = {one["name"]: one for one in container_of(jobset)["env"]}
-    assert env["PIVOT_COORDINATOR"]["value"] == "dpo-workers-0-0.dpo:8476" and env["PIVOT_NUM_PROCESSES"]["value"] == "4"
+    assert (
+        env["PIVOT_COORDINATOR"]["value"] == "dpo-workers-0-0.dpo:8476" and env["PIVOT_NUM_PROCESSES"]["value"] == "4"
+    )
     assert "job-completion-index" in env["PIVOT_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
 
 

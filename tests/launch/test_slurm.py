@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pivot_jax import config as configs
 from pivot_jax.launch import storage
-from tests.tiny.launches import check_script, launched, loaded, write
+from tests.tiny.launches import check_script, launched, write
 
-ODD = "it's $(touch x) `y` \"z\"; a & b"  # every character that a shell reads
+ODD = 'it\'s $(touch x) `y` "z"; a & b'  # every character that a shell reads
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_arguments_and_exit_code_pass_through(cluster, tmp_path, code):
     assert job.returncode == code
     assert "auto 0,1,2,3,4,5,6,7 64 --kill-on-bad-exit=1 --gpu-bind=none pivot-jax train" in out
     assert f"--config {work}/.launch.json --workdir {work}\n" in out
-    assert json.loads((work / ".launch.json").read_text()) == json.loads(loaded("pivot/stage2_dpo.py").to_json())
+    assert json.loads((work / ".launch.json").read_text()) == json.loads(configs.to_json(configs.load("pivot/stage2_dpo.py")))
     assert [path.name for path in work.iterdir()] == [".launch.json"]
     assert not (tmp_path / "requested").exists()
 
@@ -77,17 +78,29 @@ def test_values_are_quoted(cluster, tmp_path):
 
 def test_nodes_and_gpus_are_the_hardwares(cluster, tmp_path):
     found = directives(script(tmp_path, topology="h200-8x4", sbatch=("partition=gpu", "time=1:00:00", "exclusive")))
-    assert (found["nodes"], found["ntasks-per-node"], found["gpus-per-node"], found["cpus-per-task"]) == ("4", "1", "8", "64")
+    assert (found["nodes"], found["ntasks-per-node"], found["gpus-per-node"], found["cpus-per-task"]) == (
+        "4",
+        "1",
+        "8",
+        "64",
+    )
     assert found["signal"] == "TERM@300" and "requeue" in found and found["open-mode"] == "append"
     assert (found["partition"], found["time"], found["exclusive"]) == ("gpu", "1:00:00", "")
     found = directives(script(tmp_path, topology="h200-8x4", per="gpu"))
-    assert (found["nodes"], found["ntasks-per-node"], found["gpus-per-node"], found["cpus-per-task"]) == ("4", "8", "8", "8")
+    assert (found["nodes"], found["ntasks-per-node"], found["gpus-per-node"], found["cpus-per-task"]) == (
+        "4",
+        "8",
+        "8",
+        "8",
+    )
     assert "JAX_LOCAL_DEVICE_IDS" not in (tmp_path / "job.sh").read_text()
 
 
 def test_an_array_runs_each_value_in_its_own_folder(cluster, tmp_path):
     write(tmp_path / "step", 'echo "$@"; exit 143\n')
-    path = script(tmp_path, array=("objective.beta", "0.05", "0.1"), setup=str(write(tmp_path / "s.sh", "echo setup\n")))
+    path = script(
+        tmp_path, array=("objective.beta", "0.05", "0.1"), setup=str(write(tmp_path / "s.sh", "echo setup\n"))
+    )
     assert directives(path)["array"] == "0-1" and directives(path)["output"] == "stage2-dpo-%A_%a.log"
     for task, beta in enumerate(("0.05", "0.1")):
         job = submit(path, cluster | {"SLURM_ARRAY_JOB_ID": "16", "SLURM_ARRAY_TASK_ID": str(task)})
@@ -108,9 +121,7 @@ def test_time_limit_requeues(cluster, tmp_path):
 
 
 def test_preemption_reaches_the_step_which_may_save(cluster, tmp_path):
-    write(
-        tmp_path / "step", "trap 'sleep 0.5; echo saved; exit 143' TERM\necho ready\nwhile :; do sleep 0.1; done\n"
-    )
+    write(tmp_path / "step", "trap 'sleep 0.5; echo saved; exit 143' TERM\necho ready\nwhile :; do sleep 0.1; done\n")
     job = submit(script(tmp_path), cluster)
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
     time.sleep(0.2)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from tests.tiny.launches import check_script, launched, write
 
 ROOT = Path(__file__).resolve().parents[2]
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-# As ssh does: options, a host, and words that the host's shell gets as one line. It holds no file but its standard ones.
+# As ssh does: options, a host, and words that the host's shell gets as one line.
 SSH = """#!/bin/bash
 while [ "$1" != -- ]; do shift; done
 shift 2
@@ -24,11 +26,11 @@ exec bash -c "$*"
 """
 # A training process: it says who it is, waits, and saves when it gets SIGTERM.
 TRAIN = """#!/bin/bash
-echo "${PIVOT_PROCESS_ID:-none} of ${PIVOT_NUM_PROCESSES:-none} at ${PIVOT_COORDINATOR:-none} gpus ${CUDA_VISIBLE_DEVICES:-all}"
+echo "$PIVOT_PROCESS_ID of $PIVOT_NUM_PROCESSES at $PIVOT_COORDINATOR gpus ${CUDA_VISIBLE_DEVICES:-all}"
 trap 'sleep 0.3; echo saved; touch "$WORK/saved-$PIVOT_PROCESS_ID"; exit 143' TERM
 %s
 """
-WAITS = 'while :; do sleep 0.1; done'
+WAITS = "while :; do sleep 0.1; done"
 
 
 @pytest.fixture(params=["ssh", "sshd"])
@@ -55,8 +57,6 @@ def start_sshd(tmp_path: Path) -> subprocess.Popen[bytes]:
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
     (folder / "user.pub").rename(folder / "authorized")
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -66,7 +66,9 @@ def start_sshd(tmp_path: Path) -> subprocess.Popen[bytes]:
     )
     Path("/run/sshd").mkdir(exist_ok=True)
     process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "config")], stderr=subprocess.DEVNULL)
-    options = f"-p {port} -i {folder}/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+    options = (
+        f"-p {port} -i {folder}/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+    )
     write(tmp_path / "bin" / "ssh", f'#!/bin/bash\nexec {shutil.which("ssh")} -F none -4 {options} "$@"\n')
     for _ in range(600):
         with socket.socket() as probe:
@@ -158,8 +160,6 @@ def test_the_variables_join_jax(hosts, tmp_path):
         "total = multihost_utils.process_allgather(np.asarray(jax.process_index() + 1)).sum()\n"
         "os.write(1, f'\\nprocesses {jax.process_count()} sum {int(total)}\\n'.encode())\n"
     )
-    import sys
-
     setup = f"export PYTHONPATH={ROOT} JAX_PLATFORMS=cpu PATH={Path(sys.executable).parent}:$PATH\n"
     job = launch(prepare(tmp_path, program, setup), hosts)
     out, _ = job.communicate(timeout=600)

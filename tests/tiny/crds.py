@@ -28,7 +28,13 @@ def resource(group: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 STRINGS = array({"type": "string"})
-JOB_REASONS = ("BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes", "MaxFailedIndexesExceeded", "PodFailurePolicy")
+JOB_REASONS = (
+    "BackoffLimitExceeded",
+    "DeadlineExceeded",
+    "FailedIndexes",
+    "MaxFailedIndexesExceeded",
+    "PodFailurePolicy",
+)
 FAILURE_RULE = fields(
     ("name", "action"),
     name={"type": "string", "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", "maxLength": 128},
@@ -74,7 +80,9 @@ _GROUP = fields(
     flavors=array(fields(("name", "resources"), name=NAME, resources=array(_QUOTA, minItems=1)), minItems=1),
 )
 KUEUE = {
-    "ResourceFlavor": resource(_KUEUE, "ResourceFlavor", fields(nodeLabels=LABELS, tolerations=array({"type": "object"}))),
+    "ResourceFlavor": resource(
+        _KUEUE, "ResourceFlavor", fields(nodeLabels=LABELS, tolerations=array({"type": "object"}))
+    ),
     "ClusterQueue": resource(
         _KUEUE,
         "ClusterQueue",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,9 @@ GIVEN: dict[str, dict[str, Any]] = {
 }
 
 
-@cache
-def loaded(spec: str, overrides: tuple[tuple[str, Any], ...] = ()) -> Any:
-    return configs.load(spec, dict(overrides))
-
-
 def launched(to: str, spec: str = "pivot/stage2_dpo.py", keys: dict[str, Any] | None = None, **options: Any) -> Launch:
     """``options`` replace those of :data:`GIVEN`; ``keys`` are of the config."""
-    return generate(loaded(spec, tuple((keys or {}).items())), Options(to=to, **GIVEN[to] | options))
+    return generate(configs.load(spec, keys or {}), Options(to=to, **GIVEN[to] | options))
 
 
 def check_script(text: str, shell: str = "bash") -> None:
@@ -40,7 +34,9 @@ def check_script(text: str, shell: str = "bash") -> None:
     beside = Path(sys.executable).with_name("shellcheck")
     command = str(beside) if beside.exists() else shutil.which("shellcheck")
     assert command, "shellcheck is missing; it comes with pip install -e '.[test]'"
-    done = subprocess.run([command, f"--shell={shell}", "--exclude=SC2016", "-"], input=text, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [command, f"--shell={shell}", "--exclude=SC2016", "-"], input=text, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -52,7 +48,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-# Takes the options that gcloud's reference lists for these commands, and keeps the state of a queued resource in a file.
+# Takes the options that gcloud has for these commands, and keeps the state of a queued resource in a file.
 GCLOUD = f"""#!{sys.executable}
 import json, os, re, sys
 here = os.path.dirname(os.path.abspath(__file__))
