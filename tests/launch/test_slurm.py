@@ -60,7 +60,9 @@ def test_arguments_and_exit_code_pass_through(cluster, tmp_path, code):
     assert job.returncode == code
     assert "auto 0,1,2,3,4,5,6,7 64 --kill-on-bad-exit=1 --gpu-bind=none pivot-jax train" in out
     assert f"--config {work}/.launch.json --workdir {work}\n" in out
-    assert json.loads((work / ".launch.json").read_text()) == json.loads(configs.to_json(configs.load("pivot/stage2_dpo.py")))
+    assert json.loads((work / ".launch.json").read_text()) == json.loads(
+        configs.to_json(configs.load("pivot/stage2_dpo.py"))
+    )
     assert [path.name for path in work.iterdir()] == [".launch.json"]
     assert not (tmp_path / "requested").exists()
 

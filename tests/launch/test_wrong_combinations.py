@@ -22,7 +22,9 @@ class Wrong(NamedTuple):
     spec: str
 
 
-def wrong(name: str, to: str, /, *says: str, keys: dict[str, Any] | None = None, spec: str = DPO, **options: Any) -> Wrong:
+def wrong(
+    name: str, to: str, /, *says: str, keys: dict[str, Any] | None = None, spec: str = DPO, **options: Any
+) -> Wrong:
     return Wrong(name, to, says, options, keys or {}, spec)
 
 

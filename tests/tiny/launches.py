@@ -31,12 +31,19 @@ def launched(to: str, spec: str = "pivot/stage2_dpo.py", keys: dict[str, Any] | 
 
 def check_script(text: str, shell: str = "bash") -> None:
     """Raises AssertionError with what shellcheck finds in a script; quoted values may look like expansions (SC2016)."""
-    beside = Path(sys.executable).with_name("shellcheck")
-    command = str(beside) if beside.exists() else shutil.which("shellcheck")
-    assert command, "shellcheck is missing; it comes with pip install -e '.[test]'"
-    done = subprocess.run(
-        [command, f"--shell={shell}", "--exclude=SC2016", "-"], input=text, capture_output=True, text=True, timeout=600
-    )
+    _check("shellcheck", f"--shell={shell}", "--exclude=SC2016", "-", text=text)
+
+
+def check_dockerfile(text: str) -> None:
+    """Raises AssertionError with what hadolint finds, but for versions of Debian's packages, which vanish (DL3008)."""
+    _check("hadolint", "--no-color", "--ignore=DL3008", "-", text=text)
+
+
+def _check(program: str, *options: str, text: str) -> None:
+    beside = Path(sys.executable).with_name(program)
+    command = str(beside) if beside.exists() else shutil.which(program)
+    assert command, f"{program} is missing; it comes with pip install -e '.[test]'"
+    done = subprocess.run([command, *options], input=text, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
