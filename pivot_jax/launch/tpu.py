@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
 
@@ -45,11 +46,12 @@ def commands(job: Job, folder: str) -> list[Sequence[str]]:
 def container(job: Job, config: str) -> list[str]:
     """Words of the command that runs the image on a TPU VM, with ``config`` of the VM."""
     storage = job.storage
-    folder = storage.mount or storage.workdir.rsplit("/", 1)[0]
+    folders = [storage.mount] if storage.mount else sorted({posixpath.dirname(storage.workdir), storage.chdir})
     variables = ["PYTHONUNBUFFERED=1", *(["PIVOT_DISTRIBUTED=auto"] if job.processes > 1 else [])]
     return [
         "docker", "run", "--rm", "--name=pivot-jax", "--privileged", "--network=host", "--shm-size=16g",
-        f"--volume={folder}:{folder}", f"--volume={config}:{config}:ro", f"--workdir={storage.chdir}",
+        *(f"--volume={folder}:{folder}" for folder in folders), f"--volume={config}:{config}:ro",
+        f"--workdir={storage.chdir}",
         *(f"--env={variable}" for variable in variables),
         str(job.options.image), *job.train(config)[1:],
     ]  # fmt: skip

@@ -105,3 +105,12 @@ def test_a_single_host_needs_no_other(vm, tmp_path):
 def test_a_running_service_is_left_alone(vm, tmp_path):
     write(tmp_path / "vm" / "systemctl", VM)
     assert boot(tmp_path, vm) == ["systemctl <is-active> <--quiet> <pivot-jax>"]
+
+
+def test_a_file_system_of_ones_own(vm, tmp_path):
+    """``--setup`` mounts it; the container gets the folders of the run and of the data."""
+    setup = write(tmp_path / "setup.sh", "docker mounted\n")
+    found = boot(tmp_path, vm, workdir="/nfs/runs/x", chdir="/nfs/work", setup=str(setup))
+    assert "docker <mounted>" in found and not any(call.startswith("gcsfuse") for call in found)
+    assert "<--volume=/nfs/runs:/nfs/runs> <--volume=/nfs/work:/nfs/work>" in found[-1]
+    assert "<--workdir=/nfs/work>" in found[-1] and found[-1].endswith("<--workdir> </nfs/runs/x>")
