@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from pivot_jax.cli import outputs
 from pivot_jax.errors import UserError
@@ -23,8 +24,11 @@ def launch(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         files.check_folder(Path(args.out), overwrite=True)
     from pivot_jax.launch.generate import generate
 
-    given = {field.name: getattr(args, field.name) for field in fields(Options)}
-    options = Options(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    given: dict[str, Any] = {}
+    for field in fields(Options):
+        value = getattr(args, field.name)
+        given[field.name] = tuple(value) if isinstance(value, list) else value
+    options = Options(**given)
     made = generate(config, options)
     if args.dry_run:
         for name, text in made.contents.items():

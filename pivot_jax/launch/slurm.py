@@ -87,7 +87,7 @@ def _array(job: Job) -> list[tuple[str, tuple[str, ...]]]:
         raise UserError(
             f"--array {' '.join(job.options.array)}: write a key and two or more different values, such as seed 0 1 2"
         )
-    tasks = []
+    tasks: list[tuple[str, tuple[str, ...]]] = []
     for value in values:
         changed = configs.from_json(configs.to_json(job.config))
         configs.set_key(changed, key, value)
