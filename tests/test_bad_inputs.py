@@ -62,6 +62,8 @@ USAGE = [
     usage("no-logs", "scheme", "required: [ARM=]LOG"),
     usage("twin-of-what", "twin --config {w}/tiny.py --out x --to jax", "--to: invalid choice: 'jax'"),
     usage("serve-nothing", "serve", "one of the arguments --workdir --weights is required"),
+    usage("unknown-target", "launch --to pbs --config {w}/tiny.py --workdir /w", "--to: invalid choice: 'pbs'"),
+    usage("launch-nowhere", "launch --to slurm --config {w}/tiny.py", "required: --workdir"),
     usage("unknown-effort", "plan --config {w}/tiny.py --effort O9", "--effort: invalid choice: 'O9'"),
 ]
 
@@ -270,7 +272,17 @@ SERVED = [
          "--tokenizer: hf:{w}/hf has a tokenizer of its own"),
     case("serve-no-address", "serve --workdir {w}/run --port 0 --host 256.1.1.1", "--host 256.1.1.1 --port 0:"),
 ]  # fmt: skip
-CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *SAMPLES, *TOKENIZERS, *SERVED, *bad_folders.CASES]
+LAUNCH = "launch --to slurm --config {w}/tiny.py --workdir /shared/x"
+LAUNCHED = [  # tests/launch/test_wrong_combinations.py has the others
+    case("launch-into-nothing", LAUNCH, "--out: the folder for the files is missing", "--dry-run"),
+    case("launch-without-hardware", f"{LAUNCH} --out {{c}}/out", "hardware: empty", "--topology h100-8"),
+    case("launch-over-files", f"{LAUNCH} --topology h100-1 --out {{c}}/out", "was not written by this command",
+         files={"out/x": "mine"}),
+    case("launch-a-misspelt-key", f"{LAUNCH} --dry-run --config.sed=1", "sed: unknown key; did you mean 'seed'?"),
+    case("launch-over-a-file", f"{LAUNCH} --topology h100-1 --out {{c}}/out/x", "--out {c}/out/x is a file",
+         files={"out/x": "mine"}),
+]  # fmt: skip
+CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *SAMPLES, *TOKENIZERS, *SERVED, *LAUNCHED, *bad_folders.CASES]
 # As processes of their own; those of HEAVY take more than two seconds each.
 PROCESSES = ("unknown-option", "misspelt-key", "syntax-error", "plan-over-a-file", "no-packaged-config", "null-answer")
 HEAVY = ("image-missing", "generate-no-step", "heads-0", "inspect-nothing")

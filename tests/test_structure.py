@@ -16,8 +16,8 @@ from pivot_jax.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "errors", "words", "packages", "files", "rules", "shapes", "progress", "config", "data", "kernels", "models", "hub",
-    "parallel", "rollout", "eval", "objectives", "optim", "train", "probe", "rl", "plan", "report", "twin", "serve",
-    "adapters", "study", "cli",
+    "parallel", "rollout", "eval", "objectives", "optim", "train", "probe", "rl", "plan", "report", "launch",
+    "twin", "serve", "adapters", "study", "cli",
 )  # fmt: skip
 # An engine is what samples rollouts (rollout/engine.py), as everywhere in the field; no other class is one.
 FORBIDDEN_NAMES = re.compile(r"manager|.engine|engine.|helper|utils?$|registry", re.IGNORECASE)

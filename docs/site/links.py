@@ -16,7 +16,6 @@ INCLUDED = {
     "README.md": "index.md",
     "ARCHITECTURE.md": "design/architecture.md",
     "benchmarks/README.md": "design/speed.md",
-    "launch/tpu.md": "guides/tpu.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "SECURITY.md": "project/security.md",
     "CHANGELOG.md": "project/changelog.md",

@@ -49,12 +49,7 @@ class Block:
 
 def pages() -> list[str]:
     """Every page that people read, as paths from the repository's root."""
-    found = [
-        *ROOT.glob("*.md"),
-        *ROOT.glob("docs/**/*.md"),
-        ROOT / "launch" / "tpu.md",
-        ROOT / "benchmarks" / "README.md",
-    ]
+    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"]
     names = sorted(path.relative_to(ROOT).as_posix() for path in found)
     return [name for name in names if not name.startswith(REPORTS)]
 
