@@ -16,6 +16,7 @@ The public API, imported on first use::
 ``evaluate``       runs a benchmark (:func:`pivot_jax.train.evaluation.evaluate`)
 ``probe``          ``classify``, ``segment``, ``align``, ``gradmap``, ``gradients`` (:mod:`pivot_jax.probe`)
 ``config``         a config from a file and overrides (:func:`pivot_jax.config.load`)
+``data_page``      a page of what a config trains on (:func:`pivot_jax.report.data.page.write`)
 ``Example``        one row of data, with its ``Message`` turns (:mod:`pivot_jax.data.example`)
 ``read_data``      rows of a data source as examples (:func:`pivot_jax.data.sources.read`)
 ``read_metrics``   lines of a ``metrics.jsonl`` (:func:`pivot_jax.train.metrics.read`)
@@ -48,6 +49,7 @@ _PUBLIC = {  # name → its module and its name there; the module itself where t
     "Interrupted": ("train.signals", "Interrupted"),
     "UserError": ("errors", "UserError"),
     "config": ("config", ""),  # this and train can be called
+    "data_page": ("report.data.page", "write"),
     "evaluate": ("train.evaluation", "evaluate"),
     "load": ("train.open", "load"),
     "probe": ("probe", ""),

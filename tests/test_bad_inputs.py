@@ -64,6 +64,8 @@ USAGE = [
     usage("serve-nothing", "serve", "one of the arguments --workdir --weights is required"),
     usage("unknown-target", "launch --to pbs --config {w}/tiny.py --workdir /w", "--to: invalid choice: 'pbs'"),
     usage("launch-nowhere", "launch --to slurm --config {w}/tiny.py", "required: --workdir"),
+    usage("data-nowhere", "data --config {w}/tiny.py", "required: --out"),
+    usage("no-rows-of-data", "data --config {w}/tiny.py --out x --rows 0", "--rows: '0' is not a whole number"),
     usage("unknown-effort", "plan --config {w}/tiny.py --effort O9", "--effort: invalid choice: 'O9'"),
 ]
 
@@ -238,6 +240,20 @@ LOGS = [
     case("unknown-judge", LOG_READ + " --judge maths", "judge 'maths' is unknown", files={"log.jsonl": lines(SAMPLED)}),
 ]  # fmt: skip
 
+PAGE = "data --config {w}/tiny.py --out {c}/out"
+PAGES = [
+    case("data-of-no-config", "data --config {w}/tinny.py --out {c}/out", "did you mean '{w}/tiny.py'?"),
+    case("data-misspelt-key", f"{PAGE} --config.sed=1", "sed: unknown key; did you mean 'seed'?"),
+    case("data-missing", f"{PAGE} --config.data.sources.0.path={{w}}/dta.json", "{w}/dta.json: no such file"),
+    case("data-of-no-row", f"{PAGE} --config.data.max_length=12", "data.json: none of its 12 rows is usable"),
+    case("data-no-tokenizer", f"{PAGE} --config.tokenizer.path={{c}}/none", "tokenizer.path: no folder at '{c}/none'"),
+    case("data-into-a-file", "data --config {w}/tiny.py --out {w}/0.png", "--out {w}/0.png is a file"),
+    case("data-over-my-files", PAGE, "{c}/out is not empty and was not written by this command",
+         files={"out/notes.txt": "mine"}),
+    case("data-over-my-files-asked-to", f"{PAGE} --overwrite", "{c}/out is not empty and was not written",
+         files={"out/notes.txt": "mine"}),
+]  # fmt: skip
+
 CHAT = "tokenizer.chat=template tokenizer.chat_template={c}/x.jinja"
 ALL = "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] | upper }}<|im_end|>{% endfor %}"
 TOKENIZERS = [
@@ -282,7 +298,7 @@ LAUNCHED = [  # tests/launch/test_wrong_combinations.py has the others
     case("launch-over-a-file", f"{LAUNCH} --topology h100-1 --out {{c}}/out/x", "--out {c}/out/x is a file",
          files={"out/x": "mine"}),
 ]  # fmt: skip
-CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *SAMPLES, *TOKENIZERS, *SERVED, *LAUNCHED, *bad_folders.CASES]
+CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *SAMPLES, *PAGES, *TOKENIZERS, *SERVED, *LAUNCHED, *bad_folders.CASES]
 # As processes of their own; those of HEAVY take more than two seconds each.
 PROCESSES = ("unknown-option", "misspelt-key", "syntax-error", "plan-over-a-file", "no-packaged-config", "null-answer")
 HEAVY = ("image-missing", "generate-no-step", "heads-0", "inspect-nothing")

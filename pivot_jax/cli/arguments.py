@@ -8,6 +8,7 @@ import re
 from pivot_jax.cli import (
     commands,
     configs,
+    data,
     evaluation_arguments,
     hardware,
     hub,
@@ -21,7 +22,7 @@ from pivot_jax.cli import (
     text,
     twins,
 )
-from pivot_jax.cli.options import command, count, positive, step, tokens, workdir
+from pivot_jax.cli.options import command, config, count, positive, step, tokens, workdir
 
 OVERRIDE = re.compile(r"--config\.([^=]+)(?:=(.*))?", re.DOTALL)
 EXPORTED = ("model", "encoder", "decoder", "adapter")
@@ -46,6 +47,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
         _demo,
         _study,
         _configs,
+        _data,
         preparation_arguments.add,
         _train,
         _report,
@@ -97,14 +99,6 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
     if overrides and not hasattr(args, "takes_overrides"):
         parser.error(f"{args.command} takes no config keys; leave out --config.{next(iter(overrides))}")
     return args, overrides
-
-
-def _config(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    parser.add_argument(
-        "--config", metavar="FILE[:ARG]", required=required,
-        help="config file, name of a packaged config (`pivot-jax configs` lists them), or a run's config.json",
-    )  # fmt: skip
-    parser.set_defaults(takes_overrides=True)
 
 
 def _demo(subparsers) -> None:
@@ -174,12 +168,31 @@ def _configs(subparsers) -> None:
     parser.add_argument("--to", metavar="DIR", help="folder for the copy (default configs)")
 
 
+def _data(subparsers) -> None:
+    parser = command(
+        subparsers, "data", data.data,
+        "write a page of a config's data before training: rows as the model reads them, lengths, padding, bad rows",
+        "Rows are shown token by token with what is scored in colour, images as the model sees them. The page is\n"
+        "DIR/data.html; data.json, rows.csv and bad_rows.csv hold its numbers. Nothing is trained or compiled.",
+    )  # fmt: skip
+    config(parser)
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for the page and its numbers")
+    parser.add_argument(
+        "--rows", type=positive, default=12, metavar="N",
+        help="rows to show that are drawn at random, beside extreme and truncated ones (default 12)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=count, metavar="S", help="of the draw (default: the config's)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier page, never a folder that holds anything else"
+    )
+
+
 def _train(subparsers) -> None:
     parser = command(
         subparsers, "train", commands.train,
         "train one stage from a config; resumes automatically if the workdir holds a checkpoint", CONFIG_HELP,
     )  # fmt: skip
-    _config(parser)
+    config(parser)
     workdir(parser, "folder for the run's checkpoints, metrics.jsonl and config.json", "")
     parser.add_argument("--print-config", action="store_true", help="print the complete config as JSON and stop")
 
@@ -205,7 +218,7 @@ def _plan(subparsers) -> None:
         "compile a config's train step for a topology without its hardware: memory, FLOPs, traffic, what fits",
         f"Topologies: ACCELERATOR-NUMBER, by the vendors' names ({hardware.EXAMPLES}).",
     )  # fmt: skip
-    _config(parser)
+    config(parser)
     parser.add_argument(
         "--topology", metavar="NAME", help="hardware to compile for, such as v5e-16 or h200-8 (default: the config's)"
     )
@@ -333,7 +346,7 @@ def _inspect(subparsers) -> None:
         "trains.",
     )  # fmt: skip
     parser.add_argument("weights", metavar="FOLDER", nargs="?", help="a run, a pack or a Hugging Face folder")
-    _config(parser, required=False)
+    config(parser, required=False)
     step(parser)
     parser.add_argument("--depth", type=count, default=0, metavar="N", help="levels of the tree (default: all)")
     parser.add_argument("--json", action="store_true", help="print it as JSON")

@@ -21,6 +21,14 @@ def command(subparsers, name: str, run, summary: str, details: str = "") -> argp
     return parser
 
 
+def config(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument(
+        "--config", metavar="FILE[:ARG]", required=required,
+        help="config file, name of a packaged config (`pivot-jax configs` lists them), or a run's config.json",
+    )  # fmt: skip
+    parser.set_defaults(takes_overrides=True)
+
+
 def workdir(parser: argparse.ArgumentParser, what: str, default: str | None = None) -> None:
     parser.add_argument("--workdir", metavar="DIR", required=default is None, default=default, help=what)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pivot_jax.eval.statistics import Interval
+from pivot_jax.report.data_rows import DataRows
 
 Value = str | int | float | Interval | None
 
@@ -164,7 +165,24 @@ class Listing:
     open: bool = False
 
 
-Block = Table | Figure | Cards | Responses | Grid | Listing | str
+@dataclass(frozen=True)
+class Notice:
+    """Something to look at, and what to do about it. ``level`` is "error", "warning" or "note"."""
+
+    text: str
+    fix: str
+    level: str = "warning"
+
+
+@dataclass(frozen=True)
+class Notices:
+    """Notices, the most important first; without any, the page says ``none``."""
+
+    notices: tuple[Notice, ...]
+    none: str
+
+
+Block = Table | Figure | Cards | Responses | Grid | Listing | Notices | DataRows | str
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from pivot_jax import files
-from pivot_jax.report import format as text
-from pivot_jax.report.content import Cards, Column, Fact, Figure, Grid, Listing, Report, Responses, Table, Value
+from pivot_jax.report import format as formats
+from pivot_jax.report.content import (
+    Cards,
+    Column,
+    Fact,
+    Figure,
+    Grid,
+    Listing,
+    Notices,
+    Report,
+    Responses,
+    Table,
+    Value,
+)
+from pivot_jax.report.data_rows import DataRows
 from pivot_jax.report.plots import data_uri
 
 THUMBNAIL = 160  # pixels; smaller images are enlarged to at least this
@@ -21,6 +34,8 @@ KINDS = {
     Responses: "responses",
     Grid: "grid",
     Listing: "listing",
+    Notices: "notices",
+    DataRows: "data_rows",
     str: "prose",
 }
 
@@ -39,32 +54,39 @@ def write(report: Report, path: str | Path) -> Path:
 def render(report: Report) -> str:
     """The page as text."""
     anchors = _anchors([section.title for section in report.sections])
-    return _template().render(report=report, anchors=anchors)
+    text = _template().render(report=report, anchors=anchors)
+    return text.encode("utf-8", "backslashreplace").decode()  # half of a character, which an id may hold
 
 
 @lru_cache(maxsize=1)
 def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    loader = FunctionLoader(lambda name: (resources.files("pivot_jax.report") / name).read_text("utf-8"))
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, loader=loader
+    )
     environment.filters |= {
         "kind": lambda block: KINDS[type(block)],
         "paragraphs": lambda block: [part.strip() for part in re.split(r"\n\s*\n", block) if part.strip()],
         "cell": _cell,
         "fact": lambda fact: _cell(fact.value, fact),
-        "heading_unit": lambda column: text.shown_unit(column.unit, column.signed),
+        "heading_unit": lambda column: formats.shown_unit(column.unit, column.signed),
         "data_uri": lambda image: data_uri(image, least=THUMBNAIL),
+        "photo_uri": lambda image: data_uri(image, least=THUMBNAIL, lossy=max(image.shape[:2]) >= THUMBNAIL),
+        "visible": lambda piece: piece.replace("\n", "↵\n") or "∅",
         "svg": Markup,  # from plots, which escapes its text
         "tone": _tone,
         "address": _address,
+        "has": lambda sections, kind: any(KINDS[type(block)] == kind for one in sections for block in one.blocks),
         "tables": lambda sections: sum(isinstance(block, Table) for one in sections for block in one.blocks),
     }
-    return environment.from_string((resources.files("pivot_jax.report") / "page.html.jinja").read_text("utf-8"))
+    return environment.get_template("page.html.jinja")
 
 
 def _cell(value: Value, like: Column | Fact) -> dict[str, str]:
-    main, below = text.cell(value, unit=like.unit, digits=like.digits, signed=like.signed)
+    main, below = formats.cell(value, unit=like.unit, digits=like.digits, signed=like.signed)
     return {"main": main, "below": below}
 
 

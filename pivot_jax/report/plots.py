@@ -178,8 +178,37 @@ def lines(
         return _svg(figure, f"{ylabel or 'Values'} of {', '.join(series)}")
 
 
-def data_uri(image: np.ndarray, *, least: int = 0) -> str:
-    """uint8 [H, W, 3] as a PNG data URI. An image smaller than ``least`` is repeated pixel by pixel to reach it."""
+def histograms(
+    values: Mapping[str, np.ndarray],
+    *,
+    marks: Mapping[str, Sequence[float]] | None = None,
+    ylabel: str = "rows",
+    bins: int = 30,
+) -> str:
+    """Small histograms beside each other, one per name, of whole numbers; ``marks`` are vertical lines, by name."""
+    from matplotlib.ticker import MaxNLocator
+
+    with _figure(3.3 * len(values) + 0.4, 2.5, 1, len(values)) as (figure, axes):
+        for axis, (name, own) in zip(axes.flat, values.items(), strict=True):
+            low, high = int(own.min()), int(own.max())
+            width = max(1, -(-(high - low + 1) // bins))  # whole numbers: no bin has more of them than another
+            edges = np.arange(low, high + width + 1, width) - 0.5
+            axis.hist(own, edges, color=_colour(0), edgecolor=_colour(0), linewidth=0.3)
+            for mark in (marks or {}).get(name, ()):
+                axis.axvline(mark, color=_colour(1), linestyle="--", linewidth=1.1)
+            axis.set_title(name)
+            axis.set_ylabel(ylabel if axis is axes.flat[0] else "")
+            axis.grid(axis="x", visible=False)
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axis.margins(x=0.02)
+        return _svg(figure, f"Histograms of {', '.join(values)}")
+
+
+def data_uri(image: np.ndarray, *, least: int = 0, lossy: bool = False) -> str:
+    """uint8 [H, W, 3] as a data URI: PNG, or where it may be ``lossy``, JPEG, which is ten times smaller for photos.
+
+    An image smaller than ``least`` is repeated pixel by pixel to reach it.
+    """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image must be uint8 [H, W, 3], not {image.dtype} {image.shape}")
@@ -187,8 +216,11 @@ def data_uri(image: np.ndarray, *, least: int = 0) -> str:
     if factor > 1:
         image = image.repeat(factor, 0).repeat(factor, 1)
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    if lossy:
+        Image.fromarray(image).save(buffer, "JPEG", quality=85)
+    else:
+        Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    return f"data:image/{'jpeg' if lossy else 'png'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 class _figure:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pivot_jax.data.example import Example
 from pivot_jax.data.processing.batch import EncodedRow
+from pivot_jax.data.processing.spelling import Spelling
 from pivot_jax.rollout.choice import Alternatives
 from pivot_jax.rollout.engine import Prompt
 from pivot_jax.serve import replies
@@ -22,7 +23,7 @@ from pivot_jax.serve.growth import Growth, Scored, scored
 from pivot_jax.serve.model import Served
 from pivot_jax.serve.replies import Header
 from pivot_jax.serve.scheduler import Job, Scheduler, Update
-from pivot_jax.serve.text import Spelling, Text
+from pivot_jax.serve.text import Text
 
 _BEFORE = 4  # last tokens of a prompt that its continuation is decoded with
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pivot_jax.data.processing.spelling import Spelling
 from pivot_jax.serve.growth import Growth, Part, Scored
-from pivot_jax.serve.text import Spelling
 
 DONE = b"data: [DONE]\n\n"
 

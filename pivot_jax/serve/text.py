@@ -1,4 +1,4 @@
-"""From tokens to the text that a client gets: as a whole, piece by piece in a stream, and token by token.
+"""From tokens to the text that a client gets: as a whole, and piece by piece in a stream.
 
 A stream's pieces joined are the text of the whole. So a piece ends before anything that later tokens may still change:
 half of a character, the beginning of a stop string, and spaces that may turn out to be the last ones.
@@ -6,12 +6,10 @@ half of a character, the beginning of a stop string, and spaces that may turn ou
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-_HALF = "�"  # what a decoder writes for half of a character
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a byte in SentencePiece's vocabularies
+from pivot_jax.data.processing.spelling import HALF
 
 
 class Piece(NamedTuple):
@@ -66,7 +64,7 @@ class Text:
 
     def _open(self, text: str) -> int:
         """The number of characters at the end that later tokens may change or remove."""
-        found = len(text) - len(text.rstrip(_HALF))
+        found = len(text) - len(text.rstrip(HALF))
         for stop in self._stops:
             found = max([found, *(size for size in range(1, len(stop)) if text.endswith(stop[:size]))])
         return found
@@ -78,44 +76,3 @@ class Text:
             middle = (low + high) // 2
             low, high = (middle + 1, high) if len(self._of(tokens[:middle])) < length else (low, middle)
         return low
-
-
-class Spelling:
-    """Each token of a vocabulary alone, as text and as bytes."""
-
-    def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
-        # After another token, because some tokenizers drop the space before the first one.
-        self._before = tokenizer(".", add_special_tokens=False)["input_ids"][-1:]
-        self._start = len(self._decode(self._before))
-        self._known: dict[int, str] = {}
-
-    def text(self, token: int) -> str:
-        """The token's text, special tokens included."""
-        if token not in self._known:
-            self._known[token] = self._decode([*self._before, token])[self._start :]
-        return self._known[token]
-
-    def bytes(self, token: int) -> list[int] | None:
-        """UTF-8 bytes of the token's text, also where they are half of a character; None where they are not known."""
-        text = self.text(token)
-        if _HALF not in text:
-            return list(text.encode())
-        piece = self._tokenizer.convert_ids_to_tokens(token)
-        if found := _BYTE.fullmatch(piece):
-            return [int(found[1], 16)]
-        known = [_BYTES.get(character) for character in piece]
-        return None if None in known else known  # type: ignore[return-value]
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Byte-level BPE's characters and their bytes (GPT-2): printable ones stand for themselves."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(rest)}
-
-
-_BYTES = _byte_alphabet()

@@ -53,8 +53,8 @@ def build_model(config: Any, vocabulary: int) -> Model:
         )
     module = MLLM(parts)
     if has_value_head(config):
-        head = {value_head.PART: value_head.create(parts.decoder.width)}
-        return Model(module, lambda key: init_params(module, key) | head)
+        width = parts.decoder.width
+        return Model(module, lambda key: init_params(module, key) | {value_head.PART: value_head.create(width)})
     return Model(module, lambda key: init_params(module, key))
 
 
@@ -66,6 +66,12 @@ def without(model: Model, absent: Set[str]) -> Model:
         return rules.unflatten({path: leaf for path, leaf in made.items() if path not in absent})
 
     return Model(model.module, create)
+
+
+def row_kind(config: Any) -> Kind:
+    """Kind of the rows that a config trains with: those of its batches, or the prompts of online RL."""
+    kind = batch_kind(config)
+    return "prompt" if kind == "policy" else kind
 
 
 def processor_of(config: Any, module: Any, tokenizer: Any, kind: Kind, **changes: Any) -> Processor:

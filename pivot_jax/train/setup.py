@@ -26,7 +26,7 @@ from pivot_jax.parallel.mesh import check_rows, make_mesh, param_shardings, repl
 from pivot_jax.train import checkpoint, compatibility
 from pivot_jax.train.initialization import OPTIONAL, initial_params, longest, read_adapter
 from pivot_jax.train.initialization import check as check_sources
-from pivot_jax.train.model import Model, build_model, processor_of, root_key, without
+from pivot_jax.train.model import Model, build_model, processor_of, root_key, row_kind, without
 from pivot_jax.train.source import config_tokenizer, run_tokenizer
 from pivot_jax.words import counted
 
@@ -149,11 +149,10 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
     model = build_model(config, len(tokenizer))
     if check_init or saved:
         model = as_started(config, model, saved)
-    samples = batch_kind(config) == "policy"  # responses are sampled while it trains
-    kind: Any = "prompt" if samples else batch_kind(config)
-    processor = processor_of(config, model.module, tokenizer, kind)
+    processor = processor_of(config, model.module, tokenizer, row_kind(config))
     objective = build_objective(model.module, config, processor.chat.banned_ids)
     process = jax.process_index(), jax.process_count()
+    samples = batch_kind(config) == "policy"  # responses are sampled while it trains
     build: Any = build_prompts if samples else build_loader
     loader = build(config, processor, process=process, workdir=workdir)
     loader.check_trainable()

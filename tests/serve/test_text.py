@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pivot_jax.data.processing.spelling import Spelling
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
-from pivot_jax.serve.text import Spelling, Text
+from pivot_jax.serve.text import Text
 
 WORDS = ["Which colour is it? It is red.\n  Größe: 3 μm, 日本語 und 🙂🙃 am Ende. "] * 3
 
@@ -64,15 +65,6 @@ def test_half_of_a_character_waits_for_the_other_half(tokenizer):
     ids = tokenizer("a 🦊 b", add_special_tokens=False)["input_ids"]  # four bytes, none of which was trained
     found, _ = pieces(tokenizer, ids, list(range(1, len(ids))), "length", strip=False)
     assert "".join(found) == "a 🦊 b" and not any("�" in piece for piece in found)
-
-
-def test_tokens_are_spelled_in_text_and_bytes(tokenizer):
-    spelling = Spelling(tokenizer)
-    content = "It is red: 🦊 日本"
-    ids = tokenizer(content, add_special_tokens=False)["input_ids"]
-    assert b"".join(bytes(spelling.bytes(i)) for i in ids) == content.encode()
-    assert spelling.text(tokenizer(" red", add_special_tokens=False)["input_ids"][0]).startswith(" r")
-    assert spelling.text(tokenizer.eos_token_id) == "<|im_end|>"
 
 
 def test_sentencepiece_keeps_the_space_of_a_continuation():

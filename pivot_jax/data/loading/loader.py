@@ -154,8 +154,16 @@ class Loader:
         left = self.schedule.left_out()
         return self.packer.deal(np.pad(left, (0, self.batch_size - len(left)), constant_values=-1))
 
-    def _load_part(self, rows: np.ndarray) -> Batch:
-        """This process's part of a global batch of dealt rows, in the smallest bucket that holds all of it."""
+    def composition(self, step: int) -> tuple[np.ndarray, int]:
+        """Rows [batch_size] of training batch number ``step`` over all processes, in sequences, and its bucket's index.
+
+        No row is read.
+        """
+        rows = self._dealt(step)
+        return rows, self._bucket_of(rows)
+
+    def _bucket_of(self, rows: np.ndarray) -> int:
+        """Number of the smallest bucket that holds every sequence of dealt rows."""
         tokens, targets = self.packer.sizes(rows).T
         bucket = int(assign(tokens, targets, self.buckets).max())
         if bucket == len(self.buckets):
@@ -163,7 +171,11 @@ class Loader:
                 f"data.packing: {self.packing} consecutive rows of the data need {tokens.max()} tokens and "
                 f"{targets.max()} targets, the largest bucket is {self.buckets[-1]}"
             )
-        return self.load(rows[self._part], bucket)
+        return bucket
+
+    def _load_part(self, rows: np.ndarray) -> Batch:
+        """This process's part of a global batch of dealt rows."""
+        return self.load(rows[self._part], self._bucket_of(rows))
 
     def load(self, rows: np.ndarray, bucket: int) -> Batch:
         """This process's batch of the given rows [b*k], each k = ``packing`` in one sequence of the bucket.

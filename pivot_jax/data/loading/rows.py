@@ -26,6 +26,7 @@ from pivot_jax.errors import RowError, UserError
 from pivot_jax.words import counted
 
 log = logging.getLogger(__name__)
+EACH = 1024  # rows that are in memory at a time in a pass over all of them
 
 
 class Rows:
@@ -67,6 +68,20 @@ class Rows:
                 raise fresh
             self._store.keep(row, found := fresh)
         return found
+
+    def each(self) -> Iterator[tuple[Example, EncodedRow]]:
+        """All usable rows in order; those whose tokens are not kept are tokenised again, by all workers."""
+        for first in range(0, len(self), EACH):
+            numbers = range(first, min(first + EACH, len(self)))
+            examples = [self.example(row) for row in numbers]
+            kept = [self._store.get(row) for row in numbers]
+            missing = [example for example, row in zip(examples, kept, strict=True) if row is None]
+            fresh = self._workers.encode(missing)
+            for example, row in zip(examples, kept, strict=True):
+                found = row if row is not None else next(fresh)
+                if isinstance(found, RowError):
+                    raise found
+                yield example, found
 
     def prompt(self, row: int) -> tuple[Example, EncodedRow]:
         """A row's example and its tokens with its images, which are references."""

@@ -34,6 +34,20 @@ class ImageArrays(NamedTuple):
         return ((own, its) for own, its in zip(self, other, strict=True) if own is not None and its is not None)
 
 
+class View(NamedTuple):
+    """What an encoder sees of an image, or of a part of it, to look at.
+
+    Attributes:
+      pixels: uint8 [h, w, 3], before normalisation.
+      cell: pixels per side of what becomes one feature; 0: the features form no square.
+      tile: pixels per side of the tiles that it consists of; 0: it is one array.
+    """
+
+    pixels: np.ndarray
+    cell: int
+    tile: int = 0
+
+
 class TokenMix(NamedTuple):
     """Image tokens that are weighted sums of features, for n tokens.
 
@@ -92,6 +106,10 @@ class Geometry(Protocol):
         """The arrays of one image. ``alone``: it is the only one of its row."""
         ...
 
+    def views(self, found: ImageArrays, height: int, width: int) -> list[View]:
+        """The arrays of one image of height x width pixels as images again: the inverse of :meth:`convert`."""
+        ...
+
     def resized(self, image: Image.Image, alone: bool) -> Image.Image:
         """The image for a program that prepares it in the same way again: where that is one resizing, after it."""
         ...
@@ -140,6 +158,10 @@ class Square:
         """uint8 [1, size, size, 3]. Several images of a row are padded to squares first, as LLaVA does."""
         image = image if alone else pad_to_square(image, self.preset)
         return ImageArrays(preprocess(image, self.preset, self.size)[None])
+
+    def views(self, found: ImageArrays, height: int = 0, width: int = 0) -> list[View]:
+        side = math.isqrt(self.features)
+        return [View(found.pixels[0], self.size // side if side**2 == self.features else 0)]
 
     def resized(self, image: Image.Image, alone: bool = True) -> Image.Image:
         return Image.fromarray(self.convert(image, alone).pixels[0])

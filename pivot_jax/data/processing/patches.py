@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pivot_jax.data.processing.geometry import ImageArrays
+from pivot_jax.data.processing.geometry import ImageArrays, View
 from pivot_jax.data.processing.images import Preset, preset_of, size_of
 from pivot_jax.errors import UserError
 
@@ -102,6 +102,15 @@ class Patches:
         order = self.order(rows, columns)
         out.pixels[0, : len(order)], out.positions[0, : len(order)] = pixels[order[:, 0], order[:, 1]], order
         return out
+
+    def views(self, found: ImageArrays, height: int, width: int) -> list[View]:
+        rows, columns = self.grid(height, width)
+        assert found.positions is not None
+        row, column = found.positions[0, : rows * columns].T
+        pixels = np.zeros((rows, columns, self.patch, self.patch, 3), np.uint8)
+        pixels[row, column] = found.pixels[0, : rows * columns].reshape(-1, self.patch, self.patch, 3)
+        whole = pixels.transpose(0, 2, 1, 3, 4).reshape(rows * self.patch, columns * self.patch, 3)
+        return [View(whole, self.patch * self.rule.merge)]
 
     def resized(self, image: Image.Image, alone: bool = True) -> Image.Image:
         rows, columns = self.grid(image.height, image.width)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pivot_jax.data.processing.geometry import ImageArrays, TokenMix
+from pivot_jax.data.processing.geometry import ImageArrays, TokenMix, View
 from pivot_jax.data.processing.images import preset_of, size_of
 
 GRID_SIDE = 6  # tiles per side at most
@@ -68,6 +68,15 @@ class Tiles:
         out = self.empty(self.arrays)
         out.pixels[: len(found)] = found
         return out
+
+    def views(self, found: ImageArrays, height: int, width: int) -> list[View]:
+        """The overview, and the tiles put together."""
+        rows, columns = tile_grid(height, width, self.size, self.arrays)
+        overview, *own = found.pixels[: 1 + rows * columns]
+        whole = np.stack(own).reshape(rows, columns, self.size, self.size, 3).transpose(0, 2, 1, 3, 4)
+        cell = self.size // self.side
+        whole = whole.reshape(rows * self.size, columns * self.size, 3)
+        return [View(overview, cell), View(whole, cell, self.size)]
 
     def resized(self, image: Image.Image, alone: bool = True) -> Image.Image:
         """The image itself: its tiles follow from its own size."""

@@ -90,6 +90,15 @@ class Selected:
         return self.source[int(self.indices[index])]
 
 
+class RowByRow:
+    """A source whose row i is made of row i of another one."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
 class Joined:
     """Several sources, one after the other."""
 
@@ -104,10 +113,29 @@ class Joined:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> Example:
+        part, index = self.part(index)
+        return part[index]
+
+    def part(self, index: int) -> tuple[Source, int]:
+        """The source that a row is from, and the row's number there."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         which = int(np.searchsorted(self._ends, index, side="right"))
-        return self.sources[which][index - (int(self._ends[which - 1]) if which else 0)]
+        return self.sources[which], index - (int(self._ends[which - 1]) if which else 0)
+
+
+def origin(source: Source, index: int) -> tuple[str, int]:
+    """The file or data set that a row comes from, and the row's number in it, from 0, whatever chose and changed it."""
+    while True:
+        if isinstance(source, Joined):
+            source, index = source.part(index)
+        elif isinstance(source, Selected):
+            index = int(source.indices[index])
+            source = source.source
+        elif isinstance(source, RowByRow):
+            source = source.source
+        else:
+            return source.name, index
 
 
 def listed(images: Any) -> list[Any]:

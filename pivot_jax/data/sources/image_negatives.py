@@ -7,11 +7,11 @@ from dataclasses import replace
 from pivot_jax.data.example import Example
 from pivot_jax.data.processing.corruptions import Corruption
 from pivot_jax.data.processing.images import Changed
-from pivot_jax.data.sources.base import Source
+from pivot_jax.data.sources.base import RowByRow, Source
 from pivot_jax.errors import RowError, UserError
 
 
-class ImageNegatives:
+class ImageNegatives(RowByRow):
     """Rows of a source as visual pairs (mDPO, Wang et al. 2024): the corrupted images are on the rejected side.
 
     The answer is the chosen one of a pair, or the last turn of a conversation.
@@ -27,9 +27,6 @@ class ImageNegatives:
         self._change = corruption(rule, seed)
         self.source, self.name = source, source.name
         self.fingerprint = f"{source.fingerprint}|image_negatives {self._change}" if source.fingerprint else ""
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
         example = self.source[index]

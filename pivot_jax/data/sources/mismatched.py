@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from pivot_jax.data.example import Example
-from pivot_jax.data.sources.base import Source
+from pivot_jax.data.sources.base import RowByRow, Source
 from pivot_jax.errors import RowError, UserError
 
 
-class Mismatched:
+class Mismatched(RowByRow):
     """The rows of a source, each with the answer of another row as ``mismatched``.
 
     In a random order from the seed, each row gets the answer of the one before, so every answer is used once. (TRL
@@ -27,9 +27,6 @@ class Mismatched:
         order = np.random.default_rng(seed).permutation(len(source))
         self._other = np.empty(len(source), np.int64)
         self._other[order] = np.roll(order, 1)
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
         example = self.source[index]

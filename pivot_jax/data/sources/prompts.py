@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pivot_jax.data.example import Example
-from pivot_jax.data.sources.base import Endless, Source
+from pivot_jax.data.sources.base import Endless, RowByRow, Source
 from pivot_jax.errors import RowError
 
 
@@ -31,15 +31,12 @@ def prompt_example(example: Example) -> Example:
     return replace(example, messages=messages, chosen=None, rejected=None, extra=extra)
 
 
-class Prompts:
+class Prompts(RowByRow):
     """A source's examples as prompts, see :func:`prompt_example`."""
 
     def __init__(self, source: Source):
         self.source, self.name = source, source.name
         self.fingerprint = f"{source.fingerprint}|prompts" if source.fingerprint else ""
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
         return prompt_example(self.source[index])

@@ -456,3 +456,25 @@ def test_real_files_run_through(shared_data, qwen):
         batch = next(iter(loader))
         assert batch.images.shape == (4, 1, 384, 384, 3) and batch.images.std() > 10
         assert ((batch.image_slots >= 0).sum(1) == 576).all() and batch.weights.any(1).all()
+
+
+# ---- looking at a data set without its batches
+
+
+@pytest.mark.parametrize("packing", [1, 2])
+def test_the_composition_of_a_batch_is_the_batch(rows, tokenizer, packing):
+    loader = load(config(rows, packing=packing, buckets=((48, 24), (140, 60))), tokenizer)
+    for step in range(loader.steps_per_epoch):
+        members, bucket = loader.composition(step)
+        batch = loader.batch_at(step)
+        assert np.array_equal(np.ravel(batch.row_index), members)
+        assert (batch.tokens.shape[1], batch.targets.shape[1]) == loader.buckets[bucket]
+
+
+@pytest.mark.parametrize("cache", [0, 256])
+def test_each_row_in_order_whether_kept_or_not(rows, tokenizer, cache, monkeypatch):
+    monkeypatch.setattr("pivot_jax.data.loading.rows.EACH", 7)
+    loader = load(config(rows, cache_rows_mib=cache), tokenizer)
+    found = list(loader.data.each())
+    assert [example.id for example, _ in found] == [f"row{i}" for i in range(40)] == [row.id for _, row in found]
+    assert [len(row.tokens) for _, row in found] == loader.data.index.lengths.tolist()
