@@ -72,7 +72,7 @@ USAGE = [
 POLICY = "objective.name=policy rl.algorithm=rloo rl.rewards=({'name':'number','column':'answer'},)"
 KEYS = [
     key("misspelt-key", "sed=1", "sed: unknown key; did you mean 'seed'?"),
-    key("unknown-tracker", "train.trackers=('wandbb',)", "it must be some of tensorboard, wandb, mlflow, trackio, each once"),
+    key("unknown-tracker", "train.trackers=('wandbb',)", "some of tensorboard, wandb, mlflow, trackio, each once"),
     key("misspelt-inner-key", "optimizer.weight_deacy=0.1", "did you mean 'optimizer.weight_decay'?"),
     key("text-for-a-number", "data.batch_size=many", "data.batch_size: 'many' (str) is not allowed"),
     key("fraction-for-a-count", "train.steps=2.5", "train.steps: 2.5 (float) is not allowed", "type int"),
@@ -298,7 +298,10 @@ LAUNCHED = [  # tests/launch/test_wrong_combinations.py has the others
     case("launch-over-a-file", f"{LAUNCH} --topology h100-1 --out {{c}}/out/x", "--out {c}/out/x is a file",
          files={"out/x": "mine"}),
 ]  # fmt: skip
-CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *SAMPLES, *PAGES, *TOKENIZERS, *SERVED, *LAUNCHED, *bad_folders.CASES]
+CASES = [
+    *USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *SAMPLES, *PAGES, *TOKENIZERS, *SERVED, *LAUNCHED,
+    *bad_folders.CASES,
+]  # fmt: skip
 # As processes of their own; those of HEAVY take more than two seconds each.
 PROCESSES = ("unknown-option", "misspelt-key", "syntax-error", "plan-over-a-file", "no-packaged-config", "null-answer")
 HEAVY = ("image-missing", "generate-no-step", "heads-0", "inspect-nothing")

@@ -1,4 +1,4 @@
-"""The parts of custom resources that ``pivot-jax launch`` and docs/guides/launch.md write, as JSON schemas: JobSet and Kueue.
+"""Parts of JobSet's and Kueue's resources, those of ``pivot-jax launch`` and docs/guides/launch.md, as JSON schemas.
 
 Written from their public API references: names of fields, types and enumerations. A field that is not here is an error.
 """
