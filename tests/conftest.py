@@ -45,8 +45,8 @@ LONG_FIRST = (
     "plan/test_plan.py", "train/test_layer_leaves.py", "test_cli_commands.py", "train/test_session.py",
     "models/test_parity_vision.py", "notebooks/test_quickstart.py", "test_bad_inputs.py",
     # only under `make test-all`
-    "torture/test_studies.py", "rl/test_maye_recipe_runs.py", "study/test_shift.py", "study/test_cluster.py",
-    "train/test_packed_runs_mesh.py",
+    "docs/test_pages_run.py", "torture/test_studies.py", "rl/test_maye_recipe_runs.py", "study/test_shift.py",
+    "study/test_cluster.py", "train/test_packed_runs_mesh.py",
 )  # fmt: skip
 
 

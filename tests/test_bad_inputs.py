@@ -60,7 +60,10 @@ USAGE = [
     usage("negative-decay", "probe classify --encoder run:x --data y --weight-decay=-1", "'-1' is not a number of at"),
     usage("no-predictions", "score --benchmark mmvp", "required: --predictions"),
     usage("no-logs", "scheme", "required: [ARM=]LOG"),
+    usage("twin-of-what", "twin --config {w}/tiny.py --out x --to jax", "--to: invalid choice: 'jax'"),
     usage("serve-nothing", "serve", "one of the arguments --workdir --weights is required"),
+    usage("unknown-target", "launch --to pbs --config {w}/tiny.py --workdir /w", "--to: invalid choice: 'pbs'"),
+    usage("launch-nowhere", "launch --to slurm --config {w}/tiny.py", "required: --workdir"),
     usage("data-nowhere", "data --config {w}/tiny.py", "required: --out"),
     usage("no-rows-of-data", "data --config {w}/tiny.py --out x --rows 0", "--rows: '0' is not a whole number"),
     usage("unknown-effort", "plan --config {w}/tiny.py --effort O9", "--effort: invalid choice: 'O9'"),
@@ -69,6 +72,7 @@ USAGE = [
 POLICY = "objective.name=policy rl.algorithm=rloo rl.rewards=({'name':'number','column':'answer'},)"
 KEYS = [
     key("misspelt-key", "sed=1", "sed: unknown key; did you mean 'seed'?"),
+    key("unknown-tracker", "train.trackers=('wandbb',)", "some of tensorboard, wandb, mlflow, trackio, each once"),
     key("misspelt-inner-key", "optimizer.weight_deacy=0.1", "did you mean 'optimizer.weight_decay'?"),
     key("text-for-a-number", "data.batch_size=many", "data.batch_size: 'many' (str) is not allowed"),
     key("fraction-for-a-count", "train.steps=2.5", "train.steps: 2.5 (float) is not allowed", "type int"),
@@ -134,6 +138,8 @@ FILES = [
     file("json-not-utf-8", b'{"name": "caf\xe9"}', "{c}/bad.json: not a text in UTF-8", "byte 13", spec="bad.json"),
     case("missing-config", "train --config {w}/tinny.py --workdir {c}/out", "did you mean '{w}/tiny.py'?"),
     case("folder-for-a-config", "plan --config {c}/bad.py", "{c}/bad.py is a folder", files={"bad.py/x": ""}),
+    case("no-twin", "twin --config {w}/tiny.py --config.lora.rank=2 --out {c}/out", "no twin of this run: lora.rank"),
+    case("no-run", "twin --config {w}/tiny.py --to llamafactory --run --out {c}/out", "--run: only TRL's twin"),
     case("no-study", "study {w}/missing.py", "missing.py: no such config file"),
     case("text-of-nothing", "text run:{c}/none", "{c}/none"),
     case("prepare-into-a-file", "prepare easy-vqa --out {w}/0.png", "{w}/0.png"),
@@ -282,7 +288,20 @@ SERVED = [
          "--tokenizer: hf:{w}/hf has a tokenizer of its own"),
     case("serve-no-address", "serve --workdir {w}/run --port 0 --host 256.1.1.1", "--host 256.1.1.1 --port 0:"),
 ]  # fmt: skip
-CASES = [*USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *SAMPLES, *PAGES, *TOKENIZERS, *SERVED, *bad_folders.CASES]
+LAUNCH = "launch --to slurm --config {w}/tiny.py --workdir /shared/x"
+LAUNCHED = [  # tests/launch/test_wrong_combinations.py has the others
+    case("launch-into-nothing", LAUNCH, "--out: the folder for the files is missing", "--dry-run"),
+    case("launch-without-hardware", f"{LAUNCH} --out {{c}}/out", "hardware: empty", "--topology h100-8"),
+    case("launch-over-files", f"{LAUNCH} --topology h100-1 --out {{c}}/out", "was not written by this command",
+         files={"out/x": "mine"}),
+    case("launch-a-misspelt-key", f"{LAUNCH} --dry-run --config.sed=1", "sed: unknown key; did you mean 'seed'?"),
+    case("launch-over-a-file", f"{LAUNCH} --topology h100-1 --out {{c}}/out/x", "--out {c}/out/x is a file",
+         files={"out/x": "mine"}),
+]  # fmt: skip
+CASES = [
+    *USAGE, *KEYS, *FILES, *DATA, *QUESTIONS, *LOGS, *SAMPLES, *PAGES, *TOKENIZERS, *SERVED, *LAUNCHED,
+    *bad_folders.CASES,
+]  # fmt: skip
 # As processes of their own; those of HEAVY take more than two seconds each.
 PROCESSES = ("unknown-option", "misspelt-key", "syntax-error", "plan-over-a-file", "no-packaged-config", "null-answer")
 HEAVY = ("image-missing", "generate-no-step", "heads-0", "inspect-nothing")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pivot_jax import config
-from pivot_jax.cli import arguments, evaluation, studies
+from pivot_jax.cli import evaluation, studies
 from pivot_jax.cli import main as cli
 from pivot_jax.errors import UserError
 from pivot_jax.eval.score import score_rows
@@ -41,31 +38,6 @@ def test_help_comes_fast_and_without_jax():
     *shown, seconds = done.stdout.splitlines()
     assert any("COMMAND" in line for line in shown) and any("train" in line for line in shown)
     assert float(seconds) < 1.0
-
-
-def documented_commands() -> list[str]:
-    """``pivot-jax …`` lines of the code blocks in the pages, continued lines joined."""
-    found = []
-    for page in ("README.md", "launch/tpu.md", "docs/serve.md"):
-        blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-        for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
-            for command in re.findall(r"pivot-jax [a-z-]+ .*$", line.split(" && ")[-1]):
-                # inside a quoted remote command the last quote is not ours
-                found.append(command.removesuffix('"') if command.count('"') % 2 else command)
-    return found
-
-
-@pytest.mark.parametrize("command", documented_commands())
-def test_documented_commands_parse(command, monkeypatch):
-    """Every command in the pages parses, and its config loads with its overrides."""
-    monkeypatch.chdir(ROOT)
-    parser = arguments.build_parser("0")
-    words = shlex.split(command)[1:]
-    args, overrides = arguments.parse(parser, words)
-    assert args.command == words[0]
-    of_a_run = "runs/"  # written by an earlier command of the page
-    if getattr(args, "config", None) and not args.config.startswith(of_a_run):
-        config.load(args.config, overrides)
 
 
 def test_wrong_usage_is_two(capsys):

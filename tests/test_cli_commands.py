@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -271,32 +270,3 @@ def test_a_signal_saves_and_the_same_command_resumes(world, tmp_path, number):
 
 def _env() -> dict[str, str]:
     return dict(os.environ, XLA_FLAGS="", PYTHONPATH=str(Path(__file__).resolve().parents[1]))
-
-
-@pytest.mark.heavy
-def test_the_python_of_the_readme(world, trained, tmp_path):
-    """In a process of its own, in another directory than the checkout; with an existing run, image and questions."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    ask, work = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert len(ask.strip().splitlines()) <= 8 and len(work.strip().splitlines()) <= 12
-    fitting = {
-        "runs/pivot/stage2_dpo": trained, "cat.jpg": world / "0.png", "pivot/stage2_dpo.py": world / "tiny.py",
-        '"mmvp", "data/MMVP"': f'"scienceqa", "{world / "questions.jsonl"}"', "data/imagenet50": world / "classes",
-        ", per_class=50": "",
-    }  # fmt: skip
-    code = ask + work
-    for theirs, ours in sorted(fitting.items(), key=lambda pair: -len(pair[0])):
-        assert theirs in code, theirs
-        code = code.replace(theirs, str(ours))
-    code += """
-assert features.shape[0] == 1 and features.ndim == 3
-assert 0 <= score.value.low <= score.value.high <= 1 and probe.images["test"] > 0
-assert logps.sum(1) < 0 and logps.sum(2) < 0
-print("done")
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=_env(), capture_output=True, text=True, timeout=600
-    )
-    assert found.returncode == 0 and found.stdout.rstrip().endswith("done"), found.stderr
-    assert "WARNING" not in found.stderr and "Metadata" not in found.stderr, found.stderr  # of orbax, at every opening
-    assert (tmp_path / "dpo-hf" / "config.json").exists() and (tmp_path / "runs" / "pivot" / "dpo").is_dir()

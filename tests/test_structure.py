@@ -16,8 +16,8 @@ from pivot_jax.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "errors", "words", "packages", "files", "rules", "shapes", "progress", "config", "data", "kernels", "models", "hub",
-    "parallel", "rollout", "eval", "objectives", "optim", "train", "probe", "rl", "plan", "report", "serve",
-    "adapters", "study", "cli",
+    "parallel", "rollout", "eval", "objectives", "optim", "train", "probe", "rl", "plan", "report", "launch",
+    "twin", "serve", "adapters", "study", "cli",
 )  # fmt: skip
 # An engine is what samples rollouts (rollout/engine.py), as everywhere in the field; no other class is one.
 FORBIDDEN_NAMES = re.compile(r"manager|.engine|engine.|helper|utils?$|registry", re.IGNORECASE)
@@ -139,7 +139,15 @@ RETIRED = re.compile(
 TRAINED = re.compile(r"(Describe the|colour is) pic" + r"ture")
 TEXTS = sorted(
     path
-    for pattern in ("*.md", "pivot_jax/**/*.py", "configs/**/*.py", "tests/**/*.py", "benchmarks/**/*.py", "launch/*")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "pivot_jax/**/*.py",
+        "configs/**/*.py",
+        "tests/**/*.py",
+        "benchmarks/**/*.py",
+        "launch/*",
+    )
     for path in ROOT.glob(pattern)
     if path.is_file() and path.name not in ("CHANGELOG.md", "language.py")
 )

@@ -13,12 +13,14 @@ from pivot_jax.cli import (
     hardware,
     hub,
     inspection,
+    launching_arguments,
     preparation_arguments,
     probe_arguments,
     scheme_arguments,
     serving_arguments,
     studies,
     text,
+    twins,
 )
 from pivot_jax.cli.options import command, config, count, positive, step, tokens, workdir
 
@@ -52,6 +54,8 @@ def build_parser(version: str) -> argparse.ArgumentParser:
         scheme_arguments.add,
         _plan,
         _tune,
+        twins.add,
+        launching_arguments.add,
         _extract,
         evaluation_arguments.add,
         _text,
@@ -202,6 +206,10 @@ def _report(subparsers) -> None:
     workdir(parser, "the run")
     parser.add_argument("--out", metavar="FILE.html", help="the page (default WORKDIR/report.html)")
     parser.add_argument("--rollouts", type=positive, default=5, metavar="N", help="rollouts to show (default 5)")
+    parser.add_argument(
+        "--track", action="store_true",
+        help="hand the page to the run's trackers too (train.trackers), and log lines that they lack",
+    )  # fmt: skip
 
 
 def _plan(subparsers) -> None:

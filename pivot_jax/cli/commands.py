@@ -41,8 +41,17 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
         if hosts.is_first():
             print(f"{config.name}: step {result.step} in {args.workdir}")
             show_metrics(result.metrics)
+            if result.seconds and set(config.train.trackers) - {"tensorboard"}:  # that one keeps no files
+                track_page(result.workdir)
 
     return stoppable(work)
+
+
+def track_page(workdir: Path) -> None:
+    """Writes the page of a run, and hands it to its trackers."""
+    from pivot_jax.report import run
+
+    run.track(workdir, run.write(workdir, workdir / run.FILE))
 
 
 def show_metrics(metrics: dict[str, float]) -> None:
@@ -60,6 +69,8 @@ def report(args: argparse.Namespace, overrides: Overrides) -> None:
     command = "pivot-jax report" if args.out else ""  # the page in the workdir is the run's
     out = outputs.file(args.out or workdir / run.FILE, "--out", command=command)
     print(run.write(workdir, out, args.rollouts))
+    if args.track:
+        run.track(workdir, out)
 
 
 def stoppable(work: Callable[[], object]) -> int:

@@ -273,7 +273,7 @@ def _optimizer() -> dict[str, Any]:
         "b1": 0.9,  # AdamW
         "b2": 0.999,
         "eps": 1e-8,
-        "weight_decay": 0.0,
+        "weight_decay": 0.0,  # decoupled: times the learning rate
         "clip": 1.0,  # global gradient norm over what is trained; 0 does not clip
         "warmup_ratio": 0.03,  # share of all steps with linear warm-up from 0
         "schedule": "cosine",  # cosine (to 0) | constant, after the warm-up
@@ -306,12 +306,20 @@ def _train() -> dict[str, Any]:
         # Relative standard deviation of noise on the parameters before step 0. 1e-6 is a few roundings of float32: runs
         # that differ in the seed of this noise alone show how far rounding moves a result, as another processor would.
         "rounding_noise": 0.0,
-        "rounding_seed": 0,
+        "rounding_seed": 0,  # of this noise
         "accumulate": 1,  # micro-batches per optimizer step; divides data.batch_size
         "log_every": 10,  # steps between lines of metrics.jsonl
         "checkpoint_every": 500,  # steps between checkpoints; the last step is always saved
         "keep": 2,  # newest checkpoints kept
         "best_metric": "",  # a logged metric: its best checkpoint is kept too ("-name": smaller is better); "": none
+        # Where the run can be watched, besides metrics.jsonl, which every run writes: tensorboard (in the workdir) |
+        # wandb | mlflow | trackio, with pip install 'pivot-jax[trackers]'. Each gets config, metrics, tables of
+        # completions with their images, and at the end the run's small files. One that fails is left out with a
+        # warning. The libraries' environment variables apply: WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR, ...
+        "trackers": ("tensorboard",),
+        # Project (MLflow: experiment); "": the library's environment variable, or else pivot-jax. The run's name there
+        # is config.name.
+        "tracker_project": "",
     }
 
 

@@ -47,6 +47,7 @@ def _positive(values: tuple[Any, ...], count: int) -> bool:
     return len(values) == count and all(_is_number(x) and 0 < x < math.inf for x in values)
 
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 # (regex over the dotted key, test, words for the range)
 RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"model\.(vision|second|decoder|text)\.(image_size|patch_size|width|depth|heads|kv_heads|mlp_dim|vocab_size|max_length)",
@@ -81,6 +82,8 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"train\.epochs", lambda x: x > 0, "above 0"),
     (r"train\.(steps|rounding_noise|rounding_seed)|eval\.every|data\.cache_(rows|images)_mib", lambda x: x >= 0,
      "at least 0"),
+    (r"train\.trackers", lambda x: all(one in TRACKERS for one in x) and len(set(x)) == len(x),
+     f"some of {', '.join(TRACKERS)}, each once"),
     (r"seed", lambda x: 0 <= x < 1 << 32, "at least 0 and below 2^32"),
     (r"eval\.max_new_tokens", lambda x: x <= 1 << 16, "at most 65536"),
     (r"rl\.(std_eps|clip_low|clip_high|clip_cap|kl_coefficient|importance_(low|high)|filter_(low|high)|"

@@ -37,7 +37,7 @@ EXECUTION = (
     r"hardware",
     r"parallel\..*",
     r"model\.(vision|second|decoder)\.(remat|scan_layers)",
-    r"train\.(accumulate|log_every|checkpoint_every|keep|best_metric)",
+    r"train\.(accumulate|log_every|checkpoint_every|keep|best_metric|trackers|tracker_project)",
     r"eval\..*",
 )
 _EXECUTION = re.compile("|".join(EXECUTION))

@@ -88,13 +88,13 @@ def _algorithm() -> dict[str, Any]:
         # sequence_truncate | sequence_mask (product of a response's tokens) | geometric_truncate | geometric_mask.
         "importance": "",
         "importance_low": -1.0,  # bounds of the weights
-        "importance_high": -1.0,
+        "importance_high": -1.0,  # the upper one
         # Groups that are trained with: none | varied (rewards differ) | mean_inside (mean between the bounds below).
         # Each process fills its own part of an update, so the groups that a filter leaves depend on their number.
         "filter": "",
         "filter_reward": "",  # label of the reward that the filter reads, such as the accuracy; "": their total
-        "filter_low": -1.0,
-        "filter_high": -1.0,
+        "filter_low": -1.0,  # mean_inside: bounds of the mean
+        "filter_high": -1.0,  # the upper one
         # Perception: weights of the tokens' advantages by how much each depends on the image: none | vppo | tor | pepo.
         # vppo, tor and perception_coefficient cost a pass over the responses with masked images.
         "token_weights": "",
@@ -130,5 +130,5 @@ def _rewards() -> dict[str, Any]:
         # MAYE's penalty: the total of a truncated or too short completion is penalty_score, whatever its rewards are.
         "penalty_truncated": False,  # for a completion without an end token
         "penalty_min_tokens": 0,  # for one with fewer tokens, its end token counted (MAYE: 2)
-        "penalty_score": -0.1,
+        "penalty_score": -0.1,  # the total of these two
     }

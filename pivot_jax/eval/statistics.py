@@ -142,9 +142,9 @@ def mean(
 
 def wilson(successes: int, n: int, *, level: float = LEVEL) -> Interval:
     """Wilson's score interval of a share (Wilson 1927). It is exact enough at 0 % and 100 %; the bootstrap is not."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    z = float(norm.ppf(1 - (1 - level) / 2))
+    z = float(ndtri(1 - (1 - level) / 2))
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
@@ -266,13 +266,13 @@ def error_bound(tail: Any, of_seeds: Any, of_items: Any, freedom: int) -> Any:
       of_seeds: estimated variance of the mean by seeds, with ``freedom`` degrees of freedom. of_items: by items. All
         may be arrays.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit
 
     total = of_seeds + of_items
     share = np.divide(of_seeds, total, out=np.zeros(np.shape(total)), where=np.asarray(total) > 0)
     effective = freedom / np.maximum(share**2, 1e-9)  # Satterthwaite; without a part of the seeds nearly normal
-    wide = np.hypot(t.isf(tail, freedom) * np.sqrt(of_seeds), norm.isf(tail) * np.sqrt(of_items))
-    return (wide + t.isf(tail, effective) * np.sqrt(total)) / 2
+    wide = np.hypot(stdtrit(freedom, tail) * np.sqrt(of_seeds), ndtri(tail) * np.sqrt(of_items))
+    return (wide - stdtrit(effective, tail) * np.sqrt(total)) / 2  # quantiles of the lower tail are negative
 
 
 def _p_of(distance: float, of_seeds: float, of_items: float, freedom: int) -> float:
@@ -303,10 +303,10 @@ def _clusters(values: np.ndarray, units: Units) -> tuple[np.ndarray, np.ndarray]
 
 def _percentiles(point: float, estimates: np.ndarray, n: int, level: float) -> Interval:
     """Percentile interval of bootstrap estimates [draws]; NaN estimates (an empty class was drawn) do not count."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     low, high = np.nanpercentile(estimates, [50 * (1 - level), 50 * (1 + level)])
-    detectable = (1 + norm.ppf(POWER) / norm.ppf((1 + level) / 2)) * (high - low) / 2
+    detectable = (1 + ndtri(POWER) / ndtri((1 + level) / 2)) * (high - low) / 2
     known = estimates[np.isfinite(estimates)]
     tail = (1 + min(int((known <= 0).sum()), int((known >= 0).sum()))) / (len(known) + 1)
     return Interval(point, float(low), float(high), level, n, detectable=float(detectable), p=min(1.0, 2 * tail))
@@ -331,13 +331,13 @@ def jackknife(value: float, without: np.ndarray, *, level: float = LEVEL) -> Int
     Raises:
       ValueError: fewer than two groups.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     g = len(without)
     if g < 2:
         raise ValueError(f"a jackknife needs at least two groups, got {g}")
     error = float(np.sqrt((g - 1) / g * ((without - without.mean()) ** 2).sum()))
-    half = float(t.ppf((1 + level) / 2, g - 1)) * error
+    half = float(stdtrit(g - 1, (1 + level) / 2)) * error
     return Interval(value, value - half, value + half, level, g, method="jackknife")
 
 

@@ -43,10 +43,28 @@ _PUT = ".replace('<image>', image)"
 _JOINED = ".replace('<image>\\n', image)"  # before it where no newline follows an image
 
 
-def jinja(system: str, image: str = "<image>", dialect: str = "chatml", *, newline: bool = True) -> str:
+# For libraries that train: answers between the marks that say what is scored, and an image item is the image alone, so
+# that texts around it keep their own newlines.
+_TURN = "{{- start + message['role'] + gap + turn.text + end -}}"
+_SCORED = """\
+{{- start + message['role'] + gap -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}
+{{- turn.text + end -}}
+{%- endgeneration -%}
+{%- else -%}
+{{- turn.text + end -}}
+{%- endif -%}"""
+
+
+def jinja(
+    system: str, image: str = "<image>", dialect: str = "chatml", *, newline: bool = True, training: bool = False
+) -> str:
     """Our template for ``apply_chat_template``; ``system`` "" leaves the system turn out.
 
     ``image`` is the placeholder of an image. Without ``newline`` no newline follows it, even where the text has one.
+    ``training``: the same texts for a library that trains, with marks around what is scored (``{% generation %}``), and
+    no newline of the template's own after an image.
     """
     form = DIALECTS[dialect]
     values = {
@@ -56,6 +74,8 @@ def jinja(system: str, image: str = "<image>", dialect: str = "chatml", *, newli
     # repr writes quotes, newlines and backslashes as Jinja reads them
     lines = [f"{{%- set {name} = {value!r} -%}}\n" for name, value in values.items()]
     body = _BODY if newline else _BODY.replace(_PUT, f"{_JOINED}{_PUT}")
+    if training:
+        body = body.replace("'<image>\\n' if", "'<image>' if").replace(_TURN, _SCORED)
     return "".join([*lines, f"{{%- set trims = {str(form.trims).lower()} -%}}\n", body])
 
 

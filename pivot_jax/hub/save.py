@@ -56,6 +56,7 @@ class ExportText:
       system: the chat template's default system text; "" leaves the system turn out.
       dialect: how the chat template writes turns: a key of ``data.processing.dialects.DIALECTS``, or ``template``: the
         tokenizer's chat template is written as it is.
+      training: the chat template is for a library that trains (see ``chat.jinja``).
     """
 
     tokenizer: Any = None
@@ -64,6 +65,7 @@ class ExportText:
     video_token: str | int | None = "<|video_pad|>"
     system: str = "You are a helpful assistant."
     dialect: str = "chatml"
+    training: bool = False
 
 
 def export_encoder(
@@ -267,7 +269,7 @@ def _chat_template(text: ExportText, image: str = IMAGE, *, newline: bool = True
     """The tokenizer's own, or ``text.dialect`` as Jinja (see ``chat.jinja``)."""
     if text.dialect == TEMPLATE:
         return source_of(text.tokenizer)
-    return chat.jinja(text.system, image, text.dialect, newline=newline)
+    return chat.jinja(text.system, image, text.dialect, newline=newline, training=text.training)
 
 
 def _beside(

@@ -23,12 +23,13 @@ class Chip:
     outer_bytes: float  # the same over the network between slices or machines; 0: unknown
     dims: int = 2  # of a TPU's torus; 0: not a TPU
     cores_per_chip: int = 1  # as the maker counts
-    devices_per_chip: int = 1
+    devices_per_chip: int = 1  # of a topology to compile for
+    fused: bool = False  # at run time all cores of a chip are one device
 
 
 CHIPS: dict[str, Chip] = {
-    # v4 and 7x: a device is a core, half a chip
-    "v4": Chip("TPU v4", 15.25, 137.5e12, 6.1e11, 1.3e11, 0, dims=3, cores_per_chip=2, devices_per_chip=2),
+    # v4 and 7x: a device to compile for is a core, half a chip
+    "v4": Chip("TPU v4", 15.25, 137.5e12, 6.1e11, 1.3e11, 0, dims=3, cores_per_chip=2, devices_per_chip=2, fused=True),
     "v5e": Chip("TPU v5 lite", 15.75, 197e12, 8.2e11, 2.0e11, 3.1e9),
     "v5p": Chip("TPU v5", 95.74, 459e12, 2.77e12, 6.0e11, 6.25e9, dims=3, cores_per_chip=2),
     "v6e": Chip("TPU v6 lite", 31.25, 918e12, 1.64e12, 4.5e11, 1.25e10),
@@ -36,6 +37,9 @@ CHIPS: dict[str, Chip] = {
     "h100": Chip("NVIDIA H100 80GB HBM3", 79.1, 989e12, 3.35e12, 4.5e11, 5.0e10, dims=0),
     "h200": Chip("NVIDIA H200", 139.8, 989e12, 4.8e12, 4.5e11, 5.0e10, dims=0),
 }
+
+# GPUs that `pivot-jax launch` asks for by these names, and of which plans have no figures.
+OTHER_GPUS = ("a100", "b200", "gh200", "l4", "l40s")
 
 # Devices without a topology for plans, and devices whose JAX kind is shorter than the full name.
 _OTHERS = {

@@ -1,6 +1,7 @@
 """Start of a run with several processes.
 
-``launch/local.py`` and the SLURM and TPU scripts set the environment variables. Without them the run has one process.
+What ``pivot-jax launch`` writes, and ``launch/local.py``, set the environment variables. Without them the run has one
+process.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pivot_jax import rules
@@ -65,15 +65,21 @@ def arrange(devices: Any, sizes: tuple[int, ...]) -> np.ndarray:
     slices = _slices(devices)
     if slices == 1:
         return np.asarray(devices).reshape(sizes)
+    axis = axis_over_slices(sizes, slices)
+    across = [slices if i == axis else 1 for i in range(3)]
+    within = [size // n for size, n in zip(sizes, across, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+
+
+def axis_over_slices(sizes: tuple[int, ...], slices: int) -> int:
+    """Which of :data:`AXES` the slices split; raises as :func:`arrange`."""
     axis = next((i for i, size in enumerate(sizes[:2]) if size % slices == 0), None)
     if axis is None:
         raise UserError(
             f"these devices are {slices} slices, and neither parallel.data={sizes[0]} nor parallel.fsdp={sizes[1]} is "
             f"a multiple of that; set parallel.data={slices}"
         )
-    across = [slices if i == axis else 1 for i in range(3)]
-    within = [size // n for size, n in zip(sizes, across, strict=True)]
-    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+    return axis
 
 
 def _slices(devices: Any) -> int:
@@ -97,7 +103,7 @@ def mesh_sizes(section: Any, count: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def check_rows(rows: int, what: str, mesh: Mesh) -> None:
+def check_rows(rows: int, what: str, mesh: Mesh | AbstractMesh) -> None:
     """Raises UserError for a number of rows that is not a multiple of the mesh's row shards."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % shards:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pivot_jax.errors import UserError
-from pivot_jax.parallel.chips import CHIPS, Chip
+from pivot_jax.parallel.chips import CHIPS, OTHER_GPUS, Chip
 
 # Available slices by number of chips: the sides of the torus.
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -50,30 +50,64 @@ class Topology:
         return 0 if self.chip.dims else self.count // self.slices
 
 
-def find(name: str) -> Topology:
-    """The topology with a name.
+@dataclass(frozen=True)
+class Name:
+    """What the name of a topology says, without its devices."""
+
+    text: str  # "v5p-16x2"
+    accelerator: str  # "v5p"
+    chip: Chip | None  # None: a GPU without figures
+    number: int  # GPUs of a machine; of a TPU slice, as the maker counts
+    slices: int  # of TPUs; machines with GPUs
+    sides: str = ""  # of a TPU slice's torus, "2x2x2"
+
+    @property
+    def chips(self) -> int:
+        """Of one slice or machine."""
+        return self.number // (self.chip.cores_per_chip if self.chip else 1)
+
+
+def parse(name: str) -> Name:
+    """What a topology's name says.
 
     Raises:
       UserError: unknown accelerator, or a number of chips without a slice.
     """
     match = _NAME.fullmatch(name)
-    if not match or match[1] not in CHIPS:
-        raise UserError(f"topology '{name}' is unknown; write ACCELERATOR-NUMBER with one of: {', '.join(CHIPS)}")
-    chip, number, slices = CHIPS[match[1]], int(match[2]), int(match[3] or 1)
+    if not match or match[1] not in (*CHIPS, *OTHER_GPUS):
+        known = ", ".join((*CHIPS, *OTHER_GPUS))
+        raise UserError(f"topology '{name}' is unknown; write ACCELERATOR-NUMBER with one of: {known}")
+    chip, number, slices = CHIPS.get(match[1]), int(match[2]), int(match[3] or 1)
     if not slices:
         raise UserError(f"topology '{name}': x0 means no slice; write {match[1]}-{number} for a single one")
-    if not chip.dims:
+    if chip is None or not chip.dims:
         if not 1 <= number <= 8:
             raise UserError(f"topology '{name}': a machine has 1 to 8 GPUs; write {match[1]}-8xN for N machines")
-        return _with_devices(name, chip, number * slices, slices, "cuda", f"{slices}x1x{number}")
+        return Name(name, match[1], chip, number, slices)
     sides = _FLAT if chip.dims == 2 else _CUBIC
     if number % chip.cores_per_chip or number // chip.cores_per_chip not in sides:
         sold = ", ".join(f"{match[1]}-{n * chip.cores_per_chip}" for n in sides)
         raise UserError(f"topology '{name}' does not exist; choose one of: {sold}")
-    chips = number // chip.cores_per_chip
-    family = "tpu7x" if match[1] == "7x" else match[1]
-    count = chips * chip.devices_per_chip * slices
-    return _with_devices(name, chip, count, slices, "tpu", f"{family}:{sides[chips]}")
+    return Name(name, match[1], chip, number, slices, sides[number // chip.cores_per_chip])
+
+
+def find(name: str) -> Topology:
+    """The topology with a name.
+
+    Raises:
+      UserError: as :func:`parse`, or an accelerator of which there are no figures.
+    """
+    named = parse(name)
+    chip, slices = named.chip, named.slices
+    if chip is None:
+        raise UserError(
+            f"topology '{name}': plan has no figures of this GPU; plan for one of these instead: {', '.join(CHIPS)}"
+        )
+    if not chip.dims:
+        return _with_devices(name, chip, named.number * slices, slices, "cuda", f"{slices}x1x{named.number}")
+    family = "tpu7x" if named.accelerator == "7x" else named.accelerator
+    count = named.chips * chip.devices_per_chip * slices
+    return _with_devices(name, chip, count, slices, "tpu", f"{family}:{named.sides}")
 
 
 def _with_devices(name: str, chip: Chip, count: int, slices: int, platform: str, layout: str) -> Topology:

@@ -19,7 +19,10 @@ from pivot_jax.report import page, plots
 from pivot_jax.report.content import Block, Column, Fact, Figure, Listing, Prompt, Report, Response, Responses, Section
 from pivot_jax.rl.completions import COMPLETIONS, THUMBNAIL
 from pivot_jax.train import metrics
+from pivot_jax.train.run import RESULT
 from pivot_jax.train.source import run_config
+from pivot_jax.train.trackers.base import Bundle
+from pivot_jax.train.trackers.table import publish
 from pivot_jax.words import counted
 
 FILE = "report.html"
@@ -44,6 +47,15 @@ def write(workdir: Path, out: Path, rollouts: int = 5) -> Path:
       UserError: no run there, or it has logged nothing yet.
     """
     return page.write(build(workdir, rollouts), out)
+
+
+def track(workdir: Path, out: Path) -> None:
+    """Hands the page ``out`` to the trackers of the run (``train.trackers``), and log lines that they lack.
+
+    Raises:
+      UserError: the run is in progress, or the library of a tracker is not installed.
+    """
+    publish(run_config(workdir), workdir, Bundle("report", (out,)), finished=(workdir / RESULT).exists())
 
 
 def build(workdir: Path, rollouts: int = 5) -> Report:

@@ -17,7 +17,7 @@ from pivot_jax import files
 from pivot_jax.data.processing.images import load
 from pivot_jax.errors import UserError
 from pivot_jax.rl.groups import Group
-from pivot_jax.train.metrics import TextTable
+from pivot_jax.train.trackers.base import TextTable
 
 COMPLETIONS = "completions"
 THUMBNAIL = 256  # pixels of the longer side
@@ -140,18 +140,20 @@ def table(answered: Sequence[Answered]) -> TextTable:
     ] or list(answered)  # fmt: skip
     rows: list[tuple[str, ...]] = []
     pngs: list[bytes] = []
+    seen: list[tuple[int, ...]] = []
     labels = list(shown[0].group.rewards) if shown else []
     for one in shown[:SHOWN_PROMPTS]:
         before = len(pngs)
         pngs += _pngs(one.group.example.images)
-        seen = ", ".join(map(str, range(before, len(pngs))))
+        own = tuple(range(before, len(pngs)))
         for line in completion_lines([one])[:SHOWN_RESPONSES]:
             parts = (line["rewards"][label] for label in labels)
             numbers = (line["reward"], *parts, line["advantage"], line["logp"])
             shown_numbers = ("–" if value is None else f"{value:.4g}" for value in numbers)
-            rows.append((seen, line["prompt"], line["completion"], *shown_numbers, str(line["tokens"]), line["finish"]))
-    columns = ("image", "prompt", "completion", "reward", *labels, "advantage", "log-prob", "tokens", "end")
-    return TextTable(COMPLETIONS, columns, tuple(rows), tuple(pngs))
+            seen.append(own)
+            rows.append((line["prompt"], line["completion"], *shown_numbers, str(line["tokens"]), line["finish"]))
+    columns = ("prompt", "completion", "reward", *labels, "advantage", "log-prob", "tokens", "end")
+    return TextTable(COMPLETIONS, columns, tuple(rows), tuple(pngs), tuple(seen) if pngs else ())
 
 
 def _pngs(images: Sequence[Any]) -> list[bytes]:

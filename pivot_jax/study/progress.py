@@ -7,7 +7,7 @@ from typing import Any
 
 from pivot_jax.progress import Board
 from pivot_jax.study import budget
-from pivot_jax.study.graph import Graph, Job, result_file
+from pivot_jax.study.graph import Graph, Job, is_finished, result_file
 from pivot_jax.train import metrics
 
 TRAINING = 4.0  # how many measurements the training of a run counts as
@@ -19,6 +19,9 @@ class Progress:
     def __init__(self, graph: Graph, jobs: Sequence[Job]):
         self._graph, self._jobs = graph, list(jobs)
         self._minutes = {job.key: max(sum(budget.minutes(graph, key) for key in job.runs), 0.01) for job in jobs}
+        # What is measured already takes no time, and would make the jobs seem half done at the start.
+        keys = [key for job in jobs for key in job.runs]
+        self._missing = {key: [result_file(graph.root, one.result) for one in graph.missing(key)] for key in keys}
         self._board = Board(graph.root.name, sum(self._minutes.values()), self._state()[0])
 
     def __enter__(self) -> Progress:
@@ -50,20 +53,23 @@ class Progress:
         whole = part = 0.0
         text = ""
         for key in job.runs:
-            run = self._graph.runs[key]
-            whole += TRAINING + len(run.measurements)
             share, step = self._training(key)
-            done = sum(result_file(self._graph.root, one.result).is_file() for one in run.measurements)
+            missing = self._missing[key]
+            done = sum(path.is_file() for path in missing)
+            whole += TRAINING + len(missing)
             part += TRAINING * share + done
             if step and not text:
-                text = f"{key} {step}" if share < 1 else key if done < len(run.measurements) else ""
+                text = f"{key} {step}" if share < 1 else key if done < len(missing) else ""
         return min(part / whole, 0.99), text
 
     def _training(self, key: str) -> tuple[float, str]:
-        """(finished share, "step/steps") of a training run; the text is empty before its first log line."""
-        log = self._graph.folder(key) / metrics.FILE
-        if self._graph.trained(key) and not log.exists():
+        """(finished share, "step/steps") of a training run; the text is empty before its first log line.
+
+        A result of the run says nothing here: where its checkpoint is gone, it is trained again.
+        """
+        if is_finished(self._graph.root, key):
             return 1.0, "done"
+        log = self._graph.folder(key) / metrics.FILE
         if not log.exists():
             return 0.0, ""
         step, total = metrics.last_step(log), self._graph.runs[key].steps

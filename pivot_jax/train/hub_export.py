@@ -61,20 +61,29 @@ def export(
 
 
 def write(
-    config: Any, params: Any, tokenizer: Any, out: Path, options: hub.ExportOptions, part: Part = "model"
+    config: Any,
+    params: Any,
+    tokenizer: Any,
+    out: Path,
+    options: hub.ExportOptions,
+    part: Part = "model",
+    *,
+    training: bool = False,
 ) -> None:
     """Writes a whole model, or its ``decoder``, as ``config`` describes it.
 
     Args:
       params: nested dict of arrays, or of leaves that read one when asked (``checkpoint.lazy_run``).
+      training: the chat template is for a library that trains (see ``hub.chat.jinja``).
 
     Raises:
       UserError: a model that no class of transformers computes, or ``out`` cannot be written.
     """
     model, words = zoo.build(config.model, config.data.image), config.tokenizer
     text = hub.ExportText(
-        tokenizer, words.image_token, tuple(words.image_around), system=words.system, dialect=words.chat
-    )
+        tokenizer, words.image_token, tuple(words.image_around), system=words.system, dialect=words.chat,
+        training=training,
+    )  # fmt: skip
     if part == "decoder":
         hub.export_decoder(params, model.decoder, out, options, text)
     else:

@@ -1,25 +1,13 @@
-"""Logged metrics: ``metrics.jsonl``, TensorBoard (tables of texts too), and the means between two log lines."""
+"""Logged metrics: ``metrics.jsonl``, and the means between two log lines."""
 
 from __future__ import annotations
 
 import contextlib
-import html
 import json
 import math
-import re
-import struct
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboardX.proto.tensor_pb2 import TensorProto
-from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboardX.proto.types_pb2 import DT_STRING
+from typing import Any
 
 from pivot_jax import files
 from pivot_jax.errors import UserError
@@ -50,45 +38,16 @@ class Window:
         return {name: list(pair) for name, pair in self._sums.items()}
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """Texts in rows and columns, such as sampled answers, and the images (PNG files) that they are about."""
-
-    name: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    images: tuple[bytes, ...] = ()
-
-
-class Tracker(Protocol):
-    """Where log lines go."""
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the metrics of one step. Raises UserError if it cannot."""
-
-    def show(self, step: int, table: TextTable) -> None:
-        """Shows a table, if the tracker can. Raises UserError if it could not be written."""
-
-    def close(self) -> None:
-        """Never raises: ``write`` has reported what could not be written."""
-
-
-def open_trackers(workdir: Path, resumed_step: int) -> tuple[Tracker, ...]:
-    """The trackers of every run. Lines that an earlier process logged after ``resumed_step`` no longer count.
-
-    Raises:
-      UserError: a log could not be opened.
-    """
-    return JsonLines(workdir / FILE, resumed_step), Board(workdir / "tensorboard", resumed_step + 1)
-
-
 class JsonLines:
-    """One JSON object per log line, appended to a file; lines after ``resumed_step`` are dropped first."""
+    """One JSON object per log line, appended to a file; lines after ``resumed_step`` are dropped first.
+
+    ``kept`` are the others.
+    """
 
     def __init__(self, path: Path, resumed_step: int):
         self._path = path
-        kept = [line for line in _lines(path) if line["step"] <= resumed_step] if path.exists() else []
-        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.kept = [line for line in lines_of(path) if line["step"] <= resumed_step] if path.exists() else []
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in self.kept))
         self._file = path.open("a")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -100,77 +59,9 @@ class JsonLines:
         except OSError as error:
             raise files.not_written(self._path, error) from error
 
-    def show(self, step: int, table: TextTable) -> None:
-        """Nothing: a file of numbers."""
-
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-
-
-class Board:
-    """An event file for TensorBoard, written by the caller's own thread.
-
-    tensorboardX's SummaryWriter hands events to a thread through a queue of ten; a full disk ends that thread with a
-    traceback, and the run then waits forever for space in the queue.
-    """
-
-    def __init__(self, folder: Path, first_step: int):
-        self._folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # the name contains the second, so a run that is resumed at once would write to the same file
-            self._events = EventsWriter(str(folder / "events"), f".{first_step}")
-            # TensorBoard hides the points of an earlier process from this step on
-            self._put(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
-        except OSError as error:
-            raise files.not_written(folder, error) from error
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._summarise(step, [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()])
-
-    def show(self, step: int, table: TextTable) -> None:
-        """A table in the Text tab, and its images in the Images tab."""
-        cells = [table.columns, *(tuple(map(literal, row)) for row in table.rows)]
-        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in (len(cells), len(table.columns))])
-        text = [cell.encode() for row in cells for cell in row]
-        values = [
-            Summary.Value(
-                tag=f"{table.name}/text_summary",
-                metadata=SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text")),
-                tensor=TensorProto(dtype=DT_STRING, string_val=text, tensor_shape=shape),
-            )
-        ]
-        for index, png in enumerate(table.images):
-            width, height = struct.unpack(">II", png[16:24])  # of its header
-            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-            values.append(Summary.Value(tag=f"{table.name}/image/{index}", image=image))
-        self._summarise(step, values)
-
-    def _summarise(self, step: int, values: list[Any]) -> None:
-        try:
-            self._put(Event(step=step, summary=Summary(value=values)))
-        except OSError as error:
-            raise files.not_written(self._folder, error) from error
-
-    def _put(self, event: Any) -> None:
-        event.wall_time = time.time()
-        self._events.write_event(event)
-        self._events.flush()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._events.close()
-
-
-def literal(text: str) -> str:
-    """The text as Markdown that shows it as it is: TensorBoard renders texts as Markdown with HTML in it.
-
-    Escaped is what Python's Markdown lets one escape. An indented first line would be a block of code.
-    """
-    escaped = re.sub(r"([\\`*_{}\[\]()#+\-.!|])", r"\\\1", html.escape(text, quote=False))
-    joined = re.sub(r"\r\n|\r|\n", "<br>", escaped)
-    return re.sub(r"^[ \t]+", lambda spaces: "&nbsp;" * len(spaces.group().expandtabs(4)), joined)
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
@@ -187,7 +78,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"no metrics at {path}; has the run started?")
     by_step: dict[int, dict[str, Any]] = {}
-    for line in _lines(path):
+    for line in lines_of(path):
         by_step[line["step"]] = by_step.get(line["step"], {}) | original(line)
     return [by_step[step] for step in sorted(by_step)]
 
@@ -205,7 +96,7 @@ def last_step(path: Path) -> int:
     return 0
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def lines_of(path: Path) -> list[dict[str, Any]]:
     """All lines but an unfinished last one. Raises UserError for another that is broken, and names it."""
     lines, texts = [], path.read_bytes().rstrip().split(b"\n")
     for number, text in enumerate(texts, 1):

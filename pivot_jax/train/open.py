@@ -108,7 +108,8 @@ class OpenModel(_Opened):
         Args:
           prompt: the question; "" asks for a description.
           images: paths, encoded bytes, uint8 arrays [h, w, 3] or PIL images.
-          max_new_tokens, temperature: in place of ``eval.max_new_tokens`` and ``eval.temperature`` of the config.
+          max_new_tokens: in place of ``eval.max_new_tokens`` of the config; 0: as there.
+          temperature: in place of ``eval.temperature``.
 
         Raises:
           UserError: more images than a row has, an image that cannot be read, or image placeholders in the prompt.

@@ -27,6 +27,7 @@ from pivot_jax.train.lock import locked
 from pivot_jax.train.session import Hook, last_metrics, postponed
 from pivot_jax.train.setup import Setup, build_setup, starting_params
 from pivot_jax.train.source import TOKENIZER
+from pivot_jax.train.trackers.table import check_installed
 from pivot_jax.words import counted
 
 RESULT = "result.json"  # in the workdir of a finished run
@@ -52,8 +53,9 @@ class Result:
 def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = (), steps: Loop = loop.train) -> Result:
     """Trains ``config`` in ``workdir``; resumes from its newest checkpoint, returns at once if it is finished.
 
-    Writes ``config.json, trained_parameters.json, metrics.jsonl, tensorboard/, skipped.jsonl, tokenizer/,
-    checkpoints/`` and, at the end, ``result.json``. The lock on ``.lock`` keeps a second run out.
+    Writes ``config.json, trained_parameters.json, metrics.jsonl, skipped.jsonl, tokenizer/, checkpoints/``, what its
+    trackers write (``tensorboard/, trackers/``) and, at the end, ``result.json``. The lock on ``.lock`` keeps a second
+    run out.
 
     Args:
       hooks: evaluations every ``eval.every`` steps and after the last one, besides those of ``eval.benchmarks``.
@@ -73,6 +75,7 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = (), steps: Loo
 
 
 def _run(config: Any, workdir: Path, hooks: Sequence[Hook], steps: Loop) -> Result:
+    check_installed(config.train.trackers)
     fresh = _check_workdir(config, workdir)
     runtime.cache_programs()
     started = time.perf_counter()

@@ -24,10 +24,12 @@ from pivot_jax.parallel.hosts import is_first
 from pivot_jax.progress import Advance, progress
 from pivot_jax.train.checkpoints import Checkpoints
 from pivot_jax.train.metric_names import original_name, renamed
-from pivot_jax.train.metrics import TextTable, Window, open_trackers
+from pivot_jax.train.metrics import FILE, Window
 from pivot_jax.train.setup import Setup
 from pivot_jax.train.signals import Interrupted, StopSignals
 from pivot_jax.train.speed import Speed
+from pivot_jax.train.trackers.base import Bundle, TextTable
+from pivot_jax.train.trackers.table import open_trackers
 
 log = logging.getLogger(__name__)
 LISTEN_EVERY_S = 0.2  # for signals, while the data are awaited
@@ -92,7 +94,9 @@ class Session:
         self._check_hooks()
         self.step, self._total = step, setup.loader.total_steps
         self._checkpoints = Checkpoints(workdir, keep=train.keep, best_metric=best)
-        self._trackers = open_trackers(workdir, step) if is_first() else ()
+        self._workdir = workdir
+        self._trackers = open_trackers(setup.config, workdir, step) if is_first() else None
+        self._tables: list[tuple[int, TextTable]] = []  # not shown yet: of the step that is next
         self._batches = iter(setup.loader)
         self._window, self._tokens = Window(), 0
         self._last: dict[str, float] = {}  # the last log line
@@ -111,8 +115,7 @@ class Session:
     def __enter__(self) -> Session:
         self._opened.enter_context(self._signals)  # closed last, so a signal does not interrupt the last checkpoint
         self._opened.callback(self._checkpoints.close)
-        for tracker in self._trackers:
-            self._opened.callback(tracker.close)
+        self._opened.push(self._end_trackers)
         bar = progress(self._setup.config.name, self._total, done=self.step, show=is_first())
         self._advance = self._opened.enter_context(bar)
         return self
@@ -223,10 +226,16 @@ class Session:
         raise Interrupted(self.step, self._signals.received)
 
     def _read_pending(self, state: Any) -> None:
-        """Reads the metrics of the queued step, which waits for it; logs them if that is due."""
+        """Reads and logs the metrics of the queued step, which waits for it; then shows the tables of the next."""
         done, self._pending = self._pending, None
-        if done is None:
-            return
+        if done is not None:
+            self._log(done, state)
+        tables, self._tables = self._tables, []
+        if self._trackers is not None:
+            for step, table in tables:
+                self._trackers.show(step, table)
+
+    def _log(self, done: _Pending, state: Any) -> None:
         metrics = {name: float(value) for name, value in jax.device_get(done.metrics).items()}
         if not metrics.pop("healthy"):
             self._reject(done, metrics, state)
@@ -242,13 +251,20 @@ class Session:
                 self._check_best(self._last)
 
     def _write(self, step: int, metrics: dict[str, float]) -> None:
-        for tracker in self._trackers:
-            tracker.write(step, renamed(metrics, self._names))
+        if self._trackers is not None:
+            self._trackers.write(step, renamed(metrics, self._names))
 
     def show(self, table: TextTable) -> None:
-        """Hands a table to the trackers, as of the step that is next."""
-        for tracker in self._trackers:
-            tracker.show(self.step + 1, table)
+        """Hands a table to the trackers, as of the step that is next: after the metrics of the step before it."""
+        self._tables.append((self.step + 1, table))
+
+    def _end_trackers(self, kind: Any, error: Any, trace: Any) -> None:
+        if self._trackers is None:
+            return
+        finished = kind is None and self.finished
+        names = ("config.json", "trained_parameters.json", FILE, "skipped.jsonl")
+        kept = tuple(path for name in names if (path := self._workdir / name).exists())
+        self._trackers.close(finished, Bundle("run", kept, self._workdir / "checkpoints") if finished else None)
 
     def _check_best(self, logged: Mapping[str, float]) -> None:
         if self._best and self._best not in logged:

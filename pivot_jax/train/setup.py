@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from pivot_jax import rules
 from pivot_jax.data import sources
@@ -142,7 +142,7 @@ def build_setup(config: Any, workdir: Path | None, devices: Any = None, *, check
     for source in (*config.data.sources, *config.rl.heldout.sources):
         sources.check(source)  # a typo is found before the model is built
     mesh = make_mesh(config.parallel, devices)
-    _check_batch(config, mesh)
+    check_batch(config, mesh, jax.process_count())
     saved = None if check_init or workdir is None or not checkpoint.complete(workdir) else workdir
     words = config.tokenizer
     tokenizer = run_tokenizer(saved) if saved else config_tokenizer(words)
@@ -167,8 +167,14 @@ def rows_of_step(config: Any) -> int:
     return config.data.batch_size // config.rl.minibatches * (config.rl.responses // per_row)
 
 
-def _check_batch(config: Any, mesh: Mesh) -> None:
-    """Raises UserError for a batch that micro-batches, packing, minibatches or the mesh do not divide."""
+def check_batch(config: Any, mesh: Mesh | AbstractMesh, processes: int) -> None:
+    """Raises UserError for a batch that micro-batches, packing, minibatches, processes or the mesh do not divide."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if shards % processes:  # a process reads its own part of the rows, so no two may hold the same ones
+        raise UserError(
+            f"parallel.data x parallel.fsdp is {shards}, not a multiple of the "
+            f"{counted(processes, 'process', 'processes')}; set parallel.tensor to a divisor of a process's devices"
+        )
     size, accumulate, packing = config.data.batch_size, config.train.accumulate, config.data.packing
     parts = {"train.accumulate": accumulate, "data.packing": packing}
     if batch_kind(config) == "policy":
@@ -183,11 +189,11 @@ def _check_batch(config: Any, mesh: Mesh) -> None:
                 f"data.packing: {packing}, but online RL puts responses to one prompt into a row and does not pack "
                 "these; set it to 1 (rl.responses_per_row says how many share a row)"
             )
-        across = section.minibatches * jax.process_count()
+        across = section.minibatches * processes
         if size % across:
             raise UserError(
                 f"data.batch_size: {size} prompts are not a multiple of rl.minibatches {section.minibatches} x "
-                f"{counted(jax.process_count(), 'process', 'processes')} = {across}; change one of them"
+                f"{counted(processes, 'process', 'processes')} = {across}; change one of them"
             )
         size = rows_of_step(config)
         name = "data.batch_size / rl.minibatches x rl.responses / rl.responses_per_row"

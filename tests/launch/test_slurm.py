@@ -1,7 +1,8 @@
-"""The SLURM script with fake srun and scontrol: arguments, requeue after a saved stop, exit codes."""
+"""SLURM's job script with fake srun and scontrol: arguments, arrays, requeue after a saved stop, exit codes."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,59 +11,123 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "slurm.sh"
+from pivot_jax import config as configs
+from pivot_jax.launch import storage
+from tests.tiny.launches import check_script, launched, write
+
+ODD = 'it\'s $(touch x) `y` "z"; a & b'  # every character that a shell reads
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster(tmp_path, monkeypatch):
     """Environment in which ``srun`` runs ``tmp_path/step`` and ``scontrol`` records its arguments."""
-    (tmp_path / "venv" / "bin").mkdir(parents=True)
-    (tmp_path / "venv" / "bin" / "activate").write_text(f"export PATH={tmp_path}:$PATH\n")
-    tools = {"srun": f'exec bash {tmp_path}/step "$@"', "scontrol": f'echo "$@" >> {tmp_path}/requested'}
-    for name, body in tools.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    return dict(os.environ, PIVOT_VENV=str(tmp_path / "venv"), SLURM_JOB_ID="17")
+    monkeypatch.setattr(storage, "LOCAL", ())  # the tests' folders are below /tmp
+    write(tmp_path / "venv" / "bin" / "activate", f"export PATH={tmp_path}:$PATH\n")
+    write(tmp_path / "srun", f'#!/bin/bash\nexec bash {tmp_path}/step "$@"\n')
+    write(tmp_path / "scontrol", f'#!/bin/bash\necho "$@" >> {tmp_path}/requested\n')
+    return {**os.environ, "SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "64"}
 
 
-def submit(env: dict[str, str], *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        ["bash", str(SCRIPT), *args], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def script(tmp_path: Path, **options) -> Path:
+    given = {"workdir": str(tmp_path / "work"), "venv": str(tmp_path / "venv"), "chdir": str(tmp_path)}
+    text = launched("slurm", **given | options).contents["job.sh"]
+    check_script(text)
+    return write(tmp_path / "job.sh", text)
+
+
+def submit(path: Path, env: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(["bash", str(path)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def directives(path: Path) -> dict[str, str]:
+    """sbatch's options in a script. As sbatch does, reads up to the first line that is neither empty nor a comment."""
+    found = {}
+    for line in path.read_text().splitlines():
+        if line and not line.startswith("#"):
+            break
+        if line.startswith("#SBATCH --"):
+            key, _, value = line.removeprefix("#SBATCH --").partition("=")
+            found[key] = value
+    return found
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_arguments_and_exit_code_pass_through(cluster, tmp_path, code):
-    (tmp_path / "step").write_text(f'echo "$PIVOT_DISTRIBUTED $@"; exit {code}\n')
-    job = submit(cluster, "train", "--workdir", "a b")
-    out, _ = job.communicate(timeout=30)
+    write(tmp_path / "step", f'echo "$PIVOT_DISTRIBUTED $JAX_LOCAL_DEVICE_IDS $SRUN_CPUS_PER_TASK $@"; exit {code}\n')
+    job = submit(script(tmp_path), cluster)
+    out, _ = job.communicate(timeout=60)
+    work = tmp_path / "work"
     assert job.returncode == code
-    assert "auto --kill-on-bad-exit=1 --gpu-bind=none pivot-jax train --workdir a b" in out
+    assert "auto 0,1,2,3,4,5,6,7 64 --kill-on-bad-exit=1 --gpu-bind=none pivot-jax train" in out
+    assert f"--config {work}/.launch.json --workdir {work}\n" in out
+    assert json.loads((work / ".launch.json").read_text()) == json.loads(
+        configs.to_json(configs.load("pivot/stage2_dpo.py"))
+    )
+    assert [path.name for path in work.iterdir()] == [".launch.json"]
     assert not (tmp_path / "requested").exists()
+
+
+def test_values_are_quoted(cluster, tmp_path):
+    """Nothing in them is run, and each stays one word."""
+    write(tmp_path / "step", 'printf "<%s>" "$PWD" "$@"\n')
+    folder = tmp_path / ODD
+    folder.mkdir()
+    job = submit(script(tmp_path, workdir=f"{folder}/work", chdir=str(folder)), cluster)
+    out, _ = job.communicate(timeout=60)
+    assert out.startswith(f"<{folder}>") and out.endswith(f"<--workdir><{folder}/work>")
+    assert sorted(path.name for path in folder.iterdir()) == ["work"] and not (tmp_path / "x").exists()
+
+
+def test_nodes_and_gpus_are_the_hardwares(cluster, tmp_path):
+    found = directives(script(tmp_path, topology="h200-8x4", sbatch=("partition=gpu", "time=1:00:00", "exclusive")))
+    assert (found["nodes"], found["ntasks-per-node"], found["gpus-per-node"], found["cpus-per-task"]) == (
+        "4",
+        "1",
+        "8",
+        "64",
+    )
+    assert found["signal"] == "TERM@300" and "requeue" in found and found["open-mode"] == "append"
+    assert (found["partition"], found["time"], found["exclusive"]) == ("gpu", "1:00:00", "")
+    found = directives(script(tmp_path, topology="h200-8x4", per="gpu"))
+    assert (found["nodes"], found["ntasks-per-node"], found["gpus-per-node"], found["cpus-per-task"]) == (
+        "4",
+        "8",
+        "8",
+        "8",
+    )
+    assert "JAX_LOCAL_DEVICE_IDS" not in (tmp_path / "job.sh").read_text()
+
+
+def test_an_array_runs_each_value_in_its_own_folder(cluster, tmp_path):
+    write(tmp_path / "step", 'echo "$@"; exit 143\n')
+    path = script(
+        tmp_path, array=("objective.beta", "0.05", "0.1"), setup=str(write(tmp_path / "s.sh", "echo setup\n"))
+    )
+    assert directives(path)["array"] == "0-1" and directives(path)["output"] == "stage2-dpo-%A_%a.log"
+    for task, beta in enumerate(("0.05", "0.1")):
+        job = submit(path, cluster | {"SLURM_ARRAY_JOB_ID": "16", "SLURM_ARRAY_TASK_ID": str(task)})
+        out, _ = job.communicate(timeout=60)
+        work = tmp_path / "work" / f"objective.beta-{beta}"
+        assert f"--config {work}/.launch.json --workdir {work} --config.objective.beta={beta}\n" in out
+        assert out.startswith("setup\n") and job.returncode == 0
+    assert (tmp_path / "requested").read_text() == "requeue 16_0\nrequeue 16_1\n"
 
 
 def test_time_limit_requeues(cluster, tmp_path):
     """SLURM signals the step; the run saves and ends with 143."""
-    (tmp_path / "step").write_text("exit 143\n")
-    job = submit(cluster, "train")
-    job.communicate(timeout=30)
+    write(tmp_path / "step", "exit 143\n")
+    job = submit(script(tmp_path), cluster)
+    job.communicate(timeout=60)
     assert job.returncode == 0
     assert (tmp_path / "requested").read_text() == "requeue 17\n"
 
 
 def test_preemption_reaches_the_step_which_may_save(cluster, tmp_path):
-    step = "trap 'sleep 0.5; echo saved; exit 143' TERM\necho ready\nwhile :; do sleep 0.1; done\n"
-    (tmp_path / "step").write_text(step)
-    job = submit(cluster, "train")
+    write(tmp_path / "step", "trap 'sleep 0.5; echo saved; exit 143' TERM\necho ready\nwhile :; do sleep 0.1; done\n")
+    job = submit(script(tmp_path), cluster)
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
     time.sleep(0.2)
     job.send_signal(signal.SIGTERM)
-    out, _ = job.communicate(timeout=30)
+    out, _ = job.communicate(timeout=60)
     assert "saved" in out and job.returncode == 0
     assert (tmp_path / "requested").read_text() == "requeue 17\n"
-
-
-def test_without_a_command_it_prints_its_usage(cluster):
-    job = submit(cluster)
-    out, _ = job.communicate(timeout=30)
-    assert job.returncode == 2 and "usage: sbatch" in out

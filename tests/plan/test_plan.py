@@ -61,6 +61,7 @@ def test_a_name_has_its_number_of_devices(name, count):
         ("v5p-7", "does not exist"),
         ("h200-9", "1 to 8 GPUs"),
         ("h200-8x0", "write h200-8 for a single one"),
+        ("a100-8", "plan has no figures of this GPU"),
     ],
 )
 def test_a_wrong_name_raises_an_error_that_lists_the_choices(name, message):

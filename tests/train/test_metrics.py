@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import json
 
 import pytest
-from PIL import Image
-from tensorboardX.proto.event_pb2 import SessionLog
 
 from pivot_jax.errors import UserError
-from pivot_jax.train import metrics
 from pivot_jax.train.metric_names import VERL, original, original_name, renamed
-from pivot_jax.train.metrics import Board, JsonLines, TextTable, last_step, open_trackers, read
-from tests.tiny.events import read as read_events
-
-
-def test_a_full_disk_does_not_block_tensorboard(tmp_path, monkeypatch):
-    """tensorboardX's usual queue would block after ten events that cannot be written."""
-    board = Board(tmp_path / "tensorboard", 1)
-
-    def full(self, event):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(metrics.EventsWriter, "write_event", full)
-    for step in range(2, 40):
-        with pytest.raises(UserError, match="tensorboard could not be written .No space left on device.; free disk"):
-            board.write(step, {"loss": 1.0})
-    board.close()
+from pivot_jax.train.metrics import JsonLines, last_step, read
 
 
 def test_nan_is_null_and_a_resumed_run_drops_later_lines(tmp_path):
@@ -52,20 +32,6 @@ def test_a_broken_line_is_an_error_and_not_the_end_of_the_log(tmp_path):
     assert file.read_text() == '{"step": 1}\n{"st\n{"step": 3}\n'
 
 
-def test_tensorboard_hides_lines_that_a_resumed_run_writes_again(tmp_path):
-    for resumed in (0, 1):
-        trackers = open_trackers(tmp_path, resumed)
-        for step in range(resumed + 1, 4):
-            for tracker in trackers:
-                tracker.write(step, {"loss": step + 10.0 * resumed})
-        for tracker in trackers:
-            tracker.close()
-    events = read_events(tmp_path / "tensorboard")
-    losses = [(event.step, event.summary.value[0].simple_value) for event in events if event.summary.value]
-    assert losses[-2:] == [(2, 12.0), (3, 13.0)] and (1, 1.0) in losses
-    assert [event.step for event in events if event.session_log.status == SessionLog.START] == [1, 2]
-
-
 def test_lines_of_one_step_are_one_row(tmp_path):
     """The later value counts; the line that a kill truncated is skipped."""
     file = tmp_path / "metrics.jsonl"
@@ -76,31 +42,6 @@ def test_lines_of_one_step_are_one_row(tmp_path):
     with pytest.raises(UserError, match="has the run started"):
         read(tmp_path / "none.jsonl")
     assert last_step(tmp_path / "none.jsonl") == 0
-
-
-def test_tables_go_to_tensorboard_as_literal_text_with_images(tmp_path):
-    """TensorBoard renders Markdown and some HTML; a model's answer must not become either. jsonl has numbers only."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (30, 20), (1, 2, 3)).save(buffer, "PNG")
-    hostile = "  <img src=x onerror=alert(1)>\n# a_b *c* | [d](javascript:e) ~1. & \\"
-    table = TextTable("completions", ("prompt", "reward"), ((hostile, "1"), ("b", "0.5")), (buffer.getvalue(),))
-    for tracker in open_trackers(tmp_path, 0):
-        tracker.show(7, table)
-        tracker.close()
-    assert (tmp_path / "metrics.jsonl").read_text() == ""
-    (event,) = [event for event in read_events(tmp_path / "tensorboard") if event.summary.value]
-    text, image = event.summary.value
-    assert event.step == 7 and text.tag == "completions/text_summary" and image.tag == "completions/image/0"
-    assert text.metadata.plugin_data.plugin_name == "text"
-    assert [dim.size for dim in text.tensor.tensor_shape.dim] == [3, 2]
-    cells = [cell.decode() for cell in text.tensor.string_val]
-    escaped = (
-        r"&nbsp;&nbsp;&lt;img src=x onerror=alert\(1\)&gt;<br>"
-        r"\# a\_b \*c\* \| \[d\]\(javascript:e\) ~1\. &amp; \\"
-    )
-    assert cells == ["prompt", "reward", escaped, "1", "b", r"0\.5"]
-    assert (image.image.width, image.image.height, image.image.colorspace) == (30, 20, 3)
-    assert image.image.encoded_image_string == buffer.getvalue()
 
 
 def test_verls_names_and_trls_are_pairs():

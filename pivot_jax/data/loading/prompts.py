@@ -61,6 +61,10 @@ class Fresh:
     def row_id(self, number: int) -> str:
         return self.source[number].id
 
+    def example(self, number: int) -> Example:
+        """As :meth:`Rows.example`."""
+        return self.source[number]
+
     def prompt(self, number: int) -> tuple[Example, EncodedRow]:
         """As :meth:`Rows.prompt`.
 
