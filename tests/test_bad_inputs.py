@@ -67,7 +67,7 @@ USAGE = [
 POLICY = "objective.name=policy rl.algorithm=rloo rl.rewards=({'name':'number','column':'answer'},)"
 KEYS = [
     key("misspelt-key", "sed=1", "sed: unknown key; did you mean 'seed'?"),
-    key("unknown-tracker", "train.trackers=('wandbb',)", "it must be some of tensorboard, wandb, mlflow, trackio, each once"),
+    key("unknown-tracker", "train.trackers=('wandbb',)", "some of tensorboard, wandb, mlflow, trackio, each once"),
     key("misspelt-inner-key", "optimizer.weight_deacy=0.1", "did you mean 'optimizer.weight_decay'?"),
     key("text-for-a-number", "data.batch_size=many", "data.batch_size: 'many' (str) is not allowed"),
     key("fraction-for-a-count", "train.steps=2.5", "train.steps: 2.5 (float) is not allowed", "type int"),
