@@ -67,7 +67,12 @@ class Bundle:
 
 
 class Tracker(Protocol):
-    """One tracker of one run. Called by one thread (``feed``), in the order of the steps; may raise anything."""
+    """One tracker of one run. Called by one thread (``feed``), in the order of the steps; may raise anything.
+
+    ``holds``: whether the lines of a step are lost if the process is killed before a line of a later step.
+    """
+
+    holds: bool
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Stores the metrics of a step. A step may have several lines, such as training and evaluation."""

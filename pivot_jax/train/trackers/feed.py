@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 from pivot_jax.train.trackers.base import Bundle, Memory, TextTable, Tracker
@@ -52,11 +53,6 @@ class _GivenUp(Exception):
     """The tracker is left out from here on."""
 
 
-class _Call(NamedTuple):
-    function: Callable[[Tracker], None]
-    done: dict[str, Any]  # what is then remembered
-
-
 class Feed:
     """Hands lines, tables and files to a tracker. No method raises, and none but :meth:`close` waits.
 
@@ -73,7 +69,8 @@ class Feed:
         """
         self._name, self._opens, self._memory, self._behind = name, opens, memory, behind
         self._mark, self._shown = behind[-1].mark if behind else known.mark, known.shown
-        self._calls: queue.Queue[_Call | None] = queue.Queue(LIMIT)
+        self._sent = known.mark
+        self._calls: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(LIMIT)
         self._tables = threading.Semaphore(TABLES)
         self._closing = threading.Event()
         self._finished = self._failed = self._warned = False
@@ -83,18 +80,18 @@ class Feed:
     def write(self, line: Line) -> None:
         if line.mark > self._mark:
             self._mark = line.mark
-            self._put(_writing(line))
+            self._put(partial(self._write, line))
 
     def show(self, step: int, table: TextTable) -> None:
         if step <= self._shown:
             return
         if self._tables.acquire(blocking=False):
-            self._put(_Call(partial(self._show, step, table), {"shown": step}))
+            self._put(partial(self._show, step, table))
         else:
             self._hangs()
 
     def keep(self, bundle: Bundle) -> None:
-        self._put(_Call(lambda tracker: tracker.keep(bundle), {}))
+        self._put(lambda tracker: self._tried(lambda: tracker.keep(bundle)))
 
     def end(self, finished: bool) -> None:
         """No more calls follow. ``finished``: False where the run ends before its last step."""
@@ -109,7 +106,7 @@ class Feed:
         if self._thread.is_alive():
             self._leave_out(f"has not finished in time ({counted(self._calls.qsize(), 'call')} waiting)")
 
-    def _put(self, call: _Call) -> None:
+    def _put(self, call: Callable[[Tracker], None]) -> None:
         if self._failed:
             return
         try:
@@ -126,31 +123,38 @@ class Feed:
             self._failed = True
             log.warning("train.trackers: %s %s, so it is left out from here on; %s", self._name, why, _COMPLETE)
 
+    def _write(self, line: Line, tracker: Tracker) -> None:
+        self._tried(lambda: tracker.write(line.mark.step, line.metrics))
+        if not tracker.holds:
+            self._remember(mark=line.mark)
+        elif line.mark.step > self._sent.step:
+            self._remember(mark=self._sent)
+        self._sent = line.mark
+
     def _show(self, step: int, table: TextTable, tracker: Tracker) -> None:
-        tracker.show(step, table)
+        self._tried(lambda: tracker.show(step, table))
         self._tables.release()
+        self._remember(shown=step)
+
+    def _remember(self, **values: Any) -> None:
+        self._tried(lambda: self._memory.set(**values))
 
     def _work(self) -> None:
         tracker: Tracker | None = None
         try:
             tracker = self._tried(self._opens)
-            for line in self._behind:
-                self._make(_writing(line), tracker)
-            while (call := self._calls.get()) is not None:
-                self._make(call, tracker)
+            calls = chain((partial(self._write, line) for line in self._behind), iter(self._calls.get, None))
+            for call in calls:
+                if self._failed:
+                    raise _GivenUp
+                call(tracker)
             self._tried(partial(tracker.close, self._finished))
+            self._remember(mark=self._sent)
         except _GivenUp:
             self._leave_out("failed again and again")
             if tracker is not None:
                 with contextlib.suppress(Exception):  # its failure has been reported
                     tracker.close(False)
-
-    def _make(self, call: _Call, tracker: Tracker) -> None:
-        if self._failed:
-            raise _GivenUp
-        self._tried(partial(call.function, tracker))
-        if call.done:
-            self._tried(partial(self._memory.set, **call.done))
 
     def _tried(self, function: Callable[[], _T]) -> _T:
         """The function's result, called again where it fails. The first failure of the run is reported."""
@@ -170,7 +174,3 @@ class Feed:
 
 
 _COMPLETE = "metrics.jsonl is complete, and a resumed run or `pivot-jax report --track` sends what is missing"
-
-
-def _writing(line: Line) -> _Call:
-    return _Call(lambda tracker: tracker.write(line.mark.step, line.metrics), {"mark": list(line.mark)})

@@ -18,6 +18,8 @@ BATCH = 100  # parameters of a request
 class MLflow:
     """A run whose id is kept, so a resumed run continues it."""
 
+    holds = False
+
     def __init__(self, facts: Facts):
         import mlflow
 

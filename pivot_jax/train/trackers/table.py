@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
 import math
 import os
@@ -132,8 +134,13 @@ def publish(config: Any, workdir: Path, bundle: Bundle, *, finished: bool) -> No
 
 def _feeds(config: Any, workdir: Path, log: Sequence[Mapping[str, Any]], resumed_step: int) -> list[Feed]:
     feeds, lines = [], _marked(log)
-    for name in config.train.trackers:
-        kind = TRACKERS[name]
+    kinds = [(name, TRACKERS[name]) for name in config.train.trackers]
+    for _, kind in kinds:
+        # Here, not in several threads at once: Python 3.11 then fails in its parser at random ("AST constructor
+        # recursion depth mismatch"). An error is raised again, and reported, where the tracker is opened.
+        with contextlib.suppress(Exception):
+            importlib.import_module(kind.library)
+    for name, kind in kinds:
         memory = Memory(workdir / FOLDER / f"{name}.json", _place(kind, config.train.tracker_project))
         mark, shown = Mark(*memory.get("mark", Mark(0, 0))), memory.get("shown", 0)
         if kind.rewinds:

@@ -28,6 +28,8 @@ class TensorBoard:
     traceback, and whoever writes then waits forever for space in the queue.
     """
 
+    holds = False
+
     def __init__(self, facts: Facts):
         self._folder = facts.workdir / "tensorboard"
         try:

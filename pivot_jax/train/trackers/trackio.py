@@ -14,6 +14,8 @@ class Trackio:
     The library writes in a thread of its own, and reports there what it could not write.
     """
 
+    holds = False
+
     def __init__(self, facts: Facts):
         import trackio
 

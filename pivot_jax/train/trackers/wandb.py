@@ -17,9 +17,11 @@ SETTINGS = {"console": "off", "finish_timeout": 30.0}
 class Wandb:
     """A run whose id is kept, so a resumed run continues it. The library's environment variables apply.
 
-    W&B takes no line of a step before its last one. Only an evaluation that a signal postponed comes so late; its
-    metrics are sent with those of the next line.
+    W&B joins the lines of a step to a row, and takes none of a step before its last one. Only an evaluation that a
+    signal postponed comes so late; its metrics are sent with those of the next line.
     """
+
+    holds = True
 
     def __init__(self, facts: Facts):
         import wandb

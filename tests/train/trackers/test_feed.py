@@ -20,6 +20,8 @@ from pivot_jax.train.trackers.table import TRACKERS, Kind, check_installed, open
 class Kept:
     """A tracker that remembers its calls, and fails where a test says so."""
 
+    holds = False
+
     def __init__(self, facts, fails=None):
         self.facts, self.calls, self.fails = facts, [], fails or (lambda call: None)
         self._call("open")
@@ -105,6 +107,24 @@ def test_a_resumed_run_sends_no_line_twice(opened, tmp_path):
     train(tmp_path, 4, 7, resumed=3)
     assert written(made[0]) == [(step, float(step)) for step in range(1, 6)]
     assert written(made[1]) == [(6, 6.0), (7, 7.0)]
+
+
+def test_lines_that_a_killed_process_held_are_sent_again(opened, tmp_path, monkeypatch):
+    """Of the last step; after an orderly end there are none."""
+    made = opened()
+    monkeypatch.setattr(Kept, "holds", True)
+    trackers = open_trackers(config(), tmp_path, 0)
+    for step, loss in ((1, 1.0), (2, 2.0), (3, 3.0), (3, 3.5)):
+        trackers.write(step, {"loss": loss})
+    while len(made) < 1 or len(written(made[0])) < 4:
+        time.sleep(0.001)
+    assert Memory(tmp_path / "trackers" / "wandb.json", {}).get("mark") == [2, 1]
+    resumed = open_trackers(config(), tmp_path, 3)  # the first ones as a killed process leaves them
+    resumed.write(4, {"loss": 4.0})
+    resumed.close(False)
+    assert written(made[1]) == [(3, 3.0), (3, 3.5), (4, 4.0)]
+    train(tmp_path, 5, 5, resumed=4)
+    assert written(made[2]) == [(5, 5.0)]
 
 
 def test_an_evaluation_that_a_signal_postponed_is_sent(opened, tmp_path):
