@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pivot_jax.launch.gke import SAVED, as_yaml
+from pivot_jax.launch.gke import as_yaml
 from pivot_jax.launch.job import PORT, Job
 from pivot_jax.launch.machines import RUNTIMES, SKY_GPUS
 from pivot_jax.launch.options import RESTARTS
@@ -55,5 +55,6 @@ def _resources(job: Job) -> dict[str, Any]:
     if options.spot:
         found["use_spot"] = True
     restarts = RESTARTS if options.restarts is None else options.restarts
-    found["job_recovery"] = {"max_restarts_on_errors": restarts, "recover_on_exit_codes": SAVED}
+    # Exit codes are no reason by themselves: where one node fails, SkyPilot stops the others by a signal.
+    found["job_recovery"] = {"max_restarts_on_errors": restarts}
     return found

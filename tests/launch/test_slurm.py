@@ -1,4 +1,4 @@
-"""SLURM's job script with fake srun and scontrol: arguments, arrays, requeue after a saved stop, exit codes."""
+"""SLURM's job script with fake srun, scontrol, scancel: arguments, arrays, requeue after a saved stop, exit codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,39 @@ from tests.tiny.launches import check_script, launched, write
 ODD = 'it\'s $(touch x) `y` "z"; a & b'  # every character that a shell reads
 
 
+# srun without its options, which it prints: a task with a process group of its own, which scancel signals. Of a second
+# task, the file "other" has the exit code: as with --kill-on-bad-exit, the first gets SIGTERM if that is not 0.
+SRUN = """#!/bin/bash
+here=$(dirname "$0")
+while [[ $1 == -* ]]; do echo "srun $1"; shift; done
+setsid "$@" &
+echo "$!" > "$here/group"
+code=0
+[ -e "$here/other" ] && { sleep 1; code=$(cat "$here/other"); [ "$code" = 0 ] || kill -TERM -- "-$!"; }
+wait "$!"
+own=$?
+exit $((own > code ? own : code))
+"""
+SCANCEL = """#!/bin/bash
+here=$(dirname "$0")
+echo "$@" >> "$here/signalled"
+kill -TERM -- "-$(cat "$here/group")"
+"""
+
+
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """Environment in which ``srun`` runs ``tmp_path/step`` and ``scontrol`` records its arguments."""
+    """Environment of a job whose processes are ``tmp_path/pivot-jax``; ``scontrol`` records its arguments."""
     monkeypatch.setattr(storage, "LOCAL", ())  # the tests' folders are below /tmp
     write(tmp_path / "venv" / "bin" / "activate", f"export PATH={tmp_path}:$PATH\n")
-    write(tmp_path / "srun", f'#!/bin/bash\nexec bash {tmp_path}/step "$@"\n')
+    write(tmp_path / "srun", SRUN)
+    write(tmp_path / "scancel", SCANCEL)
     write(tmp_path / "scontrol", f'#!/bin/bash\necho "$@" >> {tmp_path}/requested\n')
     return {**os.environ, "SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "64"}
+
+
+def program(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "pivot-jax", f"#!/bin/bash\n{text}\n")
 
 
 def script(tmp_path: Path, **options) -> Path:
@@ -53,13 +77,13 @@ def directives(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_arguments_and_exit_code_pass_through(cluster, tmp_path, code):
-    write(tmp_path / "step", f'echo "$PIVOT_DISTRIBUTED $JAX_LOCAL_DEVICE_IDS $SRUN_CPUS_PER_TASK $@"; exit {code}\n')
+    program(tmp_path, f'echo "$PIVOT_DISTRIBUTED $JAX_LOCAL_DEVICE_IDS $SRUN_CPUS_PER_TASK $@"; exit {code}')
     job = submit(script(tmp_path), cluster)
     out, _ = job.communicate(timeout=60)
     work = tmp_path / "work"
     assert job.returncode == code
-    assert "auto 0,1,2,3,4,5,6,7 64 --kill-on-bad-exit=1 --gpu-bind=none pivot-jax train" in out
-    assert f"--config {work}/.launch.json --workdir {work}\n" in out
+    assert "srun --kill-on-bad-exit=1\nsrun --gpu-bind=none\n" in out
+    assert f"auto 0,1,2,3,4,5,6,7 64 train --config {work}/.launch.json --workdir {work}\n" in out
     assert json.loads((work / ".launch.json").read_text()) == json.loads(
         configs.to_json(configs.load("pivot/stage2_dpo.py"))
     )
@@ -69,12 +93,12 @@ def test_arguments_and_exit_code_pass_through(cluster, tmp_path, code):
 
 def test_values_are_quoted(cluster, tmp_path):
     """Nothing in them is run, and each stays one word."""
-    write(tmp_path / "step", 'printf "<%s>" "$PWD" "$@"\n')
+    program(tmp_path, 'printf "<%s>" "$PWD" "$@"')
     folder = tmp_path / ODD
     folder.mkdir()
     job = submit(script(tmp_path, workdir=f"{folder}/work", chdir=str(folder)), cluster)
     out, _ = job.communicate(timeout=60)
-    assert out.startswith(f"<{folder}>") and out.endswith(f"<--workdir><{folder}/work>")
+    assert f"<{folder}><train>" in out and out.endswith(f"<--workdir><{folder}/work>")
     assert sorted(path.name for path in folder.iterdir()) == ["work"] and not (tmp_path / "x").exists()
 
 
@@ -99,7 +123,7 @@ def test_nodes_and_gpus_are_the_hardwares(cluster, tmp_path):
 
 
 def test_an_array_runs_each_value_in_its_own_folder(cluster, tmp_path):
-    write(tmp_path / "step", 'echo "$@"; exit 143\n')
+    program(tmp_path, 'echo "$@"; exit 143')
     path = script(
         tmp_path, array=("objective.beta", "0.05", "0.1"), setup=str(write(tmp_path / "s.sh", "echo setup\n"))
     )
@@ -114,20 +138,45 @@ def test_an_array_runs_each_value_in_its_own_folder(cluster, tmp_path):
 
 
 def test_time_limit_requeues(cluster, tmp_path):
-    """SLURM signals the step; the run saves and ends with 143."""
-    write(tmp_path / "step", "exit 143\n")
+    """SLURM signals the processes; they save and end with 143."""
+    program(tmp_path, "exit 143")
     job = submit(script(tmp_path), cluster)
-    job.communicate(timeout=60)
-    assert job.returncode == 0
+    out, _ = job.communicate(timeout=60)
+    assert job.returncode == 0 and "requeued" in out
     assert (tmp_path / "requested").read_text() == "requeue 17\n"
+    assert [path.name for path in (tmp_path / "work").iterdir()] == [".launch.json"]
 
 
-def test_preemption_reaches_the_step_which_may_save(cluster, tmp_path):
-    write(tmp_path / "step", "trap 'sleep 0.5; echo saved; exit 143' TERM\necho ready\nwhile :; do sleep 0.1; done\n")
+SAVES = "trap 'sleep 0.5; echo saved; exit 143' TERM\necho ready\nwhile :; do sleep 0.1; done"
+
+
+def test_preemption_reaches_the_processes_which_may_save(cluster, tmp_path):
+    program(tmp_path, SAVES)
     job = submit(script(tmp_path), cluster)
-    assert job.stdout is not None and job.stdout.readline() == "ready\n"
-    time.sleep(0.2)
+    assert job.stdout is not None
+    while job.stdout.readline() != "ready\n":
+        pass
     job.send_signal(signal.SIGTERM)
     out, _ = job.communicate(timeout=60)
     assert "saved" in out and job.returncode == 0
+    assert (tmp_path / "signalled").read_text() == "--signal=TERM 17\n"
     assert (tmp_path / "requested").read_text() == "requeue 17\n"
+
+
+def test_a_failure_does_not_requeue_though_srun_stops_the_others(cluster, tmp_path):
+    """They save and end with 143, too; requeued, the job would fail again for ever."""
+    program(tmp_path, SAVES)
+    (tmp_path / "other").write_text("1")
+    job = submit(script(tmp_path), cluster)
+    out, _ = job.communicate(timeout=60)
+    assert "saved" in out and job.returncode == 1
+    assert not (tmp_path / "requested").exists()
+
+
+def test_one_that_saves_later_is_not_ended_by_one_that_saved(cluster, tmp_path):
+    """To srun a process that saved is no failure, after which it would end the others."""
+    program(tmp_path, "exit 143")
+    (tmp_path / "other").write_text("0")
+    job = submit(script(tmp_path), cluster)
+    job.communicate(timeout=60)
+    assert job.returncode == 0 and (tmp_path / "requested").read_text() == "requeue 17\n"

@@ -95,7 +95,10 @@ def prepare(tmp_path: Path, program: str, setup: str = "", **options) -> Path:
 
 
 def launch(path: Path, env: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(["bash", str(path)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        ["bash", str(path)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
+    )  # fmt: skip
 
 
 def lines_until(process: subprocess.Popen[str], count: int) -> list[str]:
