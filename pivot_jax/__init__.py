@@ -24,6 +24,8 @@ The public API, imported on first use::
 ``scenes``         the built-in data set (:mod:`pivot_jax.data.scenes`)
 ``scheme``         the evaluation scheme of online RL on logs of responses (:mod:`pivot_jax.rl.scheme`)
 ``train_bpe``      trains a small tokenizer (:func:`pivot_jax.data.processing.tokenizer.train_bpe`)
+``write_twin``     a run as a script for TRL (:func:`pivot_jax.twin.write.write`)
+``compare_twin``   trains a run and its twin (:func:`pivot_jax.twin.compare.run_both`)
 ``Hook``           an evaluation during training (:class:`pivot_jax.train.session.Hook`)
 ``Interrupted``    raised by ``train`` after a signal, with the state saved
 ``UserError``      bad input, in one line
@@ -48,6 +50,7 @@ _PUBLIC = {  # name → its module and its name there; the module itself where t
     "Hook": ("train.session", "Hook"),
     "Interrupted": ("train.signals", "Interrupted"),
     "UserError": ("errors", "UserError"),
+    "compare_twin": ("twin.compare", "run_both"),
     "config": ("config", ""),  # this and train can be called
     "data_page": ("report.data.page", "write"),
     "evaluate": ("train.evaluation", "evaluate"),
@@ -60,6 +63,7 @@ _PUBLIC = {  # name → its module and its name there; the module itself where t
     "scheme": ("rl.scheme", ""),
     "train": ("train", ""),
     "train_bpe": ("data.processing.tokenizer", "train_bpe"),
+    "write_twin": ("twin.write", "write"),
 }
 
 

@@ -43,7 +43,7 @@ LONG_FIRST = (
     "study/test_run.py", "objectives/test_preference_step.py", "train/test_resume.py", "rl/test_loop.py",
     "train/test_stages.py", "parallel/test_training_mesh.py", "kernels/test_attention.py", "rl/test_ppo.py",
     "plan/test_plan.py", "train/test_layer_leaves.py", "test_cli_commands.py", "train/test_session.py",
-    "models/test_parity_vision.py", "notebooks/test_quickstart.py", "test_bad_inputs.py",
+    "models/test_parity_vision.py", "notebooks/test_notebooks.py", "test_bad_inputs.py",
     # only under `make test-all`
     "docs/test_pages_run.py", "torture/test_studies.py", "rl/test_maye_recipe_runs.py", "study/test_shift.py",
     "study/test_cluster.py", "train/test_packed_runs_mesh.py",

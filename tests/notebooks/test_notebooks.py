@@ -1,0 +1,55 @@
+"""Every notebook runs from top to bottom, draws its figures, and says what it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+SAYS = {
+    "evaluation_scheme": ("3 runs, 1080 responses each", "did you mean 'text'", "new minus old", "within questions"),
+    "pytorch": ("trl.DPOTrainer", "loss: at most", "TRL has no twin of this run"),
+    "quickstart": ("did you mean 'optimizer.clip'", "with the image:", "accuracy"),
+}
+FIGURES = {"evaluation_scheme": 1, "pytorch": 1, "quickstart": 3}
+SHORT = ("evaluation_scheme",)
+
+
+def read(name: str):
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def code(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.heavy) for name in NOTEBOOKS]
+)
+def test_it_runs(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as a reader has
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    notebook = read(name)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == FIGURES[name]
+    printed = "".join(output.get("text", "") for output in outputs)
+    for words in SAYS[name]:
+        assert words in printed
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_no_outputs_are_committed(name):
+    assert all(not cell.outputs for cell in code(read(name)))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_uses_the_public_api_only(name):
+    text = "\n".join(cell.source for cell in code(read(name)))
+    assert "import pivot_jax as pj" in text and "from pivot_jax" not in text and "pivot_jax." not in text
