@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import subprocess
@@ -22,7 +23,12 @@ from pivot_jax.train import metrics
 from pivot_jax.train.setup import build_setup
 
 OURS, TORCH, PAGE, RECORD = "ours", "torch", "curves.html", "curves.json"
+RESPONSES = (
+    "TRL updates on the responses that PIVOT-JAX sampled. Its scores include the image tokens, which our sampler never "
+    "draws and leaves out of the distribution; entropy and gradient show it where a model gives them probability."
+)
 NEEDS = 'pip install "trl>=1.16" "transformers>=5.18" torch'
+_NEVER = 1 << 30  # steps
 # Logged by both under one name with one meaning. num_tokens, perf/* and epoch count differently.
 METRICS = (
     "loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "rewards/chosen", "rewards/rejected",
@@ -70,10 +76,11 @@ def run_both(config: Any, out: Path, script: Path, python: str = sys.executable)
       UserError: that environment lacks TRL, or the twin's run failed; see ``out/torch/log.txt``.
     """
     _check_python(python)
-    training.run(config, out / OURS)
+    samples = batch_kind(config) == "policy"
+    training.run(_keeping_rollouts(config) if samples else config, out / OURS)
     folder = out / TORCH
     folder.mkdir(parents=True, exist_ok=True)
-    if batch_kind(config) == "policy":
+    if samples:
         _give_completions(config, out / OURS, folder)
     _train_twin(script, folder, python)
     curves = {"PIVOT-JAX": metrics.read(out / OURS / metrics.FILE), "TRL": metrics.read(folder / metrics.FILE)}
@@ -81,6 +88,13 @@ def run_both(config: Any, out: Path, script: Path, python: str = sys.executable)
     page.write(_report(config.name, curves, found), out / PAGE)
     files.write_text(out / RECORD, json.dumps({name: vars(one) for name, one in found.items()}, indent=1))
     return found
+
+
+def _keeping_rollouts(config: Any) -> Any:
+    """The config with one checkpoint, at the end: a rollout's file is removed when a later checkpoint is there."""
+    kept = copy.deepcopy(config)
+    kept.train.checkpoint_every = _NEVER
+    return kept
 
 
 def _check_python(python: str) -> None:
@@ -134,12 +148,10 @@ def differences(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
 
 
 def _report(name: str, curves: Mapping[str, Any], found: Mapping[str, Difference]) -> Report:
-    columns = (
-        Column("PIVOT-JAX", digits=6), Column("TRL", digits=6), Column("Difference"), Column("Relative"),
-        Column("Step", digits=0),
-    )  # fmt: skip
+    titles = "PIVOT-JAX", "TRL", "Difference", "Relative"
+    columns = (*map(Column, titles), Column("Step", digits=0))
     rows = tuple(
-        (metric, (one.ours, one.theirs, f"{one.absolute:.1e}", f"{one.relative:.1e}", one.step))
+        (metric, (f"{one.ours:.6g}", f"{one.theirs:.6g}", f"{one.absolute:.1e}", f"{one.relative:.1e}", one.step))
         for metric, one in found.items()
     )
     table = Table("Where the curves are furthest apart", columns, rows, row_title="Metric")
