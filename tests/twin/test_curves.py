@@ -69,8 +69,8 @@ def test_sft_on_several_turns(make_config, world, tmp_path):
 def test_online_rl_on_the_same_responses(rl_config, monkeypatch, tmp_path, bound, banned, steps):
     """Ours leaves image tokens out of the distribution, and TRL's has them, with a probability of about 1/320 here.
 
-    With them in ours, as it is nowhere else, both gradients are the same. (The fourth rollout then draws an image token,
-    for which transformers misses an image.)
+    With them in ours, as it is nowhere else, both gradients are the same. (The fourth rollout then draws an image
+    token, for which transformers misses an image.)
     """
     if not banned:
         monkeypatch.setattr(Chat, "banned_ids", ())
