@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ def test_online_rl_on_the_same_responses(rl_config, monkeypatch, tmp_path, bound
 
 
 @pytest.mark.heavy
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="transformers' processor of Qwen-VL needs torchvision")
 @pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_qwen_vl(make_config, qwen_sources, tmp_path, name):
     rows = qwen_sources["pairs" if name == "dpo" else "chats"]
