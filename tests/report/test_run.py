@@ -11,8 +11,11 @@ from PIL import Image
 from pivot_jax import config as configs
 from pivot_jax.errors import UserError
 from pivot_jax.report import run
+from pivot_jax.train.lock import locked
 from tests.report.reader import read
+from tests.tiny import tracked
 from tests.tiny.commands import run as command
+from tests.tiny.events import read as read_events
 
 HOSTILE = "</div><script>alert(1)</script><img src='http://x/y.png'> \u2028 & so on"
 
@@ -125,6 +128,25 @@ def test_other_runs_have_curves_only(workdir):
     titles = [section.title for section in report.sections]
     assert "Optimization" in titles and "Completions" not in titles
     assert [fact.label for fact in report.facts] == ["loss"]
+
+
+def test_a_tracker_gets_the_page_and_what_it_lacks(workdir, capsys):
+    """The log of a run whose tracker failed, or that had none; not while the run is in progress."""
+    for _ in range(2):
+        assert command("report", "--workdir", workdir, "--track") == 0
+    shown, log = tracked.of_tensorboard(workdir), tracked.of_log(workdir)
+    assert sorted(shown) == list(range(1, 8)) and shown[7]["eval/heldout/reward"] == 0.625
+    assert all(shown[step]["reward"] == log[step]["reward"] for step in log)
+    (first, second) = [
+        value.tensor.string_val[1].decode().replace("\\", "")
+        for event in read_events(workdir / "tensorboard")
+        for value in event.summary.value
+        if value.tag == "files/report/text_summary"
+    ]
+    assert first == second == str(workdir / "report.html")
+    with locked(workdir):
+        assert command("report", "--workdir", workdir, "--track") == 1
+    assert "a run is training there already" in capsys.readouterr().err
 
 
 def test_what_is_no_run_is_an_error(workdir, tmp_path, capsys):

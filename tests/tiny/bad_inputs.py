@@ -64,7 +64,7 @@ def file(name: str, content: Any, *says: str, spec: str = "bad.py") -> Case:
 
 SKIPPED = ("out", "out/.lock", "out/skipped.jsonl")
 STARTED = (*SKIPPED, "out/config.json", "out/tokenizer*", "out/trained_parameters.json", "out/metrics.jsonl",
-           "out/tensorboard*", "out/checkpoints")  # fmt: skip
+           "out/tensorboard*", "out/trackers*", "out/checkpoints")  # fmt: skip
 
 
 def data(

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
@@ -143,7 +143,8 @@ class Feed:
         tracker: Tracker | None = None
         try:
             tracker = self._tried(self._opens)
-            calls = chain((partial(self._write, line) for line in self._behind), iter(self._calls.get, None))
+            behind = (partial(self._write, line) for line in self._behind)
+            calls: Iterator[Callable[[Tracker], None]] = chain(behind, iter(self._calls.get, None))
             for call in calls:
                 if self._failed:
                     raise _GivenUp
