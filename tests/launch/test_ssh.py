@@ -41,13 +41,16 @@ def hosts(request, tmp_path, monkeypatch):
     if request.param == "ssh":
         write(tmp_path / "bin" / "ssh", SSH)
         yield env
-        return
-    if SSHD is None or os.geteuid():
+    elif SSHD is None or os.geteuid():
         pytest.skip("no sshd that this user may start")
-    process = start_sshd(tmp_path)
-    yield env
-    process.terminate()
-    process.wait(30)
+    else:
+        process = start_sshd(tmp_path)
+        yield env
+        process.terminate()
+        process.wait(30)
+    for job in LAUNCHED:  # of a test that failed; its processes end with it
+        job.kill()
+    LAUNCHED.clear()
 
 
 def start_sshd(tmp_path: Path) -> subprocess.Popen[bytes]:
@@ -94,11 +97,16 @@ def prepare(tmp_path: Path, program: str, setup: str = "", **options) -> Path:
     return tmp_path / "out" / "run.sh"
 
 
+LAUNCHED: list[subprocess.Popen[str]] = []
+
+
 def launch(path: Path, env: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    job = subprocess.Popen(
         ["bash", str(path)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
     )  # fmt: skip
+    LAUNCHED.append(job)
+    return job
 
 
 def lines_until(process: subprocess.Popen[str], count: int) -> list[str]:
