@@ -146,7 +146,7 @@ def test_stops_that_saved_are_no_failures():
 
 
 def test_the_queues_of_the_documentation_are_kueues():
-    text = (ROOT / "docs" / "launch.md").read_text()
+    text = (ROOT / "docs" / "guides" / "launch.md").read_text()
     found = [one for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) for one in yaml.safe_load_all(block)]
     assert sorted(one["kind"] for one in found) == ["ClusterQueue", "LocalQueue", "ResourceFlavor"]
     for one in found:
@@ -165,7 +165,7 @@ def test_the_schemas_find_mistakes():
 
 
 def documented_launches() -> list[str]:
-    text = (ROOT / "docs" / "launch.md").read_text().replace("\\\n", " ")
+    text = (ROOT / "docs" / "guides" / "launch.md").read_text().replace("\\\n", " ")
     return [line for line in re.findall(r"^pivot-jax launch .*$", text, re.MULTILINE) if "--out" in line]
 
 
@@ -175,4 +175,4 @@ def test_the_documentations_launches_work(command, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert cli.main([*shlex.split(command)[1:], "--dry-run"]) == 0
     submit = capsys.readouterr().out.splitlines()[-1]
-    assert f"\n{submit}\n" in (ROOT / "docs" / "launch.md").read_text()
+    assert f"\n{submit}\n" in (ROOT / "docs" / "guides" / "launch.md").read_text()
