@@ -164,14 +164,14 @@ def test_processes_save_when_the_launcher_is_killed(hosts, tmp_path):
 def test_the_variables_join_jax(hosts, tmp_path):
     """Two processes with the launcher's variables start jax.distributed by parallel/hosts.py and sum over both."""
     program = (
-        "#!/usr/bin/env python\n"
+        f"#!{sys.executable}\n"
         "import os, jax\nfrom jax.experimental import multihost_utils\nimport numpy as np\n"
         "from pivot_jax.parallel import hosts\n"
         "hosts.start()\n"
         "total = multihost_utils.process_allgather(np.asarray(jax.process_index() + 1)).sum()\n"
         "os.write(1, f'\\nprocesses {jax.process_count()} sum {int(total)}\\n'.encode())\n"
     )
-    setup = f"export PYTHONPATH={ROOT} JAX_PLATFORMS=cpu PATH={Path(sys.executable).parent}:$PATH\n"
+    setup = f"export PYTHONPATH={ROOT} JAX_PLATFORMS=cpu\n"
     job = launch(prepare(tmp_path, program, setup), hosts)
     out, _ = job.communicate(timeout=600)
     assert job.returncode == 0, out
