@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -60,11 +61,11 @@ def test_groups_without_part_in_the_update_have_no_advantage(rl_config, tmp_path
 def test_tables_go_to_tensorboard_with_the_metrics(rl_config, tmp_path):
     """Of rollouts 0 and 2 of 4, at the step that logs their metrics: 4 prompts with 4 responses and 4 images."""
     run(rl_config(rl__show_every=2), tmp_path / "run")
-    found = {
-        event.step: event.summary.value
-        for event in events(tmp_path / "run" / "tensorboard")
-        if event.summary.value and event.summary.value[0].tag == "completions/text_summary"
-    }
+    found: dict[int, list] = {}
+    for event in events(tmp_path / "run" / "tensorboard"):
+        values = [value for value in event.summary.value if re.match("completions/(text|image)", value.tag)]
+        if values:
+            found.setdefault(event.step, []).extend(values)
     assert sorted(found) == [1, 3]
     text, *images = found[3]
     assert len(images) == 4 and {one.image.width for one in images} == {16}
