@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pivot_jax.cli import outputs, tables
-from pivot_jax.cli.options import command, positive
+from pivot_jax.cli.options import command, config, positive
 from pivot_jax.errors import UserError
 
 CURVE_POINTS = 10  # of a short run, at least
@@ -21,10 +21,7 @@ def add(subparsers) -> None:
         "DIR/ours, TRL's to DIR/torch, and curves.html shows both. What TRL computes in another way is an error that\n"
         "names it. LLaMA-Factory's twin is DIR/llamafactory/train.yaml.",
     )  # fmt: skip
-    parser.add_argument(
-        "--config", metavar="FILE[:ARG]", required=True, help="config file, packaged config, or a run's config.json"
-    )
-    parser.set_defaults(takes_overrides=True)
+    config(parser)
     parser.add_argument("--to", choices=("trl", "llamafactory"), default="trl", help="the library (trl)")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for the twin, and for both runs")
     parser.add_argument("--steps", type=positive, metavar="N", help="optimizer steps of both (default: the config's)")
@@ -43,10 +40,10 @@ def twin(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     out = outputs.folder(args.out, "--out")
     if args.steps:
         overrides = overrides | {"train.steps": str(args.steps)}
-    config = configs.load(args.config, overrides)
+    loaded = configs.load(args.config, overrides)
     if args.both and "train.log_every" not in overrides:
-        every = max(1, min(config.train.log_every, (args.steps or config.train.log_every) // CURVE_POINTS))
-        config = configs.load(args.config, overrides | {"train.log_every": str(every)})
+        every = max(1, min(loaded.train.log_every, (args.steps or loaded.train.log_every) // CURVE_POINTS))
+        loaded = configs.load(args.config, overrides | {"train.log_every": str(every)})
     if args.both and args.to != "trl":
         raise UserError(f"--run: only TRL's twin is trained here; leave it out of --to {args.to}")
     if args.both and (out / "ours").exists():
@@ -55,11 +52,11 @@ def twin(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from pivot_jax.twin import compare, write
 
     runtime.keep_freed_memory()
-    script = write.write(config, out / args.to, args.to, overwrite=args.overwrite)
+    script = write.write(loaded, out / args.to, args.to, overwrite=args.overwrite)
     if not args.both:
         print(script, "is the twin; its first lines say how to start it")
         return
-    found = compare.run_both(config, out, script, args.python)
+    found = compare.run_both(loaded, out, script, args.python)
     table = tables.table("metric", "PIVOT-JAX", "TRL", "relative difference", "step")
     for name, one in found.items():
         table.add_row(name, f"{one.ours:.6g}", f"{one.theirs:.6g}", f"{one.relative:.1e}", str(one.step))

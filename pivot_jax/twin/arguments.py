@@ -164,7 +164,7 @@ def module_rates(rates: Mapping[str, float | str], modules: Mapping[str, str]) -
         if len(values) > 1:
             ours = pattern.split("/")[0]
             raise UserError(
-                f"TRL has no twin of this run: optimizer.rules give several learning rates within '{ours}' "
+                f"no twin of this run: optimizer.rules give several learning rates within '{ours}' "
                 f"({', '.join(map(str, sorted(values, key=str)))}); set one for each of vision, projector and decoder"
             )
         if values:

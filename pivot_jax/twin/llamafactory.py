@@ -114,7 +114,8 @@ def write(setup: Setup, folder: Path) -> None:
 def row(example: Example, ranking: bool, images: rows.Images) -> dict[str, Any]:
     """A row in ShareGPT's form, as LLaMA-Factory reads it. No newline follows an image, as in our rows of Qwen-VL."""
     turns = [_turn(one.role, one.content) for one in example.messages]
-    found: dict[str, Any] = {"conversations": turns, "images": images.names(example.images)}
+    shown = rows.row(example, "preference" if ranking else "sft", images)["images"]
+    found: dict[str, Any] = {"conversations": turns, "images": shown}
     if ranking:
         return found | {name: _turn("assistant", getattr(example, name) or "") for name in ("chosen", "rejected")}
     return found | {"conversations": turns + ([_turn("assistant", example.chosen)] if example.chosen else [])}

@@ -15,6 +15,7 @@ from PIL import Image
 from pivot_jax import files
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import IMAGE
+from pivot_jax.errors import UserError
 from pivot_jax.progress import progress
 
 Block = dict[str, str]
@@ -67,9 +68,19 @@ def row(example: Example, kind: str, images: Images) -> dict[str, Any]:
 
     Contents are lists of ``image`` and ``text`` items, so that an image stays where the row has it. A preference row
     of an SFT run is its prompt with the chosen answer, as in :meth:`Chat.encode`. A prompt of online RL keeps the
-    extra fields, which rewards read.
+    extra fields, which rewards read, as JSON: TRL gives some of their names a meaning of its own.
+
+    Raises:
+      UserError: a visual pair of a preference run.
     """
-    found: dict[str, Any] = {"images": images.names(example.images)}
+    shown = example.images
+    if example.images_rejected:
+        if kind == "preference":
+            raise UserError(
+                f"row '{example.id}': a visual pair (image_rejected) has no twin: TRL compares answers alone"
+            )
+        shown = shown[: -example.images_rejected]
+    found: dict[str, Any] = {"images": images.names(shown)}
     messages = [_message(one) for one in example.messages]
     if kind == "preference":
         pair = {"chosen": example.chosen, "rejected": example.rejected}

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from pivot_jax import files
+from pivot_jax.errors import UserError
 from pivot_jax.hub import ExportOptions
 from pivot_jax.models import stacking
 from pivot_jax.rl.parts import updates_per_rollout
@@ -18,6 +19,7 @@ from pivot_jax.twin import llamafactory, rows
 from pivot_jax.twin.arguments import LLAVA, QWEN_VL, arguments, check, module_rates
 
 SCRIPT = "train.py"
+LIBRARIES = ("trl", "llamafactory")
 
 
 def write(config: Any, out: str | Path, to: str = "trl", *, overwrite: bool = False) -> Path:
@@ -34,11 +36,13 @@ def write(config: Any, out: str | Path, to: str = "trl", *, overwrite: bool = Fa
     Raises:
       UserError: a config of which the library has no twin, with all reasons; bad data or weights, as in training.
     """
+    if to not in LIBRARIES:
+        raise UserError(f"to: {to!r} is unknown; choose one of {', '.join(LIBRARIES)}")
     out, trainer = Path(out), None
-    if to == "llamafactory":
-        llamafactory.check(config)
-    else:
+    if to == "trl":
         trainer = check(config)
+    else:
+        llamafactory.check(config)
     files.check_folder(out, overwrite=overwrite)
     setup = build_setup(config, None, check_init=True)
     with files.whole_folder(out, overwrite=overwrite) as folder:

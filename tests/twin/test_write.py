@@ -43,6 +43,20 @@ def test_sft_takes_the_chosen_answer_and_prompts_keep_their_columns(tmp_path):
     assert json.loads(found["columns"]) == {"answer": 3} and found["prompt"][0]["role"] == "user"
 
 
+def test_a_visual_pair_has_no_twin_and_sft_leaves_its_other_image_out(tmp_path):
+    example = question("<image>\nq", images=("a.png", "b.png"), chosen="c", images_rejected=1)
+    images = rows.Images(tmp_path)
+    assert [one.rpartition("/")[2] for one in rows.row(example, "sft", images)["images"]] == ["a.png"]
+    for made in (lambda: rows.row(example, "preference", images), lambda: llamafactory.row(example, True, images)):
+        with pytest.raises(UserError, match="row '1': a visual pair .image_rejected. has no twin"):
+            made()
+
+
+def test_an_unknown_library_is_named(make_config, tmp_path):
+    with pytest.raises(UserError, match="to: 'jax' is unknown; choose one of trl, llamafactory"):
+        write.write(make_config(), tmp_path / "out", "jax")
+
+
 def test_rows_are_in_the_order_of_the_steps(make_config, world, tmp_path):
     config = make_config(train__steps=5, data__sources=(source(world, "next_dpo"),), objective__name="dpo")
     out = write.write(config, tmp_path / "trl").parent
