@@ -7,7 +7,12 @@ their effects were within noise. For GPUs and TPUs none has been measured yet, a
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import os
+import platform
 import sys
+import warnings
+from pathlib import Path
 
 import jax
 
@@ -17,7 +22,8 @@ from pivot_jax.parallel import pages
 # mallopt(3) of glibc: parameter, value
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
 _LARGE = 32 << 20  # bytes; glibc takes no larger threshold
-_CACHE = "jax_compilation_cache_dir"
+_CACHE, _LEAST_SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+_WORTH_KEEPING_S = 0.2  # of compiling; JAX's default is a second, longer than any program of a small model takes
 
 
 def keep_freed_memory() -> bool:
@@ -45,9 +51,33 @@ def keep_freed_memory() -> bool:
 
 
 def cache_programs() -> None:
-    """Caches compiled programs of GPUs and TPUs in ``~/.cache/pivot-jax``, unless JAX has a cache folder configured.
+    """Caches compiled programs in ``~/.cache/pivot-jax/programs``, unless JAX has a cache folder configured.
 
-    Not on CPUs: a program compiled there is specific to the processor, and machines may share home folders.
+    A process that compiles what an earlier one did then reads it instead: a command given again, the seeds of a study.
+    Those of CPUs are in a folder per kind of processor, because they use its instructions and machines may share home
+    folders. Where the folder cannot be made, nothing is cached.
     """
-    if jax.config.values[_CACHE] is None and jax.default_backend() != "cpu":
-        jax.config.update(_CACHE, str(files.cache_folder() / "programs"))
+    if jax.config.values[_CACHE] is not None:
+        return
+    folder = files.cache_folder() / "programs"
+    if jax.default_backend() == "cpu":
+        folder /= f"cpu-{_processor()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a home that is read-only or full
+        return
+    # JAX compiles a program that it cannot read or keep, so nobody has to do anything.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
+    jax.config.update(_CACHE, str(folder))
+    jax.config.update(_LEAST_SECONDS, _WORTH_KEEPING_S)
+
+
+def _processor() -> str:
+    """A name for what a program of a CPU depends on: its instructions, and the cores between which work is divided."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        kind = sorted({line for line in told if line.partition("\t")[0].strip() in ("model name", "flags", "Features")})
+        cores = len(os.sched_getaffinity(0))
+    except (OSError, AttributeError):  # not Linux: home folders are seldom shared there, but may be
+        kind, cores = [platform.node(), platform.processor()], os.cpu_count() or 1
+    return hashlib.sha256("\n".join([platform.machine(), *kind, str(cores)]).encode()).hexdigest()[:12]

@@ -18,11 +18,12 @@ class Progress:
 
     def __init__(self, graph: Graph, jobs: Sequence[Job]):
         self._graph, self._jobs = graph, list(jobs)
-        self._minutes = {job.key: max(sum(budget.minutes(graph, key) for key in job.runs), 0.01) for job in jobs}
+        self._minutes = {key: max(budget.minutes(graph, key), 0.01) for job in jobs for key in job.runs}
         # What is measured already takes no time, and would make the jobs seem half done at the start.
         keys = [key for job in jobs for key in job.runs]
         self._missing = {key: [result_file(graph.root, one.result) for one in graph.missing(key)] for key in keys}
-        self._board = Board(graph.root.name, sum(self._minutes.values()), self._state()[0])
+        total = sum(self._minutes[key] for key in keys)
+        self._board = Board(graph.root.name, total, self._state()[0])
 
     def __enter__(self) -> Progress:
         self._board.__enter__()
@@ -40,27 +41,26 @@ class Progress:
         """(expected minutes of what is done, what runs now)."""
         minutes, finished, running = 0.0, 0, []
         for job in self._jobs:
-            done, text = self._job(job)
-            minutes += done * self._minutes[job.key]
-            finished += done >= 1
-            running += [text] if 0 < done < 1 and text else []
+            done, whole, text = self._job(job)
+            minutes += done
+            finished += done >= whole
+            running += [text] if 0 < done < whole and text else []
         return minutes, ", ".join([f"{finished} of {len(self._jobs)} jobs", *running])
 
-    def _job(self, job: Job) -> tuple[float, str]:
-        """(finished share, what it does) of a job."""
+    def _job(self, job: Job) -> tuple[float, float, str]:
+        """(expected minutes of what is done, of the whole, what it does) of a job."""
+        whole = sum(self._minutes[key] for key in job.runs)
         if (self._graph.root / "jobs" / f"{job.key}.json").is_file():
-            return 1.0, ""
-        whole = part = 0.0
-        text = ""
+            return whole, whole, ""
+        part, text = 0.0, ""
         for key in job.runs:
             share, step = self._training(key)
             missing = self._missing[key]
             done = sum(path.is_file() for path in missing)
-            whole += TRAINING + len(missing)
-            part += TRAINING * share + done
+            part += self._minutes[key] * (TRAINING * share + done) / (TRAINING + len(missing))
             if step and not text:
                 text = f"{key} {step}" if share < 1 else key if done < len(missing) else ""
-        return min(part / whole, 0.99), text
+        return min(part, 0.99 * whole), whole, text
 
     def _training(self, key: str) -> tuple[float, str]:
         """(finished share, "step/steps") of a training run; the text is empty before its first log line.

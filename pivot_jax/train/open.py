@@ -31,6 +31,7 @@ from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
 from pivot_jax.models.logprobs import score
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.objectives.table import batch_kind
+from pivot_jax.parallel import runtime
 from pivot_jax.train import checkpoint, hub_export, hub_import, pack
 from pivot_jax.train.extract import ENCODER_PARTS
 from pivot_jax.train.model import processor_of
@@ -282,6 +283,7 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
     config = run_config(workdir)
     if batch_kind(config) == "contrastive":
         raise UserError(f"{workdir} is a run of stage 0: an encoder without a language model; it can be probed only")
+    runtime.cache_programs()
     mllm = MLLM(zoo.build(config.model, config.data.image))
     step = checkpoint.newest(workdir, step)
     params = jax.device_put(value_head.without(checkpoint.load_run(workdir, step)))
@@ -293,6 +295,7 @@ def open_run(workdir: str | Path, step: int | None = None, template: str = "chat
 
 def _open_folder(text: str, source: WeightSource) -> OpenModel:
     """A whole model of a Hugging Face folder, with the config of the run that ``import-hf`` would make of it."""
+    runtime.cache_programs()
     folder = hub.folder_of(source.path)
     config = hub_import.run_config(folder, hub.read_config(folder))
     mllm, params = MLLM(zoo.build(config.model, config.data.image)), hub.load_params(folder)
@@ -313,6 +316,7 @@ def open_encoder(text: str) -> OpenEncoder:
             f"{text} reads an image in tiles, and probes need one grid of features; write its encoder alone with "
             "`pivot-jax export-hf --what encoder` and open that"
         )
+    runtime.cache_programs()
     found = load_params(text)
     params = {part: found[part] for part in ENCODER_PARTS if part in found}
     if "vision" not in params:
@@ -330,6 +334,7 @@ def open_language_model(text: str) -> OpenLanguageModel:
     """
     source = _whole(text, "a language model")
     decoder, dtype = source.decoder()
+    runtime.cache_programs()
     if source.kind == "hf":
         params = load_params(f"{text}:decoder")
         tokenizer: Any = load_tokenizer(hub.folder_of(source.path))

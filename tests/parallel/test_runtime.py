@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -73,17 +74,76 @@ def test_a_process_starts_again_with_huge_pages(before, after):
     assert len(lines) - 1 == (1 if before == after else 2)
 
 
-@pytest.mark.parametrize(
-    ("backend", "configured", "default"), [("gpu", None, True), ("cpu", None, False), ("gpu", "/elsewhere", False)]
-)
-def test_programs_are_cached_for_accelerators(monkeypatch, tmp_path, backend, configured, default):
+CACHED = """
+import jax, jax.monitoring
+import jax.numpy as jnp
+from pivot_jax.parallel import runtime
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+jnp.ones(3).block_until_ready()  # whatever was compiled before
+runtime.cache_programs()
+def deep(x):
+    for n in range(150):
+        x = jnp.sort(jnp.sin(x) @ x) + n
+    return x
+jax.jit(deep)(jnp.ones((8, 8))).block_until_ready()
+print(sum(event.endswith("/cache_hits") for event in events), jax.config.jax_compilation_cache_dir)
+"""
+
+
+def hits_and_folder(tmp_path, **environment):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_COMP", "JAX_PERS"))}
+    env = kept | {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path)} | environment
+    done = subprocess.run([sys.executable, "-c", CACHED], env=env, check=True, capture_output=True, text=True)
+    assert not done.stderr
+    hits, folder = done.stdout.split()
+    return int(hits), folder
+
+
+def test_a_program_is_compiled_once_on_a_machine(tmp_path):
+    hits, folder = hits_and_folder(tmp_path)
+    assert hits == 0 and folder.startswith(str(tmp_path / "pivot-jax" / "programs" / "cpu-"))
+    hits, again = hits_and_folder(tmp_path)
+    assert hits and again == folder
+
+
+def test_a_damaged_program_is_compiled_again(tmp_path):
+    _, folder = hits_and_folder(tmp_path)
+    for program in Path(folder).glob("*-cache"):
+        program.write_bytes(b"damaged")
+    assert hits_and_folder(tmp_path) == (0, folder)
+
+
+def test_a_cache_folder_of_the_user_stays(tmp_path):
+    elsewhere = str(tmp_path / "elsewhere")
+    assert hits_and_folder(tmp_path, JAX_COMPILATION_CACHE_DIR=elsewhere) == (0, elsewhere)
+    assert not (tmp_path / "pivot-jax").exists()
+
+
+def test_where_no_folder_can_be_made_nothing_is_cached(tmp_path):
+    (tmp_path / "pivot-jax").write_text("in the way")
+    assert hits_and_folder(tmp_path) == (0, "None")
+
+
+def test_programs_of_another_processor_are_elsewhere(monkeypatch):
+    """Of one with more cores, too: XLA divides the work between them when it compiles."""
+    names = {runtime._processor()}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(977))
+    names.add(runtime._processor())
+    monkeypatch.setattr(runtime.Path, "read_text", lambda *_, **__: "model name\t: another\nflags\t\t: fpu avx9\n")
+    names.add(runtime._processor())
+    assert len(names) == 3
+
+
+def test_programs_of_accelerators_share_a_folder(monkeypatch, tmp_path):
+    """JAX's key of a program names the device, and the driver loads it anywhere."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", configured)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    before = {name: getattr(jax.config, name) for name in (runtime._CACHE, runtime._LEAST_SECONDS)}
+    jax.config.update(runtime._CACHE, None)
     try:
         runtime.cache_programs()
-        found = jax.config.jax_compilation_cache_dir
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "pivot-jax" / "programs")
     finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-    assert found == (str(tmp_path / "pivot-jax" / "programs") if default else configured)
+        for name, value in before.items():
+            jax.config.update(name, value)
