@@ -20,6 +20,7 @@ from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval import ranking
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.rollout.engine import Prompt, Sampling
+from pivot_jax.rollout.processes import Processes
 from pivot_jax.rollout.sampler import Sampler, Shape
 from pivot_jax.shapes import round_up
 
@@ -47,6 +48,8 @@ class Answerer:
       blank_images: the preset's mean colour in place of every image (0 after normalisation): the control that says what
         the language prior alone is worth.
       read_timeout_s: seconds for a question's images; 0: any time.
+      mesh: of the parameters; None on one device. With several processes each passes its own questions to
+        :meth:`answer`, and all call it equally often.
     """
 
     def __init__(
@@ -60,8 +63,10 @@ class Answerer:
         seed: int = 0,
         blank_images: bool = False,
         read_timeout_s: float = 0.0,
+        mesh: Any = None,
     ):
-        self.mllm, self.params, self.batch_size = mllm, params, batch_size
+        self.mllm, self.params, self.batch_size, self.mesh = mllm, params, batch_size, mesh
+        self.processes = Processes(mesh)
         self.processor, self.read_timeout_s = processor, read_timeout_s
         self._prompts, self._options = processor.for_kind("prompt"), processor.for_kind("preference")
         self.chat, self.geometry = processor.chat, processor.geometry
@@ -73,18 +78,13 @@ class Answerer:
 
     def for_images(self, count: int) -> Answerer:
         """An answerer of questions with up to ``count`` images, although the model was trained with fewer in a row."""
-        if (wider := self.processor.for_images(count)) is self.processor:
-            return self
-        return Answerer(
-            self.mllm,
-            self.params,
-            wider,
-            batch_size=self.batch_size,
-            temperature=self.temperature,
-            seed=self.seed,
-            blank_images=self.blank_images,
-            read_timeout_s=self.read_timeout_s,
-        )
+        wider = self.processor.for_images(count)
+        return self if wider is self.processor else self._with(processor=wider)
+
+    def _with(self, **changes: Any) -> Answerer:
+        names = ("batch_size", "temperature", "seed", "blank_images", "read_timeout_s", "mesh")
+        own = {name: getattr(self, name) for name in names} | changes
+        return Answerer(self.mllm, self.params, own.pop("processor", self.processor), **own)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -170,8 +170,10 @@ class Answerer:
     def _sampling_engine(self) -> Sampler:
         """The sampler, which is made for the first answer: ranking needs none."""
         if self._sampler is None:
-            shape = Shape(self.batch_size, min(TOGETHER, self.batch_size), STEPS)
-            self._sampler = Sampler(self.mllm, self._prompts, shape, reader=self._reader)
+            rows = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+            slots, prompts = (round_up(size, rows) for size in (self.batch_size, min(TOGETHER, self.batch_size)))
+            shape = Shape(slots, prompts, STEPS)
+            self._sampler = Sampler(self.mllm, self._prompts, shape, mesh=self.mesh, reader=self._reader)
             self._sampler.update(self.params, 0)
         return self._sampler
 

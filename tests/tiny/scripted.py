@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pivot_jax.eval.answerer import Reply
+from pivot_jax.rollout.processes import Processes
 
 
 class Scripted:
@@ -10,7 +11,7 @@ class Scripted:
 
     def __init__(self, reply, option=0, fail_after=None, **settings):
         self.reply, self.option, self.fail_after, self.asked = reply, option, fail_after, []
-        self.settings, self.ranked = settings, []
+        self.settings, self.ranked, self.processes = settings, [], Processes(None)
 
     def for_images(self, count):
         return self
