@@ -31,6 +31,8 @@ class Answers(Protocol):
 
     def for_images(self, count: int) -> Answers: ...
 
+    def for_sampling(self, temperature: float, top_p: float = ...) -> Answers: ...
+
     def answer(
         self,
         examples: Sequence[Example],
@@ -97,6 +99,9 @@ def evaluate(
 def _run(asked: Chosen, answerer: Answers, out: Path, options: RunOptions) -> Path:
     file, processes = shards.path_of(out, options.shard), answerer.processes
     answerer = answerer.for_images(asked.images)
+    temperature = asked.variant.temperature if options.temperature is None else options.temperature
+    if temperature is not None:
+        answerer = answerer.for_sampling(temperature, asked.variant.top_p)
     if options.ranked and processes.several:
         raise UserError("ranked: a run of several processes ranks no options; use `pivot-jax eval --ranked` on it")
     settings = _settings(asked, answerer, options)

@@ -16,6 +16,10 @@ class Scripted:
     def for_images(self, count):
         return self
 
+    def for_sampling(self, temperature, top_p=1.0):
+        self.settings |= {"temperature": temperature, "top_p": top_p}
+        return self
+
     def answer(self, examples, max_new_tokens, done=lambda count: None, stop=()):
         if self.fail_after is not None and len(self.asked) >= self.fail_after:
             raise KeyboardInterrupt
