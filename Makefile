@@ -12,7 +12,8 @@ COMPAT_VERSIONS := jax==0.11.2 flax==0.12.12
 VLLM := 0.32.0
 COMPAT_TESTS := tests/kernels tests/models tests/objectives tests/parallel tests/test_structure.py
 
-# The toolkits whose prompts and scores are compared with ours. Checkouts; without one its part is skipped.
+# The toolkits whose prompts and scores are compared with ours. Checkouts; without one VLMEvalKit and LLaVA are those of PyPI,
+# and Cambrian, which is not there, is skipped.
 LMMS_EVAL := 0.7.3
 VLMEVALKIT ?=
 CAMBRIAN ?=
@@ -151,6 +152,7 @@ format: .venv/.installed-test
 	  capture-metric==0.1.13 factualscenegraph==0.7.3 latex2sympy2==1.9.1 antlr4-python3-runtime==4.7.2
 	@.venv-toolkits/bin/python -m pip install --quiet --no-deps --upgrade --target .venv-toolkits/vlmevalkit \
 	  -r tests/toolkits/requirements-vlmevalkit.txt
+	@.venv-toolkits/bin/python -m pip install --quiet --no-deps --upgrade --target .venv-toolkits/llava llava-torch==1.2.2.post1
 	@rm -rf .venv-toolkits/lib/python*/site-packages/tests
 	@touch $@
 

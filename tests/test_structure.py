@@ -169,6 +169,50 @@ def test_nothing_is_left_for_later(path):
     assert not unfinished(path.read_text(encoding="utf-8"))
 
 
+def references(module: str, tree: ast.Module) -> dict[str, set[str]]:
+    """Dotted name of each function → the names of functions that it uses, and "assert" where it can fail a test."""
+    origins = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    found: dict[str, set[str]] = {}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            own = found.setdefault(f"{module}.{function.name}", set())
+            for node in ast.walk(function):
+                if isinstance(node, ast.Name):
+                    own.add(origins.get(node.id, f"{module}.{node.id}"))
+                if isinstance(node, ast.Attribute):
+                    base = getattr(node.value, "id", "")
+                    own.add(f"{origins.get(base, module)}.{node.attr}")
+                    if node.attr.startswith("assert_") or (
+                        base == "pytest" and node.attr in ("raises", "warns", "fail")
+                    ):
+                        own.add("assert")
+                if isinstance(node, ast.Assert) or (isinstance(node, ast.keyword) and node.arg == "check"):
+                    own.add("assert")  # check: of subprocess.run
+    return found
+
+
+def without_assertion(trees: dict[str, ast.Module]) -> list[str]:
+    """Tests that assert nothing, themselves or by a function of these modules that they use."""
+    uses = {name: used for module, tree in trees.items() for name, used in references(module, tree).items()}
+    asserting = {"assert"}
+    while more := {name for name, used in uses.items() if used & asserting} - asserting:
+        asserting |= more
+    return sorted(name for name in uses.keys() - asserting if name.rpartition(".")[2].startswith("test_"))
+
+
+def test_every_test_asserts_something():
+    one = "from tests.b import check\ndef test_a():\n    check(1)\ndef test_b():\n    run(1)\ndef run(x):\n    print(x)"
+    made_up = {"tests.a": one, "tests.b": "def check(x):\n    same(x)\ndef same(x):\n    assert x == 1"}
+    assert without_assertion({module: ast.parse(text) for module, text in made_up.items()}) == ["tests.a.test_b"]
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    assert without_assertion({module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in tests}) == []
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_config_loads(path):
     """Every config loads, round-trips, and names source formats and keys that exist."""

@@ -20,6 +20,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from pivot_jax.adapters import generation
 from pivot_jax.data.example import Example, Message
 from pivot_jax.errors import UserError
 from pivot_jax.eval.text.ability import prompt_row
@@ -33,6 +34,7 @@ from pivot_jax.shapes import round_up
 
 NEW_TOKENS = 256  # of an answer, where a task sets no limit (lm-eval's default)
 LENGTH_STEP, TARGET_STEP = 64, 16  # lengths are rounded up to multiples, so that few shapes are compiled
+KNOWN = {"until", "max_gen_toks", "do_sample"}  # of generation_kwargs, beside sampling
 STEPS = 16  # tokens after which a prompt takes the slot of an answered one
 
 Request = tuple[Any, list[int], list[int]]  # what lm-eval's cache knows it by, context ids, continuation ids
@@ -193,6 +195,7 @@ class LmEvalModel(TemplateLM):
 
     def _generate(self, contexts: Sequence[str], settings: dict[str, Any]) -> list[str]:
         kwargs: dict[str, Any] = dict(normalize_gen_kwargs(settings, NEW_TOKENS))
+        generation.check(kwargs, KNOWN, "lm-eval", "in generation_kwargs of the task, set")
         until, limit = [string for string in kwargs["until"] if string], kwargs["max_gen_toks"]
         if limit >= self.max_length:
             raise UserError(
@@ -207,9 +210,7 @@ class LmEvalModel(TemplateLM):
             )
         sampling = Sampling(
             limit,
-            float(kwargs.get("temperature") or 0.0),
-            float(kwargs.get("top_p") or 1.0),
-            int(kwargs.get("top_k") or 0),
+            **generation.sampling(kwargs),
             stop_ids=(self.eot_token_id,),
             stop=tuple(string for string in until if self._is_written(string)),
         )

@@ -7,7 +7,7 @@ takes :class:`PivotJaxSimple`.
 
 from __future__ import annotations
 
-import logging
+import abc
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,6 +17,7 @@ import numpy as np
 from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 
+from pivot_jax.adapters import generation
 from pivot_jax.adapters.model import KEPT, Limits, Request, ToolkitModel
 from pivot_jax.data.example import Example, Message
 from pivot_jax.data.sources.base import IMAGE, placed
@@ -25,15 +26,13 @@ from pivot_jax.eval.benchmarks.toolkits import LMMS_EVAL_TOKENS
 from pivot_jax.progress import progress
 from pivot_jax.words import counted
 
-log = logging.getLogger(__name__)
-READ = {"max_new_tokens", "temperature", "top_p", "top_k", "until"}
-NEUTRAL = {"num_beams": (1, None), "repetition_penalty": (1, None), "n": (1, None)}  # other values cannot be had
-UNUSED = {"do_sample", "image_aspect_ratio"}  # temperature says the first, the model's own preset the second
+# Of generation_kwargs, beside sampling. Temperature says what do_sample does, the model's own preset the aspect ratio.
+KNOWN = {"max_new_tokens", "until", "do_sample", "image_aspect_ratio"}
 ALONE = "pivot_jax runs in one process, which uses all devices; start lmms-eval without `accelerate launch`"
 
 
 class _Model(lmms):
-    """Both classes: the open model.
+    """Both classes: the open model, and the answers to tasks that generate. They differ in what a request holds.
 
     Args:
       workdir, step, weights: as :class:`ToolkitModel`.
@@ -62,6 +61,14 @@ class _Model(lmms):
     def document(self, task: str, split: str, doc_id: int) -> Any:
         return self.task_dict[task][split][doc_id]
 
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """The answers, each drawn and ended as its task says."""
+        return [reply.text for reply in self.model.answer([self._request(*one.args) for one in requests], "lmms-eval")]
+
+    @abc.abstractmethod
+    def _request(self, *args: Any, **kwargs: Any) -> Request:
+        """What a request of lmms-eval asks, by its arguments."""
+
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         raise UserError("tasks of several rounds are not supported by pivot_jax; choose tasks of one round")
 
@@ -71,14 +78,10 @@ class PivotJax(_Model):
 
     is_simple = False
 
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """The answers. Request: (context, document → messages, limits, document's id, task, split)."""
-        asked = []
-        for request in requests:
-            _, to_messages, options, doc_id, task, split = request.args
-            make = partial(self._example, to_messages, doc_id, task, split)
-            asked.append(Request(make, limits(options, task)))
-        return [reply.text for reply in self.model.answer(asked, "lmms-eval")]
+    def _request(
+        self, context: str, to_messages: Any, options: Mapping[str, Any], doc_id: int, task: str, split: str
+    ) -> Request:
+        return Request(partial(self._example, to_messages, doc_id, task, split), limits(options, task))
 
     def _example(self, to_messages: Any, doc_id: int, task: str, split: str) -> Example:
         return conversation(to_messages(self.document(task, split, doc_id)), name_of(task, split, doc_id))
@@ -92,14 +95,10 @@ class PivotJaxSimple(_Model):
 
     is_simple = True
 
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """The answers. Request: (text, limits, document → images, document's id, task, split)."""
-        asked = []
-        for request in requests:
-            text, options, to_images, doc_id, task, split = request.args
-            make = partial(self._example, text, to_images, doc_id, task, split)
-            asked.append(Request(make, limits(options, task)))
-        return [reply.text for reply in self.model.answer(asked, "lmms-eval")]
+    def _request(
+        self, text: str, options: Mapping[str, Any], to_images: Any, doc_id: int, task: str, split: str
+    ) -> Request:
+        return Request(partial(self._example, text, to_images, doc_id, task, split), limits(options, task))
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
         """Of each continuation: its negative log-likelihood per token, and whether it is the greedy answer.
@@ -158,35 +157,15 @@ def limits(options: Mapping[str, Any], task: str) -> Limits:
     """A task's ``generation_kwargs``. As in lmms-eval's own models, answers are sampled at a temperature above 0.
 
     Raises:
-      UserError: beams or a repetition penalty.
+      UserError: beams, penalties, or other settings that change answers and are not supported.
     """
-    for key, allowed in NEUTRAL.items():
-        if options.get(key) not in allowed:
-            raise UserError(
-                f"task {task}: {key} is {options[key]}, which is not supported; add --gen_kwargs {key}={allowed[0]}"
-            )
-    if unused := sorted(options.keys() - READ - UNUSED - NEUTRAL.keys()):
-        _say_unused(task, tuple(unused))
+    generation.check(options, KNOWN, f"task {task}", "add --gen_kwargs")
     until = options.get("until") or ()
-    temperature = float(options.get("temperature") or 0)
-    top_p = options.get("top_p")
     return Limits(
         int(options.get("max_new_tokens") or LMMS_EVAL_TOKENS),
         (until,) if isinstance(until, str) else tuple(until),
-        temperature,
-        1.0 if top_p is None or not temperature else float(top_p),
-        int(options.get("top_k") or 0) if temperature else 0,
+        **generation.sampling(options),
     )
-
-
-_said: set[tuple[str, tuple[str, ...]]] = set()
-
-
-def _say_unused(task: str, keys: tuple[str, ...]) -> None:
-    """Once a task."""
-    if (task, keys) not in _said:
-        _said.add((task, keys))
-        log.warning("task %s: generation_kwargs %s have no effect here", task, ", ".join(keys))
 
 
 def conversation(messages: Sequence[Mapping[str, Any]], name: str) -> Example:

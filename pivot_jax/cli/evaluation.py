@@ -59,6 +59,8 @@ def evaluate(args: argparse.Namespace, overrides: Overrides) -> None:
     score_path(out)
     run = open_run(args.workdir, args.step)
     model = replace(run, config=configs.with_keys(run.config, overrides, EVALUATION))
+    if "eval.temperature" in overrides:  # also in place of the toolkit's own
+        options["temperature"] = model.config.eval.temperature
     found = evaluation.evaluate(model, args.benchmark, args.data, out, blank_images=args.blank_images, **options)
     show_score(found, out)
 

@@ -333,5 +333,5 @@ def _eval() -> dict[str, Any]:
         "benchmarks": (),
         "batch_size": 16,  # questions answered together
         "max_new_tokens": 64,  # an answer is truncated here
-        "temperature": 0.0,  # 0: greedy
+        "temperature": 0.0,  # 0: greedy; a toolkit whose task samples has its own
     }

@@ -20,6 +20,7 @@ from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval import ranking
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.rollout.engine import Prompt, Sampling
+from pivot_jax.rollout.processes import Processes
 from pivot_jax.rollout.sampler import Sampler, Shape
 from pivot_jax.shapes import round_up
 
@@ -43,10 +44,12 @@ class Answerer:
     Args:
       processor: encodes prompts and reads images as the model was trained; its chat says which token ends an answer.
       batch_size: questions answered together. A sampled answer depends on the seed and the question's id, not on this.
-      temperature, seed: 0 is greedy.
+      temperature, top_p, seed: temperature 0 is greedy.
       blank_images: the preset's mean colour in place of every image (0 after normalisation): the control that says what
         the language prior alone is worth.
       read_timeout_s: seconds for a question's images; 0: any time.
+      mesh: of the parameters; None on one device. With several processes each passes its own questions to
+        :meth:`answer`, and all call it equally often.
     """
 
     def __init__(
@@ -57,15 +60,18 @@ class Answerer:
         *,
         batch_size: int = 16,
         temperature: float = 0.0,
+        top_p: float = 1.0,
         seed: int = 0,
         blank_images: bool = False,
         read_timeout_s: float = 0.0,
+        mesh: Any = None,
     ):
-        self.mllm, self.params, self.batch_size = mllm, params, batch_size
+        self.mllm, self.params, self.batch_size, self.mesh = mllm, params, batch_size, mesh
+        self.processes = Processes(mesh)
         self.processor, self.read_timeout_s = processor, read_timeout_s
         self._prompts, self._options = processor.for_kind("prompt"), processor.for_kind("preference")
         self.chat, self.geometry = processor.chat, processor.geometry
-        self.temperature, self.blank_images, self.seed = temperature, blank_images, seed
+        self.temperature, self.top_p, self.seed, self.blank_images = temperature, top_p, seed, blank_images
         self._sampler: Sampler | None = None
         self._images_of = ImageCache(self._prompts, 1, cache_mib=0)  # every image is used once, so none is kept
         self._workers = Workers(self._prompts, THREADS, "thread", read_timeout_s)
@@ -73,18 +79,18 @@ class Answerer:
 
     def for_images(self, count: int) -> Answerer:
         """An answerer of questions with up to ``count`` images, although the model was trained with fewer in a row."""
-        if (wider := self.processor.for_images(count)) is self.processor:
-            return self
-        return Answerer(
-            self.mllm,
-            self.params,
-            wider,
-            batch_size=self.batch_size,
-            temperature=self.temperature,
-            seed=self.seed,
-            blank_images=self.blank_images,
-            read_timeout_s=self.read_timeout_s,
-        )
+        wider = self.processor.for_images(count)
+        return self if wider is self.processor else self._with(processor=wider)
+
+    def for_sampling(self, temperature: float, top_p: float = 1.0) -> Answerer:
+        """An answerer that draws its answers so."""
+        same = (temperature, top_p) == (self.temperature, self.top_p)
+        return self if same else self._with(temperature=temperature, top_p=top_p)
+
+    def _with(self, **changes: Any) -> Answerer:
+        names = ("batch_size", "temperature", "top_p", "seed", "blank_images", "read_timeout_s", "mesh")
+        own = {name: getattr(self, name) for name in names} | changes
+        return Answerer(self.mllm, self.params, own.pop("processor", self.processor), **own)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -97,7 +103,9 @@ class Answerer:
             "preset": self.geometry.preset,
             "blank_images": self.blank_images,
         }
-        return found | ({"seed": self.seed} if self.temperature > 0 else {})
+        if self.temperature > 0:
+            found |= {"seed": self.seed} | ({"top_p": self.top_p} if self.top_p < 1 else {})
+        return found
 
     def answer(
         self,
@@ -107,14 +115,15 @@ class Answerer:
         stop: Sequence[str] = (),
         *,
         temperature: float | None = None,
-        top_p: float = 1.0,
+        top_p: float | None = None,
         top_k: int = 0,
+        min_p: float = 0.0,
     ) -> list[Reply]:
         """An answer to each example, in order; ``done(count)`` is called as they are finished.
 
         Args:
           stop: an answer ends before the first of these strings in it.
-          temperature: in place of the answerer's. top_p, top_k: as in ``rollout.engine.Sampling``.
+          temperature, top_p: in place of the answerer's. top_k, min_p: as in ``rollout.engine.Sampling``.
 
         Raises:
           UserError: an example that cannot be asked (image missing, prompt too long); the message names it. A benchmark
@@ -125,8 +134,9 @@ class Answerer:
         sampling = Sampling(
             max_new_tokens,
             self.temperature if temperature is None else temperature,
-            top_p,
+            self.top_p if top_p is None else top_p,
             top_k,
+            min_p,
             stop_ids=(self.chat.end_id,),
             stop=tuple(stop),
         )
@@ -170,8 +180,10 @@ class Answerer:
     def _sampling_engine(self) -> Sampler:
         """The sampler, which is made for the first answer: ranking needs none."""
         if self._sampler is None:
-            shape = Shape(self.batch_size, min(TOGETHER, self.batch_size), STEPS)
-            self._sampler = Sampler(self.mllm, self._prompts, shape, reader=self._reader)
+            rows = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+            slots, prompts = (round_up(size, rows) for size in (self.batch_size, min(TOGETHER, self.batch_size)))
+            shape = Shape(slots, prompts, STEPS)
+            self._sampler = Sampler(self.mllm, self._prompts, shape, mesh=self.mesh, reader=self._reader)
             self._sampler.update(self.params, 0)
         return self._sampler
 

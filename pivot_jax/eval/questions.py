@@ -23,6 +23,7 @@ class RunOptions:
       model_id: identity of the answering model; a file of another model's answers is rejected.
       limit: only the first questions, with all that count together with one of them; 0: all.
       max_new_tokens: 0: the toolkit's own number.
+      temperature: None: the toolkit's own, or else the answerer's.
       ranked: also rank the options by likelihood, where there are options: "mean", "sum" or "prior" (see
         ``ranking.rank``); "": do not.
       chunk: questions between two writes.
@@ -37,6 +38,7 @@ class RunOptions:
     model_id: str = ""
     limit: int = 0
     max_new_tokens: int = 0
+    temperature: float | None = None
     ranked: str = ""
     chunk: int = 64
     show: bool = True

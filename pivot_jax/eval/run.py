@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pivot_jax.data.example import Example
+from pivot_jax.errors import UserError
 from pivot_jax.eval import predictions, shards
 from pivot_jax.eval.answerer import Reply
 from pivot_jax.eval.benchmarks import suite
@@ -14,7 +15,9 @@ from pivot_jax.eval.benchmarks.toolkits import DEFAULT
 from pivot_jax.eval.questions import Chosen, RunOptions, choose, gold_of, prompt_of
 from pivot_jax.eval.score import Rules, Score, score_file
 from pivot_jax.eval.scoring import parse
+from pivot_jax.parallel.hosts import is_first
 from pivot_jax.progress import progress
+from pivot_jax.rollout.processes import Processes
 
 
 class Answers(Protocol):
@@ -23,7 +26,12 @@ class Answers(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]: ...
 
+    @property
+    def processes(self) -> Processes: ...
+
     def for_images(self, count: int) -> Answers: ...
+
+    def for_sampling(self, temperature: float, top_p: float = ...) -> Answers: ...
 
     def answer(
         self,
@@ -47,6 +55,9 @@ def run_benchmark(
     number of new tokens); see :func:`predictions.resume`. For those without a ranking of their options, only the
     ranking is computed.
 
+    Where the answerer's processes are several, all of them call this. They share the questions, and the first one alone
+    reads and writes ``out``.
+
     Args:
       path: the benchmark's files.
       out: predictions file.
@@ -55,7 +66,8 @@ def run_benchmark(
       ``out``. Of a shard: with the answers of all shards so far.
 
     Raises:
-      UserError: unknown benchmark or toolkit, unreadable questions, or a file of another evaluation.
+      UserError: unknown benchmark or toolkit, unreadable questions, a file of another evaluation, or a ranking of
+        options over several processes.
     """
     options = options or RunOptions()
     return _run(choose(name, path, options), answerer, Path(out), options)
@@ -81,16 +93,20 @@ def evaluate(
     asked = choose(name, path, options)
     file = _run(asked, answerer, Path(out), options)
     rules = Rules(options.toolkit, options.scorer, options.aggregate)
-    return score_file(file, name, rules, seed=seed, ids=set(asked.prompts))
+    return answerer.processes.from_first(lambda: score_file(file, name, rules, seed=seed, ids=set(asked.prompts)))
 
 
 def _run(asked: Chosen, answerer: Answers, out: Path, options: RunOptions) -> Path:
-    file, answerer = shards.path_of(out, options.shard), answerer.for_images(asked.images)
+    file, processes = shards.path_of(out, options.shard), answerer.processes
+    answerer = answerer.for_images(asked.images)
+    temperature = asked.variant.temperature if options.temperature is None else options.temperature
+    if temperature is not None:
+        answerer = answerer.for_sampling(temperature, asked.variant.top_p)
+    if options.ranked and processes.several:
+        raise UserError("ranked: a run of several processes ranks no options; use `pivot-jax eval --ranked` on it")
     settings = _settings(asked, answerer, options)
     form = suite.find(asked.name).option_form if options.ranked else ""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    answered = predictions.resume(file, asked.prompts, options.model_id, settings, asked.name)
-    _correct(file, answered, asked.golds)
+    answered = processes.from_first(lambda: _answered(file, asked, options, settings))
     pending = [one for one in asked.positions if one not in answered]
     unranked = [
         one
@@ -101,24 +117,40 @@ def _run(asked: Chosen, answerer: Answers, out: Path, options: RunOptions) -> Pa
     common = {"benchmark": asked.name, "questions": asked.total, "model_id": options.model_id}
     common |= {"toolkit": options.toolkit, "data": asked.path}
     common |= {"control": options.control} if options.control else {}
-    with progress(asked.name, len(asked.positions), done=done, show=options.show) as advance:
+    with progress(asked.name, len(asked.positions), done=done, show=options.show and is_first()) as advance:
         for part in _chunks(unranked, options.chunk):
             for one, best in zip(part, _rankings(form, answerer, asked.of(part), options.ranked), strict=True):
                 answered[one] |= best
             predictions.write(file, answered.values())
             advance(len(part))
-        for part in _chunks(pending, options.chunk):
-            examples = asked.of(part)
+        for part in _chunks(pending, options.chunk * processes.count):
+            own = processes.share(part)
+            examples = asked.of(own)
             replies = answerer.answer(examples, settings["max_new_tokens"], advance, asked.variant.stop)
             rankings = _rankings(form, answerer, examples, options.ranked)
             rows = [
                 _row(example, reply, common) | best | {"settings": settings}
                 for example, reply, best in zip(examples, replies, rankings, strict=True)
             ]
-            predictions.append(file, rows)
+            _append(file, rows, processes)
+            advance(len(part) - len(own))
     if file != out:
-        shards.merge(out, options.shard[1], asked.prompts)
+        processes.from_first(lambda: shards.merge(out, options.shard[1], asked.prompts))
     return out
+
+
+def _answered(file: Path, asked: Chosen, options: RunOptions, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows of the file that can be used again, by question, with today's correct answers."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    found = predictions.resume(file, asked.prompts, options.model_id, settings, asked.name)
+    _correct(file, found, asked.golds)
+    return found
+
+
+def _append(file: Path, rows: list[dict[str, Any]], processes: Processes) -> None:
+    """Appends the rows of all processes, in the order of the questions."""
+    whole = [row for own in processes.gather(rows) for row in own]
+    processes.from_first(lambda: predictions.append(file, whole))
 
 
 def _correct(file: Path, answered: dict[str, dict[str, Any]], golds: Mapping[str, dict[str, Any]]) -> None:

@@ -107,19 +107,10 @@ def check_parts(config: Any, machines: Machines, processes: int) -> tuple[int, .
 
 def _check_processes(config: Any, processes: int) -> None:
     """Raises UserError for what only a run of one process can do."""
-    several = f"this job has {processes} processes, and a run of several cannot"
-    if config.eval.benchmarks:
+    if batch_kind(config) == "policy" and config.rl.engine == "vllm":
         raise UserError(
-            f"eval.benchmarks: {several} evaluate; set it to () and use `pivot-jax eval` on the trained run, or take a "
-            "single host"
-        )
-    if batch_kind(config) != "policy":
-        return
-    if config.rl.engine == "vllm":
-        raise UserError(f"rl.engine: {several} sample with vLLM; set it to jax, or take a single host")
-    if config.rl.heldout.sources:
-        raise UserError(
-            f"rl.heldout.sources: {several} evaluate; set it to (), or take a single host (without --per gpu)"
+            f"rl.engine: this job has {processes} processes, and a run of several cannot sample with vLLM; set it to "
+            "jax, or take a single host"
         )
 
 

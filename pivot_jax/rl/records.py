@@ -97,12 +97,11 @@ class Records:
         Args:
           thumbnails: images that are not files are written too, small, to ``completions/images``.
         """
-        lines = completion_lines(answered, self._images if thumbnails else None)
+        lines = completion_lines(answered, self.images if thumbnails else None)
         self._write_lines(self.workdir / COMPLETIONS / f"{number:06d}", lines)
 
-    def write_heldout(self, step: int, answered: Sequence[Answered]) -> None:
-        """Writes the responses to held-out prompts after ``step`` optimizer steps, with thumbnails."""
-        lines = completion_lines(answered, self._images)
+    def write_heldout(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the responses to held-out prompts after ``step`` optimizer steps."""
         self._write_lines(self.workdir / "eval" / f"heldout-{step}", lines)
 
     def _write_lines(self, name: Path, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -110,7 +109,8 @@ class Records:
         files.write_text(name.with_name(f"{name.name}{ending}.jsonl"), as_text(lines))
 
     @property
-    def _images(self) -> Path:
+    def images(self) -> Path:
+        """Folder of thumbnails."""
         return self.workdir / COMPLETIONS / "images"
 
     @property

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from pivot_jax import config as configs
 from pivot_jax.errors import UserError
 from pivot_jax.eval import run as benchmark_run
@@ -59,11 +57,11 @@ def training_hooks(setup: Setup, workdir: Path) -> tuple[Hook, ...]:
     """The evaluations that ``eval.benchmarks`` asks for during training, as ``eval/NAME/METRIC``.
 
     The answers of each are in ``workdir/eval/NAME-STEP.jsonl``; NAME is the benchmark, with its toolkit unless that is
-    ours.
+    ours. Several processes share the questions; the first one writes and scores the answers.
 
     Raises:
-      UserError: an unknown benchmark, unreadable questions, a run of several processes, or an objective
-        without a language model.
+      UserError: an unknown benchmark, unreadable questions, two evaluations of one name, or an objective without a
+        language model.
     """
     config = setup.config
     for one in config.eval.benchmarks:
@@ -71,8 +69,12 @@ def training_hooks(setup: Setup, workdir: Path) -> tuple[Hook, ...]:
         suite.examples(one["name"], one["path"], one.get("toolkit", DEFAULT))
     if config.eval.benchmarks and setup.objective.kind == "contrastive":
         raise UserError("eval.benchmarks: stage 0 trains no language model, so it cannot answer; leave it empty")
-    if config.eval.benchmarks and jax.process_count() > 1:
-        raise UserError("eval.benchmarks: a run of several processes cannot evaluate; use `pivot-jax eval` on it")
+    labels = [_label(one) for one in config.eval.benchmarks]
+    if twice := next((label for label in labels if labels.count(label) > 1), ""):
+        raise UserError(
+            f"eval.benchmarks: '{twice}' is there twice, and its scores and answers have one name; leave one out, or "
+            "read both sets of questions in one benchmark (a Python file)"
+        )
     return tuple(
         Hook(_label(one), partial(_evaluate_step, setup, workdir, dict(one))) for one in config.eval.benchmarks
     )
@@ -83,7 +85,8 @@ def _evaluate_step(setup: Setup, workdir: Path, benchmark: dict[str, Any], step:
     tokenizer = setup.loader.processor.chat.tokenizer
     processor = processor_of(config, module, tokenizer, "prompt", max_length=LONGEST_PROMPT)
     identity = f"{config.name}@{step}-{configs.fingerprint(config)}"
-    model = OpenModel(f"{workdir}@{step}", config, module, params, processor, identity, workdir)
+    mesh = setup.mesh if setup.mesh.size > 1 else None
+    model = OpenModel(f"{workdir}@{step}", config, module, params, processor, identity, workdir, step, mesh)
     out = workdir / "eval" / f"{_label(benchmark)}-{step}.jsonl"
     options = {name: value for name, value in benchmark.items() if name not in ("name", "path")}
     found = evaluate(model, benchmark["name"], benchmark["path"], out, **options)

@@ -81,6 +81,7 @@ class OpenModel(_Opened):
       identity: identifies the weights wherever they are stored; predictions files keep it.
       workdir: of a run; None for a Hugging Face folder.
       step: optimizer steps that made the weights.
+      mesh: that the weights are on; None: one device.
     """
 
     name: str
@@ -91,6 +92,7 @@ class OpenModel(_Opened):
     identity: str
     workdir: Path | None = None
     step: int = 0
+    mesh: Any = None
 
     @property
     def module(self) -> MLLM:
@@ -148,6 +150,7 @@ class OpenModel(_Opened):
             seed=self.config.seed,
             blank_images=blank_images,
             read_timeout_s=self.config.data.read_timeout_s,
+            mesh=self.mesh,
         )
 
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:

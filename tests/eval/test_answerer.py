@@ -51,6 +51,8 @@ def test_a_call_can_have_a_temperature_and_a_truncation_of_its_own(parts):
     greedy, sampling = Answerer(*parts, seed=3), Answerer(*parts, temperature=1.0, seed=3)
     assert greedy.answer(rows, 5, temperature=1.0) == sampling.answer(rows, 5)
     assert sampling.answer(rows, 5, temperature=0.0) == greedy.answer(rows, 5)
+    assert greedy.for_sampling(1.0).answer(rows, 5) == sampling.answer(rows, 5)
+    assert sampling.for_sampling(1.0, 1e-6).answer(rows, 5) == sampling.answer(rows, 5, min_p=1.0)
     assert sampling.answer(rows, 5, top_k=1) == sampling.answer(rows, 5, top_p=1e-6) == greedy.answer(rows, 5)
 
 
@@ -110,3 +112,5 @@ def test_an_answerer_says_what_its_answers_depend_on(parts):
     assert sampled[0] != sampled[1]
     assert sampled[1] == Answerer(*parts, seed=1, temperature=0.5, batch_size=3).settings
     assert Answerer(*parts, blank_images=True).settings != greedy[0]
+    truncated = Answerer(*parts, seed=1, batch_size=3).for_sampling(0.5, 0.9)
+    assert truncated.settings == sampled[1] | {"top_p": 0.9} and truncated.batch_size == 3

@@ -18,8 +18,7 @@ from tests.tiny.crds import JOBSET, KUEUE, QUEUE_LABEL
 from tests.tiny.launches import GIVEN, check_script, launched
 
 ROOT = Path(__file__).resolve().parents[2]
-ALONE = {"rl.heldout.sources": ()}  # several processes cannot evaluate
-CONFIGS = {"pivot/stage2_dpo.py": {}, "pivot/stage1b.py": {}, "maye/mm_math5k.py": ALONE}
+CONFIGS = ("pivot/stage2_dpo.py", "pivot/stage1b.py", "maye/mm_math5k.py")
 # Further hardware: nodes, slices, one process per GPU.
 MORE = [
     ("slurm", "pivot/stage2_dpo.py", {}, {"topology": "h200-8x4"}),
@@ -34,7 +33,7 @@ MORE = [
     ("skypilot", "pivot/stage2_dpo.py", {}, {"topology": "v6e-16", "setup": "SETUP"}),
     ("ssh", "pivot/stage2_dpo.py", {}, {"topology": "h200-8x2", "hosts": ("me@node1", "node2"), "per": "gpu"}),
 ]  # fmt: skip
-CASES = [(to, spec, keys, {}) for to in TARGETS for spec, keys in CONFIGS.items()] + MORE
+CASES = [(to, spec, {}, {}) for to in TARGETS for spec in CONFIGS] + MORE
 
 
 def check_jobset(text: str) -> dict:

@@ -28,8 +28,7 @@ def wrong(
     return Wrong(name, to, says, options, keys or {}, spec)
 
 
-VLLM = {"rl.heldout.sources": (), "rl.engine": "vllm", "rl.vllm.urls": ("http://h:8000",)}
-BENCHMARK = {"eval.every": 100, "eval.benchmarks": ({"name": "mmvp", "path": "data/MMVP"},)}
+VLLM = {"rl.engine": "vllm", "rl.vllm.urls": ("http://h:8000",)}
 SOURCE = {"format": "mmpr", "path": "/home/me/MMPR/meta.json"}
 HARDWARE = [
     wrong("no-hardware", "slurm", "hardware: empty", "--topology h100-8", keys={"hardware": ()}),
@@ -57,16 +56,12 @@ FITS = [
     wrong("mesh-does-not-divide-a-micro-batch", "slurm", "data.batch_size / train.accumulate is 8, not a multiple of",
           topology="h200-8x2", keys={"data.batch_size": 16, "train.accumulate": 2}),
     wrong("processes-do-not-divide-prompts", "slurm", "1024 prompts are not a multiple of", "32 x 3 processes",
-          topology="h100-8x3", spec=MAYE, keys={"rl.heldout.sources": ()}),
+          topology="h100-8x3", spec=MAYE),
     wrong("tensor-over-processes", "slurm", "parallel.data x parallel.fsdp is 2, not a multiple of the 4 processes",
           "parallel.tensor", topology="h200-8x4", keys={"parallel.fsdp": 2, "parallel.tensor": 16}),
     wrong("vllm-over-processes", "slurm", "rl.engine: this job has 2 processes", "single host", topology="h100-8x2",
           spec=MAYE, keys=VLLM),
     wrong("vllm-per-gpu", "slurm", "rl.engine: this job has 8 processes", per="gpu", spec=MAYE, keys=VLLM),
-    wrong("heldout-over-processes", "tpu", "rl.heldout.sources: this job has 2 processes", "set it to ()",
-          spec=MAYE),
-    wrong("benchmarks-over-processes", "gke", "eval.benchmarks: this job has 4 processes", "`pivot-jax eval`",
-          keys=BENCHMARK),
 ]  # fmt: skip
 FOLDERS = [
     wrong("relative-workdir", "slurm", "--workdir runs/x: a relative path", workdir="runs/x"),

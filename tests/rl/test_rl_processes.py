@@ -18,6 +18,7 @@ from pivot_jax import config as configs
 from pivot_jax import rules
 from pivot_jax.train import checkpoint
 from pivot_jax.train.metrics import read
+from tests.train.conftest import source
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,12 +32,21 @@ def sampled(workdir: Path) -> list[dict[tuple[str, int], str]]:
     return [rollouts[number] for number in sorted(rollouts)]
 
 
+def heldout(workdir: Path, step: int) -> list[tuple[str, str]]:
+    """(row, text) of the responses to held-out prompts, which are in one file."""
+    (file,) = (workdir / "eval").glob(f"heldout-{step}*.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [(one["id"], one["completion"]) for one in lines]
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("algorithm", ["trl-grpo", "reinforce++", "dapo"])
-def test_two_processes_of_four_devices_train_as_one_device(rl_config, tmp_path, algorithm):
+def test_two_processes_of_four_devices_train_as_one_device(rl_config, world, tmp_path, algorithm):
+    """They evaluate alike, too; of the last batch of held-out prompts, one process has none."""
     config = rl_config(
         rl__algorithm=algorithm, rl__kl_coefficient=0.02, rl__filter="none", data__batch_size=8,
-        parallel__data=-1, parallel__fsdp=2, train__steps=3,
+        parallel__data=-1, parallel__fsdp=2, train__steps=3, eval__every=3, eval__at_start=True,
+        rl__heldout__sources=({**source(world, "llava"), "sampling": "first:10"},), rl__heldout__responses=2,
     )  # fmt: skip
     file = tmp_path / "config.json"
     train = [sys.executable, "-m", "pivot_jax.cli", "train", "--config", str(file), "--workdir"]
@@ -48,7 +58,15 @@ def test_two_processes_of_four_devices_train_as_one_device(rl_config, tmp_path, 
         done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=plain, cwd=ROOT)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert sampled(tmp_path / "two") == sampled(tmp_path / "one")
-    logs = [read(tmp_path / name / "metrics.jsonl") for name in ("two", "one")]
+    for step in (0, 3):
+        two, one = (heldout(tmp_path / name, step) for name in ("two", "one"))
+        assert two == one and [row[0] for row in two] == [f"row{i}" for i in range(10) for _ in range(2)]
+    whole = [read(tmp_path / name / "metrics.jsonl") for name in ("two", "one")]
+    evaluated = [[row for row in log if "eval/heldout/reward" in row] for log in whole]
+    logs = [[row for row in log if "loss" in row] for log in whole]
+    for key in ("reward", "mean_length", "clipped_ratio", "rewards/count"):
+        two, one = ([row[f"eval/heldout/{key}"] for row in log] for log in evaluated)
+        assert two == one and len(two) == 2, key
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]] == [1, 2, 3]
     for key in ("loss", "grad_norm", "reward", "kl", "completions/mean_length"):
         np.testing.assert_allclose(*([row[key] for row in log] for log in logs), rtol=1e-5, atol=1e-6, err_msg=key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pivot_jax.eval.answerer import Reply
+from pivot_jax.rollout.processes import Processes
 
 
 class Scripted:
@@ -10,9 +11,13 @@ class Scripted:
 
     def __init__(self, reply, option=0, fail_after=None, **settings):
         self.reply, self.option, self.fail_after, self.asked = reply, option, fail_after, []
-        self.settings, self.ranked = settings, []
+        self.settings, self.ranked, self.processes = settings, [], Processes(None)
 
     def for_images(self, count):
+        return self
+
+    def for_sampling(self, temperature, top_p=1.0):
+        self.settings |= {"temperature": temperature, "top_p": top_p}
         return self
 
     def answer(self, examples, max_new_tokens, done=lambda count: None, stop=()):

@@ -100,7 +100,7 @@ def main(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         benchmarks = {name: prompts(checkout, name, Path(folder)) for name in SCRIPTS}
         benchmarks["cv_bench"] = cv_bench(checkout, Path(folder))
-    about = {"toolkit": "Cambrian", "version": f"commit {scripts.commit(checkout)}", "model": "template left off"}
+    about = {"toolkit": "Cambrian", "version": scripts.version(checkout), "model": "template left off"}
     golden.write(path, about, benchmarks, SKIPPED)
 
 

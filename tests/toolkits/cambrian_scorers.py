@@ -17,7 +17,7 @@ from tests.toolkits.odd_answers import Gold
 CHECKOUT = Path(os.environ.get("CAMBRIAN", ""))
 if not (CHECKOUT / "eval" / "eval").is_dir():
     raise SystemExit("no Cambrian: set CAMBRIAN to a checkout of github.com/cambrian-mllm/cambrian")
-ABOUT = {"toolkit": "Cambrian", "version": f"commit {scripts.commit(CHECKOUT)}"}
+ABOUT = {"toolkit": "Cambrian", "version": scripts.version(CHECKOUT)}
 Scorer = Callable[[str, Gold], float]
 WORK = Path(tempfile.mkdtemp(prefix="cambrian_"))
 os.chdir(WORK)  # some scripts write beside themselves

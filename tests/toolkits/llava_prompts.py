@@ -85,7 +85,7 @@ def main(path: Path) -> None:
     scripts.open_package("llava", checkout)
     with tempfile.TemporaryDirectory() as folder:
         benchmarks = {"mmbench": mmbench(checkout, Path(folder))}
-    about = {"toolkit": "LLaVA", "version": f"commit {scripts.commit(checkout)}", "model": "template left off"}
+    about = {"toolkit": "LLaVA", "version": scripts.version(checkout), "model": "template left off"}
     golden.write(path, about, benchmarks, SKIPPED, recorded=recorded())
 
 

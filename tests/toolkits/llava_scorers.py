@@ -17,7 +17,7 @@ from tests.toolkits.odd_answers import Gold
 CHECKOUT = Path(os.environ.get("LLAVA", ""))
 if not (CHECKOUT / "llava" / "eval").is_dir():
     raise SystemExit("no LLaVA: set LLAVA to a checkout of github.com/haotian-liu/LLaVA")
-ABOUT = {"toolkit": "LLaVA", "version": f"commit {scripts.commit(CHECKOUT)}"}
+ABOUT = {"toolkit": "LLaVA", "version": scripts.version(CHECKOUT)}
 Scorer = Callable[[str, Gold], float]
 scripts.open_package("llava", CHECKOUT)
 EVAL = CHECKOUT / "llava" / "eval"

@@ -14,19 +14,20 @@ def prompts(name: str, folder: Path, skipped: dict[str, str]) -> dict[str, Any]:
     """Row position → what a chat model gets, and under ``bare`` the text without the task's own suffixes."""
     task = lmms_eval_tasks.task(name, folder)
     limits = task.config.generation_kwargs or {}
+    sampled = {key: limits[key] for key in ("temperature", "top_p") if limits.get("temperature")}
     found = {}
     for position, row in enumerate(task.test_docs()):
         parts = [part for message in task.doc_to_messages(row) for part in message["content"]]
         prompt = golden.joined(part["text"] if part["type"] == "text" else None for part in parts)
         text = task.doc_to_text(row)
-        more = {} if prompt.endswith(text) else {"text": text}
+        more = sampled if prompt.endswith(text) else sampled | {"text": text}
         try:
             bare = task.config.doc_to_text(row, None)
         except (TypeError, AttributeError, NameError) as error:
             bare = None
             skipped[f"{name}, bare"] = f"the task's function needs its settings ({type(error).__name__}: {error})"
         if bare is not None and bare != text:
-            more["bare"] = bare
+            more = more | {"bare": bare}
         found[str(position)] = golden.entry(prompt, limits.get("max_new_tokens"), limits.get("until") or (), **more)
     return found
 

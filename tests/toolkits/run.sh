@@ -6,6 +6,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root" || exit 1
 python=$root/.venv-toolkits/bin/python
 export PIVOT_SHARED_DATA="${PIVOT_SHARED_DATA:-$root/../shared/data}" HF_HUB_OFFLINE=1
+export LLAVA="${LLAVA:-$root/.venv-toolkits/llava}"
 golden=$root/tests/eval/benchmarks/golden
 if [ "$1" = check ]; then
   export PIVOT_GOLDEN="$root/build/toolkits"
@@ -17,7 +18,7 @@ for toolkit in ${TOOLKITS:-lmms_eval vlmevalkit cambrian llava}; do
   case $toolkit in
     vlmevalkit) export PYTHONPATH="$root:$root/.venv-toolkits/vlmevalkit" ;;
     cambrian) [ -d "$CAMBRIAN/eval/eval" ] || { echo "cambrian: skipped, CAMBRIAN names no checkout"; continue; } ;;
-    llava) [ -d "$LLAVA/llava/eval" ] || { echo "llava: skipped, LLAVA names no checkout"; continue; } ;;
+    llava) [ -d "$LLAVA/llava/eval" ] || { echo "llava: skipped, no checkout at $LLAVA"; continue; } ;;
   esac
   grouped="grouped_scores $toolkit"
   [ "$toolkit" = llava ] && grouped=""  # it scores no such file itself

@@ -20,12 +20,15 @@ class Tensor:
         return self
 
 
-def commit(root: Path) -> str:
-    """The commit of a checkout, from git's HEAD or from the file COMMIT that an exported tree has."""
+def version(root: Path) -> str:
+    """The commit of a checkout, from git's HEAD or from the file COMMIT that an exported tree has; or a package's."""
+    for package in root.glob("*.dist-info"):
+        return " ".join(package.stem.rsplit("-", 1))
     if (root / "COMMIT").is_file():
-        return (root / "COMMIT").read_text().strip()
+        return f"commit {(root / 'COMMIT').read_text().strip()}"
     head = (root / ".git" / "HEAD").read_text().strip()
-    return (root / ".git" / head.removeprefix("ref: ")).read_text().strip() if head.startswith("ref: ") else head
+    named = head.removeprefix("ref: ")
+    return f"commit {head if named == head else (root / '.git' / named).read_text().strip()}"
 
 
 def open_package(name: str, root: Path) -> None:

@@ -54,6 +54,7 @@ def test_finding_them_imports_no_jax():
         ({"temperature": 0, "top_p": 0, "top_k": 1, "until": ["a", "b"]}, Limits(1024, ("a", "b"))),
         ({"temperature": 0.7, "top_k": 5, "top_p": None}, Limits(1024, (), 0.7, 1.0, 5)),
         ({"temperature": 1.0, "top_p": 0.9}, Limits(1024, (), 1.0, 0.9)),
+        ({"temperature": 0.5, "min_p": 0.1}, Limits(1024, (), 0.5, min_p=0.1)),
     ],
 )
 def test_limits(options, limits):

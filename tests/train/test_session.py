@@ -137,6 +137,7 @@ def test_a_run_evaluates_the_benchmarks_of_its_config(make_config, world, tmp_pa
         ({"eval__benchmarks": ({"name": "mmvpp", "path": "x"},)}, "benchmark 'mmvpp' is unknown"),
         ({"eval__benchmarks": ({"name": "mmvp"},)}, "eval.benchmarks.0: .* is not a dict with 'name' and 'path'"),
         ({"eval__benchmarks": ({"name": "mmvp", "path": "no/such"},)}, "MMVP: no folder at 'no/such'"),
+        ({"eval__benchmarks": (benchmark, benchmark | {"limit": 2})}, "'scienceqa' is there twice"),
         ({"eval__every": 0}, "never evaluated, because eval.every is 0"),
         ({"eval__benchmarks": ()}, "nothing to evaluate"),
     ):

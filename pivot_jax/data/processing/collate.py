@@ -22,11 +22,13 @@ class Collation(NamedTuple):
       pad_id: token at padding.
       image_features: features of one image array; with packed rows, where the features of each row begin.
       mrope: positions have three axes.
+      tiled: rows have ``tile_taps``, and so do batches of masked rows alone, which a process may have.
     """
 
     pad_id: int
     image_features: int
     mrope: bool = False
+    tiled: bool = False
 
 
 class _Padding:
@@ -56,13 +58,15 @@ class _Padding:
             out[self.filled] = np.concatenate([values for values in per_row if values is not None])
         return out
 
-    def tile_fields(self, offsets: np.ndarray) -> dict[str, np.ndarray]:
+    def tile_fields(self, offsets: np.ndarray, tiled: bool) -> dict[str, np.ndarray]:
         """Taps and weights of rows with tiled images; ``offsets``: where each row's features begin, [b*k]."""
-        if not self.rows or self.rows[0].tile_taps is None:
+        if not (self.rows[0].tile_taps is not None if self.rows else tiled):
             return {}
         taps = self.pad("tile_taps", -1, (TAPS,))
         weights = np.zeros(taps.shape, np.float32)
-        weights[self.filled] = np.concatenate([row.tile_weights for row in self.rows if row.tile_weights is not None])
+        if self.rows:
+            own = [row.tile_weights for row in self.rows if row.tile_weights is not None]
+            weights[self.filled] = np.concatenate(own)
         return {"tile_taps": np.where(taps < 0, -1, taps + self.spread(offsets)[..., None]), "tile_weights": weights}
 
     def spread(self, values: np.ndarray) -> np.ndarray:
@@ -107,7 +111,7 @@ def vlm_batch(
         images=pixels,
         tokens=tokens.pad("tokens", constants.pad_id),
         image_slots=np.where(slots < 0, -1, slots + tokens.spread(begin)),
-        **tokens.tile_fields(begin),
+        **tokens.tile_fields(begin, constants.tiled),
         positions=tokens.pad("positions", 0, (3,) if constants.mrope else ()),
         segments=tokens.spread(member + 1),
         branches=tokens.pad("branches", 0),
@@ -131,7 +135,7 @@ def prompt_batch(
         images=images.pixels,
         tokens=padding.pad("tokens", constants.pad_id),
         image_slots=padding.pad("image_slots", -1),
-        **padding.tile_fields(np.zeros(len(rows), int)),
+        **padding.tile_fields(np.zeros(len(rows), int), constants.tiled),
         positions=padding.pad("positions", 0, (3,) if constants.mrope else ()),
         segments=padding.filled.astype(np.int32),
         row_index=row_index.astype(np.int32),

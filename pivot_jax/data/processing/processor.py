@@ -110,7 +110,8 @@ class Processor:
         """
         if row_index is None:
             row_index = np.asarray([-1 if row is None else index for index, row in enumerate(rows)])
-        constants = Collation(self.chat.pad_id, self.geometry.features, self.chat.mrope)
+        tiled = self.geometry.arrays > 1
+        constants = Collation(self.chat.pad_id, self.geometry.features, self.chat.mrope, tiled)
         if self.kind == "prompt":
             return prompt_batch(rows, images, row_index, bucket[0], constants)
         if self.kind == "contrastive":

@@ -91,6 +91,7 @@ class Variant:
       prompt: the text that is asked; ``<image>`` where each image goes.
       scorer: name of a scorer of ``scoring.table.SCORERS``.
       stop: an answer ends before any of these strings.
+      temperature, top_p: at which its task samples; temperature None: it leaves that to the model, or answers greedily.
       first_image: a question is asked about the first of its images alone.
       shown: the question with the images that are shown, in the order of their marks in the prompt; None: as published.
       note: where this differs from the toolkit, and why (such as rules in place of a judge).
@@ -101,6 +102,8 @@ class Variant:
     aggregate: Aggregate = MEAN
     max_new_tokens: int = 16
     stop: tuple[str, ...] = ()
+    temperature: float | None = None
+    top_p: float = 1.0
     note: str = ""
     first_image: bool = False
     shown: Callable[[Item], Item] | None = None
@@ -160,7 +163,7 @@ class Benchmark:
         found = self._of(toolkit)
         if prompt:
             other = self._of(prompt)
-            asking = ("prompt", "max_new_tokens", "stop", "first_image", "shown")
+            asking = ("prompt", "max_new_tokens", "stop", "temperature", "top_p", "first_image", "shown")
             found = replace(found, **{name: getattr(other, name) for name in asking})
         if aggregate:
             found = replace(found, aggregate=self._of(aggregate).aggregate)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.branches import group_row
-from pivot_jax.data.processing.collate import Collation, vlm_batch
+from pivot_jax.data.processing.collate import Collation, prompt_batch, vlm_batch
 from pivot_jax.data.processing.geometry import ImageArrays
 
 
@@ -42,6 +45,23 @@ def test_tiles_lie_in_the_prompt_only():
     row = group_row(prompt(tile_taps=taps, tile_weights=taps.astype(np.float32)), [[1], [2]])
     np.testing.assert_array_equal(row.tile_taps, [*taps, [-1] * 4, [-1] * 4])
     np.testing.assert_array_equal(row.tile_weights, [*taps, [0] * 4, [0] * 4])
+
+
+def test_masked_rows_alone_have_the_fields_of_tiles():
+    """One of several processes may have no row of a batch; all run the same program."""
+    taps = np.arange(16, dtype=np.int32).reshape(4, 4)
+    row, images = prompt(tile_taps=taps, tile_weights=taps / 16), ImageArrays(np.zeros((2, 1, 4, 4, 3), np.uint8))
+    for constants, tiled in ((Collation(0, 2, tiled=True), True), (Collation(0, 2), False)):
+        for batch_of in (prompt_batch, partial(vlm_batch, packing=1)):
+            size: Any = 8 if batch_of is prompt_batch else (8, 4)
+            own, masked = (
+                batch_of([first, None], images, np.asarray([-1, -1]), size, constants) for first in (row, None)
+            )
+            for name in ("tile_taps", "tile_weights"):
+                one, other = getattr(own, name), getattr(masked, name)
+                assert one is not None and (other is not None) == tiled, name
+                assert not tiled or (one.shape, one.dtype) == (other.shape, other.dtype), name
+            assert not tiled or ((masked.tile_taps == -1).all() and not masked.tile_weights.any())
 
 
 @pytest.mark.parametrize("responses", [[], [[1], []]])

@@ -47,6 +47,7 @@ def check_prompts(
     for one in recorded.values():
         assert list(variant.stop) == one["stop"]
         assert one["max_new_tokens"] in (variant.max_new_tokens, None)
+        assert (variant.temperature, variant.top_p) == (one.get("temperature"), one.get("top_p", 1.0))
 
 
 def differences(golden: str, toolkit: str, scorer: str) -> tuple[int, dict[tuple[str, ...], tuple[Any, float]]]:

@@ -115,8 +115,9 @@ BENCHMARKS = {
                 "judgment_lmms_eval",
                 max_new_tokens=1024,
                 stop=LMMS_EVAL_STOP,
-                note="it samples at temperature 1 (set eval.temperature=1), and asks gpt-4o-mini where its pattern "
-                "finds nothing; here its guess, which it makes where that fails too, follows at once",
+                temperature=1.0,
+                note="it asks gpt-4o-mini where its pattern finds nothing; here its guess, which it makes where that "
+                "fails too, follows at once",
                 **_by_group,
             ),
             "vlmevalkit": Variant(

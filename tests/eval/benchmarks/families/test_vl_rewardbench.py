@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from pivot_jax.errors import UserError
+from pivot_jax.eval import predictions
 from pivot_jax.eval.benchmarks.families import vl_rewardbench
-from pivot_jax.eval.run import RunOptions, evaluate
+from pivot_jax.eval.questions import RunOptions
+from pivot_jax.eval.run import evaluate, run_benchmark
 from pivot_jax.eval.scoring.judgments import judgment, judgment_lmms_eval
 from pivot_jax.eval.scoring.scorers import Gold
 from tests.eval.benchmarks import published_rows
@@ -31,6 +33,7 @@ def test_prompts_are_those_of_the_toolkits(tmp_path, toolkit, form):
         assert variant.prompt(items[int(position)]) == one["prompt"]
         assert list(variant.stop) == one["stop"]
         assert one["max_new_tokens"] in (None, variant.max_new_tokens)
+        assert (variant.temperature, variant.top_p) == (one.get("temperature"), one.get("top_p", 1.0))
 
 
 def test_the_better_answer_and_the_groups(tmp_path):
@@ -121,3 +124,22 @@ def test_an_evaluation_from_files_to_score(tmp_path):
     assert found.metric == "macro_accuracy" and found.value.value == pytest.approx(sum(right) / 3)
     assert found.by_category.keys() == {"hallucination", "reasoning", "general"}
     assert found.secondary["accuracy"].value == pytest.approx(sum(right) / 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "sampled"),
+    [
+        ({}, {}),
+        ({"toolkit": "lmms-eval"}, {"temperature": 1.0, "top_p": 1.0}),
+        ({"prompt": "lmms-eval"}, {"temperature": 1.0, "top_p": 1.0}),
+        ({"toolkit": "lmms-eval", "prompt": "ours"}, {}),
+        ({"toolkit": "lmms-eval", "temperature": 0.5}, {"temperature": 0.5, "top_p": 1.0}),
+    ],
+)
+def test_answers_are_sampled_where_the_toolkit_does(tmp_path, options, sampled):
+    """What the answerer is told is in the rows' settings, so that greedy answers are not taken for sampled ones."""
+    data = published_rows.write_tables(NAME, tmp_path)
+    answerer = scripted.Scripted(lambda example: "Overall Judgment: Answer 1 is better.")
+    file = run_benchmark("vl-rewardbench", data, answerer, tmp_path / "a.jsonl", RunOptions(show=False, **options))
+    settings = [row["settings"] for row in predictions.read(file)]
+    assert [{name: own[name] for name in ("temperature", "top_p") if name in own} for own in settings] == [sampled] * 3
