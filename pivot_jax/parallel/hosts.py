@@ -11,34 +11,67 @@ import os
 import jax
 
 from pivot_jax.errors import UserError
+from pivot_jax.parallel.peers import GRACE_S, Peers
+
+JOIN_S = 300  # for all processes to start
 
 _VARIABLES = ("PIVOT_COORDINATOR", "PIVOT_NUM_PROCESSES", "PIVOT_PROCESS_ID")
 
 
-def start() -> None:
+def start(limit: float, command: str) -> Peers | None:
     """Joins the other processes if the environment names them.
 
     ``PIVOT_COORDINATOR`` (host:port), ``PIVOT_NUM_PROCESSES`` and ``PIVOT_PROCESS_ID`` name them. With
     ``PIVOT_DISTRIBUTED=auto`` JAX finds them automatically (SLURM, Open MPI, TPU pods). Call this before any other use
     of JAX.
 
+    Args:
+      limit: seconds of silence after which a process counts as gone.
+      command: what begins the line of a process that ends because of another one.
+
+    Returns:
+      What watches the other processes; None where there is one process.
+
     Raises:
-      UserError: only some of the three variables are set.
+      UserError: only some of the three variables are set; the others did not come.
     """
     if os.environ.get("PIVOT_DISTRIBUTED") == "auto":
-        jax.distributed.initialize()
-        return
+        return _join(limit, command)
     present = [name for name in _VARIABLES if os.environ.get(name)]
     if not present:
-        return
+        return None
     if len(present) < len(_VARIABLES):
         missing = ", ".join(name for name in _VARIABLES if name not in present)
         raise UserError(f"{', '.join(present)} set but not {missing}; set all three, or none for one process")
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        os.environ["PIVOT_COORDINATOR"], int(os.environ["PIVOT_NUM_PROCESSES"]), int(os.environ["PIVOT_PROCESS_ID"])
-    )
+    at, count, process = (os.environ[name] for name in _VARIABLES)
+    return _join(limit, command, at, int(count), int(process))
+
+
+def _join(limit: float, command: str, *where: object) -> Peers | None:
+    # Until there is something to save, SIGTERM ends a process at once (train.signals starts this service later).
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        # JAX's own limit only counts where ours does not work.
+        jax.distributed.initialize(*where, initialization_timeout=JOIN_S, heartbeat_timeout_seconds=_backstop(limit))
+    except jax.errors.JaxRuntimeError as error:
+        which = f"not all {where[1]} processes have reached {where[0]}" if where else "the processes did not find each other"
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f"{which} within {JOIN_S} s ({why}); start all of them within that time, with an address of process 0 that "
+            "each can reach"
+        ) from None
+    from jax._src.distributed import global_state  # there is no public way to the key-value store
+
+    if global_state.num_processes == 1:
+        return None
+    return Peers(global_state.client, global_state.process_id, global_state.num_processes, limit, command)
+
+
+def _backstop(limit: float) -> int:
+    """JAX aborts after half of its limit already."""
+    return int(3 * (limit + GRACE_S))
 
 
 def is_first() -> bool:
