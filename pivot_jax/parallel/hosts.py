@@ -56,10 +56,10 @@ def _join(limit: float, command: str, *where: object) -> Peers | None:
         # JAX's own limit only counts where ours does not work.
         jax.distributed.initialize(*where, initialization_timeout=JOIN_S, heartbeat_timeout_seconds=_backstop(limit))
     except jax.errors.JaxRuntimeError as error:
-        which = f"not all {where[1]} processes have reached {where[0]}" if where else "the processes did not find each other"
+        which = f"{where[1]} processes have reached {where[0]}" if where else "processes have found each other"
         why = str(error).splitlines()[0]
         raise UserError(
-            f"{which} within {JOIN_S} s ({why}); start all of them within that time, with an address of process 0 that "
+            f"not all {which} within {JOIN_S} s ({why}); start all of them within that time, with an address of process 0 that "
             "each can reach"
         ) from None
     from jax._src.distributed import global_state  # there is no public way to the key-value store

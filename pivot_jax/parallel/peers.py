@@ -113,6 +113,7 @@ class Peers:
     def _tell(self, cause: str, grace: float) -> None:
         """Ends the run for all processes; the first cause counts."""
         self._set("ended/cause", f"{grace} {cause}", overwrite=False)
+        self._set(f"read/{self.process}", "")
         self._conclude(cause, grace)
 
     def _conclude(self, cause: str, grace: float) -> None:

@@ -259,8 +259,8 @@ class Session:
         self._tables.append((self.step + 1, table))
 
     def _end_checkpoints(self, kind: Any, error: Any, trace: Any) -> None:
-        """Waits for a checkpoint that is being written, except for processes that may be gone."""
-        if jax.process_count() == 1 or error is None or isinstance(error, UserError | Interrupted):
+        """Waits for a checkpoint that is being written; not after an error, where other processes may not join in."""
+        if jax.process_count() == 1 or error is None or isinstance(error, Interrupted):
             self._checkpoints.close()
 
     def _end_trackers(self, kind: Any, error: Any, trace: Any) -> None:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from pivot_jax.parallel.peers import BROKEN_S, Silence
-from tests.launch.test_local import free_port
+from tests.tiny.processes import free_port
 
 # What each process does, by its number, once all have found each other.
 CODE = """

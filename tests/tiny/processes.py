@@ -18,6 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "pivot_jax.cli"]
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 class Processes:
     """``pivot-jax train`` of a config in ``count`` processes, without a launcher: nobody ends them but themselves.
 
@@ -39,9 +45,7 @@ class Processes:
         self.workdir, self.count = workdir, count
         file = workdir.with_suffix(".json")
         file.write_text(configs.to_json(config))
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{listener.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         flags = f"{ONE_DEVICE['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         train = ["train", "--config", str(file), "--workdir", str(workdir)]
         self.logs = [workdir.parent / f"{workdir.name}-{number}.log" for number in range(count)]
