@@ -56,11 +56,11 @@ def _join(limit: float, command: str, *where: object) -> Peers | None:
         # JAX's own limit only counts where ours does not work.
         jax.distributed.initialize(*where, initialization_timeout=JOIN_S, heartbeat_timeout_seconds=_backstop(limit))
     except jax.errors.JaxRuntimeError as error:
-        which = f"{where[1]} processes have reached {where[0]}" if where else "processes have found each other"
         why = str(error).splitlines()[0]
+        where = where or ("the coordinator", "the")
         raise UserError(
-            f"not all {which} within {JOIN_S} s ({why}); start all of them within that time, with an address of process 0 that "
-            "each can reach"
+            f"not all of {where[1]} processes have reached {where[0]} within {JOIN_S} s ({why}); start all of them "
+            "within that time, with an address of process 0 that each can reach"
         ) from None
     from jax._src.distributed import global_state  # there is no public way to the key-value store
 

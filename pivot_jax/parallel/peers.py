@@ -144,8 +144,7 @@ class Peers:
         self._silence.note(self._get("beat"))
         if gone := self._silence.longer_than(limit):
             names = " and ".join(f"{self._name(process)} ({about})" for process, about in gone.items())
-            verb = "has" if len(gone) == 1 else "have"
-            self._tell(f"{names} {verb} not answered for {limit:.0f} s; {RESUME}", 0.0)
+            self._tell(f"no answer for {limit:.0f} s from {names}; {RESUME}", 0.0)
 
     def _guard(self) -> None:
         """Ends this process where its main thread cannot, and where process 0 does not answer."""
@@ -157,7 +156,7 @@ class Peers:
             silent = silent + BEAT_S if self._rounds == seen else 0.0
             seen = self._rounds
             if silent >= self.limit:
-                self._conclude(f"{self._name(0)} has not answered for {silent:.0f} s; {RESUME}", 0.0)
+                self._conclude(f"no answer for {silent:.0f} s from {self._name(0)}; {RESUME}", 0.0)
 
     def _end(self, line: str, code: int) -> NoReturn:
         """Ends this process with one line; process 0 last, because the others learn the cause from it."""

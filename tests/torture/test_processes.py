@@ -235,7 +235,7 @@ time.time, time.time_ns = lambda: own() + {0}, lambda: own_ns() + {0} * 10**9
 @pytest.mark.parametrize("seconds", [600, -600])
 def test_clock_of_one_process(tortured, wholes, note, tmp_path, seconds):
     """libfaketime, where it is installed, also moves the clock of JAX, Orbax and the kernel's time stamps."""
-    faketime = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
+    faketime = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
     more = {"LD_PRELOAD": str(faketime), "FAKETIME": f"{seconds:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     how = dict(more={1: more}, code={0: SLOW}) if faketime else dict(code={0: SLOW, 1: CLOCK.format(seconds)})
     config, run_at = tortured(), tmp_path / "run"
@@ -278,7 +278,7 @@ def test_a_process_that_never_starts(tortured, note, tmp_path):
         since = run.send(1, signal.SIGKILL)
         assert run.ended([0], 120) == [1], run.said()
         delay = time.monotonic() - since
-        assert "not all 2 processes" in run.last_line(0), run.said()
+        assert "not all of 2 processes" in run.last_line(0), run.said()
     note("one of 2 processes never starts", "sft", 1, "the other ends after its limit (300 s, here 5), one line", delay)
 
 
