@@ -15,6 +15,8 @@ from pivot_jax.train.metrics import last_step
 from tests.tiny.kills import ONE_DEVICE
 
 ROOT = Path(__file__).resolve().parents[2]
+BEGIN = "from pivot_jax.parallel import pages\npages.start_again()"  # before the imports of a test's own code
+START = "from pivot_jax.cli.__main__ import start\nstart()"
 COMMAND = [sys.executable, "-m", "pivot_jax.cli"]
 
 
@@ -55,7 +57,7 @@ class Processes:
             own |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
             command = COMMAND
             if code and number in code:
-                command = [sys.executable, "-c", f"{code[number]}\nfrom pivot_jax.cli.__main__ import start\nstart()"]
+                command = [sys.executable, "-c", f"{BEGIN}\n{code[number]}\n{START}"]
             with log.open("wb") as file_of_log:
                 self.processes.append(
                     subprocess.Popen(
@@ -100,8 +102,8 @@ class Processes:
         return codes
 
     def last_line(self, number: int) -> str:
-        """Of a process that is over; a helper may still write it, for a moment."""
-        time.sleep(0.5)
+        """Of a process that is over; another one may write it a moment later (``peers._LAST_WORD``)."""
+        time.sleep(1)
         lines = self.logs[number].read_text(errors="replace").splitlines()
         return next((line for line in reversed(lines) if "Gloo" not in line), "")
 

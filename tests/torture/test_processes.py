@@ -140,7 +140,9 @@ def test_kill_inside_a_save(tortured, wholes, note, tmp_path, moment):
     with Processes(config, run_at, 2, code={victim: INSIDE + code}) as run:
         assert run.ended([victim]) == [-signal.SIGKILL], run.said()
         delay = others_end(run, (victim,), time.monotonic(), AGAIN)
-    assert checkpoint.newest(run_at) == (8 if moment == "it was renamed" else 6)
+    # Its part may be written before it dies; then process 0 completes the checkpoint.
+    newest = {"its arrays are copied": (6, 8), "all is written but the rename": (6,), "it was renamed": (8,)}[moment]
+    assert checkpoint.newest(run_at) in newest
     completed(config, run_at, 2)
     same(run_at, wholes(config, 2))
     outcome = "the other ends, one line; resumed to the same bits"
