@@ -7,6 +7,7 @@ process.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import jax
 
@@ -49,7 +50,7 @@ def start(limit: float, command: str) -> Peers | None:
     return _join(limit, command, at, int(count), int(process))
 
 
-def _join(limit: float, command: str, *where: object) -> Peers | None:
+def _join(limit: float, command: str, *where: Any) -> Peers | None:
     # Until there is something to save, SIGTERM ends a process at once (train.signals starts this service later).
     jax.config.update("jax_enable_preemption_service", False)
     try:

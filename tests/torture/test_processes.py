@@ -24,7 +24,7 @@ from tests.tiny.processes import Processes, completed
 from tests.torture.conftest import same
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(3600)]
-SILENT_S = 8.0  # train.peer_timeout_s of these runs
+SILENT_S = 15.0  # train.peer_timeout_s of these runs
 # From the failure to the end of all processes. Of a stopped one the limit counts, of the others what parallel/peers.py
 # waits; the rest is for a machine that does something else too.
 LIMIT_S = SILENT_S + GRACE_S + 15
