@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from pivot_jax.errors import UserError
-from pivot_jax.parallel.peers import GRACE_S, Peers
+from pivot_jax.parallel.peers import GRACE_S, LastWord, Peers
 
 JOIN_S = 300  # for all processes to start
 
@@ -34,7 +34,7 @@ def start(limit: float, command: str) -> Peers | None:
       What watches the other processes; None where there is one process.
 
     Raises:
-      UserError: only some of the three variables are set; the others did not come.
+      UserError: only some of the three variables are set.
     """
     if os.environ.get("PIVOT_DISTRIBUTED") == "auto":
         return _join(limit, command)
@@ -51,23 +51,21 @@ def start(limit: float, command: str) -> Peers | None:
 
 
 def _join(limit: float, command: str, *where: Any) -> Peers | None:
+    at, count, process = where or ("the coordinator", "", "")
+    which = f"process {process} of {count}" if where else "this process"
+    start_all = "start all of them within that time, with an address of process 0 that each can reach"
+    # JAX aborts where they do not.
+    last_word = LastWord(f"{which} was killed, or not all have reached {at} within {JOIN_S} s; {start_all}")
     # Until there is something to save, SIGTERM ends a process at once (train.signals starts this service later).
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        # JAX's own limit only counts where ours does not work.
-        jax.distributed.initialize(*where, initialization_timeout=JOIN_S, heartbeat_timeout_seconds=_backstop(limit))
-    except jax.errors.JaxRuntimeError as error:
-        why = str(error).splitlines()[0]
-        where = where or ("the coordinator", "the")
-        raise UserError(
-            f"not all of {where[1]} processes have reached {where[0]} within {JOIN_S} s ({why}); start all of them "
-            "within that time, with an address of process 0 that each can reach"
-        ) from None
-    from jax._src.distributed import global_state  # there is no public way to the key-value store
+    # JAX's own limit of silence only counts where ours does not work.
+    jax.distributed.initialize(*where, initialization_timeout=JOIN_S, heartbeat_timeout_seconds=_backstop(limit))
+    from jax._src.distributed import global_state as joined  # there is no public way to the key-value store
 
-    if global_state.num_processes == 1:
+    if joined.num_processes == 1:
+        last_word.change("")
         return None
-    return Peers(global_state.client, global_state.process_id, global_state.num_processes, limit, command)
+    return Peers(joined.client, joined.process_id, joined.num_processes, limit, command, last_word)
 
 
 def _backstop(limit: float) -> int:

@@ -33,8 +33,24 @@ INTERRUPTED = 130  # exit code
 _CONNECTION = re.compile(r"gloo|nccl|barrier|coordination|connection|sync_global_devices", re.IGNORECASE)
 _DAY_MS = 24 * 3600 * 1000
 _STORE = "pivot_jax"  # the folder of the keys
-# The input of this process ends without a line if the one that started it is killed or aborted.
-_LAST_WORD = "import sys; sys.stdin.readline() or print(sys.argv[1], file=sys.stderr, flush=True)"
+
+
+class LastWord:
+    """Says a line on stderr if this process is killed or aborted: another one, whose input then ends, says it."""
+
+    _CODE = "import sys\nfor line in sys.stdin: pass\nif line.strip(): print(line, end='', file=sys.stderr, flush=True)"
+
+    def __init__(self, line: str):
+        command = [sys.executable, "-I", "-S", "-c", self._CODE]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        self.change(line)
+
+    def change(self, line: str) -> None:
+        """Another line from here on; none where it is empty."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(f"{line}\n".encode())
+            self._process.stdin.flush()
 
 
 class Peers:
@@ -44,19 +60,18 @@ class Peers:
       client: of JAX's coordination service.
       process: number of this one, of ``count``.
       limit: seconds of silence after which a process counts as gone.
-      command: what begins the last line.
+      command: what begins the line of a process that ends because of another one.
     """
 
-    def __init__(self, client: Any, process: int, count: int, limit: float, command: str):
+    def __init__(self, client: Any, process: int, count: int, limit: float, command: str, last_word: LastWord):
         self._client, self.process, self.count, self.limit, self._command = client, process, count, limit, command
         self._about = f"{socket.gethostname()}, pid {os.getpid()}"
         self._cause, self._grace = "", 0.0  # why the run is over
         self._known, self._left = threading.Event(), threading.Event()
         self._rounds = 0
         self._silence = Silence(process, count)
-        told = f"{self._name(process)} was killed, or aborted because another one is gone; {RESUME}"
-        command = [sys.executable, "-I", "-S", "-c", _LAST_WORD, told]
-        self._last_word = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        self._last_word = last_word
+        last_word.change(f"{self._name(process)} was killed, or aborted because another one is gone; {RESUME}")
         for work in (self._listen, self._guard):
             threading.Thread(target=work, daemon=True, name=work.__name__).start()
 
@@ -80,7 +95,7 @@ class Peers:
             self._end(*self._explained(error))
         self._left.set()
         jax.distributed.shutdown()
-        self._hush()
+        self._last_word.change("")
 
     def _explained(self, error: BaseException) -> tuple[str, int]:
         """(line to print, exit code); an own reason is told to the other processes."""
@@ -123,7 +138,7 @@ class Peers:
 
     def _listen(self) -> None:
         """Counts, reads whether the run is over, and judges, once a second."""
-        while not self._left.wait(BEAT_S):
+        while not self._left.is_set():
             try:
                 self._client.key_value_set(f"{_STORE}/beat/{self.process}", f"{self._rounds} {self._about}", True)
                 if ended := self._get("ended"):
@@ -137,6 +152,7 @@ class Peers:
                     self._conclude(f"{self._name(0)} is gone ({type(error).__name__}); {RESUME}", 0.0)
                 return
             self._rounds += 1
+            self._left.wait(BEAT_S)
 
     def _judge(self) -> None:
         """Ends the run where a process is silent."""
@@ -170,14 +186,8 @@ class Peers:
             time.sleep(BEAT_S / 4)
         sys.stdout.flush()
         print(f"{self._command}: {line}", file=sys.stderr, flush=True)
-        self._hush()
+        self._last_word.change("")
         os._exit(code)
-
-    def _hush(self) -> None:
-        assert self._last_word.stdin is not None
-        with contextlib.suppress(OSError):
-            self._last_word.stdin.write(b"\n")
-            self._last_word.stdin.close()
 
 
 _ending = threading.Lock()

@@ -102,7 +102,7 @@ class Processes:
         return codes
 
     def last_line(self, number: int) -> str:
-        """Of a process that is over; another one may write it a moment later (``peers._LAST_WORD``)."""
+        """Of a process that is over; another one may write it a moment later (``peers.LastWord``)."""
         time.sleep(1)
         lines = self.logs[number].read_text(errors="replace").splitlines()
         return next((line for line in reversed(lines) if "Gloo" not in line), "")

@@ -278,9 +278,9 @@ JOIN = "from pivot_jax.parallel import hosts\nhosts.JOIN_S = 5"
 def test_a_process_that_never_starts(tortured, note, tmp_path):
     with Processes(tortured(), tmp_path / "run", 2, code={0: JOIN}) as run:
         since = run.send(1, signal.SIGKILL)
-        assert run.ended([0], 120) == [1], run.said()
+        assert 0 not in run.ended([0], 120), run.said()
         delay = time.monotonic() - since
-        assert "not all of 2 processes" in run.last_line(0), run.said()
+        assert "process 0 of 2 was killed, or not all have reached" in run.last_line(0), run.said()
     note("one of 2 processes never starts", "sft", 1, "the other ends after its limit (300 s, here 5), one line", delay)
 
 
