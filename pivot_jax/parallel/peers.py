@@ -134,6 +134,7 @@ class Peers:
     def _conclude(self, cause: str, grace: float) -> None:
         if not self._known.is_set():
             self._cause, self._grace = cause, grace
+            self._last_word.change(f"{self._command}: {cause}")  # JAX aborts this process when process 0 ends first
             self._known.set()
 
     def _listen(self) -> None:
