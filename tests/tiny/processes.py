@@ -17,6 +17,7 @@ from tests.tiny.kills import ONE_DEVICE
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN = "from pivot_jax.parallel import pages\npages.start_again()"  # before the imports of a test's own code
 START = "from pivot_jax.cli.__main__ import start\nstart()"
+PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=300"  # as in tests/conftest.py
 COMMAND = [sys.executable, "-m", "pivot_jax.cli"]
 
 
@@ -48,7 +49,7 @@ class Processes:
         file = workdir.with_suffix(".json")
         file.write_text(configs.to_json(config))
         address = f"127.0.0.1:{free_port()}"
-        flags = f"{ONE_DEVICE['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        flags = f"{ONE_DEVICE['XLA_FLAGS']} --xla_force_host_platform_device_count={devices} {PATIENCE}"
         train = ["train", "--config", str(file), "--workdir", str(workdir)]
         self.logs = [workdir.parent / f"{workdir.name}-{number}.log" for number in range(count)]
         self.processes = []
