@@ -49,7 +49,7 @@ class Group:
             process.kill()
             process.communicate()
 
-    def ended(self, number: int, limit: float = 60) -> tuple[int, str]:
+    def ended(self, number: int, limit: float = 120) -> tuple[int, str]:
         """(exit code, last line on stderr)."""
         err = self.processes[number].communicate(timeout=limit)[1]
         return self.processes[number].returncode, (err.splitlines() or [""])[-1]
@@ -85,7 +85,7 @@ def test_a_process_without_an_answer_is_named(victim, number):
         # JAX aborts the others at once where process 0 is killed; a line of our own then names no other.
         if (victim, number) != (0, signal.SIGKILL):
             assert f"no answer for 5 s from process {victim} of 2" in line, line
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 60
 
 
 def test_silence_does_not_count_while_this_process_does_not_run(monkeypatch):
