@@ -53,9 +53,10 @@ def start(limit: float, command: str) -> Peers | None:
 def _join(limit: float, command: str, *where: Any) -> Peers | None:
     at, count, process = where or ("the coordinator", "", "")
     which = f"process {process} of {count}" if where else "this process"
-    start_all = "start all of them within that time, with an address of process 0 that each can reach"
-    # JAX aborts where they do not.
-    last_word = LastWord(f"{which} was killed, or not all have reached {at} within {JOIN_S} s; {start_all}")
+    last_word = LastWord(  # JAX aborts where they do not find each other
+        f"{which} was killed, or not all have reached {at} within {JOIN_S} s; start all of them within that time, with "
+        "an address of process 0 that each can reach"
+    )
     # Until there is something to save, SIGTERM ends a process at once (train.signals starts this service later).
     jax.config.update("jax_enable_preemption_service", False)
     # JAX's own limit of silence only counts where ours does not work.
