@@ -31,7 +31,7 @@ help:
 	@echo "make test-compat  tests of kernels, models, objectives and meshes with $(COMPAT_VERSIONS) on Python 3.12"
 	@echo "make test-toolkits  prompts and scores against lmms-eval $(LMMS_EVAL), VLMEvalKit, Cambrian and LLaVA (tests/toolkits/README.md)"
 	@echo "make parity       every family against transformers, then docs/parity.md"
-	@echo "make torture      runs killed, stopped and damaged, then docs/torture.md (about 30 minutes)"
+	@echo "make torture      runs killed, stopped and damaged, then docs/torture.md (about an hour)"
 	@echo "make docs         the documentation as a site, build/site/index.html; a warning is an error"
 	@echo "make lint         ruff and mypy only"
 	@echo "make format       let ruff rewrite the layout of the code"

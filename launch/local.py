@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 
+STOPPED = (129, 130, 143)  # exit codes of pivot-jax after a signal
 GRACE_S = 60.0  # from SIGTERM to SIGKILL: time to save a checkpoint
 
 
@@ -106,11 +107,12 @@ def wait(processes: list[subprocess.Popen[bytes]], stopping: list[int]) -> int:
     """Waits for all; stops the others after the first failure. ``stopping`` lists the forwarded signals."""
     first_failure, deadline = 0, None
     while any(p.poll() is None for p in processes):
-        failed = [p.returncode for p in processes if p.poll() not in (None, 0)]
+        failed = [(index, p.returncode) for index, p in enumerate(processes) if p.poll() not in (None, 0)]
         if failed and not first_failure:
-            first_failure = failed[0]
+            index, first_failure = failed[0]
             if not stopping:
-                print("launch/local.py: a process failed; stopping the others", file=sys.stderr, flush=True)
+                how = ending(first_failure)
+                print(f"launch/local.py: process {index} {how}; stopping the others", file=sys.stderr, flush=True)
                 send(processes, signal.SIGTERM)
             deadline = time.monotonic() + GRACE_S
         if deadline is not None and time.monotonic() > deadline:
@@ -119,6 +121,13 @@ def wait(processes: list[subprocess.Popen[bytes]], stopping: list[int]) -> int:
     codes = [first_failure, *(p.returncode for p in processes)]
     code = next((c for c in codes if c), 0)
     return 128 - code if code < 0 else code
+
+
+def ending(code: int) -> str:
+    """How a process ended that returned ``code``."""
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return "saved and stopped" if code in STOPPED else f"failed with exit code {code}"
 
 
 if __name__ == "__main__":

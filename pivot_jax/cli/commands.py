@@ -33,7 +33,7 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
     from pivot_jax.parallel import hosts, runtime
 
     runtime.keep_freed_memory()
-    hosts.start()
+    peers = hosts.start(config.train.peer_timeout_s, "pivot-jax train")
     from pivot_jax.rl.run import run
 
     def work() -> None:
@@ -44,7 +44,7 @@ def train(args: argparse.Namespace, overrides: Overrides) -> int:
             if result.seconds and set(config.train.trackers) - {"tensorboard"}:  # that one keeps no files
                 track_page(result.workdir)
 
-    return stoppable(work)
+    return peers.run(lambda: stoppable(work)) if peers else stoppable(work)
 
 
 def track_page(workdir: Path) -> None:

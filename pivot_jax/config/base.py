@@ -320,6 +320,9 @@ def _train() -> dict[str, Any]:
         # Project (MLflow: experiment); "": the library's environment variable, or else pivot-jax. The run's name there
         # is config.name.
         "tracker_project": "",
+        # Several processes: where one has not answered for longer, all end with a message. Those that were killed are
+        # noticed within seconds; this is for machines that hang or are cut off.
+        "peer_timeout_s": 120.0,
     }
 
 

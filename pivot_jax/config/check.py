@@ -80,6 +80,7 @@ RANGES: tuple[tuple[str, Any, str], ...] = (
     (r"optimizer\.b[12]", lambda x: 0 <= x < 1, "at least 0 and below 1"),
     (r"parallel\..*", lambda x: x == -1 or x >= 1, "at least 1, or -1 for the devices that are left"),
     (r"train\.epochs", lambda x: x > 0, "above 0"),
+    (r"train\.peer_timeout_s", lambda x: x >= 5, "at least 5"),
     (r"train\.(steps|rounding_noise|rounding_seed)|eval\.every|data\.cache_(rows|images)_mib", lambda x: x >= 0,
      "at least 0"),
     (r"train\.trackers", lambda x: all(one in TRACKERS for one in x) and len(set(x)) == len(x),

@@ -37,7 +37,7 @@ EXECUTION = (
     r"hardware",
     r"parallel\..*",
     r"model\.(vision|second|decoder)\.(remat|scan_layers)",
-    r"train\.(accumulate|log_every|checkpoint_every|keep|best_metric|trackers|tracker_project)",
+    r"train\.(accumulate|log_every|checkpoint_every|keep|best_metric|trackers|tracker_project|peer_timeout_s)",
     r"eval\..*",
 )
 _EXECUTION = re.compile("|".join(EXECUTION))

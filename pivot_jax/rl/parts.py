@@ -117,7 +117,7 @@ def build_parts(setup: Setup, workdir: Path) -> Parts:
         images=images,
         reader=reader,
         features=features,
-        records=Records(workdir, jax.process_index()),
+        records=Records(workdir, jax.process_index(), processes),
         prompts=loader.batch_size // processes,
         per_row=section.responses_per_row or section.responses,
         updates=updates_per_rollout(section),

@@ -42,10 +42,10 @@ class Stored:
 
 
 class Records:
-    """The files of a workdir. Each process has its own."""
+    """The files of a workdir. Each of the processes has its own; a run may be resumed with another number of them."""
 
-    def __init__(self, workdir: Path, process: int = 0):
-        self.workdir, self.process = workdir, process
+    def __init__(self, workdir: Path, process: int = 0, processes: int = 1):
+        self.workdir, self.process, self.processes = workdir, process, processes
 
     def save(self, number: int, stored: Stored) -> None:
         """Writes the update phase of a rollout.
@@ -53,7 +53,8 @@ class Records:
         Raises:
           UserError: it could not be written.
         """
-        arrays: dict[str, Any] = {"trained": len(stored.groups), "names": np.asarray(sorted(stored.values), dtype=str)}
+        arrays: dict[str, Any] = {"trained": len(stored.groups), "processes": self.processes}
+        arrays["names"] = np.asarray(sorted(stored.values), dtype=str)
         arrays |= _packed([*stored.groups, *stored.surplus])
         for name, values in stored.values.items():
             arrays[f"values/{name}"] = np.concatenate([np.zeros(0, np.float32), *values])
@@ -61,34 +62,50 @@ class Records:
             np.savez(partial, **arrays)
 
     def load(self, number: int, prompt: Any) -> Stored:
-        """The update phase of a rollout.
+        """The update phase of a rollout: what this process wrote, or its share if another number of them did.
 
         Args:
           prompt: number of a prompt → (example, row), from the data.
 
         Raises:
-          UserError: the file is missing or damaged.
+          UserError: a file is missing or damaged.
         """
-        path = self._path(number)
+        processes = int(self._read(number, 0, ("processes",)).get("processes", self.processes))
+        if processes == self.processes:
+            return _stored(self._read(number, self.process), prompt)
+        return self._share([_stored(self._read(number, process), prompt) for process in range(processes)])
+
+    def _share(self, parts: Sequence[Stored]) -> Stored:
+        """This process's part of an update; the order of all groups is that of the data, as it is in a rollout."""
+        groups = [group for part in parts for group in part.groups]
+        surplus = [group for part in parts for group in part.surplus]
+        size, more = (-(-len(every) // self.processes) for every in (groups, surplus))
+        first = self.process * size
+        own = groups[first : first + size]
+        begin = sum(len(group.responses) for group in groups[:first])
+        end = begin + sum(len(group.responses) for group in own)
+        values = {name: [v for part in parts for v in part.values[name]][begin:end] for name in parts[0].values}
+        return Stored(own, values, surplus[self.process * more : (self.process + 1) * more])
+
+    def _read(self, number: int, process: int, names: Sequence[str] = ()) -> dict[str, Any]:
+        """The arrays of a file, all or those of these names; raises as :meth:`load`."""
+        path = self._path(number, process)
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
+                return {name: file[name] for name in file.files if not names or name in names}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); the run was stopped in the update of this rollout and needs it: put "
                 "it back, or remove the newest checkpoint to resume from the one before"
             ) from None
-        groups, trained = _unpacked(arrays, prompt), int(arrays["trained"])
-        ends = np.cumsum([len(one.tokens) for group in groups[:trained] for one in group.responses])
-        names = [str(name) for name in arrays["names"]]
-        values = {name: np.split(arrays[f"values/{name}"], ends[:-1]) if trained else [] for name in names}
-        return Stored(groups[:trained], values, groups[trained:])
 
     def forget(self, oldest: int) -> None:
         """Removes the ``rollouts`` files before number ``oldest``: no checkpoint resumes inside their updates."""
-        for path in (self.workdir / ROLLOUTS).glob(f"*{self._ending}"):
-            number = path.name.removesuffix(self._ending)
-            if number.isdigit() and int(number) < oldest:
+        for path in (self.workdir / ROLLOUTS).glob("*.npz"):
+            number, _, process = path.stem.partition("-")
+            mine = process == (str(self.process) if self.process else "")
+            gone = self.process == 0 and process.isdigit() and int(process) >= self.processes
+            if number.isdigit() and int(number) < oldest and (mine or gone):
                 path.unlink(missing_ok=True)
 
     def write_completions(self, number: int, answered: Sequence[Answered], thumbnails: bool = False) -> None:
@@ -107,18 +124,29 @@ class Records:
     def _write_lines(self, name: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         ending = f"-{self.process}" if self.process else ""
         files.write_text(name.with_name(f"{name.name}{ending}.jsonl"), as_text(lines))
+        if self.process == 0:  # of more processes, before the run was resumed with these
+            for path in name.parent.glob(f"{name.name}-*.jsonl"):
+                process = path.stem.removeprefix(f"{name.name}-")
+                if process.isdigit() and int(process) >= self.processes:
+                    path.unlink(missing_ok=True)
 
     @property
     def images(self) -> Path:
         """Folder of thumbnails."""
         return self.workdir / COMPLETIONS / "images"
 
-    @property
-    def _ending(self) -> str:
-        return f"-{self.process}.npz" if self.process else ".npz"
+    def _path(self, number: int, process: int | None = None) -> Path:
+        process = self.process if process is None else process
+        return self.workdir / ROLLOUTS / f"{number:06d}{f'-{process}' if process else ''}.npz"
 
-    def _path(self, number: int) -> Path:
-        return self.workdir / ROLLOUTS / f"{number:06d}{self._ending}"
+
+def _stored(arrays: Mapping[str, Any], prompt: Any) -> Stored:
+    """An update phase from the arrays of its file."""
+    groups, trained = _unpacked(arrays, prompt), int(arrays["trained"])
+    ends = np.cumsum([len(one.tokens) for group in groups[:trained] for one in group.responses])
+    names = [str(name) for name in arrays["names"]]
+    values = {name: np.split(arrays[f"values/{name}"], ends[:-1]) if trained else [] for name in names}
+    return Stored(groups[:trained], values, groups[trained:])
 
 
 def _packed(groups: Sequence[Group]) -> dict[str, Any]:

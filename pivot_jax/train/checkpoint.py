@@ -26,6 +26,7 @@ from pivot_jax.config import paths
 from pivot_jax.errors import UserError
 from pivot_jax.hub.tensors import Lazy
 from pivot_jax.models import lora
+from pivot_jax.parallel.peers import failed_collective
 from pivot_jax.train import digests
 from pivot_jax.words import counted
 
@@ -190,9 +191,9 @@ def unreadable(folder: Path, error: Exception) -> Exception:
     """The error to raise where a checkpoint's files could not be read.
 
     Orbax and tensorstore raise almost anything on damaged files, a bare Exception among them. What is not damage: too
-    little memory, and files that only this process cannot read.
+    little memory, files that only this process cannot read, and other processes that are gone.
     """
-    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError | UserError):
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError | UserError) or failed_collective(error):
         return error
     why = reason(error)
     if isinstance(error, AttributeError | TypeError | KeyError):  # orbax's, where a file of its own is gone

@@ -14,6 +14,7 @@ from pivot_jax import files
 from pivot_jax.errors import UserError
 from pivot_jax.models import stacking
 from pivot_jax.parallel.hosts import is_first
+from pivot_jax.parallel.peers import failed_collective
 from pivot_jax.train import checkpoint, digests
 
 log = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ class _disk_errors:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (OSError, ValueError)):
+        if isinstance(error, (OSError, ValueError)) and not failed_collective(error):
             steps = checkpoint.complete(self.folder.parent)
             left = f"complete checkpoints: {', '.join(map(str, steps))}" if steps else "none before it"
             raise UserError(

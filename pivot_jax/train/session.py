@@ -114,7 +114,7 @@ class Session:
 
     def __enter__(self) -> Session:
         self._opened.enter_context(self._signals)  # closed last, so a signal does not interrupt the last checkpoint
-        self._opened.callback(self._checkpoints.close)
+        self._opened.push(self._end_checkpoints)
         self._opened.push(self._end_trackers)
         bar = progress(self._setup.config.name, self._total, done=self.step, show=is_first())
         self._advance = self._opened.enter_context(bar)
@@ -257,6 +257,11 @@ class Session:
     def show(self, table: TextTable) -> None:
         """Hands a table to the trackers, as of the step that is next: after the metrics of the step before it."""
         self._tables.append((self.step + 1, table))
+
+    def _end_checkpoints(self, kind: Any, error: Any, trace: Any) -> None:
+        """Waits for a checkpoint that is being written; not after an error, where other processes may not join in."""
+        if jax.process_count() == 1 or error is None or isinstance(error, Interrupted):
+            self._checkpoints.close()
 
     def _end_trackers(self, kind: Any, error: Any, trace: Any) -> None:
         if self._trackers is None:

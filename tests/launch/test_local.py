@@ -32,7 +32,7 @@ def test_one_failure_stops_the_other_processes():
     begin = time.monotonic()
     done = run(code)
     assert done.returncode == 7
-    assert "stopping the others" in done.stderr
+    assert "process 1 failed with exit code 7; stopping the others" in done.stderr
     assert time.monotonic() - begin < 30
 
 

@@ -12,7 +12,8 @@ HEAD = """# Runs under torture
 
 `make torture` kills, stops and damages small runs, fills their disk, compares each with one that nothing stopped, and
 writes this page. A line is there only if every try of it ended as it says. The delay is the longest between a signal
-and the end of the process; these runs take a few milliseconds a step.
+and the end of the process, of several processes of the last one; these runs take a few milliseconds a step. Runs of
+several processes have `train.peer_timeout_s` at 15 seconds (120 by default).
 """
 
 
