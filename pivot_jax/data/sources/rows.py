@@ -1,7 +1,7 @@
 """Random access to the raw rows of a file, before they are interpreted.
 
-JSON Lines files are never read whole: an index of line starts is built once, and a row is parsed when it is read. A
-line that is not JSON is a bad *row*; a file that cannot be read at all is a bad *source*.
+JSON Lines files are never in memory: an index of where lines break (8 bytes a line) is built once, and a row is parsed
+when it is read. A line that is not JSON is a bad *row*; a file that cannot be read at all is a bad *source*.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from pivot_jax.config.paths import nearest, unset
+from pivot_jax.data import array_cache
 from pivot_jax.data.sources.delimited import DELIMITERS, DelimitedRows
 from pivot_jax.data.sources.folders import from_folder
 from pivot_jax.data.sources.hub import PREFIX, from_hub
 from pivot_jax.data.sources.raw_files import READ_CHUNK, file_fingerprint, open_plain, plain_suffix
 from pivot_jax.data.sources.tables import from_parquet
 from pivot_jax.errors import RowError, UserError
+
+STORE_FROM = 64 << 20  # bytes; where the lines of smaller files break is found in a tenth of a second
+LAYOUT = 1  # of a stored index; one of another layout is made again
 
 
 class Rows(Protocol):
@@ -48,38 +52,66 @@ class JsonLines:
         self.path, self.name = Path(path), Path(path).name
         self.fingerprint = file_fingerprint(path)
         self._file = open_plain(self.path)
-        self._starts, self._ends, self._lines = _line_index(self._file.fileno())
+        self._breaks, blank = _line_index(self._file.fileno(), self.fingerprint, self.name)
+        lines = len(self._breaks) - 1
+        # The line of each row, from 0.
+        self._lines: Sequence[int] = range(lines) if not len(blank) else np.delete(np.arange(lines), blank)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._lines)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        start, end = int(self._starts[index]), int(self._ends[index])
-        where = f"{self.path}:{int(self._lines[index])}"
+        line = int(self._lines[index])
+        start, end = int(self._breaks[line]) + 1, int(self._breaks[line + 1])
         try:
             row = json.loads(os.pread(self._file.fileno(), end - start, start))
         except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+            where = f"{self.path}:{line + 1}"
             raise RowError(where, f"malformed JSON line ({error}); fix or delete the line") from None
-        return _as_row(row, where)
+        return _as_row(row, f"{self.path}:{line + 1}")
 
     def location(self, index: int) -> str:
         """``file.jsonl:LINE``, as editors count."""
-        return f"{self.name}:{int(self._lines[index])}"
+        return f"{self.name}:{int(self._lines[index]) + 1}"
 
 
-def _line_index(descriptor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Starts, ends (bytes) and line numbers (from 1) of the lines that are not blank."""
-    breaks, offset = [], 0
+Lines = tuple[np.ndarray, np.ndarray]  # see _scan
+
+
+def _line_index(descriptor: int, fingerprint: str, name: str) -> Lines:
+    """As :func:`_scan`; of a large file from an earlier run, if there was one."""
+    size = os.fstat(descriptor).st_size
+    if size < STORE_FROM:
+        return _scan(descriptor)
+
+    def stored(arrays: Mapping[str, np.ndarray]) -> Lines:
+        breaks, blank = arrays["breaks"], arrays["blank"]
+        if breaks.dtype != np.int64 or breaks[0] != -1 or breaks[-1] != size:
+            raise ValueError("it is of another file")
+        return breaks, blank
+
+    path = array_cache.path_of(array_cache.key(["lines", LAYOUT, fingerprint]))
+    if (found := array_cache.load(path, stored)) is not None:
+        array_cache.used(path)
+        return found
+    breaks, blank = _scan(descriptor)
+    array_cache.save(path, {"breaks": breaks, "blank": blank}, f"index of {name}")
+    return breaks, blank
+
+
+def _scan(descriptor: int) -> Lines:
+    """Where a file's lines break, int64 [lines + 1]: line i is between ``breaks[i]`` and ``breaks[i + 1]``.
+
+    The first is -1, the last the file's size. Beside it, which lines are blank, from 0.
+    """
+    found, offset = [np.asarray([-1])], 0
     while chunk := os.pread(descriptor, READ_CHUNK, offset):
-        breaks.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + offset)
+        found.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + offset)
         offset += len(chunk)
-    ends = np.concatenate([*breaks, np.asarray([offset])]).astype(np.int64)
-    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
-    short = np.flatnonzero(ends - starts < 3)  # only a short line can be blank without being looked at
-    blank = [i for i in short if not os.pread(descriptor, int(ends[i] - starts[i]), int(starts[i])).strip()]
-    keep = np.ones(len(starts), bool)
-    keep[blank] = False
-    return starts[keep], ends[keep], np.flatnonzero(keep) + 1
+    breaks = np.concatenate([*found, np.asarray([offset])])
+    short = np.flatnonzero(np.diff(breaks) < 4)  # only a short line can be blank without being looked at
+    content = (os.pread(descriptor, int(breaks[i + 1] - breaks[i] - 1), int(breaks[i] + 1)) for i in short)
+    return breaks, short[[not text.strip() for text in content]] if len(short) else short
 
 
 class MemoryRows:
