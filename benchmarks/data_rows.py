@@ -1,7 +1,7 @@
 """Rows for the benchmarks of data at size: LLaVA conversations whose texts are drawn from real ones, in two formats.
 
-Half are captions (LLaVA-Pretrain), half questions with options and a hint (ScienceQA) whose answer is the hint of another
-question; each answer has its number. The images are those of the data, so many rows share one.
+Half are captions (LLaVA-Pretrain), half questions with options and a hint (ScienceQA) whose answer is the hint of
+another question; each answer has its number. The images are those of the data, so many rows share one.
 """
 
 from __future__ import annotations
