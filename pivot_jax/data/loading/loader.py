@@ -95,7 +95,7 @@ class Loader:
         self.skipped, self.source, self.rows = data.skipped, data.source, len(data)
         self.packer = Packer(data.index.lengths, data.index.targets, packing)
         given = _given_buckets(self.kind, cfg)
-        bucket_of = self.packer.groups(given) if given else np.zeros(self.rows, np.int32)
+        bucket_of = self.packer.groups(given) if len(given) > 1 else np.zeros(self.rows, np.int32)
         self.schedule = Schedule(bucket_of, batch_size, cfg.seed, cfg.data.shuffle, packing)
         self.steps_per_epoch = self.schedule.steps_per_epoch
         wanted = cfg.train.steps or math.ceil(cfg.train.epochs * self.steps_per_epoch - 1e-9)

@@ -16,7 +16,7 @@ from pivot_jax.errors import UserError
 from tests.data.conftest import config, llava_row, write_jsonl
 from tests.data.loading.test_loader import load, same
 
-SHAPE = ((64, 32),)
+SHAPE = ((128, 64),)
 
 
 def untokenised(entry: dict, **data):
