@@ -142,7 +142,7 @@ def main() -> None:
     args = parser.parse_args()
     data = Path(os.environ.get("PIVOT_SHARED_DATA", measure.ROOT.parent / "shared" / "data"))
     record = Record(args.json, "cpu")
-    file = data_rows.prepared(data, args.folder, max(args.rows, args.trl_rows, args.factory_rows))["JSONL"]
+    file = data_rows.prepared(data, args.folder, max(args.rows, args.trl_rows, args.factory_rows), "JSONL")
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         scratch = Path(name)
 

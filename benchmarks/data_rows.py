@@ -77,12 +77,16 @@ def write_array_record(folder: Path, found: Iterator[Row]) -> None:
     writer.close_all()
 
 
-def prepared(data: Path, folder: Path, count: int) -> dict[str, Path]:
-    """``count`` rows in both formats in ``folder``: format → path. Those that are there already stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {"JSONL": folder / f"{count}.jsonl", "ArrayRecord": folder / f"{count}"}
-    for name, write in (("JSONL", write_jsonl), ("ArrayRecord", write_array_record)):
-        if not paths[name].exists():
-            write(partial := paths[name].with_name(f"{paths[name].name}.partial"), rows(data, count))
-            partial.rename(paths[name])
-    return paths
+FORMATS = {"JSONL": (".jsonl", write_jsonl), "ArrayRecord": ("", write_array_record)}
+
+
+def prepared(data: Path, folder: Path, count: int, name: str) -> Path:
+    """``count`` rows in ``folder`` in a format of :data:`FORMATS`, made unless they are there."""
+    suffix, write = FORMATS[name]
+    path = folder / f"{count}{suffix}"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{count}.partial{suffix}"
+        write(partial, rows(data, count))
+        partial.rename(path)
+    return path
