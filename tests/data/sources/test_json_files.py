@@ -112,7 +112,7 @@ def test_lists_of_anything_have_rows_that_are_bad(tmp_path, text, want):
         ('[{"a": 1} {"a": 2}]', "',' expected, byte 10"),
         ('[{"a": 1},]', "Expecting value|Illegal trailing comma"),
         ('[{"a": 1}] x', "'the end' expected, byte 11"),
-        ('[{"a": "unended}]', "Unterminated string starting, byte 7"),
+        ('[{"a": "unended}]', "Unterminated string starting at, byte 7"),
         (b'[{"a": "\xff\xfe"}]', "can't decode byte 0xff"),
         ("[" * 100_000, "recursion"),
     ],
