@@ -140,7 +140,7 @@ class Bench:
 
     def __init__(self, data: Path, scratch: Path, record: Record, kind: str):
         self.data, self.record, self._scratch = data, record, scratch
-        self._base = {"data.worker_kind": kind, "data.batch_size": BATCH, "data.cache_rows_mib": 0}
+        self._base = {"data.worker_kind": kind, "data.batch_size": BATCH, "data.cache_rows_mib": 0, "train.epochs": 2.0}
 
     def run(self, name: str, source: dict[str, Any], changes: dict[str, Any], *start: Any) -> None:
         """One process; ``start``: arguments of :meth:`Run.start` after the source and its workdir."""
