@@ -110,6 +110,12 @@ KEYS = [
     key("everything-frozen", "optimizer.rules=(('.*','frozen'),)", "optimizer.rules: every parameter is frozen"),
     key("small-vocabulary", "model.decoder.vocab_size=64", "model.decoder.vocab_size is 64 but the tokenizer has"),
     key("unknown-model", "model.decoder.name=qwen9", "model.decoder.name: 'qwen9' is unknown"),
+    key("lengths-not-known", "data.tokenize_first=False", "data.tokenize_first: false, but there are 0 data.buckets"),
+    key(
+        "reference-without-lengths",
+        "objective.name=dpo data.tokenize_first=False data.buckets=((64,32),)",
+        "data.tokenize_first: false, but stored reference log-probs", "set objective.reference=step",
+    ),
     key("bucket-too-long", "data.buckets=((4096,64),)", "data.buckets: 4096 tokens are more than data.max_length=128"),
     key("mask-of-chatml", "data.loss_mask=pivot tokenizer.chat=llama3", "data.loss_mask: 'pivot'", "'response_only'"),
     key("template-without-use", "tokenizer.chat_template=x.jinja", "tokenizer.chat_template", "chat='chatml'"),

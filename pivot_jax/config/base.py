@@ -190,6 +190,10 @@ def _data() -> dict[str, Any]:
         # batch_size / packing sequences, in which a long row gets short companions; the loss of a batch is the same.
         # Divides the rows of a process and of a micro-batch.
         "packing": 1,
+        # Every row is tokenised before training (large sets once, for all runs): bad rows are set aside, lengths known.
+        # False: a run of any number of rows starts at once, and a bad row is masked where a batch has it. Needs one
+        # bucket and packing 1, and no stored reference log-probs. For millions of rows; not for online RL.
+        "tokenize_first": True,
         # Image slots of a row; a row with more images is a bad row. 0: texts alone, and the encoder does not run.
         "images_per_row": 1,
         "image": {

@@ -177,6 +177,7 @@ def validate(config: ConfigDict) -> None:
     _check_template(config)
     _check_shapes(config)
     _check_packing(config)
+    _check_untokenised(config)
     _check_sources(config)
     _check_evaluations(config)
     _check_rewards(config.rl.rewards)
@@ -272,6 +273,25 @@ def _check_packing(config: ConfigDict) -> None:
             f"data.packing: {data.packing} does not divide the {data.batch_size // accumulate} rows of a step "
             f"(data.batch_size={data.batch_size} / train.accumulate={accumulate})"
         )
+
+
+def _check_untokenised(config: ConfigDict) -> None:
+    """What needs the length of every row before training."""
+    if config.data.tokenize_first:
+        return
+    name, data = config.objective.name, config.data
+    needs = ""
+    if name == "policy":
+        needs = "online RL tokenises its prompts first, so that a rollout has no bad one"
+    elif data.packing > 1:
+        needs = f"data.packing={data.packing} needs the length of every row; set it to 1"
+    elif name != "contrastive" and len(data.buckets) != 1:
+        needs = (
+            f"there are {len(data.buckets)} data.buckets, and without the rows' lengths all sequences have one shape; "
+            "name it, such as data.buckets=((2048, 512),) (tokens, scored targets)"
+        )
+    if needs:
+        raise UserError(f"data.tokenize_first: false, but {needs}, or set data.tokenize_first to true")
 
 
 def _check_sources(config: ConfigDict) -> None:

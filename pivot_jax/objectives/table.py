@@ -79,6 +79,11 @@ def build_objective(module: Any, config: Any, banned_ids: tuple[int, ...] = ()) 
             "set it to 1"
         )
     objective = entry.build(module, config, banned_ids)
+    if objective.reference == "stored" and not config.data.tokenize_first:
+        raise UserError(
+            "data.tokenize_first: false, but stored reference log-probs are laid out by the lengths of all answers; "
+            "set objective.reference=step, or data.tokenize_first to true"
+        )
     if objective.couples_rows and config.train.accumulate != 1:
         terms = f" with objective.terms={section.terms!r}" if section.terms else ""
         raise UserError(

@@ -1,6 +1,7 @@
 """Batches for training and evaluation.
 
-1. Every row is tokenised once (:mod:`rows`): bad rows are set aside, the others measured.
+1. Every row is tokenised once (:mod:`rows`): bad rows are set aside, the others measured. Without
+   ``data.tokenize_first`` some rows are looked at (:mod:`spot_check`).
 2. The schedule (:mod:`schedule`) says which rows are in batch number i, from the seed alone; of these, :mod:`packing`
    says which share a sequence.
 3. grain iterates over the batch numbers: random access, threads, prefetching. The state of its iterator is one number,
@@ -12,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def build_loader(
     sources: Sequence[Mapping[str, Any]] | Source | None = None,
     batch_size: int | None = None,
 ) -> Loader:
-    """The loader that a config describes. Reads the data: every row is tokenised once.
+    """The loader that a config describes. Reads the data: every row is tokenised once (``data.tokenize_first``).
 
     Args:
       cfg: a run's config; read are ``data``, ``tokenizer``, ``seed``, ``train.epochs``, ``train.steps`` and, for
@@ -64,7 +66,10 @@ def build_loader(
     packing = cfg.data.packing if packed else 1
     size = cfg.data.batch_size if batch_size is None else batch_size
     part = local_slice(size, *process, packing)  # a batch that cannot be split is an error before the data are read
-    rows = read_rows(cfg, source, processor, workdir=None if workdir is None else Path(workdir), process=process[0])
+    folder = None if workdir is None else Path(workdir)
+    measured = cfg.data.tokenize_first or batch_size is not None
+    largest = None if measured else _only_bucket(processor.kind, cfg)
+    rows = read_rows(cfg, source, processor, workdir=folder, process=process[0], untokenised=largest)
     return Loader(cfg, rows, size, packing, part)
 
 
@@ -78,7 +83,6 @@ class Loader:
       data: the :class:`Rows`.
       rows: usable rows. ``row_index`` in a batch counts them, -1 is a masked row.
       packing: rows that share a sequence.
-      target_offsets: int64 [rows + 1]; where the scored targets of each row begin in an array of all of them.
       buckets: static shapes (n tokens, t targets) of a sequence that batches can have.
       steps_per_epoch, total_steps: full batches in an epoch (the rest is dropped, another one each epoch) and in
         training (``train.steps``, or ``train.epochs`` rounded up to whole steps).
@@ -89,16 +93,20 @@ class Loader:
         self.batch_size, self.packing, self._part = batch_size, packing, part
         self._prefetch = cfg.data.prefetch
         self.skipped, self.source, self.rows = data.skipped, data.source, len(data)
-        self.target_offsets = np.concatenate([[0], np.cumsum(data.index.targets, dtype=np.int64)])
         self.packer = Packer(data.index.lengths, data.index.targets, packing)
         given = _given_buckets(self.kind, cfg)
-        bucket_of = self.packer.groups(given) if given else np.zeros(self.rows, np.int32)
+        bucket_of = self.packer.groups(given) if len(given) > 1 else np.zeros(self.rows, np.int32)
         self.schedule = Schedule(bucket_of, batch_size, cfg.seed, cfg.data.shuffle, packing)
         self.steps_per_epoch = self.schedule.steps_per_epoch
         wanted = cfg.train.steps or math.ceil(cfg.train.epochs * self.steps_per_epoch - 1e-9)
         self.total_steps = wanted if self.steps_per_epoch else 0
         self.buckets = self._check_buckets(given)
         self._ref_logps: np.ndarray | None = None
+
+    @cached_property
+    def target_offsets(self) -> np.ndarray:
+        """int64 [rows + 1]; where the scored targets of each row begin in an array of all of them."""
+        return np.concatenate([[0], np.cumsum(self.data.index.targets, dtype=np.int64)])
 
     def set_ref_logps(self, ref_logps: np.ndarray) -> None:
         """Stored reference log-probs to put into every batch: float32 [targets of all rows], one row after the other.
@@ -250,3 +258,9 @@ def _given_buckets(kind: Kind, cfg: Any) -> Buckets:
     if kind == "contrastive":
         return ((cfg.model.text.max_length, 0),)
     return tuple((int(n), 0 if kind == "prompt" else int(t)) for n, t in cfg.data.buckets)
+
+
+def _only_bucket(kind: Kind, cfg: Any) -> tuple[int, int]:
+    """The shape of all sequences, where no row is measured. ``config.validate`` has seen that there is one."""
+    (bucket,) = _given_buckets(kind, cfg)
+    return bucket

@@ -12,9 +12,10 @@ import numpy as np
 
 from pivot_jax.data.example import Example
 from pivot_jax.data.loading.image_cache import MIB, ImageCache
-from pivot_jax.data.loading.index import Index, RowStore
+from pivot_jax.data.loading.index import Index, RowStore, all_rows
 from pivot_jax.data.loading.index_cache import read_index
 from pivot_jax.data.loading.skipped import SkipLog
+from pivot_jax.data.loading.spot_check import spot_check
 from pivot_jax.data.loading.workers import Job, Workers
 from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.dialects import TEMPLATE
@@ -124,17 +125,30 @@ class Rows:
         stored = self._store.get(row)
         if stored is not None and stored.images:
             return Job(stored.id, stored.images, None)
-        example = self.example(row)
+        try:
+            example = self.example(row)
+        except RowError as error:  # in the pass over all rows it was not bad, or there was none
+            return Job(error.row_id, (), error)
         return Job(example.id, example.images, example if stored is None else None)
 
 
-def read_rows(cfg: Any, source: Source, processor: Processor, *, workdir: Path | None = None, process: int = 0) -> Rows:
+def read_rows(
+    cfg: Any,
+    source: Source,
+    processor: Processor,
+    *,
+    workdir: Path | None = None,
+    process: int = 0,
+    untokenised: tuple[int, int] | None = None,
+) -> Rows:
     """Tokenises every row of a source once (or reads the stored result), and sets bad rows aside.
 
     Args:
       cfg: a run's config; read are ``data`` and ``tokenizer``.
       workdir: where ``skipped.jsonl`` is written; None writes none.
       process: index of this process; each has a ``skipped`` file of its own.
+      untokenised: tokens and scored targets that hold every row. Only some rows are then looked at; a bad one is found
+        when a batch needs it, and masked.
 
     Raises:
       UserError: too many bad rows, no usable one, or a source without an end.
@@ -155,28 +169,33 @@ def read_rows(cfg: Any, source: Source, processor: Processor, *, workdir: Path |
         "text": [chat.format, chat.limits, *template],
         "images": [processor.geometry, chat.mrope, processor.check_images],
     }
-    index, store = read_index(source, workers, settings, data.cache_rows_mib * MIB)
-    skipped.forget(_fixed(source, skipped, index))
-    skipped.add_all(index.bad)
-    log.info(
-        "%s: %s, %d bad, %d truncated", source.name, counted(len(index), "usable row"), len(index.bad), index.truncated
-    )
+    if untokenised is None:
+        index, store = read_index(source, workers, settings, data.cache_rows_mib * MIB)
+        known = index.bad
+        found = f"{counted(len(index), 'usable row')}, {len(index.bad)} bad, {index.truncated} truncated"
+    else:
+        looked = spot_check(source, workers, data.max_bad_share)
+        index, store = all_rows(source, untokenised, looked.content), RowStore(data.cache_rows_mib * MIB)
+        known = looked.bad
+        found = f"{counted(len(index), 'row')}, tokenised when they are read"
+    log.info("%s: %s", source.name, found)
+    skipped.forget(_fixed(source, skipped, processor, {position for position, _, _ in known}))
+    skipped.add_all(known)
     if not len(index):
         last = f"; the last is row '{index.bad[-1][1]}': {index.bad[-1][2]}" if index.bad else ""
         raise UserError(f"{source.name}: none of its {len(source)} rows is usable{last}")
     return Rows(source, workers, index, store, skipped, data.cache_images_mib)
 
 
-def _fixed(source: Source, skipped: SkipLog, index: Index) -> set[int]:
+def _fixed(source: Source, skipped: SkipLog, processor: Processor, bad: set[int]) -> set[int]:
     """Source positions that an earlier run listed as bad and that are good now, their images too."""
 
     def good(position: int) -> bool:
         try:
-            for image in source[position].images if position < len(source) else ():
+            for image in processor.encode(source[position]).images if position < len(source) else ():
                 load(image)
         except UserError:
             return False
         return True
 
-    bad = {position for position, _, _ in index.bad}
     return {position for position in skipped.entries if position not in bad and good(position)}

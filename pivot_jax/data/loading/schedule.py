@@ -81,12 +81,18 @@ def _epoch_batches(schedule: Schedule, epoch: int) -> np.ndarray:
     order = rng.permutation(size) if schedule.shuffle else np.arange(size)
     # Rows are dropped before the buckets are formed; else a rarely used large bucket would be dropped in every epoch.
     order = order[: steps * schedule.batch_size]
+    batches = _in_buckets(schedule, order) if schedule.bucket_of.any() else order.reshape(steps, schedule.batch_size)
+    order_of_batches = rng.permutation(steps) if schedule.shuffle else np.argsort(batches[:, 0], kind="stable")
+    return batches[order_of_batches]
+
+
+def _in_buckets(schedule: Schedule, order: np.ndarray) -> np.ndarray:
+    """Rows [steps, batch_size] in the order given, but for those that need a large bucket, which share batches."""
+    steps = schedule.steps_per_epoch
     order = order[np.argsort(-schedule.bucket_of[order], kind="stable")]  # those of the largest bucket first
     large = int(np.sum(schedule.bucket_of[order] > 0))
     each = max(schedule.batch_size // schedule.packing, -(-large // max(steps, 1)))  # one large row per sequence
     batch_of_large = np.arange(large) // each
     free = schedule.batch_size - np.bincount(batch_of_large, minlength=steps)
     batch_of = np.concatenate([batch_of_large, np.repeat(np.arange(steps), free)])
-    batches = order[np.argsort(batch_of, kind="stable")].reshape(steps, schedule.batch_size)
-    order_of_batches = rng.permutation(steps) if schedule.shuffle else np.argsort(batches[:, 0], kind="stable")
-    return batches[order_of_batches]
+    return order[np.argsort(batch_of, kind="stable")].reshape(steps, schedule.batch_size)

@@ -43,11 +43,14 @@ LEAVE = 5.0  # seconds that a process that reads rows has to end
 
 
 class Job(NamedTuple):
-    """A row of a batch: its images to read and, where its tokens are not stored, the example to tokenise."""
+    """A row of a batch: its images to read and, where its tokens are not stored, the example to tokenise.
+
+    An error takes the place of the example where the row cannot be read, and is passed on.
+    """
 
     id: str
     images: tuple[Any, ...]
-    example: Example | None
+    example: Example | RowError | None
 
 
 class Done(NamedTuple):
@@ -58,6 +61,8 @@ class Done(NamedTuple):
 
 
 def _finish(processor: Processor, job: Job, note: Callable[[int], None]) -> Done:
+    if isinstance(job.example, RowError):
+        return Done(None, job.example)
     try:
         row = None if job.example is None else processor.encode(job.example)
         return Done(row, processor.read_images(job.images))

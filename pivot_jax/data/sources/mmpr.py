@@ -13,8 +13,9 @@ import numpy as np
 
 from pivot_jax.data.example import Example
 from pivot_jax.data.sources.base import ImageRoot, Joined, Mapped, Selected, Source, root_of
+from pivot_jax.data.sources.json_files import JsonLines
 from pivot_jax.data.sources.llava import preference_example
-from pivot_jax.data.sources.rows import JsonLines, existing
+from pivot_jax.data.sources.rows import existing
 from pivot_jax.errors import UserError
 
 log = logging.getLogger(__name__)

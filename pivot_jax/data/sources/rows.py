@@ -1,24 +1,20 @@
 """Random access to the raw rows of a file, before they are interpreted.
 
-JSON Lines files are never read whole: an index of line starts is built once, and a row is parsed when it is read. A
-line that is not JSON is a bad *row*; a file that cannot be read at all is a bad *source*.
+A line that is not JSON is a bad *row*; a file that cannot be read at all is a bad *source*.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from pivot_jax.config.paths import nearest, unset
 from pivot_jax.data.sources.delimited import DELIMITERS, DelimitedRows
 from pivot_jax.data.sources.folders import from_folder
 from pivot_jax.data.sources.hub import PREFIX, from_hub
-from pivot_jax.data.sources.raw_files import READ_CHUNK, file_fingerprint, open_plain, plain_suffix
+from pivot_jax.data.sources.json_files import JsonLines, JsonList, as_row
+from pivot_jax.data.sources.raw_files import open_plain, plain_suffix
 from pivot_jax.data.sources.tables import from_parquet
 from pivot_jax.errors import RowError, UserError
 
@@ -38,50 +34,6 @@ class Rows(Protocol):
         ...
 
 
-class JsonLines:
-    """One JSON object a line; empty lines are skipped. Threads may read at the same time.
-
-    A compressed file is decompressed once, into a file that is gone with the process.
-    """
-
-    def __init__(self, path: str | Path):
-        self.path, self.name = Path(path), Path(path).name
-        self.fingerprint = file_fingerprint(path)
-        self._file = open_plain(self.path)
-        self._starts, self._ends, self._lines = _line_index(self._file.fileno())
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        start, end = int(self._starts[index]), int(self._ends[index])
-        where = f"{self.path}:{int(self._lines[index])}"
-        try:
-            row = json.loads(os.pread(self._file.fileno(), end - start, start))
-        except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-            raise RowError(where, f"malformed JSON line ({error}); fix or delete the line") from None
-        return _as_row(row, where)
-
-    def location(self, index: int) -> str:
-        """``file.jsonl:LINE``, as editors count."""
-        return f"{self.name}:{int(self._lines[index])}"
-
-
-def _line_index(descriptor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Starts, ends (bytes) and line numbers (from 1) of the lines that are not blank."""
-    breaks, offset = [], 0
-    while chunk := os.pread(descriptor, READ_CHUNK, offset):
-        breaks.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + offset)
-        offset += len(chunk)
-    ends = np.concatenate([*breaks, np.asarray([offset])]).astype(np.int64)
-    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
-    short = np.flatnonzero(ends - starts < 3)  # only a short line can be blank without being looked at
-    blank = [i for i in short if not os.pread(descriptor, int(ends[i] - starts[i]), int(starts[i])).strip()]
-    keep = np.ones(len(starts), bool)
-    keep[blank] = False
-    return starts[keep], ends[keep], np.flatnonzero(keep) + 1
-
-
 class MemoryRows:
     """Rows that are already Python dicts."""
 
@@ -93,17 +45,11 @@ class MemoryRows:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return _as_row(self._rows[index], self.location(index))
+        return as_row(self._rows[index], self.location(index))
 
     def location(self, index: int) -> str:
         """``name[INDEX]``, from 0."""
         return f"{self.name}[{index}]"
-
-
-def _as_row(row: Any, where: str) -> dict[str, Any]:
-    if not isinstance(row, Mapping):
-        raise RowError(where, f"the row is {type(row).__name__}, not an object with named fields")
-    return dict(row)
 
 
 def existing(path: str | Path) -> Path:
@@ -152,12 +98,7 @@ def _from_file(path: Path) -> Rows:
         return JsonLines(path)
     if _first_character(path) != "[":
         return _checked_lines(path)
-    try:
-        with open_plain(path) as file:
-            rows = json.loads(file.read().decode("utf-8-sig"))  # a byte-order mark is no part of the list
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON list ({error})") from None
-    return MemoryRows(rows, path.name, file_fingerprint(path))
+    return JsonList(path)
 
 
 def _checked_lines(path: Path) -> JsonLines:

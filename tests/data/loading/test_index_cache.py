@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from pivot_jax.data import array_cache
 from pivot_jax.data.loading import index_cache
 from tests.data.conftest import config, llava_row, write_jsonl
 from tests.data.loading.test_loader import load, same
@@ -85,7 +86,7 @@ def test_the_index_that_was_not_used_for_longest_goes(rows, tokenizer, tmp_path,
     stored = lambda: set(tmp_path.glob(STORED))  # noqa: E731
     load(config(rows), tokenizer)
     (first,) = stored()
-    monkeypatch.setattr(index_cache, "LIMIT", int(2.5 * first.stat().st_size))
+    monkeypatch.setattr(array_cache, "LIMIT", int(2.5 * first.stat().st_size))
     load(config(rows, loss_mask="pivot"), tokenizer)
     (second,) = stored() - {first}
     age(first, 9)
