@@ -183,12 +183,9 @@ def _reference(setup: Setup, starting: Any, workdir: Path, resumed: bool) -> Any
     """
     if setup.objective.reference is None:
         return None
-    starting = lora.base(starting)
     if setup.objective.reference == "step" or setup.objective.kind == "policy":
-        if setup.keeps_base:
-            return None
-        # a step donates the buffers of the state, so the reference needs its own arrays
-        return jax.tree.map(lambda x: x.copy(), starting)
+        return None if setup.keeps_base else reference.copied(starting)
+    starting = lora.base(starting)
 
     def show(batches: Any, count: int, label: str) -> Any:
         with progress(label, count, show=is_first()) as advance:

@@ -12,10 +12,20 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SAYS = {
     "evaluation_scheme": ("3 runs, 1080 responses each", "did you mean 'text'", "new minus old", "within questions"),
+    "online_rl": (
+        "same responses: True",
+        "after minus before, on the same 96 questions",
+        "reflection on held-out prompts",
+    ),
     "pytorch": ("trl.DPOTrainer", "loss: at most", "TRL has no twin of this run"),
+    "sft_and_dpo": (
+        "DPO      prefers the chosen answer",
+        "Detectable with 3 seeds and 600 images",
+        "moved the features by",
+    ),
     "quickstart": ("did you mean 'optimizer.clip'", "with the image:", "accuracy"),
 }
-FIGURES = {"evaluation_scheme": 1, "pytorch": 1, "quickstart": 3}
+FIGURES = {"evaluation_scheme": 1, "online_rl": 4, "pytorch": 1, "quickstart": 3, "sft_and_dpo": 2}
 SHORT = ("evaluation_scheme",)
 
 
