@@ -32,6 +32,7 @@ from pivot_jax.rl.rewards.function import read_rewards
 from pivot_jax.rl.trajectory import Trajectory
 from pivot_jax.rollout.engine import Rollouts
 from pivot_jax.train import reference
+from pivot_jax.train.run import check_loaded
 from pivot_jax.train.setup import build_setup, starting_params
 
 
@@ -77,8 +78,11 @@ class OnlineRL:
     """
 
     def __init__(self, config: Any):
+        check_loaded(config)
         if batch_kind(config) != "policy":
             raise UserError(f"objective.name: {config.objective.name!r} is not online RL; set it to 'policy'")
+        if config.rl.algorithm and (found := algorithm_of(config.rl).filter) != "none":
+            raise UserError(f"rl.filter: {found!r} needs the whole loop; set it to 'none', or use pj.train")
         read_rewards(config.rl.rewards, config.rl.reward_timeout_s)  # a typo is found before anything is read or made
         runtime.cache_programs()
         self.config, self._setup = config, build_setup(config, None, check_init=True)
@@ -87,13 +91,10 @@ class OnlineRL:
             self._state = self._setup.fresh_state(starting)
             needed = self._setup.objective.reference is not None and not self._setup.keeps_base
             self._reference = reference.copied(starting) if needed else None
-        self._step = self._setup.compiled_step()
+        self._program = self._setup.compiled_step()
         self._parts = build_parts(self._setup, Path())
         banned = self._parts.distribution.banned_ids
         self._losses = jax.jit(partial(_token_losses, self._setup.model.module, config.rl, banned))
-        if self._parts.algorithm.filter != "none":
-            self.close()
-            raise UserError(f"rl.filter: {self._parts.algorithm.filter!r} needs the whole loop; set it to 'none'")
 
     def __enter__(self) -> OnlineRL:
         return self
@@ -103,7 +104,7 @@ class OnlineRL:
 
     def close(self) -> None:
         """Ends the sampler and the processes of the rewards."""
-        self._parts.__exit__()
+        self._parts.close()
 
     @property
     def step(self) -> int:
@@ -178,7 +179,7 @@ class OnlineRL:
           UserError: loss or gradient is not finite; no parameter was changed.
         """
         with jax.set_mesh(self._setup.mesh):
-            self._state, found = self._step(self._state, place_batch(batch, self._setup.mesh), None)
+            self._state, found = self._program(self._state, place_batch(batch, self._setup.mesh), None)
         metrics = {name: float(value) for name, value in jax.device_get(found).items()}
         if not metrics.pop("healthy"):
             raise UserError(f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; no parameter was changed")

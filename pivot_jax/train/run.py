@@ -66,12 +66,17 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = (), steps: Loo
         hook.
       Interrupted: stopped by a signal, state saved (``train.signals``).
     """
-    if isinstance(config, str):
-        raise UserError(f"config: '{config}' is a path; write pj.config({config!r})")
+    check_loaded(config)
     workdir = Path(workdir)
     _check_ours(workdir)  # before the lock, which is a file in it
     with locked(workdir):
         return _run(config, workdir, hooks, steps)
+
+
+def check_loaded(config: Any) -> None:
+    """Raises UserError for the path of a config in place of the config."""
+    if isinstance(config, str):
+        raise UserError(f"config: '{config}' is a path; write pj.config({config!r})")
 
 
 def _run(config: Any, workdir: Path, hooks: Sequence[Hook], steps: Loop) -> Result:

@@ -75,9 +75,11 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_tokens_losses(rl_config):
     [
         ({"objective__name": "sft", "rl__algorithm": ""}, "objective.name: 'sft' is not online RL"),
         ({"rl__rewards": ({"name": "nothing"},)}, "rl.rewards.0.name: there is no reward 'nothing'"),
-        ({"rl__algorithm": "dapo"}, "rl.filter: 'mean_inside' needs the whole loop; set it to 'none'"),
+        ({"rl__algorithm": "dapo"}, "rl.filter: 'mean_inside' needs the whole loop; set it to 'none', or"),
     ],
 )
 def test_wrong_configs_are_one_line(rl_config, changes, message):
     with pytest.raises(pj.UserError, match=message):
         pj.OnlineRL(rl_config(**changes))
+    with pytest.raises(pj.UserError, match=r"is a path; write pj.config\('demo/grpo.py'\)"):
+        pj.OnlineRL("demo/grpo.py")
