@@ -69,7 +69,7 @@ def test_sft_and_dpo_take_another_encoder(tmp_path, monkeypatch):
     hf.save(hf.encoder("clip_vision_model"), tmp_path / "clip")
     changes = {
         'ENCODER = ""': f'ENCODER = "hf:{tmp_path / "clip"}"',
-        '{"stage0": 80, "stage1": 200, "post": 80}': '{"stage0": 1, "stage1": 2, "post": 2}',
+        '{"stage0": 80, "stage1": 300, "post": 80}': '{"stage0": 1, "stage1": 2, "post": 2}',
         "range(3 if": "range(2 if",
         "sizes if SMALL": "{name: max(60, size // 20) for name, size in sizes.items()} if SMALL",
     }
