@@ -13,6 +13,8 @@ The public API, imported on first use::
 =================  ==================================================================
 ``load``           opens a weight source (:func:`pivot_jax.train.open.load`)
 ``train``          trains a config in a workdir (:func:`pivot_jax.rl.run.run`)
+``OnlineRL``       online RL, a step at a time (:class:`pivot_jax.rl.steps.OnlineRL`)
+``extract``        a run's encoder as a pack (:func:`pivot_jax.train.extract.extract`)
 ``evaluate``       runs a benchmark (:func:`pivot_jax.train.evaluation.evaluate`)
 ``probe``          ``classify``, ``segment``, ``align``, ``gradmap``, ``gradients`` (:mod:`pivot_jax.probe`)
 ``config``         a config from a file and overrides (:func:`pivot_jax.config.load`)
@@ -23,6 +25,7 @@ The public API, imported on first use::
 ``sample``         samples and scores responses (:func:`pivot_jax.rl.samples.sample`)
 ``scenes``         the built-in data set (:mod:`pivot_jax.data.scenes`)
 ``scheme``         the evaluation scheme of online RL on logs of responses (:mod:`pivot_jax.rl.scheme`)
+``statistics``     ``over_seeds``, ``difference``, … of scores (:mod:`pivot_jax.eval.statistics`)
 ``train_bpe``      trains a small tokenizer (:func:`pivot_jax.data.processing.tokenizer.train_bpe`)
 ``write_twin``     a run as a script for TRL (:func:`pivot_jax.twin.write.write`)
 ``compare_twin``   trains a run and its twin (:func:`pivot_jax.twin.compare.run_both`)
@@ -49,11 +52,13 @@ _PUBLIC = {  # name → its module and its name there; the module itself where t
     "Message": ("data.example", "Message"),
     "Hook": ("train.session", "Hook"),
     "Interrupted": ("train.signals", "Interrupted"),
+    "OnlineRL": ("rl.steps", "OnlineRL"),
     "UserError": ("errors", "UserError"),
     "compare_twin": ("twin.compare", "run_both"),
     "config": ("config", ""),  # this and train can be called
     "data_page": ("report.data.page", "write"),
     "evaluate": ("train.evaluation", "evaluate"),
+    "extract": ("train.extract", "extract"),
     "load": ("train.open", "load"),
     "probe": ("probe", ""),
     "read_data": ("data.sources", "read"),
@@ -61,6 +66,7 @@ _PUBLIC = {  # name → its module and its name there; the module itself where t
     "sample": ("rl.samples", "sample"),
     "scenes": ("data.scenes", ""),
     "scheme": ("rl.scheme", ""),
+    "statistics": ("eval.statistics", ""),
     "train": ("train", ""),
     "train_bpe": ("data.processing.tokenizer", "train_bpe"),
     "write_twin": ("twin.write", "write"),

@@ -15,6 +15,7 @@ import pytest
 
 import pivot_jax as pj
 from pivot_jax.data.processing.tokenizer import train_bpe
+from pivot_jax.models import zoo
 from pivot_jax.train.open import OpenEncoder, OpenLanguageModel, OpenModel
 from tests.tiny import hf
 
@@ -169,3 +170,14 @@ def test_a_run_opens_from_any_directory_without_the_tokenizer_it_was_trained_wit
         assert found.returncode == 0, found.stderr
         (start / "bpe").rename(start / "gone") if folder is start else None
     assert found.stdout.strip()
+
+
+@pytest.mark.parametrize("source", ["hf:{}/encoder", "pack:{}/encoder_here"])
+def test_a_config_takes_the_keys_of_an_encoder(sources, source):
+    """A model built of them has the encoder's parameters and image size, and starts from its weights."""
+    encoder = pj.load(source.format(sources))
+    config = pj.config(overrides={**encoder.config_keys, "data.batch_size": 4})
+    assert config.init.to_dict() == {"vision": source.format(sources)}
+    built = zoo.build(config.model, config.data.image)
+    assert built.vision == encoder.module.config.vision
+    assert config.data.image.size == encoder.geometry.empty(1, 1).pixels.shape[-2]

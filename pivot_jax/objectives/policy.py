@@ -40,22 +40,27 @@ def build_policy(mllm: MLLM, section: Any, banned_ids: tuple[int, ...] = ()) -> 
     Raises:
       UserError: an unknown algorithm or part, or settings that exclude each other.
     """
-    algorithm = algorithm_of(section)
-    distribution = sampled_from(section, banned_ids)
-    n, limit = section.responses, section.max_tokens
+    algorithm, limit = algorithm_of(section), section.max_tokens
 
     def totals(batch: Any) -> dict[str, Any]:
-        return policy_totals(algorithm, Responses(batch, n), limit)
+        return policy_totals(algorithm, Responses(batch, section.responses), limit)
 
     def loss(params, batch, totals, memory, reference):
-        states = target_states(mllm, params, batch)
-        entropy_gradient = bool(algorithm.entropy_coefficient)
-        scores = score_states(params, states, batch, distribution, entropy_gradient=entropy_gradient)
-        values = value_head.values(params, states) if ADVANTAGES[algorithm.advantage].values else None
-        return policy_loss(algorithm, response_stats(batch, n, scores.logps, scores.entropy, values), limit, totals)
+        return policy_loss(algorithm, policy_stats(mllm, section, banned_ids, params, batch), limit, totals)
 
     needs_reference = algorithm.kl_coefficient > 0
     return Objective("policy", totals, loss, reference="stored" if needs_reference else None)
+
+
+def policy_stats(mllm: MLLM, section: Any, banned_ids: tuple[int, ...], params: Any, batch: Any) -> ResponseStats:
+    """Statistics of a batch under ``params``, of which its loss is computed; other arguments as of ``build_policy``."""
+    algorithm = algorithm_of(section)
+    states = target_states(mllm, params, batch)
+    entropy_gradient = bool(algorithm.entropy_coefficient)
+    distribution = sampled_from(section, banned_ids)
+    scores = score_states(params, states, batch, distribution, entropy_gradient=entropy_gradient)
+    values = value_head.values(params, states) if ADVANTAGES[algorithm.advantage].values else None
+    return response_stats(batch, section.responses, scores.logps, scores.entropy, values)
 
 
 def stored_values(section: Any) -> tuple[str, ...]:
@@ -106,12 +111,7 @@ def policy_loss(
       ValueError: the batch lacks an array that the algorithm reads.
     """
     weights, weight = AGGREGATIONS[algorithm.aggregation](stats, max_tokens)
-    clip = CLIPS[algorithm.clip]
-    losses, clipped = clip.function(stats, algorithm)
-    if algorithm.off_policy_threshold:
-        losses = losses * off_policy_mask(stats, algorithm.off_policy_threshold)
-    if algorithm.importance != "none" and not clip.corrects:
-        losses = losses * _need(stats.importance, "importance")
+    losses, clipped = token_losses(algorithm, stats)
     total = jnp.sum(losses * weights)
     metrics = {}
     if algorithm.kl_coefficient and algorithm.kl_in == "loss":
@@ -136,6 +136,20 @@ def policy_loss(
         metrics |= found
     metrics["policy_loss"] = Term(total, weight)
     return share, metrics | _metrics(algorithm, stats, clipped)
+
+
+def token_losses(algorithm: Algorithm, stats: ResponseStats) -> tuple[Any, dict[str, Any]]:
+    """The clipped loss of each token with its corrections, and the clip form's metrics: float32 [b, t] each.
+
+    Raises as :func:`policy_loss`.
+    """
+    clip = CLIPS[algorithm.clip]
+    losses, clipped = clip.function(stats, algorithm)
+    if algorithm.off_policy_threshold:
+        losses = losses * off_policy_mask(stats, algorithm.off_policy_threshold)
+    if algorithm.importance != "none" and not clip.corrects:
+        losses = losses * _need(stats.importance, "importance")
+    return losses, clipped
 
 
 def _value_losses(algorithm: Algorithm, stats: ResponseStats) -> tuple[Any, dict[str, Term]]:

@@ -56,7 +56,7 @@ RATIOS: dict[str, Callable[[ResponseStats], Any]] = {
 }
 
 
-def _ratio(stats: ResponseStats, algorithm: Algorithm) -> Any:
+def ratios(stats: ResponseStats, algorithm: Algorithm) -> Any:
     """ρ with the log-ratio within ±20, as verl has it: beyond, exp overflows and its gradient is not finite."""
     return jnp.exp(jnp.clip(RATIOS[algorithm.ratio](stats), -BOUND, BOUND))
 
@@ -76,7 +76,7 @@ def _clip_ratios(low: Any, high: Any, advantages: Any) -> dict[str, Any]:
 
 def ppo(stats: ResponseStats, algorithm: Algorithm) -> Clipped:
     """-min(ρ A, clip(ρ, 1 - ε_low, 1 + ε_high) A). Schulman et al. 2017, eq. 7; ε_high > ε_low: DAPO's clip-higher."""
-    ratio, a = _ratio(stats, algorithm), stats.advantages
+    ratio, a = ratios(stats, algorithm), stats.advantages
     low, high = 1 - algorithm.clip_low, 1 + algorithm.clip_high
     return -jnp.minimum(ratio * a, jnp.clip(ratio, low, high) * a), _clip_ratios(ratio < low, ratio > high, a)
 
@@ -98,7 +98,7 @@ def cispo_trl(stats: ResponseStats, algorithm: Algorithm) -> Clipped:
 
     CISPO: MiniMax-M1 (2025), eq. 4 and 5; ε_high = 5 as in ScaleRL.
     """
-    ratio = _ratio(stats, algorithm)
+    ratio = ratios(stats, algorithm)
     clipped = (ratio > algorithm.clip_high) & (stats.advantages > 0)
     losses = -_stop(jnp.minimum(ratio, algorithm.clip_high)) * stats.advantages * stats.logps
     return losses, {"cispo_clip_ratio": clipped.astype(jnp.float32)}
@@ -106,7 +106,7 @@ def cispo_trl(stats: ResponseStats, algorithm: Algorithm) -> Clipped:
 
 def cispo_verl(stats: ResponseStats, algorithm: Algorithm) -> Clipped:
     """-sg(clip(ρ, 1 - ε_low, 1 + ε_high)) A ℓ: CISPO with two bounds around 1. verl, EasyR1."""
-    ratio, a = _ratio(stats, algorithm), stats.advantages
+    ratio, a = ratios(stats, algorithm), stats.advantages
     low, high = 1 - algorithm.clip_low, 1 + algorithm.clip_high
     losses = -_stop(jnp.clip(ratio, low, high)) * a * stats.logps
     return losses, {"cispo_clip_ratio": ((ratio < low) | (ratio > high)).astype(jnp.float32)}
@@ -116,7 +116,7 @@ def sapo(stats: ResponseStats, algorithm: Algorithm) -> Clipped:
     """-(4 / τ) σ(τ (ρ - 1)) A, τ by the sign of A: a soft gate, with slope 1 at ρ = 1. SAPO: Gao et al. 2025."""
     positive, other = algorithm.sapo_temperatures
     tau = jnp.where(stats.advantages > 0, positive, other)
-    return -(4 / tau) * jax.nn.sigmoid(tau * (_ratio(stats, algorithm) - 1)) * stats.advantages, {}
+    return -(4 / tau) * jax.nn.sigmoid(tau * (ratios(stats, algorithm) - 1)) * stats.advantages, {}
 
 
 def gmpo(stats: ResponseStats, algorithm: Algorithm) -> Clipped:

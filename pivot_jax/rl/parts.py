@@ -65,6 +65,10 @@ class Parts:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the engine and the processes of the rewards."""
         self.engine.close()
         self.rewards.close()
 

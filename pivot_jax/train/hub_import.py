@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +19,7 @@ from pivot_jax.optim import partition
 from pivot_jax.progress import progress
 from pivot_jax.train import pack
 from pivot_jax.train.checkpoints import Checkpoints
-from pivot_jax.train.source import TOKENIZER, image_section
+from pivot_jax.train.source import TOKENIZER, image_section, model_section
 
 
 class Imported(NamedTuple):
@@ -123,8 +122,7 @@ def _model_section(model: HubModel) -> dict[str, Any]:
     for part in ("vision", "decoder"):
         found = getattr(model, part)
         if found is not None:
-            values = dataclasses.asdict(found)
-            section[part] |= {key: value for key, value in values.items() if key in section[part]}
+            section[part] |= model_section(part, found)
     if model.projector is not None:
         values = {"layers": model.projector.layers, "reuse": model.projector.reused}
         section["projector"] |= {**values, "newline": model.projector.newline}

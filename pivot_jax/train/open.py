@@ -196,6 +196,15 @@ class OpenEncoder(_Opened):
     params: dict[str, Any]
     geometry: Geometry
 
+    @property
+    def config_keys(self) -> dict[str, Any]:
+        """``overrides`` of :func:`pj.config` for a model with this encoder: dimensions, images, and ``init``.
+
+        Raises:
+          UserError: there are two encoders.
+        """
+        return WeightSource.parse(self.name).encoder_keys() | {"init": {"vision": self.name}}
+
     def encode_images(self, images: Sequence[Any], *, projected: bool = False) -> np.ndarray:
         """Patch features, float32 [n, p, d]; ``projected``: as a decoder reads them. See :func:`encode_images`."""
         if projected and "projector" not in self.params:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from pivot_jax import files, rules
 from pivot_jax.errors import UserError
+from pivot_jax.models import lora
 from pivot_jax.models.logprobs import score
 from pivot_jax.models.stacking import Layers
 from pivot_jax.parallel.hosts import is_first
@@ -23,6 +24,11 @@ from pivot_jax.parallel.mesh import place_batch
 FILE = "reference_logps.npz"
 UNFINISHED = "reference_logps.unfinished.npz"
 KEEP_EVERY_S = 60.0
+
+
+def copied(starting: Any) -> Any:
+    """Arrays of its own for the reference model, without adapters: a step donates the buffers of the train state."""
+    return jax.tree.map(lambda x: x.copy(), lora.base(starting))
 
 
 def stored(

@@ -66,12 +66,17 @@ def run(config: Any, workdir: Path | str, hooks: Sequence[Hook] = (), steps: Loo
         hook.
       Interrupted: stopped by a signal, state saved (``train.signals``).
     """
-    if isinstance(config, str):
-        raise UserError(f"config: '{config}' is a path; write pj.config({config!r})")
+    check_loaded(config)
     workdir = Path(workdir)
     _check_ours(workdir)  # before the lock, which is a file in it
     with locked(workdir):
         return _run(config, workdir, hooks, steps)
+
+
+def check_loaded(config: Any) -> None:
+    """Raises UserError for the path of a config in place of the config."""
+    if isinstance(config, str):
+        raise UserError(f"config: '{config}' is a path; write pj.config({config!r})")
 
 
 def _run(config: Any, workdir: Path, hooks: Sequence[Hook], steps: Loop) -> Result:
@@ -183,12 +188,9 @@ def _reference(setup: Setup, starting: Any, workdir: Path, resumed: bool) -> Any
     """
     if setup.objective.reference is None:
         return None
-    starting = lora.base(starting)
     if setup.objective.reference == "step" or setup.objective.kind == "policy":
-        if setup.keeps_base:
-            return None
-        # a step donates the buffers of the state, so the reference needs its own arrays
-        return jax.tree.map(lambda x: x.copy(), starting)
+        return None if setup.keeps_base else reference.copied(starting)
+    starting = lora.base(starting)
 
     def show(batches: Any, count: int, label: str) -> Any:
         with progress(label, count, show=is_first()) as advance:

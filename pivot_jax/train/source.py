@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from dataclasses import dataclass
@@ -117,6 +118,19 @@ class WeightSource:
         images = configs.base().data.image.to_dict() | image_section(vision)
         return found.mllm.encoder if whole else EncoderConfig(vision), build_geometry(images, vision.patch_size)
 
+    def encoder_keys(self) -> dict[str, Any]:
+        """``model.vision`` and ``data.image`` of a config with the source's encoder.
+
+        Raises:
+          UserError: as :meth:`parts`; no encoder, or two.
+        """
+        found = self.parts()
+        if found["vision"] is None or found.get("second") is not None:
+            what = "no vision encoder" if found["vision"] is None else "two encoders; set model.vision and model.second"
+            raise UserError(f"{self} holds {what}")
+        images = image_section(found["vision"]) if self.kind == "hf" else self._model()[1].to_dict()
+        return {"model.vision": model_section("vision", found["vision"]), "data.image": images}
+
     def decoder(self) -> tuple[DecoderConfig, str]:
         """Configuration of the source's language model, and its compute type. Raises as :meth:`parts`."""
         if self.kind != "hf":
@@ -140,6 +154,12 @@ class WeightSource:
             content = {"model": about["model"], "data": {"image": about.get("image", {})}}
             configs.merge(config, content, where=f"{self.path}/pack.json")
         return zoo.build(config.model, config.data.image), config.data.image
+
+
+def model_section(part: str, found: Any) -> dict[str, Any]:
+    """``config.model.PART`` of a model's encoder (``vision``) or language model (``decoder``)."""
+    known = configs.base().model[part]
+    return {key: value for key, value in dataclasses.asdict(found).items() if key in known}
 
 
 def image_section(vision: Any) -> dict[str, Any]:

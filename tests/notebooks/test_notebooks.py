@@ -8,14 +8,26 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.tiny import hf
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SAYS = {
     "evaluation_scheme": ("3 runs, 1080 responses each", "did you mean 'text'", "new minus old", "within questions"),
+    "online_rl": (
+        "same responses: True",
+        "after minus before, on the same 96 questions",
+        "reflection on held-out prompts",
+    ),
     "pytorch": ("trl.DPOTrainer", "loss: at most", "TRL has no twin of this run"),
+    "sft_and_dpo": (
+        "DPO      prefers the chosen answer",
+        "Detectable with 3 seeds and 600 images",
+        "moved the features by",
+    ),
     "quickstart": ("did you mean 'optimizer.clip'", "with the image:", "accuracy"),
 }
-FIGURES = {"evaluation_scheme": 1, "pytorch": 1, "quickstart": 3}
+FIGURES = {"evaluation_scheme": 1, "online_rl": 4, "pytorch": 1, "quickstart": 3, "sft_and_dpo": 2}
 SHORT = ("evaluation_scheme",)
 
 
@@ -27,21 +39,46 @@ def code(notebook) -> list:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def executed(notebook, folder: Path, monkeypatch) -> list:
+    """Outputs of the cells, run in a folder of their own."""
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as a reader has
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+    return [output for cell in code(notebook) for output in cell.outputs]
+
+
+def printed(outputs: list) -> str:
+    return "".join(output.get("text", "") for output in outputs)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.heavy) for name in NOTEBOOKS]
 )
 def test_it_runs(tmp_path, monkeypatch, name):
-    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as a reader has
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    notebook = read(name)
-    resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
-    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    outputs = executed(read(name), tmp_path, monkeypatch)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == FIGURES[name]
-    printed = "".join(output.get("text", "") for output in outputs)
     for words in SAYS[name]:
-        assert words in printed
+        assert words in printed(outputs)
+
+
+@pytest.mark.heavy
+def test_sft_and_dpo_take_another_encoder(tmp_path, monkeypatch):
+    """A CLIP folder for images of another size and family than the notebook's own, in runs of a few steps."""
+    hf.save(hf.encoder("clip_vision_model"), tmp_path / "clip")
+    changes = {
+        'ENCODER = ""': f'ENCODER = "hf:{tmp_path / "clip"}"',
+        '{"stage0": 80, "stage1": 300, "post": 80}': '{"stage0": 1, "stage1": 2, "post": 2}',
+        "range(3 if": "range(2 if",
+        "sizes if SMALL": "{name: max(60, size // 20) for name, size in sizes.items()} if SMALL",
+    }
+    notebook = read("sft_and_dpo")
+    for old, new in changes.items():
+        (cell,) = (cell for cell in code(notebook) if old in cell.source)
+        cell.source = cell.source.replace(old, new)
+    said = printed(executed(notebook, tmp_path, monkeypatch))
+    assert "'family': 'clip'" in said and "Detectable with 2 seeds and 60 images" in said and "SFT moved" in said
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
