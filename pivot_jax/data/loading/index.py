@@ -74,8 +74,9 @@ def build_index(source: Source, workers: Workers, keep: Callable[[int, EncodedRo
             columns[own] += 1
     names = sorted({name for found in columns for name in found})
     counts = tuple((name, sum(count for found, count in columns.items() if name in found)) for name in names)
-    arrays = (array if usable == size else array[:usable].copy() for array in (source_rows, lengths, targets))
-    return Index(*arrays, tuple(bad), truncated, counts)
+    if usable < size:
+        source_rows, lengths, targets = source_rows[:usable].copy(), lengths[:usable].copy(), targets[:usable].copy()
+    return Index(source_rows, lengths, targets, tuple(bad), truncated, counts)
 
 
 def _examples(source: Source, fields: deque[frozenset[str]]) -> Iterator[Example | RowError]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,6 +60,7 @@ def _examples(source: Source, positions: np.ndarray, digest: hashlib._Hash) -> I
     """The rows; their texts are added to ``digest``. Paths are not, so that data may be moved."""
     for position in positions:
         found: Example | RowError
+        content: list[Any]
         try:
             found = example = source[int(position)]
             content = [example.id, [(turn.role, turn.content) for turn in example.messages]]
