@@ -15,6 +15,8 @@ The public API, imported on first use::
 ``train``          trains a config in a workdir (:func:`pivot_jax.rl.run.run`)
 ``evaluate``       runs a benchmark (:func:`pivot_jax.train.evaluation.evaluate`)
 ``probe``          ``classify``, ``segment``, ``align``, ``gradmap``, ``gradients`` (:mod:`pivot_jax.probe`)
+``import_hf``      a Hugging Face folder as a run (:func:`pivot_jax.train.hub_import.import_folder`)
+``export_hf``      a run as a Hugging Face folder (:func:`pivot_jax.train.hub_export.export`)
 ``config``         a config from a file and overrides (:func:`pivot_jax.config.load`)
 ``data_page``      a page of what a config trains on (:func:`pivot_jax.report.data.page.write`)
 ``Example``        one row of data, with its ``Message`` turns (:mod:`pivot_jax.data.example`)
@@ -23,6 +25,7 @@ The public API, imported on first use::
 ``sample``         samples and scores responses (:func:`pivot_jax.rl.samples.sample`)
 ``scenes``         the built-in data set (:mod:`pivot_jax.data.scenes`)
 ``scheme``         the evaluation scheme of online RL on logs of responses (:mod:`pivot_jax.rl.scheme`)
+``statistics``     ``over_seeds``, ``difference``, … of scores (:mod:`pivot_jax.eval.statistics`)
 ``train_bpe``      trains a small tokenizer (:func:`pivot_jax.data.processing.tokenizer.train_bpe`)
 ``write_twin``     a run as a script for TRL (:func:`pivot_jax.twin.write.write`)
 ``compare_twin``   trains a run and its twin (:func:`pivot_jax.twin.compare.run_both`)
@@ -54,6 +57,8 @@ _PUBLIC = {  # name → its module and its name there; the module itself where t
     "config": ("config", ""),  # this and train can be called
     "data_page": ("report.data.page", "write"),
     "evaluate": ("train.evaluation", "evaluate"),
+    "export_hf": ("train.hub_export", "export"),
+    "import_hf": ("train.hub_import", "import_folder"),
     "load": ("train.open", "load"),
     "probe": ("probe", ""),
     "read_data": ("data.sources", "read"),
@@ -61,6 +66,7 @@ _PUBLIC = {  # name → its module and its name there; the module itself where t
     "sample": ("rl.samples", "sample"),
     "scenes": ("data.scenes", ""),
     "scheme": ("rl.scheme", ""),
+    "statistics": ("eval.statistics", ""),
     "train": ("train", ""),
     "train_bpe": ("data.processing.tokenizer", "train_bpe"),
     "write_twin": ("twin.write", "write"),

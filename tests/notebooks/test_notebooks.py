@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import nbformat
@@ -11,11 +12,13 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SAYS = {
+    "import_tune_export": ("after: ", "merged: ", "adapter: ", "24 of 24 answers are the same"),
     "evaluation_scheme": ("3 runs, 1080 responses each", "did you mean 'text'", "new minus old", "within questions"),
     "pytorch": ("trl.DPOTrainer", "loss: at most", "TRL has no twin of this run"),
+    "what_an_encoder_sees": ("CHOSEN ON TEST", "miou: trained − untrained", "after scaling", "by chance"),
     "quickstart": ("did you mean 'optimizer.clip'", "with the image:", "accuracy"),
 }
-FIGURES = {"evaluation_scheme": 1, "pytorch": 1, "quickstart": 3}
+FIGURES = {"evaluation_scheme": 1, "import_tune_export": 1, "pytorch": 1, "quickstart": 3, "what_an_encoder_sees": 4}
 SHORT = ("evaluation_scheme",)
 
 
@@ -31,17 +34,37 @@ def code(notebook) -> list:
     "name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.heavy) for name in NOTEBOOKS]
 )
 def test_it_runs(tmp_path, monkeypatch, name):
-    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as a reader has
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    notebook = read(name)
-    resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
-    outputs = [output for cell in code(notebook) for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == FIGURES[name]
-    printed = "".join(output.get("text", "") for output in outputs)
+    figures, printed = executed(read(name), tmp_path, monkeypatch)
+    assert figures == FIGURES[name]
     for words in SAYS[name]:
         assert words in printed
+
+
+def executed(notebook, folder, monkeypatch) -> tuple[int, str]:
+    """The number of its figures, and what it prints."""
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as a reader has
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    figures = sum("image/png" in output.get("data", {}) for output in outputs)
+    return figures, "".join(output.get("text", "") for output in outputs)
+
+
+@pytest.mark.heavy
+def test_the_other_model_of_the_import(tmp_path, monkeypatch):
+    """Qwen2.5-VL, whose processor in transformers needs torchvision; without it the notebook says so."""
+    notebook = read("import_tune_export")
+    cells = [cell for cell in code(notebook) if 'RANDOM = "llava"' in cell.source]
+    assert len(cells) == 1
+    cells[0].source = cells[0].source.replace('RANDOM = "llava"', 'RANDOM = "qwen2_5_vl"')
+    _, printed = executed(notebook, tmp_path, monkeypatch)
+    assert "after: " in printed and "qwen2_5_vl" in printed
+    if importlib.util.find_spec("torchvision"):
+        assert printed.count("24 of 24 answers are the same") == 2
+    else:
+        assert "to load the folder in transformers: pip install torch torchvision" in printed
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
