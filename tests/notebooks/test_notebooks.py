@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SAYS = {
-    "import_tune_export": ("after: ", "merged: ", "adapter: ", "24 of 24 answers are the same"),
+    "import_tune_export": ("after, colour: 100%", "merged: ", "adapter: ", "12 of 12 answers are the same"),
     "evaluation_scheme": ("3 runs, 1080 responses each", "did you mean 'text'", "new minus old", "within questions"),
     "pytorch": ("trl.DPOTrainer", "loss: at most", "TRL has no twin of this run"),
     "what_an_encoder_sees": ("CHOSEN ON TEST", "miou: trained − untrained", "after scaling", "by chance"),
@@ -60,9 +60,9 @@ def test_the_other_model_of_the_import(tmp_path, monkeypatch):
     assert len(cells) == 1
     cells[0].source = cells[0].source.replace('RANDOM = "llava"', 'RANDOM = "qwen2_5_vl"')
     _, printed = executed(notebook, tmp_path, monkeypatch)
-    assert "after: " in printed and "qwen2_5_vl" in printed
+    assert "after, colour: " in printed and "qwen2_5_vl: vision" in printed
     if importlib.util.find_spec("torchvision"):
-        assert printed.count("24 of 24 answers are the same") == 2
+        assert printed.count("12 of 12 answers are the same") == 2
     else:
         assert "to load the folder in transformers: pip install torch torchvision" in printed
 
