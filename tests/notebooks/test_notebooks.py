@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SAYS = {
-    "import_tune_export": ("after, colour: 100%", "merged: ", "adapter: ", "12 of 12 answers are the same"),
+    "import_tune_export": ("after, colour: ", "merged: ", "adapter: ", "12 of 12 answers are the same"),
     "evaluation_scheme": ("3 runs, 1080 responses each", "did you mean 'text'", "new minus old", "within questions"),
     "pytorch": ("trl.DPOTrainer", "loss: at most", "TRL has no twin of this run"),
     "what_an_encoder_sees": ("CHOSEN ON TEST", "miou: trained − untrained", "after scaling", "by chance"),
