@@ -17,6 +17,8 @@ The public API, imported on first use::
 ``extract``        a run's encoder as a pack (:func:`pivot_jax.train.extract.extract`)
 ``evaluate``       runs a benchmark (:func:`pivot_jax.train.evaluation.evaluate`)
 ``probe``          ``classify``, ``segment``, ``align``, ``gradmap``, ``gradients`` (:mod:`pivot_jax.probe`)
+``import_hf``      a Hugging Face folder as a run (:func:`pivot_jax.train.hub_import.import_folder`)
+``export_hf``      a run as a Hugging Face folder (:func:`pivot_jax.train.hub_export.export`)
 ``config``         a config from a file and overrides (:func:`pivot_jax.config.load`)
 ``data_page``      a page of what a config trains on (:func:`pivot_jax.report.data.page.write`)
 ``Example``        one row of data, with its ``Message`` turns (:mod:`pivot_jax.data.example`)
@@ -58,7 +60,9 @@ _PUBLIC = {  # name → its module and its name there; the module itself where t
     "config": ("config", ""),  # this and train can be called
     "data_page": ("report.data.page", "write"),
     "evaluate": ("train.evaluation", "evaluate"),
+    "export_hf": ("train.hub_export", "export"),
     "extract": ("train.extract", "extract"),
+    "import_hf": ("train.hub_import", "import_folder"),
     "load": ("train.open", "load"),
     "probe": ("probe", ""),
     "read_data": ("data.sources", "read"),

@@ -116,6 +116,18 @@ def test_an_exported_model_is_the_same_model(model, tmp_path):
     model.export(tmp_path / "out", overwrite=True)
 
 
+def test_a_folder_becomes_a_run_and_a_run_a_folder(sources, model, tmp_path):
+    """``import_hf`` and ``export_hf``, with paths as text, as a notebook writes them."""
+    found = pj.import_hf(str(sources / "whole"), str(tmp_path / "run"))
+    assert found.kind == "run" and found.summary
+    assert dict(pj.config(str(tmp_path / "run" / "config.json")).init) == {"": f"hf:{sources / 'whole'}"}
+    pj.export_hf(str(tmp_path / "run"), str(tmp_path / "out"))
+    again = pj.load(f"hf:{tmp_path / 'out'}")
+    np.testing.assert_array_equal(again.encode_images([image()]), model.encode_images([image()]))
+    with pytest.raises(pj.UserError, match=r"was trained without LoRA .*part='model'"):
+        pj.export_hf(tmp_path / "run", tmp_path / "adapter", part="adapter")
+
+
 def test_wrong_use_is_one_line(sources, model):
     with pytest.raises(pj.UserError, match="leave out '<image>'"):
         model.chat("<image> what?", [image()])

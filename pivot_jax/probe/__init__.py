@@ -2,6 +2,7 @@
 ``open_text_encoder``), ``depth`` and ``correspondence`` (on ``scene_views``); of a model ``gradmap`` and ``gradients``.
 
 ``MapSettings`` are those of a ``gradmap``; ``overlay`` shows it, ``object_mask`` and ``localise`` score it.
+``difference`` compares two encoders by their results of ``classify`` or ``segment``, image by image.
 """
 
 from importlib import import_module
@@ -12,9 +13,11 @@ _PUBLIC = {
     "correspondence": ("scene_geometry", "correspondence"),
     "depth": ("scene_geometry", "depth"),
     "classify": ("encoder_probes", "classify"),
+    "difference": ("comparison", "difference"),
     "MapSettings": ("gradient_maps", "MapSettings"),
     "FeatureSettings": ("feature_settings", "FeatureSettings"),
     "forgetting": ("retention", "forgetting"),
+    "HeadTraining": ("heads", "Training"),
     "gradients": ("encoder_gradients", "encoder_gradients"),
     "gradmap": ("gradient_maps", "question_map"),
     "localise": ("localisation", "localise"),

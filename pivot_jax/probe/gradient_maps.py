@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from pivot_jax.errors import UserError
 from pivot_jax.models.logprobs import answer_logps, score
 from pivot_jax.models.mllm import MLLM
 from pivot_jax.models.vit import ViTConfig
-from pivot_jax.train.open import OpenModel
+from pivot_jax.train.open import LENGTH_STEP, OpenModel
 
 ALL = "all"  # in place of a layer
 
@@ -91,7 +92,7 @@ def question_map(
         what = f"has a {vision.family} encoder, which merges patches" if vision.traits.merges else "reads tiles"
         raise UserError(f"{run.name} {what}; a gradient map needs an image as one grid of patches")
     example = Example("gradmap", (Message("user", f"<image>\n{prompt}"),), (image,), answer, rejected)
-    batch = run.processor.for_kind("sft" if rejected is None else "preference").batch_of([example])
+    batch = run.processor.for_kind("sft" if rejected is None else "preference").batch_of([example], LENGTH_STEP)
     check_layer(run.name, vision, settings)
     maps = answer_maps(run.mllm, run.params, batch, preference=rejected is not None, settings=settings)
     return np.asarray(run.geometry.resized(load_image(image), True)), maps[..., 0, :, :]
@@ -127,8 +128,8 @@ def answer_maps(
     if settings.method == "rollout":
         values = _rollouts(mllm, params, batch)
     else:
-        score_of = _answer_score(mllm, batch, preference, settings.encoding)
-        activations, gradients = _derivatives(mllm, params, batch, score_of, settings.layer is not None)
+        encoding = settings.encoding if preference else "shared"  # of one answer it is the same
+        activations, gradients = _derivatives(mllm, preference, encoding, settings.layer is not None, params, batch)
         values = grad_cam(activations, gradients) if settings.method == "gradcam" else sizes(gradients, settings.norm)
     if settings.layer != ALL and values.ndim == 3:
         values = values[-1 if settings.layer is None else settings.layer]
@@ -151,30 +152,26 @@ def _answer_score(mllm: MLLM, batch: Any, preference: bool, encoding: str) -> Ca
     return value
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _derivatives(
-    mllm: MLLM, params: dict[str, Any], batch: Any, score_of: Callable[[Any, Any], Any], blocks: bool
+    mllm: MLLM, preference: bool, encoding: str, blocks: bool, params: dict[str, Any], batch: Any
 ) -> tuple[Any, Any]:
     """What the patches hold and the gradient of the score in it: of the features [b, p, d], or of ``blocks``."""
+    score_of = _answer_score(mllm, batch, preference, encoding)
     inputs, vision = (batch.images, batch.patch_positions), mllm.config.vision
-
-    def of_features(params: Any) -> tuple[Any, Any]:
+    if not blocks:
         features = mllm.apply({"params": params}, *inputs, method="encode_images")
         return features, jax.grad(score_of, argnums=1)(params, features)
 
-    def of_blocks(params: Any) -> tuple[Any, Any]:
-        def value(offsets: Any) -> tuple[Any, Any]:
-            found: Any = mllm.apply(
-                {"params": params}, inputs[0], offsets, inputs[1], method="encode_images_with_offsets"
-            )
-            features, outputs = found
-            return score_of(params, features), outputs
+    def value(offsets: Any) -> tuple[Any, Any]:
+        found: Any = mllm.apply({"params": params}, inputs[0], offsets, inputs[1], method="encode_images_with_offsets")
+        features, outputs = found
+        return score_of(params, features), outputs
 
-        tokens = (batch.images.shape[2] if vision.traits.patch_input else vision.patches) + vision.prefix
-        zeros = jnp.zeros((vision.blocks, len(batch.images), tokens, vision.width), mllm.config.dtype)
-        gradients, outputs = jax.grad(value, has_aux=True)(zeros)
-        return outputs[:, :, vision.prefix :], gradients[:, :, vision.prefix :]
-
-    return jax.jit(of_blocks if blocks else of_features)(params)
+    tokens = (batch.images.shape[2] if vision.traits.patch_input else vision.patches) + vision.prefix
+    zeros = jnp.zeros((vision.blocks, len(batch.images), tokens, vision.width), mllm.config.dtype)
+    gradients, outputs = jax.grad(value, has_aux=True)(zeros)
+    return outputs[:, :, vision.prefix :], gradients[:, :, vision.prefix :]
 
 
 def _rollouts(mllm: MLLM, params: dict[str, Any], batch: Any) -> np.ndarray:

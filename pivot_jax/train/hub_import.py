@@ -31,7 +31,7 @@ class Imported(NamedTuple):
 
 def import_folder(
     folder: str | Path,
-    out: Path,
+    out: str | Path,
     *,
     adapter: str | Path | None = None,
     chat_template: str | Path = "",
@@ -52,7 +52,7 @@ def import_folder(
       UserError: ``out`` is not empty; the folder is damaged or of a kind that we do not read; its tokenizer is missing
         or does not fit the model; its chat template is missing, or answers in it cannot be scored.
     """
-    source = hub.folder_of(str(folder))
+    source, out = hub.folder_of(str(folder)), Path(out)
     model = hub.read_config(source)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a new folder")

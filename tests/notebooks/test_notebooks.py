@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import nbformat
@@ -13,6 +14,7 @@ from tests.tiny import hf
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 SAYS = {
+    "import_tune_export": ("after, colour: ", "merged: ", "adapter: ", "12 of 12 answers are the same"),
     "evaluation_scheme": ("3 runs, 1080 responses each", "did you mean 'text'", "new minus old", "within questions"),
     "online_rl": (
         "same responses: True",
@@ -26,8 +28,17 @@ SAYS = {
         "moved the features by",
     ),
     "quickstart": ("did you mean 'optimizer.clip'", "with the image:", "accuracy"),
+    "what_an_encoder_sees": ("CHOSEN ON TEST", "miou: trained − untrained", "after scaling", "by chance"),
 }
-FIGURES = {"evaluation_scheme": 1, "online_rl": 4, "pytorch": 1, "quickstart": 3, "sft_and_dpo": 2}
+FIGURES = {
+    "evaluation_scheme": 1,
+    "import_tune_export": 1,
+    "online_rl": 4,
+    "pytorch": 1,
+    "quickstart": 3,
+    "sft_and_dpo": 2,
+    "what_an_encoder_sees": 4,
+}
 SHORT = ("evaluation_scheme",)
 
 
@@ -79,6 +90,21 @@ def test_sft_and_dpo_take_another_encoder(tmp_path, monkeypatch):
         cell.source = cell.source.replace(old, new)
     said = printed(executed(notebook, tmp_path, monkeypatch))
     assert "'family': 'clip'" in said and "Detectable with 2 seeds and 60 images" in said and "SFT moved" in said
+
+
+@pytest.mark.heavy
+def test_the_other_model_of_the_import(tmp_path, monkeypatch):
+    """Qwen2.5-VL, whose processor in transformers needs torchvision; without it the notebook says so."""
+    notebook = read("import_tune_export")
+    cells = [cell for cell in code(notebook) if 'RANDOM = "llava"' in cell.source]
+    assert len(cells) == 1
+    cells[0].source = cells[0].source.replace('RANDOM = "llava"', 'RANDOM = "qwen2_5_vl"')
+    said = printed(executed(notebook, tmp_path, monkeypatch))
+    assert "after, colour: " in said and "qwen2_5_vl: vision" in said
+    if importlib.util.find_spec("torchvision"):
+        assert said.count("12 of 12 answers are the same") == 2
+    else:
+        assert "to load the folder in transformers: pip install torch torchvision" in said
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

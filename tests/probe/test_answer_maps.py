@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pivot_jax.data.example import Example, Message
+from pivot_jax.data.processing.geometry import Square
 from pivot_jax.data.processing.patches import Patches
 from pivot_jax.data.processing.tiles import Tiles
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
@@ -20,6 +21,7 @@ from pivot_jax.models.decoder import DecoderConfig
 from pivot_jax.models.logprobs import score
 from pivot_jax.models.mllm import MLLM, MLLMConfig, ProjectorConfig
 from pivot_jax.models.vit import ViTConfig
+from pivot_jax.probe import gradient_maps
 from pivot_jax.probe.encoder_gradients import encoder_gradients
 from pivot_jax.probe.gradient_maps import MapSettings, answer_maps, normalised, question_map
 from pivot_jax.probe.localisation import object_mask, patch_cover
@@ -118,6 +120,17 @@ def test_the_shared_map_is_the_gradient_of_the_real_dpo_loss(model):
     features = model.mllm.apply({"params": model.params}, batch.images, method="encode_images")
     real = np.abs(np.asarray(jax.jit(jax.grad(loss))(features)))[0].sum(-1).reshape(6, 6)
     np.testing.assert_allclose(normalised(maps(model, PAIRS[0])), normalised(real), atol=1e-5)
+
+
+def test_questions_of_a_similar_length_share_a_program(model):
+    """A map of many questions in a loop compiles once; the padding that this takes changes no map."""
+    run = SimpleNamespace(**vars(model), geometry=Square("siglip", 24, 36))
+    gradient_maps._derivatives.clear_cache()
+    shown, grid = question_map(run, IMAGES[0], "What is it?", PAIRS[0].chosen)
+    other = question_map(run, IMAGES[1], "it?", PAIRS[1].rejected)[1]
+    assert gradient_maps._derivatives._cache_size() == 1 and not np.allclose(grid, other, rtol=0.1)
+    np.testing.assert_array_equal(shown, IMAGES[0])
+    np.testing.assert_allclose(grid, maps(model, PAIRS[0], preference=False), rtol=1e-4)
 
 
 def test_grad_cam_and_rollout_need_what_they_say(model):
