@@ -7,7 +7,6 @@ process.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import jax
 
@@ -50,17 +49,24 @@ def start(limit: float, command: str) -> Peers | None:
     return _join(limit, command, at, int(count), int(process))
 
 
-def _join(limit: float, command: str, *where: Any) -> Peers | None:
-    at, count, process = where or ("the coordinator", "", "")
-    which = f"process {process} of {count}" if where else "this process"
+def _join(
+    limit: float, command: str, at: str | None = None, count: int | None = None, process: int | None = None
+) -> Peers | None:
+    which = f"process {process} of {count}" if at else "this process"
     last_word = LastWord(  # JAX aborts where they do not find each other
-        f"{which} was killed, or not all have reached {at} within {JOIN_S} s; start all of them within that time, with "
-        "an address of process 0 that each can reach"
+        f"{which} was killed, or not all have reached {at or 'the coordinator'} within {JOIN_S} s; start all of them "
+        "within that time, with an address of process 0 that each can reach"
     )
     # Until there is something to save, SIGTERM ends a process at once (train.signals starts this service later).
     jax.config.update("jax_enable_preemption_service", False)
     # JAX's own limit of silence only counts where ours does not work.
-    jax.distributed.initialize(*where, initialization_timeout=JOIN_S, heartbeat_timeout_seconds=_backstop(limit))
+    jax.distributed.initialize(
+        at,
+        count,
+        process,
+        initialization_timeout=JOIN_S,
+        heartbeat_timeout_seconds=_backstop(limit),
+    )
     from jax._src.distributed import global_state as joined  # there is no public way to the key-value store
 
     if joined.num_processes == 1:

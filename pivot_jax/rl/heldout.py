@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ class _Batch(NamedTuple):
     """A process's responses to its part of a batch of prompts."""
 
     total: np.ndarray
-    rewards: dict[str, np.ndarray]
+    rewards: Mapping[str, np.ndarray]
     lengths: list[int]
     truncated: list[bool]
     lines: list[dict[str, Any]]

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pivot_jax import config as configs
 from pivot_jax import files
 from pivot_jax.errors import UserError
 from pivot_jax.study import store
@@ -41,25 +42,37 @@ def main(arguments: list[str]) -> int:
     from pivot_jax.parallel import hosts, runtime
 
     runtime.keep_freed_memory()
-    hosts.start()
+    # The line of a process that ends because of another one has the prefix too.
+    peers = hosts.start(configs.load().train.peer_timeout_s, FAILED.rstrip(": "))
     from pivot_jax.train.signals import Interrupted
 
+    def work() -> int:
+        try:
+            _perform_all(root, job, content, done)
+        except Interrupted as stop:
+            print(f"stopped after step {stop.step}", flush=True)
+            return 128 + stop.signum
+        return 0
+
     try:
-        with _alone(root, job):
-            began = time.time()
-            for key in content["jobs"][job]["runs"]:
-                perform(root, content["runs"][key])
-            if hosts.is_first():
-                ended, started = time.time(), float(os.environ.get(STARTED, began))
-                spent = {"started": started, "startup_s": began - started, "work_s": ended - began, "ended": ended}
-                files.write_text(done, json.dumps(spent))
+        return peers.run(work) if peers else work()
     except UserError as error:
         print(f"{FAILED}{error}", flush=True)
         return 1
-    except Interrupted as stop:
-        print(f"stopped after step {stop.step}", flush=True)
-        return 128 + stop.signum
-    return 0
+
+
+def _perform_all(root: Path, job: str, content: dict[str, Any], done: Path) -> None:
+    """The runs of a job, and the file that says so."""
+    from pivot_jax.parallel.hosts import is_first
+
+    with _alone(root, job):
+        began = time.time()
+        for key in content["jobs"][job]["runs"]:
+            perform(root, content["runs"][key])
+        if is_first():
+            ended, started = time.time(), float(os.environ.get(STARTED, began))
+            spent = {"started": started, "startup_s": began - started, "work_s": ended - began, "ended": ended}
+            files.write_text(done, json.dumps(spent))
 
 
 def end_with_parent(number: int) -> None:
@@ -111,7 +124,6 @@ def _keep(path: Path, outcome: Outcome) -> None:
 
 def _train(folder: Path, run: Mapping[str, Any]) -> Outcome:
     """Trains a run, or resumes it after an interruption."""
-    from pivot_jax import config as configs
     from pivot_jax.rl.run import run as train
     from pivot_jax.train.metrics import read
 
