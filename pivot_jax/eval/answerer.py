@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,13 +38,23 @@ class Reply:
     finished: bool = True  # False where the token limit truncated it
 
 
+class Decoding(NamedTuple):
+    """How answers are drawn; temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+GREEDY = Decoding()
+
+
 class Answerer:
     """Answers examples with an MLLM.
 
     Args:
       processor: encodes prompts and reads images as the model was trained; its chat says which token ends an answer.
       batch_size: questions answered together. A sampled answer depends on the seed and the question's id, not on this.
-      temperature, top_p, seed: temperature 0 is greedy.
       blank_images: the preset's mean colour in place of every image (0 after normalisation): the control that says what
         the language prior alone is worth.
       read_timeout_s: seconds for a question's images; 0: any time.
@@ -59,9 +69,7 @@ class Answerer:
         processor: Processor,
         *,
         batch_size: int = 16,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
+        decoding: Decoding = GREEDY,
         blank_images: bool = False,
         read_timeout_s: float = 0.0,
         mesh: Any = None,
@@ -71,7 +79,7 @@ class Answerer:
         self.processor, self.read_timeout_s = processor, read_timeout_s
         self._prompts, self._options = processor.for_kind("prompt"), processor.for_kind("preference")
         self.chat, self.geometry = processor.chat, processor.geometry
-        self.temperature, self.top_p, self.seed, self.blank_images = temperature, top_p, seed, blank_images
+        self.decoding, self.blank_images = decoding, blank_images
         self._sampler: Sampler | None = None
         self._images_of = ImageCache(self._prompts, 1, cache_mib=0)  # every image is used once, so none is kept
         self._workers = Workers(self._prompts, THREADS, "thread", read_timeout_s)
@@ -84,11 +92,11 @@ class Answerer:
 
     def for_sampling(self, temperature: float, top_p: float = 1.0) -> Answerer:
         """An answerer that draws its answers so."""
-        same = (temperature, top_p) == (self.temperature, self.top_p)
-        return self if same else self._with(temperature=temperature, top_p=top_p)
+        wanted = self.decoding._replace(temperature=temperature, top_p=top_p)
+        return self if wanted == self.decoding else self._with(decoding=wanted)
 
     def _with(self, **changes: Any) -> Answerer:
-        names = ("batch_size", "temperature", "top_p", "seed", "blank_images", "read_timeout_s", "mesh")
+        names = ("batch_size", "decoding", "blank_images", "read_timeout_s", "mesh")
         own = {name: getattr(self, name) for name in names} | changes
         return Answerer(self.mllm, self.params, own.pop("processor", self.processor), **own)
 
@@ -98,13 +106,14 @@ class Answerer:
 
         The seed matters only where answers are sampled: a greedy answer is the same with any.
         """
+        temperature, top_p, seed = self.decoding
         found: dict[str, Any] = {
-            "temperature": float(self.temperature),
+            "temperature": float(temperature),
             "preset": self.geometry.preset,
             "blank_images": self.blank_images,
         }
-        if self.temperature > 0:
-            found |= {"seed": self.seed} | ({"top_p": self.top_p} if self.top_p < 1 else {})
+        if temperature > 0:
+            found |= {"seed": seed} | ({"top_p": top_p} if top_p < 1 else {})
         return found
 
     def answer(
@@ -133,15 +142,15 @@ class Answerer:
         prompts = [Prompt(*parts) for parts in zip(examples, rows, _numbers(examples), strict=True)]
         sampling = Sampling(
             max_new_tokens,
-            self.temperature if temperature is None else temperature,
-            self.top_p if top_p is None else top_p,
+            self.decoding.temperature if temperature is None else temperature,
+            self.decoding.top_p if top_p is None else top_p,
             top_k,
             min_p,
             stop_ids=(self.chat.end_id,),
             stop=tuple(stop),
         )
         try:
-            rollouts = self._sampling_engine().generate(prompts, 1, sampling, (self.seed, 0), done)
+            rollouts = self._sampling_engine().generate(prompts, 1, sampling, (self.decoding.seed, 0), done)
         except RowError as error:
             raise _not_asked(error) from None
         replies = [response for (response,) in rollouts.responses]

@@ -24,7 +24,7 @@ from pivot_jax.data.processing.processor import Processor
 from pivot_jax.data.processing.tokenizer import load_tokenizer
 from pivot_jax.data.sources.base import IMAGE
 from pivot_jax.errors import UserError
-from pivot_jax.eval.answerer import Answerer
+from pivot_jax.eval.answerer import Answerer, Decoding
 from pivot_jax.models import value_head, zoo
 from pivot_jax.models.encoder import Encoder
 from pivot_jax.models.language_model import LanguageModel, LanguageModelConfig
@@ -146,8 +146,7 @@ class OpenModel(_Opened):
             self.params,
             self.processor,
             batch_size=batch_size or self.config.eval.batch_size,
-            temperature=temperature,
-            seed=self.config.seed,
+            decoding=Decoding(temperature, seed=self.config.seed),
             blank_images=blank_images,
             read_timeout_s=self.config.data.read_timeout_s,
             mesh=self.mesh,

@@ -12,7 +12,7 @@ from pivot_jax.data.example import Example, Message
 from pivot_jax.data.processing.tiles import tiles_of
 from pivot_jax.data.processing.tokenizer import load_tokenizer, train_bpe
 from pivot_jax.errors import RowError, UserError
-from pivot_jax.eval.answerer import Answerer
+from pivot_jax.eval.answerer import Answerer, Decoding
 from pivot_jax.models.mllm import MLLM, init_params
 from tests.tiny import mllm, processing
 
@@ -40,15 +40,15 @@ def test_answers_do_not_depend_on_the_batch(parts):
 
 def test_a_sampled_answer_depends_on_seed_and_question_alone(parts):
     rows = examples()
-    sampled = [Answerer(*parts, batch_size=size, temperature=1.0, seed=3).answer(rows, 5) for size in (2, 4)]
+    sampled = [Answerer(*parts, batch_size=size, decoding=Decoding(1.0, seed=3)).answer(rows, 5) for size in (2, 4)]
     assert sampled[0] == sampled[1] and len({reply.text for reply in sampled[0]}) > 1
-    assert Answerer(*parts, batch_size=2, temperature=1.0, seed=3).answer(rows[2:], 5) == sampled[0][2:]
-    assert Answerer(*parts, batch_size=2, temperature=1.0, seed=4).answer(rows, 5) != sampled[0]
+    assert Answerer(*parts, batch_size=2, decoding=Decoding(1.0, seed=3)).answer(rows[2:], 5) == sampled[0][2:]
+    assert Answerer(*parts, batch_size=2, decoding=Decoding(1.0, seed=4)).answer(rows, 5) != sampled[0]
 
 
 def test_a_call_can_have_a_temperature_and_a_truncation_of_its_own(parts):
     rows = examples()
-    greedy, sampling = Answerer(*parts, seed=3), Answerer(*parts, temperature=1.0, seed=3)
+    greedy, sampling = Answerer(*parts, decoding=Decoding(seed=3)), Answerer(*parts, decoding=Decoding(1.0, seed=3))
     assert greedy.answer(rows, 5, temperature=1.0) == sampling.answer(rows, 5)
     assert sampling.answer(rows, 5, temperature=0.0) == greedy.answer(rows, 5)
     assert greedy.for_sampling(1.0).answer(rows, 5) == sampling.answer(rows, 5)
@@ -106,11 +106,11 @@ def test_tiled_images_are_answered_and_blanked(parts):
 
 def test_an_answerer_says_what_its_answers_depend_on(parts):
     """A greedy answer does not depend on the seed, a sampled one does; neither depends on the batch."""
-    greedy = [Answerer(*parts, seed=seed, batch_size=2 + seed).settings for seed in (0, 1)]
+    greedy = [Answerer(*parts, decoding=Decoding(seed=seed), batch_size=2 + seed).settings for seed in (0, 1)]
     assert greedy[0] == greedy[1] == {"temperature": 0.0, "preset": "siglip", "blank_images": False}
-    sampled = [Answerer(*parts, seed=seed, temperature=0.5).settings for seed in (0, 1)]
+    sampled = [Answerer(*parts, decoding=Decoding(0.5, seed=seed)).settings for seed in (0, 1)]
     assert sampled[0] != sampled[1]
-    assert sampled[1] == Answerer(*parts, seed=1, temperature=0.5, batch_size=3).settings
+    assert sampled[1] == Answerer(*parts, decoding=Decoding(0.5, seed=1), batch_size=3).settings
     assert Answerer(*parts, blank_images=True).settings != greedy[0]
-    truncated = Answerer(*parts, seed=1, batch_size=3).for_sampling(0.5, 0.9)
+    truncated = Answerer(*parts, decoding=Decoding(seed=1), batch_size=3).for_sampling(0.5, 0.9)
     assert truncated.settings == sampled[1] | {"top_p": 0.9} and truncated.batch_size == 3
