@@ -167,9 +167,10 @@ def test_the_variables_join_jax(hosts, tmp_path):
         f"#!{sys.executable}\n"
         "import os, jax\nfrom jax.experimental import multihost_utils\nimport numpy as np\n"
         "from pivot_jax.parallel import hosts\n"
-        "hosts.start()\n"
+        "peers = hosts.start(120.0, 'test')\n"
         "total = multihost_utils.process_allgather(np.asarray(jax.process_index() + 1)).sum()\n"
         "os.write(1, f'\\nprocesses {jax.process_count()} sum {int(total)}\\n'.encode())\n"
+        "peers.run(lambda: 0)\n"
     )
     setup = f"export PYTHONPATH={ROOT} JAX_PLATFORMS=cpu\n"
     job = launch(prepare(tmp_path, program, setup), hosts)

@@ -24,7 +24,7 @@ LENGTHS = ((6, 9, 20), (70, 7, 12, 130, 8))
 WORKER = """
 import sys
 from pivot_jax.parallel import hosts
-hosts.start()
+peers = hosts.start(120.0, "test")
 import jax, numpy as np
 from jax.sharding import AxisType, Mesh
 from pivot_jax.parallel.mesh import AXES, param_shardings
@@ -42,6 +42,7 @@ found = sampler.generate(prompts_of(jax.process_index()), 4, ANY, SEED)
 flat = [response for group in found.responses for response in group]
 arrays = {f"{name}{i}": getattr(r, name) for i, r in enumerate(flat) for name in ("tokens", "logps", "sampling_logps")}
 np.savez(f"{sys.argv[1]}/{jax.process_index()}.npz", **arrays)
+peers.run(lambda: 0)
 """
 
 
