@@ -19,8 +19,8 @@ from pivot_jax.data.processing.processor import Processor
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.eval import ranking
 from pivot_jax.models.mllm import MLLM
+from pivot_jax.parallel.processes import Processes
 from pivot_jax.rollout.engine import Prompt, Sampling
-from pivot_jax.rollout.processes import Processes
 from pivot_jax.rollout.sampler import Sampler, Shape
 from pivot_jax.shapes import round_up
 

@@ -16,8 +16,8 @@ from pivot_jax.eval.questions import Chosen, RunOptions, choose, gold_of, prompt
 from pivot_jax.eval.score import Rules, Score, score_file
 from pivot_jax.eval.scoring import parse
 from pivot_jax.parallel.hosts import is_first
+from pivot_jax.parallel.processes import Processes
 from pivot_jax.progress import progress
-from pivot_jax.rollout.processes import Processes
 
 
 class Answers(Protocol):

@@ -12,10 +12,10 @@ import numpy as np
 
 from pivot_jax.data.loading.prompts import PromptLoader, PromptRows, build_prompts
 from pivot_jax.errors import UserError
+from pivot_jax.parallel.processes import Processes
 from pivot_jax.rl.collection import asked_prompts, score_responses, texts_of
 from pivot_jax.rl.completions import Answered, completion_lines
 from pivot_jax.rl.parts import Parts
-from pivot_jax.rollout.processes import Processes
 from pivot_jax.train.session import Hook
 
 NAME = "heldout"

@@ -14,7 +14,7 @@ from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.data.processing.processor import Processor
 from pivot_jax.models.mllm import MLLM
-from pivot_jax.rollout.processes import Processes
+from pivot_jax.parallel.processes import Processes
 
 ENCODER_PARTS = ("vision", "second")
 

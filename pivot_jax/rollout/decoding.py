@@ -21,11 +21,11 @@ from pivot_jax.data.processing.collate import Collation, prompt_batch
 from pivot_jax.data.processing.geometry import ImageArrays
 from pivot_jax.errors import RowError, UserError
 from pivot_jax.models.language_model import LanguageModel
+from pivot_jax.parallel.processes import Processes
 from pivot_jax.rollout import program
 from pivot_jax.rollout.cache import Cache, Weights
 from pivot_jax.rollout.choice import Draw, Rule
 from pivot_jax.rollout.engine import Response
-from pivot_jax.rollout.processes import Processes
 from pivot_jax.rollout.slots import Request, Slots
 from pivot_jax.shapes import bucket
 

@@ -22,11 +22,11 @@ from pivot_jax.data.processing.batch import EncodedRow
 from pivot_jax.errors import UserError
 from pivot_jax.models.language_model import LanguageModel
 from pivot_jax.parallel.mesh import check_rows
+from pivot_jax.parallel.processes import Processes
 from pivot_jax.rollout.cache import Weights, weights_of
 from pivot_jax.rollout.choice import draw_of, rule_of
 from pivot_jax.rollout.decoding import Decoding, Parts, Shape, prompt_size
 from pivot_jax.rollout.engine import Prompt, Rollouts, Sampling
-from pivot_jax.rollout.processes import Processes
 from pivot_jax.rollout.request import check_numbers, check_sampling, limit_of
 from pivot_jax.rollout.slots import Request
 from pivot_jax.rollout.stops import Stops

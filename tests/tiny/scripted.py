@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pivot_jax.eval.answerer import Reply
-from pivot_jax.rollout.processes import Processes
+from pivot_jax.parallel.processes import Processes
 
 
 class Scripted:
